@@ -1,0 +1,1 @@
+"""YAML by kind (`queries/`, `shards/`, `train/`) and `load.py`, the only code."""

@@ -1,0 +1,362 @@
+"""Strict YAML into frozen dataclasses, with command-line overrides and generated help.
+
+    YAML file --\\
+                 >-- merge --> check every key and type --> frozen dataclass --> dump / fingerprint
+    --a.b value -/
+
+A config class is a frozen, keyword-only dataclass. A field without a default is required. The
+string literal that follows a field is its documentation: `--help` prints it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import functools
+import hashlib
+import inspect
+import json
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+import yaml
+
+__all__ = [
+    "ConfigError",
+    "describe",
+    "dump",
+    "fingerprint",
+    "from_mapping",
+    "load",
+    "parse_overrides",
+    "to_mapping",
+]
+
+T = TypeVar("T")
+
+
+class ConfigError(Exception):
+    """A mistake in a config file or on the command line: what, where, and what to do next."""
+
+
+def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """Read `path` (YAML; None for an empty file) into `cls`, then apply `overrides`.
+
+    `overrides` are command-line words: `--section.key value` or `--section.key=value`; values are
+    read as YAML. Raises ConfigError for a missing file, an unknown key (with the nearest valid
+    one), a missing required key or a value of the wrong type.
+    """
+    mapping: dict[str, Any] = {}
+    where = "the command line"
+    if path is not None:
+        where = str(path)
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot read the config ({error.strerror}); give the path of a YAML file"
+            ) from error
+        try:
+            loaded = yaml.load(text, _StrictLoader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+        if loaded is None:
+            loaded = {}
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: the top level must be a mapping of sections")
+        mapping = cast("dict[str, Any]", loaded)
+    for dotted, value in parse_overrides(overrides):
+        _set_dotted(mapping, dotted, value)
+    return from_mapping(cls, mapping, where=where)
+
+
+def parse_overrides(words: Sequence[str]) -> list[tuple[str, Any]]:
+    """Turn `--a.b 1 --c=x` into `[("a.b", 1), ("c", "x")]`. Raises ConfigError on other words."""
+    pairs: list[tuple[str, Any]] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or len(word) == 2:
+            raise ConfigError(f"unexpected argument {word!r}; options look like --section.key value")
+        name, equals, raw = word[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"--{name} needs a value: --{name} VALUE")
+            raw = rest.pop(0)
+        try:
+            value = yaml.load(raw, _StrictLoader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--{name}: cannot read the value {raw!r}: {_one_line(error)}") from error
+        pairs.append((name.replace("-", "_"), value))
+    return pairs
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "config") -> T:
+    """Build `cls` from plain data, checking every key and type. Raises ConfigError."""
+    return cast(T, _build(cls, mapping, path="", where=where))
+
+
+def to_mapping(config: Any) -> Any:
+    """Plain data (dicts, lists, scalars) of a config dataclass, in field order."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_mapping(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): to_mapping(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_mapping(value) for value in config]
+    return config
+
+
+def dump(config: Any) -> str:
+    """The resolved config as YAML; `load` reads it back to an equal config."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+
+
+def fingerprint(*parts: Any) -> str:
+    """32 hex digits over configs and plain data: equal exactly when their content is equal."""
+    text = json.dumps(to_mapping(parts), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def describe(cls: type[Any]) -> str:
+    """Help text: every option with its type, default and documentation."""
+    lines: list[str] = []
+    for option, kind, default, text in _options(cls, ""):
+        lines.append(f"  --{option}  {kind}" + ("  (required)" if default is None else f"  [{default}]"))
+        if text:
+            lines.append(textwrap.fill(text, 96, initial_indent="      ", subsequent_indent="      "))
+    return "\n".join(lines)
+
+
+# --- building ---------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice and reads 1e-3 as a number."""
+
+
+def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} is given twice", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def _build(kind: Any, value: Any, *, path: str, where: str) -> Any:
+    """Check `value` against the type `kind` and convert it. `path` is the dotted key, for errors."""
+    origin = get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(cast("type[Any]", kind), value, path=path, where=where)
+    if origin in (Union, types.UnionType):
+        return _build_union(kind, value, path=path, where=where)
+    if origin is Literal:
+        choices = get_args(kind)
+        if value in choices and type(value) in {type(choice) for choice in choices}:
+            return value
+        near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{where}: {path}: {value!r} is not one of {_join(choices)}{hint}")
+    if origin is tuple:
+        return _build_tuple(kind, value, path=path, where=where)
+    if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, Any]):
+        if not isinstance(value, Mapping):
+            raise _wrong(path, where, "a mapping", value)
+        _, item = get_args(kind)
+        return {str(k): _build(item, v, path=f"{path}.{k}", where=where) for k, v in value.items()}
+    return _build_scalar(kind, value, path=path, where=where)
+
+
+def _build_dataclass(cls: type[Any], value: Any, *, path: str, where: str) -> Any:
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise _wrong(path or "the top level", where, "a mapping of options", value)
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in value:
+        if key not in fields:
+            dotted = f"{path}.{key}" if path else str(key)
+            near = difflib.get_close_matches(str(key), fields, 1, cutoff=0.5)
+            prefix = f"{path}." if path else ""
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"valid keys: {_join(fields)}"
+            raise ConfigError(f"{where}: unknown key '{dotted}'; {hint}")
+    arguments: dict[str, Any] = {}
+    for name, field in fields.items():
+        dotted = f"{path}.{name}" if path else name
+        if name in value:
+            arguments[name] = _build(hints[name], value[name], path=dotted, where=where)
+        elif _required(field):
+            raise ConfigError(f"{where}: '{dotted}' is required and missing; set it in the file or with --{dotted}")
+    try:
+        return cls(**arguments)
+    except ConfigError as error:  # raised by a config's own __post_init__ checks
+        prefix = f"{path}: " if path else ""
+        raise ConfigError(f"{where}: {prefix}{error}") from error
+
+
+def _build_union(kind: Any, value: Any, *, path: str, where: str) -> Any:
+    members = get_args(kind)
+    if value is None and type(None) in members:
+        return None
+    errors: list[ConfigError] = []
+    members = tuple(m for m in members if m is not type(None))
+    # An exact type first, so that `int | float` keeps 1 an int and `str | int` keeps "1" a str.
+    for member in sorted(members, key=lambda m: not (isinstance(m, type) and type(value) is m)):
+        try:
+            return _build(member, value, path=path, where=where)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _build_tuple(kind: Any, value: Any, *, path: str, where: str) -> tuple[Any, ...]:
+    arguments = get_args(kind)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise _wrong(path, where, "a list", value)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        kinds = [arguments[0]] * len(value)
+    elif len(arguments) == len(value):
+        kinds = list(arguments)
+    else:
+        raise _wrong(path, where, f"a list of {len(arguments)}", value)
+    return tuple(
+        _build(item, v, path=f"{path}[{i}]", where=where)
+        for i, (item, v) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _build_scalar(kind: Any, value: Any, *, path: str, where: str) -> Any:
+    if kind is Any:
+        return value
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-3, without a dot, as a string
+        except ValueError:
+            raise _wrong(path, where, "a number", value) from None
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    raise _wrong(path, where, names.get(kind, str(kind)), value)
+
+
+def _wrong(path: str, where: str, expected: str, value: Any) -> ConfigError:
+    return ConfigError(f"{where}: {path}: expected {expected}, got {value!r}")
+
+
+def _set_dotted(mapping: dict[str, Any], dotted: str, value: Any) -> None:
+    node = mapping
+    *parents, last = dotted.split(".")
+    for depth, name in enumerate(parents):
+        child = node.get(name)
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--{dotted}: '{'.'.join(parents[: depth + 1])}' is not a section")
+        node = child
+    node[last] = value
+
+
+# --- help -------------------------------------------------------------------------------------
+
+
+def _options(cls: type[Any], prefix: str) -> Iterator[tuple[str, str, str | None, str]]:
+    hints = typing.get_type_hints(cls)
+    docs = _field_docs(cls)
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        name = f"{prefix}{field.name}"
+        kind = hints[field.name]
+        nested = [m for m in (kind, *get_args(kind)) if dataclasses.is_dataclass(m)]
+        is_section = dataclasses.is_dataclass(kind) or (
+            get_origin(kind) in (Union, types.UnionType) and len(nested) == 1
+        )
+        if is_section:
+            yield from _options(cast("type[Any]", nested[0]), f"{name}.")
+            continue
+        yield name, _kind_name(kind), None if _required(field) else _default(field), docs.get(field.name, "")
+
+
+@functools.cache
+def _field_docs(cls: type[Any]) -> dict[str, str]:
+    """The string literal after each annotated field, over the class and its dataclass bases."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base is object or not dataclasses.is_dataclass(base):
+            continue
+        try:
+            source = textwrap.dedent(inspect.getsource(base))
+        except (OSError, TypeError):
+            continue
+        body = cast(ast.ClassDef, ast.parse(source).body[0]).body
+        for statement, following in zip(body, body[1:], strict=False):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+                and isinstance(following.value.value, str)
+            ):
+                docs[statement.target.id] = " ".join(following.value.value.split())
+    return docs
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    return json.dumps(to_mapping(value), ensure_ascii=False)
+
+
+def _kind_name(kind: Any) -> str:
+    origin = get_origin(kind)
+    if kind is type(None):
+        return "null"
+    if dataclasses.is_dataclass(kind):
+        return "{" + ", ".join(f.name for f in dataclasses.fields(cast("type[Any]", kind))) + "}"
+    if origin in (Union, types.UnionType):
+        return " | ".join(_kind_name(member) for member in get_args(kind))
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in get_args(kind))
+    if origin is tuple:
+        return "[" + ", ".join("..." if a is Ellipsis else _kind_name(a) for a in get_args(kind)) + "]"
+    if origin is not None:
+        return "{" + ": ".join(_kind_name(a) for a in get_args(kind)) + "}"
+    return cast(str, getattr(kind, "__name__", str(kind)))
+
+
+def _join(names: Any) -> str:
+    return ", ".join(str(name) for name in names)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+

@@ -1,0 +1,54 @@
+"""Every error that the pipeline raises on purpose.
+
+    PipelineError
+    |- InputError        a source file is missing, unreadable or not what it claims to be
+    |- OutputError       the output directory is not ours, of a newer format, unwritable or full
+    |- LockedError       another live run holds the output directory
+    |- QueryListError    the query list is missing, damaged or of another version
+    |- ServerError       the sample web's server cannot start (a port in use)
+    `- EngineError       Ray cannot start or be reached, or a task died again and again
+
+Each message is one line that says what, where and what to do next; the commands print it and exit
+with status 2. Bad data is never an error: it is a counted rejection (`outcome.py`). A mistake in a
+config is a `configs.load.ConfigError`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "EngineError",
+    "InputError",
+    "LockedError",
+    "OutputError",
+    "PipelineError",
+    "QueryListError",
+    "ServerError",
+]
+
+
+class PipelineError(Exception):
+    """A run cannot go on, for a reason that the user can act on."""
+
+
+class InputError(PipelineError):
+    """A source file is missing, unreadable, or not of the format that it claims."""
+
+
+class OutputError(PipelineError):
+    """The output directory is not ours, of a newer format, unwritable, or its disk is full."""
+
+
+class LockedError(OutputError):
+    """Another live run holds the output directory."""
+
+
+class QueryListError(PipelineError):
+    """The query list is missing, damaged, or not the one that the matched files were made with."""
+
+
+class ServerError(PipelineError):
+    """The sample web's server cannot start."""
+
+
+class EngineError(PipelineError):
+    """Ray cannot start or be reached, or a task died again and again."""

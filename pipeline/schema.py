@@ -1,0 +1,196 @@
+"""Every Arrow schema of the pipeline: the glossary.
+
+    source --extract--> CANDIDATES --clean, language, match--> MATCHED --dedup, balance--> SELECTED
+    SELECTED --fetch, check_image--> FETCHED --finalise--> SAMPLES (beside the tar shards)
+    every stage --> REJECTIONS          query_list --> QUERIES          balance --> QUERY_COUNTS
+
+Words:
+    link       one image reference in one record of a source (a page, a table row)
+    uid        128-bit identity of (canonical URL, text source, source text); see `identity.py`
+    url_id     128-bit identity of the canonical URL alone: one per picture that can be requested
+    alt_text   what the page said, entities decoded, otherwise untouched
+    caption    `alt_text` made fit to train on; what the model sees
+    query      an entry of the query list; `query_ids` are those that the caption contains
+    selected   chosen by at least one of its queries; `selected_by` names them
+    sample     a selected pair whose picture was fetched and passed every check
+    shard      a tar of samples, with its Parquet of the same rows in the same order
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+__all__ = [
+    "CANDIDATES",
+    "CLEANED",
+    "FETCHED",
+    "IDENTIFIED",
+    "MATCHED",
+    "QUERIES",
+    "QUERY_COUNTS",
+    "REJECTIONS",
+    "SAMPLES",
+    "SELECTED",
+    "TEXT_SOURCES",
+]
+
+TEXT_SOURCES = ("alt", "title", "figcaption")
+"""Where a caption's text was read; the middle field of the uid."""
+
+_ID = pa.binary(16)
+
+
+def _fields(*pairs: tuple[str, pa.DataType]) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name, kind in pairs]
+
+
+_WHERE_FOUND = [
+    *_fields(
+        ("source", pa.string()),  # the input file, as the config names it
+        ("record", pa.int64()),  # byte offset of the record in an archive, row number in a table
+        ("link", pa.int32()),  # ordinal of the image link within its record, from 0
+    ),
+]
+
+CANDIDATES = pa.schema(
+    [
+        *_fields(
+            ("uid", _ID),
+            ("url_id", _ID),
+            ("url", pa.string()),  # absolute, as the page meant it; the one to request
+            ("alt_text", pa.string()),
+            ("text_source", pa.string()),  # one of TEXT_SOURCES
+        ),
+        pa.field("page_url", pa.string()),  # null for tables without one
+        pa.field("license", pa.string()),  # the page's rel=license link, if any
+        *_WHERE_FOUND,
+    ]
+)
+"""One image link with text, from any source."""
+
+CLEANED = pa.schema([*CANDIDATES, *_fields(("caption", pa.string()))])
+"""A candidate whose text is fit to be a caption."""
+
+IDENTIFIED = pa.schema(
+    [
+        *CLEANED,
+        *_fields(
+            ("lang", pa.string()),  # fastText label without its prefix: en, de, zh, ...
+            ("p_en", pa.float32()),  # probability of the first target language, in 0..1
+        ),
+    ]
+)
+"""A cleaned candidate in a target language."""
+
+MATCHED = pa.schema([*IDENTIFIED, pa.field("query_ids", pa.list_(pa.int32()), nullable=False)])
+"""A pair whose caption contains at least one query; `query_ids` ascending, each once."""
+
+SELECTED = pa.schema(
+    [
+        *MATCHED,
+        pa.field("selected_by", pa.list_(pa.int32()), nullable=False),  # ascending, never empty
+        *_fields(
+            ("order", pa.uint64()),  # keyed hash of (seed, url_id): the data set's row order
+            ("staging_shard", pa.int32()),
+        ),
+    ]
+)
+"""A pair of the plan: what will be requested, and in which staging shard it lands."""
+
+_IMAGE_FACTS = [
+    pa.field("width", pa.int32()),  # pixels, as stored in the shard
+    pa.field("height", pa.int32()),
+    pa.field("original_width", pa.int32()),  # pixels, upright, as served
+    pa.field("original_height", pa.int32()),
+    pa.field("original_format", pa.string()),  # JPEG, PNG, WEBP, AVIF, GIF, TIFF, BMP, JPEG2000
+    pa.field("original_bytes", pa.int64()),
+    pa.field("exif", pa.string()),  # JSON object of the tags kept by the config
+    pa.field("sha256", pa.string()),  # of the body as served, 64 hex digits
+    pa.field("phash", pa.uint64()),  # 64-bit perceptual hash of the upright picture
+]
+
+FETCHED = pa.schema(
+    [
+        *SELECTED,
+        *_fields(("status", pa.string())),  # success, failed_to_download, failed_to_resize
+        pa.field("reason", pa.string()),  # null on success, else the rejection's reason
+        pa.field("http_status", pa.int32()),
+        *_IMAGE_FACTS,
+        pa.field("tar_offset", pa.int64()),  # of the image's bytes in the staging tar
+        pa.field("num_bytes", pa.int64()),  # of the image as stored
+    ]
+)
+"""What came of a planned pair: facts about its picture, or why there is none."""
+
+SAMPLES = pa.schema(
+    [
+        # img2dataset's columns first, in its order, so that its users' tools read the file as it is.
+        *_fields(("url", pa.string()), ("key", pa.string()), ("caption", pa.string())),
+        *_fields(("status", pa.string())),
+        pa.field("error_message", pa.string()),
+        *_fields(
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("original_width", pa.int32()),
+            ("original_height", pa.int32()),
+        ),
+        pa.field("exif", pa.string()),
+        *_fields(
+            ("sha256", pa.string()),
+            ("uid", _ID),
+            ("url_id", _ID),
+            ("alt_text", pa.string()),
+            ("text_source", pa.string()),
+        ),
+        pa.field("page_url", pa.string()),
+        pa.field("license", pa.string()),
+        *_WHERE_FOUND,
+        *_fields(("lang", pa.string()), ("p_en", pa.float32())),
+        pa.field("query_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("selected_by", pa.list_(pa.int32()), nullable=False),
+        *_fields(
+            ("original_format", pa.string()),
+            ("original_bytes", pa.int64()),
+            ("phash", pa.uint64()),
+            ("order", pa.uint64()),
+            ("shard", pa.int32()),
+            ("tar_offset", pa.int64()),  # of the image's bytes in the shard's tar
+            ("num_bytes", pa.int64()),
+        ),
+    ]
+)
+"""A published sample: one row beside its tar member, same order."""
+
+REJECTIONS = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("record", pa.int64()),
+        pa.field("link", pa.int32()),  # null where the whole record is rejected
+        pa.field("uid", _ID),  # null before there is one
+        *_fields(("stage", pa.string()), ("reason", pa.string())),
+        pa.field("detail", pa.string()),  # for people: the offending value, shortened
+    ]
+)
+"""One thing that a stage turned away, and why."""
+
+QUERIES = pa.schema(
+    [
+        *_fields(("query_id", pa.int32()), ("query", pa.string()), ("source", pa.string())),
+        pa.field("count", pa.int64()),  # occurrences in the corpus (unigrams, bigrams)
+        pa.field("views", pa.int64()),  # page views (titles)
+        pa.field("pmi", pa.float64()),  # pointwise mutual information, log2 (bigrams)
+        *_fields(("rank", pa.int32())),  # within its source, from 0
+    ]
+)
+"""The query list; file metadata `openwit.fingerprint` covers the content."""
+
+QUERY_COUNTS = pa.schema(
+    _fields(
+        ("query_id", pa.int32()),
+        ("matched", pa.int64()),  # distinct pairs that contain the query, after dedup
+        ("threshold", pa.uint64()),  # largest selected hash; all ones where nothing is cut
+        ("selected", pa.int64()),  # pairs that this query selects, at most t
+        ("contained", pa.int64()),  # selected pairs that contain the query, whoever chose them
+    )
+)
+"""Per query: counts before and after balancing."""
