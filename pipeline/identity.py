@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+import idna
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -80,7 +81,7 @@ def keyed_hash(
     `ids` uint64[N] are first 64 bits of identities; `queries` uint64[N] are `text_hash`es. The mixer is
     MurmurHash3's 64-bit finaliser, applied once per key with odd multipliers between.
     """
-    state = np.uint64(_mix_int(seed & 0xFFFFFFFFFFFFFFFF))
+    state = np.uint64(_mix_int((seed + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF))
     with np.errstate(over="ignore"):
         mixed = _mix(ids * np.uint64(0x9E3779B97F4A7C15) + state)
         if queries is not None:
@@ -105,7 +106,7 @@ def _canonical_host(host: str) -> str:
     if host.isascii():
         return f"[{host}]" if ":" in host else host.lower()
     try:
-        return host.encode("idna").decode("ascii").lower()
+        return idna.encode(host, uts46=True).decode("ascii")  # as browsers do (UTS 46, non-transitional)
     except UnicodeError:
         raise ValueError("the host name is not valid") from None
 

@@ -1,0 +1,68 @@
+"""Every reason for which a stage rejects something: one word per thing, for the ledger and for SQL."""
+
+from __future__ import annotations
+
+__all__ = ["REASONS", "is_reason"]
+
+REASONS: dict[str, dict[str, str]] = {
+    "extract": {
+        "bad_record": "a record or row that cannot be parsed",
+        "oversized_record": "a record larger than the limit",
+        "truncated_file": "the file ends in the middle of a record; what came before is used",
+        "opt_out": "the page's robots meta or header forbids this use (noai, noimageai)",
+        "no_text": "the link has no alt text, nor another text that the config reads",
+        "bad_url": "the URL cannot be parsed or has no host",
+        "not_http": "data:, blob:, file: and other schemes that are not http or https",
+    },
+    "clean": {
+        "empty": "nothing is left after white space and control characters are gone",
+        "too_short": "fewer characters or words than the limit",
+        "too_long": "more characters than the limit",
+        "file_name": "the text is a file name",
+        "date": "the text is a date, a time or a number",
+        "placeholder": "the text only says that there is a picture: image, photo, untitled",
+        "keyword_list": "a list of search terms, not a description",
+        "web_address": "the text is a URL or an e-mail address",
+    },
+    "language": {
+        "other_language": "the likeliest language is not a target language",
+        "low_confidence": "a target language, below the least probability",
+    },
+    "match": {"no_query": "the caption contains no query of the list"},
+    "dedup": {"duplicate": "the same (canonical URL, caption) was seen before in the set's order"},
+    "balance": {"not_selected": "none of the pair's queries selected it"},
+    "fetch": {
+        "http_NNN": "the final answer's status, for example http_404",
+        "address_not_allowed": "the connection would reach a non-global address that the config does not allow",
+        "scheme_not_allowed": "neither http nor https, at the start or after a redirect",
+        "bad_url": "the URL cannot be requested",
+        "dns": "the host name does not resolve",
+        "connect": "no connection: refused, unreachable or timed out",
+        "tls": "the TLS handshake or the certificate failed",
+        "timeout": "the whole transfer took longer than the limit",
+        "too_slow": "the transfer rate stayed under the limit",
+        "transfer": "the connection broke, or the body ended early",
+        "too_large": "more bytes than the limit, announced or received",
+        "too_many_redirects": "more redirects than the limit, or a loop",
+        "opt_out": "X-Robots-Tag or another header forbids this use",
+        "robots_txt": "the host's robots.txt forbids the path to our user agent",
+        "empty_body": "the answer has no body",
+    },
+    "check_image": {
+        "not_an_image": "the bytes are of no image format: HTML, text, unknown",
+        "unsupported_format": "an image format that is not decoded, such as SVG",
+        "broken_image": "truncated or corrupt: it does not decode to its last pixel",
+        "too_many_pixels": "the header announces more pixels than the limit; it was not decoded",
+        "too_small": "a side is shorter than the limit",
+        "aspect_ratio": "longer side / shorter side is above the limit",
+        "crashed_decoder": "decoding this picture killed the decoder's process",
+    },
+}
+"""stage -> reason -> what it means."""
+
+
+def is_reason(stage: str, reason: str) -> bool:
+    """Whether `reason` is one that `stage` may give; `http_NNN` stands for any three digits."""
+    if stage == "fetch" and reason.startswith("http_"):
+        return len(reason) == 8 and reason[5:].isdigit()
+    return reason in REASONS.get(stage, {})
