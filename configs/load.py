@@ -13,9 +13,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import functools
 import hashlib
 import inspect
+import itertools
 import json
 import textwrap
 import types
@@ -114,7 +114,8 @@ def to_mapping(config: Any) -> Any:
 
 def dump(config: Any) -> str:
     """The resolved config as YAML; `load` reads it back to an equal config."""
-    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def fingerprint(*parts: Any) -> str:
@@ -145,9 +146,7 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} is given twice", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -233,8 +232,7 @@ def _build_tuple(kind: Any, value: Any, *, path: str, where: str) -> tuple[Any, 
     else:
         raise _wrong(path, where, f"a list of {len(arguments)}", value)
     return tuple(
-        _build(item, v, path=f"{path}[{i}]", where=where)
-        for i, (item, v) in enumerate(zip(kinds, value, strict=True))
+        _build(item, v, path=f"{path}[{i}]", where=where) for i, (item, v) in enumerate(zip(kinds, value, strict=True))
     )
 
 
@@ -300,7 +298,6 @@ def _options(cls: type[Any], prefix: str) -> Iterator[tuple[str, str, str | None
         yield name, _kind_name(kind), None if _required(field) else _default(field), docs.get(field.name, "")
 
 
-@functools.cache
 def _field_docs(cls: type[Any]) -> dict[str, str]:
     """The string literal after each annotated field, over the class and its dataclass bases."""
     docs: dict[str, str] = {}
@@ -312,7 +309,7 @@ def _field_docs(cls: type[Any]) -> dict[str, str]:
         except (OSError, TypeError):
             continue
         body = cast(ast.ClassDef, ast.parse(source).body[0]).body
-        for statement, following in zip(body, body[1:], strict=False):
+        for statement, following in itertools.pairwise(body):
             if (
                 isinstance(statement, ast.AnnAssign)
                 and isinstance(statement.target, ast.Name)
@@ -358,5 +355,3 @@ def _join(names: Any) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-

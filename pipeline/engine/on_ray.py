@@ -1,0 +1,125 @@
+"""Tasks on Ray Core: a bounded window of small messages; the bytes go through files.
+
+Without an address the run starts a Ray of its own: loopback only, no dashboard, no usage reports, a
+token that lives as long as the run, and its files in a short temporary directory (socket paths may not
+pass 107 bytes). With one, nothing of that applies: the cluster is taken as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.engine import Engine, EngineConfig
+from pipeline.engine.task import Done, Task, run_task
+from pipeline.errors import EngineError
+from pipeline.progress import Progress
+
+__all__ = ["RayEngine"]
+
+_LOCAL_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray listens on every interface
+    "RAY_AUTH_MODE": "token",
+}
+_ANY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_TASKS_PER_CPU = 2  # in flight: one runs, one waits; more would only hold memory
+
+
+class RayEngine(Engine):
+    """Runs tasks on a local Ray or a cluster; see the module's docstring."""
+
+    def __init__(self, config: EngineConfig, progress: Progress) -> None:
+        super().__init__(config, progress)
+        self._ray: Any = None
+        self._scratch: str | None = None
+
+    def _execute(self, directory: Path, tasks: Sequence[Task]) -> Iterator[Done]:
+        ray = self._start(tasks[0].work.__module__)
+        remote = ray.remote(run_task).options(
+            num_cpus=1,
+            max_retries=self.config.max_retries,
+            retry_exceptions=[OSError],
+            scheduling_strategy="SPREAD",
+        )
+        window = max(2, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
+        waiting = iter(tasks)
+        live: dict[Any, Task] = {}
+        try:
+            while True:
+                while len(live) < window and (task := next(waiting, None)) is not None:
+                    live[remote.remote(str(directory), task)] = task
+                if not live:
+                    return
+                ready, _ = ray.wait(list(live), num_returns=1)
+                for reference in ready:
+                    task = live.pop(reference)
+                    yield self._result(reference, task)
+        finally:
+            for reference in live:
+                ray.cancel(reference, force=True)
+
+    def _result(self, reference: Any, task: Task) -> Done:
+        ray = self._ray
+        try:
+            done: Done = ray.get(reference)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+            raise EngineError(
+                f"task {task.partition}: its process died {self.config.max_retries + 1} times (killed, or out of "
+                "memory); look at the machine's memory, or lower --engine.num_cpus, then run again"
+            ) from error
+        return done
+
+    def _start(self, module: str) -> Any:
+        if self._ray is not None:
+            return self._ray
+        os.environ.update(_ANY_ENVIRONMENT)
+        address = self.config.address or os.environ.get("RAY_ADDRESS")
+        if not address:
+            os.environ.update(_LOCAL_ENVIRONMENT)
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        import ray
+
+        # `address` is always passed: left out, Ray would join whatever cluster it finds on this machine.
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        try:
+            if address and address != "local":
+                names = sorted({"configs", "pipeline", module.partition(".")[0]})
+                packages = [str(Path(__file__).resolve().parents[2] / name) for name in names]
+                ray.init(address=address, runtime_env={"py_modules": packages}, **common)
+            else:
+                self._scratch = tempfile.mkdtemp(prefix="ow-")
+                ray.init(
+                    address="local",
+                    num_cpus=self.config.num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=self.config.object_store_mb * 2**20,
+                    _temp_dir=self._scratch,
+                    **common,
+                )
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = f"the cluster at {address}" if address else "a local Ray"
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise EngineError(
+                f"cannot start or reach {where}: {first_line}; check engine.address and RAY_ADDRESS, "
+                "or use --engine.kind inline"
+            ) from error
+        self._ray = ray
+        return ray
+
+    def close(self) -> None:
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None

@@ -1,0 +1,199 @@
+"""Files that are whole or absent: atomic writes, fixed Parquet settings, the output directory and its lock.
+
+Commit protocol: write `X.tmp-...`, flush, fsync, rename, fsync the directory. Outputs first, the record
+that says they are done last.
+
+    OUT/openwit.json   marks the directory as ours, with the layout's version
+    OUT/lock           held by the live run (flock)
+    OUT/config.yaml    the resolved config of the last run
+    OUT/runs.jsonl     one line a run: when, what, how long
+    OUT/work/STEP/     files of one step, done/PARTITION.json, manifest.json
+    OUT/versions/ID/   published shards; OUT/shards is a link to the newest whole version
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import LockedError, OutputError
+
+__all__ = [
+    "LAYOUT_VERSION",
+    "append_line",
+    "check_output",
+    "commit",
+    "open_output",
+    "parquet_writer",
+    "read_json",
+    "sha256_of",
+    "sweep",
+    "temporary_name",
+    "unwritable",
+    "write_bytes",
+    "write_json",
+    "write_parquet",
+]
+
+LAYOUT_VERSION = 1
+_MARK = "openwit.json"
+_ROW_GROUP_ROWS = 65_536
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for an unfinished file; `sweep` knows it."""
+    return path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:12]}")
+
+
+def commit(temporary: Path, final: Path) -> None:
+    """Make `temporary` durable and give it its `final` name in one step."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    directory = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically. Raises OutputError when the disk is full or not writable."""
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        commit(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys sorted, one trailing newline."""
+    write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file, or None where it is absent or damaged (an unfinished file counts as absent)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line to a log."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer with the settings of every Parquet file here: same rows, same bytes."""
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", compression_level=3, write_statistics=True, store_schema=True
+    )
+
+
+def write_parquet(path: Path, data: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema) -> int:
+    """Write rows to `path` as given (no rename; callers hold a temporary name). Returns the row count."""
+    rows = 0
+    with parquet_writer(path, schema) as writer:
+        if isinstance(data, pa.Table):
+            writer.write_table(data.select(schema.names).cast(schema), row_group_size=_ROW_GROUP_ROWS)
+            return int(data.num_rows)
+        for batch in data:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def sha256_of(path: Path) -> str:
+    """64 hex digits over the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sweep(directory: Path) -> None:
+    """Remove unfinished files that a killed run left in `directory` (not below it)."""
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if ".tmp-" in path.name:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """The OutputError for an operating-system error while writing `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"{path}: no space left on the disk; free some and run the same command again, it goes on from here"
+        )
+    return OutputError(f"{path}: cannot write ({error.strerror}); choose another --output")
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator[Path]:
+    """Take the output directory for one run: create or recognise it, lock it, sweep it.
+
+    Raises OutputError where the path is a file, not writable, holds files that are not ours or was
+    written by a newer version, and LockedError while another live run holds it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    check_output(path, must_exist=False)
+    try:
+        lock = (path / "lock").open("a+")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise LockedError(
+                f"{path}: a live run holds this directory ({owner}); wait for it or choose another --output"
+            ) from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        if read_json(path / _MARK) is None:
+            write_json(path / _MARK, {"layout_version": LAYOUT_VERSION, "made_by": "openwit"})
+        sweep(path)
+        yield path
+
+
+def check_output(path: Path, *, must_exist: bool = True) -> None:
+    """Raise OutputError unless `path` is a directory of ours (or, if allowed, an empty one)."""
+    if not path.is_dir():
+        if must_exist:
+            raise OutputError(f"{path}: no such directory; run `python -m pipeline run` to make it")
+        return
+    mark = read_json(path / _MARK)
+    if mark is None:
+        left = [p.name for p in path.iterdir() if p.name != "lock" and ".tmp-" not in p.name]
+        if left or must_exist:
+            what = f"holds files that are not ours ({left[0]})" if left else "is empty"
+            raise OutputError(f"{path}: {what}; choose another --output, or an empty directory")
+    elif not isinstance(mark, dict) or not isinstance(mark.get("layout_version"), int):
+        raise OutputError(f"{path}/{_MARK}: damaged; choose another --output")
+    elif mark["layout_version"] > LAYOUT_VERSION:
+        raise OutputError(
+            f"{path}: written by a newer openwit (layout {mark['layout_version']}, this one knows "
+            f"{LAYOUT_VERSION}); update openwit or choose another --output"
+        )
