@@ -1,0 +1,170 @@
+"""Drives the recipe: run it, or only look how far it is.
+
+open_output (lock) -> for each step: engine.run_step -> ledger.json -> publish -> runs.jsonl
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+from configs.load import dump, fingerprint
+from pipeline.engine import Done, finished, open_engine
+from pipeline.ledger import Line, totals
+from pipeline.progress import Progress
+from pipeline.steps.publish import publish
+from pipeline.steps.step import Step
+from pipeline.storage import append_line, check_output, open_output, write_bytes, write_json
+from pipeline.wit import WitConfig, recipe, work_directory
+
+__all__ = ["RunResult", "StepState", "inspect", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run did."""
+
+    version: Path
+    """The published version's directory."""
+    ran_tasks: int
+    """Tasks that were not done before; 0 when there was nothing to do."""
+    lines: Sequence[Line]
+    """The ledger over all stages."""
+    samples: int
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepState:
+    """How far a step is."""
+
+    step: str
+    tasks: int | None
+    """None while the steps before it are not done."""
+    done: int
+    rows: int
+
+
+def run(config: WitConfig, *, progress: Progress | None = None) -> RunResult:
+    """Bring the data set that `config` describes to done, from wherever it is.
+
+    Raises PipelineError (see errors.py); nothing that was finished is lost.
+    """
+    progress = progress or Progress()
+    started = time.time()
+    steps: dict[str, Any] = {}
+    records: list[Done] = []
+    ran = 0
+    with open_output(Path(config.output)) as output:
+        status, config_yaml = "failed", dump(config)
+        try:
+            with open_engine(config.engine, progress) as engine:
+                page = recipe(config)
+                step = next(page)
+                while True:
+                    directory = work_directory(output, step.name)
+                    todo = sum(1 for task in step.tasks if finished(directory, task) is None)
+                    if todo and not ran:
+                        write_bytes(output / "config.yaml", config_yaml.encode())
+                    ran += todo
+                    began = time.time()
+                    with _served(config, needed=todo > 0 and step.name == "fetch"):
+                        done = engine.run_step(directory, step.tasks, title=step.title)
+                    steps[step.name] = {"tasks": len(done), "ran": todo, "seconds": round(time.time() - began, 3)}
+                    records.extend(done)
+                    if todo:
+                        _write_ledger(output, records)
+                    try:
+                        step = page.send(done)
+                    except StopIteration:
+                        break
+            version, fresh = publish(output, done, config_yaml)
+            if ran or fresh:
+                _write_ledger(output, records)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            if ran or status != "finished":
+                with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
+                    append_line(output / "runs.jsonl", _run_record(config, started, status, steps))
+    samples = sum(int(record.info["rows"]) for record in done)
+    num_bytes = sum(int(record.info["bytes"]) for record in done)
+    lines = totals(record.info for record in records)
+    seconds = time.time() - started
+    return RunResult(version=version, ran_tasks=ran, lines=lines, samples=samples, num_bytes=num_bytes, seconds=seconds)
+
+
+def inspect(config: WitConfig) -> tuple[list[StepState], Step | None]:
+    """How far each step is, and the first step that has something to run (None: all done).
+
+    Reads only. Raises InputError or QueryListError as a run would.
+    """
+    output = Path(config.output)
+    check_output(output, must_exist=False)
+    page = recipe(config)
+    states: list[StepState] = []
+    step = next(page)
+    while True:
+        found = [finished(work_directory(output, step.name), task) for task in step.tasks]
+        done = [record for record in found if record is not None]
+        rows = sum(int(record.info.get("rows", 0)) for record in done)
+        states.append(StepState(step=step.name, tasks=len(step.tasks), done=len(done), rows=rows))
+        if len(done) < len(step.tasks):
+            return states, step
+        try:
+            step = page.send(done)
+        except StopIteration:
+            return states, None
+
+
+@contextlib.contextmanager
+def _served(config: WitConfig, *, needed: bool) -> Iterator[None]:
+    """The sample web's server, where the config asks for it and something will be fetched."""
+    if not needed or config.sample_web is None:
+        yield
+        return
+    from pipeline.sample_web.server import serving
+
+    with serving(Path(config.sample_web)):
+        yield
+
+
+def _write_ledger(output: Path, records: Sequence[Done]) -> None:
+    lines = totals(record.info for record in records)
+    write_json(output / "ledger.json", {"lines": [vars(line) for line in lines]})
+
+
+def _run_record(config: WitConfig, started: float, status: str, steps: dict[str, Any]) -> str:
+    packages = ("openwit", "ray", "pyarrow", "duckdb", "numpy", "pillow", "pycurl")
+    record = {
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+        "status": status,
+        "config": fingerprint(config),
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "steps": steps,
+    }
+    return json.dumps(record, sort_keys=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version_of(package)
+    except ModuleNotFoundError:
+        return "source"

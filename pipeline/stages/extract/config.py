@@ -1,0 +1,58 @@
+"""What `extract` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.load import ConfigError
+
+__all__ = ["ExtractConfig", "Format", "TextSource"]
+
+Format = Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl"]
+TextSource = Literal["alt", "title", "figcaption"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """How links and their texts are read from archives and tables."""
+
+    text_sources: tuple[TextSource, ...] = ("alt",)
+    """Where a link's text may come from, in order; the first that is not blank is taken. `figcaption`
+    exists only where the HTML itself is read (WARC)."""
+    respect_page_robots: bool = True
+    """Reject every link of a page whose robots metas or X-Robots-Tag header give one of
+    `robots_directives`, whichever robot they address."""
+    robots_directives: tuple[str, ...] = ("noai", "noimageai")
+    """The directives that forbid the use; add noindex or noimageindex to be stricter."""
+    max_record_bytes: int = 33_554_432
+    """A larger record, line or row is rejected without being parsed."""
+    max_url_chars: int = 8_192
+    """A longer URL is rejected."""
+    batch_rows: int = 16_384
+    """About how many links make one batch."""
+    url_columns: tuple[str, ...] = ("url", "URL", "image_url")
+    """Tables: names of the column with the image's URL; the first that the table has is read."""
+    text_columns: tuple[str, ...] = ("alt_text", "alt", "caption", "text", "TEXT")
+    """Tables: names of the column with the text; the first that the table has is read."""
+    page_url_columns: tuple[str, ...] = ("page_url",)
+    """Tables: names of the column with the page's URL; a table may do without."""
+    license_columns: tuple[str, ...] = ("license", "LICENSE")
+    """Tables: names of the column with a licence; a table may do without."""
+    column_names: tuple[str, ...] = ()
+    """CSV and TSV without a header row: the names of its columns, in order."""
+    tsv_quoting: bool = False
+    """TSV: read double quotes as CSV does. Off, a quote is a character like any other."""
+
+    def __post_init__(self) -> None:
+        if not self.text_sources:
+            raise ConfigError("text_sources is empty; name at least one of alt, title, figcaption")
+        if len(set(self.text_sources)) != len(self.text_sources):
+            raise ConfigError("text_sources names a source twice")
+        for name in ("max_record_bytes", "max_url_chars", "batch_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1")
+        if self.max_record_bytes > 1 << 29:
+            raise ConfigError("max_record_bytes must be at most 536870912: Arrow strings end at 2 GiB a batch")
+        if not self.url_columns or not self.text_columns:
+            raise ConfigError("url_columns and text_columns need at least one name each")

@@ -1,0 +1,51 @@
+"""What a step is, and the two forms in which a sum over partitions travels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.load import fingerprint
+from pipeline.engine import Done, Task
+
+__all__ = ["Step", "add_up", "key_of", "load_vector", "save_vector"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Tasks that may run in any order; every one must be done before the next step."""
+
+    name: str
+    """Directory under OUT/work."""
+    title: str
+    tasks: Sequence[Task]
+
+
+def key_of(version: str, inputs: Iterable[Done], *rest: Any) -> str:
+    """The key of a task: stage version, content hashes of what it reads, and the config it uses."""
+    return fingerprint(version, [sorted(done.outputs.items()) for done in inputs], *rest)
+
+
+def save_vector(path: Path, vector: npt.NDArray[Any]) -> None:
+    """Write a .npy under exactly this name."""
+    with path.open("wb") as file:
+        np.save(file, vector, allow_pickle=False)
+
+
+def load_vector(path: str | Path) -> npt.NDArray[Any]:
+    """Memory-map a .npy, so that the workers of a machine share it."""
+    vector: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return vector
+
+
+def add_up(paths: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Sum of int64 vectors of equal length, one file in memory at a time."""
+    total = np.array(load_vector(paths[0]), dtype=np.int64)
+    for path in paths[1:]:
+        total += load_vector(path)
+    return total

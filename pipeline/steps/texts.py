@@ -1,0 +1,131 @@
+"""texts: CANDIDATES -> clean -> language -> match -> MATCHED, one task per file of candidates.
+
+The output is laid out for the exchange of the next step: row group i holds the rows of hash partition
+i modulo `partitions` (by url_id), so that a dedup task reads its rows and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.load import ConfigError, from_mapping, to_mapping
+from pipeline.engine import Done, Task
+from pipeline.identity import first_64_bits
+from pipeline.ledger import Ledger, LedgerConfig
+from pipeline.schema import MATCHED
+from pipeline.stages.clean import CleanConfig, clean
+from pipeline.stages.language import LanguageConfig, identify
+from pipeline.stages.match import MatchConfig, Matcher, match
+from pipeline.steps.step import Step, key_of
+from pipeline.storage import parquet_writer
+
+__all__ = ["VERSION", "TextsConfig", "partition_of", "plan"]
+
+VERSION = "texts-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextsConfig:
+    """How the text stages cut their work."""
+
+    batch_rows: int = 65_536
+    """Candidates in memory at a time."""
+    rows_per_flush: int = 1_000_000
+    """Matched rows held before they are sorted into hash partitions and written."""
+    partitions: int = 8
+    """Hash partitions of the exchange before dedup; each must fit in a worker's memory or spill."""
+
+    def __post_init__(self) -> None:
+        if min(self.batch_rows, self.rows_per_flush, self.partitions) < 1:
+            raise ConfigError("batch_rows, rows_per_flush and partitions must be at least 1")
+
+
+def plan(
+    extracted: Sequence[tuple[Done, Path]],
+    queries: Done,
+    queries_directory: Path,
+    *,
+    texts: TextsConfig,
+    clean_config: CleanConfig,
+    language: LanguageConfig,
+    match_config: MatchConfig,
+    ledger: LedgerConfig,
+) -> Step:
+    """One task per file of candidates, named like it."""
+    tasks = []
+    for done, directory in extracted:
+        config = {
+            "texts": to_mapping(texts),
+            "clean": to_mapping(clean_config),
+            "language": to_mapping(language),
+            "match": to_mapping(match_config),
+            "ledger": to_mapping(ledger),
+        }
+        candidates = done.path(directory, "candidates")
+        tasks.append(
+            Task(
+                partition=done.partition,
+                work=_work,
+                arguments={"candidates": str(candidates), "matcher": str(queries_directory), **config},
+                outputs=(f"{done.partition}.matched.parquet", f"{done.partition}.rejections.parquet"),
+                key=key_of(VERSION, [done, queries], config),
+            )
+        )
+    return Step(name="texts", title="clean, language, match", tasks=tasks)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_matcher(directory: str) -> Matcher:
+    """Memory-mapped tables, opened once a worker process."""
+    return Matcher.open(Path(directory))
+
+
+def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    matched_path, rejections_path = outputs.values()
+    texts = from_mapping(TextsConfig, arguments["texts"])
+    clean_config = from_mapping(CleanConfig, arguments["clean"])
+    language = from_mapping(LanguageConfig, arguments["language"])
+    match_config = from_mapping(MatchConfig, arguments["match"])
+    matcher = _open_matcher(arguments["matcher"])
+    ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
+    held: list[pa.RecordBatch] = []
+    rows = held_rows = 0
+    with pq.ParquetFile(arguments["candidates"]) as file, parquet_writer(matched_path, MATCHED) as writer:
+        for batch in file.iter_batches(texts.batch_rows):
+            rows += batch.num_rows
+            kept = ledger.add("clean", "link", clean(batch, clean_config))
+            kept = ledger.add("language", "link", identify(kept, language))
+            kept = ledger.add("match", "link", match(kept, match_config, matcher))
+            held.append(kept)
+            held_rows += kept.num_rows
+            if held_rows >= texts.rows_per_flush:
+                _flush(writer, held, texts.partitions)
+                held, held_rows = [], 0
+        _flush(writer, held, texts.partitions)
+    return {"rows": rows, "lines": ledger.close()}
+
+
+def partition_of(url_ids: pa.Array, partitions: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """uint64[N] in 0..partitions-1 from binary(16)[N]: equal ranges of the identity's first 32 bits."""
+    data = url_ids.cast(pa.binary(16)).buffers()[1]
+    first = first_64_bits(bytes(memoryview(data))[16 * url_ids.offset : 16 * (url_ids.offset + len(url_ids))])
+    return ((first >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32)
+
+
+def _flush(writer: pq.ParquetWriter, held: Sequence[pa.RecordBatch], partitions: int) -> None:
+    """Write one row group per hash partition (possibly empty), in order."""
+    if not held:
+        return
+    table = pa.Table.from_batches(held, schema=MATCHED).combine_chunks()
+    where = partition_of(table["url_id"].combine_chunks(), partitions) if table.num_rows else np.empty(0, np.uint64)
+    for partition in range(partitions):
+        rows = table.take(pa.array(np.flatnonzero(where == partition)))
+        writer.write_table(rows, row_group_size=max(1, rows.num_rows))
