@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from pipeline.engine import Engine, EngineConfig, open_engine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,3 +20,10 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data not found at {path}; set OPENWIT_SHARED_DATA to its directory")
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_engine() -> Iterator[Engine]:
+    """One local Ray for all tests that need the real thing."""
+    with open_engine(EngineConfig(num_cpus=2)) as engine:
+        yield engine

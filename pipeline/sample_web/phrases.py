@@ -15,6 +15,7 @@ from pipeline.sample_web.vocabulary import COUNT_WORDS, PLURALS
 __all__ = [
     "ENDINGS",
     "EVALUATION_TEMPLATES",
+    "FLOURISHES",
     "FRAMES",
     "GENERAL_CAPTIONS",
     "UNMATCHED_CAPTIONS",
@@ -112,6 +113,16 @@ ENDINGS = (
 )
 """Endings in order of frequency; the last are rare, as are their words."""
 
+FLOURISHES = (
+    " & more",
+    " (no. 12)",
+    ": “made by hand”",
+    " – from the school’s café",
+    ' by the "Sunday painters"',
+    " at Zoë’s gallery",
+)
+"""Rare closing words with the characters that pages must escape."""
+
 GENERAL_CAPTIONS = (
     "Painted hearts and stars from our workshop in the old town",
     "The new collection of circles, squares and triangles for your wall",
@@ -187,12 +198,14 @@ def caption(dice: Dice, scene: Scene) -> str:
         Np=noun_phrase[0].upper() + noun_phrase[1:],
         there="there is" if scene.count == 1 else "there are",
         background=scene.background,
-    )
+    ).replace(" a olive", " an olive")
     if "," not in text and dice.chance(0.28):
         endings = [(ending, 1 / (i + 2)) for i, ending in enumerate(ENDINGS)]
         text = f"{text} {dice.weighted(endings)}"
     elif scene.background not in text and dice.chance(0.3):
-        text = f"{text} on a {scene.background} background"
+        text = f"{text} on the {scene.background} background"
+    if dice.chance(0.05):
+        text += dice.choice(FLOURISHES)
     if dice.chance(0.3):
         text = text[0].upper() + text[1:]
     return f"{text}." if dice.chance(0.15) else text

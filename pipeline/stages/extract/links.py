@@ -25,7 +25,7 @@ _MAX_PENDING_BYTES = 1 << 28
 
 # --- text -------------------------------------------------------------------------------------
 
-_REFERENCE = re.compile(r"&(?:#([0-9]+);?|#[xX]([0-9A-Fa-f]+);?|([A-Za-z][A-Za-z0-9]*)(;?)(?!=))")
+_REFERENCE = re.compile(r"&(?:#([0-9]+);?|#[xX]([0-9A-Fa-f]+);?|([A-Za-z][A-Za-z0-9]*+)(;?))")
 _WINDOWS_1252 = {
     code: bytes([code]).decode("cp1252")
     for code in range(0x80, 0xA0)
@@ -56,6 +56,8 @@ def _character(match: re.Match[str]) -> str:
     if name is not None:
         # Without a semicolon only the legacy names count, and only whole: the pattern took every
         # letter and digit, so a shorter legacy name would be followed by one.
+        if not semicolon and match.string.startswith("=", match.end()):
+            return match.group()
         return html5.get(name + semicolon, match.group())
     digits = (decimal or hexadecimal).lstrip("0")
     if len(digits) > 7:
@@ -71,6 +73,7 @@ def _character(match: re.Match[str]) -> str:
 # --- URLs -------------------------------------------------------------------------------------
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_ABSOLUTE = re.compile(r"https?://[^/\\\x00-\x20][^\\\x00-\x20]*\Z")
 _SEGMENT = r"[A-Za-z0-9_~%+,=@!$&'()*-][A-Za-z0-9_~%+,=@!$&'()*.-]*"
 _FROM_ROOT = re.compile(rf"(?:/{_SEGMENT})+/?\Z")
 _FROM_HERE = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*/?\Z")
@@ -98,6 +101,8 @@ def resolver(base: str) -> Callable[[str], str]:
     folder = root + (path[: path.rfind("/") + 1] or "/") if known and plain_path else ""
 
     def resolve(url: str) -> str:
+        if _ABSOLUTE.match(url):
+            return url
         if root and _FROM_ROOT.match(url):
             return root + url
         if folder and _FROM_HERE.match(url):

@@ -1,0 +1,64 @@
+# Everything a user does. `make` alone lists the targets.
+PYTHON ?= python3
+CONFIG ?= configs/shards/sample.yaml
+TRAIN ?= configs/train/sample.yaml
+OUT ?=
+ARGS ?=
+Q ?= funnel
+
+BIN := .venv/bin
+SAMPLE := configs/shards/sample.yaml
+OUTPUT := $(if $(OUT),--output $(OUT))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sample-web queries shards train sql report test test-all lint bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /' | sort
+
+setup: .venv/ready  ## make .venv with the pinned packages (about 2 minutes, 6.6 GB, mostly torch)
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than 3.11; run make PYTHON=/path/to/a/newer/python"; exit 2; }
+	@echo "Setting up .venv: about 2 minutes and 6.6 GB, once."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/ready-dev: .venv/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+sample-web: .venv/ready  ## build the miniature web in data/sample_web
+	@$(BIN)/python -m pipeline.sample_web build
+
+queries: .venv/ready sample-web  ## build the sample's query list from the miniature encyclopedia
+	@$(BIN)/python -m query_list build configs/queries/sample.yaml
+
+shards: .venv/ready $(if $(filter $(SAMPLE),$(CONFIG)),sample-web queries)  ## crawl to shards: CONFIG=file OUT=dir ARGS="--section.key value"
+	@$(BIN)/python -m pipeline run $(CONFIG) $(OUTPUT) $(ARGS)
+
+train: .venv/ready $(if $(wildcard data/sample/shards/manifest.json),,shards)  ## train a small CLIP on the shards: TRAIN=config ARGS="..."
+	@$(BIN)/python -m training run $(TRAIN) $(ARGS)
+
+sql: .venv/ready  ## ask the data set: Q="select ..." or Q=funnel, balance, failures, hosts, languages, image_sizes
+	@$(BIN)/python -m pipeline sql $(CONFIG) "$(Q)" $(OUTPUT) $(ARGS)
+
+report: .venv/ready  ## write the HTML data card
+	@$(BIN)/python -m pipeline report $(CONFIG) $(OUTPUT) $(ARGS)
+
+test: .venv/ready-dev  ## the default tests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+test-all: .venv/ready-dev  ## all tests that need no GPU, slow ones too
+	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark' $(ARGS)
+
+lint: .venv/ready-dev  ## format check, lint, types, import contracts
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: .venv/ready-dev  ## measure us and the peers in one run
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove the sample's data and runs (not .venv)
+	rm -rf data/sample data/sample_web runs/sample

@@ -1,0 +1,10 @@
+"""`python -m pipeline plan|run|status|sql|report`."""
+
+from __future__ import annotations
+
+import sys
+
+from pipeline.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,150 @@
+"""The query list as the pipeline sees it: a Parquet file that vouches for its own content.
+
+`query_list` writes it; anyone may bring another: one query a line, or a table with a `query` column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from pipeline.errors import QueryListError
+from pipeline.identity import text_hash
+from pipeline.schema import QUERIES
+from pipeline.storage import commit, temporary_name, unwritable, write_parquet
+
+__all__ = ["QueryList", "content_fingerprint", "query_list_of", "read_queries", "write_queries"]
+
+_FINGERPRINT = b"openwit.fingerprint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryList:
+    """Q queries; a query's id is its place."""
+
+    table: pa.Table
+    """The rows, with the columns of schema.QUERIES."""
+    queries: list[str]
+    query_hashes: npt.NDArray[np.uint64]
+    """uint64[Q]: `identity.text_hash` of each query, which stands for it in every keyed draw."""
+    fingerprint: str
+    """32 hex digits over all rows and columns."""
+
+
+def read_queries(path: str | Path) -> QueryList:
+    """Read a query list, or a user's own list (.txt; .csv or .parquet with a column `query`).
+
+    A user's queries keep their order; empty lines and repetitions are dropped. Raises QueryListError
+    where the file is missing, unreadable, empty, or not the list that it was written as.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".parquet":
+            table = pq.ParquetFile(path).read()
+        elif path.suffix == ".csv":
+            table = pa_csv.read_csv(path)
+        elif path.suffix == ".txt":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            table = pa.table({"query": pa.array(lines, pa.string())})
+        else:
+            raise QueryListError(f"{path}: a query list is a .parquet, .csv or .txt file; rename or convert it")
+    except FileNotFoundError as error:
+        raise QueryListError(
+            f"{path}: no such query list; build one with `python -m query_list build CONFIG.yaml`"
+        ) from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise QueryListError(
+            f"{path}: cannot read the query list ({reason}); build it again or give another"
+        ) from error
+    stated = (table.schema.metadata or {}).get(_FINGERPRINT)
+    if stated is not None:
+        return _own_list(path, table, stated.decode())
+    if "query" not in table.column_names:
+        raise QueryListError(f"{path}: has no column 'query' (but {', '.join(table.column_names)}); rename the column")
+    texts = [str(text).strip() for text in table.column("query").to_pylist() if text is not None]
+    found = query_list_of([text for text in dict.fromkeys(texts) if text])
+    if not found.queries:
+        raise QueryListError(f"{path}: holds no query; give one query a line")
+    return found
+
+
+def query_list_of(queries: list[str], source: str = "file") -> QueryList:
+    """A query list of plain texts, in this order."""
+    size = len(queries)
+    order = pa.array(np.arange(size, dtype=np.int32))
+    columns = {
+        "query_id": order,
+        "query": pa.array(queries, pa.string()),
+        "source": pa.array([source] * size, pa.string()),
+        "count": pa.nulls(size, pa.int64()),
+        "views": pa.nulls(size, pa.int64()),
+        "pmi": pa.nulls(size, pa.float64()),
+        "rank": order,
+    }
+    table = pa.table(columns, schema=QUERIES)
+    return _query_list(table, content_fingerprint(table))
+
+
+def write_queries(table: pa.Table, path: str | Path) -> str:
+    """Write `table` (schema.QUERIES, query_id = place) whole or not at all; returns its fingerprint.
+
+    The same rows give the same bytes. Raises OutputError when the file cannot be written.
+    """
+    path = Path(path)
+    table = table.select(QUERIES.names).cast(QUERIES).combine_chunks()
+    mark = content_fingerprint(table)
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(temporary, table, QUERIES.with_metadata({_FINGERPRINT: mark.encode()}))
+        commit(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+    return mark
+
+
+def content_fingerprint(table: pa.Table) -> str:
+    """32 hex digits over names, types and values of the table's columns, whatever their chunks."""
+    digest = hashlib.sha256()
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        digest.update(f"{name}\0{column.type}\0{len(column)}\0".encode())
+        digest.update(np.packbits(pc.is_valid(column).to_numpy(zero_copy_only=False)).tobytes())
+        if pa.types.is_string(column.type):
+            values = column.fill_null("")
+            digest.update(pc.binary_length(values).to_numpy().astype("<i8").tobytes())
+            digest.update("".join(values.to_pylist()).encode())
+        else:
+            numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
+            digest.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _own_list(path: Path, table: pa.Table, stated: str) -> QueryList:
+    remedy = "build it again with `python -m query_list build CONFIG.yaml`"
+    if not table.schema.remove_metadata().equals(QUERIES):
+        raise QueryListError(f"{path}: its columns are not those of this version's query lists; {remedy}")
+    in_place = np.array_equal(table.column("query_id").to_numpy(), np.arange(table.num_rows))
+    if not in_place or content_fingerprint(table) != stated:
+        raise QueryListError(f"{path}: its rows are not those that its fingerprint vouches for; {remedy}")
+    if not table.num_rows:
+        raise QueryListError(f"{path}: holds no query; lower the minimum counts and {remedy}")
+    return _query_list(table.replace_schema_metadata(None), stated)
+
+
+def _query_list(table: pa.Table, mark: str) -> QueryList:
+    queries = table.column("query").to_pylist()
+    hashes = np.fromiter((text_hash(query) for query in queries), np.uint64, len(queries))
+    return QueryList(table=table, queries=queries, query_hashes=hashes, fingerprint=mark)

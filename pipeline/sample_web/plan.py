@@ -1,0 +1,502 @@
+"""Everything that the sample web will hold, decided before a byte is written.
+
+    seed, links -> scenes and bodies (what is rendered) -> routes (what the server answers)
+                -> links (what the pages show, and what must become of each)
+
+A link's fate is known here, when it is made: that is the ground truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+from urllib.parse import quote
+
+from pipeline.sample_web.dice import Dice
+from pipeline.sample_web.junk import JUNK_COUNTS, junk_text
+from pipeline.sample_web.languages import LANGUAGES
+from pipeline.sample_web.phrases import GENERAL_CAPTIONS, UNMATCHED_CAPTIONS, caption
+from pipeline.sample_web.scene import Scene, make_scene
+from pipeline.sample_web.trouble import TROUBLES, Trouble
+from pipeline.sample_web.vocabulary import COLOURS, OBJECT_COUNTS, SHAPES
+
+__all__ = ["PLACEHOLDER_URL", "SITES", "Body", "Link", "MarkUp", "Plan", "Route", "make_plan"]
+
+SITES = ("shapes", "gallery", "toys", "museum", "blog", "shop", "archive")
+"""The first labels of the host names; each is `<site>.localhost`."""
+PICTURE_SITE = "cdn"
+"""A site of pictures only, which all the others link to."""
+
+DEFAULT_LINKS = 6000
+"""The size for which the counts here and in `trouble.py`, `junk.py` and `vocabulary.py` are stated."""
+
+MarkUp = Literal["img", "lazy", "lazy_noscript", "srcset", "picture", "picture_only"]
+"""How the page shows the picture: see `pages.py`."""
+
+TextKind = Literal["caption", "general", "unmatched", "foreign", "junk"]
+
+_FLOOR_SHARE = 0.62
+"""Share of the good captions that is dealt evenly to the evaluated classes; the rest follows a Zipf law."""
+
+_COUNTS = {
+    "duplicates": 120,
+    "copies": 25,  # pictures that stand under several URLs
+    "general": 60,
+    "near_duplicates": 36,  # pictures with re-encoded or resized versions
+    "second_captions": 36,
+    "odd_urls": 60,
+    "foreign": 480,
+    "unmatched": 40,
+    "data_urls": 20,
+    "other_schemes": 18,
+    "bad_urls": 4,
+    "opt_out_pages": 30,
+    "lazy": 40,
+    "srcset": 40,
+    "picture": 30,
+}
+"""Links (pictures, where it says so) of each sort among 6,000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """Bytes to be made: `encode(seed, key, form, scene)` into the file `key`."""
+
+    key: str
+    form: str
+    scene: Scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """What the server does for one URL; `path` is as it reads after percent-decoding."""
+
+    site: str
+    path: str
+    query: str = ""
+    body: str = ""
+    manner: str = "send"
+    status: int = 200
+    content_type: str = "image/jpeg"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """One image link of a page, and what must become of it."""
+
+    url: str
+    """Absolute."""
+    alt_text: str | None
+    """After entity decoding; None where there is no alt attribute."""
+    page_kind: str = "en"
+    """`en`, a language code, or one of the opt-out kinds of `pages.py`: links of a kind share pages."""
+    scene: Scene | None = None
+    text_fate: str | None = None
+    """stage/reason that turns the link away before dedup; None where it gets as far."""
+    fetch_fate: str | None = None
+    """stage/reason that turns the link away while its picture is fetched and checked."""
+    same_picture: str | None = None
+    """Names the group of links that show one picture in other bytes."""
+    mark_up: MarkUp = "img"
+    text_kind: TextKind = "junk"
+    """`caption`: a true caption of the picture; `general`: good English that says little about it;
+    `unmatched`: English without a query; `foreign`; `junk`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole sample web."""
+
+    seed: int
+    port: int
+    bodies: tuple[Body, ...]
+    routes: tuple[Route, ...]
+    links: tuple[Link, ...]
+
+
+def make_plan(*, links: int, seed: int, port: int) -> Plan:
+    """Plan a web with `links` image links (of the WAT view) on pages of localhost sites."""
+    return _Planner(links, seed, port).plan()
+
+
+class _Planner:
+    def __init__(self, links: int, seed: int, port: int) -> None:
+        self._wanted = links
+        self._seed = seed
+        self._port = port
+        self._bodies: dict[str, Body] = {}
+        self._routes: list[Route] = []
+        self._links: list[Link] = []
+        self._numbers = 0
+
+    def plan(self) -> Plan:
+        self._add_trouble()
+        self._add_objects()
+        self._add_opt_out_pages()
+        self._add_odd_urls()
+        self._add_copies()
+        self._add_near_duplicates()
+        self._add_general_captions()
+        # The remaining sorts borrow pictures of the good links, so room is kept for them.
+        borrowed = self._count_borrowed()
+        self._add_good(max(20, self._wanted - len(self._links) - borrowed))
+        good = [link for link in self._links if link.text_kind == "caption" and link.fetch_fate is None]
+        self._add_borrowed(good)
+        self._vary_mark_up()
+        return Plan(
+            seed=self._seed,
+            port=self._port,
+            bodies=tuple(self._bodies[key] for key in sorted(self._bodies)),
+            routes=tuple(self._routes),
+            links=tuple(self._links),
+        )
+
+    # --- links with pictures of their own -----------------------------------------------------
+
+    def _add_good(self, count: int) -> None:
+        for label, number in _spread_over_classes(count).items():
+            for _ in range(number):
+                self._add_picture(*label)
+
+    def _add_objects(self) -> None:
+        dice = Dice(self._seed, "objects")
+        for thing, at_default in OBJECT_COUNTS.items():
+            for _ in range(round(at_default * self._wanted / DEFAULT_LINKS)):
+                self._add_picture(_draw_colour(dice), thing)
+
+    def _add_trouble(self) -> None:
+        for trouble in TROUBLES:
+            dice = Dice(self._seed, "trouble", trouble.name)
+            for i in range(max(trouble.at_least, self._scaled(trouble.count))):
+                self._add_troubled(trouble, dice, i)
+
+    def _add_troubled(self, trouble: Trouble, dice: Dice, i: int) -> None:
+        scene = self._new_scene(_draw_colour(dice), _draw_shape(dice))
+        site = PICTURE_SITE if dice.chance(0.3) else dice.choice(SITES)
+        name = f"{scene.label.replace(' ', '-')}-{self._numbers:05d}"
+        path = f"/{dice.choice(_FOLDERS)}/{name}.{trouble.suffix}"
+        goal = f"/moved/{name}.{trouble.suffix}"
+        route = Route(
+            site=site,
+            path=path,
+            body=self._new_body(trouble.form, scene, trouble.suffix),
+            manner=trouble.manner,
+            status=trouble.status,
+            content_type=trouble.content_type,
+            headers=trouble.headers,
+        )
+        if trouble.manner.startswith("redirect"):
+            hops = {"redirect_chain": 3, "redirect_loop": 2}.get(trouble.manner, 1)
+            stops = [path, *(f"/moved/{n}/{name}.{trouble.suffix}" for n in range(1, hops))]
+            ends_at = path if trouble.manner == "redirect_loop" else trouble.target or goal
+            for here, there in zip(stops, [*stops[1:], ends_at], strict=True):
+                # Some servers give a path, some the whole URL; both are allowed (RFC 9110, 10.2.2).
+                place = self._url(site, there) if there.startswith("/") and i % 2 else there
+                self._routes.append(
+                    replace(route, path=here, body="", manner="redirect", headers=(("Location", place),))
+                )
+            if ends_at == goal:
+                self._routes.append(replace(route, path=goal, manner="send", status=200))
+        else:
+            self._routes.append(route)
+        self._add_link(
+            url=self._url(site, path),
+            alt_text=self._alt(scene),
+            scene=scene,
+            fetch_fate=trouble.fate,
+            text_kind="caption",
+        )
+
+    def _add_opt_out_pages(self) -> None:
+        dice = Dice(self._seed, "opt-out pages")
+        for i in range(max(3, self._scaled(_COUNTS["opt_out_pages"]))):
+            kind = ("noai-meta", "noimageai-meta", "noai-header")[i % 3]
+            link = self._add_picture(_draw_colour(dice), _draw_shape(dice))
+            self._links[-1] = replace(link, page_kind=kind, text_fate="extract/opt_out")
+
+    def _add_odd_urls(self) -> None:
+        dice = Dice(self._seed, "odd URLs")
+        for i in range(max(6, self._scaled(_COUNTS["odd_urls"]))):
+            scene = self._new_scene(_draw_colour(dice), _draw_shape(dice))
+            n = self._numbers
+            path, query = (
+                (f"/photos/{scene.colour} {scene.thing} {n}.jpg", ""),
+                (f"/bilder/größe-{n}/{scene.thing}.jpg", ""),
+                (f"/img/{n},{scene.colour},{scene.thing}.jpg", ""),
+                (f"/render/picture-{n}", f"id={n}&size=m"),
+                (f"/img/{scene.thing}-{n}.JPG", "v=2"),
+                (f"/img/(new)/{scene.thing}~{n}.jpg", ""),
+            )[i % 6]
+            site = dice.choice(SITES)
+            shown = quote(path, safe="/~,()") if dice.chance(0.4) else path
+            body = self._new_body("jpeg", scene, "jpg")
+            self._routes.append(Route(site=site, path=path, query=query, body=body))
+            self._add_link(
+                url=self._url(site, shown, query), alt_text=self._alt(scene), scene=scene, text_kind="caption"
+            )
+
+    def _add_copies(self) -> None:
+        """One picture, byte for byte, under several URLs, each with a caption of its own."""
+        dice = Dice(self._seed, "copies")
+        for _ in range(max(1, self._scaled(_COUNTS["copies"]))):
+            first = self._add_picture(_draw_colour(dice), _draw_shape(dice))
+            group = self._group_of(first)
+            self._links[-1] = replace(first, same_picture=group)
+            for _ in range(2 + dice.below(3)):
+                assert first.scene is not None  # every picture of ours has a scene
+                self._add_view(first.scene, self._plain_body(first), group)
+
+    def _add_near_duplicates(self) -> None:
+        """One picture re-encoded or resized under other URLs."""
+        dice = Dice(self._seed, "near duplicates")
+        for _ in range(max(2, self._scaled(_COUNTS["near_duplicates"]))):
+            first = self._add_picture(_draw_colour(dice), _draw_shape(dice))
+            group = self._group_of(first)
+            self._links[-1] = replace(first, same_picture=group)
+            assert first.scene is not None  # every picture of ours has a scene
+            for form in dice.shuffled(("quality-55", "quality-75", "scaled-75", "scaled-140"))[:2]:
+                self._add_view(first.scene, self._new_body(form, first.scene, "jpg"), group)
+
+    def _add_general_captions(self) -> None:
+        dice = Dice(self._seed, "general captions")
+        for i in range(max(2, self._scaled(_COUNTS["general"]))):
+            link = self._add_picture(_draw_colour(dice), _draw_shape(dice))
+            self._links[-1] = replace(
+                link, alt_text=GENERAL_CAPTIONS[i % len(GENERAL_CAPTIONS)], text_kind="general"
+            )
+
+    # --- links that borrow pictures -------------------------------------------------------------
+
+    def _count_borrowed(self) -> int:
+        sorts = ("duplicates", "second_captions", "foreign", "unmatched", "data_urls", "other_schemes", "bad_urls")
+        junk = sum(max(1, self._scaled(n)) for n in JUNK_COUNTS.values())
+        return junk + sum(max(1, self._scaled(_COUNTS[name])) for name in sorts)
+
+    def _add_borrowed(self, good: Sequence[Link]) -> None:
+        def lender(dice: Dice) -> Link:
+            return dice.choice(good)
+
+        def number(name: str) -> range:
+            return range(max(1, self._scaled(_COUNTS[name])))
+
+        dice = Dice(self._seed, "duplicates")
+        for i in number("duplicates"):
+            link = lender(dice)
+            self._add_link(
+                url=_respelt(link.url, i),
+                alt_text=_respaced(dice, link.alt_text or "") if i % 3 == 0 else link.alt_text,
+                scene=link.scene,
+                text_kind="caption",
+                same_picture=link.same_picture,
+            )
+        dice = Dice(self._seed, "second captions")
+        for _ in number("second_captions"):
+            link = lender(dice)
+            assert link.scene is not None  # good links have scenes
+            self._add_link(
+                url=link.url,
+                alt_text=self._alt(link.scene),
+                scene=link.scene,
+                text_kind="caption",
+                same_picture=link.same_picture,
+            )
+        dice = Dice(self._seed, "foreign")
+        for i in number("foreign"):
+            language = LANGUAGES[i % len(LANGUAGES)]
+            sentence = dice.choice(language.sentences)
+            self._borrow(lender(dice), sentence, "language/other_language", language.code, "foreign")
+        dice = Dice(self._seed, "unmatched")
+        for i in number("unmatched"):
+            text = UNMATCHED_CAPTIONS[i % len(UNMATCHED_CAPTIONS)]
+            self._borrow(lender(dice), text, "match/no_query", "en", "unmatched")
+        for fate, count in JUNK_COUNTS.items():
+            dice = Dice(self._seed, fate)
+            for _ in range(max(1, self._scaled(count))):
+                self._borrow(lender(dice), junk_text(dice, fate), fate, "en", "junk")
+        dice = Dice(self._seed, "other schemes")
+        for _ in number("data_urls"):
+            self._add_link(url=PLACEHOLDER_URL, alt_text=lender(dice).alt_text, text_fate="extract/not_http")
+        for i in number("other_schemes"):
+            url = (
+                f"ftp://files.example/{i}.jpg",
+                f"mailto:editor{i}@blog.example",
+                f"blob:http://shapes.localhost:{self._port}/{i}",
+                f"file:///C:/pictures/{i}.jpg",
+                f"javascript:show({i})",
+                f"cid:part{i}@mail.example",
+            )[i % 6]
+            self._add_link(url=url, alt_text=lender(dice).alt_text, text_fate="extract/not_http")
+        for i in number("bad_urls"):
+            url = ("http://[::1/picture.jpg", "http://shop.localhost:99999/a.jpg", "https:///no-host.jpg")[i % 3]
+            self._add_link(url=url, alt_text=lender(dice).alt_text, text_fate="extract/bad_url")
+
+    def _borrow(
+        self, lender: Link, text: str | None, fate: str, page_kind: str, text_kind: TextKind
+    ) -> None:
+        """A picture of another link under a URL of its own, with a text that is turned away."""
+        self._add_link(
+            url=self._copy_route(lender),
+            alt_text=text,
+            scene=lender.scene,
+            page_kind=page_kind,
+            text_fate=fate,
+            text_kind=text_kind,
+        )
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    def _vary_mark_up(self) -> None:
+        """Some good links are shown in ways that only a reader of the HTML can follow."""
+        dice = Dice(self._seed, "mark-up")
+        plain = [
+            i
+            for i, link in enumerate(self._links)
+            if link.text_kind == "caption" and link.fetch_fate is None and link.text_fate is None and link.same_picture is None
+        ]
+        chosen = dice.shuffled(plain)
+        for sort, styles in (
+            ("lazy", ("lazy", "lazy_noscript")),
+            ("srcset", ("srcset",)),
+            ("picture", ("picture", "picture_only")),
+        ):
+            for n in range(max(len(styles), self._scaled(_COUNTS[sort]))):
+                if chosen:
+                    i = chosen.pop()
+                    style: MarkUp = styles[n % len(styles)]  # type: ignore[assignment]  # members of MarkUp
+                    self._links[i] = replace(self._links[i], mark_up=style)
+
+    def _add_picture(self, colour: str, thing: str) -> Link:
+        """A good link to a new JPEG."""
+        scene = self._new_scene(colour, thing)
+        return self._add_view(scene, self._new_body("jpeg", scene, "jpg"), None)
+
+    def _add_view(self, scene: Scene, body: str, group: str | None) -> Link:
+        dice = Dice(self._seed, "view", len(self._links))
+        site = PICTURE_SITE if dice.chance(0.3) else dice.choice(SITES)
+        path = f"/{dice.choice(_FOLDERS)}/{scene.label.replace(' ', '-')}-{len(self._links):05d}.jpg"
+        self._routes.append(Route(site=site, path=path, body=body))
+        text = _respaced(dice, self._alt(scene)) if dice.chance(0.08) else self._alt(scene)
+        return self._add_link(
+            url=self._url(site, path), alt_text=text, scene=scene, text_kind="caption", same_picture=group
+        )
+
+    def _copy_route(self, lender: Link) -> str:
+        dice = Dice(self._seed, "copy", len(self._links))
+        site = PICTURE_SITE if dice.chance(0.3) else dice.choice(SITES)
+        path = f"/uploads/{len(self._links):05d}.jpg"
+        self._routes.append(Route(site=site, path=path, body=self._plain_body(lender)))
+        return self._url(site, path)
+
+    def _plain_body(self, link: Link) -> str:
+        assert link.scene is not None  # only links with a scene are lent
+        return self._new_body("jpeg", link.scene, "jpg")
+
+    def _group_of(self, link: Link) -> str:
+        assert link.scene is not None  # only links with a scene have copies
+        return f"picture-{link.scene.key}"
+
+    def _add_link(
+        self,
+        *,
+        url: str,
+        alt_text: str | None,
+        page_kind: str = "en",
+        scene: Scene | None = None,
+        text_fate: str | None = None,
+        fetch_fate: str | None = None,
+        same_picture: str | None = None,
+        text_kind: TextKind = "junk",
+    ) -> Link:
+        link = Link(
+            url=url,
+            alt_text=alt_text,
+            page_kind=page_kind,
+            scene=scene,
+            text_fate=text_fate,
+            fetch_fate=fetch_fate,
+            same_picture=same_picture,
+            text_kind=text_kind,
+        )
+        self._links.append(link)
+        return link
+
+    def _new_scene(self, colour: str, thing: str) -> Scene:
+        self._numbers += 1
+        return make_scene(self._seed, f"{self._numbers:05d}", colour, thing)
+
+    def _new_body(self, form: str, scene: Scene, suffix: str) -> str:
+        # The plain form keeps the scene's own name: other links find it there.
+        key = f"{scene.key}.{suffix}" if form == "jpeg" else f"{scene.key}-{form}.{suffix}"
+        self._bodies[key] = Body(key=key, form=form, scene=scene)
+        return key
+
+    def _alt(self, scene: Scene) -> str:
+        return caption(Dice(self._seed, "caption", scene.key, len(self._links)), scene)
+
+    def _url(self, site: str, path: str, query: str = "") -> str:
+        return f"http://{site}.localhost:{self._port}{path}{'?' + query if query else ''}"
+
+    def _scaled(self, count: int) -> int:
+        return round(count * self._wanted / DEFAULT_LINKS)
+
+
+_FOLDERS = ("img", "images", "media/2025", "assets/pictures", "wp-content/uploads/2024/05")
+PLACEHOLDER_URL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+
+
+def _spread_over_classes(count: int) -> dict[tuple[str, str], int]:
+    """How many good pictures each evaluated class gets: a floor for all, a Zipf tail on top."""
+    weights = _class_weights()
+    total = sum(weights.values())
+    exact = {label: count * weight / total for label, weight in weights.items()}
+    shares = {label: int(number) for label, number in exact.items()}
+    by_remainder = sorted(exact, key=lambda label: (shares[label] - exact[label], label))
+    for label in by_remainder[: count - sum(shares.values())]:
+        shares[label] += 1
+    return shares
+
+
+def _class_weights() -> dict[tuple[str, str], float]:
+    zipf = {
+        (colour, shape): 1 / ((i + 1) * (j + 1)) for j, shape in enumerate(SHAPES) for i, colour in enumerate(COLOURS)
+    }
+    total = sum(zipf.values())
+    even = _FLOOR_SHARE / len(zipf)
+    return {label: even + (1 - _FLOOR_SHARE) * weight / total for label, weight in zipf.items()}
+
+
+def _draw_colour(dice: Dice) -> str:
+    return dice.weighted([(colour, 1 / (i + 1)) for i, colour in enumerate(COLOURS)])
+
+
+def _draw_shape(dice: Dice) -> str:
+    return dice.weighted([(shape, 1 / (i + 1)) for i, shape in enumerate(SHAPES)])
+
+
+def _respelt(url: str, i: int) -> str:
+    """Another spelling that URL canonicalisation must see through, or the same."""
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    match i % 5:
+        case 0:
+            return f"{url}#top"
+        case 1:
+            return f"{scheme}://{host.replace('localhost', 'LOCALHOST')}{slash}{path}"
+        case 2:
+            folder, middle, name = path.rpartition("/")
+            return f"{scheme}://{host}{slash}{folder}/./{name}" if middle else url
+        case 3:
+            return f"{scheme}://{host}{slash}{path.replace('-', '%2D')}"
+        case _:
+            return url
+
+
+def _respaced(dice: Dice, text: str) -> str:
+    """The same words with white space as pages have it, and a character that nobody sees."""
+    words = text.split(" ")
+    at = dice.below(max(1, len(words) - 1))
+    gap = dice.choice(("\n    ", "  ", "\t", "\u00a0", "\n", " \u200b"))
+    spaced = " ".join(words[: at + 1]) + gap + " ".join(words[at + 1 :])
+    return dice.choice((spaced, f" {spaced}", f"{spaced}  ", f"\n      {spaced}\n    "))

@@ -1,0 +1,213 @@
+"""Clean: alt text made fit to be a caption, or turned away with a reason.
+
+    alt_text --kernel over the bytes: nothing to do? --yes--> caption = alt_text
+                     | no
+                     `--normalise, rules--> caption or reason
+
+`normalise` and `reason_against` are the definition, one text at a time. The kernel only recognises the
+many texts on which neither of them does anything; the tests hold it to them.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.load import ConfigError
+from pipeline.outcome import Outcome, reject
+from pipeline.schema import CLEANED
+
+__all__ = ["CleanConfig", "clean", "normalise", "reason_against"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig:
+    """What a text must be to become a caption."""
+
+    min_chars: int = 3
+    """Fewer characters are `too_short`."""
+    min_words: int = 1
+    """Fewer words (runs without white space) are `too_short`."""
+    max_chars: int = 1000
+    """More characters are `too_long`."""
+    drop_file_names: bool = True
+    """Reject what is a file name: IMG_1234, banner_left.png."""
+    drop_dates: bool = True
+    """Reject what is only a date, a time, a number or a price."""
+    drop_placeholders: bool = True
+    """Reject what only says that there is a picture: image, photo 3, untitled."""
+    drop_keyword_lists: bool = True
+    """Reject lists of search terms: see the next two."""
+    min_keywords: int = 8
+    """At least so many parts between commas, semicolons or bars make a list of search terms ..."""
+    max_words_per_keyword: float = 2.5
+    """... if they have at most so many words each on average."""
+    drop_web_addresses: bool = True
+    """Reject what is only a URL, a host name or an e-mail address."""
+
+    def __post_init__(self) -> None:
+        if self.min_chars < 1 or self.min_words < 1:
+            raise ConfigError("min_chars and min_words must be at least 1")
+        if self.max_chars < self.min_chars:
+            raise ConfigError("max_chars must not be less than min_chars")
+        if self.min_keywords < 2:
+            raise ConfigError("min_keywords must be at least 2")
+
+
+def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
+    """Add `caption` to a batch with a column `alt_text`; the unit is a candidate.
+
+    Reasons are those of `reason_against`; the detail is the text.
+    """
+    texts = batch.column("alt_text").to_pylist()
+    captions = [normalise(text) for text in texts]
+    reasons = [reason_against(caption, config) for caption in captions]
+    cleaned = pa.RecordBatch.from_arrays(
+        [*batch.columns, pa.array(captions, pa.string())],
+        schema=pa.schema([*batch.schema, CLEANED.field("caption")]),
+    )
+    return reject(
+        cleaned, stage="clean", reasons=pa.array(reasons, pa.string()), details=cleaned.column("caption")
+    )
+
+
+# --- the definition, one text at a time -------------------------------------------------------
+
+_DROPPED = (
+    "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # control characters that are no white space
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+)
+_JOINERS = "\u200c\u200d"
+_BESIDE_JOINER = rf"[^\x00-\x7f\s{_JOINERS}]"
+_INVISIBLE = re.compile(
+    rf"[{_DROPPED}]|(?<!{_BESIDE_JOINER})[{_JOINERS}]|[{_JOINERS}](?!{_BESIDE_JOINER})"
+)
+
+
+def normalise(text: str) -> str:
+    """NFC, each run of Unicode white space one space, none at the ends, control and zero-width
+    characters gone. Case, punctuation and all else stay.
+
+    A zero-width joiner or non-joiner stays between two characters beyond ASCII: emoji are built with
+    it, and Persian and Indic words spelt.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    text = _INVISIBLE.sub("", text)
+    text = " ".join(text.split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)  # characters that an invisible one kept apart
+    return text
+
+
+_MAX_NAME_WORDS = 8
+"""Longer texts are prose, even if they end in ".jpg"."""
+_EXTENSION = re.compile(
+    r"\.(?:jpe?g|jpe|jfif|png|gif|webp|avif|bmp|svg|tiff?|hei[cf]|ico|psd|eps|raw|cr2|nef|pdf|mp4|mov|avi|webm)\Z",
+    re.IGNORECASE,
+)
+_CAMERA = re.compile(
+    r"(?:(?:IMG|IMAG|DSC[NF]?|DSCF|DCIM|MVI|PICT|PXL|VID|GOPR|CIMG|SAM|WP|KIF|Screenshot|Photo|Image|Picture|File|Unknown)"
+    r"[-_]?\d{3,}\S*|P\d{7}|[A-Z]{2,4}_\d{3,}\S*|\d{8}_\d{4,6}\S*)\Z",
+    re.IGNORECASE,
+)
+_UNDERSCORED = re.compile(r"\S*\w_\w\S*\Z")
+_HEX_ID = re.compile(
+    r"(?=\S*\d)(?:[0-9a-f]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z", re.IGNORECASE
+)
+
+_MAX_DATE_CHARS = 60
+_DATE_WORD = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?|mon(?:day)?|tue(?:s(?:day)?)?|wed(?:nesday)?|thu(?:rs(?:day)?)?|fri(?:day)?"
+    r"|sat(?:urday)?|sun(?:day)?|st|nd|rd|th|of|at|the|am|pm|a\.m|p\.m|utc|gmt|bc|ad|bce|ce)"
+)
+_DATE = re.compile(
+    rf"(?=\D*\d)(?:\d+|{_DATE_WORD}(?![^\W\d_])|[\s.,:;/\\()\[\]+\-\u2010-\u2015'\u2019#\u2116%$\u20ac\u00a3\u00a5tTzZ])+\Z",
+    re.IGNORECASE,
+)
+
+_PLACEHOLDERS = frozenset(
+    """image images img imgs photo photos photograph picture pictures pic pics untitled thumbnail thumb
+    noimage noimageavailable noimagefound imagenotavailable imagenotfound imageplaceholder placeholder
+    placeholderimage defaultimage default spacer blank alt alttext alternatetext null undefined none na
+    nophoto nophotoavailable nopicture nopictureavailable photonotavailable imagecomingsoon comingsoon
+    loading loadingimage imageloading featuredimage coverimage coverphoto mainimage heroimage headerimage
+    backgroundimage background slide slideimage slider galleryimage imagegallery productimage productphoto
+    articleimage postimage blogimage postthumbnail userimage profileimage imagedescription description
+    imagetitle title noalt noalttext noname notitle unnamed clicktoenlarge clickheretoenlarge enlarge
+    enlargeimage viewlargerimage viewimage viewfullimage seeimage fullsizeimage largeimage
+    imagemayCONTAIN stockphoto file foto fotos bild bilder imagen imagens imagem immagine
+    afbeelding billede kuva obraz obrazek zdj\u0119cie \u0444\u043e\u0442\u043e \u0438\u0437\u043e\u0431\u0440\u0430\u0436\u0435\u043d\u0438\u0435 \u043a\u0430\u0440\u0442\u0438\u043d\u043a\u0430 \u56fe\u7247 \u753b\u50cf \u5716\u7247 \u56fe\u50cf""".lower().split()
+)
+"""Letters only, in lower case; what a text is compared with after digits, marks and spaces are gone."""
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
+_MAX_PLACEHOLDER_CHARS = 40
+
+_SEPARATOR = re.compile(r"[,;|]")
+
+_ADDRESS = re.compile(
+    r"(?:[a-z][a-z0-9+.-]{1,20}://\S+|www\.\S+\.\S+|(?:mailto:)?[\w.+%-]+@[\w-]+(?:\.[\w-]+)+"
+    r"|(?:[\w-]+\.)+(?:com|org|net|edu|gov|mil|int|info|biz|io|co|eu|uk|de|fr|nl|it|es|pl|ru|cn|jp|in|br|au|ca|ch|at|be|se|us|me|tv)"
+    r"(?::\d+)?(?:/\S*)?)\Z",
+    re.IGNORECASE,
+)
+
+
+def reason_against(caption: str, config: CleanConfig) -> str | None:
+    """Why a normalised text is not fit to be a caption; null if it is. The first of:
+
+    empty, too_short, too_long, file_name, date, placeholder, keyword_list, web_address.
+    """
+    if not caption:
+        return "empty"
+    num_spaces = caption.count(" ")
+    if len(caption) < config.min_chars or num_spaces + 1 < config.min_words:
+        return "too_short"
+    if len(caption) > config.max_chars:
+        return "too_long"
+    if config.drop_file_names and _is_file_name(caption, num_spaces):
+        return "file_name"
+    if config.drop_dates and len(caption) <= _MAX_DATE_CHARS and _DATE.match(caption):
+        return "date"
+    if (
+        config.drop_placeholders
+        and len(caption) <= _MAX_PLACEHOLDER_CHARS
+        and _NOT_LETTERS.sub("", caption).lower() in _PLACEHOLDERS
+    ):
+        return "placeholder"
+    if config.drop_keyword_lists and _is_keyword_list(caption, config):
+        return "keyword_list"
+    if config.drop_web_addresses and num_spaces == 0 and _ADDRESS.match(caption):
+        return "web_address"
+    return None
+
+
+def _is_file_name(caption: str, num_spaces: int) -> bool:
+    if num_spaces >= _MAX_NAME_WORDS:
+        return False
+    if _EXTENSION.search(caption) and "://" not in caption and not caption.startswith("www."):
+        return True
+    if num_spaces:
+        return False
+    if "://" in caption or "@" in caption:
+        return False
+    return bool(_CAMERA.match(caption) or _UNDERSCORED.match(caption) or _HEX_ID.match(caption))
+
+
+def _is_keyword_list(caption: str, config: CleanConfig) -> bool:
+    if len(_SEPARATOR.findall(caption)) + 1 < config.min_keywords:
+        return False
+    parts = [part for part in (piece.split() for piece in _SEPARATOR.split(caption)) if part]
+    if len(parts) < config.min_keywords:
+        return False
+    return sum(map(len, parts)) <= config.max_words_per_keyword * len(parts)
+
+
+def _unused() -> object:  # pragma: no cover
+    return np, pc

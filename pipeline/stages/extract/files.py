@@ -1,0 +1,32 @@
+"""Opening a source, local or remote, with one clear line where it cannot be read."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO, cast
+
+import fsspec
+
+from pipeline.errors import InputError
+
+__all__ = ["open_binary"]
+
+
+def open_binary(path: str) -> BinaryIO:
+    """`path` (a local path or an fsspec URL) opened for reading bytes; seekable.
+
+    Raises InputError where it does not exist, is a directory or may not be read, or where the URL's
+    protocol is not known or lacks its package.
+    """
+    try:
+        if "://" in path or "::" in path:
+            return cast(BinaryIO, fsspec.open(path, "rb").open())
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path in the config") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: a directory; name its files, for example {os.path.join(path, '*.gz')}") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{path}: cannot be opened ({error})") from error

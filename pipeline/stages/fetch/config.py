@@ -1,0 +1,151 @@
+"""What the fetch stage can be told: limits, politeness, consent, safety."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from configs.load import ConfigError
+from pipeline.stages.fetch.address import parse_allowed
+
+__all__ = ["FetchConfig"]
+
+_HEADER_TEXT = re.compile(r"[\x20-\x7e]+\Z")
+_PRODUCT = re.compile(r"[A-Za-z0-9_-]+")
+_CONTACT = re.compile(r"https?://\S+|[^\s@]+@[^\s@]+\.[^\s@]+")
+_RESOLVE = re.compile(r"[^\s:]+:\d{1,5}:\S+\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """How pictures are requested. Sizes are bytes, times seconds; limits hold for every URL by itself."""
+
+    user_agent: str
+    """The User-Agent header: a product name, and a URL or an e-mail address under which a site's owner
+    reaches whoever runs this. The name before the slash is also our name in robots.txt and X-Robots-Tag."""
+
+    concurrency: int = 64
+    """Transfers in flight in one process."""
+
+    per_host_concurrency: int = 4
+    """Transfers in flight to one host name in one process."""
+
+    per_host_rate: float = 0.0
+    """Requests a second that one process starts to one host name, at most; 0 for no limit."""
+
+    connect_timeout_s: float = 10.0
+    """Time for name resolution, connection and TLS handshake."""
+
+    timeout_s: float = 60.0
+    """Time for one attempt as a whole, its redirects included."""
+
+    low_speed_bytes: int = 1024
+    """A transfer that stays under this many bytes a second for low_speed_time_s is cut; 0 for never."""
+
+    low_speed_time_s: int = 10
+    """See low_speed_bytes; whole seconds."""
+
+    max_bytes: int = 32 * 1024 * 1024
+    """Body bytes, after decoding of any Content-Encoding; announced or received."""
+
+    max_header_bytes: int = 64 * 1024
+    """Bytes of all header lines of one answer."""
+
+    max_redirects: int = 5
+    """Redirects of one attempt."""
+
+    max_waiting_bytes: int = 64 * 1024 * 1024
+    """No transfer starts while more bytes of finished bodies wait for the consumer."""
+
+    retries: int = 2
+    """More attempts after one that failed in a way that can heal: 408, 425, 429, 5xx, broken connections."""
+
+    backoff_s: float = 1.0
+    """Wait before the first retry; it doubles with each further one, plus up to half of it as jitter."""
+
+    max_retry_after_s: float = 60.0
+    """The longest Retry-After that is waited for; a host that asks for more is not retried."""
+
+    shard_deadline_s: float = 3600.0
+    """When so much time has passed, what is not finished is given up as a timeout; 0 for never."""
+
+    allow_addresses: tuple[str, ...] = ()
+    """Ranges that may be reached although they are not global: CIDR, CIDR:port or [IPv6 CIDR]:port."""
+
+    verify_certificates: bool = True
+    """Whether the certificate and its host name must be valid."""
+
+    ca_file: str = ""
+    """PEM file of trusted authorities; empty for the system's."""
+
+    proxy: str = ""
+    """URL of a proxy for all requests; empty for none. Proxy variables of the environment are never read.
+    Behind a proxy only literal addresses in URLs can be guarded: the proxy resolves the names."""
+
+    resolve: tuple[str, ...] = ()
+    """Host names with given addresses, as host:port:address; the address guard applies to them too."""
+
+    http2: bool = True
+    """Whether to use HTTP/2 where an https server offers it."""
+
+    respect_x_robots_tag: tuple[str, ...] = (
+        "noai",
+        "noimageai",
+        "noindex",
+        "noimageindex",
+        "none",
+        "unavailable_after",
+    )
+    """Directives of the X-Robots-Tag header that forbid the use; addressed to everyone or to our name."""
+
+    respect_tdm_reservation: bool = True
+    """Whether `tdm-reservation: 1` (W3C TDM Reservation Protocol) forbids the use."""
+
+    robots_txt: bool = False
+    """Whether to ask each host's robots.txt first; one more request a host."""
+
+    block: tuple[str, ...] = ()
+    """What is never fetched or kept: host names (with all names below them), URLs, SHA-256 of bodies."""
+
+    block_files: tuple[str, ...] = ()
+    """Files with entries as in `block`, one a line; # starts a comment."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that cannot work."""
+        if not _HEADER_TEXT.match(self.user_agent) or not _PRODUCT.match(self.user_agent):
+            raise ConfigError(
+                f"user_agent {self.user_agent!r} must begin with a product name, like openwit/0.1 (+https://...)"
+            )
+        if not _CONTACT.search(self.user_agent):
+            raise ConfigError("user_agent must hold a URL or an e-mail address under which you can be reached")
+        for name, least in (
+            ("concurrency", 1),
+            ("per_host_concurrency", 1),
+            ("per_host_rate", 0),
+            ("low_speed_bytes", 0),
+            ("low_speed_time_s", 0),
+            ("max_bytes", 1),
+            ("max_header_bytes", 256),
+            ("max_redirects", 0),
+            ("max_waiting_bytes", 0),
+            ("retries", 0),
+            ("backoff_s", 0),
+            ("max_retry_after_s", 0),
+            ("shard_deadline_s", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("connect_timeout_s", "timeout_s"):
+            if getattr(self, name) < 0.001:
+                raise ConfigError(f"{name} must be at least 0.001, got {getattr(self, name)}")
+        for entry in self.resolve:
+            if not _RESOLVE.match(entry):
+                raise ConfigError(f"resolve entry {entry!r} must look like host:port:address")
+        parse_allowed(self.allow_addresses)
+
+    @property
+    def product(self) -> str:
+        """Our name in robots.txt and X-Robots-Tag: the user agent's product token, in lower case."""
+        match = _PRODUCT.match(self.user_agent)
+        assert match is not None  # checked on construction
+        return match.group().lower()

@@ -1,0 +1,146 @@
+"""The gradient equals that of the whole global batch in one plain computation."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.training.exactness_worker import LOSSES, gradients_of, make_batch, make_model
+from training.distributed import World
+from training.losses import ContrastiveLoss, SigmoidLoss
+
+
+def naive_softmax(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    logits = scale * image @ text.T
+    labels = torch.arange(len(image))
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def naive_sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    n = len(image)
+    total = torch.zeros((), dtype=image.dtype)
+    for i in range(n):
+        for j in range(n):
+            logit = scale * image[i] @ text[j] + bias
+            total = total - F.logsigmoid(logit if i == j else -logit)
+    return total / n
+
+
+NAIVE = {"softmax": naive_softmax, "sigmoid": naive_sigmoid}
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_vit: Path) -> dict[str, tuple[float, Tensor]]:
+    """Loss and gradient by plain autograd over the full batch, text untrimmed."""
+    found = {}
+    for name, loss in LOSSES.items():
+        model = make_model(str(tiny_vit), loss)
+        batch = make_batch(model.image_size)
+        image, text = model.encode_image(batch.images, batch.keys), model.encode_text(batch.tokens)
+        value = NAIVE[name](image, text, model.clip.logit_scale.exp(), model.clip.logit_bias)
+        value.backward()
+        found[name] = (float(value.detach()), torch.cat([p.grad.flatten() for p in model.clip.parameters()]))
+    return found
+
+
+def check(found: dict[tuple[str, int], tuple[float, Tensor]], reference: dict[str, tuple[float, Tensor]]) -> None:
+    assert {key[1] for key in found} == {1, 2, 4}
+    for (name, _), (value, gradient) in found.items():
+        expected_value, expected = reference[name]
+        assert value == pytest.approx(expected_value, rel=1e-12)
+        # Every parameter, temperature and bias among them, to float64 rounding.
+        assert torch.allclose(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_with_micro_batches_equals_full_batch_gradient(
+    tiny_vit: Path, reference: dict[str, tuple[float, Tensor]]
+) -> None:
+    check(gradients_of(str(tiny_vit), World()), reference)
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_gradient_over_ranks_equals_single_process_gradient(
+    ranks: int, tiny_vit: Path, reference: dict[str, tuple[float, Tensor]], tmp_path: Path
+) -> None:
+    run_ranks("tests.training.exactness_worker", [str(tiny_vit), str(tmp_path / "found.pt")], ranks)
+    check(torch.load(tmp_path / "found.pt"), reference)
+
+
+def test_trimmed_text_gives_the_same_features(tiny_vit: Path) -> None:
+    from training.model import trim
+
+    model = make_model(str(tiny_vit), LOSSES["softmax"])
+    tokens = make_batch(model.image_size).tokens
+    assert model.can_trim
+    assert trim(tokens).shape[1] == 11
+    torch.testing.assert_close(model.encode_text(trim(tokens)), model.encode_text(tokens), rtol=0, atol=1e-14)
+    expected = model.clip.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(model.encode_text(tokens), expected, rtol=0, atol=1e-14)
+
+
+def test_patch_dropout_depends_on_the_samples_key_alone(tiny_vit: Path) -> None:
+    model = make_model(str(tiny_vit), LOSSES["softmax"])
+    batch = make_batch(model.image_size)
+    whole = model.encode_image(batch.images, batch.keys)
+    turned = model.encode_image(batch.images.flip(0), batch.keys.flip(0)).flip(0)
+    other = model.encode_image(batch.images, batch.keys + 1)
+    torch.testing.assert_close(whole, turned, rtol=0, atol=1e-14)
+    assert not torch.allclose(whole, other)
+
+
+def test_loss_parts_add_up_to_open_clips_losses() -> None:
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    generator = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(10, 4, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
+    scale, bias = torch.tensor(9.0), torch.tensor(-3.0)
+
+    def total(loss: ContrastiveLoss | SigmoidLoss, bias: Tensor | None) -> Tensor:
+        bounds = [(0, 4), (4, 5), (5, 10)]
+        parts = [loss.part(image, text, start=a, stop=b, logit_scale=scale, logit_bias=bias) for a, b in bounds]
+        return torch.stack(parts).sum()
+
+    torch.testing.assert_close(total(ContrastiveLoss(), None), ClipLoss()(image, text, scale))
+    torch.testing.assert_close(total(SigmoidLoss(), bias), SigLipLoss()(image, text, scale, bias))
+
+
+def run_ranks(module: str, arguments: list[str], ranks: int, timeout_s: float = 240) -> None:
+    """Run `module` in `ranks` processes that meet on loopback; fail with their output if one fails."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root = Path(__file__).resolve().parents[2]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=root,
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "GLOO_SOCKET_IFNAME": "lo",
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout_s)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)

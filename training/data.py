@@ -1,0 +1,288 @@
+"""Training batches: positions of the stream in, uint8 images and tokens out.
+
+    Stream -> positions -> worker processes: read at offset, decode, crop, tokenise
+        -> chunks, in order -> whole local batches -> device
+
+Images stay uint8 until they are on the device, where `model.py` normalises them: a quarter of the
+bytes to copy. Workers are forked from a clean server process (`forkserver`), since forking a process
+that runs torch's threads can lock up.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from configs.load import ConfigError
+from pipeline.identity import keyed_hash
+from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
+from training.errors import DataError
+from training.index import SampleIndex, load_index
+from training.stream import Stream
+
+__all__ = ["Batch", "BatchDataset", "DataConfig", "Tokenizer", "batches"]
+
+_CHUNK_SIZE = 256
+"""Samples that a worker loads at a time: bounds the memory in flight and the wait for the first batch."""
+_MAX_REPLACEMENTS = 100
+_MAX_OPEN_TARS = 500
+"""Per worker; below the usual limit of 1,024 open files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on."""
+
+    path: str
+    """Directory of shards: one that the pipeline wrote, or tars of img2dataset or WebDataset."""
+    num_workers: int = 2
+    """Processes per rank that read, decode and tokenise; 0 does it in the training process."""
+    prefetch_chunks: int = 4
+    """Chunks of up to 256 samples that each worker prepares ahead."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random crops."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.prefetch_chunks < 1:
+            raise ConfigError(f"prefetch_chunks must be at least 1, got {self.prefetch_chunks}")
+
+
+class Tokenizer(Protocol):
+    """open_clip's tokenizers: texts to int64[N, context_length], padded with zeros."""
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Tokens of `texts`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B samples; B is the rank's part of the global batch, or a slice of it.
+
+    Shapes: B samples, H = W = image size, L = context length.
+    """
+
+    images: Tensor
+    """uint8[B, H, W, 3]."""
+    tokens: Tensor
+    """int64[B, L]."""
+    keys: Tensor
+    """int64[B]: the sample's random key, for dropout keyed per sample."""
+    num_replaced: int
+    """Samples whose picture was broken, so that another stands in their place."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`; the copy overlaps with compute when memory is pinned."""
+        move = {"device": device, "non_blocking": True}
+        return Batch(
+            images=self.images.to(**move),  # type: ignore[call-overload]  # a dict hides the keywords
+            tokens=self.tokens.to(**move),  # type: ignore[call-overload]  # as above
+            keys=self.keys.to(**move),  # type: ignore[call-overload]  # as above
+            num_replaced=self.num_replaced,
+        )
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Samples `start` to `stop`; the replaced stay counted on the whole batch only."""
+        return Batch(
+            images=self.images[start:stop],
+            tokens=self.tokens[start:stop],
+            keys=self.keys[start:stop],
+            num_replaced=0,
+        )
+
+    def pin_memory(self) -> Batch:
+        """For DataLoader."""
+        return Batch(
+            images=self.images.pin_memory(),
+            tokens=self.tokens.pin_memory(),
+            keys=self.keys.pin_memory(),
+            num_replaced=self.num_replaced,
+        )
+
+
+class BatchDataset(torch.utils.data.Dataset[Batch]):
+    """Loads the samples at given positions; a worker opens its own index and tars on first use."""
+
+    def __init__(
+        self,
+        *,
+        index_dir: str,
+        stream: Stream,
+        augment: AugmentConfig,
+        image_size: int,
+        tokenizer: Tokenizer,
+        seed: int,
+    ) -> None:
+        """`index_dir`: where `save_index` wrote; `image_size`: side of the crops, in pixels."""
+        self.index_dir = index_dir
+        self.stream = stream
+        self.augment = augment
+        self.image_size = image_size
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self._opened: SampleIndex | None = None
+        self._descriptors: dict[str, int] = {}
+
+    def __getitem__(self, position: int) -> Batch:
+        """One sample, as a batch of one."""
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """The samples at `positions`, in that order."""
+        index = self._index()
+        epochs, samples = self.stream.samples(np.array(positions, np.int64))
+        keys = sample_keys(index.uid[samples], epochs, seed=self.seed)
+        uniform = draws(keys)
+        images = np.empty((len(positions), self.image_size, self.image_size, 3), np.uint8)
+        num_replaced = 0
+        for row, key in enumerate(keys):
+            picture = self._picture(index, int(samples[row]))
+            attempt = 0
+            while picture is None:
+                # The stand-in depends on the sample's key alone, so that every world size picks the same one.
+                if attempt == _MAX_REPLACEMENTS:
+                    raise DataError(
+                        f"{attempt} pictures in a row cannot be decoded "
+                        f"(the last in {index.paths[int(index.shard[samples[row]])]}); the shards are damaged"
+                    )
+                samples[row] = int(keyed_hash(attempt, np.array([key]))[0] % np.uint64(len(index)))
+                picture = self._picture(index, int(samples[row]))
+                attempt += 1
+            num_replaced += attempt > 0
+            images[row] = random_crop(picture, uniform[row], size=self.image_size, config=self.augment)
+        return Batch(
+            images=torch.from_numpy(images),
+            tokens=self.tokenizer([index.caption(int(sample)) for sample in samples]),
+            keys=torch.from_numpy(keys.view(np.int64)),
+            num_replaced=num_replaced,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: without the open index, which they map themselves."""
+        return {**self.__dict__, "_opened": None, "_descriptors": {}}
+
+    def __del__(self) -> None:
+        """Close the tars."""
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+    def _index(self) -> SampleIndex:
+        if self._opened is None:
+            self._opened = load_index(self.index_dir)
+        return self._opened
+
+    def _descriptor(self, path: str) -> int:
+        """An open file descriptor; kept, since the order jumps between shards."""
+        if path not in self._descriptors:
+            if len(self._descriptors) >= _MAX_OPEN_TARS:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            try:
+                self._descriptors[path] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise DataError(
+                    f"{path}: cannot open the shard ({error.strerror}); it was there when the run began"
+                ) from error
+        return self._descriptors[path]
+
+    def _picture(self, index: SampleIndex, sample: int) -> npt.NDArray[np.uint8] | None:
+        tar = self._descriptor(index.paths[int(index.shard[sample])])
+        data = os.pread(tar, int(index.num_bytes[sample]), int(index.offset[sample]))
+        # Decoding at twice the crop's side keeps the area filter's work without its aliasing.
+        return decode(data, min_side=2 * self.image_size)
+
+
+def batches(
+    dataset: BatchDataset,
+    *,
+    start: int,
+    stop: int,
+    rank: int,
+    world_size: int,
+    config: DataConfig,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """The rank's local batches from position `start` to `stop`, in order, for the whole run.
+
+    Raises DataError when a worker process dies.
+    """
+    stream = dataset.stream
+    local_size = stream.global_batch_size // world_size
+    chunks = stream.chunks(
+        start=start, stop=stop, rank=rank, world_size=world_size, chunk_size=min(_CHUNK_SIZE, local_size)
+    )
+    if config.num_workers == 0:
+        yield from _whole(map(dataset.__getitems__, chunks), local_size)
+        return
+    context = multiprocessing.get_context("forkserver")
+    # The server imports these once and its forks share them.
+    context.set_forkserver_preload(["training.data", "open_clip"])
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=_Chunks(chunks),
+        num_workers=config.num_workers,
+        prefetch_factor=config.prefetch_chunks,
+        collate_fn=cast(Any, _as_it_is),
+        worker_init_fn=_start_worker,
+        multiprocessing_context=context,
+        pin_memory=pin_memory,
+    )
+    try:
+        yield from _whole(iter(loader), local_size)
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        raise DataError(
+            f"a data worker died ({' '.join(str(error).split())[:160]}); run again to go on from the last checkpoint"
+        ) from error
+
+
+class _Chunks:
+    """An iterable of position lists, in DataLoader's terms a batch sampler."""
+
+    def __init__(self, chunks: Iterator[list[int]]) -> None:
+        self.chunks = chunks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.chunks
+
+
+def _whole(chunks: Iterator[Batch], local_size: int) -> Iterator[Batch]:
+    """Join chunks to batches of `local_size`."""
+    waiting: list[Batch] = []
+    count = 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        count += len(chunk.keys)
+        if count == local_size:
+            yield _join(waiting)
+            waiting, count = [], 0
+
+
+def _join(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        images=torch.cat([part.images for part in parts]),
+        tokens=torch.cat([part.tokens for part in parts]),
+        keys=torch.cat([part.keys for part in parts]),
+        num_replaced=sum(part.num_replaced for part in parts),
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

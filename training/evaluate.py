@@ -1,0 +1,226 @@
+"""Zero-shot classification and retrieval on an evaluation set in CLIP_benchmark's WebDataset form.
+
+    EVAL/test/nshards.txt, EVAL/test/{0..n-1}.tar   KEY.jpg|png|webp, KEY.cls, optionally KEY.txt
+    EVAL/classnames.txt                             one class a line
+    EVAL/zeroshot_classification_templates.txt      one template a line, {c} stands for the class
+
+`.txt` holds captions, one a line; where there are some, retrieval is measured too.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from training.checkpoint import Progress, load_checkpoint
+from training.distributed import World
+from training.errors import EvaluationError
+from training.index import IMAGE_SUFFIXES
+from training.losses import LossConfig, make_loss
+from training.metrics import Metric, retrieval, zero_shot
+from training.model import Model, ModelConfig, Precision, create_model, resolve_precision, trim
+
+__all__ = [
+    "EvaluationConfig",
+    "EvaluationSet",
+    "Example",
+    "class_embeddings",
+    "evaluate",
+    "evaluate_checkpoint",
+    "prepare",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What to evaluate on, and how often."""
+
+    path: str | None = None
+    """Evaluation set in CLIP_benchmark's WebDataset form; null evaluates nothing."""
+    every_samples: int | None = None
+    """Evaluate after about this many samples; null only at the end."""
+    batch_size: int = 256
+    """Pictures or texts embedded at a time, on each rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One member of an evaluation set."""
+
+    image: bytes
+    label: int | None
+    captions: tuple[str, ...]
+
+
+class EvaluationSet:
+    """An evaluation set on disk. Examples are read anew at each pass; they need not fit in memory."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises EvaluationError where the layout is not complete."""
+        self.root = Path(path)
+        test = self.root / "test"
+        count = self._lines(test / "nshards.txt")
+        if len(count) != 1 or not count[0].isdigit():
+            raise EvaluationError(f"{test / 'nshards.txt'}: expected one number, the count of tars")
+        self.tars = [test / f"{i}.tar" for i in range(int(count[0]))]
+        for tar in self.tars:
+            if not tar.is_file():
+                raise EvaluationError(f"{tar}: missing, though nshards.txt counts it; make the set again")
+        self.classes = self._lines(self.root / "classnames.txt")
+        self.templates = self._lines(self.root / "zeroshot_classification_templates.txt")
+        for template in self.templates:
+            if "{c}" not in template:
+                raise EvaluationError(f"{self.root}: the template {template!r} has no {{c}} for the class name")
+        if not self.classes or not self.templates:
+            raise EvaluationError(f"{self.root}: class names or templates are empty")
+
+    def examples(self) -> Iterator[Example]:
+        """All examples, in file order. Raises EvaluationError for a damaged tar or label."""
+        for tar in self.tars:
+            try:
+                with tarfile.open(tar) as archive:
+                    members: dict[str, dict[str, bytes]] = {}
+                    for member in archive:
+                        stem, _, suffix = member.name.rpartition(".")
+                        file = archive.extractfile(member)
+                        if file is None:
+                            continue
+                        if stem not in members and members:
+                            yield self._example(tar, *members.popitem())
+                        members.setdefault(stem, {})[suffix.lower()] = file.read()
+                    if members:
+                        yield self._example(tar, *members.popitem())
+            except (OSError, tarfile.TarError) as error:
+                raise EvaluationError(f"{tar}: cannot be read ({' '.join(str(error).split())})") from error
+
+    def _example(self, tar: Path, key: str, members: dict[str, bytes]) -> Example:
+        image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
+        if image is None:
+            raise EvaluationError(f"{tar}: {key} has no picture")
+        label: int | None = None
+        if "cls" in members:
+            text = members["cls"].decode("utf-8", "replace").strip()
+            if not text.isdigit() or int(text) >= len(self.classes):
+                raise EvaluationError(f"{tar}: {key}.cls is {text!r}, not a class number below {len(self.classes)}")
+            label = int(text)
+        captions = members.get("txt", b"").decode("utf-8", "replace").splitlines()
+        return Example(image=image, label=label, captions=tuple(c for c in captions if c.strip()))
+
+    def _lines(self, path: Path) -> list[str]:
+        try:
+            return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except OSError as error:
+            raise EvaluationError(
+                f"{path}: cannot be read ({error.strerror}); make the evaluation set, or set --evaluation.path"
+            ) from error
+
+
+def prepare(data: bytes, size: int) -> npt.NDArray[np.uint8]:
+    """RGB uint8[size, size, 3]: shorter side to `size` (bicubic), centre crop, as open_clip evaluates."""
+    with Image.open(io.BytesIO(data)) as picture:
+        image = picture.convert("RGB")
+    width, height = image.size
+    if min(width, height) != size:
+        short = min(width, height)
+        width, height = int(size * width / short), int(size * height / short)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def class_embeddings(model: Model, classes: list[str], templates: list[str], *, batch_size: int = 256) -> Tensor:
+    """Unit [C, D]: mean of each class's normalised template embeddings, normalised (CLIP, section 3.1.4)."""
+    texts = [template.replace("{c}", name) for name in classes for template in templates]
+    text_TD = _embed_texts(model, texts, batch_size)
+    mean_CD = text_TD.view(len(classes), len(templates), -1).mean(dim=1)
+    return F.normalize(mean_CD, dim=-1)
+
+
+def evaluate(model: Model, config: EvaluationConfig, world: World | None = None) -> list[Metric]:
+    """Every metric that the set at `config.path` allows; the same list on every rank.
+
+    Ranks share the pictures and captions. Raises EvaluationError.
+    """
+    world = world or World(device=model.device)
+    if config.path is None:
+        raise EvaluationError("evaluation.path is not set; give the directory of an evaluation set")
+    data = EvaluationSet(config.path)
+    numbers: list[int] = []
+    labels: list[int] = []
+    captions: list[str] = []
+    image_of_caption: list[int] = []
+    image_parts: list[Tensor] = []
+    mine = islice(enumerate(data.examples()), world.rank, None, world.size)
+    with model.evaluating(), ThreadPoolExecutor(4) as pool:
+        while batch := list(islice(mine, config.batch_size)):
+            try:
+                pixels = list(pool.map(lambda item: prepare(item[1].image, model.image_size), batch))
+            except (OSError, ValueError, SyntaxError) as error:
+                raise EvaluationError(
+                    f"{data.root}: a picture cannot be decoded ({error}); make the set again"
+                ) from error
+            image_parts.append(model.encode_image(torch.from_numpy(np.stack(pixels)).to(model.device)).cpu())
+            for number, example in batch:
+                numbers.append(number)
+                labels.append(-1 if example.label is None else example.label)
+                captions.extend(example.captions)
+                image_of_caption.extend([number] * len(example.captions))
+        text_parts = _embed_texts(model, captions, config.batch_size).cpu() if captions else None
+        class_CD = class_embeddings(model, data.classes, data.templates, batch_size=config.batch_size).cpu()
+    image_ND = torch.cat(image_parts) if image_parts else None
+    gathered = world.gather_objects((numbers, labels, image_ND, image_of_caption, text_parts))
+    all_images = [part[2] for part in gathered if part[2] is not None]
+    if not all_images:
+        raise EvaluationError(f"{data.root}: the tars hold no example")
+    order = torch.tensor([number for part in gathered for number in part[0]]).argsort()
+    image_ND = torch.cat(all_images)[order]
+    labels_N = torch.tensor([label for part in gathered for label in part[1]])[order]
+    metrics: list[Metric] = []
+    labelled = labels_N >= 0
+    if labelled.any():
+        metrics += zero_shot(image_ND[labelled], class_CD, labels_N[labelled])
+    all_texts = [part[4] for part in gathered if part[4] is not None]
+    if all_texts:
+        owners_M = torch.tensor([number for part in gathered for number in part[3]])
+        by_image = owners_M.argsort(stable=True)
+        metrics += retrieval(image_ND, torch.cat(all_texts)[by_image], owners_M[by_image])
+    return metrics
+
+
+def evaluate_checkpoint(
+    config: EvaluationConfig, checkpoint: Path, model: ModelConfig, loss: LossConfig, precision: Precision
+) -> tuple[list[Metric], Progress]:
+    """Metrics of a saved checkpoint, in this one process, and how far it was trained."""
+    objective = make_loss(loss)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    made = create_model(
+        model,
+        device=device,
+        precision=resolve_precision(precision, device),
+        init_logit_scale=objective.init_logit_scale,
+        init_logit_bias=objective.init_logit_bias,
+        seed=0,
+    )
+    progress = load_checkpoint(checkpoint, made.clip)
+    return evaluate(made, config), progress
+
+
+def _embed_texts(model: Model, texts: list[str], batch_size: int) -> Tensor:
+    parts = []
+    with model.evaluating():
+        for start in range(0, len(texts), batch_size):
+            tokens_BL = model.tokenizer(texts[start : start + batch_size])
+            parts.append(model.encode_text((trim(tokens_BL) if model.can_trim else tokens_BL).to(model.device)))
+    return torch.cat(parts)

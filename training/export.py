@@ -1,0 +1,56 @@
+"""A checkpoint as a directory that open_clip loads: `local-dir:DIRECTORY`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import open_clip
+from safetensors import safe_open
+
+from training.errors import CheckpointError, OutputError
+from training.model import model_json
+
+__all__ = ["export"]
+
+
+def export(checkpoint: str | Path, *, model: str, directory: str | Path) -> Path:
+    """Write `open_clip_config.json` and `open_clip_model.safetensors` to `directory`.
+
+    `model` is the config's model name or JSON path. Raises CheckpointError, OutputError, ModelError.
+    """
+    weights = Path(checkpoint) / "model.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(f"{checkpoint}: no model.safetensors here; give a checkpoint's directory")
+    config = model_json(model)
+    with safe_open(weights, framework="pt") as tensors:
+        if "logit_bias" in tensors.keys():  # noqa: SIM118  # safe_open is no mapping
+            # open_clip makes room for a bias only where the config names one.
+            config.setdefault("init_logit_bias", 0.0)
+    size = config["vision_cfg"].get("image_size", 224)
+    content = {
+        "model_cfg": config,
+        "preprocess_cfg": {
+            "size": size,
+            "mean": list(open_clip.OPENAI_DATASET_MEAN),
+            "std": list(open_clip.OPENAI_DATASET_STD),
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }
+    target = Path(directory)
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    try:
+        if target.exists() and not (target / "open_clip_config.json").is_file():
+            raise OutputError(f"{target}: exists and is no exported model; give another directory")
+        temporary.mkdir(parents=True)
+        shutil.copyfile(weights, temporary / "open_clip_model.safetensors")
+        (temporary / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write the export ({error.strerror or error})") from error
+    return target

@@ -1,0 +1,153 @@
+"""The exact gradient of the global batch, for any number of ranks and micro-batches.
+
+    local batch --(micro-batches, no graph)--> unit features --gather--> features of the global batch
+        -> the rank's part of the loss -> gradient of ALL features --sum over ranks--> own rows
+        -> (micro-batches again, with graph, same random numbers) -> parameter gradients --sum over ranks
+
+Contrastive losses couple all samples of a batch, so averaging micro-batch losses would change the
+negatives. Features are small: caching their gradients cuts the graph there exactly (GradCache, Gao et
+al., arXiv 2101.06983), and needs no gradient through a collective. With one micro-batch the first pass
+keeps its graph and there is no second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from training.data import Batch
+from training.distributed import World
+from training.losses import Loss
+from training.model import Model, trim
+
+__all__ = ["FlatGradients", "accumulate_gradient"]
+
+
+class FlatGradients:
+    """All gradients in one buffer, so that one all-reduce, one norm and one scaling serve all parameters.
+
+    Autograd adds into the views, which are the parameters' `.grad`.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        """`parameters`: those to train, all of one dtype and device."""
+        total = sum(p.numel() for p in parameters)
+        self.buffer = torch.zeros(total, dtype=parameters[0].dtype, device=parameters[0].device)
+        start = 0
+        for parameter in parameters:
+            parameter.grad = self.buffer[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+
+    def zero_(self) -> None:
+        """Forget the last step's gradients."""
+        self.buffer.zero_()
+
+    def norm(self) -> Tensor:
+        """L2 norm over all parameters (scalar)."""
+        return cast(Tensor, torch.linalg.vector_norm(self.buffer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RandomState:
+    """The generators that a forward pass may draw from."""
+
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> _RandomState:
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(cpu=torch.get_rng_state(), cuda=cuda)
+
+    def restore(self, device: torch.device) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, device)
+
+
+def accumulate_gradient(
+    model: Model,
+    loss: Loss,
+    batch: Batch,
+    gradients: FlatGradients,
+    world: World,
+    *,
+    micro_batches: int = 1,
+    chunk_rows: int = 4096,
+) -> Tensor:
+    """Fill `gradients` with the gradient of the global loss; return the loss (scalar, detached).
+
+    `batch` is the rank's part of the global batch, in rank order. Every rank returns the same loss and
+    holds the same gradients. `chunk_rows` bounds the similarity matrix held at a time.
+    """
+    local = len(batch.keys)
+    bounds = [(local * i // micro_batches, local * (i + 1) // micro_batches) for i in range(micro_batches)]
+    slices = [batch if micro_batches == 1 else batch.slice(*bound) for bound in bounds]
+    gradients.zero_()
+
+    states: list[_RandomState] = []
+    images: list[Tensor] = []
+    texts: list[Tensor] = []
+    for part in slices:
+        states.append(_RandomState.now(model.device))
+        with torch.set_grad_enabled(micro_batches == 1):
+            image_bD, text_bD = _features(model, part)
+        images.append(image_bD)
+        texts.append(text_bD)
+
+    image_grad_nD, text_grad_nD, value = _feature_gradients(
+        model, loss, torch.cat([f.detach() for f in images]), torch.cat([f.detach() for f in texts]), world, chunk_rows
+    )
+
+    after = _RandomState.now(model.device)
+    for (start, stop), part, state, image_bD, text_bD in zip(bounds, slices, states, images, texts, strict=True):
+        if micro_batches > 1:
+            state.restore(model.device)
+            image_bD, text_bD = _features(model, part)
+        pairs = [(f, g[start:stop]) for f, g in ((image_bD, image_grad_nD), (text_bD, text_grad_nD)) if f.requires_grad]
+        torch.autograd.backward([f for f, _ in pairs], [g for _, g in pairs])
+    after.restore(model.device)
+
+    world.sum_(gradients.buffer)
+    return value
+
+
+def _features(model: Model, part: Batch) -> tuple[Tensor, Tensor]:
+    tokens_bL = trim(part.tokens) if model.can_trim else part.tokens
+    return model.encode_image(part.images, part.keys), model.encode_text(tokens_bL)
+
+
+def _feature_gradients(
+    model: Model, loss: Loss, image_nD: Tensor, text_nD: Tensor, world: World, chunk_rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(d loss / d own image features, d loss / d own text features, loss).
+
+    The gradients of scale and bias go into their `.grad`: this rank's part, summed later with the rest.
+    """
+    clip = cast(Any, model.clip)
+    n = len(image_nD)
+    image_ND = world.gather_rows(image_nD).requires_grad_()
+    text_ND = world.gather_rows(text_nD).requires_grad_()
+    value = torch.zeros((), dtype=image_ND.dtype, device=image_ND.device)
+    first = world.rank * n
+    for start in range(first, first + n, chunk_rows):
+        part = loss.part(
+            image_ND,
+            text_ND,
+            start=start,
+            stop=min(start + chunk_rows, first + n),
+            logit_scale=clip.logit_scale.exp(),
+            logit_bias=clip.logit_bias,
+        )
+        part.backward()  # type: ignore[no-untyped-call]  # torch's stub
+        value += part.detach()
+    assert image_ND.grad is not None
+    assert text_ND.grad is not None
+    both_2ND = torch.stack([image_ND.grad, text_ND.grad])
+    world.sum_(both_2ND)
+    world.sum_(value)
+    own = slice(first, first + n)
+    return both_2ND[0, own], both_2ND[1, own], value

@@ -1,0 +1,285 @@
+"""open_clip models for training: made by name or from a JSON file, fed with uint8 images and trimmed text.
+
+Shapes: B samples, C channels, H = W = image size, L = tokens, D = embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+# The trainer works from local files alone: no model, tokenizer or weight is looked up on a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+
+from configs.load import ConfigError
+from training.data import Tokenizer
+from training.errors import ModelError
+
+__all__ = [
+    "Model",
+    "ModelConfig",
+    "Precision",
+    "create_model",
+    "has_batch_norm",
+    "model_json",
+    "register_model",
+    "resolve_precision",
+    "trim",
+]
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model to train."""
+
+    name: str
+    """An open_clip model (ViT-B-32, RN50, ...), or the path of a model JSON of the same form."""
+    patch_dropout: float = 0.0
+    """Share of image patches left out while training, drawn per sample (FLIP, arXiv 2212.00794)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third more compute, far less memory."""
+    compile: bool = False
+    """Use torch.compile on both towers: minutes at the start, faster steps on a GPU."""
+    init_from: str | None = None
+    """Start from the weights in this file (open_clip .pt or .safetensors) instead of random ones."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.patch_dropout < 1:
+            raise ConfigError(f"patch_dropout must lie in [0, 1), got {self.patch_dropout}")
+
+
+def register_model(name: str) -> str:
+    """Make `name` known to open_clip and return open_clip's name for it.
+
+    A path ending in .json is registered under its stem. Raises ModelError for a missing or malformed
+    file, for an unknown name (with near ones), and for a file that would hide a model of open_clip.
+    """
+    if name.endswith(".json"):
+        path = Path(name)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{name}: cannot read the model's JSON ({' '.join(str(error).split())})") from error
+        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(content)
+        if missing:
+            raise ModelError(f"{name}: not an open_clip model: {', '.join(sorted(missing))} missing")
+        known = open_clip.get_model_config(path.stem)
+        if known is not None and known != content:
+            raise ModelError(f"{name}: open_clip has another model named {path.stem!r}; rename the file")
+        open_clip.add_model_config(path)
+        return path.stem
+    if open_clip.get_model_config(name) is None:
+        import difflib
+
+        near = difflib.get_close_matches(name, open_clip.list_models(), 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "or give the path of a model JSON"
+        raise ModelError(f"model.name: open_clip has no model {name!r}; {hint}")
+    return name
+
+
+def model_json(name: str) -> dict[str, Any]:
+    """The model's description, as in open_clip's model JSON."""
+    return cast("dict[str, Any]", open_clip.get_model_config(register_model(name)))
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """`auto` made definite: bf16 where the hardware multiplies it natively, else fp32.
+
+    On a CPU that is AVX-512 BF16 or AMX; without them bf16 is emulated and slower than fp32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def trim(tokens_BL: Tensor) -> Tensor:
+    """Tokens without the columns that are padding (0) in every row. Exact for causal text towers."""
+    used = torch.nonzero((tokens_BL != 0).any(dim=0))
+    return tokens_BL[:, : int(used[-1]) + 1] if used.numel() else tokens_BL[:, :1]
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a layer mixes the samples of a batch, so that the batch cannot be cut exactly."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+
+
+class Model:
+    """An open_clip model with what the loop needs around it.
+
+    `clip` is open_clip's module, whose state dict is the checkpoint; this wrapper holds no parameters.
+    """
+
+    def __init__(self, clip: nn.Module, *, name: str, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
+        """Wrap `clip`, which is on `device`."""
+        self.clip = clip
+        self.name = name
+        self.device = device
+        self.precision = precision
+        self.tokenizer = cast(Tokenizer, open_clip.get_tokenizer(name))
+        visual = cast(Any, clip).visual
+        size = visual.image_size
+        self.image_size = int(size[0] if isinstance(size, (tuple, list)) else size)
+        mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+        std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+        dtype = next(clip.parameters()).dtype
+        self.mean_C11 = torch.tensor(mean, device=device, dtype=dtype).view(3, 1, 1) * 255
+        self.std_C11 = torch.tensor(std, device=device, dtype=dtype).view(3, 1, 1) * 255
+        text = getattr(clip, "text", clip)
+        # A causal tower that pools at the end-of-text token never looks at what follows it.
+        self.can_trim = getattr(text, "attn_mask", None) is not None and (
+            getattr(text, "text_pool_type", getattr(text, "pool_type", "")) in ("argmax", "eos")
+        )
+        self._dropouts = [m for m in clip.modules() if isinstance(m, _KeyedPatchDropout)]
+        self._visual = visual
+        self._encode_text = self._text_features
+
+    def compile(self) -> None:
+        """Compile both towers (see ModelConfig.compile)."""
+        self._visual = torch.compile(self._visual)
+        self._encode_text = torch.compile(self._text_features, dynamic=True)
+
+    def encode_image(self, images_BHWC: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """Unit features [B, D] of uint8[B, H, W, C], at least float32. `keys_B` seed the patch dropout."""
+        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
+        images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
+        for dropout in self._dropouts:
+            dropout.keys_B = keys_B
+        with self._autocast():
+            features_BD = self._visual(images_BCHW)
+        return _unit(features_BD)
+
+    def encode_text(self, tokens_BL: Tensor) -> Tensor:
+        """Unit features [B, D] of tokens int64[B, L], L at most the context length, at least float32."""
+        with self._autocast():
+            features_BD = self._encode_text(tokens_BL)
+        return _unit(features_BD)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode without gradients, training mode afterwards if it was on."""
+        was_training = self.clip.training
+        self.clip.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.clip.train(was_training)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _text_features(self, tokens_BL: Tensor) -> Tensor:
+        if not isinstance(self.clip, open_clip.CLIP):
+            return cast(Tensor, self.clip.encode_text(tokens_BL))  # type: ignore[operator]  # open_clip's towers have it
+        # open_clip.CLIP.encode_text wants exactly context_length tokens; the same steps, for fewer.
+        clip = cast(Any, self.clip)
+        length = tokens_BL.shape[1]
+        x_BLW = clip.token_embedding(tokens_BL) + clip.positional_embedding[:length]
+        mask = None if clip.attn_mask is None else clip.attn_mask[:length, :length]
+        x_BLW = clip.ln_final(clip.transformer(x_BLW, attn_mask=mask))
+        x_BW = text_global_pool(x_BLW, tokens_BL, clip.text_pool_type, eos_token_id=clip.text_eos_id)
+        if clip.text_projection is None:
+            return cast(Tensor, x_BW)
+        if isinstance(clip.text_projection, nn.Linear):
+            return cast(Tensor, clip.text_projection(x_BW))
+        return cast(Tensor, x_BW @ clip.text_projection)
+
+
+def create_model(
+    config: ModelConfig,
+    *,
+    device: torch.device,
+    precision: Literal["fp32", "bf16"],
+    init_logit_scale: float,
+    init_logit_bias: float | None,
+    seed: int,
+) -> Model:
+    """The model of `config`, on `device`, in training mode, weights drawn from `seed`.
+
+    `init_logit_scale` is the logarithm of the initial scale, `init_logit_bias` the sigmoid loss's bias
+    (None: the model has none). Raises ModelError.
+    """
+    name = register_model(config.name)
+    overrides: dict[str, Any] = {"init_logit_scale": init_logit_scale}
+    if init_logit_bias is not None:
+        overrides["init_logit_bias"] = init_logit_bias
+    torch.manual_seed(seed)
+    # open_clip warns on the root logger that weights are random; here they are meant to be.
+    quiet = logging.getLogger()
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        clip = open_clip.create_model(name, pretrained_text=False, output_dict=True, **overrides)
+    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
+        raise ModelError(f"{config.name}: open_clip cannot build it: {_one_line(error)}") from error
+    finally:
+        quiet.setLevel(level)
+    if config.init_from is not None:
+        try:
+            open_clip.load_checkpoint(clip, config.init_from)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise ModelError(f"model.init_from: {config.init_from} does not fit {name}: {_one_line(error)}") from error
+    if config.patch_dropout:
+        if not hasattr(clip.visual, "patch_dropout"):
+            raise ModelError(f"model.patch_dropout: {name} has no image patches to drop; set it to 0")
+        clip.visual.patch_dropout = _KeyedPatchDropout(config.patch_dropout)
+    if config.gradient_checkpointing:
+        clip.set_grad_checkpointing(True)
+    clip.to(device)
+    clip.train()
+    model = Model(clip, name=name, device=device, precision=precision)
+    if config.compile:
+        model.compile()
+    return model
+
+
+class _KeyedPatchDropout(nn.Module):
+    """Leaves out a share of the patches, chosen per sample by its key, so that ranks and micro-batches agree."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.keys_B: Tensor | None = None
+
+    def forward(self, x_BPW: Tensor) -> Tensor:
+        """[B, 1 + patches, W] with the class token first -> the same with fewer patches."""
+        if not self.training or self.keys_B is None:
+            return x_BPW
+        batch, patches = x_BPW.shape[0], x_BPW.shape[1] - 1
+        kept = max(1, int(patches * (1 - self.share)))
+        # splitmix64 over (key, patch); int64 arithmetic wraps, shifts are masked to be logical.
+        z = self.keys_B[:, None] + torch.arange(1, patches + 1, device=x_BPW.device) * -0x61C8864680B583EB
+        z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+        z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+        chosen = z.topk(kept, dim=1).indices + 1
+        first = torch.zeros((batch, 1), dtype=chosen.dtype, device=chosen.device)
+        rows = torch.arange(batch, device=chosen.device)[:, None]
+        return x_BPW[rows, torch.cat([first, chosen], dim=1)]
+
+
+def _unit(features_BD: Tensor) -> Tensor:
+    if features_BD.dtype in (torch.bfloat16, torch.float16):
+        features_BD = features_BD.float()
+    return F.normalize(features_BD, dim=-1)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,79 @@
+"""AdamW as CLIP uses it, and a learning rate that counts samples.
+
+Counting samples rather than steps keeps the schedule the same when the batch or world size changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from configs.load import ConfigError
+
+__all__ = ["OptimiserConfig", "learning_rate", "make_optimiser", "split_by_decay"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate. 5e-4 is CLIP's for ViT-B/32 at batch 32,768 (table 20)."""
+    final_learning_rate: float = 0.0
+    """Learning rate at the end of the cosine."""
+    warmup_samples: int = 0
+    """Samples over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.2
+    """Decoupled weight decay on matrices; gains, biases and the logit scale have none (CLIP, section 2.5)."""
+    beta1: float = 0.9
+    """AdamW's first beta (CLIP, table 19)."""
+    beta2: float = 0.98
+    """AdamW's second beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 19)."""
+    eps: float = 1e-6
+    """AdamW's epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 19)."""
+    max_gradient_norm: float | None = None
+    """Scale the gradient down to this norm when it is longer; null never does."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.warmup_samples < 0:
+            raise ConfigError(f"warmup_samples must not be negative, got {self.warmup_samples}")
+        if self.max_gradient_norm is not None and self.max_gradient_norm <= 0:
+            raise ConfigError(f"max_gradient_norm must be positive or null, got {self.max_gradient_norm}")
+
+
+def learning_rate(config: OptimiserConfig, *, samples: int, total_samples: int) -> float:
+    """The rate for the step that ends at `samples` samples of `total_samples`.
+
+    Linear from 0 to the peak over the warm-up, then half a cosine down to the final rate.
+    """
+    if samples < config.warmup_samples:
+        return config.learning_rate * samples / config.warmup_samples
+    done = (samples - config.warmup_samples) / max(1, total_samples - config.warmup_samples)
+    span = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def split_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(decayed, not decayed) trainable parameters: matrices and larger, against gains, biases and scalars."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+
+
+def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW over `module`'s trainable parameters."""
+    decayed, plain = split_by_decay(module)
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
