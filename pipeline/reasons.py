@@ -46,6 +46,7 @@ REASONS: dict[str, dict[str, str]] = {
         "too_many_redirects": "more redirects than the limit, or a loop",
         "opt_out": "X-Robots-Tag or another header forbids this use",
         "robots_txt": "the host's robots.txt forbids the path to our user agent",
+        "block_list": "the user's block list names the host, the URL or the body's SHA-256",
         "empty_body": "the answer has no body",
     },
     "check_image": {

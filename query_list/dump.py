@@ -21,6 +21,7 @@ from query_list.inputs import Input, open_raw
 __all__ = ["Page", "ranges", "read_namespaces", "read_pages"]
 
 _CHUNK_BYTES = 1 << 20
+_MAX_PIECE_BYTES = 4 << 20
 _STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # bzip2's header and its first block's magic number
 _STREAM_BYTES = 10
 _OPEN, _CLOSE = b"<page>", b"</page>"
@@ -90,35 +91,33 @@ def _page(element: bytes) -> Page:
 def _elements(path: str, begin: int, end: int) -> Iterator[bytes]:
     """Every `<page>...</page>` whose first byte comes from a stream that starts in the range."""
     with open_raw(path) as file:
-        buffer = b""
-        own = True
+        buffer, at = b"", 0
+        limit: int | None = None  # index in `buffer` at which the range's own bytes end, once that is known
         pieces = _unpack(path, file, begin, end)
         while True:
-            opened = buffer.find(_OPEN)
-            if opened >= 0:
-                if not own and opened >= own_bytes:  # it begins in the next range
+            opened = buffer.find(_OPEN, at)
+            if limit is not None and (opened >= limit or (opened < 0 and len(buffer) >= limit + len(_OPEN))):
+                return  # the next page begins in the next range
+            closed = buffer.find(_CLOSE, opened) if opened >= 0 else -1
+            if closed >= 0:
+                at = closed + len(_CLOSE)
+                yield buffer[opened:at]
+                continue
+            # Keep an unfinished page, or what may be the first half of a tag.
+            keep = opened if opened >= 0 else max(at, len(buffer) - len(_OPEN) + 1)
+            if len(buffer) - keep > _MAX_PAGE_BYTES:
+                raise InputError(f"{path}: a page of more than {_MAX_PAGE_BYTES >> 20} MiB; not a page dump")
+            if limit is not None:
+                limit -= keep
+                if limit <= 0:
                     return
-                closed = buffer.find(_CLOSE, opened)
-                if closed >= 0:
-                    stop = closed + len(_CLOSE)
-                    yield buffer[opened:stop]
-                    buffer = buffer[stop:]
-                    if not own:
-                        own_bytes -= stop
-                    continue
-                if len(buffer) - opened > _MAX_PAGE_BYTES:
-                    raise InputError(f"{path}: a page of more than {_MAX_PAGE_BYTES >> 20} MiB; not a page dump")
-            elif own:
-                buffer = buffer[-(len(_OPEN) - 1) :]  # perhaps the first half of a tag
-            elif len(buffer) >= own_bytes + len(_OPEN):
-                return
             piece = next(pieces, None)
             if piece is None:
                 return
-            if own and piece is _RANGE_ENDS:
-                own = False
-                own_bytes = len(buffer)
-                if not own_bytes:
+            buffer, at = buffer[keep:], 0
+            if piece is _RANGE_ENDS:
+                limit = len(buffer)
+                if limit == 0:
                     return
             else:
                 buffer += piece
@@ -145,9 +144,12 @@ def _unpack(path: str, file: IO[bytes], begin: int, end: int) -> Iterator[bytes]
         unpacker = bz2.BZ2Decompressor()
         try:
             while not unpacker.eof:
-                yield unpacker.decompress(packed)
-                if not unpacker.eof:
-                    start += len(packed)
+                yield unpacker.decompress(packed, _MAX_PIECE_BYTES)
+                if unpacker.eof:
+                    break
+                start += len(packed)
+                packed = b""
+                if unpacker.needs_input:
                     packed = file.read(_CHUNK_BYTES)
                     if not packed:
                         raise InputError(f"{path}: the file ends in the middle of a bz2 stream; fetch it again")

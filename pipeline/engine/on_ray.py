@@ -41,6 +41,7 @@ class RayEngine(Engine):
     def __init__(self, config: EngineConfig, progress: Progress) -> None:
         super().__init__(config, progress)
         self._ray: Any = None
+        self._owned = True
         self._scratch: str | None = None
 
     def _execute(self, directory: Path, tasks: Sequence[Task]) -> Iterator[Done]:
@@ -89,6 +90,9 @@ class RayEngine(Engine):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         import ray
 
+        if not address and ray.is_initialized():  # the caller's own Ray; it stays up when we close
+            self._ray, self._owned = ray, False
+            return ray
         # `address` is always passed: left out, Ray would join whatever cluster it finds on this machine.
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         try:
@@ -117,9 +121,9 @@ class RayEngine(Engine):
         return ray
 
     def close(self) -> None:
-        if self._ray is not None:
+        if self._ray is not None and self._owned:
             self._ray.shutdown()
-            self._ray = None
+        self._ray = None
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None

@@ -14,9 +14,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from configs.load import ConfigError
 from pipeline.outcome import Outcome, reject
@@ -71,9 +69,7 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
         [*batch.columns, pa.array(captions, pa.string())],
         schema=pa.schema([*batch.schema, CLEANED.field("caption")]),
     )
-    return reject(
-        cleaned, stage="clean", reasons=pa.array(reasons, pa.string()), details=cleaned.column("caption")
-    )
+    return reject(cleaned, stage="clean", reasons=pa.array(reasons, pa.string()), details=cleaned.column("caption"))
 
 
 # --- the definition, one text at a time -------------------------------------------------------
@@ -84,9 +80,7 @@ _DROPPED = (
 )
 _JOINERS = "\u200c\u200d"
 _BESIDE_JOINER = rf"[^\x00-\x7f\s{_JOINERS}]"
-_INVISIBLE = re.compile(
-    rf"[{_DROPPED}]|(?<!{_BESIDE_JOINER})[{_JOINERS}]|[{_JOINERS}](?!{_BESIDE_JOINER})"
-)
+_INVISIBLE = re.compile(rf"[{_DROPPED}]|(?<!{_BESIDE_JOINER})[{_JOINERS}]|[{_JOINERS}](?!{_BESIDE_JOINER})")
 
 
 def normalise(text: str) -> str:
@@ -117,9 +111,7 @@ _CAMERA = re.compile(
     re.IGNORECASE,
 )
 _UNDERSCORED = re.compile(r"\S*\w_\w\S*\Z")
-_HEX_ID = re.compile(
-    r"(?=\S*\d)(?:[0-9a-f]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z", re.IGNORECASE
-)
+_HEX_ID = re.compile(r"(?=\S*\d)(?:[0-9a-f]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z", re.IGNORECASE)
 
 _MAX_DATE_CHARS = 60
 _DATE_WORD = (
@@ -132,19 +124,20 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 
-_PLACEHOLDERS = frozenset(
-    """image images img imgs photo photos photograph picture pictures pic pics untitled thumbnail thumb
+_PLACEHOLDER_WORDS = """
+    image images img imgs photo photos photograph picture pictures pic pics untitled unnamed thumbnail thumb file
     noimage noimageavailable noimagefound imagenotavailable imagenotfound imageplaceholder placeholder
-    placeholderimage defaultimage default spacer blank alt alttext alternatetext null undefined none na
-    nophoto nophotoavailable nopicture nopictureavailable photonotavailable imagecomingsoon comingsoon
+    placeholderimage defaultimage default spacer blank alt alttext noalt noalttext alternatetext null undefined
+    none na nophoto nophotoavailable nopicture nopictureavailable photonotavailable imagecomingsoon comingsoon
     loading loadingimage imageloading featuredimage coverimage coverphoto mainimage heroimage headerimage
     backgroundimage background slide slideimage slider galleryimage imagegallery productimage productphoto
     articleimage postimage blogimage postthumbnail userimage profileimage imagedescription description
-    imagetitle title noalt noalttext noname notitle unnamed clicktoenlarge clickheretoenlarge enlarge
-    enlargeimage viewlargerimage viewimage viewfullimage seeimage fullsizeimage largeimage
-    imagemayCONTAIN stockphoto file foto fotos bild bilder imagen imagens imagem immagine
-    afbeelding billede kuva obraz obrazek zdj\u0119cie \u0444\u043e\u0442\u043e \u0438\u0437\u043e\u0431\u0440\u0430\u0436\u0435\u043d\u0438\u0435 \u043a\u0430\u0440\u0442\u0438\u043d\u043a\u0430 \u56fe\u7247 \u753b\u50cf \u5716\u7247 \u56fe\u50cf""".lower().split()
-)
+    imagetitle title notitle noname clicktoenlarge clickheretoenlarge enlarge enlargeimage viewlargerimage
+    viewimage viewfullimage seeimage fullsizeimage largeimage stockphoto
+    foto fotos bild bilder imagen imagens imagem immagine afbeelding billede kuva obraz obrazek zdjęcie
+    фото изображение картинка 图片 画像 圖片 图像
+"""
+_PLACEHOLDERS = frozenset(_PLACEHOLDER_WORDS.split())
 """Letters only, in lower case; what a text is compared with after digits, marks and spaces are gone."""
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 _MAX_PLACEHOLDER_CHARS = 40
@@ -207,7 +200,3 @@ def _is_keyword_list(caption: str, config: CleanConfig) -> bool:
     if len(parts) < config.min_keywords:
         return False
     return sum(map(len, parts)) <= config.max_words_per_keyword * len(parts)
-
-
-def _unused() -> object:  # pragma: no cover
-    return np, pc

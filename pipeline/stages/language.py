@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from configs.load import ConfigError
 from pipeline.outcome import Outcome, reject
@@ -24,14 +23,15 @@ from pipeline.schema import IDENTIFIED
 
 __all__ = ["LANGUAGES", "LanguageConfig", "identify"]
 
-LANGUAGES = frozenset(
+_LABELS = (
     "af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv"
     " cy da de diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht"
     " hu hy ia id ie ilo io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai"
     " mg mhr min mk ml mn mr mrj ms mt mwl my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms"
     " pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv"
-    " ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh".split()
+    " ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh"
 )
+LANGUAGES = frozenset(_LABELS.split())
 """The 176 labels of lid.176, mostly ISO 639-1, else 639-3."""
 
 _HUNDREDTHS = 101
@@ -99,9 +99,7 @@ def _details(labels: tuple[str, ...]) -> pa.StringArray:
     return pa.array([f"{label} {i / 100:.2f}" for label in labels for i in range(_HUNDREDTHS)], pa.string())
 
 
-_Predictions = tuple[
-    tuple[str, ...], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float32]
-]
+_Predictions = tuple[tuple[str, ...], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 """Labels; index of the likeliest int32[N]; its probability and the first target's, float32[N]."""
 
 
@@ -131,7 +129,3 @@ def _run_library(captions: pa.StringArray, first_target: str) -> _Predictions:
         p_first[i] = probabilities[names.index(first_target)] if first_target in names else 0
     # The library adds 1e-5 inside its logarithms, so that a sure text comes out a little above 1.
     return labels, label, np.minimum(p_label, 1), np.minimum(p_first, 1)
-
-
-def _unused(value: object) -> object:  # pragma: no cover
-    return pc

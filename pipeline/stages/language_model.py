@@ -98,15 +98,13 @@ class LanguageModel:
             _predict(
                 np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8),
                 np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + n + 1],
-                *self.vocabulary,
-                *self.ngrams,
+                self.vocabulary,
+                self.ngrams,
                 self.input_rows,
-                *self.tree,
+                self.tree,
                 self.end_of_line,
                 self.labels.index(first_target),
-                label,
-                p_label,
-                p_first,
+                (label, p_label, p_first),
             )
         return label, p_label, p_first
 
@@ -252,7 +250,7 @@ def _huffman_tree(counts: list[int]) -> tuple[npt.NDArray[Any], ...]:
 # --- the kernel -------------------------------------------------------------------------------
 
 
-@numba.njit(inline="always")  # type: ignore[misc,untyped-decorator]  # numba has no types
+@numba.njit(inline="always")
 def _step(value, byte):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     extended = numba.uint32(byte)
     if byte >= 128:
@@ -260,18 +258,18 @@ def _step(value, byte):  # type: ignore[no-untyped-def]  # compiled: numba infer
     return numba.uint32((value ^ extended) * numba.uint32(16_777_619))
 
 
-@numba.njit(inline="always")  # type: ignore[misc,untyped-decorator]  # numba has no types
+@numba.njit(inline="always")
 def _is_space(byte):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     return byte == 32 or (9 <= byte <= 13) or byte == 0
 
 
-@numba.njit(inline="always")  # type: ignore[misc,untyped-decorator]  # numba has no types
+@numba.njit(inline="always")
 def _add_row(hidden, rows, row):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     for d in range(_DIM):
         hidden[d] += rows[row, d]
 
 
-@numba.njit(inline="always")  # type: ignore[misc,untyped-decorator]  # numba has no types
+@numba.njit(inline="always")
 def _p_right(hidden, weights, node):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Probability that the label lies to the right of inner node number `node`."""
     a = b = c = e = numba.float32(0)
@@ -283,34 +281,28 @@ def _p_right(hidden, weights, node):  # type: ignore[no-untyped-def]  # compiled
     return numba.float32(1.0 / (1.0 + np.exp(-numba.float32((a + b) + (c + e)))))
 
 
-@numba.njit(inline="always")  # type: ignore[misc,untyped-decorator]  # numba has no types
+@numba.njit(inline="always")
 def _log(p):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """fastText's std_log: 1e-5 keeps it finite."""
     return numba.float32(np.log(numba.float64(p) + 1e-5))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc,untyped-decorator]  # numba has no types
+@numba.njit(cache=True, nogil=True)
 def _predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data,
     offsets,
-    word_hash,
-    word_id,
-    word_bytes,
-    word_offsets,
-    is_kept,
-    row_of_bucket,
+    vocabulary,
+    ngrams,
     input_rows,
-    left,
-    right,
-    parent,
-    is_right,
-    weights,
+    tree,
     end_of_line,
     first_target,
-    label,
-    p_label,
-    p_first,
+    results,
 ):
+    word_hash, word_id, word_bytes, word_offsets = vocabulary
+    is_kept, row_of_bucket = ngrams
+    left, right, parent, is_right, weights = tree
+    label, p_label, p_first = results
     num_labels = (left.shape[0] + 1) // 2
     root = left.shape[0] - 1
     mask = word_hash.shape[0] - 1
@@ -426,7 +418,7 @@ def _predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the type
         p_label[t] = min(np.exp(best), numba.float32(1.0))
 
 
-@numba.njit  # type: ignore[misc,untyped-decorator]  # numba has no types
+@numba.njit
 def _is_label(data, start):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Whether a word of nine bytes or more begins with __label__: fastText takes it for no word."""
     return (

@@ -57,9 +57,7 @@ def gradients_of(model_path: str, world: World) -> dict[tuple[str, int], tuple[f
         local = GLOBAL_BATCH // world.size
         batch = make_batch(model.image_size).slice(world.rank * local, (world.rank + 1) * local)
         for micro_batches in (1, 2, 4):
-            value = accumulate_gradient(
-                model, loss, batch, gradients, world, micro_batches=micro_batches, chunk_rows=3
-            )
+            value = accumulate_gradient(model, loss, batch, gradients, world, micro_batches=micro_batches, chunk_rows=3)
             found[name, micro_batches] = (float(value), gradients.buffer.clone())
     return found
 

@@ -22,7 +22,11 @@ def test_global_batches_are_the_same_at_any_world_size(
     stream = Stream(num_samples=num_samples, seed=1, global_batch_size=12)
     start, stop = 12 * first_step, 12 * first_step + 60
     per_rank = [
-        [p for c in stream.chunks(start=start, stop=stop, rank=r, world_size=world_size, chunk_size=chunk_size) for p in c]
+        [
+            p
+            for c in stream.chunks(start=start, stop=stop, rank=r, world_size=world_size, chunk_size=chunk_size)
+            for p in c
+        ]
         for r in range(world_size)
     ]
     local = 12 // world_size

@@ -31,7 +31,7 @@ _ENDINGS: dict[str, Format] = {
 }
 
 
-def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Iterator[Outcome]:  # noqa: A002
+def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Iterator[Outcome]:
     """The image links of one source, in its order, as batches of about `config.batch_rows` links.
 
     `path` is a local path or an fsspec URL; it becomes the rows' `source`. `record` is the byte offset
@@ -63,6 +63,4 @@ def format_of(path: str) -> Format:
     for ending, found in _ENDINGS.items():
         if stem.endswith(ending):
             return found
-    raise InputError(
-        f"{path}: the name does not tell the format; set it to one of wat, warc, parquet, csv, tsv, jsonl"
-    )
+    raise InputError(f"{path}: the name does not tell the format; set it to one of wat, warc, parquet, csv, tsv, jsonl")

@@ -10,10 +10,9 @@ record of a compressed archive is a member of its own, so reading can go on with
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
@@ -118,9 +117,7 @@ class _Segment:
                 self.last_offset = offset
                 if head.headers.get("WARC-Type") is None:
                     # A header cut short leaves a record without headers.
-                    self.damage = Damage(
-                        offset=offset, reason="bad_record", detail="the record's header is cut short"
-                    )
+                    self.damage = Damage(offset=offset, reason="bad_record", detail="the record's header is cut short")
                     return
                 self.num_records += 1
                 if self._wanted(head):

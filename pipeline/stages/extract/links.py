@@ -1,6 +1,6 @@
 """From an image link, as a page wrote it, to a row: entities, URLs, robots directives, identities.
 
-    raw attribute --unescape_attribute--> text --Resolver--> absolute URL --LinkBatch--> Outcome
+raw attribute --unescape_attribute--> text --Resolver--> absolute URL --LinkBatch--> Outcome
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ _MAX_PENDING_BYTES = 1 << 28
 
 _REFERENCE = re.compile(r"&(?:#([0-9]+);?|#[xX]([0-9A-Fa-f]+);?|([A-Za-z][A-Za-z0-9]*+)(;?))")
 _WINDOWS_1252 = {
-    code: bytes([code]).decode("cp1252")
-    for code in range(0x80, 0xA0)
-    if code not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+    code: bytes([code]).decode("cp1252") for code in range(0x80, 0xA0) if code not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
 }
 """Numeric references in this range mean what Windows-1252 says (HTML Standard, section 13.2.5.80)."""
 
@@ -218,8 +216,7 @@ class LinkBatch:
     def full(self) -> bool:
         """Whether it is time to call `take`."""
         return (
-            len(self._url) + len(self._rejected) >= self._config.batch_rows
-            or self._pending_bytes >= _MAX_PENDING_BYTES
+            len(self._url) + len(self._rejected) >= self._config.batch_rows or self._pending_bytes >= _MAX_PENDING_BYTES
         )
 
     def holds_anything(self) -> bool:
@@ -231,9 +228,7 @@ class LinkBatch:
         url_ids: list[bytes] = []
         uids: list[bytes] = []
         unusable: list[int] = []
-        for i, (url, source, text) in enumerate(
-            zip(self._url, self._text_source, self._alt_text, strict=True)
-        ):
+        for i, (url, source, text) in enumerate(zip(self._url, self._text_source, self._alt_text, strict=True)):
             try:
                 canonical = canonical_url(url)
             except ValueError:
@@ -254,7 +249,7 @@ class LinkBatch:
         )
         for i in reversed(unusable):
             for column in columns:
-                del column[i]  # type: ignore[attr-defined]  # every one is a list
+                del column[i]
         kept = pa.RecordBatch.from_arrays(
             [
                 pa.array(values, CANDIDATES.field(name).type)

@@ -8,7 +8,7 @@ those need the WARC.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -64,9 +64,7 @@ class _Warc(msgspec.Struct, rename={"target": "WARC-Target-URI"}, gc=False):
     target: str = ""
 
 
-class _Envelope(
-    msgspec.Struct, rename={"payload": "Payload-Metadata", "warc": "WARC-Header-Metadata"}, gc=False
-):
+class _Envelope(msgspec.Struct, rename={"payload": "Payload-Metadata", "warc": "WARC-Header-Metadata"}, gc=False):
     payload: _Payload | None = None
     warc: _Warc | None = None
 
@@ -183,7 +181,7 @@ def _read_page(batch: LinkBatch, offset: int, block: bytes, config: ExtractConfi
         )
 
 
-def _first_text(link: _Link, sources: list[str]) -> tuple[str, str]:
+def _first_text(link: _Link, sources: Sequence[str]) -> tuple[str, str]:
     """The first text that is not blank; failing that, the first that is not empty; else ("alt", "")."""
     blank = ("alt", "")
     for source in sources:
@@ -211,9 +209,7 @@ def _directives(headers: msgspec.Raw, metas: msgspec.Raw) -> set[str]:
 
 
 def _license(head_links: msgspec.Raw, links: list[_Link]) -> str | None:
-    in_head = [
-        (str(link.get("rel", "")), str(link.get("url", ""))) for link in _list_of_mappings(bytes(head_links))
-    ]
+    in_head = [(str(link.get("rel", "")), str(link.get("url", ""))) for link in _list_of_mappings(bytes(head_links))]
     return license_among([*in_head, *((link.rel, link.url) for link in links if link.rel)])
 
 

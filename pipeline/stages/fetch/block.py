@@ -14,6 +14,7 @@ from pipeline.identity import canonical_url
 __all__ = ["BlockList"]
 
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}\Z")
+_COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)  # a # inside a word is a URL's fragment
 
 
 class BlockList:
@@ -67,14 +68,8 @@ def _read(file: str) -> Iterator[tuple[str, str]]:
     try:
         with Path(file).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                entry = line.partition("#")[0].strip() if not _has_fragment(line) else line.strip()
+                entry = _COMMENT.sub("", line).strip()
                 if entry:
                     yield f"{file}:{number}", entry
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"block_files: cannot read {file} ({error}); give UTF-8 text, one entry a line") from error
-
-
-def _has_fragment(line: str) -> bool:
-    """Whether the line's # belongs to a URL: no white space before it."""
-    before, mark, _ = line.strip().partition("#")
-    return bool(mark and before) and "://" in before and not before[-1:].isspace()

@@ -69,4 +69,4 @@ def parse_http_date(text: str) -> datetime.datetime | None:
             date = datetime.datetime.fromisoformat(text)
         except ValueError:
             return None
-    return date if date.tzinfo is not None else date.replace(tzinfo=datetime.timezone.utc)
+    return date if date.tzinfo is not None else date.replace(tzinfo=datetime.UTC)

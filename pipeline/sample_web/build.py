@@ -1,0 +1,97 @@
+"""Build the sample web: plan, render, write beside, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.errors import OutputError
+
+__all__ = ["FORMAT_VERSION", "SampleWebConfig", "build_sample_web", "is_built"]
+
+FORMAT_VERSION = 1
+"""Raised whenever equal settings give other bytes, so that old sample webs are built anew."""
+
+_MARKER = "sample_web.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleWebConfig:
+    """Settings of the sample web; equal settings give equal bytes."""
+
+    path: str = "data/sample_web"
+    """The directory to write; it is replaced as a whole."""
+    links: int = 6000
+    """Image links on all pages together; at least 200, so that every kind of trouble fits."""
+    seed: int = 0
+    """Every choice follows from it."""
+    port: int = 8766
+    """The server's port on 127.0.0.1; it is part of every URL."""
+
+
+def is_built(config: SampleWebConfig) -> bool:
+    """Whether `config.path` holds this very sample web."""
+    try:
+        return bool(json.loads((Path(config.path) / _MARKER).read_bytes()) == _marker(config))
+    except (OSError, ValueError):
+        return False
+
+
+def build_sample_web(config: SampleWebConfig) -> Path:
+    """Write the sample web, unless it is there already; its directory.
+
+    Everything is written into a temporary directory beside, then renamed. Raises OutputError where
+    `config.path` is a directory of something else, or cannot be written.
+    """
+    path = Path(config.path)
+    if is_built(config):
+        return path
+    if path.exists() and not (path / _MARKER).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path}: exists and is no sample web; give another --path or move it away")
+    # Not at the top: the second build and the server start without Pillow and pyarrow.
+    from pipeline.sample_web.write import write_sample_web
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-{os.getpid()}-", dir=path.parent))
+        try:
+            temporary.chmod(0o755)  # mkdtemp makes it private
+            write_sample_web(temporary, links=config.links, seed=config.seed, port=config.port)
+            (temporary / _MARKER).write_text(json.dumps(_marker(config), indent=2) + "\n", encoding="utf-8")
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write the sample web ({error.strerror}); give another --path") from error
+    return path
+
+
+def _marker(config: SampleWebConfig) -> dict[str, object]:
+    settings = asdict(config)
+    del settings["path"]  # a moved sample web is the same
+    return {"format": "openwit sample web", "version": FORMAT_VERSION, **settings}
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed builds of this sample web left behind."""
+    for left in path.parent.glob(f".{path.name}.tmp-*"):
+        owner = left.name.removeprefix(f".{path.name}.tmp-").partition("-")[0]
+        if not (owner.isdigit() and _is_running(int(owner))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,259 @@
+"""WARC files: the pages themselves, read with a browser-grade HTML parser (lexbor).
+
+One link per `img` element. Of its URLs this one is taken, the first that is there and no stand-in:
+
+    src, unless it is a data: URL or named like one (blank.gif, spacer, 1x1, loading ...)
+    data-src and its kin, as lazy-loading scripts name them
+    the largest candidate of srcset, then of data-srcset
+    the largest candidate of the `source` elements of its `picture`
+    src after all, whatever it is
+
+`noscript` is read as a browser without scripts does, so the picture behind a lazy loader is found there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from fastwarc.warc import WarcRecord, WarcRecordType
+from selectolax.lexbor import LexborHTMLParser
+
+from pipeline.errors import InputError
+from pipeline.outcome import Outcome
+from pipeline.stages.extract.archive import Damage, Record, read_records
+from pipeline.stages.extract.charset import decode_html
+from pipeline.stages.extract.config import ExtractConfig
+from pipeline.stages.extract.links import LinkBatch, directives_of, license_among, resolver
+
+__all__ = ["best_of_srcset", "image_url_of", "read_warc"]
+
+_HTML_TYPES = ("text/html", "application/xhtml+xml")
+_LAZY_ATTRIBUTES = (
+    "data-src",
+    "data-original",
+    "data-lazy-src",
+    "data-lazy",
+    "data-original-src",
+    "data-actualsrc",
+    "data-hi-res-src",
+    "data-image",
+    "data-url",
+    "data-echo",
+)
+_STAND_IN = re.compile(
+    r"(?:^|[/_.-])(?:blank|spacer|pixel|transparent|trans|clear|empty|dummy|grey|gray|1x1|placeholder|lazy|lazyload"
+    r"|loading|loader|preload|ajax-loader)(?:[_.-][a-z0-9_-]*)?\.(?:gif|png|svg|jpe?g|webp)(?:[?#]|\Z)",
+    re.IGNORECASE,
+)
+
+
+def read_warc(path: str, config: ExtractConfig) -> Iterator[Outcome]:
+    """Outcomes of one WARC file; the unit is an `img` with a URL, the record a response or resource.
+
+    Raises InputError where the file cannot be read or holds no such records.
+    """
+    batch = LinkBatch(path, config)
+    num_pages = 0
+    others: set[str] = set()
+
+    def may_be_page(head: WarcRecord) -> bool:
+        if head.record_type == WarcRecordType.response:
+            return True
+        if head.record_type == WarcRecordType.resource:
+            return (head.headers.get("Content-Type") or "").split(";")[0].strip().lower() in _HTML_TYPES
+        if head.record_type != WarcRecordType.warcinfo:
+            others.add(str(head.headers.get("WARC-Type")))
+        return False
+
+    for item in read_records(path, wanted=may_be_page, max_record_bytes=config.max_record_bytes):
+        num_pages += 1
+        if isinstance(item, Damage):
+            batch.count_record()
+            batch.reject_record(item.offset, item.reason, item.detail)
+        else:
+            batch.count_record(len(item.block))
+            _read_record(batch, item, config)
+        if batch.full():
+            yield batch.take()
+    if not num_pages and others and others <= {"metadata", "conversion"}:
+        raise InputError(
+            f"{path}: holds {' and '.join(sorted(others))} records and no pages; a WAT file needs the format wat"
+        )
+    if batch.holds_anything():
+        yield batch.take()
+
+
+def _read_record(batch: LinkBatch, item: Record, config: ExtractConfig) -> None:
+    page_url = (item.head.headers.get("WARC-Target-URI") or "").strip("<> \t\r\n")
+    robots: list[str] = []
+    if item.head.record_type == WarcRecordType.response:
+        if not item.block.startswith(b"HTTP/"):
+            return  # a DNS answer, FTP and the like: no page
+        http, body = _parse_http(item.block, config.max_record_bytes)
+        if http is None:
+            return
+        if body is None:
+            batch.reject_record(item.offset, "oversized_record", f"more than {config.max_record_bytes} bytes unpacked")
+            return
+        charset = http.http_charset
+        robots.extend(value for name, value in http.http_headers.to_tuples() if name.lower() == "x-robots-tag")
+    else:
+        body = item.block
+        charset = _charset_parameter(item.head.headers.get("Content-Type") or "")
+    if len(page_url) > config.max_url_chars:
+        batch.reject_record(item.offset, "bad_record", f"the page's URL has {len(page_url)} characters")
+        return
+    if b"<img" not in body.lower() and b"\0" not in body[:64]:
+        return  # no pictures, and not UTF-16 either
+    _read_page(batch, item.offset, decode_html(body, charset), page_url, robots, config)
+
+
+def _parse_http(block: bytes, max_bytes: int) -> tuple[WarcRecord | None, bytes | None]:
+    """Headers and decoded body of an HTML answer; (null, null) for other types, a null body if it is
+    larger than `max_bytes`.
+
+    The record is set up afresh from its bytes: a wrong Content-Encoding would otherwise end the
+    reading of the whole archive.
+    """
+    for decode in ("all", "none"):
+        http = WarcRecord()
+        http.init_headers(WarcRecordType.response)
+        http.set_bytes_content(block)
+        http.is_http = True
+        try:
+            http.parse_http(auto_decode=decode)
+            if (http.http_content_type or "").lower() not in _HTML_TYPES:
+                return None, None
+            body = http.reader.read(max_bytes + 1)
+        except OSError:
+            continue  # crawlers store bodies unpacked under the old headers: read them as they are
+        return http, body if len(body) <= max_bytes else None
+    return None, None
+
+
+def _charset_parameter(content_type: str) -> str | None:
+    found = re.search(r"charset\s*=\s*[\"']?([^\s;\"']+)", content_type, re.IGNORECASE)
+    return found[1] if found is not None else None
+
+
+def _read_page(
+    batch: LinkBatch, offset: int, html: str, page_url: str, robots: list[str], config: ExtractConfig
+) -> None:
+    tree = LexborHTMLParser(html)
+    images = [node for node in tree.css("img") if image_url_of(node) is not None]
+    if not images:
+        return
+    if config.respect_page_robots:
+        for meta in tree.css("meta[name]"):
+            if (meta.attributes.get("name") or "").strip().lower() == "robots":
+                robots.append(meta.attributes.get("content") or "")
+        forbidden = directives_of(robots).intersection(config.robots_directives)
+        if forbidden:
+            for ordinal in range(len(images)):
+                batch.reject_link(offset, ordinal, "opt_out", ", ".join(sorted(forbidden)))
+            return
+    base = page_url
+    base_node = tree.css_first("base[href]")
+    if base_node is not None:
+        base = resolver(page_url)(base_node.attributes.get("href") or "") or page_url
+        if len(base) > config.max_url_chars:
+            base = ""
+    resolve = resolver(base)
+    license_url = license_among(
+        (node.attributes.get("rel") or "", node.attributes.get("href") or "")
+        for node in tree.css("link[rel][href], a[rel][href]")
+    )
+    if license_url is not None:
+        license_url = resolve(license_url)
+        if not 0 < len(license_url) <= config.max_url_chars:
+            license_url = None
+    for ordinal, node in enumerate(images):
+        raw_url = image_url_of(node) or ""
+        text_source, text = _first_text(node, config)
+        if not text:
+            batch.reject_link(offset, ordinal, "no_text", raw_url)
+            continue
+        batch.add(
+            url=resolve(raw_url),
+            raw_url=raw_url,
+            text=text,
+            text_source=text_source,
+            page_url=page_url or None,
+            license_url=license_url,
+            record=offset,
+            link=ordinal,
+        )
+
+
+def _first_text(node: Any, config: ExtractConfig) -> tuple[str, str]:
+    """The first text that is not blank; failing that, the first that is not empty; else ("alt", "")."""
+    blank = ("alt", "")
+    for source in config.text_sources:
+        text = _figcaption(node) if source == "figcaption" else node.attributes.get(source) or ""
+        if text and not text.isspace():
+            return source, text
+        if text and not blank[1]:
+            blank = (source, text)
+    return blank
+
+
+def _figcaption(node: Any) -> str:
+    parent = node.parent
+    while parent is not None and parent.tag != "figure":
+        parent = parent.parent
+    caption = parent.css_first("figcaption") if parent is not None else None
+    return caption.text(deep=True).strip() if caption is not None else ""
+
+
+def image_url_of(node: Any) -> str | None:
+    """The URL of an `img` node by the module's rule, as the page wrote it; null if it has none at all."""
+    attributes: dict[str, str | None] = node.attributes
+    src = attributes.get("src")
+    stripped = (src or "").strip()
+    if stripped and stripped[:5].lower() != "data:" and not _STAND_IN.search(stripped):
+        return src
+    for name in _LAZY_ATTRIBUTES:
+        value = (attributes.get(name) or "").strip()
+        if value and value[:5].lower() != "data:" and ("/" in value or "." in value):
+            return value
+    candidates = [attributes.get("srcset"), attributes.get("data-srcset"), attributes.get("data-lazy-srcset")]
+    parent = node.parent
+    if parent is not None and parent.tag == "picture":
+        for source in parent.css("source"):
+            candidates += [source.attributes.get("srcset"), source.attributes.get("data-srcset")]
+    for candidate in candidates:
+        best = best_of_srcset(candidate) if candidate else None
+        if best is not None:
+            return best
+    return src
+
+
+_SRCSET_ITEM = re.compile(r"[\s,]*(\S+)\s*([^,(]*(?:\([^)]*\)[^,(]*)*)")
+
+
+def best_of_srcset(srcset: str) -> str | None:
+    """The URL with the widest `w`, else the greatest `x`, of a srcset; the first of equals; null if none.
+
+    data: URLs do not count. A URL may hold commas; one that ends in a comma ends there (HTML Standard,
+    section 4.8.4.2.1).
+    """
+    best: tuple[float, str] | None = None
+    at = 0
+    while (item := _SRCSET_ITEM.match(srcset, at)) is not None:
+        url, descriptors = item[1], item[2]
+        at = item.end()
+        if url.endswith(","):
+            url, descriptors = url.rstrip(","), ""
+            at = item.end(1)
+        size = 1.0
+        for word in descriptors.split():
+            if word[-1] in "wx":
+                try:
+                    size = float(word[:-1])
+                except ValueError:
+                    continue
+        if url and url[:5].lower() != "data:" and (best is None or size > best[0]):
+            best = (size, url)
+    return best[1] if best is not None else None

@@ -1,0 +1,460 @@
+"""fetch(): many URLs at once through libcurl's multi interface, in a thread of its own.
+
+The loop runs beside the consumer, so that a consumer that is busy decoding never makes a transfer time out.
+What it may pile up is bounded: no transfer starts while finished bodies of `max_waiting_bytes` wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import pycurl
+
+from pipeline.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
+from pipeline.stages.fetch.address import AddressGuard
+from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.consent import parse_http_date
+from pipeline.stages.fetch.robots import RobotsRules, parse_robots
+from pipeline.stages.fetch.schedule import Schedule
+from pipeline.stages.fetch.transfer import Answer, Transfer
+
+__all__ = ["Fetched", "fetch"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """What came of one URL. Either `body` or `reason` (a word of `pipeline.reasons`, stage fetch) is set."""
+
+    index: int
+    """The URL's place in the input."""
+    body: bytes | None = None
+    reason: str | None = None
+    detail: str | None = None
+    """For people; free of times and counts that a second run would change."""
+    http_status: int | None = None
+    """Of the last answer, if there was one."""
+    final_url: str | None = None
+    """The canonical URL that was requested last, after redirects."""
+    content_type: str | None = None
+    attempts: int = 0
+    """Attempts begun; 0 where nothing was requested."""
+
+
+def fetch(urls: Sequence[str], config: FetchConfig) -> Iterator[Fetched]:
+    """Download `urls`: exactly one Fetched for every index, in the order in which they complete.
+
+    Never raises for a URL's fault. Raises ConfigError for a block list that cannot be read. Closing the
+    iterator stops all transfers.
+    """
+    loop = _Loop(urls, config)  # reads the block list: a mistake in it shows before anything starts
+    return loop.results()
+
+
+@dataclass(slots=True)
+class _Job:
+    """One picture, or one robots.txt (index -1), on its way."""
+
+    index: int
+    origin: str  # canonical
+    url: str  # canonical; differs from origin after a redirect
+    attempts: int = 0
+    spent_s: float = 0.0  # of the present attempt
+    hops: int = 0
+    visited: set[str] = field(default_factory=set)
+    robots_of: str = ""  # the authority whose robots.txt this is
+
+    @property
+    def is_robots(self) -> bool:
+        return bool(self.robots_of)
+
+
+class _Loop:
+    def __init__(self, urls: Sequence[str], config: FetchConfig) -> None:
+        self._urls = urls
+        self._config = config
+        self._guard = AddressGuard(config.allow_addresses)
+        self._block = BlockList(config.block, config.block_files)
+        self._schedule: Schedule[_Job] = Schedule(
+            per_host_concurrency=config.per_host_concurrency, per_host_rate=config.per_host_rate
+        )
+        self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
+        self._unresolved: set[str] = set()
+        self._active: set[Transfer] = set()
+        self._idle: list[Transfer] = []
+        self._open = len(urls)
+        self._deadline_s = float("inf")
+        self._curl_wake_s: float | None = None
+        # Between the threads: the results, their bytes, and the wish to stop.
+        self._done: deque[Fetched] = deque()
+        self._changed = threading.Condition()
+        self._waiting_bytes = 0
+        self._starved = False
+        self._stop = False
+        self._crash: BaseException | None = None
+
+    # --- the consumer's thread -------------------------------------------------------------------
+
+    def results(self) -> Iterator[Fetched]:
+        if not self._urls:
+            return
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        thread = threading.Thread(target=self._run, name="fetch", daemon=True)
+        thread.start()
+        try:
+            for _ in range(len(self._urls)):
+                with self._changed:
+                    while not self._done and self._crash is None:
+                        self._changed.wait()
+                    if not self._done:
+                        break
+                    fetched = self._done.popleft()
+                    self._waiting_bytes -= len(fetched.body or b"")
+                    wake = self._starved and self._waiting_bytes <= self._config.max_waiting_bytes
+                if wake:
+                    self._wake()
+                yield fetched
+            if self._crash is not None:
+                raise self._crash
+        finally:
+            self._stop = True
+            self._wake()
+            thread.join()
+            self._wake_reader.close()
+            self._wake_writer.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: it is awake already
+            self._wake_writer.send(b"\0")
+
+    # --- the loop's thread -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:  # noqa: BLE001 - carried over to the consumer, who raises it
+            with self._changed:
+                self._crash = error
+                self._changed.notify()
+
+    def _loop(self) -> None:
+        config = self._config
+        self._share = pycurl.CurlShare()
+        self._share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_DNS)
+        self._share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_SSL_SESSION)
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, config.concurrency)
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
+        if config.http2:
+            self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        if config.shard_deadline_s:
+            self._deadline_s = time.monotonic() + config.shard_deadline_s
+        try:
+            for index, url in enumerate(self._urls):
+                self._begin(index, url)
+            while self._open and not self._stop:
+                if time.monotonic() >= self._deadline_s:
+                    self._give_up()
+                    break
+                self._start_transfers()
+                self._serve_events()
+        finally:
+            for transfer in self._active:
+                self._multi.remove_handle(transfer.curl)
+            for transfer in [*self._active, *self._idle]:
+                transfer.curl.close()
+            self._multi.close()
+            self._selector.close()
+
+    def _serve_events(self) -> None:
+        now = time.monotonic()
+        waits = [1.0, self._deadline_s - now]
+        if self._curl_wake_s is not None:
+            waits.append(self._curl_wake_s - now)
+        due = self._schedule.wake_s()
+        if due is not None and len(self._active) < self._config.concurrency and not self._starved:
+            waits.append(due - now)
+        for key, events in self._selector.select(max(0.0, min(waits))):
+            if key.fileobj is self._wake_reader:
+                self._drain_wakes()
+                continue
+            mask = (pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0) | (
+                pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
+            )
+            self._multi.socket_action(key.fd, mask)
+        if self._curl_wake_s is not None and time.monotonic() >= self._curl_wake_s:
+            self._curl_wake_s = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._collect()
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake_reader.recv(4096):
+                pass
+
+    def _on_socket(self, what: int, fd: int, multi: Any, data: Any) -> None:
+        if what == pycurl.POLL_REMOVE:
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+            return
+        events = (selectors.EVENT_READ if what & pycurl.POLL_IN else 0) | (
+            selectors.EVENT_WRITE if what & pycurl.POLL_OUT else 0
+        )
+        if not events:
+            return
+        if fd in self._selector.get_map():
+            self._selector.modify(fd, events)
+        else:
+            self._selector.register(fd, events)
+
+    def _on_timer(self, timeout_ms: int) -> None:
+        self._curl_wake_s = None if timeout_ms < 0 else time.monotonic() + timeout_ms / 1000
+
+    # --- a job's way -----------------------------------------------------------------------------
+
+    def _begin(self, index: int, url: str) -> None:
+        scheme, colon, _ = url.strip().partition(":")
+        if colon and scheme.isalnum() and scheme.lower() not in ("http", "https"):
+            self._finish(Fetched(index=index, reason="scheme_not_allowed", detail=f"{scheme.lower()[:20]}:"))
+            return
+        try:
+            canonical = canonical_url(url)
+            canonical.encode("ascii")
+        except ValueError:
+            self._finish(Fetched(index=index, reason="bad_url"))
+            return
+        self._admit(_Job(index, canonical, canonical), 0.0)
+
+    def _admit(self, job: _Job, not_before_s: float) -> None:
+        """Let `job` request `job.url` when its turn comes, unless something forbids it."""
+        try:
+            parts = urlsplit(job.url)
+            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            self._reject(job, "bad_url", None)
+            return
+        if not job.is_robots:
+            blocked = self._block.match_url(job.url, host)
+            if blocked is not None:
+                self._reject(job, "block_list", blocked)
+                return
+        if self._config.proxy and not self._guard.permits_host(host, port):
+            self._reject(job, "address_not_allowed", f"would ask the proxy for {host} port {port}")
+            return
+        if self._config.robots_txt and not job.is_robots and not self._ask_robots(job):
+            return
+        self._schedule.add(host, job, not_before_s=not_before_s)
+
+    def _ask_robots(self, job: _Job) -> bool:
+        """Whether robots.txt is known and lets `job` pass; else the job waits or is rejected."""
+        parts = urlsplit(job.url)
+        authority = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        known = self._robots.get(authority)
+        if known is None:
+            self._robots[authority] = [job]
+            url = f"{authority}/robots.txt"
+            self._admit(_Job(-1, url, url, robots_of=authority), 0.0)
+            return False
+        if isinstance(known, list):
+            known.append(job)
+            return False
+        if isinstance(known, RobotsRules):
+            if known.allows(job.url):
+                return True
+            self._reject(job, "robots_txt", None)
+            return False
+        if known.reason in ("dns", "connect", "tls", "address_not_allowed"):
+            self._reject(job, known.reason, known.detail)  # the picture would meet the same end
+        else:
+            self._reject(job, "robots_txt", f"robots.txt is unreachable: {known.reason}")
+        return False
+
+    def _start_transfers(self) -> None:
+        while len(self._active) < self._config.concurrency:
+            with self._changed:
+                self._starved = self._waiting_bytes > self._config.max_waiting_bytes
+            if self._starved:
+                return
+            now = time.monotonic()
+            turn = self._schedule.next(now)
+            if turn is None:
+                return
+            host, job = turn
+            if job.hops == 0:
+                job.attempts += 1
+            if host in self._unresolved:
+                self._schedule.release(host)
+                self._conclude(job, Answer(reason="dns"))
+                continue
+            transfer = self._idle.pop() if self._idle else self._new_transfer()
+            try:
+                left_s = self._config.timeout_s - job.spent_s
+                transfer.start(job.url, (host, job), timeout_s=left_s, is_robots=job.is_robots)
+                self._multi.add_handle(transfer.curl)
+            except (pycurl.error, UnicodeError):
+                self._idle.append(transfer)
+                self._schedule.release(host)
+                self._conclude(job, Answer(reason="bad_url"))
+                continue
+            self._active.add(transfer)
+
+    def _new_transfer(self) -> Transfer:
+        transfer = Transfer(self._config, self._guard, self._share, _utc_now)
+        transfer.curl.transfer = transfer
+        return transfer
+
+    def _collect(self) -> None:
+        while True:
+            left, succeeded, failed = self._multi.info_read()
+            ended = [(curl, 0, "") for curl in succeeded] + list(failed)
+            for curl, code, message in ended:
+                transfer: Transfer = curl.transfer
+                self._multi.remove_handle(curl)
+                self._active.discard(transfer)
+                host, job = transfer.job
+                transfer.job = None
+                answer = transfer.answer(code, message)
+                self._idle.append(transfer)
+                self._schedule.release(host)
+                job.spent_s += answer.elapsed_s
+                if answer.reason == "dns":
+                    self._unresolved.add(host)
+                self._conclude(job, answer)
+            if not left:
+                return
+
+    def _conclude(self, job: _Job, answer: Answer) -> None:
+        """Follow a redirect, try again, or be done."""
+        if answer.redirect is not None:
+            self._follow(job, answer)
+            return
+        if answer.heals and job.attempts <= self._config.retries and self._try_again(job, answer):
+            return
+        if job.is_robots:
+            self._learn_robots(job, answer)
+            return
+        blocked = self._block.match_body(answer.body) if answer.body is not None else None
+        self._finish(
+            Fetched(
+                index=job.index,
+                body=answer.body if blocked is None else None,
+                reason=answer.reason if blocked is None else "block_list",
+                detail=answer.detail if blocked is None else blocked,
+                http_status=answer.http_status,
+                final_url=job.url,
+                content_type=answer.content_type,
+                attempts=job.attempts,
+            )
+        )
+
+    def _follow(self, job: _Job, answer: Answer) -> None:
+        job.hops += 1
+        job.visited.add(job.url)
+        target, reason, detail = "", None, None
+        try:
+            target = urljoin(job.url, answer.redirect or "")
+            if urlsplit(target).scheme.lower() not in ("http", "https"):
+                reason, detail = "scheme_not_allowed", f"redirect to {urlsplit(target).scheme[:20]}:"
+            else:
+                target = canonical_url(target)
+                target.encode("ascii")
+        except ValueError:
+            reason, detail = "bad_url", "redirect"
+        if reason is None and target in job.visited:
+            reason, detail = "too_many_redirects", "a loop"
+        elif reason is None and job.hops > self._config.max_redirects:
+            reason, detail = "too_many_redirects", f"more than {self._config.max_redirects}"
+        elif reason is None and job.spent_s >= self._config.timeout_s:
+            reason, detail = "timeout", f"over {self._config.timeout_s:g} s"
+        if reason is not None:
+            self._conclude(job, Answer(reason=reason, detail=detail, http_status=answer.http_status))
+            return
+        job.url = target
+        self._admit(job, 0.0)
+
+    def _try_again(self, job: _Job, answer: Answer) -> bool:
+        """Queue another attempt; False if the server asks for a longer wait than the config grants."""
+        now = time.monotonic()
+        wait_s = self._config.backoff_s * 2.0 ** (job.attempts - 1) * (1.0 + 0.5 * _jitter(job))
+        if answer.retry_after:
+            asked_s = _retry_after_s(answer.retry_after)
+            if asked_s is not None:
+                if asked_s > self._config.max_retry_after_s:
+                    return False
+                wait_s = max(wait_s, asked_s)
+                if answer.http_status in (429, 503):
+                    self._schedule.hold(urlsplit(job.url).hostname or "", now + asked_s)
+        job.url, job.hops, job.spent_s = job.origin, 0, 0.0
+        job.visited.clear()
+        self._admit(job, now + wait_s)
+        return True
+
+    def _learn_robots(self, job: _Job, answer: Answer) -> None:
+        """RFC 9309, section 2.3.1: 4xx allows everything, an unreachable robots.txt nothing."""
+        waiting = self._robots[job.robots_of]
+        status = answer.http_status or 0
+        if answer.body is not None:
+            self._robots[job.robots_of] = parse_robots(answer.body, self._config.product)
+        elif answer.reason in ("empty_body", "too_many_redirects") or (
+            (answer.reason or "").startswith("http_4") and status != 429
+        ):
+            self._robots[job.robots_of] = RobotsRules(rules=())
+        else:
+            self._robots[job.robots_of] = answer
+        assert isinstance(waiting, list)
+        for each in waiting:
+            self._admit(each, 0.0)
+
+    def _reject(self, job: _Job, reason: str, detail: str | None) -> None:
+        self._conclude(job, Answer(reason=reason, detail=detail))
+
+    def _give_up(self) -> None:
+        """The shard's deadline has passed: everything unfinished is a timeout."""
+        jobs = [*self._schedule.drain(), *(transfer.job[1] for transfer in self._active)]
+        jobs += [job for waiting in self._robots.values() if isinstance(waiting, list) for job in waiting]
+        detail = f"not finished after the shard's {self._config.shard_deadline_s:g} s"
+        for job in jobs:
+            if not job.is_robots:
+                self._finish(
+                    Fetched(index=job.index, reason="timeout", detail=detail, final_url=job.url, attempts=job.attempts)
+                )
+
+    def _finish(self, fetched: Fetched) -> None:
+        self._open -= 1
+        with self._changed:
+            self._done.append(fetched)
+            self._waiting_bytes += len(fetched.body or b"")
+            self._changed.notify()
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _jitter(job: _Job) -> float:
+    """In [0, 1), from the URL and the attempt: spread over URLs, the same in every run."""
+    key = first_64_bits(url_id_of(job.origin))
+    return float(keyed_hash(job.attempts, key)[0]) / 2.0**64
+
+
+def _retry_after_s(value: str) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date; None if it is neither."""
+    if value.strip().isdigit():
+        return float(value.strip()[:12])
+    date = parse_http_date(value)
+    return None if date is None else max(0.0, (date - _utc_now()).total_seconds())

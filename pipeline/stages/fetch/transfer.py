@@ -1,0 +1,283 @@
+"""One HTTP request at a time on a reusable curl handle, its limits, and what its end means."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pycurl
+
+from pipeline.stages.fetch.address import AddressGuard
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
+from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
+
+__all__ = ["Answer", "Transfer"]
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HEALING_STATUS = frozenset({408, 425, 429})
+_PERMANENT_5XX = frozenset({501, 505})  # not implemented, HTTP version: the same tomorrow
+_DISCARD_BYTES = 64 * 1024
+"""An error page up to this size is read to its end, so that its connection can be used again."""
+
+_WRITE_ERROR = 23
+_TIMED_OUT = 28
+# libcurl-errors(3). By number, since pycurl names only some.
+_TLS = frozenset({35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 96, 98})
+_BROKEN = {
+    8: "the answer is not HTTP",
+    16: "an error of the HTTP/2 layer",
+    18: "the body ended early",
+    52: "the server closed the connection without an answer",
+    55: "the connection broke while sending",
+    56: "the connection broke while receiving",
+    92: "the HTTP/2 stream was reset",
+}
+_HEALING = frozenset({16, 18, 52, 55, 56, 92})
+_KEPT_HEADERS = frozenset({b"content-type", b"location", b"retry-after", b"x-robots-tag", b"tdm-reservation"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What one request came to. Exactly one of body, redirect and reason is not None."""
+
+    body: bytes | None = None
+    redirect: str | None = None  # the Location, as the server wrote it
+    reason: str | None = None
+    detail: str | None = None
+    http_status: int | None = None
+    content_type: str | None = None
+    heals: bool = False  # whether trying again may help
+    retry_after: str | None = None
+    elapsed_s: float = 0.0
+
+
+class Transfer:
+    """A curl handle and the state of its request. Not thread-safe; callbacks run inside libcurl's calls."""
+
+    def __init__(self, config: FetchConfig, guard: AddressGuard, share: Any, now: Callable[[], datetime.datetime]):
+        self.job: Any = None
+        self._config = config
+        self._guard = guard
+        self._now = now
+        self._body = bytearray()
+        self._start_state()
+        curl = self.curl = pycurl.Curl()
+        curl.setopt(pycurl.SHARE, share)
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        curl.setopt(pycurl.FOLLOWLOCATION, 0)  # redirects are followed by the loop, one judged request each
+        curl.setopt(pycurl.PROXY, config.proxy)  # the empty string also switches the environment's off
+        curl.setopt(pycurl.NOPROXY, "")
+        curl.setopt(pycurl.USERAGENT, config.user_agent)
+        # Pictures are compressed already. What arrives encoded anyway is decoded, under the same limit.
+        curl.setopt(pycurl.ACCEPT_ENCODING, "")
+        curl.setopt(pycurl.HTTPHEADER, ["Accept: image/*,*/*;q=0.1", "Accept-Encoding: identity"])
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, round(config.connect_timeout_s * 1000)))
+        if config.low_speed_bytes and config.low_speed_time_s:
+            curl.setopt(pycurl.LOW_SPEED_LIMIT, config.low_speed_bytes)
+            curl.setopt(pycurl.LOW_SPEED_TIME, config.low_speed_time_s)
+        curl.setopt(pycurl.MAXFILESIZE_LARGE, config.max_bytes)
+        curl.setopt(pycurl.BUFFERSIZE, 256 * 1024)
+        curl.setopt(pycurl.DNS_CACHE_TIMEOUT, 600)
+        http_version = pycurl.CURL_HTTP_VERSION_2TLS if config.http2 else pycurl.CURL_HTTP_VERSION_1_1
+        curl.setopt(pycurl.HTTP_VERSION, http_version)
+        if config.http2:
+            curl.setopt(pycurl.PIPEWAIT, 1)  # rather a stream of a connection than a connection of one's own
+        if config.verify_certificates:
+            authorities = config.ca_file or _system_authorities()
+            if authorities:
+                curl.setopt(pycurl.CAINFO, authorities)
+        else:
+            curl.setopt(pycurl.SSL_VERIFYPEER, 0)
+            curl.setopt(pycurl.SSL_VERIFYHOST, 0)
+        if config.resolve:
+            curl.setopt(pycurl.RESOLVE, list(config.resolve))
+        curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
+        curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
+
+    def start(self, url: str, job: Any, *, timeout_s: float, is_robots: bool) -> None:
+        """Get ready to request canonical `url`. Raises UnicodeEncodeError or pycurl.error if it cannot be."""
+        self._start_state()
+        self._is_robots = is_robots
+        self.curl.setopt(pycurl.URL, url.encode("ascii"))
+        self.curl.setopt(pycurl.TIMEOUT_MS, max(1, round(timeout_s * 1000)))
+        self.job = job
+
+    def _start_state(self) -> None:
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._robots_tags: list[str] = []
+        self._header_bytes = 0
+        self._headers_done = False
+        self._body = bytearray()
+        self._discarded = 0
+        self._refused = ""
+        self._stopped: tuple[str, str] | None = None
+        self._is_robots = False
+
+    def answer(self, code: int, message: str) -> Answer:
+        """Judge the request's end. `code` is libcurl's (0 for success), `message` its text for it."""
+        elapsed_s = float(self.curl.getinfo(pycurl.TOTAL_TIME))
+        reason, detail, heals = self._fault(code, message)
+        status = self._status or None
+        if reason is None and status in _REDIRECTS and "location" in self._headers:
+            location = self._headers["location"]
+            return Answer(redirect=location, http_status=status, elapsed_s=elapsed_s)
+        content_type = self._headers.get("content-type")
+        retry_after = None
+        if reason is None and not (200 <= self._status < 300 and self._status != 206):
+            reason = f"http_{self._status:03d}"
+            heals = self._status in _HEALING_STATUS or (
+                500 <= self._status < 600 and self._status not in _PERMANENT_5XX
+            )
+            retry_after = self._headers.get("retry-after")
+        if reason is None and not self._body:
+            reason = "empty_body"
+        if reason is not None:
+            return Answer(
+                reason=reason,
+                detail=detail,
+                http_status=status,
+                content_type=content_type,
+                heals=heals,
+                retry_after=retry_after,
+                elapsed_s=elapsed_s,
+            )
+        body = bytes(self._body)
+        self._body = bytearray()
+        return Answer(body=body, http_status=status, content_type=content_type, elapsed_s=elapsed_s)
+
+    def _fault(self, code: int, message: str) -> tuple[str | None, str | None, bool]:
+        """(reason, detail, heals) of a request that did not end as HTTP means it to; (None, None, False) else."""
+        if self._stopped is not None:
+            return (*self._stopped, False)
+        if code == 0:
+            return None, None, False
+        if self._refused and code == 7:
+            return "address_not_allowed", f"would connect to {self._refused}", False
+        if self._headers_done and not 200 <= self._status < 300:
+            return None, None, False  # the status says enough, whatever became of the error page
+        if code == _WRITE_ERROR:
+            # Ours when a robots.txt was long enough; else libcurl could not decode what came.
+            enough = self._is_robots and len(self._body) >= MAX_ROBOTS_BYTES
+            return (None, None, False) if enough else ("transfer", "the body cannot be decoded", False)
+        if code == _TIMED_OUT:
+            return (*self._kind_of_timeout(message), False)
+        if code in (5, 6):
+            return "dns", None, False
+        if code == 7:
+            return "connect", "refused or unreachable", False
+        if code in _TLS:
+            return "tls", "the certificate is not valid" if code == 60 else "the handshake failed", False
+        if code == 63:
+            return "too_large", f"more than {self._config.max_bytes} bytes", False
+        if code == 100:
+            return "too_large", "header lines", False
+        if code == 61:
+            return "transfer", "the body cannot be decoded", False
+        if code == 3 or (code == 1 and "0.9" not in message):
+            return "bad_url", None, False
+        return "transfer", _BROKEN.get(code, f"libcurl error {code}"), code in _HEALING
+
+    def _kind_of_timeout(self, message: str) -> tuple[str, str]:
+        if "too slow" in message:
+            limit = f"under {self._config.low_speed_bytes} bytes a second for {self._config.low_speed_time_s} s"
+            return "too_slow", limit
+        if self.curl.getinfo(pycurl.REQUEST_SIZE):  # not the phases' times: a reused connection has none
+            return "timeout", f"over {self._config.timeout_s:g} s"
+        if "esolving timed out" in message:
+            return "dns", "timed out"
+        if not self.curl.getinfo(pycurl.CONNECT_TIME):
+            return "connect", "timed out"
+        return "tls", "timed out"
+
+    def _open_socket(self, purpose: int, address: Any) -> Any:
+        family, kind, protocol, where = address
+        host = where[0].decode() if isinstance(where[0], bytes) else str(where[0])
+        port = int(where[1])
+        # With a proxy the peer is the proxy, which the user named; the target was looked at before.
+        if not self._config.proxy and not self._guard.permits(host, port):
+            self._refused = self._refused or f"{host} port {port}"
+            return pycurl.SOCKET_BAD
+        try:
+            return socket.socket(family, kind, protocol)
+        except OSError:
+            return pycurl.SOCKET_BAD  # for example no IPv6 here; libcurl tries the next address
+
+    def _on_header(self, line: bytes) -> int | None:
+        self._header_bytes += len(line)
+        if self._header_bytes > self._config.max_header_bytes:
+            self._stopped = ("too_large", f"more than {self._config.max_header_bytes} bytes of header lines")
+            return 0
+        if line.startswith(b"HTTP/"):
+            words = line.split(None, 2)
+            self._status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+            self._headers, self._robots_tags, self._headers_done = {}, [], False
+            return None
+        if line in (b"\r\n", b"\n"):
+            if self._status >= 200 and not self._headers_done:
+                self._headers_done = True
+                return self._consider_consent()
+            return None
+        name, _, value = line.partition(b":")
+        name = name.strip().lower()
+        if name in _KEPT_HEADERS and not self._headers_done:
+            text = _text(value.strip())
+            if name == b"x-robots-tag":
+                self._robots_tags.append(text)
+            else:
+                self._headers.setdefault(name.decode(), text)
+        return None
+
+    def _consider_consent(self) -> int | None:
+        """Stop before the body if the owner forbids the use. A redirect's word counts too."""
+        if self._is_robots or not (200 <= self._status < 300 or self._status in _REDIRECTS):
+            return None
+        config = self._config
+        directive = None
+        if self._robots_tags and config.respect_x_robots_tag:
+            directive = forbidding_directive(
+                self._robots_tags,
+                product=config.product,
+                respected=config.respect_x_robots_tag,
+                now=self._now(),
+            )
+        if directive is not None:
+            self._stopped = ("opt_out", f"X-Robots-Tag: {directive}")
+            return 0
+        if config.respect_tdm_reservation and reserves_tdm(self._headers.get("tdm-reservation", "")):
+            self._stopped = ("opt_out", "tdm-reservation: 1")
+            return 0
+        return None
+
+    def _on_body(self, chunk: bytes) -> int | None:
+        if not 200 <= self._status < 300:
+            self._discarded += len(chunk)
+            return 0 if self._discarded > _DISCARD_BYTES else None
+        self._body += chunk
+        limit = MAX_ROBOTS_BYTES if self._is_robots else self._config.max_bytes
+        if len(self._body) > limit:
+            if not self._is_robots:
+                self._stopped = ("too_large", f"more than {limit} bytes")
+                self._body = bytearray()
+            return 0
+        return None
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _system_authorities() -> str:
+    """The system's file of trusted authorities; libcurl's own default is the path of the machine it was built on."""
+    import ssl
+
+    return ssl.get_default_verify_paths().cafile or ""

@@ -1,0 +1,132 @@
+"""One dump range: its words, its pairs of neighbouring words, and its titles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.matching import word_spans
+from pipeline.storage import write_parquet
+from query_list.counting import SpillingCounter
+from query_list.dump import read_namespaces, read_pages
+from query_list.prose import read_article
+
+__all__ = ["PAGES", "DumpConfig", "count_range", "neighbours"]
+
+PAGES = pa.schema(
+    [
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("redirect", pa.string()),  # the title that it leads to, null for an article
+        pa.field("disambiguation", pa.bool_(), nullable=False),
+    ]
+)
+"""One page of the article namespace."""
+_SPACES = np.array([ord(c) for c in " \t\u00a0\u2009\u202f"], np.uint32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpConfig:
+    """A MediaWiki pages-articles dump."""
+
+    files: tuple[str, ...] = ()
+    """XML files (.bz2, .gz or plain; parts or one file; multistream or not): paths, globs or fsspec URLs."""
+    split_mb: int = 256
+    """A bz2 file is cut into ranges of about this many MB, one task each, where its streams allow it."""
+    disambiguation_templates: tuple[str, ...] = (
+        "disambiguation",
+        "disambig",
+        "disamb",
+        "dab",
+        "disambiguation cleanup",
+        "hndis",
+        "human name disambiguation",
+        "geodis",
+        "place name disambiguation",
+        "mil-unit-dis",
+        "letter-number combination disambiguation",
+        "numberdis",
+        "schooldis",
+        "school disambiguation",
+        "hospital disambiguation",
+        "station disambiguation",
+        "roaddis",
+        "road disambiguation",
+        "callsigndis",
+        "call sign disambiguation",
+        "airport disambiguation",
+        "mathdab",
+        "species latin name disambiguation",
+    )
+    """Lower-case names of the templates that mark a page as a disambiguation; other wikis use other names."""
+    disambiguation_suffix: str = "(disambiguation)"
+    """Titles that end with this are disambiguations as well; empty for none."""
+    max_entries_in_memory: int = 2_000_000
+    """Distinct words, and as many pairs, that a task counts in memory (150 bytes each) before it spills."""
+
+
+def count_range(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Engine task: read one byte range of a dump part; write words, bigrams (counting.COUNTS) and pages."""
+    paths = {name.partition(".")[2]: path for name, path in outputs.items()}
+    room = {"num_buckets": int(arguments["num_buckets"]), "max_entries": int(arguments["max_entries"])}
+    words = SpillingCounter(paths["words.arrow"], **room)
+    bigrams = SpillingCounter(paths["bigrams.arrow"], **room)
+    info = {"pages": 0, "articles": 0, "redirects": 0, "disambiguations": 0, "broken_pages": 0, "words": 0}
+    try:
+        rows = list(_pages(arguments, words, bigrams, info))
+        write_parquet(paths["pages.parquet"], pa.Table.from_pylist(rows, schema=PAGES), PAGES)
+        info["distinct_words"] = words.write(paths["words.arrow"])
+        info["distinct_bigrams"] = bigrams.write(paths["bigrams.arrow"])
+    finally:
+        words.close()
+        bigrams.close()
+    return {**info, "rows": info["pages"]}
+
+
+def _pages(
+    arguments: Mapping[str, Any], words: SpillingCounter, bigrams: SpillingCounter, info: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    path = str(arguments["path"])
+    namespaces = read_namespaces(path)
+    templates = frozenset(arguments["disambiguation_templates"])
+    suffix = str(arguments["disambiguation_suffix"])
+    for page in read_pages(path, int(arguments["begin"]), int(arguments["end"])):
+        info["pages"] += 1
+        if page.broken or not page.title:
+            info["broken_pages"] += 1
+            continue
+        if page.redirect is not None:
+            info["redirects"] += 1
+            yield {"title": page.title, "redirect": page.redirect, "disambiguation": False}
+            continue
+        article = read_article(page.text, namespaces)
+        if article is None:
+            info["broken_pages"] += 1  # its name still counts
+        disambiguation = bool(suffix and page.title.endswith(suffix)) or bool(
+            article and not templates.isdisjoint(article.templates)
+        )
+        yield {"title": page.title, "redirect": None, "disambiguation": disambiguation}
+        if disambiguation:
+            info["disambiguations"] += 1  # a list of names, not prose
+        elif article is not None:
+            info["articles"] += 1
+            found, pairs = neighbours(article.prose)
+            info["words"] += len(found)
+            words.add(found)
+            bigrams.add(pairs)
+
+
+def neighbours(prose: str) -> tuple[list[str], list[str]]:
+    """The words of a text, and "first second" of those that only white space of one line separates."""
+    text, starts, ends = word_spans(prose)
+    found = [text[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    solid = np.concatenate(([0], np.cumsum(~np.isin(points, _SPACES))))
+    gap_is_space = (solid[starts[1:]] == solid[ends[:-1]]) & (starts[1:] > ends[:-1])
+    pairs = zip(compress(found, gap_is_space), compress(found[1:], gap_is_space), strict=True)
+    return found, [f"{first} {second}" for first, second in pairs]

@@ -1,0 +1,179 @@
+"""The built-in sample web through the whole pipeline, against its ground truth."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.catalog import NAMED_QUERIES, named_query, open_catalog
+from pipeline.engine import Engine
+from pipeline.reasons import is_reason
+from pipeline.report import write_report
+from pipeline.run import inspect, run
+from pipeline.wit import PAGE, WitConfig
+from tests.end_to_end.conftest import published_hashes
+
+Make = Callable[..., WitConfig]
+
+
+def _truth(sample_web: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(sample_web / "truth.parquet").to_pylist()
+    return [row for row in rows if row["wat_record"] is not None]
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int, int]:
+    return Path(row["source"]).name, row["record"], row["link"]
+
+
+def _rows(output: Path, view: str) -> list[dict[str, Any]]:
+    with open_catalog(output) as database:
+        result: list[dict[str, Any]] = database.sql(f"SELECT * FROM {view}").to_arrow_table().to_pylist()
+    return result
+
+
+def test_ledger_agrees_with_the_ground_truth_row_by_row(finished: Path, sample_web: Path) -> None:
+    fates = {_place(row): f"{row['stage']}/{row['reason']}" for row in _rows(finished, "rejections")}
+    samples = {_place(row) for row in _rows(finished, "samples")}
+    assert not samples & set(fates)
+    groups: dict[Any, list[str]] = {}
+    wrong = []
+    for row in _truth(sample_web):
+        place = (Path(row["wat_file"]).name, row["wat_record"], row["wat_link"])
+        fate = "kept" if place in samples else fates.get(place, "lost")
+        if row["duplicate_group"] is not None and row["text_fate"] is None:
+            groups.setdefault(row["duplicate_group"], []).append(fate)
+        if row["text_fate"] is not None:
+            expected = {row["text_fate"]}
+        else:
+            expected = {row["fetch_fate"] or "kept", "balance/not_selected"}
+            if row["duplicate_group"] is not None:
+                expected.add("dedup/duplicate")
+        if fate not in expected:
+            wrong.append((row["url"], row["alt_text"], fate, sorted(expected)))
+    assert not wrong, wrong[:10]
+    for group, found in groups.items():
+        assert len(found) - Counter(found)["dedup/duplicate"] == 1, (group, found)
+
+
+def test_every_count_adds_up_and_every_reason_is_known(finished: Path) -> None:
+    lines = _rows(finished, "ledger")
+    stages = [line["stage"] for line in lines if line["unit"] != "record"]
+    assert stages == ["extract", "clean", "language", "match", "dedup", "balance", "fetch", "check_image"]
+    flow = [line for line in lines if line["unit"] != "record"]
+    for line in lines:
+        assert line["rows_in"] == line["kept"] + line["rejected"]
+    for before, after in itertools.pairwise(flow):
+        assert after["rows_in"] == before["kept"]
+    assert flow[-1]["kept"] == len(_rows(finished, "samples"))
+    detailed = Counter((row["stage"], row["reason"]) for row in _rows(finished, "rejections"))
+    counted = {(row["stage"], row["reason"]): row["count"] for row in _rows(finished, "reasons")}
+    assert detailed == counted
+    assert all(is_reason(stage, reason) for stage, reason in counted)
+
+
+def test_no_query_selects_more_than_t_and_balance_bites(finished: Path) -> None:
+    counts = _rows(finished, "query_counts")
+    assert max(row["selected"] for row in counts) == 40 < max(row["matched"] for row in counts)
+    assert all(row["selected"] == min(40, row["matched"]) for row in counts)
+
+
+def test_shards_metadata_and_tars_say_the_same(finished: Path) -> None:
+    sizes = json.loads((finished / "shards" / "sizes.json").read_text())
+    manifest = json.loads((finished / "shards" / "manifest.json").read_text())
+    assert sizes == {shard["name"]: shard["samples"] for shard in manifest["shards"]}
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    keys: list[str] = []
+    for name, count in sizes.items():
+        rows = pq.read_table(finished / "shards" / name.replace(".tar", ".parquet")).to_pylist()
+        assert len(rows) == count
+        data = (finished / "shards" / name).read_bytes()
+        with tarfile.open(finished / "shards" / name) as tar:
+            members = {m.name: m for m in tar.getmembers()}
+            assert [m.name for m in tar.getmembers()] == sorted(members)
+            assert all((m.mtime, m.uid, m.gid, m.mode) == (0, 0, 0, 0o644) for m in members.values())
+            for row in rows:
+                image = data[row["tar_offset"] : row["tar_offset"] + row["num_bytes"]]
+                assert image == tar.extractfile(members[f"{row['key']}.jpg"]).read()  # type: ignore[union-attr]  # a file
+                assert tar.extractfile(members[f"{row['key']}.txt"]).read().decode() == row["caption"]  # type: ignore[union-attr]
+                plain = json.loads(tar.extractfile(members[f"{row['key']}.json"]).read())  # type: ignore[union-attr]
+                assert plain["uid"] == row["uid"].hex()
+                assert plain["query_ids"] == row["query_ids"]
+        assert 3 * len(rows) == len(members)
+        keys += [row["key"] for row in rows]
+    assert keys == sorted(set(keys))
+
+
+def test_shards_load_in_webdataset(finished: Path) -> None:
+    import webdataset
+
+    urls = sorted(str(path) for path in (finished / "shards").glob("*.tar"))
+    stream = webdataset.WebDataset(urls, shardshuffle=False).decode("rgb").to_tuple("jpg", "txt", "json")
+    seen = [(image.shape[2], text, meta["caption"]) for image, text, meta in stream]
+    assert len(seen) == len(_rows(finished, "samples"))
+    assert all(channels == 3 and text == caption for channels, text, caption in seen)
+
+
+def test_ray_run_writes_the_same_bytes_as_the_inline_run(
+    finished: Path, make_config: Make, tmp_path: Path, ray_engine: Engine
+) -> None:
+    result = run(make_config(tmp_path / "set"))
+    assert result.ran_tasks > 0
+    assert published_hashes(tmp_path / "set") == published_hashes(finished)
+
+
+def test_second_run_does_nothing_and_changed_config_redoes_what_it_affects(
+    finished: Path, make_config: Make, ray_engine: Engine
+) -> None:
+    before = published_hashes(finished)
+    log = (finished / "runs.jsonl").read_text()
+    assert run(make_config(finished)).ran_tasks == 0
+    assert (finished / "runs.jsonl").read_text() == log
+    run(make_config(finished, "--balance.max_pairs_per_query", "35"))
+    ran = json.loads((finished / "runs.jsonl").read_text().splitlines()[-1])["steps"]
+    redone = {name for name, step in ran.items() if step["ran"]}
+    assert redone == {"gather", "threshold", "balance", "query_counts", "schedule", "fetch", "shards"}
+    assert published_hashes(finished) != before
+    run(make_config(finished))
+    assert published_hashes(finished) == before
+    assert len(list((finished / "versions").iterdir())) == 1
+
+
+def test_page_lists_the_steps_in_order(finished: Path, make_config: Make) -> None:
+    states, first = inspect(make_config(finished))
+    assert [state.step for state in states] == [entry.step for entry in PAGE]
+    assert first is None
+
+
+@pytest.mark.parametrize("name", NAMED_QUERIES)
+def test_named_query_answers(finished: Path, name: str) -> None:
+    with open_catalog(finished) as database:
+        assert database.sql(named_query(name).strip().rstrip(";")).fetchall()
+
+
+def test_catalog_of_an_unfinished_run_has_every_view(make_config: Make, tmp_path: Path) -> None:
+    from pipeline.catalog import VIEWS
+    from pipeline.storage import open_output
+
+    with open_output(tmp_path / "new"):
+        pass
+    with open_catalog(tmp_path / "new") as database:
+        for view in VIEWS:
+            assert database.sql(f"SELECT count(*) FROM {view}").fetchone() == (0,)
+
+
+def test_data_card_is_one_page_that_needs_nothing_else(finished: Path, tmp_path: Path) -> None:
+    write_report(finished, tmp_path / "card.html")
+    page = (tmp_path / "card.html").read_text()
+    assert page.count("<figure>") == 48
+    assert "<svg" in page
+    assert "http-equiv" not in page
+    assert "src='data:image/jpeg;base64," in page
+    assert "<script" not in page

@@ -1,0 +1,148 @@
+"""The exchange, dedup, count, balance and schedule steps over files, against a plain-Python oracle."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.engine import Done, Engine, EngineConfig, open_engine
+from pipeline.identity import first_64_bits, keyed_hash, text_hash
+from pipeline.ledger import LedgerConfig, totals
+from pipeline.schema import MATCHED
+from pipeline.stages.balance import BalanceConfig
+from pipeline.steps import dedup, select
+from pipeline.steps.dedup import DedupConfig
+from pipeline.steps.step import save_vector
+from pipeline.steps.texts import partition_of
+
+QUERIES = 12
+PARTITIONS = 3
+LEDGER = LedgerConfig()
+
+
+def _rows(count: int, urls: int) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(3)
+    rows = []
+    for i in range(count):
+        url, text = int(generator.integers(urls)), int(generator.integers(4))
+        queries = sorted({int(q) for q in generator.integers(0, QUERIES, 3) ** 2 // QUERIES})
+        rows.append(
+            {
+                "uid": hashlib.md5(f"{url} {text} {i % 2}".encode()).digest(),
+                "url_id": hashlib.md5(f"{url}".encode()).digest(),
+                "url": f"http://a.b/{url}",
+                "alt_text": f"text {text}",
+                "text_source": "alt",
+                "source": f"file {i % 4}",
+                "record": i,
+                "link": 0,
+                "caption": f"text {text}",
+                "lang": "en",
+                "p_en": 0.5,
+                "query_ids": queries,
+            }
+        )
+    by_uid: dict[bytes, list[int]] = {}
+    for row in rows:  # equal captions contain equal queries
+        row["query_ids"] = by_uid.setdefault(row["url_id"] + row["caption"].encode(), row["query_ids"])
+    return rows
+
+
+def _write_matched(directory: Path, rows: Sequence[dict[str, Any]], files: int) -> list[tuple[Done, Path]]:
+    directory.mkdir(parents=True)
+    done = []
+    for i in range(files):
+        table = pa.Table.from_pylist(rows[i::files], schema=MATCHED)
+        where = partition_of(table["url_id"].combine_chunks(), PARTITIONS)
+        name = f"f{i}.matched.parquet"
+        with pq.ParquetWriter(directory / name, MATCHED) as writer:
+            for p in range(PARTITIONS):
+                part = table.take(pa.array(np.flatnonzero(where == p)))
+                writer.write_table(part, row_group_size=max(1, part.num_rows))
+        sha = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        done.append((Done(partition=f"f{i}", key="k", outputs={name: sha}, info={}), directory))
+    return done
+
+
+def _run(root: Path, rows: Sequence[dict[str, Any]], files: int, t: int, engine: Engine) -> dict[str, Any]:
+    matched = _write_matched(root / "texts", rows, files)
+    (root / "queries").mkdir()
+    save_vector(root / "queries" / "q.query_hashes.npy", _hashes())
+    queries = (Done(partition="all", key="q", outputs={"q.query_hashes.npy": "h"}, info={}), root / "queries")
+    config = BalanceConfig(max_pairs_per_query=t)
+    plan = dedup.plan(matched, partitions=PARTITIONS, num_queries=QUERIES, config=DedupConfig(), ledger=LEDGER)
+    unique = engine.run_step(root / "dedup", plan.tasks)
+    counts = (engine.run_step(root / "count", select.plan_count(unique, root / "dedup").tasks)[0], root / "count")
+    step = select.plan_gather(unique, root / "dedup", counts, queries, config, 0)
+    gathered = engine.run_step(root / "gather", step.tasks)
+    step = select.plan_threshold(gathered, root / "gather", (unique, root / "dedup"), counts, queries, config, 0)
+    thresholds = (engine.run_step(root / "threshold", step.tasks)[0], root / "threshold")
+    step = select.plan_balance(unique, root / "dedup", thresholds, queries, config, 0, LEDGER)
+    chosen = engine.run_step(root / "balance", step.tasks)
+    step = select.plan_report(chosen, root / "balance", counts, thresholds)
+    report = engine.run_step(root / "report", step.tasks)[0].path(root / "report", "query_counts")
+    step = select.plan_schedule(chosen, root / "balance", 20)
+    scheduled = engine.run_step(root / "schedule", step.tasks)
+    shards = [pq.read_table(done.path(root / "schedule", "selected")).to_pylist() for done in scheduled]
+    lines = {line.stage: line for line in totals([done.info for done in [*unique, *chosen]])}
+    return {"shards": shards, "counts": pq.read_table(report).to_pylist(), "lines": lines}
+
+
+def _hashes() -> np.ndarray:
+    return np.array([text_hash(f"q{i}") for i in range(QUERIES)], np.uint64)
+
+
+def _oracle(rows: Sequence[dict[str, Any]], t: int) -> dict[bytes, list[int]]:
+    first: dict[tuple[bytes, str], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda r: (r["uid"], r["source"], r["record"], r["link"])):
+        first.setdefault((row["url_id"], row["caption"]), row)
+    hashes = _hashes()
+    chosen: dict[bytes, list[int]] = {}
+    for query in range(QUERIES):
+        mine = [r["uid"] for r in first.values() if query in r["query_ids"]]
+        key = hashes[query : query + 1]
+        for uid in sorted(mine, key=lambda u: (int(keyed_hash(0, first_64_bits(u), key)[0]), u))[:t]:
+            chosen.setdefault(uid, []).append(query)
+    return chosen
+
+
+@pytest.mark.parametrize(("files", "t"), [(1, 5), (4, 5), (3, 10_000)])
+def test_selection_equals_the_oracle_whatever_the_files(tmp_path: Path, files: int, t: int) -> None:
+    rows = _rows(600, 80)
+    with open_engine(EngineConfig(kind="inline")) as engine:
+        result = _run(tmp_path, rows, files, t, engine)
+    selected = [row for shard in result["shards"] for row in shard]
+    assert {row["uid"]: row["selected_by"] for row in selected} == _oracle(rows, t)
+    assert [r["order"] for r in selected] == sorted(r["order"] for r in selected)
+    urls = [{row["url_id"] for row in shard} for shard in result["shards"]]
+    assert sum(map(len, urls)) == len(set().union(*urls)), "a URL belongs to one staging shard"
+    lines = result["lines"]
+    assert lines["dedup"].rows_in == 600
+    assert lines["dedup"].kept == lines["balance"].rows_in
+    assert lines["balance"].kept == len(selected)
+    for row in result["counts"]:
+        query = row["query_id"]
+        assert row["selected"] == min(t, row["matched"]) == sum(query in r["selected_by"] for r in selected)
+        assert row["contained"] == sum(query in r["query_ids"] for r in selected)
+
+
+def test_empty_input_gives_an_empty_plan(tmp_path: Path) -> None:
+    with open_engine(EngineConfig(kind="inline")) as engine:
+        result = _run(tmp_path, [], 1, 5, engine)
+    assert result["shards"] == [[]]
+
+
+def test_schedule_bounds_cover_the_hash_space_without_gap() -> None:
+    for shards in (1, 3, 7, 4096):
+        bounds = [select._bound(i, shards) for i in range(shards + 1)]
+        assert bounds[0] == 0
+        assert bounds[-1] == 2**64
+        assert all(a < b for a, b in itertools.pairwise(bounds))

@@ -1,0 +1,170 @@
+"""Batches: coverage, equality at any world size, broken pictures, keyed augmentation."""
+
+from __future__ import annotations
+
+import io
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.tiny_shards import make_shards
+from training.data import Batch, BatchDataset, DataConfig, batches
+from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
+from training.index import build_index, load_index, save_index
+from training.stream import Stream
+
+
+class LengthTokenizer:
+    """A stand-in that needs no vocabulary: the caption's first bytes."""
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        tokens = torch.zeros(len(texts), 12, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            head = text.encode()[:12]
+            tokens[row, : len(head)] = torch.tensor(list(head))
+        return tokens
+
+
+def dataset_of(data: Path, index_dir: Path, *, batch: int, seed: int = 0) -> BatchDataset:
+    if not index_dir.exists():
+        save_index(build_index(data), index_dir)
+    return BatchDataset(
+        index_dir=str(index_dir),
+        stream=Stream(num_samples=len(load_index(index_dir)), seed=seed, global_batch_size=batch),
+        augment=AugmentConfig(),
+        image_size=32,
+        tokenizer=LengthTokenizer(),
+        seed=seed,
+    )
+
+
+def load(dataset: BatchDataset, *, stop: int, rank: int = 0, world_size: int = 1, workers: int = 0) -> list[Batch]:
+    config = DataConfig(path="", num_workers=workers)
+    with closing(batches(dataset, start=0, stop=stop, rank=rank, world_size=world_size, config=config)) as found:
+        return list(found)
+
+
+def same(left: Batch, right: Batch) -> bool:
+    return all(torch.equal(getattr(left, n), getattr(right, n)) for n in ("images", "tokens", "keys"))
+
+
+def joined(parts: list[Batch]) -> Batch:
+    return Batch(
+        images=torch.cat([p.images for p in parts]),
+        tokens=torch.cat([p.tokens for p in parts]),
+        keys=torch.cat([p.keys for p in parts]),
+        num_replaced=sum(p.num_replaced for p in parts),
+    )
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_every_world_size_sees_the_same_global_batches(world_size: int, tiny_data: Path, tmp_path: Path) -> None:
+    dataset = dataset_of(tiny_data, tmp_path / "index", batch=20)
+    alone = load(dataset, stop=120)  # crosses the end of the epoch at 103
+    ranks = [load(dataset, stop=120, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert len(alone) == 6
+    for step, whole in enumerate(alone):
+        assert same(whole, joined([rank[step] for rank in ranks]))
+
+
+def test_worker_processes_change_nothing_and_lose_nothing(tmp_path: Path) -> None:
+    # Fewer shards than workers, one of them short: where sequential readers lose samples.
+    make_shards(tmp_path / "data", counts=(30, 3), size=24)
+    dataset = dataset_of(tmp_path / "data", tmp_path / "index", batch=11)
+    here, workers = load(dataset, stop=33), load(dataset, stop=33, workers=3)
+    assert len(here) == len(workers) == 3
+    assert all(same(a, b) for a, b in zip(here, workers, strict=True))
+    keys = joined(here).keys
+    assert len(keys.unique()) == 33
+
+
+def test_broken_pictures_are_replaced_alike_at_any_world_size_and_counted(tmp_path: Path) -> None:
+    make_shards(tmp_path / "data", counts=(20, 10), size=24, broken=(3, 4, 17, 29))
+    dataset = dataset_of(tmp_path / "data", tmp_path / "index", batch=10)
+    alone = load(dataset, stop=30)
+    assert sum(batch.num_replaced for batch in alone) == 4
+    ranks = [load(dataset, stop=30, rank=rank, world_size=2) for rank in range(2)]
+    for step, whole in enumerate(alone):
+        halves = joined([rank[step] for rank in ranks])
+        assert same(whole, halves)
+        assert whole.num_replaced == halves.num_replaced
+
+
+def test_crops_differ_between_epochs_and_seeds_but_not_between_runs(tiny_data: Path, tmp_path: Path) -> None:
+    uids = np.arange(5, dtype=np.uint64)
+    epoch = np.zeros(5, np.int64)
+    first = draws(sample_keys(uids, epoch, seed=0))
+    assert np.array_equal(first, draws(sample_keys(uids, epoch, seed=0)))
+    assert not np.array_equal(first, draws(sample_keys(uids, epoch + 1, seed=0)))
+    assert not np.array_equal(first, draws(sample_keys(uids, epoch, seed=1)))
+    assert ((first >= 0) & (first < 1)).all()
+    dataset = dataset_of(tiny_data, tmp_path / "index", batch=20)
+    again = dataset_of(tiny_data, tmp_path / "index", batch=20)
+    assert all(same(a, b) for a, b in zip(load(dataset, stop=40), load(again, stop=40), strict=True))
+
+
+def test_draws_are_uniform() -> None:
+    found = draws(sample_keys(np.arange(20000, dtype=np.uint64), np.zeros(20000, np.int64), seed=4))
+    assert np.abs(found.mean(axis=0) - 0.5).max() < 0.01
+    assert np.abs(np.corrcoef(found.T) - np.eye(8)).max() < 0.03
+
+
+def test_whole_picture_crop_changes_nothing() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    config = AugmentConfig(min_crop_area=1.0, max_crop_aspect=1.0)
+    crop = random_crop(image, np.full(8, 0.5), size=32, config=config)
+    assert np.array_equal(crop, image)
+
+
+def test_crops_stay_inside_and_keep_their_area() -> None:
+    rows, columns = np.mgrid[0:50, 0:80]
+    image = np.stack([rows, columns, np.zeros_like(rows)], axis=2).astype(np.uint8)
+    config = AugmentConfig(min_crop_area=0.5, max_crop_aspect=1.2)
+    for draw in draws(sample_keys(np.arange(200, dtype=np.uint64), np.zeros(200, np.int64), seed=0)):
+        crop = random_crop(image, draw, size=20, config=config)
+        assert crop.shape == (20, 20, 3)
+        assert crop.dtype == np.uint8
+        assert crop.max() <= 79
+    flipped = random_crop(
+        image, np.zeros(8), size=20, config=AugmentConfig(min_crop_area=0.5, max_crop_aspect=1.0, flip_probability=1)
+    )
+    assert flipped[0, 0, 1] > flipped[0, -1, 1]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_every_kind_of_picture_decodes_to_rgb(kind: str) -> None:
+    for mode in ("RGB", "L", "CMYK") if kind == "JPEG" else ("RGB", "L", "P"):
+        if kind == "WEBP" and mode == "P":
+            continue
+        buffer = io.BytesIO()
+        Image.new("RGB", (30, 20), (200, 30, 30)).convert(mode).save(buffer, kind)
+        found = decode(buffer.getvalue(), min_side=8)
+        assert found is not None
+        assert found.shape[2] == 3
+        if mode != "L":
+            assert found[..., 0].mean() > 150 > found[..., 1].mean()
+
+
+def test_large_jpegs_are_decoded_at_a_fraction_of_their_size() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (800, 400)).save(buffer, "JPEG")
+    found = decode(buffer.getvalue(), min_side=100)
+    assert found is not None
+    assert min(found.shape[:2]) == 100
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"<html>", b"\x89PNG\r\n\x1a\n" + bytes(20)])
+def test_bytes_that_are_no_picture_give_none(data: bytes) -> None:
+    assert decode(data, min_side=8) is None
+
+
+def test_pictures_cut_short_give_none() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for kind in ("JPEG", "PNG"):
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, kind)
+        assert decode(buffer.getvalue()[: len(buffer.getvalue()) // 2], min_side=8) is None

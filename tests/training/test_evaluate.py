@@ -1,0 +1,153 @@
+"""Metrics against naive formulas, and evaluation sets in CLIP_benchmark's form."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.training.tiny_shards import CLASSES, TEMPLATES, make_evaluation
+from training.errors import EvaluationError
+from training.evaluate import EvaluationConfig, EvaluationSet, class_embeddings, evaluate, prepare
+from training.losses import ContrastiveLoss
+from training.metrics import label_ranks, retrieval, zero_shot
+from training.model import Model, ModelConfig, create_model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_vit: Path) -> Model:
+    return create_model(
+        ModelConfig(name=str(tiny_vit)),
+        device=torch.device("cpu"),
+        precision="fp32",
+        init_logit_scale=ContrastiveLoss().init_logit_scale,
+        init_logit_bias=None,
+        seed=0,
+    )
+
+
+def features(seed: int, rows: int, width: int = 3) -> torch.Tensor:
+    # Coarse values, so that ties happen.
+    return torch.randint(-2, 3, (rows, width), generator=torch.Generator().manual_seed(seed)).double()
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 9))
+def test_zero_shot_metrics_equal_the_naive_formulas(seed: int, n: int, classes: int) -> None:
+    image, weights = features(seed, n), features(seed + 1, classes)
+    labels = torch.randint(0, classes, (n,), generator=torch.Generator().manual_seed(seed + 2))
+    found = {metric.name: metric.value for metric in zero_shot(image, weights, labels)}
+    right1, right5, per_class = [], [], {}
+    for i in range(n):
+        scores = [float(image[i] @ weights[c]) for c in range(classes)]
+        order = sorted(range(classes), key=lambda c: (-scores[c], c))
+        label = int(labels[i])
+        right1.append(order[0] == label)
+        right5.append(label in order[:5])
+        per_class.setdefault(label, []).append(order[0] == label)
+    assert found["zeroshot_top1"] == pytest.approx(np.mean(right1))
+    assert found["zeroshot_top5"] == pytest.approx(np.mean(right5))
+    assert found["zeroshot_mean_per_class"] == pytest.approx(np.mean([np.mean(v) for v in per_class.values()]))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 8), st.integers(1, 3))
+def test_retrieval_metrics_equal_the_naive_formulas(seed: int, n: int, per_image: int) -> None:
+    owners = [i for i in range(n) for _ in range(1 + (i + seed) % per_image)]
+    image, text = features(seed, n), features(seed + 1, len(owners))
+    found = {metric.name: metric.value for metric in retrieval(image, text, torch.tensor(owners))}
+    scores = (image @ text.T).tolist()
+    for k in (1, 5, 10):
+        to_text = []
+        for i in range(n):
+            top = sorted(range(len(owners)), key=lambda j, i=i: (-scores[i][j], j))[:k]
+            to_text.append(any(owners[j] == i for j in top))
+        to_image = []
+        for j, owner in enumerate(owners):
+            top = sorted(range(n), key=lambda i, j=j: (-scores[i][j], i))[:k]
+            to_image.append(owner in top)
+        assert found[f"image_to_text_recall_at_{k}"] == pytest.approx(np.mean(to_text))
+        assert found[f"text_to_image_recall_at_{k}"] == pytest.approx(np.mean(to_image))
+
+
+def test_chance_is_what_a_random_ranking_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    owners = torch.arange(30).repeat_interleave(2)
+    values: dict[str, list[float]] = {}
+    chances = {}
+    for _ in range(200):
+        image, text = (torch.randn(n, 8, generator=generator) for n in (30, 60))
+        for metric in retrieval(image, text, owners):
+            values.setdefault(metric.name, []).append(metric.value)
+            chances[metric.name] = metric.chance
+    for name, found in values.items():
+        assert np.mean(found) == pytest.approx(chances[name], abs=0.02), name
+
+
+def test_a_model_that_scores_everything_alike_is_at_chance() -> None:
+    ranks = label_ranks(torch.zeros(8, 4), torch.arange(8) % 4)
+    assert (ranks == 0).float().mean() == 0.25
+
+
+def test_class_embeddings_equal_open_clips(model: Model) -> None:
+    with model.evaluating():
+        expected = open_clip.build_zero_shot_classifier(
+            model.clip, model.tokenizer, CLASSES[:7], [t.replace("{c}", "{}") for t in TEMPLATES]
+        ).T
+    found = class_embeddings(model, CLASSES[:7], TEMPLATES, batch_size=5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (100, 40), (33, 70), (20, 31)])
+def test_pictures_are_prepared_as_open_clip_does(shape: tuple[int, int], model: Model) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    transform = open_clip.image_transform(32, is_train=False)
+    expected = transform(Image.fromarray(noise))
+    pixels = torch.from_numpy(prepare(buffer.getvalue(), 32)).permute(2, 0, 1).float()
+    torch.testing.assert_close((pixels - model.mean_C11) / model.std_C11, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_reports_every_metric_and_leaves_training_mode_on(model: Model, tiny_evaluation: Path) -> None:
+    metrics = evaluate(model, EvaluationConfig(path=str(tiny_evaluation), batch_size=5))
+    names = [metric.name for metric in metrics]
+    assert names[:3] == ["zeroshot_top1", "zeroshot_top5", "zeroshot_mean_per_class"]
+    assert len(names) == 9
+    assert metrics[0].chance == 1 / 8
+    assert model.clip.training
+    again = evaluate(model, EvaluationConfig(path=str(tiny_evaluation), batch_size=16))
+    assert [m.value for m in again] == [m.value for m in metrics]
+
+
+def test_incomplete_evaluation_sets_are_one_clear_line(tmp_path: Path, model: Model) -> None:
+    with pytest.raises(EvaluationError, match=r"nshards\.txt"):
+        EvaluationSet(tmp_path / "nowhere")
+    make_evaluation(tmp_path / "eval", per_class=1, size=24, classes=CLASSES[:3])
+    (tmp_path / "eval" / "test" / "1.tar").unlink()
+    with pytest.raises(EvaluationError, match=r"1\.tar: missing"):
+        EvaluationSet(tmp_path / "eval")
+
+
+@pytest.mark.parametrize(("name", "content"), [("0.cls", b"3"), ("0.cls", b"cat"), ("0.jpg", b"nothing")])
+def test_damaged_evaluation_examples_are_one_clear_line(
+    name: str, content: bytes, tmp_path: Path, model: Model
+) -> None:
+    make_evaluation(tmp_path / "eval", per_class=1, size=24, classes=CLASSES[:3], num_tars=1)
+    buffer = io.BytesIO()
+    Image.new("RGB", (24, 24)).save(buffer, "JPEG")
+    members = {"0.jpg": buffer.getvalue(), "0.cls": b"0", name: content}
+    with tarfile.open(tmp_path / "eval" / "test" / "0.tar", "w") as tar:
+        for member, data in members.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with pytest.raises(EvaluationError) as caught:
+        evaluate(model, EvaluationConfig(path=str(tmp_path / "eval")))
+    assert "\n" not in str(caught.value)
