@@ -38,6 +38,9 @@ class QueryList:
     fingerprint: str
     """32 hex digits over all rows and columns."""
 
+    def __len__(self) -> int:
+        return len(self.queries)
+
 
 def read_queries(path: str | Path) -> QueryList:
     """Read a query list, or a user's own list (.txt; .csv or .parquet with a column `query`).

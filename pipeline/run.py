@@ -136,7 +136,7 @@ def _served(config: WitConfig, *, needed: bool) -> Iterator[None]:
     if not needed or config.sample_web is None:
         yield
         return
-    from pipeline.sample_web.server import serving
+    from pipeline.sample_web.serving import serving
 
     with serving(Path(config.sample_web)):
         yield

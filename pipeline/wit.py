@@ -57,7 +57,7 @@ class WitConfig:
     texts: TextsConfig = field(default_factory=TextsConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
-    fetch: FetchConfig = field(default_factory=FetchConfig)
+    fetch: FetchConfig
     image: ImageConfig = field(default_factory=ImageConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)

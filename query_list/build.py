@@ -22,7 +22,7 @@ from pipeline.errors import QueryListError
 from pipeline.progress import Progress
 from pipeline.queries import read_queries, write_queries
 from pipeline.schema import QUERIES
-from pipeline.storage import commit, sha256_of, sweep, temporary_name, unwritable
+from pipeline.storage import commit, sha256_of, temporary_name, unwritable
 from query_list.bigrams import BigramsConfig, bigrams
 from query_list.candidate import Candidate
 from query_list.corpus import PAGES, DumpConfig, count_range
@@ -328,7 +328,6 @@ def _table(chosen: Mapping[str, tuple[str, int, Candidate]]) -> pa.Table:
 def _publish(source: Path, output: Path) -> None:
     temporary = temporary_name(output)
     try:
-        sweep(output.parent)
         temporary.write_bytes(source.read_bytes())
         commit(temporary, output)
     except OSError as error:

@@ -11,7 +11,11 @@ that runs torch's threads can lock up.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -226,7 +230,24 @@ def batches(
     context = multiprocessing.get_context("forkserver")
     # The server imports these once and its forks share them.
     context.set_forkserver_preload(["training.data", "open_clip"])
-    loader = torch.utils.data.DataLoader(
+    with warnings.catch_warnings():
+        # More workers than cores is the config's choice; torch says it over five lines.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loaded = iter(_loader(dataset, chunks, config=config, context=context, pin_memory=pin_memory))
+    try:
+        yield from _whole(loaded, local_size)
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        raise DataError(
+            f"a data worker died ({' '.join(str(error).split())[:160]}); run again to go on from the last checkpoint"
+        ) from error
+
+
+def _loader(
+    dataset: BatchDataset, chunks: Iterator[list[int]], *, config: DataConfig, context: Any, pin_memory: bool
+) -> torch.utils.data.DataLoader[Batch]:
+    return torch.utils.data.DataLoader(
         dataset,
         batch_sampler=_Chunks(chunks),
         num_workers=config.num_workers,
@@ -236,14 +257,6 @@ def batches(
         multiprocessing_context=context,
         pin_memory=pin_memory,
     )
-    try:
-        yield from _whole(iter(loader), local_size)
-    except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
-        raise DataError(
-            f"a data worker died ({' '.join(str(error).split())[:160]}); run again to go on from the last checkpoint"
-        ) from error
 
 
 class _Chunks:
@@ -286,3 +299,13 @@ def _as_it_is(batch: Batch) -> Batch:
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer saves, then ends us
+    # A worker is the fork server's child, so torch's own watch over its parent does not see the trainer die.
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        threading.Thread(target=_end_with, args=(trainer.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)

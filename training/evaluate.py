@@ -137,7 +137,7 @@ def prepare(data: bytes, size: int) -> npt.NDArray[np.uint8]:
         width, height = int(size * width / short), int(size * height / short)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return np.array(image.crop((left, top, left + size, top + size)))
 
 
 def class_embeddings(model: Model, classes: list[str], templates: list[str], *, batch_size: int = 256) -> Tensor:

@@ -29,11 +29,11 @@ class OptimiserConfig:
     weight_decay: float = 0.2
     """Decoupled weight decay on matrices; gains, biases and the logit scale have none (CLIP, section 2.5)."""
     beta1: float = 0.9
-    """AdamW's first beta (CLIP, table 19)."""
+    """AdamW's first beta (CLIP, table 18)."""
     beta2: float = 0.98
-    """AdamW's second beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 19)."""
+    """AdamW's second beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 18)."""
     eps: float = 1e-6
-    """AdamW's epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 19)."""
+    """AdamW's epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 18)."""
     max_gradient_norm: float | None = None
     """Scale the gradient down to this norm when it is longer; null never does."""
 

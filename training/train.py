@@ -147,7 +147,6 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
         built = build_index(config.data.path)
         check_same_run(root, config_fingerprint=learns(config), data_fingerprint=built.fingerprint)
         save_index(built, root / "index")
-        write_run(root, config_yaml=dump(config), config_fingerprint=learns(config), data_fingerprint=built.fingerprint)
     world.barrier()
     index = load_index(root / "index")
     stream = Stream(num_samples=len(index), seed=config.seed, global_batch_size=config.global_batch_size)
@@ -178,6 +177,8 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
     # ------------------------------------------------------------------------------------------
     # Resume
     # ------------------------------------------------------------------------------------------
+    if world.is_first:  # only now: mistakes in the config were found above, and mark no directory
+        write_run(root, config_yaml=dump(config), config_fingerprint=learns(config), data_fingerprint=built.fingerprint)
     torch.manual_seed(config.seed + world.rank)  # dropout that is not keyed per sample
     progress = Progress(data_fingerprint=index.fingerprint, config_fingerprint=learns(config), model_name=model.name)
     last, problems = world.from_first(find_last(root / "checkpoints") if world.is_first else None)

@@ -87,6 +87,9 @@ class Matcher:
     letter_offsets: npt.NDArray[np.int64]
     as_written: npt.NDArray[np.uint8]
 
+    FILES: ClassVar[tuple[str, ...]] = (*(f"{name}.npy" for name in _ARRAYS), "matcher.json")
+    """What `save` writes into a directory."""
+
     @classmethod
     def build(cls, query_list: QueryList, config: MatchConfig, *, hash_mask: int = _ALL_BITS) -> Matcher:
         """Tables for `query_list`: about 60 bytes a query, a few seconds for 500,000.

@@ -13,7 +13,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class _Archive:
             "WARC-Record-ID": self._info_id,
             "Content-Type": "application/warc-fields",
         }
-        payload = {"Actual-Content-Type": "application/warc-fields", "WARC-Info-Metadata": fields}
+        payload: dict[str, object] = {"Actual-Content-Type": "application/warc-fields", "WARC-Info-Metadata": fields}
         self._append(headers, block, payload, target=self._name)
 
     def add(self, page: Page) -> tuple[int, int]:
@@ -191,7 +191,7 @@ class _Archive:
         return places
 
     def _append(
-        self, headers: dict[str, str], block: bytes, payload: dict[str, object], *, target: str
+        self, headers: dict[str, str], block: bytes, payload: Mapping[str, object], *, target: str
     ) -> tuple[int, int]:
         """One WARC record and its WAT record; their offsets."""
         headers = {**headers, "WARC-Block-Digest": _sha1(block)}

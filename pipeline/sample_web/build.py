@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from configs.load import ConfigError
 from pipeline.errors import OutputError
 
 __all__ = ["FORMAT_VERSION", "SampleWebConfig", "build_sample_web", "is_built"]
@@ -17,6 +18,7 @@ FORMAT_VERSION = 1
 """Raised whenever equal settings give other bytes, so that old sample webs are built anew."""
 
 _MARKER = "sample_web.json"
+_LEAST_LINKS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,13 @@ class SampleWebConfig:
     """Every choice follows from it."""
     port: int = 8766
     """The server's port on 127.0.0.1; it is part of every URL."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a number is out of range."""
+        if self.links < _LEAST_LINKS:
+            raise ConfigError(f"links: {self.links} is too few; give {_LEAST_LINKS} or more")
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"port: {self.port} is no port; give one from 1 to 65535")
 
 
 def is_built(config: SampleWebConfig) -> bool:

@@ -79,10 +79,10 @@ def encode(seed: int, key: str, form: str, scene: Scene) -> bytes:
             data = _saved(image, "PNG")
             return data[: len(data) // 2]
         case "corrupt_png":
-            data = bytearray(_saved(image, "PNG"))
-            for i in range(len(data) // 2, len(data) // 2 + 16):
-                data[i] ^= 0x5A
-            return bytes(data)
+            bent = bytearray(_saved(image, "PNG"))
+            for i in range(len(bent) // 2, len(bent) // 2 + 16):
+                bent[i] ^= 0x5A
+            return bytes(bent)
         case "png16":
             return _png16(image)
         case "palette":
@@ -156,8 +156,7 @@ def _png(width: int, height: int, bits: int, colour_type: int, data: bytes) -> b
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
 
 

@@ -1,7 +1,7 @@
 """The evaluation set, in CLIP_benchmark's WebDataset form: equally many new pictures of every class.
 
-    eval/classnames.txt, eval/zeroshot_classification_templates.txt ({c} is the class name)
-    eval/test/nshards.txt, eval/test/{0..}.tar with KEY.jpg, KEY.cls (label), KEY.txt (two captions)
+eval/classnames.txt, eval/zeroshot_classification_templates.txt ({c} is the class name)
+eval/test/nshards.txt, eval/test/{0..}.tar with KEY.jpg, KEY.cls (label), KEY.txt (two captions)
 """
 
 from __future__ import annotations

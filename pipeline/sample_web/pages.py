@@ -69,7 +69,7 @@ def make_pages(plan: Plan) -> list[Page]:
     kinds: dict[str, list[int]] = {}
     for i, link in enumerate(plan.links):
         kinds.setdefault(link.page_kind, []).append(i)
-    pages = []
+    pages: list[Page] = []
     for kind, members in sorted(kinds.items()):
         by_site: dict[str, list[int]] = {}
         for i in Dice(plan.seed, "pages", kind).shuffled(members):
@@ -311,10 +311,7 @@ class _PageWriter:
             given.reverse()
         tag = "IMG" if self._upper else "img"
         close = " />" if self._dice.chance(0.3) else ">"
-        parts = [
-            f" {name.upper() if self._upper else name}={self._quote}{value}{self._quote}"
-            for name, value in given
-        ]
+        parts = [f" {name.upper() if self._upper else name}={self._quote}{value}{self._quote}" for name, value in given]
         self._html.append(f"<{tag}{''.join(parts)}{extra}{close}")
         self._num_img += 1
 

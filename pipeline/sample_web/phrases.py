@@ -91,7 +91,7 @@ ENDINGS = (
     "made with a brush and water",
     "for the wall of the nursery",
     "in the style of the season",
-    "painted during the summer holiday",
+    "painted in the summer holiday",
     "from the archive of the printing house",
     "on a rainy day in autumn",
     "for the winter market in the village",
@@ -139,18 +139,18 @@ UNMATCHED_CAPTIONS = (
     "Grandparents celebrating their golden wedding anniversary together",
     "Delicious homemade chocolate brownies cooling outside",
     "Firefighters rescued several frightened kittens yesterday",
-    "Happy teenagers dancing wildly during their graduation",
+    "Happy teenagers dancing wildly throughout their graduation",
     "Fresh strawberries, raspberries plus blueberries everywhere",
-    "Exhausted marathon runners crossing their finish line",
+    "Exhausted marathon runners limping towards their trainers",
     "Friendly neighbours sharing homegrown vegetables",
     "Professional photographers capturing beautiful wildlife moments",
     "Enormous elephants bathing underneath tall waterfalls",
-    "Volunteers cleaning polluted beaches every Saturday",
+    "Volunteers cleaning polluted beaches together",
     "Barefoot toddlers splashing through muddy puddles",
     "Businesswoman answering several urgent emails tonight",
     "Famous footballers signing autographs before kickoff",
     "Sleeping puppies dreaming peacefully beneath warm blankets",
-    "Electricians repairing damaged cables after heavy storms",
+    "Electricians repairing damaged cables before nightfall",
     "Newlyweds honeymooning somewhere warm, probably Hawaii",
     "Hungry customers queuing outside their favourite bakery",
     "Determined climbers conquering dangerous frozen cliffs",
@@ -164,41 +164,47 @@ UNMATCHED_CAPTIONS = (
     "Lifeguards watching inexperienced swimmers carefully",
     "Talented guitarists performing live tonight",
     "Chefs preparing traditional Japanese noodles",
-    "Gorgeous models wearing expensive designer jewellery",
+    "Gorgeous models wearing expensive luxury jewellery",
     "Dentists recommend brushing twice daily",
     "Archaeologists uncovering ancient Egyptian treasures",
     "Curious monkeys stealing tourists' sunglasses",
     "Local politicians debating higher taxes again",
-    "Breathtaking fireworks welcoming another year",
+    "Breathtaking fireworks welcoming another decade",
     "Veterinarians treating injured hedgehogs overnight",
-    "Soldiers returning home before Christmas",
-    "Skilled carpenters restoring medieval furniture",
+    "Soldiers returning safely before Christmas",
+    "Skilled restorers repairing medieval furniture",
     "Angry protesters demanding cheaper housing",
     "Brave explorers crossing endless deserts",
     "Lovely bridesmaids wearing matching dresses",
     "Journalists interviewing several Olympic champions",
     "Playful dolphins jumping alongside speedboats",
-    "Gardeners watering thirsty tomatoes every evening",
-    "Commuters waiting impatiently during another delay",
+    "Gardeners watering thirsty tomatoes tonight",
+    "Commuters waiting impatiently because several flights got delayed",
 )
 """Clean English of which no word is in the sample's encyclopedia or word list."""
 
 
 def plural(thing: str) -> str:
-    """The plural of a shape or an object."""
-    return PLURALS.get(thing, f"{thing}s")
+    """The plural of a noun, whose last word changes."""
+    before, space, last = thing.rpartition(" ")
+    ending = "es" if last.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{before}{space}{PLURALS.get(last, last + ending)}"
 
 
 def caption(dice: Dice, scene: Scene) -> str:
     """A true caption of `scene`, in one of thousands of wordings."""
     noun_phrase = _noun_phrase(dice, scene)
     frames = [(frame, 1 / (i + 3)) for i, frame in enumerate(FRAMES)]
-    text = dice.weighted(frames).format(
-        np=noun_phrase,
-        Np=noun_phrase[0].upper() + noun_phrase[1:],
-        there="there is" if scene.count == 1 else "there are",
-        background=scene.background,
-    ).replace(" a olive", " an olive")
+    text = (
+        dice.weighted(frames)
+        .format(
+            np=noun_phrase,
+            Np=noun_phrase[0].upper() + noun_phrase[1:],
+            there="there is" if scene.count == 1 else "there are",
+            background=scene.background,
+        )
+        .replace(" a olive", " an olive")
+    )
     if "," not in text and dice.chance(0.28):
         endings = [(ending, 1 / (i + 2)) for i, ending in enumerate(ENDINGS)]
         text = f"{text} {dice.weighted(endings)}"

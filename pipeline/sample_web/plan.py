@@ -36,7 +36,7 @@ MarkUp = Literal["img", "lazy", "lazy_noscript", "srcset", "picture", "picture_o
 
 TextKind = Literal["caption", "general", "unmatched", "foreign", "junk"]
 
-_FLOOR_SHARE = 0.62
+_FLOOR_SHARE = 0.68
 """Share of the good captions that is dealt evenly to the evaluated classes; the rest follows a Zipf law."""
 
 _COUNTS = {
@@ -263,9 +263,7 @@ class _Planner:
         dice = Dice(self._seed, "general captions")
         for i in range(max(2, self._scaled(_COUNTS["general"]))):
             link = self._add_picture(_draw_colour(dice), _draw_shape(dice))
-            self._links[-1] = replace(
-                link, alt_text=GENERAL_CAPTIONS[i % len(GENERAL_CAPTIONS)], text_kind="general"
-            )
+            self._links[-1] = replace(link, alt_text=GENERAL_CAPTIONS[i % len(GENERAL_CAPTIONS)], text_kind="general")
 
     # --- links that borrow pictures -------------------------------------------------------------
 
@@ -332,9 +330,7 @@ class _Planner:
             url = ("http://[::1/picture.jpg", "http://shop.localhost:99999/a.jpg", "https:///no-host.jpg")[i % 3]
             self._add_link(url=url, alt_text=lender(dice).alt_text, text_fate="extract/bad_url")
 
-    def _borrow(
-        self, lender: Link, text: str | None, fate: str, page_kind: str, text_kind: TextKind
-    ) -> None:
+    def _borrow(self, lender: Link, text: str | None, fate: str, page_kind: str, text_kind: TextKind) -> None:
         """A picture of another link under a URL of its own, with a text that is turned away."""
         self._add_link(
             url=self._copy_route(lender),
@@ -353,7 +349,10 @@ class _Planner:
         plain = [
             i
             for i, link in enumerate(self._links)
-            if link.text_kind == "caption" and link.fetch_fate is None and link.text_fate is None and link.same_picture is None
+            if link.text_kind == "caption"
+            and link.fetch_fate is None
+            and link.text_fate is None
+            and link.same_picture is None
         ]
         chosen = dice.shuffled(plain)
         for sort, styles in (

@@ -70,9 +70,7 @@ def _positions(dice: Dice, scene: Scene, width: int, height: int) -> list[tuple[
     return [(x + dice.between(-0.03, 0.03) * short, y + dice.between(-0.03, 0.03) * short, radius)]
 
 
-def _draw_thing(
-    canvas: Image.Image, dice: Dice, scene: Scene, centre: Point, radius: float, colour: Rgb
-) -> None:
+def _draw_thing(canvas: Image.Image, dice: Dice, scene: Scene, centre: Point, radius: float, colour: Rgb) -> None:
     tilt = math.radians(dice.between(-_MAX_TILT_DEGREES, _MAX_TILT_DEGREES))
     draw = ImageDraw.Draw(canvas)
     if scene.thing in OBJECTS:
@@ -198,13 +196,8 @@ def _heart() -> list[Point]:
 
 
 def _crescent() -> list[Point]:
-    outer = [
-        (math.cos(math.radians(a)), math.sin(math.radians(a))) for a in range(50, 311, 10)
-    ]  # the disc's left side
-    inner = [
-        (0.28 + 0.84 * math.cos(math.radians(a)), 0.84 * math.sin(math.radians(a)))
-        for a in range(294, 65, -10)
-    ]
+    outer = [(math.cos(math.radians(a)), math.sin(math.radians(a))) for a in range(50, 311, 10)]  # the disc's left side
+    inner = [(0.28 + 0.84 * math.cos(math.radians(a)), 0.84 * math.sin(math.radians(a))) for a in range(294, 65, -10)]
     return outer + inner
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from pipeline.sample_web.dice import Dice
 from pipeline.sample_web.vocabulary import (
@@ -13,12 +12,11 @@ from pipeline.sample_web.vocabulary import (
     PATTERNS,
     PLACES,
     SHAPES,
+    Place,
+    Size,
 )
 
 __all__ = ["Scene", "make_scene"]
-
-Place = Literal["middle", "left", "right", "top", "bottom"]
-Size = Literal["small", "middling", "large"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,7 @@ def make_scene(seed: int, key: str, colour: str, thing: str) -> Scene:
     if count == 1:
         size = dice.weighted([("small", 0.15), ("middling", 0.5), ("large", 0.35)])
         if size != "large" and dice.chance(0.3):
-            place = dice.choice(PLACES)  # type: ignore[assignment]  # PLACES holds only members of Place
+            place = dice.choice(PLACES)
     short = dice.weighted([(96, 0.2), (112, 0.2), (128, 0.45), (160, 0.1), (224, 0.03), (320, 0.02)])
     long = int(short * dice.weighted([(1.0, 0.6), (1.25, 0.25), (1.5, 0.15)]))
     # Where there are several things, the longer side gives them room next to each other.
@@ -82,9 +80,5 @@ def make_scene(seed: int, key: str, colour: str, thing: str) -> Scene:
 def _background(dice: Dice, colour: str) -> str:
     """A background that the colour stands out from."""
     red, green, blue = COLOURS[colour]
-    fitting = [
-        name
-        for name, (r, g, b) in BACKGROUNDS.items()
-        if abs(red - r) + abs(green - g) + abs(blue - b) > 200
-    ]
+    fitting = [name for name, (r, g, b) in BACKGROUNDS.items() if abs(red - r) + abs(green - g) + abs(blue - b) > 200]
     return dice.choice(fitting)

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -192,7 +193,7 @@ class _Connection(asyncio.Protocol):
             self._finish(close)
         elif manner == "slow":
             self._write(_head(route, status, len(body)) + body[: len(body) // 2])
-            self._later(_SLOW_S, lambda: (self._write(body[len(body) // 2 :]), self._finish(close)))
+            self._later(_SLOW_S, lambda: self._end(body[len(body) // 2 :], close))
         elif manner == "trickle":
             self._write(_head(route, status, len(body)))
             self._repeat(_TRICKLE_S, _pieces(body, _TRICKLE_BYTES))
@@ -235,8 +236,7 @@ class _Connection(asyncio.Protocol):
             self._write(piece)
             left -= _CHUNK_BYTES
             if self._transport is not None and self._transport.get_write_buffer_size() > 4 * _CHUNK_BYTES:
-                remaining = left
-                self._resume = lambda: self._pour(remaining, piece, last)
+                self._resume = partial(self._pour, left, piece, last)
                 return
         self._write(last)
         self._close()
@@ -249,6 +249,10 @@ class _Connection(asyncio.Protocol):
 
     def _later(self, delay_s: float, action: Callable[[], object]) -> None:
         self._timer = self._loop.call_later(delay_s, action)
+
+    def _end(self, data: bytes, close: bool) -> None:
+        self._write(data)
+        self._finish(close)
 
     def _finish(self, close: bool) -> None:
         if close:

@@ -42,7 +42,11 @@ def serving(path: Path) -> Iterator[None]:
         if not process.stdout.readline():
             process.wait()
             problem = process.stderr.read().strip().splitlines()
-            raise ServerError(problem[-1] if problem else f"the server of {path} ended with {process.returncode}")
+            raise ServerError(
+                problem[-1].removeprefix("error: ")
+                if problem
+                else f"{path}: the server ended with status {process.returncode}; run it by hand to see why"
+            )
         yield
     finally:
         process.stdin.close()

@@ -94,9 +94,7 @@ TROUBLES: tuple[Trouble, ...] = (
     Trouble(name="found_elsewhere", count=8, manner="redirect", status=302),
     Trouble(name="temporary_redirect", count=4, manner="redirect", status=307),
     Trouble(name="redirect_chain", count=3, manner="redirect_chain", status=302),
-    Trouble(
-        name="redirect_loop", count=4, fate="fetch/too_many_redirects", manner="redirect_loop", status=302
-    ),
+    Trouble(name="redirect_loop", count=4, fate="fetch/too_many_redirects", manner="redirect_loop", status=302),
     Trouble(
         name="redirect_to_private",
         count=3,

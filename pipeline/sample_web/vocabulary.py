@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
@@ -13,10 +15,13 @@ __all__ = [
     "PLACES",
     "PLURALS",
     "SHAPES",
-    "SIZES",
+    "Place",
+    "Size",
 ]
 
 Colour = tuple[int, int, int]
+Place = Literal["middle", "left", "right", "top", "bottom"]
+Size = Literal["small", "middling", "large"]  # captions leave the middling one unnamed
 
 COLOURS: dict[str, Colour] = {
     "red": (214, 36, 36),
@@ -84,11 +89,8 @@ PLURALS = {
 PATTERNS = ("striped", "dotted")
 """Fillings beside the plain one."""
 
-PLACES = ("left", "right", "top", "bottom")
+PLACES: tuple[Place, ...] = ("left", "right", "top", "bottom")
 """Where a thing sits when it is not in the middle."""
-
-SIZES = ("small", "large")
-"""Sizes that captions name; the middling one goes unnamed."""
 
 COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
 

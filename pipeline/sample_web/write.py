@@ -1,7 +1,7 @@
 """Write every file of a sample web.
 
-    plan -> pictures/ (two processes) , pages -> pages/, warc/, wat/ -> truth.parquet -> tables/
-         -> server.json ; encyclopedia/ ; eval/
+plan -> pictures/ (two processes) , pages -> pages/, warc/, wat/ -> truth.parquet -> tables/
+     -> server.json ; encyclopedia/ ; eval/
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ def _write_routes(plan: Plan, pages: Sequence[Page], directory: Path) -> None:
     for site, paths in by_site.items():
         lines = "".join(f'<li><a href="{path}">{path}</a></li>\n' for path in sorted(paths))
         file = f"pages/{site}/index.html"
-        (directory / file).write_text(
-            f"<!DOCTYPE html>\n<title>{site}</title>\n<ul>\n{lines}</ul>\n", encoding="utf-8"
-        )
+        (directory / file).write_text(f"<!DOCTYPE html>\n<title>{site}</title>\n<ul>\n{lines}</ul>\n", encoding="utf-8")
         for path in ("/", "/index.html"):
             routes[f"{site}{path}"] = {"type": "text/html; charset=utf-8", "file": file}
     text = json.dumps({"version": 1, "routes": routes}, ensure_ascii=False, indent=0, sort_keys=True)

@@ -1,9 +1,9 @@
--- Languages of the samples and of what the language stage turned away (detail holds the language).
-SELECT lang, sum(matched) AS matched, sum(rejected) AS rejected
+-- Languages of the matched pairs and of what the language stage turned away (its detail holds the language).
+SELECT lang, sum(pairs) AS matched, sum(turned_away) AS rejected
 FROM (
-    SELECT lang, count(*) AS matched, 0 AS rejected FROM matched GROUP BY lang
+    SELECT lang, count(*) AS pairs, 0 AS turned_away FROM matched GROUP BY lang
     UNION ALL
     SELECT regexp_extract(detail, '^[a-z-]+') AS lang, 0, count(*) FROM rejections WHERE stage = 'language' GROUP BY lang
 )
 GROUP BY lang
-ORDER BY matched + rejected DESC, lang
+ORDER BY sum(pairs) + sum(turned_away) DESC, lang

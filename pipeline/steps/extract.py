@@ -86,7 +86,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 def _partition_name(source: str) -> str:
     """Readable, unique, and the same whatever other sources there are."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(source))[:60].strip("-")
-    return f"{stem}-{xxhash.xxh3_64_hexdigest(source)[:8]}"
+    return f"{stem}-{xxhash.xxh3_64_hexdigest(source.encode())[:8]}"
 
 
 def _stamp(source: str) -> list[Any]:

@@ -18,7 +18,7 @@ from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.outcome import Outcome, rejections_from_rows
 from pipeline.schema import FETCHED, SELECTED
-from pipeline.stages.check_image import ImageConfig, Picture, Rejected, open_checker
+from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture, Rejected
 from pipeline.stages.fetch import FetchConfig, fetch
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import write_parquet
@@ -76,7 +76,7 @@ def _fetch_all(
     fetch_config = from_mapping(FetchConfig, arguments["fetch"])
     image = from_mapping(ImageConfig, arguments["image"])
     ids = list(urls)
-    with open_checker(image) as checker:
+    with IsolatedChecker(image) as checker:
         for answer in fetch(list(urls.values()), fetch_config):
             url_id = ids[answer.index]
             facts: dict[str, Any] = {"http_status": answer.http_status, "stage": None, "detail": None}
@@ -85,7 +85,7 @@ def _fetch_all(
                 facts |= {"reason": answer.reason, "detail": answer.detail}
                 yield url_id, facts
                 continue
-            checked = checker.check(answer.body)
+            (checked,) = checker.check([answer.body])
             if isinstance(checked, Rejected):
                 facts |= {"status": "failed_to_resize", "stage": "check_image"}
                 facts |= {"reason": checked.reason, "detail": checked.detail}

@@ -37,4 +37,4 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
         Matcher.build(queries, from_mapping(MatchConfig, arguments["config"])).save(Path(scratch))
         for name in Matcher.FILES:
             shutil.move(Path(scratch) / name, outputs[name])
-    return {"rows": len(queries), "num_queries": len(queries), "fingerprint": queries.fingerprint}
+    return {"rows": len(queries.queries), "num_queries": len(queries.queries), "fingerprint": queries.fingerprint}

@@ -33,7 +33,7 @@ def hosts(shared_data: Path) -> Iterator[Path]:
             self.directory = str(shared_data / "hosts" / host)
             return super().translate_path(path)
 
-        def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
+        def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
@@ -56,7 +56,7 @@ def output(hosts: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFact
         "sources": [str(shared_data / "webarchive/wat/*.localhost.warc.wat.gz")],
         "queries": str(root / "nouns.txt"),
         "output": str(root / "set"),
-        "fetch": {"allow_addresses": [f"127.0.0.0/8:{PORT}"]},
+        "fetch": {"user_agent": "openwit-test/1 (+http://localhost/)", "allow_addresses": [f"127.0.0.0/8:{PORT}"]},
         "image": {"min_side": 1, "max_aspect_ratio": 1000},
         "engine": {"kind": "inline"},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -48,7 +49,7 @@ def config(tiny_data: Path, tiny_vit: Path, tmp_path: Path) -> TrainConfig:
     )
 
 
-class Interrupted(Exception):
+class CrashError(Exception):
     """Stands for a crash."""
 
 
@@ -97,16 +98,30 @@ def uninterrupted(config: TrainConfig, tmp_path: Path) -> str:
     return whole.output
 
 
+def no_worker_is_left(output: str) -> bool:
+    """Whether, within seconds, nobody maps the run's index any more."""
+    for _ in range(100):
+        maps = []
+        for process in Path("/proc").glob("[0-9]*/maps"):
+            with contextlib.suppress(OSError):
+                maps.append(process.read_text())
+        if not any(f"{output}/index" in text for text in maps):
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def crash() -> None:
-    raise Interrupted
+    raise CrashError
 
 
 def test_crashed_and_resumed_run_equals_uninterrupted_run(
     config: TrainConfig, uninterrupted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         interrupt_at(patch, 7, crash)
-        train(config)
+        with pytest.raises(CrashError):
+            train(config)
     last, _ = find_last(Path(config.output) / "checkpoints")
     assert last is not None
     assert read_progress(last).samples_seen == 96  # in the middle of the first epoch
@@ -147,6 +162,7 @@ def test_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: P
     finally:
         process.kill()
         process.wait()
+    assert no_worker_is_left(long.output)
     # Done before the kill on a fast machine: then there is nothing to resume, and the weights must agree all the same.
     train(long)
     assert_same_run(long.output, whole.output)
@@ -155,9 +171,10 @@ def test_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: P
 def test_run_goes_on_with_other_micro_batches_and_workers(
     config: TrainConfig, uninterrupted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         interrupt_at(patch, 7, crash)
-        train(config)
+        with pytest.raises(CrashError):
+            train(config)
     train(replace(config, micro_batches=4))
     a, b = weights_of(config.output), weights_of(uninterrupted)
     assert all(torch.allclose(a[name], b[name], atol=2e-3) for name in a)
@@ -213,9 +230,10 @@ def test_a_kill_while_writing_leaves_whole_checkpoints_only(
             raise OSError(28, "No space left on device")
         real(value, path)
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left on device"):
+    with monkeypatch.context() as patch:
         patch.setattr("training.checkpoint.torch.save", full_disk)
-        train(config)
+        with pytest.raises(OutputError, match="No space left on device"):
+            train(config)
     names = sorted(path.name for path in (Path(config.output) / "checkpoints").iterdir() if path.name.isdigit())
     assert names == ["000000000048"]
     train(config)

@@ -10,6 +10,7 @@ record of a compressed archive is a member of its own, so reading can go on with
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -73,16 +74,27 @@ def read_records(
                     yield damage
                     damage = None
                 yield item
+            if damage is not None and segment.num_records:  # records followed, though none was wanted
+                yield damage
+                damage = None
             num_records += segment.num_records
             if num_records == 0 and start == 0:
                 raise InputError(
                     f"{path}: not a WARC or WAT file ({segment.error or 'it holds no record'}); "
                     "check the path or set the format"
                 )
+            end = _member_end(file, segment.last_offset) if kind == "gzip" else None
             if segment.damage is not None:
-                damage = damage or segment.damage
-            following = _next_member(file, max(segment.last_offset + 1, start + 1), magic, kind)
+                found = segment.damage
+                if found.offset is None and end is not None:
+                    found = Damage(offset=end, reason=found.reason, detail=found.detail)
+                damage = damage or found
+            elif end is None or _size(file) <= end:
+                break  # a clean end, or a last record that only lacks its checksum
+            following = _next_member(file, end or max(segment.last_offset, start) + 1, magic, kind)
             if following is None:
+                if damage is None and end is not None and not _all_empty_members(file, end):
+                    damage = Damage(offset=end, reason="bad_record", detail="too short to be a record")
                 break
             start = following
         if damage is not None:
@@ -115,8 +127,8 @@ class _Segment:
             ):
                 reading = offset = head.stream_pos
                 self.last_offset = offset
-                if head.headers.get("WARC-Type") is None:
-                    # A header cut short leaves a record without headers.
+                if "WARC-Type" not in head.headers or "Content-Length" not in head.headers:
+                    # FastWARC makes a record without them of a header that is cut short.
                     self.damage = Damage(offset=offset, reason="bad_record", detail="the record's header is cut short")
                     return
                 self.num_records += 1
@@ -161,6 +173,40 @@ def _next_member(file: BinaryIO, start: int, magic: bytes, kind: str) -> int | N
                 return candidate
             found = window.find(magic, found + 1)
         position += len(window) - len(magic) + 1
+
+
+def _member_end(file: BinaryIO, offset: int) -> int | None:
+    """Offset of the byte after the gzip member at `offset`; null if it is damaged or cut short."""
+    file.seek(offset)
+    inflate = zlib.decompressobj(wbits=31)
+    size = 0
+    try:
+        while not inflate.eof:
+            chunk = file.read(_SCAN_BYTES)
+            if not chunk:
+                return None
+            size += len(chunk)
+            while chunk and not inflate.eof:
+                inflate.decompress(chunk, _SCAN_BYTES)
+                chunk = inflate.unconsumed_tail
+    except zlib.error:
+        return None
+    return offset + size - len(inflate.unused_data)
+
+
+def _all_empty_members(file: BinaryIO, offset: int) -> bool:
+    """Whether only whole gzip members follow: FastWARC found no record in them, so they are empty."""
+    size = _size(file)
+    while offset < size:
+        end = _member_end(file, offset)
+        if end is None:
+            return False
+        offset = end
+    return True
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, 2)
 
 
 def _starts_record(file: BinaryIO, offset: int) -> bool:

@@ -27,6 +27,13 @@ _AS_BROWSERS_READ = {
     "utf-16": "utf-16-le",
 }
 """Python's name of a codec -> the wider one that the WHATWG Encoding Standard puts under that label."""
+_ENCODINGS = frozenset(
+    {"utf-8", "utf-16-be", "utf-16-le", "cp866", "koi8-r", "koi8-u", "mac-roman", "mac-cyrillic", "cp874"}
+    | {f"cp{page}" for page in range(1250, 1259)}
+    | {f"iso8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)}
+    | {"gb18030", "big5hkscs", "euc_jp", "iso2022_jp", "cp932", "cp949"}
+)
+"""Those of the standard, by Python's names; Python has more codecs, and pages do not get to choose those."""
 _LABELS = {"x-sjis": "cp932", "windows-31j": "cp932", "ks_c_5601-1987": "cp949", "x-gbk": "gb18030", "unicode": "utf-8"}
 
 
@@ -58,7 +65,7 @@ def _codec(label: str | None) -> str | None:
         return _LABELS[label]
     try:
         name = codecs.lookup(label).name
-        b"".decode(name)  # rot13 and zlib are codecs too, but not of text
     except (LookupError, ValueError):
         return None
-    return _AS_BROWSERS_READ.get(name, name)
+    name = _AS_BROWSERS_READ.get(name, name)
+    return name if name in _ENCODINGS else None

@@ -1,0 +1,97 @@
+"""Facts about a picture: its EXIF tags and its perceptual hash."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Collection
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image
+
+from pipeline.stages.check_image.geometry import Pixels
+
+__all__ = ["exif_json", "exif_of", "orientation_of", "perceptual_hash"]
+
+_ORIENTATION = 0x0112
+_SUB_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_MAX_VALUE_CHARS = 500
+
+
+def exif_of(data: bytes) -> Image.Exif | None:
+    """Read an EXIF block (with or without its `Exif\\0\\0` prefix); None if it cannot be read."""
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+    except Exception:  # noqa: BLE001 - hostile bytes make the parser raise almost anything
+        return None
+    return exif
+
+
+def orientation_of(exif: Image.Exif | None) -> int:
+    """EXIF orientation, 1 (upright) where there is none or it makes no sense."""
+    try:
+        value = exif.get(_ORIENTATION, 1) if exif is not None else 1
+    except Exception:  # noqa: BLE001 - values are parsed on access, from hostile bytes
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def exif_json(exif: Image.Exif | None, wanted: Collection[str]) -> str | None:
+    """JSON object of the `wanted` tags (`all` for all) as text, keys sorted; None if there are none."""
+    if exif is None or not wanted:
+        return None
+    found: dict[str, str] = {}
+    tables: list[tuple[Any, dict[int, str]]] = [(exif, ExifTags.TAGS)]
+    for ifd in _SUB_IFDS:
+        try:
+            tables.append((exif.get_ifd(ifd), ExifTags.GPSTAGS if ifd == ExifTags.IFD.GPSInfo else ExifTags.TAGS))
+        except Exception:  # noqa: BLE001 - as above
+            continue
+    for table, names in tables:
+        for tag in list(table):
+            name = names.get(tag)
+            if name is None or not ("all" in wanted or name in wanted):
+                continue
+            try:
+                text = _as_text(table[tag])
+            except Exception:  # noqa: BLE001 - as above
+                continue
+            if text:
+                found.setdefault(name, text)
+    return json.dumps(found, sort_keys=True) if found else None
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("ascii") if value.isascii() else value[:32].hex()
+    if isinstance(value, dict):
+        return ""  # the pointer to a sub-table, which is read by itself
+    return str(value).strip("\0 \t\r\n")[:_MAX_VALUE_CHARS]
+
+
+@functools.cache
+def _low_frequencies() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows and columns of the 64 lowest frequencies after the constant one, by diagonals."""
+    order = sorted(((u, v) for u in range(16) for v in range(16) if u + v), key=lambda p: (p[0] + p[1], p[0]))[:64]
+    rows, columns = np.array(order, np.intp).T
+    return rows, columns
+
+
+def perceptual_hash(pixels: Pixels) -> int:
+    """64-bit hash of an upright picture: alike for pictures that look alike (small Hamming distance).
+
+    Gray, 32 x 32 by areas, cosine transform; a bit for each of the 64 lowest frequencies but the constant
+    one: whether its coefficient (rounded, so that noise of the arithmetic in flat pictures has no say) is above
+    their median. After pHash (Zauner 2010, section 3.2.1), with diagonals instead of its square of
+    frequencies. `pixels` is uint8[h, w] or uint8[h, w, 3] RGB; the first frequency is the highest bit.
+    """
+    gray = pixels if pixels.ndim == 2 else cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(np.ascontiguousarray(gray), (32, 32), interpolation=cv2.INTER_AREA)
+    spectrum = cv2.dct(small.astype(np.float32))
+    coefficients = np.rint(spectrum[_low_frequencies()])
+    bits = coefficients > np.median(coefficients)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -1,0 +1,171 @@
+"""The commands of `python -m query_list`.
+
+build       CONFIG.yaml [--section.key value ...]            make the list, or bring it up to date
+stats       CONFIG.yaml|LIST                                 sizes by source, examples
+lint        CONFIG.yaml|LIST [--texts FILE] [--rule words|metaclip] [--case smart|fold|exact]
+diff-rules  CONFIG.yaml|LIST TEXTS [--case smart|fold|exact] [--limit N]
+            what each rule of matching finds in a sample of texts that the other does not
+
+LIST is a .parquet, .csv or .txt file; TEXTS a .txt (one a line), or a .parquet, .csv or .tsv with a column
+caption, alt_text or text.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.load import ConfigError, describe, from_mapping, load, parse_overrides
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.queries import QueryList
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status (0 done, 2 a mistake that the message explains)."""
+    words = list(arguments)
+    command = _COMMANDS.get(words[0]) if words else None
+    if command is None:
+        print(__doc__)
+        return 0 if words and words[0] in ("-h", "--help", "help") else 2
+    if "--help" in words or "-h" in words:
+        return _help(words[0])
+    try:
+        return command(words[1:])
+    except (ConfigError, PipelineError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _help(command: str) -> int:
+    print(__doc__)
+    if command == "build":
+        from query_list.build import BuildConfig
+
+        print("Options of build, in CONFIG.yaml or on the command line:\n")
+        print(describe(BuildConfig))
+    return 0
+
+
+def _build(words: list[str]) -> int:
+    from rich.console import Console
+
+    from pipeline.progress import Progress
+    from pipeline.queries import read_queries
+    from query_list.build import BuildConfig, build
+
+    if not words or words[0].startswith("--"):
+        raise ConfigError("give a config: python -m query_list build configs/queries/sample.yaml")
+    config = load(BuildConfig, words[0], words[1:])
+    console = Console(stderr=True, highlight=False)
+    result = build(config, Progress(console))
+    if not result.built:
+        console.print(f"{result.path}: nothing to do, {result.num_queries:,} queries are up to date")
+        return 0
+    for name in ("pages", "articles", "redirects", "disambiguations", "broken_pages", "words", "broken_lines"):
+        if result.facts.get(name):
+            console.print(f"  {name.replace('_', ' '):<18} {result.facts[name]:>14,}")
+    _print_stats(read_queries(result.path), console)
+    console.print(f"{result.num_queries:,} queries in {result.path} (fingerprint {result.fingerprint})")
+    return 0
+
+
+def _stats(words: list[str]) -> int:
+    from rich.console import Console
+
+    from pipeline.queries import read_queries
+
+    path, rest = _list_path(words)
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}")
+    found = read_queries(path)
+    console = Console(highlight=False)
+    _print_stats(found, console)
+    console.print(f"{len(found.queries):,} queries, fingerprint {found.fingerprint}")
+    return 0
+
+
+def _lint(words: list[str]) -> int:
+    from pipeline.matching import MatchConfig
+    from pipeline.queries import read_queries
+    from query_list.report import lint, read_texts
+
+    path, rest = _list_path(words)
+    options = dict(parse_overrides(rest))
+    texts = options.pop("texts", None)
+    config = from_mapping(MatchConfig, options, where="the command line")
+    findings = lint(read_queries(path), config, read_texts(Path(texts)) if texts else ())
+    for finding in findings:
+        print(f"{finding.kind:<15} {finding.query_id:>7}  {finding.query!r}: {finding.detail}")
+    kinds = Counter(finding.kind for finding in findings)
+    print(", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())) or "nothing to report")
+    return 0
+
+
+def _diff_rules(words: list[str]) -> int:
+    from pipeline.matching import MatchConfig
+    from pipeline.queries import read_queries
+    from query_list.report import diff_rules, read_texts
+
+    path, rest = _list_path(words)
+    if not rest or rest[0].startswith("--"):
+        raise ConfigError("give a sample of texts: python -m query_list diff-rules LIST TEXTS")
+    options = dict(parse_overrides(rest[1:]))
+    limit = int(options.pop("limit", 20))
+    config = from_mapping(MatchConfig, options, where="the command line")
+    texts = read_texts(Path(rest[0]))
+    differences = diff_rules(read_queries(path), texts, config)
+    for only in ("words", "metaclip"):
+        found = [difference for difference in differences if difference.only == only]
+        in_texts = len({difference.text for difference in found})
+        print(f"only {only}: {len(found):,} matches in {in_texts:,} of {len(texts):,} texts")
+        for difference in found[:limit]:
+            print(f"  {difference.query!r} in {difference.text[:100]!r}")
+    return 0
+
+
+def _list_path(words: list[str]) -> tuple[Path, list[str]]:
+    """The list that the first word names, itself or by its build config; and the other words."""
+    if not words or words[0].startswith("--"):
+        raise ConfigError("give a query list (.parquet, .csv, .txt) or the config that builds one")
+    path = Path(words[0])
+    if path.suffix in (".yaml", ".yml"):
+        from query_list.build import BuildConfig
+
+        path = Path(load(BuildConfig, path).output)
+    return path, words[1:]
+
+
+def _print_stats(found: QueryList, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from query_list.report import stats
+
+    table = Table("source", "queries", "ranked by", "first", "last", box=box.SIMPLE_HEAD)
+    for facts in stats(found):
+        table.add_row(
+            facts.source, f"{facts.num_queries:,}", facts.figure, ", ".join(facts.first), ", ".join(facts.last)
+        )
+    console.print(table)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "build": _build,
+    "stats": _stats,
+    "lint": _lint,
+    "diff-rules": _diff_rules,
+}

@@ -1,0 +1,266 @@
+"""Extraction from tables."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import InputError
+from pipeline.identity import canonical_url, uid_of
+from pipeline.outcome import Outcome
+from pipeline.schema import CANDIDATES
+from pipeline.stages.extract import ExtractConfig, extract
+
+_ROWS = [
+    {"url": "http://h/1.jpg", "caption": 'A "quoted" dog,\nwith a line break'},
+    {"url": "http://h/2.jpg", "caption": "żółw &amp; 犬"},
+    {"url": "http://h/3.jpg", "caption": ""},
+    {"url": "data:image/png;base64,AA", "caption": "inline"},
+    {"url": "not a url", "caption": "relative"},
+]
+
+
+def _extract(path: Path, config: ExtractConfig | None = None) -> list[Outcome]:
+    outcomes = list(extract(str(path), config or ExtractConfig()))
+    for outcome in outcomes:
+        outcome.kept.validate(full=True)
+        assert outcome.kept.schema == CANDIDATES
+        link_rejections = sum(link is not None for link in outcome.rejected["link"].to_pylist())
+        assert outcome.num_in == outcome.kept.num_rows + link_rejections
+    return outcomes
+
+
+def _kept(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    return [row for outcome in outcomes for row in outcome.kept.to_pylist()]
+
+
+def _rejected(outcomes: list[Outcome]) -> list[tuple[int | None, int | None, str]]:
+    return [(row["record"], row["link"], row["reason"]) for outcome in outcomes for row in outcome.rejected.to_pylist()]
+
+
+def _separated(rows: list[dict[str, str]], delimiter: str) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ["url", "caption"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _json_lines(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def _write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
+    path = folder / name
+    if ".parquet" in name:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+    if ".jsonl" in name:
+        data = _json_lines(rows)
+    else:
+        data = _separated(rows, "," if ".csv" in name else "\t")
+    if name.endswith(".gz"):
+        data = gzip.compress(data)
+    if name.endswith(".zst"):
+        data = zstandard.compress(data)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.parquet",
+        "a.csv",
+        "a.csv.gz",
+        "a.csv.zst",
+        "a.tsv",
+        "a.tsv.gz",
+        "a.jsonl",
+        "a.jsonl.gz",
+        "a.jsonl.zst",
+        "a.ndjson.gz",
+    ],
+)
+def test_every_format_gives_the_same_candidates(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path, name.replace("ndjson", "jsonl"), _ROWS)
+    if "ndjson" in name:
+        path = path.rename(tmp_path / name)
+    outcomes = _extract(path, ExtractConfig(tsv_quoting=True))
+    rows = _kept(outcomes)
+    assert [(row["url"], row["alt_text"], row["record"], row["link"]) for row in rows] == [
+        ("http://h/1.jpg", _ROWS[0]["caption"], 0, 0),
+        ("http://h/2.jpg", _ROWS[1]["caption"], 1, 0),
+    ]
+    assert rows[0]["uid"] == uid_of(canonical_url("http://h/1.jpg"), "alt", _ROWS[0]["caption"])
+    assert rows[0]["page_url"] is None
+    assert _rejected(outcomes) == [(2, 0, "no_text"), (3, 0, "not_http"), (4, 0, "bad_url")]
+    assert sum(outcome.num_records for outcome in outcomes) == 5
+
+
+def test_columns_are_chosen_by_config(tmp_path: Path) -> None:
+    rows = [{"id": 1, "U": "http://h/1", "T": "text", "P": "http://h/", "L": "CC0", "n": None}]
+    config = ExtractConfig(
+        url_columns=("nope", "U"), text_columns=("T",), page_url_columns=("P",), license_columns=("L",)
+    )
+    for name in ("a.parquet", "a.jsonl"):
+        (row,) = _kept(_extract(_write(tmp_path, name, rows), config))
+        assert (row["url"], row["alt_text"], row["page_url"], row["license"]) == (
+            "http://h/1",
+            "text",
+            "http://h/",
+            "CC0",
+        )
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl"])
+def test_missing_column_is_an_input_error(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path, name, [{"url": "http://h/1", "caption": "t"}])
+    with pytest.raises(InputError, match=r"words|usable"):
+        _extract(path, ExtractConfig(text_columns=("words",)))
+
+
+def test_tsv_without_header_and_without_quoting(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('A "dog\thttp://h/1\n"cat" here\thttp://h/2\n')
+    rows = _kept(_extract(path, ExtractConfig(column_names=("caption", "url"))))
+    assert [row["alt_text"] for row in rows] == ['A "dog', '"cat" here']
+
+
+@pytest.mark.parametrize("header", ["url,caption\n", "\ufeffurl,caption\r\n", '"url","caption"\n'])
+def test_header_variants(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(header + "http://h/1,t\n", encoding="utf-8")
+    assert len(_kept(_extract(path))) == 1
+
+
+def test_stray_quote_costs_one_row(tmp_path: Path) -> None:
+    lines = ["url,caption", 'http://h/0,"never closed', *[f"http://h/{i},text {i}" for i in range(1, 3000)]]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    outcomes = _extract(path)
+    assert len(_kept(outcomes)) == 2999
+    assert _rejected(outcomes) == [(0, None, "bad_record")]
+
+
+def test_bad_rows_are_counted_and_the_rest_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(
+        b'url,caption\nhttp://h/0,t\nhttp://h/1\nhttp://h/2,a,b\nhttp://h/3,\xff\n\nhttp://h/4,"open\nhttp://h/5,'
+        + b"x" * 2000
+        + b"\nhttp://h/6,t"
+    )
+    outcomes = _extract(path, ExtractConfig(max_record_bytes=1000))
+    assert [row["url"] for row in _kept(outcomes)] == ["http://h/0", "http://h/6"]
+    assert _rejected(outcomes) == [
+        (1, None, "bad_record"),
+        (2, None, "bad_record"),
+        (3, None, "bad_record"),
+        (4, None, "bad_record"),
+        (5, None, "oversized_record"),
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'{"url": "http://h/0", "caption": "t"}\n{"url": \nnull\n3\n[]\n{"url": 3, "caption": "t"}\n{"caption": "\xff"}\n'
+        + b'{"x": ' * 5000
+        + b"\n\n"
+        + b'{"url": "'
+        + b"x" * 40_000
+        + b'"}\n{"caption": "t", "url": "http://h/8", "extra": {"a": [1]}}\n{"caption": "no url"}\n{"url": "http://h/9"}'
+    )
+    outcomes = _extract(path, ExtractConfig(max_record_bytes=35_000))
+    assert [row["url"] for row in _kept(outcomes)] == ["http://h/0", "http://h/8"]
+    assert _rejected(outcomes) == [
+        *[(i, None, "bad_record") for i in range(1, 8)],
+        (8, None, "oversized_record"),
+        (10, 0, "bad_url"),
+        (11, 0, "no_text"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.jsonl.zst", "a.tsv.zst"])
+def test_cut_compressed_table_keeps_what_came_before(tmp_path: Path, name: str) -> None:
+    # Texts that do not compress, so that a cut stream still holds whole blocks.
+    rows = [{"url": f"http://h/{i}", "caption": uid_of(str(i), "alt", "").hex() * 20} for i in range(10_000)]
+    path = _write(tmp_path, name, rows)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4])
+    outcomes = _extract(path)
+    found = [row["url"] for row in _kept(outcomes)]
+    assert 0 < len(found) < 10_000
+    assert found == [row["url"] for row in rows[: len(found)]]
+    assert _rejected(outcomes) == [(None, None, "truncated_file")]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.csv.gz"])
+def test_empty_file_and_noise_are_input_errors(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for content in (b"", b"\x00\x01\x02 noise\n\xff\xfe", b"\x1f\x8b\x08broken"):
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            _extract(path)
+
+
+def test_truncated_parquet_is_an_input_error(tmp_path: Path) -> None:
+    path = _write(tmp_path, "a.parquet", _ROWS)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="its end is missing"):
+        _extract(path)
+
+
+def test_damaged_row_group_costs_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [{"url": f"http://h/{i}", "caption": f"text {i}"} for i in range(30)]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10, compression="zstd")
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(bytes(data))
+    outcomes = _extract(path)
+    assert [row["record"] for row in _kept(outcomes)] == [*range(10), *range(20, 30)]
+    assert _rejected(outcomes) == [(10, None, "bad_record")]
+
+
+def test_parquet_bytes_that_are_not_text_are_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table(
+        {"url": pa.array([b"http://h/1", b"http://h/2", None]), "caption": pa.array([b"t", b"\xff", b"t"])}
+    )
+    pq.write_table(table, path)
+    outcomes = _extract(path)
+    assert [row["url"] for row in _kept(outcomes)] == ["http://h/1"]
+    assert _rejected(outcomes) == [(1, None, "bad_record"), (2, 0, "bad_url")]
+
+
+_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1, max_size=20)
+
+
+@given(st.lists(_TEXT, min_size=1, max_size=8))
+def test_texts_survive_csv_and_json(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("tables")
+    rows = [{"url": f"http://h/{i}", "caption": text} for i, text in enumerate(texts)]
+    for name in ("a.csv", "a.jsonl.zst"):
+        assert [row["alt_text"] for row in _kept(_extract(_write(folder, name, rows)))] == texts
+
+
+@pytest.mark.slow
+def test_hundred_megabyte_line_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    row = b'{"url": "http://h/1", "caption": "t"}\n'
+    path.write_bytes(gzip.compress(row + b'{"caption": "' + b"x" * 100_000_000 + b'"}\n' + row, 1))
+    outcomes = _extract(path)
+    assert len(_kept(outcomes)) == 2
+    assert _rejected(outcomes) == [(1, None, "oversized_record")]

@@ -1,0 +1,250 @@
+"""Extraction from the HTML in WARC files."""
+
+from __future__ import annotations
+
+import collections
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
+
+from pipeline.errors import InputError
+from pipeline.outcome import Outcome
+from pipeline.schema import CANDIDATES
+from pipeline.stages.extract import ExtractConfig, extract
+from pipeline.stages.extract.charset import decode_html
+from pipeline.stages.extract.warc import best_of_srcset
+from tests.pipeline.archives import html_block, members, warc_record, wat_block
+
+
+def _page(tmp_path: Path, block: bytes, config: ExtractConfig | None = None, **keywords: Any) -> list[Outcome]:
+    record = warc_record(block, kind="response", content_type="application/http; msgtype=response", **keywords)
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(members([record])))
+    outcomes = list(extract(str(path), config or ExtractConfig()))
+    for outcome in outcomes:
+        assert outcome.kept.schema == CANDIDATES
+        link_rejections = sum(link is not None for link in outcome.rejected["link"].to_pylist())
+        assert outcome.num_in == outcome.kept.num_rows + link_rejections
+    return outcomes
+
+
+def _kept(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    return [row for outcome in outcomes for row in outcome.kept.to_pylist()]
+
+
+def _rejected(outcomes: list[Outcome]) -> list[tuple[int | None, str]]:
+    return [(row["link"], row["reason"]) for outcome in outcomes for row in outcome.rejected.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("html", "url"),
+    [
+        ('<img src="p.jpg" alt="t">', "p.jpg"),
+        ('<IMG SRC="p.jpg" ALT="t">', "p.jpg"),
+        ('<img src="p.jpg" srcset="big.jpg 2x" data-src="other.jpg" alt="t">', "p.jpg"),
+        ('<img src="data:image/gif;base64,R0" data-src="p.jpg" alt="t">', "p.jpg"),
+        ('<img src="/img/blank.gif" data-original="p.jpg" alt="t">', "p.jpg"),
+        ('<img src="x/1x1_trans.png" data-lazy-src="p.jpg" alt="t">', "p.jpg"),
+        ('<img data-src="p.jpg" alt="t">', "p.jpg"),
+        ('<img src="data:,x" srcset="s.jpg 320w, p.jpg 1280w, m.jpg 640w" alt="t">', "p.jpg"),
+        ('<img data-srcset="s.jpg, p.jpg 3x, m.jpg 2x" alt="t">', "p.jpg"),
+        ('<picture><source srcset="s.webp 1x, p.webp 2x"><img alt="t"></picture>', "p.webp"),
+        ('<picture><source srcset="s.webp"><img src="p.jpg" alt="t"></picture>', "p.jpg"),
+        ('<noscript><img src="p.jpg" alt="t"></noscript>', "p.jpg"),
+        ('<img src="blank.gif" alt="t">', "blank.gif"),
+        ('<img src="?a=1&amp;b=2&copy=3" alt="t">', "page?a=1&b=2&copy=3"),
+    ],
+)
+def test_one_url_is_chosen_for_each_img(tmp_path: Path, html: str, url: str) -> None:
+    rows = _kept(_page(tmp_path, html_block(html), url="http://example.com/a/page"))
+    assert [row["url"] for row in rows] == [f"http://example.com/a/{url}"]
+
+
+def test_links_are_numbered_in_page_order_and_counted(tmp_path: Path) -> None:
+    html = '<img src=1 alt=one><img src=2><img><img src="data:,x" alt=d><img src=3 alt="&lt;3&#x20;&amp;amp;">'
+    outcomes = _page(tmp_path, html_block(html))
+    assert [(row["link"], row["alt_text"]) for row in _kept(outcomes)] == [(0, "one"), (3, "<3 &amp;")]
+    assert _rejected(outcomes) == [(1, "no_text"), (2, "not_http")]
+    assert sum(outcome.num_in for outcome in outcomes) == 4  # an img without any URL is no link
+
+
+def test_base_licence_and_robots_of_the_page_are_read(tmp_path: Path) -> None:
+    html = '<base href="/b/"><link rel=license href="l.html"><img src=p.jpg alt=t>'
+    (row,) = _kept(_page(tmp_path, html_block(html), url="http://example.com/a/"))
+    assert row["url"] == "http://example.com/b/p.jpg"
+    assert row["license"] == "http://example.com/b/l.html"
+    assert row["page_url"] == "http://example.com/a/"
+    html = '<meta name=ROBOTS content="noai"><img src=p.jpg alt=t>'
+    assert _rejected(_page(tmp_path, html_block(html))) == [(0, "opt_out")]
+    headers = "Content-Type: text/html\r\nX-Robots-Tag: noindex\r\nX-Robots-Tag: noimageai\r\n"
+    assert _rejected(_page(tmp_path, html_block("<img src=p.jpg alt=t>", headers=headers))) == [(0, "opt_out")]
+
+
+def test_figcaption_is_a_text_only_if_configured(tmp_path: Path) -> None:
+    html = "<figure><a><img src=p.jpg></a><figcaption> A <b>dog</b> </figcaption></figure><img src=q.jpg>"
+    assert _kept(_page(tmp_path, html_block(html))) == []
+    config = ExtractConfig(text_sources=("alt", "figcaption"))
+    (row,) = _kept(_page(tmp_path, html_block(html), config))
+    assert (row["alt_text"], row["text_source"]) == ("A dog", "figcaption")
+
+
+@pytest.mark.parametrize(
+    ("block", "number"),
+    [
+        (
+            html_block(
+                gzip.compress(b"<img src=p alt=t>"), headers="Content-Type: text/html\r\nContent-Encoding: gzip\r\n"
+            ),
+            1,
+        ),
+        (html_block("<img src=p alt=t>", headers="Content-Type: text/html\r\nContent-Encoding: gzip\r\n"), 1),
+        (html_block("<img src=p alt=t>", headers="Content-Type: text/html\r\nTransfer-Encoding: chunked\r\n"), 1),
+        (
+            html_block(
+                "11\r\n<img src=p alt=t>\r\n0\r\n\r\n",
+                headers="Content-Type: text/html\r\nTransfer-Encoding: chunked\r\n",
+            ),
+            1,
+        ),
+        (html_block("<img src=p alt=t>", headers="Content-Type: image/png\r\n"), 0),
+        (html_block("<img src=p alt=t>", headers=""), 0),
+        (b"dns answer <img src=p alt=t>", 0),
+        (b"", 0),
+    ],
+)
+def test_bodies_are_decoded_and_other_types_passed_over(tmp_path: Path, block: bytes, number: int) -> None:
+    assert len(_kept(_page(tmp_path, block))) == number
+
+
+def test_wrong_encoding_header_does_not_end_the_archive(tmp_path: Path) -> None:
+    wrong = html_block(
+        b"\x1f\x8b nonsense <img src=p alt=t>" * 50, headers="Content-Type: text/html\r\nContent-Encoding: gzip\r\n"
+    )
+    good = html_block("<img src=q alt=u>")
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(members([warc_record(block, kind="response") for block in (wrong, good)])))
+    assert "u" in [
+        row["alt_text"] for outcome in extract(str(path), ExtractConfig()) for row in outcome.kept.to_pylist()
+    ]
+
+
+def test_decompression_bomb_is_rejected(tmp_path: Path) -> None:
+    block = html_block(
+        gzip.compress(b"<img src=p alt=t>" + b" " * 10**7),
+        headers="Content-Type: text/html\r\nContent-Encoding: gzip\r\n",
+    )
+    assert _rejected(_page(tmp_path, block, ExtractConfig(max_record_bytes=10**6))) == [(None, "oversized_record")]
+
+
+def test_deeply_nested_page_is_read(tmp_path: Path) -> None:
+    html = "<div>" * 50_000 + "<img src=p alt=t>"
+    assert len(_kept(_page(tmp_path, html_block(html)))) == 1
+
+
+def test_wat_read_as_warc_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.wat.gz"
+    path.write_bytes(gzip.compress(warc_record(wat_block([]))))
+    with pytest.raises(InputError, match="format wat"):
+        list(extract(str(path), ExtractConfig(), format="warc"))
+
+
+@pytest.mark.parametrize(
+    ("data", "header", "text"),
+    [
+        ("é".encode(), "utf-8", "é"),
+        ("é".encode("latin-1"), "iso-8859-1", "é"),
+        ("“é”".encode("cp1252"), "iso-8859-1", "“é”"),
+        ("Привет".encode("cp1251"), "windows-1251", "Привет"),
+        ("日本".encode("shift_jis"), "Shift_JIS", "日本"),
+        ("中国".encode("gb18030"), "gb2312", "中国"),
+        (b"<meta charset=windows-1251>" + "Привет".encode("cp1251"), None, "<meta charset=windows-1251>Привет"),
+        (
+            b'<meta content="text/html; charset=koi8-r">' + "Да".encode("koi8-r"),
+            None,
+            '<meta content="text/html; charset=koi8-r">Да',
+        ),
+        (b"<!-- <meta charset=koi8-r> -->" + "é".encode(), None, "<!-- <meta charset=koi8-r> -->é"),
+        (b"\xef\xbb\xbf" + "é".encode(), "koi8-r", "é"),
+        ("é".encode("utf-16"), None, "é"),
+        ("é".encode(), None, "é"),
+        ("é".encode("cp1252"), None, "é"),
+        ("é".encode(), "rot13", "é"),
+        ("é".encode(), "no-such-charset", "é"),
+        (b"\xff", "utf-8", "\ufffd"),
+    ],
+)
+def test_charset_is_found_as_browsers_do(data: bytes, header: str | None, text: str) -> None:
+    assert decode_html(data, header) == text
+
+
+@pytest.mark.parametrize(
+    ("srcset", "url"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("a.jpg 1x, b.jpg 2x", "b.jpg"),
+        ("a.jpg 2x,b.jpg", "a.jpg"),
+        ("a,b.jpg 100w, c.jpg 200w", "c.jpg"),
+        ("https://h/w_100,h_50/a.jpg 1x, https://h/w_200,h_100/a.jpg 2x", "https://h/w_200,h_100/a.jpg"),
+        ("a.jpg, b.jpg 2x", "b.jpg"),
+        ("data:image/png;base64,AAAA 3x, b.jpg 1x", "b.jpg"),
+        ("a.jpg 1x, b.jpg 1x", "a.jpg"),
+        ("a.jpg nonsense, b.jpg 0.5x", "a.jpg"),
+        ("", None),
+        (" , ,", None),
+    ],
+)
+def test_largest_candidate_of_srcset_wins(srcset: str, url: str | None) -> None:
+    assert best_of_srcset(srcset) == url
+
+
+@given(st.text(alphabet="ab,. 12xw()\n", max_size=60))
+def test_any_srcset_is_read_without_error(srcset: str) -> None:
+    best_of_srcset(srcset)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "18f.localhost",
+        "anthropology.localhost",
+        "fizyka.localhost",
+        "psychology.localhost",
+        "sociology.localhost",
+        "IAH-urls-wget",
+        "whirlwind",
+    ],
+)
+def test_warc_and_wat_of_the_same_pages_agree(shared_data: Path, name: str) -> None:
+    def found(path: Path) -> collections.Counter[bytes]:
+        return collections.Counter(
+            uid for outcome in extract(str(path), ExtractConfig()) for uid in outcome.kept["uid"].to_pylist()
+        )
+
+    archives = shared_data / "webarchive"
+    warc = found(archives / "warc" / f"{name}.warc.gz")
+    assert warc
+    assert warc == found(archives / "wat" / f"{name}.warc.wat.gz")
+
+
+def test_every_real_archive_is_read_or_refused(shared_data: Path) -> None:
+    for path in sorted((shared_data / "webarchive" / "warc").iterdir()):
+        try:
+            outcomes = list(extract(str(path), ExtractConfig(), format="warc"))
+        except InputError:
+            assert ".arc" in path.name or ".paths" in path.name or ".wet" in path.name, path
+            continue
+        if path.name == "resiliparse-clipped.warc.gz":
+            assert _rejected(outcomes) == [(None, "truncated_file")]
+        else:
+            assert all(link is not None for link, _ in _rejected(outcomes)), path
+
+
+def test_parser_sees_attributes_as_our_wat_reader_does() -> None:
+    # The assumption behind equal uids from WARC and WAT.
+    tree = LexborHTMLParser('<img alt="a&#13;\r\nb&amp;">')
+    assert tree.css_first("img").attributes["alt"] == "a\r\nb&"

@@ -1,0 +1,387 @@
+"""Extraction from WAT files."""
+
+from __future__ import annotations
+
+import collections
+import gzip
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.identity import canonical_url, uid_of, url_id_of
+from pipeline.outcome import Outcome
+from pipeline.reasons import is_reason
+from pipeline.schema import CANDIDATES, REJECTIONS
+from pipeline.stages.extract import ExtractConfig, extract
+from tests.pipeline.archives import members, warc_record, wat_block
+
+
+def _extract(path: Path, config: ExtractConfig | None = None, **keywords: Any) -> list[Outcome]:
+    outcomes = list(extract(str(path), config or ExtractConfig(), **keywords))
+    for outcome in outcomes:
+        outcome.kept.validate(full=True)
+        assert outcome.kept.schema == CANDIDATES
+        assert outcome.rejected.schema == REJECTIONS
+        link_rejections = sum(link is not None for link in outcome.rejected["link"].to_pylist())
+        assert outcome.num_in == outcome.kept.num_rows + link_rejections
+        assert all(is_reason("extract", reason) for reason in outcome.rejected["reason"].to_pylist())
+    return outcomes
+
+
+def _kept(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    return [row for outcome in outcomes for row in outcome.kept.to_pylist()]
+
+
+def _rejected(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    return [row for outcome in outcomes for row in outcome.rejected.to_pylist()]
+
+
+def _write(path: Path, *blocks: bytes) -> Path:
+    path.write_bytes(b"".join(members([warc_record(block) for block in blocks])))
+    return path
+
+
+def _one_page(tmp_path: Path, *links: dict[str, Any], config: ExtractConfig | None = None, **keywords: Any) -> Any:
+    outcomes = _extract(_write(tmp_path / "a.warc.wat.gz", wat_block(links, **keywords)), config)
+    return _kept(outcomes), _rejected(outcomes)
+
+
+def test_link_becomes_candidate_with_identities_and_place(tmp_path: Path) -> None:
+    first = warc_record(wat_block([]))
+    second = warc_record(
+        wat_block(
+            [{"path": "A@/href", "url": "/x"}, {"url": "/i"}, {"url": "/p.jpg", "alt": "A &quot;dog&quot;\r\nruns"}]
+        )
+    )
+    packed = members([first, second])
+    path = tmp_path / "a.warc.wat.gz"
+    path.write_bytes(b"".join(packed))
+    outcomes = _extract(path)
+    assert sum(outcome.num_records for outcome in outcomes) == 2
+    (row,) = _kept(outcomes)
+    canonical = canonical_url("http://example.com/p.jpg")
+    assert row == {
+        "uid": uid_of(canonical, "alt", 'A "dog"\nruns'),
+        "url_id": url_id_of(canonical),
+        "url": "http://example.com/p.jpg",
+        "alt_text": 'A "dog"\nruns',
+        "text_source": "alt",
+        "page_url": "http://example.com/",
+        "license": None,
+        "source": str(path),
+        "record": len(packed[0]),
+        "link": 1,
+    }
+    (rejection,) = _rejected(outcomes)
+    assert (rejection["record"], rejection["link"], rejection["reason"]) == (len(packed[0]), 0, "no_text")
+
+
+@pytest.mark.parametrize(
+    ("base", "url", "absolute"),
+    [
+        (None, "p.jpg", "http://example.com/a/p.jpg"),
+        (None, "../p.jpg", "http://example.com/p.jpg"),
+        (None, "//cdn.example.org/p.jpg", "http://cdn.example.org/p.jpg"),
+        (None, "?i=1&amp;copy=2", "http://example.com/a/b.html?i=1&copy=2"),
+        (None, "HTTPS://Example.org/P.jpg", "https://Example.org/P.jpg"),
+        (None, " /p\n.jpg ", "http://example.com/p.jpg"),
+        (None, "img\\p.jpg", "http://example.com/a/img/p.jpg"),
+        ("http://cdn.example.org/x/", "p.jpg", "http://cdn.example.org/x/p.jpg"),
+        ("/x/?a&amp;b", "p.jpg", "http://example.com/x/p.jpg"),
+    ],
+)
+def test_url_is_made_absolute_as_browsers_do(tmp_path: Path, base: str | None, url: str, absolute: str) -> None:
+    head = {"Base": base} if base is not None else {}
+    kept, _ = _one_page(tmp_path, {"url": url, "alt": "text"}, url="http://example.com/a/b.html", head=head)
+    assert [row["url"] for row in kept] == [absolute]
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        ({"url": "/p.jpg"}, "no_text"),
+        ({"url": "/p.jpg", "alt": ""}, "no_text"),
+        ({"url": "data:image/gif;base64,R0lGOD", "alt": "dog"}, "not_http"),
+        ({"url": "blob:http://x/1", "alt": "dog"}, "not_http"),
+        ({"url": "", "alt": "dog"}, "bad_url"),
+        ({"url": "http://", "alt": "dog"}, "bad_url"),
+        ({"url": "http://[::1", "alt": "dog"}, "bad_url"),
+        ({"url": "http://h:99999/", "alt": "dog"}, "bad_url"),
+        ({"url": "/" + "p" * 9000, "alt": "dog"}, "bad_url"),
+    ],
+)
+def test_unusable_link_is_rejected_with_reason(tmp_path: Path, link: dict[str, str], reason: str) -> None:
+    kept, rejected = _one_page(tmp_path, link)
+    assert kept == []
+    assert [(row["link"], row["reason"]) for row in rejected] == [(0, reason)]
+
+
+def test_blank_alt_is_kept_for_the_next_stage_to_judge(tmp_path: Path) -> None:
+    kept, _ = _one_page(tmp_path, {"url": "/p.jpg", "alt": " "})
+    assert [row["alt_text"] for row in kept] == [" "]
+
+
+def test_title_is_second_text_only_if_configured(tmp_path: Path) -> None:
+    links = (
+        {"url": "/1", "alt": " ", "title": "T"},
+        {"url": "/2", "alt": "A", "title": "T"},
+        {"url": "/3", "title": "T"},
+    )
+    kept, _ = _one_page(tmp_path, *links)
+    assert [row["alt_text"] for row in kept] == [" ", "A"]
+    kept, _ = _one_page(tmp_path, *links, config=ExtractConfig(text_sources=("alt", "title")))
+    assert [(row["alt_text"], row["text_source"]) for row in kept] == [("T", "title"), ("A", "alt"), ("T", "title")]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"head": {"Metas": [{"name": "Robots", "content": "index, NoAI"}]}},
+        {"head": {"Metas": [{"name": "robots", "content": "noimageai"}]}},
+        {"headers": {"X-Robots-Tag": "noai"}},
+        {"headers": {"x-robots-tag": ["noindex", "somebot: noimageai"]}},
+    ],
+)
+def test_page_that_opts_out_loses_every_link(tmp_path: Path, page: dict[str, Any]) -> None:
+    links = ({"url": "/1", "alt": "a"}, {"url": "/2"})
+    kept, rejected = _one_page(tmp_path, *links, **page)
+    assert kept == []
+    assert [(row["link"], row["reason"]) for row in rejected] == [(0, "opt_out"), (1, "opt_out")]
+    kept, _ = _one_page(tmp_path, *links, **page, config=ExtractConfig(respect_page_robots=False))
+    assert len(kept) == 1
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"head": {"Metas": [{"name": "robots", "content": "noindex, max-image-preview:large"}]}},
+        {"head": {"Metas": [{"name": "description", "content": "noai robots"}]}},
+        {"headers": {"X-Robots-Tag": "noarchive"}},
+        {"head": {"Metas": "nonsense"}, "headers": {"X-Robots-Tag": {"a": 1}}},
+    ],
+)
+def test_other_directives_do_not_opt_out(tmp_path: Path, page: dict[str, Any]) -> None:
+    kept, _ = _one_page(tmp_path, {"url": "/1", "alt": "a"}, **page)
+    assert len(kept) == 1
+
+
+def test_licence_link_of_the_page_is_a_column(tmp_path: Path) -> None:
+    in_head = {"Link": [{"path": "LINK@/href", "url": "/l?a&amp;b", "rel": "License"}]}
+    kept, _ = _one_page(tmp_path, {"url": "/1", "alt": "a"}, head=in_head)
+    assert kept[0]["license"] == "http://example.com/l?a&b"
+    in_body = {
+        "path": "A@/href",
+        "url": "https://creativecommons.org/publicdomain/zero/1.0/",
+        "rel": "nofollow license",
+    }
+    kept, _ = _one_page(tmp_path, {"url": "/1", "alt": "a"}, in_body)
+    assert kept[0]["license"] == in_body["url"]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b'{"Envelope": "IMG@/src" ',
+        b"IMG@/src",
+        b"[" * 100_000 + b'"IMG@/src"' + b"]" * 100_000,
+        b'{"x":' * 100_000 + b'"IMG@/src"' + b"}" * 100_000,
+        b'{"Envelope":' + b"[" * 100_000 + b'"IMG@/src"' + b"]" * 100_000 + b"}",
+        b"",
+    ],
+)
+def test_bad_json_is_one_rejected_record_and_the_rest_is_read(tmp_path: Path, block: bytes) -> None:
+    good = wat_block([{"url": "/1", "alt": "a"}])
+    outcomes = _extract(_write(tmp_path / "a.warc.wat.gz", good, block, good))
+    assert len(_kept(outcomes)) == 2
+    assert [(row["link"], row["reason"]) for row in _rejected(outcomes)] == [(None, "bad_record")]
+    assert sum(outcome.num_records for outcome in outcomes) == 3
+
+
+def test_odd_types_and_broken_characters_cost_only_themselves(tmp_path: Path) -> None:
+    block = wat_block(
+        [{"url": "/1", "alt": 5}, {"url": ["/2", "/2b"], "alt": "b"}, {"url": "/3", "alt": "SURROGATE BYTE"}]
+    )
+    block = (
+        block.replace(b"SURROGATE", b"\\ud83d")
+        .replace(b"BYTE", b"\xff")
+        .replace(b'{"path": "IMG@/src"', b'3, {"path": "IMG@/src"', 1)
+    )
+    outcomes = _extract(_write(tmp_path / "a.warc.wat.gz", block))
+    assert [row["alt_text"] for row in _kept(outcomes)] == ["b", "\ufffd \ufffd"]
+    assert [row["reason"] for row in _rejected(outcomes)] == ["no_text"]
+
+
+def test_oversized_record_is_passed_over(tmp_path: Path) -> None:
+    good = wat_block([{"url": "/1", "alt": "a"}])
+    big = wat_block([{"url": "/1", "alt": "a" * 5000}])
+    outcomes = _extract(_write(tmp_path / "a.warc.wat.gz", good, big, good), ExtractConfig(max_record_bytes=4000))
+    assert len(_kept(outcomes)) == 2
+    assert [row["reason"] for row in _rejected(outcomes)] == ["oversized_record"]
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+_GOOD = [
+    warc_record(
+        wat_block([{"url": f"/{i}", "alt": f"text {i} " + "".join(chr(97 + (j * j + i) % 26) for j in range(400))}])
+    )
+    for i in range(5)
+]
+
+
+def _urls(outcomes: list[Outcome]) -> list[str]:
+    return [row["url"].rsplit("/", 1)[1] for row in _kept(outcomes)]
+
+
+def _damaged(name: str) -> tuple[bytes, list[str], list[str]]:
+    """Bytes, surviving links, reasons."""
+    packed = members(_GOOD)
+    if name == "flipped bytes in a member":
+        bad = bytearray(packed[2])
+        bad[40] ^= 0xFF
+        bad[41] ^= 0xFF
+        return b"".join([*packed[:2], bytes(bad), *packed[3:]]), ["0", "1", "3", "4"], ["bad_record"]
+    if name == "flipped magic":
+        return b"".join([*packed[:2], b"\0" + packed[2][1:], *packed[3:]]), ["0", "1", "3", "4"], ["bad_record"]
+    if name == "two damaged members apart":
+        return (
+            b"".join([packed[0], b"\0" + packed[1][1:], packed[2], b"\0" + packed[3][1:], packed[4]]),
+            ["0", "2", "4"],
+            ["bad_record", "bad_record"],
+        )
+    if name == "garbage between members":
+        return b"".join([*packed[:2], b"garbage" * 50, *packed[2:]]), ["0", "1", "2", "3", "4"], ["bad_record"]
+    if name == "empty member":
+        return b"".join([*packed[:2], gzip.compress(b""), *packed[2:]]), ["0", "1", "2", "3", "4"], []
+    if name == "member without a record":
+        return b"".join([*packed[:2], gzip.compress(b"hello"), *packed[2:]]), ["0", "1", "2", "3", "4"], ["bad_record"]
+    if name == "cut in a body":
+        return b"".join(packed)[: -len(packed[4]) // 2], ["0", "1", "2", "3"], ["truncated_file"]
+    if name == "cut in a header":
+        return b"".join(packed[:4]) + packed[4][:60], ["0", "1", "2", "3"], ["truncated_file"]
+    if name == "cut after the magic":
+        return b"".join(packed[:4]) + packed[4][:12], ["0", "1", "2", "3"], ["truncated_file"]
+    if name == "length too large":
+        lying = gzip.compress(_GOOD[2].replace(b"Content-Length: ", b"Content-Length: 9"), mtime=0)
+        return b"".join([*packed[:2], lying, *packed[3:]]), ["0", "1", "3", "4"], ["bad_record"]
+    if name == "length huge":
+        lying = gzip.compress(_GOOD[2].replace(b"Content-Length: ", b"Content-Length: 999999999"), mtime=0)
+        return b"".join([*packed[:2], lying, *packed[3:]]), ["0", "1", "3", "4"], ["oversized_record"]
+    if name == "uncompressed, cut":
+        return b"".join(_GOOD)[:-100], ["0", "1", "2", "3"], ["truncated_file"]
+    assert name == "uncompressed, bad header"
+    return b"".join([*_GOOD[:2], b"XARC" + _GOOD[2][4:], *_GOOD[3:]]), ["0", "1", "3", "4"], ["bad_record"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flipped bytes in a member",
+        "flipped magic",
+        "two damaged members apart",
+        "garbage between members",
+        "empty member",
+        "member without a record",
+        "cut in a body",
+        "cut in a header",
+        "cut after the magic",
+        "length too large",
+        "length huge",
+        "uncompressed, cut",
+        "uncompressed, bad header",
+    ],
+)
+def test_damage_costs_only_the_records_that_it_hit(tmp_path: Path, name: str) -> None:
+    data, survivors, reasons = _damaged(name)
+    path = tmp_path / "a.warc.wat"
+    path.write_bytes(data)
+    outcomes = _extract(path)
+    assert _urls(outcomes) == survivors
+    assert [row["reason"] for row in _rejected(outcomes)] == reasons
+
+
+def test_every_cut_of_a_file_keeps_the_records_before_it(tmp_path: Path) -> None:
+    packed = members(_GOOD)
+    data = b"".join(packed)
+    ends = [sum(map(len, packed[: i + 1])) for i in range(5)]
+    path = tmp_path / "a.wat.gz"
+    for cut in range(ends[1], len(data), 7):
+        path.write_bytes(data[:cut])
+        whole = sum(end <= cut for end in ends)
+        found = len(_urls(_extract(path)))
+        # The last eight bytes are a checksum: a record is whole without them.
+        assert whole <= found <= whole + 1, cut
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", gzip.compress(b"hello world"), b"\x1f\x8b\x08\x00"])
+def test_file_of_another_kind_is_an_input_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.wat.gz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a WARC or WAT file"):
+        _extract(path)
+
+
+def test_missing_file_and_directory_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        _extract(tmp_path / "a.wat.gz")
+    with pytest.raises(InputError, match="directory"):
+        _extract(tmp_path, format="wat")
+    with pytest.raises(InputError, match="does not tell the format"):
+        _extract(tmp_path / "a.bin")
+
+
+def test_warc_read_as_wat_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(gzip.compress(warc_record(b"HTTP/1.1 200 OK\r\n\r\n", kind="response")))
+    with pytest.raises(InputError, match="format to warc"):
+        _extract(path, format="wat")
+
+
+def test_batches_are_small_and_add_up(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.wat.gz", *[wat_block([{"url": f"/{i}", "alt": "a"}, {"url": "/x"}]) for i in range(50)])
+    outcomes = _extract(path, ExtractConfig(batch_rows=10))
+    assert len(outcomes) == 10
+    assert sum(outcome.num_in for outcome in outcomes) == 100
+    assert sum(outcome.num_records for outcome in outcomes) == 50
+    assert _urls(outcomes) == [str(i) for i in range(50)]
+
+
+def test_fsspec_url_is_read(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.wat.gz", wat_block([{"url": "/1", "alt": "a"}]))
+    outcomes = list(extract(path.as_uri(), ExtractConfig()))
+    assert [row["source"] for row in _kept(outcomes)] == [path.as_uri()]
+
+
+@pytest.mark.parametrize("host", ["18f", "anthropology", "fizyka", "psychology", "sociology"])
+def test_candidates_equal_the_pairs_of_the_real_sites(shared_data: Path, host: str) -> None:
+    name = f"{host}.localhost"
+    outcomes = _extract(shared_data / "webarchive" / "wat" / f"{name}.warc.wat.gz")
+
+    def page(url: str) -> str:
+        return url + "index.html" if url.endswith("/") else url
+
+    found = collections.Counter((page(row["page_url"]), row["url"], row["alt_text"]) for row in _kept(outcomes))
+    wanted: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    for row in pq.read_table(shared_data / "pairs" / "pairs.parquet").to_pylist():
+        if row["host"] == name and row["alt"]:
+            url = f"http://{name}:8765/{row['page']}"
+            wanted[(url, urljoin(url, row["img_src"]), row["alt"])] += 1
+    front = f"http://{name}:8765/index.html"  # the oracle lists articles only
+    extra = found - wanted
+    assert wanted - found == collections.Counter()
+    assert all(key[0] == front for key in extra), extra
+
+
+@pytest.mark.slow
+def test_hundred_megabyte_record_is_passed_over(tmp_path: Path) -> None:
+    good = wat_block([{"url": "/1", "alt": "a"}])
+    path = tmp_path / "a.wat.gz"
+    big = warc_record(wat_block([{"url": "/1", "alt": "a" * 100_000_000}]))
+    path.write_bytes(b"".join([*members([warc_record(good)]), gzip.compress(big, 1), *members([warc_record(good)])]))
+    outcomes = _extract(path)
+    assert len(_kept(outcomes)) == 2
+    assert [row["reason"] for row in _rejected(outcomes)] == ["oversized_record"]
