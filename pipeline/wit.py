@@ -77,12 +77,14 @@ def recipe(config: WitConfig) -> Recipe:
     def at(step: str) -> Path:
         return work_directory(Path(config.output), step)
 
+    sources = extract.find_sources(config.sources)  # a missing one stops before any work
+
     # The query list, with the matcher's tables.                                          QUERIES
     listed = yield queries.plan(config.queries, config.match)
     query_list = (listed[0], at("queries"))
 
     # Archives and tables -> image links with text.                                       CANDIDATES
-    extracted = yield extract.plan(config.sources, config.source_format, config.extract, config.ledger)
+    extracted = yield extract.plan(sources, config.source_format, config.extract, config.ledger)
 
     # Clean the text, keep the target languages, keep what contains a query.              MATCHED
     matched = yield texts.plan(

@@ -85,7 +85,7 @@ def _decode(data: Bytes, i: int) -> tuple[int, int]:
     ), i + 4
 
 
-@_compiled
+@_inline
 def _cut_words(
     data: Bytes, begin: int, end: int, ascii_table: Bytes, classes: Bytes, folds: Ints, check_settled: bool,
     hashes: Hashes, starts: Longs, ends: Longs,
@@ -150,7 +150,7 @@ def _cut_words(
         i = after
 
 
-@_compiled
+@_inline
 def _cut_spaces(
     data: Bytes, begin: int, end: int, table: Bytes, hashes: Hashes, starts: Longs, ends: Longs
 ) -> int:  # fmt: skip
@@ -194,15 +194,15 @@ def _cut_spaces(
         start = i
 
 
-@_compiled
+@_inline
 def _same_letters(
     rule: int, data: Bytes, first: int, last: int, starts: Longs, ends: Longs, classes: Bytes, folds: Ints,
-    fold: bool, letters: Ints, p: int, stop: int,
+    fold: bool, records: Ints, p: int, stop: int,
 ) -> bool:  # fmt: skip
-    """Whether tokens first..last of the text, joined by single spaces, are letters[p:stop]."""
+    """Whether tokens first..last of the text, joined by single spaces, are records[p:stop]."""
     for k in range(first, last + 1):
         if k > first:
-            if p >= stop or letters[p] != 32:
+            if p >= stop or records[p] != 32:
                 return False
             p += 1
         i = starts[k]
@@ -217,7 +217,7 @@ def _same_letters(
             else:
                 point = np.int64(data[i])
                 i += 1
-            if p >= stop or letters[p] != point:
+            if p >= stop or records[p] != point:
                 return False
             p += 1
     return bool(p == stop)
@@ -226,17 +226,19 @@ def _same_letters(
 @_compiled
 def fill(
     rule: int, data: Bytes, offsets: Longs, byte_table: Bytes, classes: Bytes, folds: Ints, hash_mask: np.uint64,
-    alive: Bytes, slots: Hashes, bloom: Hashes, chain: Ints, hashes: Hashes, starts: Longs, ends: Longs,
+    record_offsets: Longs, records: Ints, slots: Hashes, bloom: Hashes, hashes: Hashes, starts: Longs, ends: Longs,
 ) -> int:  # fmt: skip
-    """Enter every query of data/offsets that is `alive` (uint8[Q]); returns the number of states.
+    """Enter every query of data/offsets that has a record; returns the number of states.
 
-    `slots` uint64[2 * capacity], zeros: state, then (first query + 1) | more << 32. `chain` int32[Q]: the
-    next query of the same slot, or -1. Queries must be entered in ascending order, so chains ascend too.
+    `slots` uint64[2 * capacity], zeros: state, then (first record + 1) | more << 32. A query's record in
+    `records` begins at `record_offsets[q]` (-1 for none): query id, offset of the slot's next record or -1,
+    number of letters, 1 where case counts, letters. One record is one or two cache lines.
     """
     mask = np.int64(len(slots) // 2 - 1)
     used = 0
     for q in range(len(offsets) - 1):
-        if not alive[q]:
+        record = record_offsets[q]
+        if record < 0:
             continue
         if rule == RULE_WORDS:
             count = _cut_words(
@@ -258,32 +260,29 @@ def fill(
             if k < count - 1:
                 slots[2 * slot + 1] |= _MORE
                 continue
-            head = np.int64(slots[2 * slot + 1] & _LOW32) - 1
-            if head < 0:
-                slots[2 * slot + 1] |= np.uint64(q + 1)
+            last = np.int64(slots[2 * slot + 1] & _LOW32) - 1
+            if last < 0:
+                slots[2 * slot + 1] |= np.uint64(record + 1)
             else:
-                while chain[head] >= 0:
-                    head = np.int64(chain[head])
-                chain[head] = q
+                while records[last + 1] >= 0:
+                    last = np.int64(records[last + 1])
+                records[last + 1] = record
     return used
 
 
 @_compiled
 def run(
     rule: int, data: Bytes, offsets: Longs, byte_table: Bytes, classes: Bytes, folds: Ints, check_settled: bool,
-    hash_mask: np.uint64, slots: Hashes, bloom: Hashes, chain: Ints, letters: Ints, letter_offsets: Longs,
-    as_written: Bytes, hashes: Hashes, starts: Longs, ends: Longs, out_offsets: Longs, out: Ints, unsettled: Bytes,
+    hash_mask: np.uint64, slots: Hashes, bloom: Hashes, records: Ints, hashes: Hashes, starts: Longs, ends: Longs, first_text: int, out_offsets: Longs, out: Ints, unsettled: Bytes,
 ) -> int:  # fmt: skip
-    """Match every text; returns the number of query ids written, or -1 where `out` is too small.
+    """Match every text from `first_text` on; returns the number of texts done, all unless `out` is full.
 
-    `letters`, `letter_offsets`: the queries' tokens joined by spaces, folded unless `as_written[q]`.
     `out` int32[..] receives each text's queries, ascending, each once; `out_offsets` int64[N + 1].
     `unsettled` uint8[N] becomes 1 for texts that must be brought to NFC first; they get no queries.
     """
     mask = np.int64(len(slots) // 2 - 1)
-    written = 0
-    out_offsets[0] = 0
-    for t in range(len(offsets) - 1):
+    written = np.int64(out_offsets[first_text])
+    for t in range(first_text, len(offsets) - 1):
         if rule == RULE_WORDS:
             count = _cut_words(
                 data, offsets[t], offsets[t + 1], byte_table, classes, folds, check_settled, hashes, starts, ends
@@ -304,24 +303,26 @@ def run(
                 if slots[2 * slot] == _ZERO:
                     break
                 entry = slots[2 * slot + 1]
-                q = np.int64(entry & _LOW32) - 1
-                while q >= 0:
+                record = np.int64(entry & _LOW32) - 1
+                while record >= 0:
+                    letters = record + 4
                     if _same_letters(
-                        rule, data, s, j, starts, ends, classes, folds, as_written[q] == 0,
-                        letters, letter_offsets[q], letter_offsets[q + 1],
+                        rule, data, s, j, starts, ends, classes, folds, records[record + 3] == 0,
+                        records, letters, letters + records[record + 2],
                     ):  # fmt: skip
+                        q = records[record]
                         # Insertion keeps the text's queries ascending and unique; hits are few.
                         place = written
                         while place > first_out and out[place - 1] > q:
                             place -= 1
                         if place == first_out or out[place - 1] != q:
                             if written >= len(out):
-                                return -1
+                                return t
                             for move in range(written, place, -1):
                                 out[move] = out[move - 1]
                             out[place] = q
                             written += 1
-                    q = np.int64(chain[q])
+                    record = np.int64(records[record + 1])
                 j += 1
                 if entry & _MORE == _ZERO or j >= count:
                     break
@@ -329,4 +330,4 @@ def run(
                 if (bloom[np.int64(state >> _S47)] >> ((state >> _S41) & _BITS6)) & _ONE == _ZERO:
                     break
         out_offsets[t + 1] = written
-    return written
+    return len(offsets) - 1

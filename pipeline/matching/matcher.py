@@ -29,7 +29,8 @@ _ALL_BITS = 0xFFFFFFFFFFFFFFFF
 _WRAPPED = ",.;:?!`"
 """The marks that the published rule wraps in spaces (MetaCLIP, "Demystifying CLIP Data", section 3.2)."""
 _TURNED_INTO_SPACE = "\t\n\r"
-_ARRAYS = ("byte_table", "classes", "folds", "slots", "bloom", "chain", "letters", "letter_offsets", "as_written")
+_HEADER = 4  # int32 words before a record's letters
+_ARRAYS = ("byte_table", "classes", "folds", "slots", "bloom", "records")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +83,7 @@ class Matcher:
     folds: npt.NDArray[np.int32]
     slots: npt.NDArray[np.uint64]
     bloom: npt.NDArray[np.uint64]
-    chain: npt.NDArray[np.int32]
-    letters: npt.NDArray[np.int32]
-    letter_offsets: npt.NDArray[np.int64]
-    as_written: npt.NDArray[np.uint8]
+    records: npt.NDArray[np.int32]
 
     FILES: ClassVar[tuple[str, ...]] = (*(f"{name}.npy" for name in _ARRAYS), "matcher.json")
     """What `save` writes into a directory."""
@@ -126,11 +124,11 @@ class Matcher:
         capacity = 1 << max(10, int(2 * _num_tokens(data, len(queries)) - 1).bit_length())
         slots = np.zeros(2 * capacity, np.uint64)
         bloom = np.zeros(kernel.BLOOM_WORDS, np.uint64)
-        chain = np.full(max(len(queries), 1), -1, np.int32)
+        records, record_offsets = _records(letters, letter_offsets, alive, as_written)
         scratch = _scratch(offsets)
         used = kernel.fill(
             rule_of_fill, data, offsets, _frozen(fill_table), _frozen(classes), _frozen(folds), np.uint64(hash_mask),
-            alive, slots, bloom, chain, *scratch,
+            record_offsets, records, slots, bloom, *scratch,
         )  # fmt: skip
         del used
         return cls(
@@ -145,10 +143,7 @@ class Matcher:
             folds=_frozen(folds),
             slots=_frozen(slots),
             bloom=_frozen(bloom),
-            chain=_frozen(chain),
-            letters=_frozen(letters),
-            letter_offsets=_frozen(letter_offsets),
-            as_written=_frozen(as_written),
+            records=_frozen(records),
         )
 
     def save(self, directory: Path) -> None:
@@ -215,19 +210,19 @@ class Matcher:
         data, offsets = _buffers(array)
         rule = kernel.RULE_WORDS if self.config.rule == "words" else kernel.RULE_METACLIP
         scratch = _scratch(offsets)
-        out_offsets = np.empty(len(offsets), np.int64)
+        out_offsets = np.zeros(len(offsets), np.int64)
         unsettled = np.zeros(len(array), np.uint8)
-        room = 16 * len(array) + 64
+        out = np.empty(8 * len(array) + 64, np.int32)
+        done = 0
         while True:
-            out = np.empty(room, np.int32)
-            written = kernel.run(
+            done = kernel.run(
                 rule, data, offsets, self.byte_table, self.classes, self.folds, check_settled,
-                np.uint64(self.hash_mask), self.slots, self.bloom, self.chain, self.letters, self.letter_offsets,
-                self.as_written, *scratch, out_offsets, out, unsettled,
+                np.uint64(self.hash_mask), self.slots, self.bloom, self.records,
+                *scratch, done, out_offsets, out, unsettled,
             )  # fmt: skip
-            if written >= 0:
-                return out_offsets, out[:written], unsettled
-            room *= 4
+            if done == len(array):
+                return out_offsets, out[: out_offsets[-1]], unsettled
+            out = np.concatenate((out, np.empty(len(out), np.int32)))
 
 
 def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -273,6 +268,24 @@ def _code_points(texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArr
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
     return points, offsets
+
+
+def _records(
+    letters: npt.NDArray[np.int32],
+    letter_offsets: npt.NDArray[np.int64],
+    alive: npt.NDArray[np.uint8],
+    as_written: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """The queries' records (see kernel.fill), not chained yet, and where each begins; -1 for dead queries."""
+    lengths = np.diff(letter_offsets)
+    begins = letter_offsets[:-1] + _HEADER * np.arange(len(lengths))
+    records = np.empty(len(letters) + _HEADER * len(lengths), np.int32)
+    records[begins] = np.arange(len(lengths))
+    records[begins + 1] = -1
+    records[begins + 2] = lengths
+    records[begins + 3] = as_written
+    records[np.arange(len(letters)) + np.repeat(_HEADER * np.arange(1, len(lengths) + 1), lengths)] = letters
+    return records, np.where(alive.astype(bool), begins, -1)
 
 
 def _num_tokens(data: npt.NDArray[np.uint8], num_queries: int) -> int:

@@ -74,7 +74,11 @@ def build_sample_web(config: SampleWebConfig) -> Path:
             (temporary / _MARKER).write_text(json.dumps(_marker(config), indent=2) + "\n", encoding="utf-8")
             if path.exists():
                 shutil.rmtree(path)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not is_built(config):  # another process was faster: the same bytes, then
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:

@@ -25,8 +25,6 @@ _PLACEHOLDERS = (
     "photo",
     "picture",
     "Picture",
-    "logo",
-    "icon",
     "img",
     "untitled",
     "spacer",

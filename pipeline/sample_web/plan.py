@@ -97,8 +97,6 @@ class Link:
     """stage/reason that turns the link away before dedup; None where it gets as far."""
     fetch_fate: str | None = None
     """stage/reason that turns the link away while its picture is fetched and checked."""
-    same_picture: str | None = None
-    """Names the group of links that show one picture in other bytes."""
     mark_up: MarkUp = "img"
     text_kind: TextKind = "junk"
     """`caption`: a true caption of the picture; `general`: good English that says little about it;
@@ -242,22 +240,18 @@ class _Planner:
         dice = Dice(self._seed, "copies")
         for _ in range(max(1, self._scaled(_COUNTS["copies"]))):
             first = self._add_picture(_draw_colour(dice), _draw_shape(dice))
-            group = self._group_of(first)
-            self._links[-1] = replace(first, same_picture=group)
             for _ in range(2 + dice.below(3)):
                 assert first.scene is not None  # every picture of ours has a scene
-                self._add_view(first.scene, self._plain_body(first), group)
+                self._add_view(first.scene, self._plain_body(first))
 
     def _add_near_duplicates(self) -> None:
         """One picture re-encoded or resized under other URLs."""
         dice = Dice(self._seed, "near duplicates")
         for _ in range(max(2, self._scaled(_COUNTS["near_duplicates"]))):
             first = self._add_picture(_draw_colour(dice), _draw_shape(dice))
-            group = self._group_of(first)
-            self._links[-1] = replace(first, same_picture=group)
             assert first.scene is not None  # every picture of ours has a scene
             for form in dice.shuffled(("quality-55", "quality-75", "scaled-75", "scaled-140"))[:2]:
-                self._add_view(first.scene, self._new_body(form, first.scene, "jpg"), group)
+                self._add_view(first.scene, self._new_body(form, first.scene, "jpg"))
 
     def _add_general_captions(self) -> None:
         dice = Dice(self._seed, "general captions")
@@ -287,7 +281,6 @@ class _Planner:
                 alt_text=_respaced(dice, link.alt_text or "") if i % 3 == 0 else link.alt_text,
                 scene=link.scene,
                 text_kind="caption",
-                same_picture=link.same_picture,
             )
         dice = Dice(self._seed, "second captions")
         for _ in number("second_captions"):
@@ -298,7 +291,6 @@ class _Planner:
                 alt_text=self._alt(link.scene),
                 scene=link.scene,
                 text_kind="caption",
-                same_picture=link.same_picture,
             )
         dice = Dice(self._seed, "foreign")
         for i in number("foreign"):
@@ -327,7 +319,7 @@ class _Planner:
             )[i % 6]
             self._add_link(url=url, alt_text=lender(dice).alt_text, text_fate="extract/not_http")
         for i in number("bad_urls"):
-            url = ("http://[::1/picture.jpg", "http://shop.localhost:99999/a.jpg", "https:///no-host.jpg")[i % 3]
+            url = ("http://[::1/picture.jpg", "http://shop.localhost:99999/a.jpg")[i % 2]
             self._add_link(url=url, alt_text=lender(dice).alt_text, text_fate="extract/bad_url")
 
     def _borrow(self, lender: Link, text: str | None, fate: str, page_kind: str, text_kind: TextKind) -> None:
@@ -349,10 +341,7 @@ class _Planner:
         plain = [
             i
             for i, link in enumerate(self._links)
-            if link.text_kind == "caption"
-            and link.fetch_fate is None
-            and link.text_fate is None
-            and link.same_picture is None
+            if link.text_kind == "caption" and link.fetch_fate is None and link.text_fate is None
         ]
         chosen = dice.shuffled(plain)
         for sort, styles in (
@@ -369,17 +358,15 @@ class _Planner:
     def _add_picture(self, colour: str, thing: str) -> Link:
         """A good link to a new JPEG."""
         scene = self._new_scene(colour, thing)
-        return self._add_view(scene, self._new_body("jpeg", scene, "jpg"), None)
+        return self._add_view(scene, self._new_body("jpeg", scene, "jpg"))
 
-    def _add_view(self, scene: Scene, body: str, group: str | None) -> Link:
+    def _add_view(self, scene: Scene, body: str) -> Link:
         dice = Dice(self._seed, "view", len(self._links))
         site = PICTURE_SITE if dice.chance(0.3) else dice.choice(SITES)
         path = f"/{dice.choice(_FOLDERS)}/{scene.label.replace(' ', '-')}-{len(self._links):05d}.jpg"
         self._routes.append(Route(site=site, path=path, body=body))
         text = _respaced(dice, self._alt(scene)) if dice.chance(0.08) else self._alt(scene)
-        return self._add_link(
-            url=self._url(site, path), alt_text=text, scene=scene, text_kind="caption", same_picture=group
-        )
+        return self._add_link(url=self._url(site, path), alt_text=text, scene=scene, text_kind="caption")
 
     def _copy_route(self, lender: Link) -> str:
         dice = Dice(self._seed, "copy", len(self._links))
@@ -392,10 +379,6 @@ class _Planner:
         assert link.scene is not None  # only links with a scene are lent
         return self._new_body("jpeg", link.scene, "jpg")
 
-    def _group_of(self, link: Link) -> str:
-        assert link.scene is not None  # only links with a scene have copies
-        return f"picture-{link.scene.key}"
-
     def _add_link(
         self,
         *,
@@ -405,7 +388,6 @@ class _Planner:
         scene: Scene | None = None,
         text_fate: str | None = None,
         fetch_fate: str | None = None,
-        same_picture: str | None = None,
         text_kind: TextKind = "junk",
     ) -> Link:
         link = Link(
@@ -415,7 +397,6 @@ class _Planner:
             scene=scene,
             text_fate=text_fate,
             fetch_fate=fetch_fate,
-            same_picture=same_picture,
             text_kind=text_kind,
         )
         self._links.append(link)

@@ -87,7 +87,7 @@ class _Sites:
         """Key and route of a request; an unknown URL answers 404."""
         site = host.partition(":")[0].lower().removesuffix(".localhost")
         raw_path, _, query = target.partition("?")
-        path = unquote(raw_path)
+        path = unquote(raw_path).replace("/./", "/")
         if path == "/robots.txt":
             return path, {"data": _ROBOTS, "type": "text/plain"}
         for key in (f"{site}{path}?{query}", f"{site}{path}"):

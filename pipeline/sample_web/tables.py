@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ TRUTH = pa.schema(
         pa.field("url", pa.string(), nullable=False),  # absolute
         pa.field("alt_text", pa.string()),  # entities decoded, white space as on the page; null: no attribute
         pa.field("text_kind", pa.string(), nullable=False),  # caption, general, unmatched, foreign, junk
-        pa.field("class", pa.string()),  # what the picture shows; null where there is none
+        pa.field("class", pa.string()),  # what the picture shows; null where none arrives
         pa.field("evaluated", pa.bool_(), nullable=False),  # whether the class is in the evaluation set
         pa.field("verdict", pa.string(), nullable=False),  # kept or rejected, duplicates and balance apart
         pa.field("stage", pa.string()),  # of the rejection
@@ -37,7 +38,7 @@ TRUTH = pa.schema(
         pa.field("duplicate_group", pa.string()),  # links of one (canonical URL, caption): one survives
         pa.field("duplicate_of", pa.string()),  # another link of the group: its first in this table
         pa.field("fetch_fate", pa.string()),  # stage/reason of fetch and check_image; null: arrives
-        pa.field("same_picture_group", pa.string()),  # one picture, in equal or other bytes
+        pa.field("same_picture_group", pa.string()),  # shown by several links, in equal or other bytes
         pa.field("wat_file", pa.string()),
         pa.field("wat_record", pa.int64()),  # byte offset of the metadata record's gzip member
         pa.field("wat_link", pa.int32()),  # ordinal among the record's IMG@/src links, from 0
@@ -56,6 +57,12 @@ def write_truth(pages: Sequence[Page], places: Sequence[Place], path: Path) -> p
     rows: list[dict[str, object]] = []
     groups: dict[tuple[str, str], list[dict[str, object]]] = {}
     num_table_rows = 0
+    arriving = Counter(
+        shown.link.scene.key
+        for page in pages
+        for shown in page.shown
+        if shown.text_fate is None and shown.link.fetch_fate is None and shown.link.scene
+    )
     for i in order:
         for shown in pages[i].shown:
             row = _row(pages[i], places[i], shown)
@@ -64,6 +71,9 @@ def write_truth(pages: Sequence[Page], places: Sequence[Place], path: Path) -> p
                 row["table_row"] = num_table_rows
                 num_table_rows += 1
             if shown.text_fate is None:
+                scene = shown.link.scene
+                if row["class"] and scene and arriving[scene.key] > 1:
+                    row["same_picture_group"] = f"picture-{scene.key}"
                 key = (canonical_url(shown.url), _clean(shown.link.alt_text or ""))
                 groups.setdefault(key, []).append(row)
             rows.append(row)
@@ -96,7 +106,7 @@ def _row(page: Page, place: Place, shown: Shown) -> dict[str, object]:
     stage, _, reason = (fate or "").partition("/")
     in_wat, in_warc = shown.wat_link is not None, shown.warc_link is not None
     placeholder = shown.url != link.url
-    scene = None if placeholder else link.scene
+    scene = None if placeholder or link.fetch_fate else link.scene
     gets_to_match = shown.text_fate is None or shown.text_fate.startswith("match/")
     matches = not CONCEPT_WORDS.isdisjoint(_words(link.alt_text or "")) if gets_to_match else None
     return {
@@ -116,7 +126,7 @@ def _row(page: Page, place: Place, shown: Shown) -> dict[str, object]:
         "duplicate_group": None,
         "duplicate_of": None,
         "fetch_fate": link.fetch_fate,
-        "same_picture_group": link.same_picture,
+        "same_picture_group": None,
         "wat_file": place.wat_file if in_wat else None,
         "wat_record": place.wat_record if in_wat else None,
         "wat_link": shown.wat_link,

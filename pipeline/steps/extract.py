@@ -47,9 +47,9 @@ def find_sources(patterns: Sequence[str]) -> list[str]:
 
 
 def plan(sources: Sequence[str], source_format: str, config: ExtractConfig, ledger: LedgerConfig) -> Step:
-    """One task per source file; its key holds the file's size and time of change, not its content."""
+    """One task per source file (of `find_sources`); its key holds the file's size and time of change, not its content."""
     tasks = []
-    for source in find_sources(sources):
+    for source in sources:
         name = _partition_name(source)
         arguments = {
             "source": source,

@@ -66,10 +66,7 @@ def _write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     if ".parquet" in name:
         pq.write_table(pa.Table.from_pylist(rows), path)
         return path
-    if ".jsonl" in name:
-        data = _json_lines(rows)
-    else:
-        data = _separated(rows, "," if ".csv" in name else "\t")
+    data = _json_lines(rows) if ".jsonl" in name else _separated(rows, "," if ".csv" in name else "\t")
     if name.endswith(".gz"):
         data = gzip.compress(data)
     if name.endswith(".zst"):
@@ -172,7 +169,8 @@ def test_bad_rows_are_counted_and_the_rest_read(tmp_path: Path) -> None:
     ]
     path = tmp_path / "a.jsonl"
     path.write_bytes(
-        b'{"url": "http://h/0", "caption": "t"}\n{"url": \nnull\n3\n[]\n{"url": 3, "caption": "t"}\n{"caption": "\xff"}\n'
+        b'{"url": "http://h/0", "caption": "t"}\n{"url": \nnull\n3\n[]\n{"url": 3, "caption": "t"}\n'
+        + b'{"caption": "\xff"}\n'
         + b'{"x": ' * 5000
         + b"\n\n"
         + b'{"url": "'

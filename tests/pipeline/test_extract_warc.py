@@ -141,9 +141,13 @@ def test_decompression_bomb_is_rejected(tmp_path: Path) -> None:
     assert _rejected(_page(tmp_path, block, ExtractConfig(max_record_bytes=10**6))) == [(None, "oversized_record")]
 
 
-def test_deeply_nested_page_is_read(tmp_path: Path) -> None:
-    html = "<div>" * 50_000 + "<img src=p alt=t>"
-    assert len(_kept(_page(tmp_path, html_block(html)))) == 1
+@pytest.mark.parametrize(
+    ("depth", "rejected"), [(1900, []), (2100, [(None, "bad_record")]), (10**6, [(None, "bad_record")])]
+)
+def test_absurd_nesting_is_rejected(tmp_path: Path, depth: int, rejected: list[tuple[int | None, str]]) -> None:
+    outcomes = _page(tmp_path, html_block("<div>" * depth + "<img src=p alt=t>"))
+    assert _rejected(outcomes) == rejected
+    assert len(_kept(outcomes)) == 1 - len(rejected)
 
 
 def test_wat_read_as_warc_is_an_input_error(tmp_path: Path) -> None:

@@ -66,14 +66,12 @@ def check_image(body: bytes, config: ImageConfig) -> Picture | Rejected:
         if refusal is not None:
             return refusal
     try:
-        if identity.format == "JPEG":
-            decoded = _jpeg(body, config)
-        else:
-            with quiet_pillow():
-                decoded = _still(body, identity.format, config)
-        if isinstance(decoded, Rejected):
-            return decoded
-        return _finish(body, identity.format, decoded, config)
+        with quiet_pillow():
+            is_jpeg = identity.format == "JPEG"
+            decoded = _jpeg(body, config) if is_jpeg else _still(body, identity.format, config)
+            if isinstance(decoded, Rejected):
+                return decoded
+            return _finish(body, identity.format, decoded, config)
     except MemoryError:
         return Rejected(reason="crashed_decoder", detail="out of memory")
     except Exception as error:  # noqa: BLE001 - on hostile bytes decoders raise almost anything

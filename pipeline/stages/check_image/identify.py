@@ -11,8 +11,6 @@ __all__ = ["Identity", "identify"]
 _SVG = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE[^>\[]*(?:\[.*?\])?\s*>\s*)*<svg[\s>]", re.DOTALL)
 _PNM = re.compile(rb"P[1-7][\s#]|P[fF]\s")
 _UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
-    (b"\x00\x00\x01\x00", "ICO"),
-    (b"\x00\x00\x02\x00", "CUR"),
     (b"8BPS", "PSD"),
     (b"%!PS", "PostScript"),
     (b"\xc5\xd0\xd3\xc6", "EPS"),
@@ -68,11 +66,31 @@ def identify(body: bytes) -> Identity:
     for magic, name in _UNSUPPORTED:
         if body.startswith(magic):
             return Identity(format=name, decodable=False)
+    guess = _by_structure(body[:18])
+    if guess is not None:
+        return Identity(format=guess, decodable=False)
     if _PNM.match(body):
         return Identity(format="PNM", decodable=False)
     if _SVG.match(body[:4096].removeprefix(b"\xef\xbb\xbf")):
         return Identity(format="SVG", decodable=False)
     return Identity(format=None, decodable=False)
+
+
+def _by_structure(head: bytes) -> str | None:
+    """Old formats with next to no magic number, by what their headers may hold."""
+    if len(head) < 18:
+        return None
+    if head[:2] == b"\0\0" and head[2:4] in (b"\1\0", b"\2\0") and head[4:6] != b"\0\0":
+        return "ICO" if head[2] == 1 else "CUR"
+    if head[0] == 10 and head[1] <= 5 and head[2] == 1 and head[3] in (1, 2, 4, 8):
+        return "PCX"
+    if head[4:6] in (b"\x11\xaf", b"\x12\xaf"):
+        return "FLI"
+    color_map, kind, depth = head[1], head[2], head[16]
+    has_size = head[12:14] != b"\0\0" and head[14:16] != b"\0\0"
+    if color_map <= 1 and kind in (1, 2, 3, 9, 10, 11) and depth in (8, 15, 16, 24, 32) and has_size and head[17] < 64:
+        return "TGA"
+    return None
 
 
 def _webp_size(body: bytes) -> tuple[int, int] | None:

@@ -18,7 +18,6 @@ from typing import BinaryIO, Literal, cast
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from pipeline.errors import InputError
 from pipeline.outcome import Outcome
@@ -28,7 +27,7 @@ from pipeline.stages.extract.links import LinkBatch, resolver
 
 __all__ = ["read_table"]
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
 _MAX_LINES_PER_ROW = 1000
 """A quoted field may hold line breaks; one that runs on longer was opened by a stray quote."""
 
@@ -220,7 +219,8 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
     if first[:2] == b"\x1f\x8b":
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     if first == b"\x28\xb5\x2f\xfd":
-        return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False))
+        # Not zstandard's own reader, which takes the end of a cut file for the end of the data.
+        return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
     return file
 
 
@@ -273,7 +273,9 @@ class _Lines:
     def _read(self) -> bytes:
         try:
             return self._stream.read(_READ_BYTES)
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        except (EOFError, zlib.error, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the storage failed, not the data
             self.damage = _one_line(error)
             return b""
 

@@ -13,6 +13,7 @@ One link per `img` element. Of its URLs this one is taken, the first that is the
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,14 @@ _LAZY_ATTRIBUTES = (
     "data-image",
     "data-url",
     "data-echo",
+)
+_MAX_DEPTH = 2000
+"""The parser's time grows with the square of the depth: a page of a million open divs would take hours.
+Browsers themselves stop at 512."""
+_BLOCK_TAG = re.compile(
+    rb"<(/?)(?:div|section|article|aside|main|nav|header|footer|ul|ol|dl|blockquote|center|fieldset|figure|details"
+    rb"|address|dir|menu|pre|listing|form|summary|hgroup|search|dialog|figcaption)[\s>/]",
+    re.IGNORECASE,
 )
 _STAND_IN = re.compile(
     r"(?:^|[/_.-])(?:blank|spacer|pixel|transparent|trans|clear|empty|dummy|grey|gray|1x1|placeholder|lazy|lazyload"
@@ -107,6 +116,9 @@ def _read_record(batch: LinkBatch, item: Record, config: ExtractConfig) -> None:
         return
     if b"<img" not in body.lower() and b"\0" not in body[:64]:
         return  # no pictures, and not UTF-16 either
+    if _is_nested_absurdly(body):
+        batch.reject_record(item.offset, "bad_record", f"block elements nested deeper than {_MAX_DEPTH}")
+        return
     _read_page(batch, item.offset, decode_html(body, charset), page_url, robots, config)
 
 
@@ -131,6 +143,13 @@ def _parse_http(block: bytes, max_bytes: int) -> tuple[WarcRecord | None, bytes 
             continue  # crawlers store bodies unpacked under the old headers: read them as they are
         return http, body if len(body) <= max_bytes else None
     return None, None
+
+
+def _is_nested_absurdly(body: bytes) -> bool:
+    if body.count(b"<") <= _MAX_DEPTH:
+        return False
+    steps = (-1 if slash else 1 for slash in _BLOCK_TAG.findall(body))
+    return max(itertools.accumulate(steps), default=0) > _MAX_DEPTH
 
 
 def _charset_parameter(content_type: str) -> str | None:

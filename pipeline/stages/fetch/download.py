@@ -306,7 +306,7 @@ class _Loop:
                 left_s = self._config.timeout_s - job.spent_s
                 transfer.start(job.url, (host, job), timeout_s=left_s, is_robots=job.is_robots)
                 self._multi.add_handle(transfer.curl)
-            except (pycurl.error, UnicodeError):
+            except (pycurl.error, ValueError):
                 self._idle.append(transfer)
                 self._schedule.release(host)
                 self._conclude(job, Answer(reason="bad_url"))

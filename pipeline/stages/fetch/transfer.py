@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class Transfer:
         curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
     def start(self, url: str, job: Any, *, timeout_s: float, is_robots: bool) -> None:
-        """Get ready to request canonical `url`. Raises UnicodeEncodeError or pycurl.error if it cannot be."""
+        """Get ready to request canonical `url`. Raises ValueError or pycurl.error if it cannot be."""
         self._start_state()
         self._is_robots = is_robots
         self.curl.setopt(pycurl.URL, url.encode("ascii"))
@@ -180,7 +181,7 @@ class Transfer:
             return "too_large", "header lines", False
         if code == 61:
             return "transfer", "the body cannot be decoded", False
-        if code == 3 or (code == 1 and "0.9" not in message):
+        if code in (1, 3) and not self.curl.getinfo(pycurl.REQUEST_SIZE):
             return "bad_url", None, False
         return "transfer", _BROKEN.get(code, f"libcurl error {code}"), code in _HEALING
 
@@ -205,7 +206,7 @@ class Transfer:
             self._refused = self._refused or f"{host} port {port}"
             return pycurl.SOCKET_BAD
         try:
-            return socket.socket(family, kind, protocol)
+            return _Descriptor(socket.socket(family, kind, protocol).detach())
         except OSError:
             return pycurl.SOCKET_BAD  # for example no IPv6 here; libcurl tries the next address
 
@@ -267,6 +268,19 @@ class Transfer:
                 self._body = bytearray()
             return 0
         return None
+
+
+class _Descriptor:
+    """A socket on its way to libcurl: pycurl asks for its number, duplicates that, and drops this object."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
+
+    def __del__(self) -> None:
+        os.close(self._number)
 
 
 def _text(value: bytes) -> str:

@@ -1,0 +1,241 @@
+"""Cleaning of alt texts."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+import unicodedata
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.load import ConfigError
+from pipeline.outcome import Outcome
+from pipeline.reasons import REASONS
+from pipeline.schema import CANDIDATES, CLEANED
+from pipeline.stages.clean import CleanConfig, clean, normalise, reason_against
+
+
+def _batch(texts: list[str]) -> pa.RecordBatch:
+    rows = [
+        {
+            "uid": i.to_bytes(16, "big"),
+            "url_id": i.to_bytes(16, "big"),
+            "url": "http://h/p.jpg",
+            "alt_text": text,
+            "text_source": "alt",
+            "source": "a.wat.gz",
+            "record": i,
+            "link": 0,
+        }
+        for i, text in enumerate(texts)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=CANDIDATES)
+
+
+def _clean(texts: list[str], config: CleanConfig | None = None) -> Outcome:
+    outcome = clean(_batch(texts), config or CleanConfig())
+    outcome.kept.validate(full=True)
+    assert outcome.kept.schema == CLEANED
+    assert outcome.num_in == len(texts) == outcome.kept.num_rows + outcome.rejected.num_rows
+    assert set(outcome.rejected["stage"].to_pylist()) <= {"clean"}
+    return outcome
+
+
+def _reason(text: str, config: CleanConfig | None = None) -> str | None:
+    outcome = _clean([text], config)
+    return outcome.rejected["reason"][0].as_py() if outcome.rejected.num_rows else None
+
+
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        ("A dog", "A dog"),
+        ("  A \t\r\n dog\u00a0\u2003runs\u3000 ", "A dog runs"),
+        ("A\x00 do\u200bg\ufeff\u00ad", "A dog"),
+        ("Cafe\u0301 \u212b", "Café Å"),
+        ("caf e\u200b\u0301", "caf é"),
+        ("CASE, punctuation! stay?", "CASE, punctuation! stay?"),
+        ("👩\u200d🚀 می\u200cخواهم", "👩\u200d🚀 می\u200cخواهم"),
+        ("a\u200db \u200dc\u200c", "ab c"),
+        ("line\u2028break\x85here", "line break here"),
+    ],
+)
+def test_caption_is_the_text_in_plain_form(text: str, caption: str) -> None:
+    outcome = _clean([text])
+    assert outcome.kept["caption"].to_pylist() == [caption]
+    assert outcome.kept["alt_text"].to_pylist() == [text]
+
+
+@pytest.mark.parametrize(
+    ("reason", "texts"),
+    [
+        ("empty", ["", " ", "\u00a0\n", "\u200b", "\x00\x1f"]),
+        ("too_short", ["ab", "犬", " a "]),
+        ("too_long", ["x" * 1001, "word " * 300]),
+        (
+            "file_name",
+            [
+                "IMG_1234", "DSC00012", "img-20200101-WA0001", "banner_home_2x", "holiday photo.JPG", "logo.svg",
+                "P1010101", "20190304_123456", "8f14e45fceea167a5a36dedd4bea2543", "Screenshot_20200101",
+                "de305d54-75b4-431b-adb2-eb6b9e546014", "image001", "photo 1.jpeg",
+            ],
+        ),
+        (
+            "date",
+            [
+                "2019-05-12", "12 May 2019", "May 2019", "Monday, May 5th, 2019", "10:30 PM", "1,234.56", "50%", "$12.99",
+                "2019-05-12T10:22:01Z", "(123)", "12/05/2019 at 10.30 am",
+            ],
+        ),
+        (
+            "placeholder",
+            [
+                "image", "Image", "IMAGE", "Photo 3", "untitled", "picture #2", "[image]", "No image available", "thumbnail-1",
+                "Click to enlarge", "Bild", "изображение", "图片 1", "ФОТО", "“image”", "alt text", "null",
+            ],
+        ),
+        (
+            "keyword_list",
+            ["dog, cat, bird, fish, horse, cow, pig, sheep", "red shoes|blue shoes|green shoes|a|b|c|d|e", "a b;c d;e f;g h;i j;k l;m n;o p"],
+        ),
+        ("web_address", ["http://example.com/a b".replace(" ", ""), "www.example.com", "me@example.org", "example.com", "hitachi-solutions.jp"]),
+    ],
+)  # fmt: skip
+def test_text_that_is_no_caption_is_rejected_with_its_reason(reason: str, texts: list[str]) -> None:
+    assert [(text, _reason(text)) for text in texts] == [(text, reason) for text in texts]
+    assert reason in REASONS["clean"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A dog", "dog", "A photo of a dog", "Photo: John", "May", "May flowers", "Route 66", "3 dogs", "24 hours in Rome", "Boeing 747",
+        "dog, cat, bird, fish, horse, cow, pig", "one, two words here, and three of them, a, b, c d e f g h i j k l m n, o, p",
+        "A man, a plan, a canal, a very long thing indeed here, it goes on and on, again, more of the same, and the end of it",
+        "mother-in-law", "state-of-the-art", "The end.", "A fisherman.", "St. Louis, Mo.", "see example.com for more", "AC/DC", "abc",
+        "A list of nine words that ends with file.jpg", "Mr. & Mrs. Smith", "Section 8", "犬と猫", "x" * 1000, "B2B", "Photographer",
+    ],
+)  # fmt: skip
+def test_text_that_describes_is_kept(text: str) -> None:
+    assert _reason(text) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (CleanConfig(drop_file_names=False), "DSC_1234"),
+        (CleanConfig(drop_dates=False), "12 May 2019"),
+        (CleanConfig(drop_placeholders=False), "untitled"),
+        (CleanConfig(drop_keyword_lists=False), "a, b, c, d, e, f, g, h, i"),
+        (CleanConfig(drop_web_addresses=False), "www.example.com"),
+        (CleanConfig(min_chars=1), "ab"),
+        (CleanConfig(max_chars=2000), "x" * 1001),
+    ],
+)
+def test_every_rule_can_be_switched_off(config: CleanConfig, text: str) -> None:
+    assert _reason(text) is not None
+    assert _reason(text, config) is None
+
+
+def test_limits_hold_on_both_sides() -> None:
+    config = CleanConfig(min_chars=5, max_chars=8, min_words=2)
+    assert [_reason(text, config) for text in ("a bc", "a bcd", "abcde", "a bcdefg", "a bcdefgh")] == [
+        "too_short", None, "too_short", None, "too_long",
+    ]  # fmt: skip
+    assert [_reason(", ".join("ab" * n for n in range(1, k))) for k in (8, 9)] == [None, "keyword_list"]
+
+
+def test_impossible_limits_are_config_errors() -> None:
+    for bad in ({"min_chars": 0}, {"max_chars": 1}, {"min_keywords": 1}):
+        with pytest.raises(ConfigError):
+            CleanConfig(**bad)  # type: ignore[arg-type]  # ints all
+
+
+_ODD = st.sampled_from(
+    [
+        "image",
+        "IMG_1",
+        "May",
+        "2019",
+        ".jpg",
+        "http://",
+        "@",
+        "_",
+        ",",
+        "|",
+        "fo",
+        "to",
+        "изображение",
+        "é",
+        "ı",
+        "ſ",
+        "，",
+        ".",
+        "1",
+        "٣",
+        "K",
+        "😀",
+        "the",
+        "of",
+        "Bild",
+        "–",
+        "€",
+        "wednesday",
+        "́",
+        "\u200d",
+        "\u200b",
+        "ᅡ",
+        "ᄀ",
+        "K",
+        "\u2028",
+        "\xa0",
+        " ",
+        "  ",
+        "x" * 30,
+    ]
+)
+_TEXTS = st.one_of(
+    st.text(max_size=30), st.lists(_ODD, max_size=10).map("".join), st.lists(_ODD, max_size=10).map(" ".join)
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(_TEXTS, min_size=1, max_size=20))
+def test_batch_equals_the_definition_text_by_text(texts: list[str]) -> None:
+    texts = [text.encode("utf-8", "ignore").decode() for text in texts]
+    config = CleanConfig()
+    outcome = _clean(texts, config)
+    expected = [(normalise(text), reason_against(normalise(text), config)) for text in texts]
+    assert outcome.kept["caption"].to_pylist() == [caption for caption, reason in expected if reason is None]
+    assert outcome.rejected["reason"].to_pylist() == [reason for _, reason in expected if reason is not None]
+
+
+@given(_TEXTS)
+def test_normal_form_is_stable(text: str) -> None:
+    caption = normalise(text)
+    assert normalise(caption) == caption
+    assert unicodedata.is_normalized("NFC", caption)
+    assert caption == caption.strip()
+    assert not re.search(r"\s\s|[^\S ]|[\x00-\x1f\x7f\u200b\ufeff]", caption)
+
+
+def test_real_texts_equal_the_definition(shared_data: Path) -> None:
+    with gzip.open(shared_data / "captions" / "captions.tsv.gz", "rt", encoding="utf-8", newline="") as lines:
+        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    texts = [row[4] for row in rows[1:] if row[2] == "web_alt"] + [row[4] for row in rows[1::20]]
+    config = CleanConfig()
+    outcome = _clean(texts, config)
+    expected = [(normalise(text), reason_against(normalise(text), config)) for text in texts]
+    assert outcome.kept["caption"].to_pylist() == [caption for caption, reason in expected if reason is None]
+    assert outcome.rejected["reason"].to_pylist() == [reason for _, reason in expected if reason is not None]
+
+
+def test_empty_and_sliced_batches() -> None:
+    assert _clean([]).kept.num_rows == 0
+    outcome = clean(_batch(["first one", "IMG_1", "third one"]).slice(1), CleanConfig())
+    assert outcome.kept["caption"].to_pylist() == ["third one"]

@@ -1,0 +1,211 @@
+"""What owners say about the use of their pictures, and that it is heeded: headers and robots.txt."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.stages.fetch.consent import forbidding_directive, parse_http_date
+from pipeline.stages.fetch.robots import parse_robots
+from tests.pipeline.loopback_server import LoopbackServer, answer, redirect, text
+from tests.pipeline.test_fetch import CONFIG, fetch_all, fetch_one
+
+NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
+RESPECTED = CONFIG.respect_x_robots_tag
+
+
+def forbids(*values: str) -> str | None:
+    return forbidding_directive(values, product="openwit-test", respected=RESPECTED, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("values", "directive"),
+    [
+        (["noai"], "noai"),
+        (["NoImageAI"], "noimageai"),
+        (["noarchive, noai, noimageai"], "noai"),
+        (["noindex"], "noindex"),
+        (["noimageindex"], "noimageindex"),
+        (["none"], "none"),
+        (["nofollow", "noai"], "noai"),
+        (["openwit-test: noai"], "openwit-test: noai"),
+        (["OpenWit-Test : noindex , nofollow"], "openwit-test: noindex"),
+        (["otherbot: nofollow, openwit-test: noai"], "openwit-test: noai"),
+        (["*: noai"], "*: noai"),
+        (["openwit-test: nofollow, noai"], "openwit-test: noai"),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST"], "unavailable_after"),
+        (["unavailable_after: Fri, 25 Jun 2010 15:00:00 GMT"], "unavailable_after"),
+        (["unavailable_after: Friday, 25-Jun-10 15:00:00 GMT, nofollow"], "unavailable_after"),
+        (["unavailable_after: 2010-06-25"], "unavailable_after"),
+        (["openwit-test: unavailable_after: 2010-06-25T15:00:00+02:00"], "openwit-test: unavailable_after"),
+        (["unavailable_after: Wed, 01 Jan 2031 00:00:00 GMT, noai"], "noai"),
+        (["max-snippet: 20, max-image-preview: large, noai"], "noai"),
+    ],
+)
+def test_forms_that_forbid(values: list[str], directive: str) -> None:
+    assert forbids(*values) == directive
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [""],
+        ["all"],
+        ["index, follow"],
+        ["nofollow, noarchive, nosnippet"],
+        ["otherbot: noai"],
+        ["otherbot: noindex, nofollow, none"],
+        ["openwit: noai"],
+        ["googlebot: noindex", "otherbot: none"],
+        ["unavailable_after: 25 Jun 2031 15:00:00 GMT"],
+        ["unavailable_after: Wed, 25 Jun 2031 15:00:00 GMT"],
+        ["unavailable_after: whenever"],
+        ["max-image-preview: none"],
+        ["notnoai", "noaix"],
+    ],
+)
+def test_forms_that_do_not_forbid(values: list[str]) -> None:
+    assert forbids(*values) is None
+
+
+@given(st.lists(st.text(max_size=60), max_size=4))
+def test_any_header_is_read_without_an_error(values: list[str]) -> None:
+    forbids(*values)
+
+
+@given(st.text(max_size=60))
+def test_any_date_is_read_without_an_error(value: str) -> None:
+    date = parse_http_date(value)
+    assert date is None or date.tzinfo is not None
+
+
+def test_a_forbidden_picture_is_not_downloaded() -> None:
+    big = text(b"x" * 5_000_000, {"X-Robots-Tag": "noai"})
+    with LoopbackServer({"/a": big, "/b": text(b"x", {"X-Robots-Tag": "otherbot: noai"})}) as server:
+        forbidden, fine = fetch_all([server.url("/a"), server.url("/b")])
+    assert (forbidden.reason, forbidden.detail, forbidden.http_status) == ("opt_out", "X-Robots-Tag: noai", 200)
+    assert fine.body == b"x"
+
+
+def test_a_redirect_forbids_too() -> None:
+    routes = {"/a": answer(301, b"", {"Location": "/b", "X-Robots-Tag": "noai"}), "/b": text(b"x")}
+    with LoopbackServer(routes) as server:
+        assert fetch_one(server.url("/a")).reason == "opt_out"
+        assert server.targets() == ["/a"]
+
+
+def test_directives_are_the_configs_choice() -> None:
+    with LoopbackServer({"/a": text(b"x", {"X-Robots-Tag": "noindex"})}) as server:
+        assert fetch_one(server.url("/a"), replace(CONFIG, respect_x_robots_tag=("noai",))).body == b"x"
+        assert fetch_one(server.url("/a"), replace(CONFIG, respect_x_robots_tag=())).body == b"x"
+
+
+@pytest.mark.parametrize(("value", "reason"), [("1", "opt_out"), (" 1 ", "opt_out"), ("0", None), ("2", None)])
+def test_tdm_reservation(value: str, reason: str | None) -> None:
+    with LoopbackServer({"/a": text(b"x", {"TDM-Reservation": value})}) as server:
+        assert fetch_one(server.url("/a")).reason == reason
+        assert fetch_one(server.url("/a"), replace(CONFIG, respect_tdm_reservation=False)).body == b"x"
+
+
+# --- robots.txt ---------------------------------------------------------------------------------
+
+ASKING = replace(CONFIG, robots_txt=True, retries=0)
+
+
+def allows(robots: str, path: str) -> bool:
+    return parse_robots(robots.encode(), "openwit-test").allows(f"http://h{path}")
+
+
+@pytest.mark.parametrize(
+    ("robots", "path", "allowed"),
+    [
+        ("", "/a", True),
+        ("User-agent: *\nDisallow: /", "/a", False),
+        ("User-agent: *\nDisallow:", "/a", True),
+        ("User-agent: *\nDisallow: /private", "/privateer.jpg", False),
+        ("User-agent: *\nDisallow: /private/", "/private", True),
+        ("user-AGENT: OpenWit-Test\ndisallow: /a\n\nUser-agent: *\nAllow: /", "/a", False),
+        ("User-agent: *\nDisallow: /\n\nUser-agent: openwit-test\nAllow: /", "/a", True),
+        ("User-agent: *\nDisallow: /\n\nUser-agent: openwit-test\n", "/a", True),
+        ("User-agent: openwit\nDisallow: /", "/a", True),
+        ("User-agent: x\nUser-agent: openwit-test\nDisallow: /a", "/a", False),
+        ("User-agent: openwit-test\nDisallow: /a\nUser-agent: openwit-test\nDisallow: /b", "/b", False),
+        ("User-agent: *\nDisallow: /a\nAllow: /a/b", "/a/b/c", True),
+        ("User-agent: *\nAllow: /a\nDisallow: /a", "/a", True),
+        ("User-agent: *\nDisallow: /*.gif$", "/x/y.gif", False),
+        ("User-agent: *\nDisallow: /*.gif$", "/x/y.gif?size=2", True),
+        ("User-agent: *\nDisallow: /*/secret", "/a/b/secret/c", False),
+        ("User-agent: *\nDisallow: /a*b*c$", "/aXbXbXc", False),
+        ("User-agent: *\nDisallow: /a$", "/ab", True),
+        ("User-agent: *\nDisallow: /?q=", "/?q=1", False),
+        ("User-agent: *\nDisallow: /ä", "/%C3%A4.jpg", False),
+        ("User-agent: *\nDisallow: /%7Euser", "/~user/a", False),
+        ("User-agent: *\nDisallow: /a # comment", "/a", False),
+        ("User-agent: *\r\nDisallow: /a\r\n", "/a", False),
+        ("User-agent: *\nCrawl-delay: 10\nDisallow: /a", "/a", False),
+        ("Disallow: /", "/a", True),
+        ("User-agent: *\nDisallow: /", "/robots.txt", True),
+        ("<html>not robots</html>", "/a", True),
+        ("\ufeffUser-agent: *\nDisallow: /", "/a", False),
+    ],
+)
+def test_rules_are_read_as_the_standard_says(robots: str, path: str, allowed: bool) -> None:
+    assert allows(robots, path) is allowed
+
+
+@given(st.binary(max_size=400), st.text(max_size=30))
+def test_any_robots_txt_is_read_without_an_error(body: bytes, path: str) -> None:
+    parse_robots(b"User-agent: *\nDisallow: /" + body, "openwit-test").allows("http://h/" + path.replace("[", ""))
+
+
+def test_robots_txt_is_asked_once_per_host_and_obeyed() -> None:
+    rules = text(b"User-agent: *\nDisallow: /no/")
+    routes = {"/robots.txt": rules, "/yes/1": text(b"x"), "/yes/2": text(b"x"), "/no/1": text(b"x")}
+    with LoopbackServer(routes) as server:
+        got = fetch_all([server.url(path) for path in ("/yes/1", "/no/1", "/yes/2")], ASKING)
+        assert [fetched.reason for fetched in got] == [None, "robots_txt", None]
+        assert server.targets().count("/robots.txt") == 1
+        assert server.targets()[0] == "/robots.txt"
+        assert "/no/1" not in server.targets()
+
+
+def test_robots_txt_is_not_asked_for_unless_configured() -> None:
+    with LoopbackServer({"/robots.txt": text(b"User-agent: *\nDisallow: /"), "/a": text(b"x")}) as server:
+        assert fetch_one(server.url("/a")).body == b"x"
+        assert server.targets() == ["/a"]
+
+
+@pytest.mark.parametrize(("status", "reason"), [(404, None), (403, None), (500, "robots_txt"), (429, "robots_txt")])
+def test_a_missing_robots_txt_allows_and_a_failing_one_forbids(status: int, reason: str | None) -> None:
+    with LoopbackServer({"/robots.txt": answer(status, b"x"), "/a": text(b"x")}) as server:
+        assert fetch_one(server.url("/a"), ASKING).reason == reason
+
+
+def test_robots_txt_holds_on_the_host_that_a_redirect_leads_to() -> None:
+    with LoopbackServer({}) as server:
+        server.routes = {
+            "/a": redirect(server.url("/b", host="b.localhost")),
+            "/b": text(b"x"),
+            "/robots.txt": text(b"User-agent: *\nDisallow: /b"),
+        }
+        assert fetch_one(server.url("/a"), ASKING).reason == "robots_txt"
+        assert server.targets() == ["/robots.txt", "/a", "/robots.txt"]
+
+
+def test_a_host_that_is_not_allowed_is_not_asked_for_its_robots_txt() -> None:
+    with LoopbackServer({"/a": text(b"x")}) as server:
+        got = fetch_one(server.url("/a"), replace(ASKING, allow_addresses=()))
+        assert got.reason == "address_not_allowed"
+        assert server.num_connections == 0
+
+
+def test_an_endless_robots_txt_is_read_in_part() -> None:
+    body = b"User-agent: *\nDisallow: /no\n" + b"# filler\n" * 200_000
+    with LoopbackServer({"/robots.txt": text(body), "/a": text(b"x")}) as server:
+        got = fetch_all([server.url("/a"), server.url("/no")], ASKING)
+        assert [fetched.reason for fetched in got] == [None, "robots_txt"]
