@@ -5,6 +5,7 @@ TRAIN ?= configs/train/sample.yaml
 OUT ?=
 ARGS ?=
 Q ?= funnel
+SAMPLE_WEB ?=
 
 BIN := .venv/bin
 SAMPLE := configs/shards/sample.yaml
@@ -31,7 +32,7 @@ setup: .venv/ready  ## make .venv with the pinned packages (about 2 minutes, 6.6
 	@touch $@
 
 sample-web: .venv/ready  ## build the miniature web in data/sample_web
-	@$(BIN)/python -m pipeline.sample_web build
+	@$(BIN)/python -m pipeline.sample_web build $(SAMPLE_WEB)
 
 queries: .venv/ready sample-web  ## build the sample's query list from the miniature encyclopedia
 	@$(BIN)/python -m query_list build configs/queries/sample.yaml

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +112,8 @@ def write_queries(table: pa.Table, path: str | Path) -> str:
         write_parquet(temporary, table, QUERIES.with_metadata({_FINGERPRINT: mark.encode()}))
         commit(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if os.path.lexists(temporary):
+            temporary.unlink()
         raise unwritable(path, error) from error
     return mark
 

@@ -77,7 +77,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         commit(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if os.path.lexists(temporary):
+            temporary.unlink()
         raise unwritable(path, error) from error
 
 

@@ -1,8 +1,8 @@
 """The whole build, in order: plan the inputs, count, merge, select, publish.
 
-    count/  one task per dump range: words, bigrams, pages      views/  one task per page-view file
-    merge/  one task per bucket of keys: totals                 list/   one task: rank, cut, write
-    then OUTPUT gets the list's bytes, whole or not at all
+count/  one task per dump range: words, bigrams, pages      views/  one task per page-view file
+merge/  one task per bucket of keys: totals                 list/   one task: rank, cut, write
+then OUTPUT gets the list's bytes, whole or not at all
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ def _num_buckets(inputs: Sequence[Input]) -> int:
     return int(min(_MAX_BUCKETS, max(1, packed // _BYTES_PER_BUCKET)))
 
 
-def _count_tasks(
-    config: BuildConfig, dump: Sequence[Input], hashes: Mapping[str, str], num_buckets: int
-) -> list[Task]:
+def _count_tasks(config: BuildConfig, dump: Sequence[Input], hashes: Mapping[str, str], num_buckets: int) -> list[Task]:
     tasks: list[Task] = []
     for file in dump:
         for begin, end in ranges(file, config.dump.split_mb << 20):
@@ -162,9 +160,7 @@ def _count_tasks(
     return tasks
 
 
-def _view_tasks(
-    config: BuildConfig, files: Sequence[Input], hashes: Mapping[str, str], num_buckets: int
-) -> list[Task]:
+def _view_tasks(config: BuildConfig, files: Sequence[Input], hashes: Mapping[str, str], num_buckets: int) -> list[Task]:
     tasks: list[Task] = []
     projects = list(config.titles.projects) if config.titles else []
     for i, file in enumerate(files):

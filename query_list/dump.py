@@ -8,6 +8,7 @@ even where a stream ends in the middle of a page.
 from __future__ import annotations
 
 import bz2
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ def ranges(file: Input, split_bytes: int) -> list[tuple[int, int]]:
         return [(0, file.num_bytes)]
     count = max(1, file.num_bytes // max(split_bytes, 1))
     cuts = [file.num_bytes * i // count for i in range(count + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))
 
 
 def read_namespaces(path: str) -> frozenset[str]:
@@ -143,7 +144,7 @@ def _unpack(path: str, file: IO[bytes], begin: int, end: int) -> Iterator[bytes]
             yield _RANGE_ENDS
         unpacker = bz2.BZ2Decompressor()
         try:
-            while not unpacker.eof:
+            while True:
                 yield unpacker.decompress(packed, _MAX_PIECE_BYTES)
                 if unpacker.eof:
                     break

@@ -68,7 +68,7 @@ def open_raw(path: str) -> Iterator[IO[bytes]]:
 
             file: IO[bytes] = fsspec.open(path, "rb").open()
         else:
-            file = open(path, "rb")
+            file = Path(path).open("rb")  # noqa: SIM115 - closed by the `with` below
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror or error}); check the config's path") from error
     with file:
@@ -93,9 +93,7 @@ def open_text_lines(path: str) -> Iterator[Iterator[bytes]]:
 def _local(pattern: str) -> list[Input]:
     names = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern]
     files = [path for path in map(Path, names) if path.is_file()]
-    return [
-        Input(path=str(path), num_bytes=path.stat().st_size, stamp=str(path.stat().st_mtime_ns)) for path in files
-    ]
+    return [Input(path=str(path), num_bytes=path.stat().st_size, stamp=str(path.stat().st_mtime_ns)) for path in files]
 
 
 def _remote(pattern: str) -> list[Input]:

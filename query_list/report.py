@@ -151,7 +151,9 @@ def read_texts(path: Path) -> list[str]:
     raise InputError(f"{path}: has none of the columns {', '.join(names)}; rename one")
 
 
-def _shares(query_list: QueryList, config: MatchConfig, texts: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _shares(
+    query_list: QueryList, config: MatchConfig, texts: Sequence[str]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     counts = np.zeros(len(query_list.queries), np.float64)
     if len(texts):
         _, ids = Matcher.build(query_list, config).find(texts)

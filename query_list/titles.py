@@ -1,6 +1,6 @@
 """Names of articles that people look up: "names of all Wikipedia articles above a search volume" (CLIP, 2.2).
 
-    page-view files --sum per title--> views --follow redirects--> views per article --> names by views
+page-view files --sum per title--> views --follow redirects--> views per article --> names by views
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -214,7 +214,7 @@ def batches(
     world_size: int,
     config: DataConfig,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The rank's local batches from position `start` to `stop`, in order, for the whole run.
 
     Raises DataError when a worker process dies.

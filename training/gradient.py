@@ -116,7 +116,7 @@ def accumulate_gradient(
 
 
 def _features(model: Model, part: Batch) -> tuple[Tensor, Tensor]:
-    tokens_bL = trim(part.tokens) if model.can_trim else part.tokens
+    tokens_bL = trim(part.tokens) if model.can_trim and part.tokens.device.type == "cpu" else part.tokens
     return model.encode_image(part.images, part.keys), model.encode_text(tokens_bL)
 
 

@@ -86,7 +86,8 @@ def find_shards(directory: str | Path) -> list[tuple[Path, int | None]]:
     """
     root = Path(directory)
     if (root / "shards").is_dir():
-        root = root / "shards"
+        # The pipeline publishes by moving a link: resolved here, a run keeps the version that it began with.
+        root = (root / "shards").resolve()
     if not root.is_dir():
         raise DataError(f"{directory}: no such directory; make the shards first, or set --data.path")
     listed: dict[str, int | None] = {}

@@ -31,7 +31,7 @@ from training.index import build_index, load_index, save_index
 from training.log import LogConfig, RunLog, write_metrics
 from training.losses import LossConfig, make_loss
 from training.metrics import Metric
-from training.model import ModelConfig, Precision, create_model, has_batch_norm, resolve_precision
+from training.model import ModelConfig, Precision, create_model, has_batch_norm, resolve_precision, trim
 from training.optim import OptimiserConfig, learning_rate, make_optimiser
 from training.run_directory import check_same_run, locked_run, write_run
 from training.stream import Stream
@@ -211,17 +211,14 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
         stop = stack.enter_context(_stop_signals())
         incoming = stack.enter_context(
             closing(
-                cast(
-                    Any,
-                    batches(
-                        dataset,
-                        start=progress.samples_seen,
-                        stop=total,
-                        rank=world.rank,
-                        world_size=world.size,
-                        config=config.data,
-                        pin_memory=device.type == "cuda",
-                    ),
+                batches(
+                    dataset,
+                    start=progress.samples_seen,
+                    stop=total,
+                    rank=world.rank,
+                    world_size=world.size,
+                    config=config.data,
+                    pin_memory=device.type == "cuda",
                 )
             )
         )
@@ -234,7 +231,10 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
             # ----------------------------------------------------------------------------------
             step = progress.samples_seen // config.global_batch_size
             window.waiting()
-            batch = next(incoming).to(device)
+            batch = next(incoming)
+            if model.can_trim:  # here rather than on a GPU, which would have to be waited for
+                batch = replace(batch, tokens=trim(batch.tokens))
+            batch = batch.to(device)
             window.working()
             with _named_failures(world, step):
                 value = accumulate_gradient(

@@ -77,15 +77,14 @@ def character_tables() -> CharacterTables:
     classes = np.zeros(NUM_CODE_POINTS, np.uint8)
     folds = np.arange(NUM_CODE_POINTS, dtype=np.int32)
     for point in range(NUM_CODE_POINTS):
-        if 0x34000 <= point < 0xE0000 or 0xE0200 <= point or 0xAC00 <= point <= 0xDFFF:
+        if 0x34000 <= point < 0xE0000 or point >= 0xE0200 or 0xAC00 <= point <= 0xDFFF:
             continue  # unassigned, private, surrogates; Hangul syllables are set below
         character = chr(point)
         category = unicodedata.category(character)
         if category == "Cn":
             continue
         classes[point] = _kind(character, category)
-        if category[0] == "L" or category == "Nl":
-            folds[point] = ord(_fold_character(character))
+        folds[point] = ord(_fold_character(character))
         if unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character):
             classes[point] |= UNSETTLED
         canonical = unicodedata.decomposition(character)
@@ -154,7 +153,13 @@ def _kind(character: str, category: str) -> int:
 
 
 def _fold_character(character: str) -> str:
-    """Full folding where it is one character (ẞ -> ß, not ss), else the lower-case form, else itself."""
+    """Full folding where it is one character (ẞ -> ß, not ss), else the lower-case form, else itself.
+
+    Only letters and letter numbers fold: U+0345, a mark, would turn into a letter.
+    """
+    category = unicodedata.category(character)
+    if category[0] != "L" and category != "Nl":
+        return character
     for folded in (character.casefold(), character.lower()):
         if len(folded) == 1:
             return folded

@@ -68,7 +68,7 @@ def _sealed(state: np.uint64, hash_mask: np.uint64) -> np.uint64:
 
 
 @_inline
-def _decode(data: Bytes, i: int) -> tuple[int, int]:
+def _decode(data: Bytes, i: Any) -> tuple[Any, Any]:
     """The code point at byte `i` of valid UTF-8, and the index after it."""
     c = np.int64(data[i])
     if c < 0x80:
@@ -121,7 +121,7 @@ def _cut_words(
             folded = np.int64(0)
             after = i + 1
             kind = np.uint8(BOUNDARY)
-        if inside and (kind == BOUNDARY or kind == SINGLE or (single and kind != MARK)):
+        if inside and (kind in (BOUNDARY, SINGLE) or (single and kind != MARK)):
             hashes[count] = _mix(np.uint64(np.uint64(x + shift) * _B) ^ h)
             ends[count] = i
             count += 1
@@ -196,8 +196,8 @@ def _cut_spaces(
 
 @_inline
 def _same_letters(
-    rule: int, data: Bytes, first: int, last: int, starts: Longs, ends: Longs, classes: Bytes, folds: Ints,
-    fold: bool, records: Ints, p: int, stop: int,
+    rule: int, data: Bytes, first: Any, last: Any, starts: Longs, ends: Longs, classes: Bytes, folds: Ints,
+    fold: bool, records: Ints, p: Any, stop: Any,
 ) -> bool:  # fmt: skip
     """Whether tokens first..last of the text, joined by single spaces, are records[p:stop]."""
     for k in range(first, last + 1):
@@ -273,7 +273,8 @@ def fill(
 @_compiled
 def run(
     rule: int, data: Bytes, offsets: Longs, byte_table: Bytes, classes: Bytes, folds: Ints, check_settled: bool,
-    hash_mask: np.uint64, slots: Hashes, bloom: Hashes, records: Ints, hashes: Hashes, starts: Longs, ends: Longs, first_text: int, out_offsets: Longs, out: Ints, unsettled: Bytes,
+    hash_mask: np.uint64, slots: Hashes, bloom: Hashes, records: Ints,
+    hashes: Hashes, starts: Longs, ends: Longs, first_text: int, out_offsets: Longs, out: Ints, unsettled: Bytes,
 ) -> int:  # fmt: skip
     """Match every text from `first_text` on; returns the number of texts done, all unless `out` is full.
 

@@ -85,9 +85,6 @@ class Matcher:
     bloom: npt.NDArray[np.uint64]
     records: npt.NDArray[np.int32]
 
-    FILES: ClassVar[tuple[str, ...]] = (*(f"{name}.npy" for name in _ARRAYS), "matcher.json")
-    """What `save` writes into a directory."""
-
     @classmethod
     def build(cls, query_list: QueryList, config: MatchConfig, *, hash_mask: int = _ALL_BITS) -> Matcher:
         """Tables for `query_list`: about 60 bytes a query, a few seconds for 500,000.
@@ -110,7 +107,7 @@ class Matcher:
             classes = tables.classes
             folds = tables.folds if config.case != "exact" else np.arange(NUM_CODE_POINTS, dtype=np.int32)
             byte_table = fill_table = _word_bytes(folds)
-            rule, rule_of_fill = kernel.RULE_WORDS, kernel.RULE_WORDS
+            rule_of_fill = kernel.RULE_WORDS
         else:
             plain = list(queries)
             as_written = np.zeros(len(queries), np.uint8)
@@ -126,11 +123,10 @@ class Matcher:
         bloom = np.zeros(kernel.BLOOM_WORDS, np.uint64)
         records, record_offsets = _records(letters, letter_offsets, alive, as_written)
         scratch = _scratch(offsets)
-        used = kernel.fill(
+        kernel.fill(
             rule_of_fill, data, offsets, _frozen(fill_table), _frozen(classes), _frozen(folds), np.uint64(hash_mask),
             record_offsets, records, slots, bloom, *scratch,
         )  # fmt: skip
-        del used
         return cls(
             config=config,
             fingerprint=fingerprint(

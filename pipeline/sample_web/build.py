@@ -14,7 +14,7 @@ from pipeline.errors import OutputError
 
 __all__ = ["FORMAT_VERSION", "SampleWebConfig", "build_sample_web", "is_built"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever equal settings give other bytes, so that old sample webs are built anew."""
 
 _MARKER = "sample_web.json"

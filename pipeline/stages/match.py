@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs.load import ConfigError
 from pipeline.matching import MatchConfig, Matcher
@@ -24,7 +25,7 @@ def match(batch: pa.RecordBatch, config: MatchConfig, matcher: Matcher) -> Outco
     offsets, ids = matcher.find(captions)
     query_ids = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids, pa.int32()))
     found = np.diff(offsets) > 0
-    reasons = pa.array(np.where(found, None, "no_query"), pa.string())
+    reasons = pc.if_else(pa.array(found), pa.scalar(None, pa.string()), "no_query")
     return reject(
         batch.append_column(pa.field("query_ids", pa.list_(pa.int32()), nullable=False), query_ids),
         stage="match",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from configs.load import fingerprint, from_mapping, to_mapping
 from pipeline.engine import Task
+from pipeline.matching.matcher import MATCH_VERSION
 from pipeline.queries import read_queries, write_queries
 from pipeline.stages.match import MatchConfig, Matcher
 from pipeline.steps.step import Step, save_vector
@@ -22,7 +24,8 @@ VERSION = "queries-1"
 def plan(path: str, config: MatchConfig) -> Step:
     """One task. Raises QueryListError at once when the list is missing or damaged."""
     arguments = {"path": path, "config": to_mapping(config)}
-    key = fingerprint(VERSION, read_queries(path).fingerprint, config)
+    marks = (VERSION, MATCH_VERSION, unicodedata.unidata_version)
+    key = fingerprint(*marks, read_queries(path).fingerprint, config)
     outputs = ("all.queries.parquet", "all.query_hashes.npy", *Matcher.FILES)
     task = Task(partition="all", work=_work, arguments=arguments, outputs=outputs, key=key)
     return Step(name="queries", title="prepare the query list", tasks=[task])

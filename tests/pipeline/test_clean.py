@@ -80,32 +80,79 @@ def test_caption_is_the_text_in_plain_form(text: str, caption: str) -> None:
         (
             "file_name",
             [
-                "IMG_1234", "DSC00012", "img-20200101-WA0001", "banner_home_2x", "holiday photo.JPG", "logo.svg",
-                "P1010101", "20190304_123456", "8f14e45fceea167a5a36dedd4bea2543", "Screenshot_20200101",
-                "de305d54-75b4-431b-adb2-eb6b9e546014", "image001", "photo 1.jpeg",
+                "IMG_1234",
+                "DSC00012",
+                "img-20200101-WA0001",
+                "banner_home_2x",
+                "holiday photo.JPG",
+                "logo.svg",
+                "P1010101",
+                "20190304_123456",
+                "8f14e45fceea167a5a36dedd4bea2543",
+                "Screenshot_20200101",
+                "de305d54-75b4-431b-adb2-eb6b9e546014",
+                "image001",
+                "photo 1.jpeg",
             ],
         ),
         (
             "date",
             [
-                "2019-05-12", "12 May 2019", "May 2019", "Monday, May 5th, 2019", "10:30 PM", "1,234.56", "50%", "$12.99",
-                "2019-05-12T10:22:01Z", "(123)", "12/05/2019 at 10.30 am",
+                "2019-05-12",
+                "12 May 2019",
+                "May 2019",
+                "Monday, May 5th, 2019",
+                "10:30 PM",
+                "1,234.56",
+                "50%",
+                "$12.99",
+                "2019-05-12T10:22:01Z",
+                "(123)",
+                "12/05/2019 at 10.30 am",
             ],
         ),
         (
             "placeholder",
             [
-                "image", "Image", "IMAGE", "Photo 3", "untitled", "picture #2", "[image]", "No image available", "thumbnail-1",
-                "Click to enlarge", "Bild", "изображение", "图片 1", "ФОТО", "“image”", "alt text", "null",
+                "image",
+                "Image",
+                "IMAGE",
+                "Photo 3",
+                "untitled",
+                "picture #2",
+                "[image]",
+                "No image available",
+                "thumbnail-1",
+                "Click to enlarge",
+                "Bild",
+                "изображение",
+                "图片 1",
+                "ФОТО",
+                "“image”",
+                "alt text",
+                "null",
             ],
         ),
         (
             "keyword_list",
-            ["dog, cat, bird, fish, horse, cow, pig, sheep", "red shoes|blue shoes|green shoes|a|b|c|d|e", "a b;c d;e f;g h;i j;k l;m n;o p"],
+            [
+                "dog, cat, bird, fish, horse, cow, pig, sheep",
+                "red shoes|blue shoes|green shoes|a|b|c|d|e",
+                "a b;c d;e f;g h;i j;k l;m n;o p",
+            ],
         ),
-        ("web_address", ["http://example.com/a b".replace(" ", ""), "www.example.com", "me@example.org", "example.com", "hitachi-solutions.jp"]),
+        (
+            "web_address",
+            [
+                "http://example.com/a b".replace(" ", ""),
+                "www.example.com",
+                "me@example.org",
+                "example.com",
+                "hitachi-solutions.jp",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_text_that_is_no_caption_is_rejected_with_its_reason(reason: str, texts: list[str]) -> None:
     assert [(text, _reason(text)) for text in texts] == [(text, reason) for text in texts]
     assert reason in REASONS["clean"]
@@ -114,13 +161,36 @@ def test_text_that_is_no_caption_is_rejected_with_its_reason(reason: str, texts:
 @pytest.mark.parametrize(
     "text",
     [
-        "A dog", "dog", "A photo of a dog", "Photo: John", "May", "May flowers", "Route 66", "3 dogs", "24 hours in Rome", "Boeing 747",
-        "dog, cat, bird, fish, horse, cow, pig", "one, two words here, and three of them, a, b, c d e f g h i j k l m n, o, p",
-        "A man, a plan, a canal, a very long thing indeed here, it goes on and on, again, more of the same, and the end of it",
-        "mother-in-law", "state-of-the-art", "The end.", "A fisherman.", "St. Louis, Mo.", "see example.com for more", "AC/DC", "abc",
-        "A list of nine words that ends with file.jpg", "Mr. & Mrs. Smith", "Section 8", "犬と猫", "x" * 1000, "B2B", "Photographer",
+        "A dog",
+        "dog",
+        "A photo of a dog",
+        "Photo: John",
+        "May",
+        "May flowers",
+        "Route 66",
+        "3 dogs",
+        "24 hours in Rome",
+        "Boeing 747",
+        "dog, cat, bird, fish, horse, cow, pig",
+        "one, two words here, and three of them, a, b, c d e f g h i j k l m n, o, p",
+        "A man, a plan, a canal, a very long thing indeed here, it goes on and on, more of the same, and the end of it",
+        "mother-in-law",
+        "state-of-the-art",
+        "The end.",
+        "A fisherman.",
+        "St. Louis, Mo.",
+        "see example.com for more",
+        "AC/DC",
+        "abc",
+        "A list of nine words that ends with file.jpg",
+        "Mr. & Mrs. Smith",
+        "Section 8",
+        "犬と猫",
+        "x" * 1000,
+        "B2B",
+        "Photographer",
     ],
-)  # fmt: skip
+)
 def test_text_that_describes_is_kept(text: str) -> None:
     assert _reason(text) is None
 
@@ -145,8 +215,12 @@ def test_every_rule_can_be_switched_off(config: CleanConfig, text: str) -> None:
 def test_limits_hold_on_both_sides() -> None:
     config = CleanConfig(min_chars=5, max_chars=8, min_words=2)
     assert [_reason(text, config) for text in ("a bc", "a bcd", "abcde", "a bcdefg", "a bcdefgh")] == [
-        "too_short", None, "too_short", None, "too_long",
-    ]  # fmt: skip
+        "too_short",
+        None,
+        "too_short",
+        None,
+        "too_long",
+    ]
     assert [_reason(", ".join("ab" * n for n in range(1, k))) for k in (8, 9)] == [None, "keyword_list"]
 
 

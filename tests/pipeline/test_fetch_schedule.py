@@ -38,7 +38,7 @@ def test_public_addresses_are_global(address: str) -> None:
         "172.16.0.1", "172.31.255.255", "192.0.0.8", "192.0.2.1", "192.168.1.1", "198.18.0.1", "198.51.100.1",
         "203.0.113.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::127.0.0.1", "::8.8.8.8", "fe80::1",
         "fe80::1%eth0", "fc00::1", "fd12::1", "ff02::1", "2001:db8::1", "2001::1", "2002:a00:1::", "64:ff9b::a00:1",
-        "64:ff9b:1::1", "100::1", "::ffff:10.0.0.1", "::ffff:127.0.0.1", "fec0::1", "3fff::1", "5f00::1", "not an address", "",
+        "64:ff9b:1::1", "100::1", "::ffff:10.0.0.1", "::ffff:127.0.0.1", "fec0::1", "3fff::1", "5f00::1", "name", "",
     ],
 )  # fmt: skip
 def test_other_addresses_are_refused(address: str) -> None:
@@ -56,7 +56,8 @@ def test_an_ipv4_address_and_its_ipv6_disguises_get_one_verdict(value: int) -> N
 def test_no_ipv4_address_is_global_that_python_calls_private(value: int) -> None:
     address = ipaddress.IPv4Address(value)
     if is_global(address):
-        assert not (address.is_private or address.is_loopback or address.is_link_local or address.is_multicast)
+        assert not address.is_private
+        assert not address.is_multicast
 
 
 def test_allowed_ranges_open_exactly_themselves() -> None:
@@ -71,8 +72,6 @@ def test_allowed_ranges_open_exactly_themselves() -> None:
     "entry", ["", "localhost", "127.0.0.1/33", "127.0.0.0/8:", "127.0.0.0/8:70000", "[::1", "::1/128:80x"]
 )
 def test_entries_that_are_no_range_are_refused(entry: str) -> None:
-    if entry == "127.0.0.0/8:":
-        return  # an empty port means every port
     with pytest.raises(ConfigError, match="allow_addresses"):
         AddressGuard([entry])
 
@@ -97,7 +96,7 @@ def test_every_job_comes_out_once_within_its_hosts_limits(
 ) -> None:
     schedule: Schedule[int] = Schedule(per_host_concurrency=limit, per_host_rate=rate)
     now, added, out = 0.0, 0, []
-    active = {host: 0 for host in "abc"}
+    active = dict.fromkeys("abc", 0)
     last_start: dict[str, float] = {}
     held: dict[str, float] = {}
     due: dict[int, float] = {}

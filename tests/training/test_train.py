@@ -144,15 +144,15 @@ def test_terminated_run_saves_and_the_resumed_one_equals_uninterrupted_run(
 
 
 def test_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
-    long = replace(config, samples=1600, checkpoint=CheckpointConfig(every_samples=64), data=config.data)
+    long = replace(config, samples=640, checkpoint=CheckpointConfig(every_samples=160))
     whole = replace(long, output=str(tmp_path / "whole"))
     train(whole)
     arguments = [
         sys.executable, "-m", "training", "run", "--output", long.output, "--data.path", long.data.path,
         "--data.num_workers", "1", "--model.name", long.model.name, "--model.patch_dropout", "0.25",
-        "--samples", "1600", "--global_batch_size", "16", "--precision", "fp32", "--device", "cpu", "--threads", "1",
+        "--samples", "640", "--global_batch_size", "16", "--precision", "fp32", "--device", "cpu", "--threads", "1",
         "--optimiser.learning_rate", "1e-2", "--optimiser.warmup_samples", "32",
-        "--optimiser.max_gradient_norm", "1.0", "--checkpoint.every_samples", "64", "--log.tensorboard", "false",
+        "--optimiser.max_gradient_norm", "1.0", "--checkpoint.every_samples", "160", "--log.tensorboard", "false",
     ]  # fmt: skip
     process = subprocess.Popen(arguments, cwd=Path(__file__).resolve().parents[2], stderr=subprocess.DEVNULL)
     checkpoints = Path(long.output) / "checkpoints"
@@ -418,3 +418,18 @@ def test_shards_that_vanish_during_a_run_are_one_clear_error(config: TrainConfig
     )  # fmt: skip
     with pytest.raises(DataError, match="it was there when the run began"):
         dataset[0]
+
+
+def test_evaluate_command_measures_the_last_checkpoint(
+    config: TrainConfig, tiny_evaluation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(replace(config, evaluation=EvaluationConfig(path=str(tiny_evaluation))))
+    (Path(config.output) / "metrics.json").unlink()
+    status = main(
+        ["evaluate", "--output", config.output, "--data.path", "x", "--model.name", config.model.name,
+         "--samples", "1", "--precision", "fp32", "--evaluation.path", str(tiny_evaluation)]
+    )  # fmt: skip
+    assert status == 0
+    assert "chance" in capsys.readouterr().out
+    written = json.loads((Path(config.output) / "metrics.json").read_text())
+    assert [m["value"] for m in written["metrics"].values()] == [m.value for m in result.metrics]

@@ -50,8 +50,9 @@ class ImageConfig:
     """fast: a JPEG that is more than `scaled_oversampling` times too large is made smaller by powers of two
     while it is decoded. exact: every pixel is decoded, then resized."""
 
-    scaled_oversampling: float = 2.0
-    """How many times the final size a scaled decode must keep in either direction, at least 1."""
+    scaled_oversampling: float = 1.5
+    """How many times the final size a scaled decode must keep in either direction, at least 1. What each value
+    costs in likeness to `exact` is in docs/images.md."""
 
     exif_tags: tuple[str, ...] = (
         "Artist",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
@@ -27,8 +27,7 @@ _SCAN_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 18
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """One whole record."""
 
     offset: int
@@ -127,8 +126,8 @@ class _Segment:
             ):
                 reading = offset = head.stream_pos
                 self.last_offset = offset
-                if "WARC-Type" not in head.headers or "Content-Length" not in head.headers:
-                    # FastWARC makes a record without them of a header that is cut short.
+                if not head.content_length and not {"WARC-Type", "Content-Length"} <= set(head.headers.keys()):
+                    # Of a header that is cut short FastWARC makes a record without content.
                     self.damage = Damage(offset=offset, reason="bad_record", detail="the record's header is cut short")
                     return
                 self.num_records += 1

@@ -158,7 +158,6 @@ class LinkBatch:
         self._config = config
         self._pending_bytes = 0
         self._num_records = 0
-        self._num_links = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -179,7 +178,6 @@ class LinkBatch:
 
     def add(
         self,
-        *,
         url: str,
         raw_url: str,
         text: str,
@@ -195,7 +193,6 @@ class LinkBatch:
         elif len(url) > self._config.max_url_chars:
             self.reject_link(record, link, "bad_url", f"{len(url)} characters: {raw_url[:100]}")
         else:
-            self._num_links += 1
             self._url.append(url)
             self._alt_text.append(text)
             self._text_source.append(text_source)
@@ -206,7 +203,6 @@ class LinkBatch:
 
     def reject_link(self, record: int, link: int, reason: str, detail: str | None) -> None:
         """One link turned away."""
-        self._num_links += 1
         self._rejected.append((record, link, reason, detail))
 
     def reject_record(self, record: int | None, reason: str, detail: str) -> None:
@@ -225,6 +221,7 @@ class LinkBatch:
 
     def take(self) -> Outcome:
         """The links since the last call. Rows keep the order of the source."""
+        num_links = len(self._url) + sum(row[1] is not None for row in self._rejected)
         url_ids: list[bytes] = []
         uids: list[bytes] = []
         unusable: list[int] = []
@@ -236,8 +233,9 @@ class LinkBatch:
                 continue
             url_ids.append(url_id_of(canonical))
             uids.append(uid_of(canonical, source, text))
-        for i in unusable:
-            self._rejected.append((self._record[i], self._link[i], "bad_url", self._url[i]))
+        if unusable:
+            self._rejected.extend((self._record[i], self._link[i], "bad_url", self._url[i]) for i in unusable)
+            self._rejected.sort(key=lambda row: tuple(-1 if place is None else place for place in row[:2]))
         columns = (
             self._url,
             self._alt_text,
@@ -252,45 +250,41 @@ class LinkBatch:
                 del column[i]
         kept = pa.RecordBatch.from_arrays(
             [
-                pa.array(values, CANDIDATES.field(name).type)
-                for name, values in (
-                    ("uid", uids),
-                    ("url_id", url_ids),
-                    ("url", self._url),
-                    ("alt_text", self._alt_text),
-                    ("text_source", self._text_source),
-                    ("page_url", self._page_url),
-                    ("license", self._license),
-                    ("source", [self._source] * len(uids)),
-                    ("record", self._record),
-                    ("link", self._link),
-                )
+                pa.array(uids, pa.binary(16)),
+                pa.array(url_ids, pa.binary(16)),
+                pa.array(self._url, pa.string()),
+                pa.array(self._alt_text, pa.string()),
+                pa.array(self._text_source, pa.string()),
+                pa.array(self._page_url, pa.string()),
+                pa.array(self._license, pa.string()),
+                pa.repeat(pa.scalar(self._source, pa.string()), len(uids)),
+                pa.array(self._record, pa.int64()),
+                pa.array(self._link, pa.int32()),
             ],
             schema=CANDIDATES,
         )
         outcome = Outcome(
             kept=kept,
             rejected=self._take_rejections(),
-            num_in=self._num_links,
+            num_in=num_links,
             num_records=self._num_records,
         )
-        self._pending_bytes = self._num_records = self._num_links = 0
+        self._pending_bytes = self._num_records = 0
         self._clear()
         return outcome
 
     def _take_rejections(self) -> pa.RecordBatch:
         rows = self._rejected
-        if len(rows) > 1:  # links whose URL proved bad in `take` go back to their place
-            rows.sort(key=lambda row: (-1 if row[0] is None else row[0], -1 if row[1] is None else row[1]))
-        columns = {
-            "source": [self._source] * len(rows),
-            "record": [row[0] for row in rows],
-            "link": [row[1] for row in rows],
-            "uid": [None] * len(rows),
-            "stage": ["extract"] * len(rows),
-            "reason": [row[2] for row in rows],
-            "detail": [None if row[3] is None else row[3][:_MAX_DETAIL_CHARS] for row in rows],
-        }
-        return pa.RecordBatch.from_arrays(
-            [pa.array(columns[field.name], field.type) for field in REJECTIONS], schema=REJECTIONS
-        )
+        records, links, reasons, details = zip(*rows, strict=True) if rows else ((), (), (), ())
+        shown = [detail and detail[:_MAX_DETAIL_CHARS] for detail in details]
+        n = len(rows)
+        columns = [
+            pa.repeat(pa.scalar(self._source, pa.string()), n),
+            pa.array(records, pa.int64()),
+            pa.array(links, pa.int32()),
+            pa.nulls(n, pa.binary(16)),
+            pa.repeat(pa.scalar("extract", pa.string()), n),
+            pa.array(reasons, pa.string()),
+            pa.array(shown, pa.string()),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=REJECTIONS)

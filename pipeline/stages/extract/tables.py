@@ -84,14 +84,14 @@ def _outcomes(batch: LinkBatch, rows: _Rows) -> Iterator[Outcome]:
             raw_url = row.url or ""
             batch.count_record(len(row.text) + len(raw_url))
             batch.add(
-                url=resolve(raw_url),
-                raw_url=raw_url,
-                text=row.text,
-                text_source="alt",
-                page_url=row.page_url,
-                license_url=row.license,
-                record=row.number,
-                link=0,
+                resolve(raw_url),
+                raw_url,
+                row.text,
+                "alt",
+                row.page_url,
+                row.license,
+                row.number,
+                0,
             )
         if batch.full():
             yield batch.take()

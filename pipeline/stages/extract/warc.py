@@ -195,14 +195,14 @@ def _read_page(
             batch.reject_link(offset, ordinal, "no_text", raw_url)
             continue
         batch.add(
-            url=resolve(raw_url),
-            raw_url=raw_url,
-            text=text,
-            text_source=text_source,
-            page_url=page_url or None,
-            license_url=license_url,
-            record=offset,
-            link=ordinal,
+            resolve(raw_url),
+            raw_url,
+            text,
+            text_source,
+            page_url or None,
+            license_url,
+            offset,
+            ordinal,
         )
 
 

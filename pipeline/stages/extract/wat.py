@@ -8,6 +8,7 @@ those need the WARC.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,7 +38,6 @@ class _Link(msgspec.Struct, gc=False):
     url: str = ""
     alt: str = ""
     title: str = ""
-    rel: str = ""
 
 
 class _Head(msgspec.Struct, rename={"base": "Base", "metas": "Metas", "links": "Link"}, gc=False):
@@ -48,7 +48,7 @@ class _Head(msgspec.Struct, rename={"base": "Base", "metas": "Metas", "links": "
 
 class _Html(msgspec.Struct, rename={"head": "Head", "links": "Links"}, gc=False):
     head: _Head | None = None
-    links: list[_Link] | None = None
+    links: msgspec.Raw = _EMPTY
 
 
 class _Response(msgspec.Struct, rename={"headers": "Headers", "html": "HTML-Metadata"}, gc=False):
@@ -74,6 +74,13 @@ class _Page(msgspec.Struct, rename={"envelope": "Envelope"}, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(_Page)
+_LINKS_DECODER = msgspec.json.Decoder(list[_Link] | None)
+
+# Most links of a page are no pictures, and making objects of them would take most of the time. In the
+# compact form that the usual writers give, a picture's entry is found by this pattern; inside a JSON
+# string it cannot occur, since quotes are escaped there.
+_IMAGE_ENTRY = re.compile(rb'\{"path":"IMG@/src"(?:,"[a-z]*":"[^"\\]*(?:\\.[^"\\]*)*")*\}')
+_LICENSE_REL = re.compile(rb'"rel":\s*"[^"]*[Ll]icense')
 
 
 def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
@@ -82,6 +89,7 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
     Raises InputError where the file cannot be read or holds no metadata records.
     """
     batch = LinkBatch(path, config)
+    robots = _Robots(config.robots_directives if config.respect_page_robots else ())
     num_metadata = 0
     others: set[str] = set()
 
@@ -99,7 +107,7 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
             batch.reject_record(item.offset, item.reason, item.detail)
         else:
             batch.count_record(len(item.block))
-            _read_page(batch, item.offset, item.block, config)
+            _read_page(batch, item.offset, item.block, config, robots)
         if batch.full():
             yield batch.take()
     if not num_metadata and others:
@@ -111,80 +119,61 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
         yield batch.take()
 
 
-def _read_page(batch: LinkBatch, offset: int, block: bytes, config: ExtractConfig) -> None:
+def _read_page(batch: LinkBatch, offset: int, block: bytes, config: ExtractConfig, robots: _Robots) -> None:
     if b"IMG@/src" not in block and block.rstrip().endswith(b"}"):
         return  # most records tell of requests or of pages without pictures
     try:
-        page = _decode(block)
+        page, images, raw_links = _decode(block)
     except _BadPageError as error:
         batch.reject_record(offset, "bad_record", str(error))
         return
     envelope = page.envelope
     response = envelope.payload.response if envelope is not None and envelope.payload is not None else None
     html = response.html if response is not None else None
-    if envelope is None or response is None or html is None or not html.links:
+    if envelope is None or response is None or html is None or not images:
         return
     page_url = envelope.warc.target.strip("<> \t\r\n") if envelope.warc is not None else ""
     if len(page_url) > config.max_url_chars:
         batch.reject_record(offset, "bad_record", f"the page's URL has {len(page_url)} characters")
         return
     head = html.head or _Head()
-    if config.respect_page_robots:
-        directives = _directives(response.headers, head.metas)
-        forbidden = directives.intersection(config.robots_directives) if directives else None
-        if forbidden:
-            detail = ", ".join(sorted(forbidden))
-            images = sum(link.path == _IMAGE for link in html.links)
-            for ordinal in range(images):
-                batch.reject_link(offset, ordinal, "opt_out", detail)
-            return
+    forbidden = robots.forbid(bytes(response.headers), bytes(head.metas))
+    if forbidden:
+        for ordinal in range(len(images)):
+            batch.reject_link(offset, ordinal, "opt_out", forbidden)
+        return
     base = page_url
     if head.base:
         base = resolver(page_url)(unescape_attribute(head.base)) or page_url
         if len(base) > config.max_url_chars:
             base = ""
     resolve = resolver(base)
-    license_url: str | None = None
-    if b"icense" in block or b"ICENSE" in block:
-        license_url = _license(head.links, html.links)
-        if license_url is not None:
-            license_url = resolve(unescape_attribute(license_url))
-            if not 0 < len(license_url) <= config.max_url_chars:
-                license_url = None
-    sources = [source for source in config.text_sources if source != "figcaption"]
-    only_alt = sources == ["alt"]
-    ordinal = -1
-    for link in html.links:
-        if link.path != _IMAGE:
-            continue
-        ordinal += 1
-        text_source = "alt"
-        text = link.alt
+    license_url = _license(head.links, raw_links)
+    if license_url is not None:
+        license_url = resolve(unescape_attribute(license_url))
+        if not 0 < len(license_url) <= config.max_url_chars:
+            license_url = None
+    only_alt = config.text_sources == ("alt",)
+    text_source = "alt"
+    reject_link = batch.reject_link
+    for ordinal, link in enumerate(images):
         if only_alt:
-            if text:
-                text = unescape_attribute(text)
+            text = unescape_attribute(link.alt) if link.alt else ""
         else:
-            text_source, text = _first_text(link, sources)
+            text_source, text = _first_text(link, config.text_sources)
         if not text:
-            batch.reject_link(offset, ordinal, "no_text", link.url)
+            reject_link(offset, ordinal, "no_text", link.url)
             continue
         raw_url = unescape_attribute(link.url)
-        batch.add(
-            url=resolve(raw_url),
-            raw_url=raw_url,
-            text=text,
-            text_source=text_source,
-            page_url=page_url or None,
-            license_url=license_url,
-            record=offset,
-            link=ordinal,
-        )
+        batch.add(resolve(raw_url), raw_url, text, text_source, page_url or None, license_url, offset, ordinal)
 
 
 def _first_text(link: _Link, sources: Sequence[str]) -> tuple[str, str]:
     """The first text that is not blank; failing that, the first that is not empty; else ("alt", "")."""
     blank = ("alt", "")
     for source in sources:
+        if source == "figcaption":
+            continue
         text = unescape_attribute(link.alt if source == "alt" else link.title)
         if text and not text.isspace():
             return source, text
@@ -193,24 +182,37 @@ def _first_text(link: _Link, sources: Sequence[str]) -> tuple[str, str]:
     return blank
 
 
-def _directives(headers: msgspec.Raw, metas: msgspec.Raw) -> set[str]:
-    found: list[str] = []
-    raw = bytes(headers)
-    if b"robots-tag" in raw.lower():
-        for name, value in _items(raw):
-            if name.lower() == "x-robots-tag":
-                found.extend(value if isinstance(value, list) else [value])
-    raw = bytes(metas)
-    if b"robots" in raw.lower():
-        for meta in _list_of_mappings(raw):
-            if str(meta.get("name", "")).strip().lower() == "robots":
-                found.append(unescape_attribute(str(meta.get("content", ""))))
-    return directives_of(str(value) for value in found) if found else set()
+class _Robots:
+    """The robots directives of a page, as far as they forbid the use."""
+
+    def __init__(self, directives: Sequence[str]) -> None:
+        self._directives = frozenset(directives)
+        self._words = [word.encode() for word in directives]
+
+    def forbid(self, headers: bytes, metas: bytes) -> str:
+        """The directives that forbid, for the ledger; "" if there are none. Both arguments are JSON."""
+        found: list[str] = []
+        if self._may_hold_directive(headers):
+            for name, value in _items(headers):
+                if name.lower() == "x-robots-tag":
+                    found.extend(map(str, value if isinstance(value, list) else [value]))
+        if self._may_hold_directive(metas):
+            for meta in _mappings(metas):
+                if str(meta.get("name", "")).strip().lower() == "robots":
+                    found.append(unescape_attribute(str(meta.get("content", ""))))
+        return ", ".join(sorted(directives_of(found) & self._directives)) if found else ""
+
+    def _may_hold_directive(self, raw: bytes) -> bool:
+        lowered = raw.lower()
+        return any(word in lowered for word in self._words) or (b"&#" in lowered and b"robots" in lowered)
 
 
-def _license(head_links: msgspec.Raw, links: list[_Link]) -> str | None:
-    in_head = [(str(link.get("rel", "")), str(link.get("url", ""))) for link in _list_of_mappings(bytes(head_links))]
-    return license_among([*in_head, *((link.rel, link.url) for link in links if link.rel)])
+def _license(head_links: msgspec.Raw, links: bytes) -> str | None:
+    # Spelt in capitals it is missed: a second scan of every page is too dear for that.
+    raws = [raw for raw in (bytes(head_links), links) if b"icense" in raw and _LICENSE_REL.search(raw)]
+    return license_among(
+        (str(link.get("rel", "")), str(link.get("url", ""))) for raw in raws for link in _mappings(raw)
+    )
 
 
 def _items(raw: bytes) -> list[tuple[str, Any]]:
@@ -218,7 +220,7 @@ def _items(raw: bytes) -> list[tuple[str, Any]]:
     return list(value.items()) if isinstance(value, dict) else []
 
 
-def _list_of_mappings(raw: bytes) -> list[dict[str, Any]]:
+def _mappings(raw: bytes) -> list[dict[str, Any]]:
     value = msgspec.json.decode(raw)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
@@ -230,22 +232,39 @@ class _BadPageError(Exception):
     """The record's JSON cannot be read at all."""
 
 
-def _decode(block: bytes) -> _Page:
-    """The typed page; a second, tolerant reading where bytes are not UTF-8, half a surrogate pair was
-    escaped, or a field has another type than it should. Raises _BadPageError."""
+def _decode(block: bytes) -> tuple[_Page, list[_Link], bytes]:
+    """The typed page, its image links and the JSON of all its links.
+
+    By a second, tolerant reading where bytes are not UTF-8, half a surrogate pair was escaped, or a field
+    has another type than it should. Raises _BadPageError.
+    """
     try:
-        return _DECODER.decode(block)
+        page = _DECODER.decode(block)
+        return page, *_images_of(page)
     except RecursionError:
         raise _BadPageError("nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         first_error = str(error)
     try:
-        loose = json.loads(block.decode("utf-8", "replace"))
+        page = _page_of(json.loads(block.decode("utf-8", "replace")))
+        return page, *_images_of(page)
     except RecursionError:
         raise _BadPageError("nested too deeply") from None
     except ValueError:
         raise _BadPageError(f"bad JSON: {first_error}") from None
-    return _page_of(loose)
+
+
+def _images_of(page: _Page) -> tuple[list[_Link], bytes]:
+    envelope = page.envelope
+    response = envelope.payload.response if envelope is not None and envelope.payload is not None else None
+    if response is None or response.html is None:
+        return [], b"null"
+    raw = bytes(response.html.links)
+    entries: list[bytes] = _IMAGE_ENTRY.findall(raw)
+    if len(entries) == raw.count(b"IMG@/src"):
+        # Every picture has the compact form: decode only them.
+        return _LINKS_DECODER.decode(b"[" + b",".join(entries) + b"]") or [], raw
+    return [link for link in _LINKS_DECODER.decode(raw) or [] if link.path == _IMAGE], raw
 
 
 def _page_of(loose: Any) -> _Page:
@@ -266,11 +285,13 @@ def _page_of(loose: Any) -> _Page:
                             metas=_raw(head.get("Metas")),
                             links=_raw(head.get("Link")),
                         ),
-                        links=[
-                            _Link(**{name: _text(link.get(name)) for name in _Link.__struct_fields__})
-                            for link in (links if isinstance(links, list) else [])
-                            if isinstance(link, dict)
-                        ],
+                        links=_raw(
+                            [
+                                {name: _text(value) for name, value in link.items()}
+                                for link in (links if isinstance(links, list) else [])
+                                if isinstance(link, dict)
+                            ]
+                        ),
                     ),
                 )
             ),

@@ -8,6 +8,7 @@ IPv6 one) makes no difference.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from configs.load import ConfigError
 
 __all__ = ["AddressGuard", "Allowed", "is_global", "parse_allowed"]
 
+_ENTRY = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:]+))(?::(?P<port>\d{1,5}))?\Z")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -100,14 +102,11 @@ def parse_allowed(entries: Sequence[str]) -> tuple[Allowed, ...]:
     """Read `127.0.0.0/8`, `127.0.0.0/8:8766`, `::1/128`, `[::1/128]:8766`. Raises ConfigError on others."""
     allowed: list[Allowed] = []
     for entry in entries:
-        network, port = entry, ""
-        if entry.startswith("["):
-            network, _, port = entry[1:].partition("]")
-            port = port.removeprefix(":")
-        elif entry.count(":") == 1:
-            network, _, port = entry.partition(":")
+        match = _ENTRY.match(entry)
+        network = (match["six"] or match["four"]) if match else entry  # else perhaps a bare IPv6 range
+        port = match["port"] if match else None
         try:
-            number = int(port) if port else None
+            number = int(port) if port is not None else None
             if number is not None and not 0 < number < 65536:
                 raise ValueError("port out of range")
             allowed.append(Allowed(network=ipaddress.ip_network(network), port=number))

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 __all__ = ["forbidding_directive", "parse_http_date", "reserves_tdm"]
 
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-_AGENT = re.compile(r"\s*([A-Za-z0-9_-]+)\s*:(.*)\Z", re.DOTALL)
+_AGENT = re.compile(r"\s*([A-Za-z0-9_-]+|\*)\s*:(.*)\Z", re.DOTALL)
 _WEEKDAY = re.compile(r"\s*(mon|tue|wed|thu|fri|sat|sun)[a-z]*\s*\Z", re.IGNORECASE)
 
 

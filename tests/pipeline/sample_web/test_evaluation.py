@@ -5,6 +5,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from pipeline.sample_web.render import render
@@ -47,7 +48,6 @@ def test_things_stand_out_in_their_colour() -> None:
         scene = make_scene(0, f"test-{number}", colour, thing)
         image = render(0, scene)
         assert image.size == (scene.width, scene.height)
-        target = COLOURS[colour]
-        pixels = image.convert("RGB").get_flattened_data()
-        near = sum(sum(abs(a - b) for a, b in zip(pixel, target, strict=True)) < 110 for pixel in pixels)
+        distance = np.abs(np.asarray(image, np.int16) - np.array(COLOURS[colour], np.int16)).sum(axis=2)
+        near = int((distance < 110).sum())
         assert near > 0.02 * scene.width * scene.height, scene

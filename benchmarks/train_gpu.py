@@ -1,0 +1,172 @@
+"""Training speed on a GPU: samples/s, model FLOPs utilisation, data wait and memory, on our loop's parts.
+
+    python -m benchmarks.train_gpu --models ViT-B-32,ViT-B-16 --batch 1024 --steps 30 [--data DIR] [--compile]
+
+Without --data, batches are made once and stay on the device: the step alone. With it, shards are read,
+decoded, cropped and tokenised by worker processes as in training. Prints one JSON line a setting.
+
+FLOPs are counted as 6 per parameter and token (2 forward, 4 backward) for matrices inside the blocks,
+plus attention's 12 per token pair and width; embeddings and normalisations are left out, and so is what
+gradient checkpointing recomputes. --peak_tflops is the dense bf16 peak (H100 and H200 SXM: 989).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from training.data import Batch, BatchDataset, DataConfig, batches
+from training.decode import AugmentConfig
+from training.distributed import World
+from training.gradient import FlatGradients, accumulate_gradient
+from training.index import build_index, save_index
+from training.losses import ContrastiveLoss
+from training.model import Model, ModelConfig, create_model, model_json, resolve_precision, trim
+from training.optim import OptimiserConfig, make_optimiser
+from training.stream import Stream
+
+
+def main() -> None:
+    """Measure every setting asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="ViT-B-32,ViT-B-16")
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--micro_batches", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--warmup_steps", type=int, default=8)
+    parser.add_argument("--data", default=None)
+    parser.add_argument("--num_workers", type=int, default=14)
+    parser.add_argument("--tokens", type=int, default=24, help="caption length of made batches, with start and end")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--peak_tflops", type=float, default=989.0)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    for name in options.models.split(","):
+        print(json.dumps(measure(name, device, options)), flush=True)
+
+
+def measure(name: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    """Figures of one model."""
+    loss = ContrastiveLoss()
+    model = create_model(
+        ModelConfig(name=name, compile=options.compile, gradient_checkpointing=options.gradient_checkpointing),
+        device=device,
+        precision=resolve_precision("auto", device),
+        init_logit_scale=loss.init_logit_scale,
+        init_logit_bias=None,
+        seed=0,
+    )
+    optimiser = make_optimiser(model.clip, OptimiserConfig())
+    gradients = FlatGradients([p for group in optimiser.param_groups for p in group["params"]])
+    total_steps = options.warmup_steps + options.steps
+    seconds, waits, tokens = [], [], []
+    with tempfile.TemporaryDirectory() as folder, closing(_source(model, options, folder, total_steps)) as source:
+        for step in range(total_steps):
+            begin = time.perf_counter()
+            batch = next(source)
+            batch = replace(batch, tokens=trim(batch.tokens)).to(device)
+            waited = time.perf_counter() - begin
+            accumulate_gradient(
+                model, loss, batch, gradients, World(device=device), micro_batches=options.micro_batches
+            )
+            norm = float(gradients.norm())  # the loop reads it too: a step is whole when the host knows it
+            assert norm == norm, "not a number"
+            optimiser.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if step >= options.warmup_steps:
+                seconds.append(time.perf_counter() - begin)
+                waits.append(waited)
+                tokens.append(int((batch.tokens != 0).any(0).sum()))
+    step_s = statistics.median(seconds)
+    flops = flops_per_pair(name, text_tokens=statistics.mean(tokens)) * options.batch
+    return {
+        "model": name,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "precision": model.precision,
+        "batch": options.batch,
+        "micro_batches": options.micro_batches,
+        "compile": options.compile,
+        "data": options.data is not None,
+        "samples_per_s": options.batch / step_s,
+        "step_ms": 1e3 * step_s,
+        "step_ms_spread": [1e3 * min(seconds), 1e3 * max(seconds)],
+        "data_wait_share": sum(waits) / sum(seconds),
+        "model_flops_utilisation": flops / step_s / (options.peak_tflops * 1e12),
+        "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
+    }
+
+
+def flops_per_pair(name: str, *, text_tokens: float) -> float:
+    """Training FLOPs of one (image, text) pair for a plain ViT CLIP; see the module's docstring."""
+    config = model_json(name)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+
+    def tower(width: int, layers: int, length: float) -> float:
+        return layers * length * (6 * 12 * width**2 + 12 * length * width)
+
+    patch_embedding = 6 * patches * 3 * vision["patch_size"] ** 2 * vision["width"]
+    return cast(
+        float,
+        tower(vision["width"], vision["layers"], patches + 1)
+        + tower(text["width"], text["layers"], text_tokens)
+        + patch_embedding,
+    )
+
+
+def _source(model: Model, options: argparse.Namespace, folder: str, total_steps: int) -> Generator[Batch, None, None]:
+    if options.data is None:
+        return _made(model, options, total_steps)
+    index = build_index(options.data)
+    save_index(index, Path(folder) / "index")
+    dataset = BatchDataset(
+        index_dir=str(Path(folder) / "index"),
+        stream=Stream(num_samples=len(index), seed=0, global_batch_size=options.batch),
+        augment=AugmentConfig(),
+        image_size=model.image_size,
+        tokenizer=model.tokenizer,
+        seed=0,
+    )
+    return batches(
+        dataset,
+        start=0,
+        stop=options.batch * total_steps,
+        rank=0,
+        world_size=1,
+        config=DataConfig(path=options.data, num_workers=options.num_workers),
+        pin_memory=model.device.type == "cuda",
+    )
+
+
+def _made(model: Model, options: argparse.Namespace, total_steps: int) -> Generator[Batch, None, None]:
+    generator = torch.Generator().manual_seed(0)
+    size = model.image_size
+    tokens = torch.zeros(options.batch, 77, dtype=torch.int64)
+    tokens[:, : options.tokens] = torch.randint(1, 49000, (options.batch, options.tokens), generator=generator)
+    tokens[:, options.tokens - 1] = 49407
+    batch = Batch(
+        images=torch.randint(0, 256, (options.batch, size, size, 3), generator=generator, dtype=torch.uint8),
+        tokens=tokens,
+        keys=torch.arange(options.batch),
+        num_replaced=0,
+    ).to(model.device)
+    for _ in range(total_steps):
+        yield batch
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Reading WAT: ours against the usual way, and against reading the records without looking into them.
+
+    python -m benchmarks.wat FILE.wat.gz ... [--repeats 5]
+
+Prints MB/s of inflated WAT, per core, best and spread over the repeats, ours and the peers in turn:
+
+    records only     FastWARC reads every metadata record, nothing is parsed: the floor
+    gzip + json      the usual reader: gzip, a line at a time, json.loads on lines that start a record's JSON,
+                     urljoin; no entities, no identities, no rejections (what cc2dataset-like tools do)
+    links only       ours without identities and Arrow: what compares with gzip + json
+    extract          ours: entities, robots, licences, canonical URLs, uids, Arrow batches, rejections
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from urllib.parse import urljoin
+
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+from pipeline.outcome import Outcome
+from pipeline.stages.extract import ExtractConfig, extract
+from pipeline.stages.extract.links import LinkBatch
+
+
+def records_only(path: str) -> int:
+    """Number of bytes in metadata records."""
+    return sum(
+        len(record.reader.read())
+        for record in ArchiveIterator(path, record_types=WarcRecordType.metadata, parse_http=False)
+    )
+
+
+def gzip_and_json(path: str) -> int:
+    """Number of (url, alt, page) found by the usual reader."""
+    found = []
+    with gzip.open(path, "rt", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if not line.startswith("{"):
+                continue
+            try:
+                envelope = json.loads(line)["Envelope"]
+                page = envelope["WARC-Header-Metadata"]["WARC-Target-URI"]
+                html = envelope["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]
+            except (KeyError, ValueError):
+                continue
+            base = urljoin(page, html.get("Head", {}).get("Base", ""))
+            for link in html.get("Links", []):
+                if link.get("path") == "IMG@/src" and link.get("alt"):
+                    found.append((urljoin(base, link.get("url", "")), link["alt"], page))
+    return len(found)
+
+
+def extract_all(path: str) -> int:
+    """Number of candidates."""
+    return sum(outcome.kept.num_rows for outcome in extract(path, ExtractConfig()))
+
+
+def links_only(path: str) -> int:
+    """As `extract_all`, but batches are thrown away before identities and Arrow."""
+    found = 0
+
+    def discard(batch: LinkBatch) -> Outcome:
+        nonlocal found
+        found += len(batch._url)
+        batch._pending_bytes = batch._num_records = 0
+        batch._clear()
+        return empty
+
+    taken, empty = LinkBatch.take, LinkBatch("", ExtractConfig()).take()
+    LinkBatch.take = discard  # type: ignore[method-assign]  # for the measurement
+    try:
+        for _ in extract(path, ExtractConfig()):
+            pass
+    finally:
+        LinkBatch.take = taken  # type: ignore[method-assign]
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    inflated = sum(records_only(path) for path in arguments.files) / 1e6
+    methods: dict[str, Callable[[str], int]] = {
+        "records only": records_only,
+        "gzip + json": gzip_and_json,
+        "links only": links_only,
+        "extract": extract_all,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    counts: dict[str, int] = {}
+    for _ in range(arguments.repeats):  # in turn, so that a busy moment hits all alike
+        for name, method in methods.items():
+            start = time.process_time()
+            counts[name] = sum(method(path) for path in arguments.files)
+            seconds[name].append(time.process_time() - start)
+    peer = min(seconds["gzip + json"])
+    floor = min(seconds["records only"])
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, CPU time of one core")
+    print(f"{len(arguments.files)} files, {inflated:.1f} MB of metadata, {arguments.repeats} repeats")
+    print(f"{'':14}{'MB/s':>8}{'spread':>9}{'x gzip+json':>13}{'of records':>12}{'found':>12}")
+    for name, times in seconds.items():
+        best = min(times)
+        spread = (statistics.median(times) - best) / best
+        print(f"{name:14}{inflated / best:8.0f}{spread:9.0%}{peer / best:13.2f}{floor / best:12.0%}{counts[name]:12,d}")
+
+
+if __name__ == "__main__":
+    main()

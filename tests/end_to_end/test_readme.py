@@ -1,0 +1,95 @@
+"""The README's commands are run as they stand, on a smaller web and a shorter training."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+from tests.end_to_end.conftest import free_port
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in _blocks("sh") for line in block.splitlines() if line and line != "make test"]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The project's files in a directory of their own, with this Python's environment as .venv."""
+    root = tmp_path_factory.mktemp("readme") / "openwit"
+    names = ("configs", "pipeline", "query_list", "training", "Makefile", "pyproject.toml", "constraints.txt")
+    for name in names:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            root.mkdir(exist_ok=True)
+            shutil.copy2(source, root / name)
+    (root / ".venv").symlink_to(sys.prefix)
+    port = free_port()
+    sample = root / "configs/shards/sample.yaml"
+    sample.write_text(sample.read_text().replace(":8766", f":{port}"))
+    os.environ["SAMPLE_WEB"] = f"--links 400 --port {port}"
+    yield root
+    del os.environ["SAMPLE_WEB"]
+
+
+def _run(checkout: Path, command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    # The stamps are newer than what they stand for: the environment is the one that runs this test.
+    words = command.replace("make ", "make -o .venv/ready -o .venv/ready-dev ", 1)
+    if command == "make train":
+        words += ' ARGS="--max_steps 3"'
+    done = subprocess.run(
+        ["bash", "-c", words], cwd=checkout, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_every_command_of_the_readme_works(checkout: Path) -> None:
+    (own,) = _blocks("yaml")
+    config = yaml.safe_load(own)
+    assert set(config) == {"sources", "queries", "output", "fetch", "balance"}
+    sample = yaml.safe_load((checkout / "configs/shards/sample.yaml").read_text())
+    config |= {"fetch": {**sample["fetch"], **config["fetch"]}, "sample_web": "data/sample_web"}
+    config["sources"] = ["data/sample_web/tables/links.parquet"]
+    (checkout / "my.yaml").write_text(yaml.safe_dump(config))
+    (checkout / "my-queries.txt").write_text("red\ncircle\n")
+    outputs = {command: _run(checkout, command) for command in COMMANDS}
+    assert "samples" in outputs["make shards"]
+    assert "nothing to do" in _run(checkout, "make shards")
+    assert "zero-shot" in outputs["make train"].lower()
+    assert (checkout / "data/sample/report.html").exists()
+    assert (checkout / "data/mine-500/shards/manifest.json").exists()
+
+
+def test_sql_for_a_shell_of_your_own_works(finished: Path) -> None:
+    (query,) = _blocks("sql")
+    assert duckdb.execute(query.replace("data/sample", str(finished))).description
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_python_for_reading_the_shards_works(finished: Path) -> None:
+    (code,) = _blocks("python")
+    last = len(list((finished / "shards").glob("*.tar"))) - 1
+    exec(code.replace("data/sample", str(finished)).replace("{00000..00008}", f"{{00000..{last:05d}}}"), {})
+
+
+def test_documents_that_the_readme_names_exist() -> None:
+    for name in re.findall(r"\]\((docs/[^)]+)\)|`(configs/[^`]+\.yaml)`", README):
+        assert (REPOSITORY / (name[0] or name[1])).exists(), name

@@ -1,0 +1,236 @@
+"""The build as a whole: deterministic, idempotent, and honest about bad input."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from configs.load import from_mapping, load
+from pipeline.engine import EngineConfig
+from pipeline.errors import InputError, QueryListError
+from pipeline.matching import MatchConfig
+from pipeline.queries import query_list_of, read_queries
+from query_list.build import BuildConfig, build
+from query_list.commands import main
+from query_list.report import diff_rules, lint, stats
+from tests.query_list.small_wiki import HEAD, article, redirect, write_dump, write_views, write_wordnet
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def pages() -> list[str]:
+    return [
+        article("Dog", "The dog is an animal. The red fox is no dog. " * 6),
+        redirect("Dogs", "Dog"),
+        article("New York (city)", "New York is a city. {{Infobox}} The dog likes New York. " * 6),
+        article("Bank", "{{Disambig}} words that must not count"),
+        article("File:X", "nor these", namespace=6),
+    ]
+
+
+def config_for(directory: Path, **changes: object) -> BuildConfig:
+    mapping: dict[str, object] = {
+        "output": str(directory / "out" / "queries.parquet"),
+        "dump": {"files": [str(directory / "dump*.bz2")]},
+        "unigrams": {"min_count": 6},
+        "bigrams": {"min_count": 6},
+        "titles": {"pageviews": [str(directory / "views*.gz")]},
+        "wordnet": {"index": [str(directory / "index.noun")]},
+        "engine": {"kind": "inline"},
+    }
+    return from_mapping(BuildConfig, mapping | changes)
+
+
+@pytest.fixture
+def wiki(tmp_path: Path) -> Path:
+    write_dump(tmp_path / "dump.bz2", pages(), cuts=[len(HEAD), len(HEAD) + 700])
+    write_views(tmp_path / "views.gz", ["en Dog 5 0", "en Dogs 2 0", "en New_York_(city) 9 0", "en Bank 100 0"])
+    write_wordnet(tmp_path)
+    return tmp_path
+
+
+def test_sources_in_order_each_giving_what_is_new(wiki: Path) -> None:
+    result = build(config_for(wiki))
+    table = pq.read_table(result.path)
+    rows = {source: [] for source in ("unigrams", "bigrams", "titles", "wordnet")}
+    for row in table.to_pylist():
+        rows[row["source"]].append(row["query"])
+    assert rows["unigrams"][:2] == ["The", "dog"]  # equally often, so by code point
+    assert "New York" in rows["bigrams"]
+    assert rows["titles"] == ["Dog"]  # New York is there already, Bank is a disambiguation
+    assert rows["wordnet"] == ["disease", "cold", "domestic dog", "flu"]  # so is animal
+    assert table.column("query_id").to_pylist() == list(range(table.num_rows))
+    dog = next(row for row in table.to_pylist() if row["query"] == "Dog")
+    assert (dog["views"], dog["count"], dog["rank"]) == (7, None, 0)
+    assert not {"words", "nor", "Infobox"} & set(table.column("query").to_pylist())
+    assert result.facts["disambiguations"] == 1
+
+
+def test_the_list_does_not_depend_on_how_the_work_is_cut(wiki: Path) -> None:
+    first = build(config_for(wiki)).path.read_bytes()
+    other = wiki / "other"
+    other.mkdir()
+    for name, part in (("dump-2", pages()[3:]), ("dump-1", pages()[:3])):
+        write_dump(other / f"{name}.bz2", part)
+    (other / "views.gz").write_bytes((wiki / "views.gz").read_bytes())
+    (other / "index.noun").write_bytes((wiki / "index.noun").read_bytes())
+    small = config_for(other)
+    small = replace(small, dump=replace(small.dump, max_entries_in_memory=2))
+    assert build(small).path.read_bytes() == first
+
+
+def test_a_second_build_does_nothing_and_a_change_redoes_what_it_affects(wiki: Path) -> None:
+    config = config_for(wiki)
+    first = build(config)
+    assert first.built
+    record = wiki / "out" / "queries.parquet.work" / "count" / "done" / "range-00000.json"
+    stamp = record.stat().st_mtime_ns
+    again = build(config)
+    assert not again.built
+    assert (again.fingerprint, again.num_queries) == (first.fingerprint, first.num_queries)
+    fewer = build(config_for(wiki, wordnet=None))
+    assert fewer.built
+    assert fewer.num_queries < first.num_queries
+    assert record.stat().st_mtime_ns == stamp  # the dump was not read again
+    os.utime(wiki / "dump.bz2")
+    assert not build(config_for(wiki, wordnet=None)).built  # touched, not changed
+
+
+def test_a_lost_output_is_put_back(wiki: Path) -> None:
+    config = config_for(wiki)
+    before = build(config).path.read_bytes()
+    (wiki / "out" / "queries.parquet").unlink()
+    assert build(config).built
+    assert (wiki / "out" / "queries.parquet").read_bytes() == before
+
+
+def test_budgets_cut_by_rank_and_own_lists_come_first(wiki: Path) -> None:
+    (wiki / "mine.txt").write_text("zebra\ndog\n")
+    config = config_for(
+        wiki, lists=[str(wiki / "mine.txt")], unigrams={"min_count": 6, "budget": 2}, bigrams=None, titles=None
+    )
+    rows = read_queries(build(config).path).table.to_pylist()
+    assert [(row["query"], row["source"]) for row in rows[:4]] == [
+        ("zebra", "file"),
+        ("dog", "file"),
+        ("The", "unigrams"),
+        ("is", "unigrams"),
+    ]
+
+
+def test_missing_inputs_and_empty_lists_are_named(wiki: Path) -> None:
+    with pytest.raises(InputError, match=r"none\*\.bz2.*no such file"):
+        build(config_for(wiki, dump={"files": [str(wiki / "none*.bz2")]}))
+    with pytest.raises(QueryListError, match="no query"):
+        build(config_for(wiki, unigrams={"min_count": 10**6}, bigrams=None, titles=None, wordnet=None))
+
+
+def test_a_remote_dump_gives_the_same_list(wiki: Path) -> None:
+    import fsspec
+
+    first = read_queries(build(config_for(wiki)).path).queries
+    with fsspec.open("memory://wiki/dump.bz2", "wb") as file:
+        file.write((wiki / "dump.bz2").read_bytes())
+    remote = config_for(wiki, output=str(wiki / "r.parquet"), dump={"files": ["memory://wiki/*.bz2"]})
+    assert read_queries(build(remote).path).queries == first
+
+
+def test_the_shipped_configs_load() -> None:
+    for name in ("sample", "wikipedia", "biomedical"):
+        config = load(BuildConfig, REPOSITORY / "configs" / "queries" / f"{name}.yaml")
+        assert isinstance(config.engine, EngineConfig)
+    published = load(BuildConfig, REPOSITORY / "configs" / "queries" / "wikipedia.yaml")
+    parts = (published.unigrams, published.bigrams, published.titles, published.wordnet)
+    assert sum(part.budget for part in parts if part is not None) == 500_000
+
+
+def test_a_real_slice_of_wikipedia(shared_data: Path, tmp_path: Path) -> None:
+    files = shared_data / "queries"
+    mapping = {
+        "output": str(tmp_path / "queries.parquet"),
+        "dump": {"files": [str(files / "enwiki*.bz2")]},
+        "unigrams": {"min_count": 20},
+        "bigrams": {"min_count": 10, "budget": 500},
+        "titles": None,
+        "wordnet": {"index": [str(files / "wordnet-3.0-index.*.gz")]},
+        "engine": {"kind": "inline"},
+    }
+    found = read_queries(build(from_mapping(BuildConfig, mapping)).path)
+    by_source = {facts.source: facts for facts in stats(found)}
+    assert by_source["unigrams"].first[:3] == ("the", "of", "and")
+    assert by_source["bigrams"].num_queries == 500
+    assert by_source["wordnet"].num_queries == 86_654
+    bigrams = {
+        q for q, s in zip(found.queries, found.table.column("source").to_pylist(), strict=True) if s == "bigrams"
+    }
+    assert {"United States", "Los Angeles"} & bigrams
+    assert not {"of the", "in the"} & bigrams
+
+
+# --- reports and commands -----------------------------------------------------------------------
+
+
+def test_lint_names_what_is_in_vain() -> None:
+    made = query_list_of(["dog", "...", "C", "C++", "St. Louis", "a"])
+    kinds = {(f.kind, f.query) for f in lint(made, MatchConfig(), ["a dog", "a cat"])}
+    assert kinds == {("never_matches", "..."), ("duplicate", "C++"), ("near_stop_word", "a"), ("near_stop_word", "dog")}
+    assert {f.query for f in lint(made, MatchConfig(rule="metaclip"))} == {"...", "St. Louis"}
+
+
+def test_diff_rules_shows_both_sides() -> None:
+    made = query_list_of(["dog", "?"])
+    found = [(d.only, d.query, d.text) for d in diff_rules(made, ["(dog)", "a dog", "dog?"], MatchConfig())]
+    assert found == [("words", "dog", "(dog)"), ("metaclip", "?", "dog?")]
+
+
+def test_commands_end_with_status_and_one_line(wiki: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = wiki / "out" / "queries.parquet"
+    (wiki / "c.yaml").write_text(
+        f"output: {output}\ndump: {{files: ['{wiki}/dump.bz2']}}\nunigrams: {{min_count: 6}}\nbigrams: null\n"
+        "titles: null\nwordnet: null\nengine: {kind: inline}\n"
+    )
+    assert main(["build", str(wiki / "c.yaml")]) == 0
+    assert main(["build", str(wiki / "c.yaml")]) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert main(["stats", str(output)]) == 0
+    assert main(["lint", str(wiki / "c.yaml"), "--case", "fold"]) == 0
+    (wiki / "texts.txt").write_text("the (dog)\n")
+    assert main(["diff-rules", str(output), str(wiki / "texts.txt"), "--limit", "3"]) == 0
+    assert re.search(r"only words: [1-9]", capsys.readouterr().out)
+    for wrong in (
+        ["build", str(wiki / "c.yaml"), "--unigrams.min_cuont", "3"],
+        ["build", str(wiki / "none.yaml")],
+        ["build"],
+        ["stats", str(wiki / "none.parquet")],
+        ["lint", str(output), "--rule", "word"],
+        ["diff-rules", str(output), str(wiki / "none.txt")],
+        ["nonsense"],
+    ):
+        capsys.readouterr()
+        assert main(wrong) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == (wrong != ["nonsense"])
+    assert main(["build", "--help"]) == 0
+    assert "--unigrams.min_count" in capsys.readouterr().out
+
+
+def test_doing_nothing_imports_nothing_heavy(wiki: Path) -> None:
+    (wiki / "c.yaml").write_text(
+        f"output: {wiki}/q.parquet\ndump: {{files: ['{wiki}/dump.bz2']}}\nunigrams: {{min_count: 6}}\nbigrams: null\n"
+        "titles: null\nwordnet: null\n"  # engine: ray, which must not start for nothing
+    )
+    assert main(["build", str(wiki / "c.yaml"), "--engine.kind", "inline"]) == 0
+    code = (
+        "import sys; from query_list.commands import main; status = main(['build', sys.argv[1]]);"
+        "print(status, [m for m in ('ray', 'numba', 'torch', 'duckdb', 'fsspec') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(wiki / "c.yaml")], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "0 []"

@@ -1,0 +1,204 @@
+"""Dump ranges, prose, counting, and what each source offers."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from configs.load import ConfigError
+from pipeline.errors import InputError
+from query_list.bigrams import BigramsConfig, bigrams
+from query_list.corpus import PAGES, neighbours
+from query_list.counting import COUNTS, SpillingCounter, read_bucket, sum_counts
+from query_list.dump import read_namespaces, read_pages
+from query_list.prose import read_article
+from query_list.titles import TitlesConfig, count_views, titles
+from query_list.unigrams import UnigramsConfig, unigrams
+from query_list.wordnet import WordnetConfig, wordnet
+from tests.query_list.small_wiki import HEAD, article, redirect, write_dump, write_views, write_wordnet
+
+PAGES_XML = [article(f"Title {i}", f"text {i} & more " * (1 + i % 7)) for i in range(40)]
+
+
+def counts_of(**counts: int) -> pa.Table:
+    return pa.table({"key": [key.replace("_", " ") for key in counts], "count": list(counts.values())}, schema=COUNTS)
+
+
+# --- the dump -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_ranges_together_give_every_page_once(tmp_path: Path, data: st.DataObject) -> None:
+    size = len((HEAD + "".join(PAGES_XML)).encode())
+    cuts = sorted(data.draw(st.sets(st.integers(len(HEAD), size - 1), max_size=12)))
+    path = tmp_path / "dump.xml.bz2"
+    write_dump(path, PAGES_XML, cuts=cuts)
+    packed = path.stat().st_size
+    edges = [0, *sorted(data.draw(st.sets(st.integers(1, packed - 1), max_size=6))), packed]
+    found = [page.title for a, b in itertools.pairwise(edges) for page in read_pages(str(path), a, b)]
+    assert found == [f"Title {i}" for i in range(40)]
+
+
+def test_other_namespaces_and_other_content_are_left_out(tmp_path: Path) -> None:
+    lua = article("Code", "return 1").replace("wikitext", "Scribunto")
+    pages = [article("Talk", "x", namespace=1), article("A & B", "x < y"), redirect("C", "A & B#Part"), lua]
+    write_dump(tmp_path / "d.bz2", pages)
+    found = list(read_pages(str(tmp_path / "d.bz2"), 0, 1 << 30))
+    assert [(page.title, page.redirect, page.text[:5]) for page in found] == [
+        ("A & B", None, "x < y"),
+        ("C", "A & B", "#REDI"),
+        ("Code", None, ""),
+    ]
+    assert read_namespaces(str(tmp_path / "d.bz2")) == {"file", "category"}
+
+
+def test_a_broken_page_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    write_dump(tmp_path / "d.bz2", [article("A", "x"), "<page><ns>0</ns><title>B</tile></page>", article("C", "y")])
+    assert [page.broken for page in read_pages(str(tmp_path / "d.bz2"), 0, 1 << 30)] == [False, True, False]
+
+
+def test_truncated_and_foreign_files_are_named(tmp_path: Path) -> None:
+    write_dump(tmp_path / "whole.bz2", PAGES_XML)
+    (tmp_path / "cut.bz2").write_bytes((tmp_path / "whole.bz2").read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"cut\.bz2.*fetch it again"):
+        list(read_pages(str(tmp_path / "cut.bz2"), 0, 1 << 30))
+    (tmp_path / "no.bz2").write_bytes(b"hello")
+    with pytest.raises(InputError, match=r"no\.bz2"):
+        read_namespaces(str(tmp_path / "no.bz2"))
+    (tmp_path / "no.xml").write_bytes(b"<html></html>")
+    with pytest.raises(InputError, match="not a MediaWiki XML dump"):
+        read_namespaces(str(tmp_path / "no.xml"))
+
+
+# --- prose and words ----------------------------------------------------------------------------
+
+
+def test_prose_is_the_running_text() -> None:
+    wikitext = (
+        "{{Infobox|name=secret}}'''Dogs''' are [[animal|animals]] of [[man]].<ref>hidden</ref> [[File:D.jpg|thumb|hid]]"
+        "\n== Kinds ==\n* [[Category:Hidden]]small &amp; big<!-- hidden --> [http://x.org a link]\n{|\n| hidden\n|}\n"
+    )
+    found = read_article(wikitext, {"category", "file"})
+    assert found is not None
+    assert "Dogs are animals of man." in found.prose
+    assert "small & big" in found.prose
+    assert "a link" in found.prose
+    assert "Kinds" in found.prose
+    assert not any(word in found.prose for word in ("secret", "hid", "Category", "File"))
+    assert found.templates == {"infobox"}
+
+
+def test_neighbours_are_parted_by_white_space_of_one_line_only() -> None:
+    words, pairs = neighbours("The red  fox, a dog.\u00a0New\u00a0York\nCity don't self-made man")
+    assert words == ["The", "red", "fox", "a", "dog", "New", "York", "City", "don", "t", "self", "made", "man"]
+    assert pairs == ["The red", "red fox", "a dog", "New York", "City don", "t self", "made man"]
+
+
+# --- counting -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=20), max_size=6),
+    st.integers(1, 5),
+    st.integers(1, 12),
+)
+def test_counts_are_exact_and_spills_leave_no_trace(
+    tmp_path: Path, batches: list[list[str]], num_buckets: int, max_entries: int
+) -> None:
+    files = []
+    for name, room in (("small", max_entries), ("large", 10**6)):
+        counter = SpillingCounter(tmp_path / name, num_buckets=num_buckets, max_entries=room)
+        for batch in batches:
+            counter.add(batch)
+        counter.write(tmp_path / name)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+    assert not list(tmp_path.glob("*.tmp-*"))
+    expected = Counter(key for batch in batches for key in batch)
+    found = [read_bucket(tmp_path / "small", b).to_pylist() for b in range(num_buckets)]
+    assert {row["key"]: row["count"] for bucket in found for row in bucket} == expected
+    assert sum(map(len, found)) == len(expected)
+    assert all(bucket == sorted(bucket, key=lambda row: row["key"]) for bucket in found)
+
+
+def test_sums_over_files_are_sums() -> None:
+    total = sum_counts([counts_of(a=1, b=2), counts_of(b=3, c=4), COUNTS.empty_table()])
+    assert total.to_pylist() == [{"key": "a", "count": 1}, {"key": "b", "count": 5}, {"key": "c", "count": 4}]
+
+
+# --- the sources --------------------------------------------------------------------------------
+
+
+def test_unigrams_by_count_then_text_above_the_minimum() -> None:
+    found = unigrams(counts_of(b=5, a=5, c=9, d=4), UnigramsConfig(min_count=5))
+    assert [(c.query, c.count) for c in found] == [("c", 9), ("a", 5), ("b", 5)]
+
+
+def test_bigrams_by_pmi_among_the_chosen_words() -> None:
+    words = counts_of(new=20, york=10, of=1000, the=1000, odd=10)
+    pairs = counts_of(new_york=10, of_the=400, york_of=4, new_odd=10)
+    found = bigrams(pairs, words, 4096, {"new", "york", "of", "the"}, BigramsConfig(min_count=5))
+    assert [(c.query, c.count, c.pmi) for c in found] == [("new york", 10, 7.678072), ("of the", 400, 0.712288)]
+
+
+def test_titles_follow_redirects_and_leave_disambiguations_out(tmp_path: Path) -> None:
+    write_views(
+        tmp_path / "v.gz",
+        [
+            "de Hund 9 0",
+            "en Dog 5 0",
+            "en.m dogs 7 0",
+            "en Mercury 99 0",
+            "en Mercury_(planet) 3 0",
+            "en Mercury_(film) 1 0",
+            *["en Talk:Dog 50 0", "en Caf%C3%A9 2 0", "en Puppies 1 0", "en broken", "en Dog x 0"],
+        ],
+    )
+    info = count_views(
+        {"path": str(tmp_path / "v.gz"), "projects": ["en", "en.m"], "num_buckets": 1, "max_entries": 3},
+        {"v.views.arrow": tmp_path / "views"},
+    )
+    assert (info["lines"], info["project_lines"], info["broken_lines"]) == (11, 10, 2)
+    rows = [("Dog", None), ("Dogs", "Dog"), ("Puppies", "Dogs"), ("Mercury (planet)", None), ("Mercury (film)", None)]
+    pages = [{"title": t, "redirect": r, "disambiguation": False} for t, r in [*rows, ("Café", None)]]
+    pages.append({"title": "Mercury", "redirect": None, "disambiguation": True})
+    views = read_bucket(tmp_path / "views", 0)
+    table = pa.Table.from_pylist(pages, schema=PAGES)
+    found = titles(views, table, TitlesConfig())
+    assert [(c.query, c.views) for c in found] == [("Dog", 13), ("Mercury", 4), ("Café", 2)]
+    raw = titles(views, table, TitlesConfig(strip_qualifier=False, min_views=3))
+    assert [(c.query, c.views) for c in raw] == [("Dog", 13), ("Mercury (planet)", 3)]
+
+
+def test_redirect_loops_end() -> None:
+    pages = [{"title": a, "redirect": b, "disambiguation": False} for a, b in (("A", "B"), ("B", "A"))]
+    assert titles(counts_of(A=5), pa.Table.from_pylist(pages, schema=PAGES), TitlesConfig()) == []
+
+
+def test_daily_page_views_are_read_too(tmp_path: Path) -> None:
+    write_views(tmp_path / "v.gz", ["en.wikipedia Dog 4269567 desktop 12 A5B7", "en.wikipedia Cat mobile-web 3 A3"])
+    arguments = {"path": str(tmp_path / "v.gz"), "projects": ["en.wikipedia"], "num_buckets": 1, "max_entries": 9}
+    count_views(arguments, {"v.views.arrow": tmp_path / "views"})
+    assert read_bucket(tmp_path / "views", 0).to_pylist() == [{"key": "Cat", "count": 3}, {"key": "Dog", "count": 12}]
+
+
+def test_wordnet_lemmas_by_use_and_by_subtree(tmp_path: Path) -> None:
+    write_wordnet(tmp_path)
+    index, data = [str(tmp_path / "index.noun")], [str(tmp_path / "data.noun")]
+    found = wordnet(index, [], WordnetConfig())
+    assert [c.query for c in found] == ["animal", "disease", "cold", "domestic dog", "flu"]
+    under = wordnet(index, data, WordnetConfig(roots=("disease.n.1",)))
+    assert [c.query for c in under] == ["disease", "cold", "flu"]
+    for roots, files in ((("illness.n.1",), data), (("disease.n.2",), data), (("disease",), data), (("flu.n.1",), [])):
+        with pytest.raises(ConfigError, match="wordnet"):
+            wordnet(index, files, WordnetConfig(roots=roots))
+    with pytest.raises(InputError, match="line 2 is not"):
+        wordnet(data, [], WordnetConfig())
