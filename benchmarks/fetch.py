@@ -119,7 +119,6 @@ def run_ours(url_list: Path, output: Path, decoding: str) -> None:
         per_host_concurrency=32,
         retries=0,
         allow_addresses=("127.0.0.0/8",),
-        ca_file=str(CERTIFICATES / "loopback.pem"),
     )
     images = ImageConfig(image_size=SIZE, scaled_decoding="exact" if decoding == "exact" else "fast")
     if decoding not in ("exact", "fast"):
@@ -238,6 +237,10 @@ def main() -> None:
     parser.add_argument("--peer-python", default="")
     parser.add_argument("--urls", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--schemes", nargs="+", default=["http", "https"])
+    parser.add_argument(
+        "--modes", nargs="+", default=["exact", "2.0", "fast", "1.0"], help="exact, fast or an oversampling"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -250,7 +253,7 @@ def main() -> None:
             f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()};"
         )
         print(f"{len(pictures)} pictures, mean {mean_kb:.0f} KB, {arguments.urls} URLs, a tenth 404")
-        for scheme in ("http", "https"):
+        for scheme in arguments.schemes:
             server = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.fetch", "serve", str(folder / "pictures"), scheme],
                 stdout=subprocess.PIPE,
@@ -271,11 +274,12 @@ def _compare(scheme: str, port: int, folder: Path, pictures: list[bytes], argume
         lists[count] = folder / f"{scheme}{count}.txt"
         lists[count].write_text("".join(f"{scheme}://localhost:{port}/{i}.jpg\n" for i in range(count)))
     ours = [sys.executable, "-m", "benchmarks.fetch", "ours"]
-    runs = {f"ours, {mode}": [[*ours, mode], {}] for mode in ("exact", "2.0", "fast", "1.0")}
+    trust = {"SSL_CERT_FILE": str(folder / "authorities.pem")}
+    runs = {f"ours, {mode}": [[*ours, mode], trust] for mode in arguments.modes}
     if arguments.peer_python:
         peer_file = folder / "peer.py"
         peer_file.write_text(_PEER)
-        peer_environment = {"SSL_CERT_FILE": str(CERTIFICATES / "loopback.pem"), "NO_ALBUMENTATIONS_UPDATE": "1"}
+        peer_environment = {**trust, "NO_ALBUMENTATIONS_UPDATE": "1"}
         runs["img2dataset 1.47"] = [[arguments.peer_python, str(peer_file)], peer_environment]
     for repeat in range(arguments.repeats):
         for name, (command, environment) in runs.items():

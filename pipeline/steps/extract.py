@@ -47,7 +47,7 @@ def find_sources(patterns: Sequence[str]) -> list[str]:
 
 
 def plan(sources: Sequence[str], source_format: str, config: ExtractConfig, ledger: LedgerConfig) -> Step:
-    """One task per source file (of `find_sources`); its key holds the file's size and time of change, not its content."""
+    """One task per source file (of `find_sources`); its key holds size and time of change, not the content."""
     tasks = []
     for source in sources:
         name = _partition_name(source)

@@ -224,6 +224,7 @@ def test_every_nasty_file_is_kept_or_rejected_for_a_sensible_reason(shared_data:
 def test_real_photographs_are_all_kept_and_scaled_decoding_is_near_exact(shared_data: Path) -> None:
     files = sorted((shared_data / "classify" / "imagenet_sample").glob("*.JPEG"))
     small = ImageConfig(image_size=100)
+    differences = []
     for path in files:
         body = path.read_bytes()
         exact, fast = (check_image(body, replace(small, scaled_decoding=mode)) for mode in ("exact", "fast"))
@@ -231,4 +232,5 @@ def test_real_photographs_are_all_kept_and_scaled_decoding_is_near_exact(shared_
         assert isinstance(fast, Picture)
         assert (exact.phash ^ fast.phash).bit_count() <= 6
         a, b = (np.asarray(Image.open(io.BytesIO(each.encoded))).astype(float) for each in (exact, fast))
-        assert np.abs(a - b).mean() < 4
+        differences.append(np.abs(a - b).mean())
+    assert np.mean(differences) < 3

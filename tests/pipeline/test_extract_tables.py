@@ -12,10 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.load import from_mapping
 from pipeline.errors import InputError
 from pipeline.identity import canonical_url, uid_of
 from pipeline.outcome import Outcome
@@ -262,3 +264,29 @@ def test_hundred_megabyte_line_is_passed_over(tmp_path: Path) -> None:
     outcomes = _extract(path)
     assert len(_kept(outcomes)) == 2
     assert _rejected(outcomes) == [(1, None, "oversized_record")]
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "row"),
+    [
+        (
+            "from_laion",
+            "a.parquet",
+            {"SAMPLE_ID": 1, "URL": "http://h/1", "TEXT": "t", "LICENSE": "?", "NSFW": "UNLIKELY"},
+        ),
+        ("from_coyo", "a.parquet", {"id": 1, "url": "http://h/1", "text": "t", "width": 5}),
+        ("from_datacomp", "a.parquet", {"uid": "x", "url": "http://h/1", "text": "t", "sha256": "y"}),
+        ("from_img2dataset", "a.parquet", {"url": "http://h/1", "key": "0", "caption": "t", "status": "success"}),
+        ("from_cc12m", "a.tsv", None),
+    ],
+)
+def test_presets_read_the_published_layouts(tmp_path: Path, preset: str, name: str, row: dict[str, Any] | None) -> None:
+    config = yaml.safe_load((Path(__file__).parents[2] / "configs" / "shards" / f"{preset}.yaml").read_text())
+    path = tmp_path / name
+    if row is None:
+        path.write_text('http://h/1\tt\nhttp://h/2\ta "quoted\n')
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    rows = _kept(_extract(path, from_mapping(ExtractConfig, config["extract"])))
+    assert (rows[0]["url"], rows[0]["alt_text"]) == ("http://h/1", "t")
+    assert len(rows) == (2 if row is None else 1)
