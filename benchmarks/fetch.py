@@ -248,6 +248,10 @@ def main() -> None:
         pictures = make_pictures(arguments.pictures, 300)
         for i, body in enumerate(pictures):
             (folder / "pictures" / f"{i:05d}.jpg").write_bytes(body)
+        # The system's authorities and the server's: a file of one certificate would load faster than users' do.
+        system = ssl.get_default_verify_paths().cafile
+        bundle = Path(system).read_bytes() if system else b""
+        (folder / "authorities.pem").write_bytes(bundle + b"\n" + (CERTIFICATES / "loopback.pem").read_bytes())
         mean_kb = sum(map(len, pictures)) / len(pictures) / 1000
         print(
             f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()};"

@@ -71,7 +71,7 @@ def _assert_same_as_library(texts: list[str], step: int = 1) -> None:
 
 
 def test_english_is_kept_and_the_rest_rejected_with_language_and_probability() -> None:
-    outcome = _identify(["A dog runs over the grass", "Ein Hund läuft über die Wiese", "狗在草地上奔跑"])
+    outcome = _identify(["A dog runs over the grass", "Ein Hund läuft über die Wiese", "一只狗在草地上奔跑，天气很好"])
     assert outcome.kept["lang"].to_pylist() == ["en"]
     assert outcome.kept["p_en"][0].as_py() > 0.7
     assert outcome.rejected["reason"].to_pylist() == ["other_language"] * 2

@@ -1,0 +1,121 @@
+"""What the kernel needs of the processor and numba does not offer: wide loads, 64 bytes classified at once.
+
+Each function is a few lines of LLVM's own language, which the compiler turns into the vector instructions
+that the machine has (AVX-512, AVX2, SSE2, NEON). None checks bounds: every array that is read by `load8` or
+by a mask must have that many bytes after the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["classify", "lowest_bit", "prefetch", "separate"]
+
+_BYTE, _WORD = ir.IntType(8), ir.IntType(64)
+_BLOCK = ir.VectorType(_BYTE, 64)
+
+
+def _splat(byte: int) -> ir.Constant:
+    return ir.Constant(_BLOCK, [byte] * 64)
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: ir.Type) -> Any:
+    """A pointer to byte `index` of an array of any element type."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(builder.bitcast(data, _BYTE.as_pointer()), [index]), kind.as_pointer())
+
+
+def _load_block(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+    block = builder.load(_address(context, builder, signature.args[0], arguments[0], arguments[1], _BLOCK))
+    block.align = 1
+    return block
+
+
+def _equals(builder: Any, block: Any, characters: str) -> Any:
+    found = None
+    for character in characters:
+        same = builder.icmp_unsigned("==", block, _splat(ord(character)))
+        found = same if found is None else builder.or_(found, same)
+    return found
+
+
+def _mask_pair(context: Any, builder: Any, signature: Any, first: Any, second: Any) -> Any:
+    masks = [builder.bitcast(mask, _WORD) for mask in (first, second)]
+    return context.make_tuple(builder, signature.return_type, masks)
+
+
+_Implementation = tuple[Any, Callable[..., Any]]
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+def load8(_typing: Any, array: Any, index: Any) -> _Implementation:
+    """uint64: bytes index..index+7 of an array, lowest byte first on little-endian machines."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        word = builder.load(_address(context, builder, signature.args[0], arguments[0], arguments[1], _WORD))
+        word.align = 1
+        return word
+
+    return types.uint64(array, types.int64), implement
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+def classify(_typing: Any, array: Any, index: Any) -> _Implementation:
+    """(uint64, uint64): which of the 64 bytes from `index` are ASCII letters or digits; which are not ASCII."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        block = _load_block(context, builder, signature, arguments)
+        lower = builder.or_(block, _splat(0x20))
+        letter = builder.icmp_unsigned("<", builder.sub(lower, _splat(ord("a"))), _splat(26))
+        digit = builder.icmp_unsigned("<", builder.sub(block, _splat(ord("0"))), _splat(10))
+        beyond = builder.icmp_unsigned(">=", block, _splat(0x80))
+        return _mask_pair(context, builder, signature, builder.or_(letter, digit), beyond)
+
+    return types.UniTuple(types.uint64, 2)(array, types.int64), implement
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+def separate(_typing: Any, array: Any, index: Any) -> _Implementation:
+    """(uint64, uint64): which of the 64 bytes are space, tab or line end; which are marks that are wrapped."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        block = _load_block(context, builder, signature, arguments)
+        return _mask_pair(
+            context, builder, signature, _equals(builder, block, " \t\n\r"), _equals(builder, block, ",.;:?!`")
+        )
+
+    return types.UniTuple(types.uint64, 2)(array, types.int64), implement
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+def lowest_bit(_typing: Any, word: Any) -> _Implementation:
+    """int64: the place of the lowest set bit of a word that is not zero."""
+
+    def implement(_context: Any, builder: Any, _signature: Any, arguments: Sequence[Any]) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), implement
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+def prefetch(_typing: Any, array: Any, index: Any) -> _Implementation:
+    """Ask for the cache line of byte `index` of an array, without waiting for it."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        pointer = _address(context, builder, signature.args[0], arguments[0], arguments[1], _BYTE)
+        flag = ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), flag, flag, flag]),
+            "llvm.prefetch.p0" if not ir.IntType(8).as_pointer().is_pointer else "llvm.prefetch.p0i8",
+        )
+        builder.call(function, [pointer, ir.Constant(flag, 0), ir.Constant(flag, 3), ir.Constant(flag, 1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), implement
