@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["classify", "lowest_bit", "prefetch", "separate"]
+__all__ = ["classify", "load8", "lowest_bit", "prefetch", "separate"]
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 _BLOCK = ir.VectorType(_BYTE, 64)
@@ -113,7 +113,7 @@ def prefetch(_typing: Any, array: Any, index: Any) -> _Implementation:
         function = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), flag, flag, flag]),
-            "llvm.prefetch.p0" if not ir.IntType(8).as_pointer().is_pointer else "llvm.prefetch.p0i8",
+            "llvm.prefetch.p0",
         )
         builder.call(function, [pointer, ir.Constant(flag, 0), ir.Constant(flag, 3), ir.Constant(flag, 1)])
         return context.get_dummy_value()
