@@ -29,7 +29,11 @@ REASONS: dict[str, dict[str, str]] = {
         "low_confidence": "a target language, below the least probability",
     },
     "match": {"no_query": "the caption contains no query of the list"},
-    "dedup": {"duplicate": "the same (canonical URL, caption) was seen before in the set's order"},
+    "dedup": {
+        "duplicate": "the same (canonical URL, caption) was seen before in the set's order",
+        "boilerplate_caption": "the caption stands on more different pictures than the limit",
+        "other_caption": "another caption of the same picture was kept",
+    },
     "balance": {"not_selected": "none of the pair's queries selected it"},
     "fetch": {
         "http_NNN": "the final answer's status, for example http_404",
@@ -58,6 +62,7 @@ REASONS: dict[str, dict[str, str]] = {
         "aspect_ratio": "longer side / shorter side is above the limit",
         "crashed_decoder": "decoding this picture killed the decoder's process",
     },
+    "final_balance": {"reserve_not_needed": "its queries reached their limits without it; it was fetched as a reserve"},
 }
 """stage -> reason -> what it means."""
 

@@ -1,7 +1,7 @@
 """Every Arrow schema of the pipeline: the glossary.
 
     source --extract--> CANDIDATES --clean, language, match--> MATCHED --dedup, balance--> SELECTED
-    SELECTED --fetch, check_image--> FETCHED --finalise--> SAMPLES (beside the tar shards)
+    SELECTED --fetch, check_image--> FETCHED --final balance--> SAMPLES (beside the tar shards)
     every stage --> REJECTIONS          query_list --> QUERIES          balance --> QUERY_COUNTS
 
 Words:
@@ -23,7 +23,9 @@ import pyarrow as pa
 __all__ = [
     "CANDIDATES",
     "CLEANED",
+    "FACTS",
     "FETCHED",
+    "FINAL_COUNTS",
     "IDENTIFIED",
     "MATCHED",
     "QUERIES",
@@ -109,15 +111,30 @@ _IMAGE_FACTS = [
     pa.field("phash", pa.uint64()),  # 64-bit perceptual hash of the upright picture
 ]
 
+_ANSWER = [
+    *_fields(("status", pa.string())),  # success, failed_to_download, failed_to_resize
+    pa.field("reason", pa.string()),  # null on success, else the rejection's reason
+    pa.field("http_status", pa.int32()),
+    *_IMAGE_FACTS,
+    pa.field("tar_offset", pa.int64()),  # of the image's bytes in the staging tar
+    pa.field("num_bytes", pa.int64()),  # of the image as stored
+]
+
+FACTS = pa.schema(
+    [
+        *_fields(("url_id", _ID)),
+        pa.field("stage", pa.string()),  # null on success, else the stage that turned the picture away
+        pa.field("detail", pa.string()),  # for people, with `reason`
+        *_ANSWER,
+    ]
+)
+"""What came of requesting one URL: kept for good, and used by every later plan that holds the URL."""
+
 FETCHED = pa.schema(
     [
         *SELECTED,
-        *_fields(("status", pa.string())),  # success, failed_to_download, failed_to_resize
-        pa.field("reason", pa.string()),  # null on success, else the rejection's reason
-        pa.field("http_status", pa.int32()),
-        *_IMAGE_FACTS,
-        pa.field("tar_offset", pa.int64()),  # of the image's bytes in the staging tar
-        pa.field("num_bytes", pa.int64()),  # of the image as stored
+        *_ANSWER,
+        pa.field("staging_tar", pa.string()),  # the file under work/fetch that holds the image
     ]
 )
 """What came of a planned pair: facts about its picture, or why there is none."""
@@ -194,3 +211,15 @@ QUERY_COUNTS = pa.schema(
     )
 )
 """Per query: counts before and after balancing."""
+
+FINAL_COUNTS = pa.schema(
+    _fields(
+        ("query_id", pa.int32()),
+        ("planned", pa.int64()),  # pairs that the query selected in the plan, its reserve included
+        ("survived", pa.int64()),  # of these, the pairs whose picture arrived and passed every check
+        ("selected", pa.int64()),  # of these, the query's share of the set: its smallest hashes, at most t
+        ("contained", pa.int64()),  # pairs of the set that contain the query, whoever chose them
+        ("short", pa.int64()),  # by how many its reserve fell short of min(t, planned)
+    )
+)
+"""Per query: the balance of what was really fetched."""

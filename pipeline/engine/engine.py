@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.engine.task import Done, Task, finished, run_task
 from pipeline.progress import Progress
-from pipeline.storage import sweep, write_json
+from pipeline.storage import read_json, sweep, write_json
 
 __all__ = ["Engine", "EngineConfig", "open_engine"]
 
@@ -41,12 +41,12 @@ class Engine(ABC):
         self.config = config
         self.progress = progress
 
-    def run_step(self, directory: Path, tasks: Sequence[Task], *, title: str = "") -> list[Done]:
+    def run_step(self, directory: Path, tasks: Sequence[Task], *, title: str = "", keep: bool = False) -> list[Done]:
         """Bring every task of the step to done; returns their records in task order.
 
         Tasks whose record has the same key are skipped. Afterwards the directory holds the outputs of
-        these tasks and nothing else. Raises PipelineError as the tasks do, EngineError when a task's
-        process keeps dying.
+        these tasks and, unless `keep`, nothing else. Raises PipelineError as the tasks do, EngineError
+        when a task's process keeps dying.
         """
         sweep(directory)
         done: dict[str, Done] = {}
@@ -63,9 +63,11 @@ class Engine(ABC):
                     done[record.partition] = record
                     advance(int(record.info.get("rows", 0)))
         records = [done[task.partition] for task in tasks]
-        if waiting or not (directory / "manifest.json").exists() or _has_strangers(directory, records):
-            _write_manifest(directory, records)
-            _remove_strangers(directory, records)
+        stale = read_json(directory / "manifest.json") != _manifest(records)
+        if waiting or stale or (not keep and _has_strangers(directory, records)):
+            write_json(directory / "manifest.json", _manifest(records))
+            if not keep:
+                _remove_strangers(directory, records)
         return records
 
     @abstractmethod
@@ -104,9 +106,9 @@ def open_engine(config: EngineConfig, progress: Progress | None = None) -> Itera
         engine.close()
 
 
-def _write_manifest(directory: Path, records: Sequence[Done]) -> None:
+def _manifest(records: Sequence[Done]) -> dict[str, Any]:
     entries = [{"partition": r.partition, "key": r.key, "outputs": dict(r.outputs)} for r in records]
-    write_json(directory / "manifest.json", {"tasks": entries})
+    return {"tasks": entries}
 
 
 def _strangers(directory: Path, records: Sequence[Done]) -> list[Path]:

@@ -24,6 +24,8 @@ class Step:
     """Directory under OUT/work."""
     title: str
     tasks: Sequence[Task]
+    keep: bool = False
+    """Whether what earlier plans left in the directory stays: true for facts that cannot be made again."""
 
 
 def key_of(version: str, inputs: Iterable[Done], *rest: Any) -> str:

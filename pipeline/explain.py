@@ -1,0 +1,344 @@
+"""The story of one link: where it was found, what every stage said, which queries chose it, where it lies.
+
+    uid or URL -> places (source, record, link) -> rows of each step with that uid -> Story
+
+Works on a run in any state: a stage that has not seen the link yet says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import numpy as np
+
+from configs.load import ConfigError, load
+from pipeline.catalog import open_catalog
+from pipeline.errors import PipelineError
+from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, url_id_of
+from pipeline.wit import PAGE, WitConfig, work_directory
+
+__all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
+
+_MAX_STORIES = 20
+_ALL = 2**64 - 1
+_VIEWS = ("candidates", "matched", "deduplicated", "selected", "fetched", "published")  # in the order of the run
+_PASSED = {
+    "candidates": "extract",
+    "matched": "match",
+    "deduplicated": "dedup",
+    "selected": "balance",
+    "published": "",  # every stage
+}
+"""The last stage that a row of the view has passed; `fetched` says it itself."""
+
+
+class UnknownLinkError(PipelineError):
+    """No row of the data set has this uid or URL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one stage made of the link."""
+
+    stage: str
+    verdict: Literal["kept", "rejected", "not reached"]
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenBy:
+    """One query that the caption contains."""
+
+    query_id: int
+    query: str | None
+    matched: int | None
+    """Pairs of the whole set that contain it; None before they are counted."""
+    threshold: int | None
+    """The largest hash that the query selects."""
+    hash: int | None
+    """This pair's hash for the query; None where the config does not tell seed and mode."""
+    selects: bool | None
+    """None before balancing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """One place where the link was found, and what became of it."""
+
+    source: str
+    record: int
+    link: int
+    uid: str | None
+    """32 hex digits; None where the link was rejected before it got one."""
+    row: dict[str, Any]
+    """The columns of the furthest row that there is."""
+    verdicts: Sequence[Verdict]
+    queries: Sequence[ChosenBy]
+    sample: dict[str, Any] | None
+    """The published row."""
+
+
+def explain(output: Path, *, uid: str | None = None, url: str | None = None) -> list[Story]:
+    """Every place with this uid (32 hex digits) or URL, those that got furthest first; 20 at most.
+
+    A URL is compared in canonical form. Raises UnknownLinkError where there is none, or where `uid` is no
+    uid; OutputError where `output` is not a data set.
+    """
+    with open_catalog(output) as database:
+        wanted, extra = _uids(database, uid, url)
+        stories = [story for one in wanted[:_MAX_STORIES] for story in _stories(database, output, one)]
+    stories += extra
+    if not stories:
+        raise UnknownLinkError(f"{output}: no link with {'uid' if url is None else 'URL'} {uid or url}")
+    stories.sort(key=lambda story: (-_progress(story), story.source, story.record, story.link))
+    return stories[:_MAX_STORIES]
+
+
+def _progress(story: Story) -> int:
+    return sum(verdict.verdict == "kept" for verdict in story.verdicts)
+
+
+def _uids(database: duckdb.DuckDBPyConnection, uid: str | None, url: str | None) -> tuple[list[bytes], list[Story]]:
+    """The uids in question, and the stories of links of this URL that never got one."""
+    if uid is not None:
+        if not re.fullmatch(r"[0-9a-fA-F]{32}", uid):
+            raise UnknownLinkError(f"{uid!r} is no uid: 32 hex digits are needed")
+        return [bytes.fromhex(uid)], []
+    if url is None:
+        raise UnknownLinkError("name a link: --uid HEX or --url URL")
+    found: list[bytes] = []
+    try:
+        url_id = url_id_of(canonical_url(url))
+    except ValueError:
+        url_id = None
+    if url_id is not None:
+        for view in _VIEWS:
+            rows = database.execute(
+                f"SELECT DISTINCT uid FROM {view} WHERE url_id = ? ORDER BY uid LIMIT {_MAX_STORIES}", [url_id]
+            ).fetchall()
+            found += [row[0] for row in rows if row[0] not in found]
+    early = database.execute(
+        "SELECT source, record, link, reason, detail FROM rejections "
+        f"WHERE stage = 'extract' AND link IS NOT NULL AND detail = ? ORDER BY ALL LIMIT {_MAX_STORIES}",
+        [url],
+    ).fetchall()
+    return found, [_early(*row) for row in early]
+
+
+def _early(source: str, record: int, link: int, reason: str, detail: str) -> Story:
+    """A link that the extract stage turned away: its URL is in the detail, and it has no uid."""
+    verdicts = [Verdict(stage="extract", verdict="rejected", reason=reason)]
+    return Story(
+        source=source,
+        record=record,
+        link=link,
+        uid=None,
+        row={"url": detail},
+        verdicts=[*verdicts, *(Verdict(stage=stage, verdict="not reached") for stage in list(_stages())[1:])],
+        queries=[],
+        sample=None,
+    )
+
+
+def _stages() -> dict[str, list[str]]:
+    """Stage -> its steps, in the order of the page."""
+    stages: dict[str, list[str]] = {}
+    for entry in PAGE:
+        for stage in entry.stages.split(", "):
+            if stage != "-":
+                stages.setdefault(stage, []).append(entry.step)
+    return stages
+
+
+def _stories(database: duckdb.DuckDBPyConnection, output: Path, uid: bytes) -> Iterator[Story]:
+    """One story per place; rows of one uid are few, so each step is asked once."""
+    places: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
+    for view in _VIEWS:
+        for row in _rows(database, f"SELECT * FROM {view} WHERE uid = ?", uid):
+            places.setdefault((row["source"], row["record"], row["link"]), {})[view] = row
+    rejected: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for row in _rows(database, "SELECT * FROM rejections WHERE uid = ?", uid):
+        rejected[(row["source"], row["record"], row["link"])] = row
+    for place in sorted(places.keys() | rejected.keys()):
+        rows = places.get(place, {})
+        row: dict[str, Any] = {}
+        for view in _VIEWS:
+            row |= rows.get(view, {})
+        yield Story(
+            source=place[0],
+            record=place[1],
+            link=place[2],
+            uid=uid.hex(),
+            row=row,
+            verdicts=_verdicts(output, rows, rejected.get(place)),
+            queries=_queries(database, output, uid, rows),
+            sample=rows.get("published"),
+        )
+
+
+def _rows(database: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> list[dict[str, Any]]:
+    cursor = database.execute(query, list(parameters))
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _verdicts(output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str, Any] | None) -> list[Verdict]:
+    steps = _stages()
+    stages = list(steps)
+    if rejection is not None and rejection["stage"] in stages:
+        passed = stages.index(rejection["stage"])
+    else:
+        rejection, passed = None, 0
+        for view in rows:
+            passed = max(passed, _stages_passed(view, rows[view], stages))
+    verdicts = [Verdict(stage=stage, verdict="kept") for stage in stages[:passed]]
+    for stage in stages[passed:]:
+        if stage == stages[passed] and rejection is not None:
+            reason, detail = rejection["reason"], rejection["detail"]
+            verdicts.append(Verdict(stage=stage, verdict="rejected", reason=reason, detail=detail))
+        elif (
+            stage == stages[passed]
+            and rows
+            and all((work_directory(output, step) / "manifest.json").exists() for step in steps[stage])
+            and (work_directory(output, _next_step(steps, stage)) / "manifest.json").exists()
+        ):
+            # The stage is done and gave no row: the ledger was told to keep only some.
+            detail = "its row was not kept, see ledger.max_rows_per_task"
+            verdicts.append(Verdict(stage=stage, verdict="rejected", detail=detail))
+            rejection = {}
+        else:
+            verdicts.append(Verdict(stage=stage, verdict="not reached"))
+    return verdicts
+
+
+def _stages_passed(view: str, row: dict[str, Any], stages: list[str]) -> int:
+    if view == "fetched":
+        before = stages.index("fetch")
+        return before + {"failed_to_download": 0, "failed_to_resize": 1}.get(row["status"], 2)
+    last = _PASSED[view]
+    return stages.index(last) + 1 if last else len(stages)
+
+
+def _next_step(steps: dict[str, list[str]], stage: str) -> str:
+    """The last step of the stage itself, or of the stage after it within the same step."""
+    return steps[stage][-1]
+
+
+def _queries(
+    database: duckdb.DuckDBPyConnection, output: Path, uid: bytes, rows: dict[str, dict[str, Any]]
+) -> list[ChosenBy]:
+    """The caption's queries with their counts, those that chose the pair first, then the rarest."""
+    row = next((rows[view] for view in reversed(_VIEWS) if "query_ids" in rows.get(view, {})), None)
+    if row is None or not row["query_ids"]:
+        return []
+    ids = row["query_ids"]
+    listed = ", ".join(str(int(query)) for query in ids)
+    texts = dict(database.execute(f"SELECT query_id, query FROM queries WHERE query_id IN ({listed})").fetchall())
+    counts = {
+        query: (matched, threshold)
+        for query, matched, threshold in database.execute(
+            f"SELECT query_id, matched, threshold FROM query_counts WHERE query_id IN ({listed})"
+        ).fetchall()
+    }
+    hashes = _hashes(output, uid, [texts.get(query) for query in ids])
+    chosen = row.get("selected_by")
+    if chosen is None and counts:  # counted, and no row after balancing: nobody chose it
+        chosen = []
+    result = []
+    for query, own in zip(ids, hashes, strict=True):
+        matched, threshold = counts.get(query, (None, None))
+        selects = None if chosen is None else query in chosen
+        result.append(
+            ChosenBy(
+                query_id=query, query=texts.get(query), matched=matched, threshold=threshold, hash=own, selects=selects
+            )
+        )
+    return sorted(result, key=lambda item: (not item.selects, item.matched or 0, item.query_id))
+
+
+def _hashes(output: Path, uid: bytes, texts: Sequence[str | None]) -> list[int | None]:
+    """The pair's hash for each query, as balance draws it (stages/balance.py)."""
+    config = _config(output)
+    if config is None:
+        return [None] * len(texts)
+    ids = first_64_bits(uid)
+    if config.balance.mode == "coordinated":
+        return [int(keyed_hash(config.seed, ids)[0])] * len(texts)
+    return [
+        None if text is None else int(keyed_hash(config.seed, ids, np.array([text_hash(text)], np.uint64))[0])
+        for text in texts
+    ]
+
+
+def _config(output: Path) -> WitConfig | None:
+    """The last run's config; a subset has only that of the set which it was taken from."""
+    for path in (output / "config.yaml", output / "shards" / "config.yaml"):
+        try:
+            return load(WitConfig, path)
+        except ConfigError:
+            continue
+    return None
+
+
+# --- for people --------------------------------------------------------------------------------
+
+
+def lines_of(story: Story) -> list[str]:
+    """The story as lines of text."""
+    row = story.row
+    lines = [
+        f"link     {story.link} of record {story.record} in {story.source}",
+        f"uid      {story.uid or 'none: it was rejected before it had one'}",
+    ]
+    for name in ("url", "page_url", "license", "alt_text", "text_source", "caption"):
+        if row.get(name) is not None:
+            lines.append(f"{name:<8} {row[name]}" if len(name) < 9 else f"{name} {row[name]}")
+    if row.get("lang") is not None:
+        lines.append(f"language {row['lang']}, p_en {row['p_en']:.3f}")
+    lines.append("stages")
+    for verdict in story.verdicts:
+        said = ": ".join(text for text in (verdict.reason, verdict.detail) if text)
+        lines.append(f"  {verdict.stage:<12} {verdict.verdict}" + (f" ({said})" if said else ""))
+    if story.queries:
+        lines.append("queries, with the pairs that contain each; a pair is selected when its hash is at most the threshold")
+        lines += [f"  {_query_line(query)}" for query in story.queries]
+    if row.get("status") is not None:
+        lines.append(f"fetched  {_fetch_line(row)}")
+    if story.sample is not None:
+        lines.append(
+            f"sample   shard {story.sample['shard']:05d}, key {story.sample['key']}, "
+            f"{story.sample['num_bytes']:,} bytes at {story.sample['tar_offset']:,} of the tar"
+        )
+    return lines
+
+
+def _query_line(query: ChosenBy) -> str:
+    name = f'"{query.query}"' if query.query is not None else "?"
+    parts = [f"{name} (id {query.query_id})"]
+    parts.append("not counted yet" if query.matched is None else f"{query.matched:,} pairs")
+    if query.threshold is not None:
+        parts.append("threshold none" if query.threshold == _ALL else f"threshold {query.threshold:016x}")
+    if query.hash is not None:
+        parts.append(f"hash {query.hash:016x}")
+    if query.selects is not None:
+        parts.append("selects it" if query.selects else "does not select it")
+    return ", ".join(parts)
+
+
+def _fetch_line(row: dict[str, Any]) -> str:
+    parts = [str(row["status"])]
+    if row.get("http_status") is not None:
+        parts.append(f"HTTP {row['http_status']}")
+    if row.get("original_width") is not None:
+        parts.append(
+            f"{row['original_format']} of {row['original_width']} x {row['original_height']} pixels, "
+            f"{row['original_bytes']:,} bytes, stored as {row['width']} x {row['height']}"
+        )
+        parts.append(f"sha256 {row['sha256']}, phash {row['phash']:016x}")
+    return ", ".join(parts)

@@ -1,0 +1,102 @@
+"""What a published shard is: a tar of samples, a Parquet of the same rows in the same order, and counts.
+
+    00000.tar       per sample KEY.jpg (or .png, .webp), KEY.json, KEY.txt; key after key, the picture first
+    00000.parquet   one SAMPLES row per sample, with the place of the picture's bytes in the tar
+    00000_stats.json
+
+Layout and keys are img2dataset's. Times and owners are fixed: same samples, same bytes. The picture comes
+first since the JSON says where it lies. Whoever writes shards (finalise, subset) or checks them (verify)
+does it through this file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.schema import SAMPLES
+from pipeline.storage import write_parquet
+from pipeline.tar import TarWriter
+
+__all__ = ["extension_of", "json_of", "key_of_sample", "ranks_of", "shard_name", "shard_outputs", "write_shard"]
+
+_IN_HEX = ("uid", "url_id")  # binary in Parquet, hex in JSON
+
+
+def shard_name(shard: int) -> str:
+    """The stem of a shard's files."""
+    return f"{shard:05d}"
+
+
+def shard_outputs(shard: int) -> tuple[str, str, str]:
+    """The names of a shard's Parquet, tar and counts, in the order that `write_shard` takes them."""
+    name = shard_name(shard)
+    return f"{name}.parquet", f"{name}.tar", f"{name}_stats.json"
+
+
+def key_of_sample(shard: int, index: int, samples_per_shard: int) -> str:
+    """img2dataset's key: 10^e * shard + index with e digits for the index, padded to e + 5 digits."""
+    digits = math.ceil(math.log10(samples_per_shard)) if samples_per_shard > 1 else 0
+    return f"{10**digits * shard + index:0{digits + 5}d}"
+
+
+def ranks_of(total: int, samples_per_shard: int) -> list[tuple[int, int]]:
+    """[first, last) ranks of every shard: as few shards as hold `total`, equal in size to within one."""
+    shards = math.ceil(total / samples_per_shard)
+    return [(shard * total // shards, (shard + 1) * total // shards) for shard in range(shards)]
+
+
+def write_shard(
+    samples: Iterable[tuple[Mapping[str, Any], bytes]],
+    outputs: Mapping[str, Path],
+    *,
+    shard: int,
+    samples_per_shard: int,
+) -> dict[str, Any]:
+    """Write one shard from (facts, picture) pairs; returns its row and byte counts for the done-record.
+
+    `outputs` are the paths of `shard_outputs`, in that order. Facts are by SAMPLES column; key, shard and
+    tar_offset are set here, columns without a fact are null. Holds the rows of one shard in memory.
+    """
+    parquet_path, tar_path, stats_path = outputs.values()
+    rows: list[dict[str, Any]] = []
+    with TarWriter(tar_path) as tar:
+        for index, (facts, image) in enumerate(samples):
+            key = key_of_sample(shard, index, samples_per_shard)
+            row = {name: facts.get(name) for name in SAMPLES.names} | {"key": key, "shard": shard}
+            row["tar_offset"] = tar.add(f"{key}.{extension_of(image)}", image)
+            tar.add(f"{key}.json", json_of(row))
+            tar.add(f"{key}.txt", row["caption"].encode())
+            rows.append(row)
+    write_parquet(parquet_path, pa.Table.from_pylist(rows, schema=SAMPLES), SAMPLES)
+    stats = {
+        "count": len(rows),
+        "successes": len(rows),
+        "failed_to_download": 0,
+        "failed_to_resize": 0,
+        "status_dict": {"success": len(rows)},
+    }
+    stats_path.write_text(json.dumps(stats, indent=1) + "\n", encoding="utf-8")
+    return {"rows": len(rows), "bytes": tar_path.stat().st_size}
+
+
+def json_of(row: Mapping[str, Any]) -> bytes:
+    """The sample's row as the tar's .json member, identities in hex."""
+    plain = {name: value.hex() if name in _IN_HEX else value for name, value in row.items()}
+    return json.dumps(plain, ensure_ascii=False).encode()
+
+
+def extension_of(image: bytes) -> str:
+    """What the stored bytes are (16 bytes suffice); the staging step encoded or checked them."""
+    if image[:3] == b"\xff\xd8\xff":
+        return "jpg"
+    if image[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    return "img"  # an original of another format, stored as served
