@@ -1,9 +1,9 @@
 """Captions and a query list like the published ones, for benchmarks: real text wherever there is any.
 
-List, at the published sizes (docs/query-list.md): words of an encyclopedia slice by count, its pairs by PMI, its link
-targets as titles, WordNet's lemmas. A slice has too few words, pairs and titles; what is missing are real ones with
-two letters changed, which match next to nothing, as much of a real list's tail does. Stop words are in the
-list, as they are in the published one, so that most words of a caption match.
+List: words of an encyclopedia slice by count, its pairs by PMI, its link targets as titles (each up to the published
+size), and all lemmas of WordNet. What these fall short of 500,000 are real queries with two letters changed,
+which match next to nothing, as much of a real list's tail does. Stop words are in the list, as they are
+in the published one, so that most words of a caption match.
 
 Captions: web alternative texts (and figure captions), sentences of crowd workers, captions of the sample web, in
 the shares 4 : 4 : 2, each kind repeated as often as needed.
@@ -27,9 +27,10 @@ from pipeline.sample_web.plan import make_plan
 from query_list.corpus import neighbours
 from query_list.prose import read_article
 
-__all__ = ["BIGRAMS", "TITLES", "UNIGRAMS", "WORDNET", "make_captions", "make_queries", "slice_articles"]
+__all__ = ["TOTAL", "make_captions", "make_queries", "slice_articles"]
 
-UNIGRAMS, BIGRAMS, TITLES, WORDNET = 251_465, 100_646, 61_235, 86_654
+TOTAL = 500_000
+UNIGRAMS, BIGRAMS, TITLES = 251_465, 100_646, 61_235
 _LINK = re.compile(r"\[\[([^\[\]|#:]+)")
 
 
@@ -58,7 +59,7 @@ def make_captions(data: Path, size: int) -> list[str]:
 
 
 def make_queries(data: Path, scale: float = 1.0) -> tuple[list[str], int]:
-    """About 500,000 * scale queries, in the published order of sources; and how many of them are not real."""
+    """500,000 * scale queries, in the published order of sources; and how many of them are not real."""
     words: Counter[str] = Counter()
     pairs: Counter[str] = Counter()
     titles: Counter[str] = Counter()
@@ -75,21 +76,19 @@ def make_queries(data: Path, scale: float = 1.0) -> tuple[list[str], int]:
         first, _, second = pair.partition(" ")
         return math.log2(pairs[pair] * total / (words[first] * words[second]))
 
-    chosen: dict[str, None] = {}
-    chance = random.Random(2)
-    made = 0
     by_count = sorted(words, key=lambda word: (-words[word], word))
     by_pmi = sorted((pair for pair in pairs if pairs[pair] > 2), key=lambda pair: (-pmi(pair), pair))
     by_links = sorted((title for title in titles if title), key=lambda title: (-titles[title], title))
-    sources = ((by_count, UNIGRAMS), (by_pmi, BIGRAMS), (by_links, TITLES), (list(_lemmas(data)), WORDNET))
+    sources = ((by_count, UNIGRAMS), (by_pmi, BIGRAMS), (by_links, TITLES), (list(_lemmas(data)), TOTAL))
+    chosen: dict[str, None] = {}
+    size = int(TOTAL * scale)
     for source, budget in sources:
-        end = len(chosen) + int(budget * scale)
-        _take(source, chosen, end)
-        while len(chosen) < end:
-            before = len(chosen)
-            _take((_disturbed(text, chance) for text in source), chosen, end)
-            made += len(chosen) - before
-    return list(chosen), made
+        _take(source, chosen, min(size, len(chosen) + budget))
+    real = list(chosen)
+    chance = random.Random(2)
+    while len(chosen) < size:
+        _take((_disturbed(text, chance) for text in real), chosen, size)
+    return list(chosen), size - len(real)
 
 
 def slice_articles(data: Path) -> Iterator[tuple[str, str]]:

@@ -1,27 +1,33 @@
 """SQL over whatever a run has produced so far: DuckDB views on the Parquet files of finished tasks.
 
-    candidates, matched, selected, fetched, samples, rejections   one row per link, pair or rejection
-    queries, query_counts                                         one row per query
+    candidates, matched, deduplicated, selected, fetched          one row per link or pair, step by step
+    samples                                                       one row per published sample, with joined columns
+    published                                                     the same without joined columns
+    rejections                                                    one row per rejection
+    queries, query_counts, final_counts, hosts                    one row per query, per host
     shards, runs, ledger, reasons                                 one row per shard, run, stage, reason
 
 Views read done-records and manifests, never globs, so that no unfinished or stale file is seen. A view
-without files yet is empty, with its columns.
+without files yet is empty, with its columns. Columns that `pipeline join` added lie in OUT/joined.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from pipeline.errors import PipelineError
+from pipeline.errors import OutputError, PipelineError
 from pipeline.schema import (
     CANDIDATES,
     FETCHED,
+    FINAL_COUNTS,
     MATCHED,
     QUERIES,
     QUERY_COUNTS,
@@ -30,8 +36,19 @@ from pipeline.schema import (
     SELECTED,
 )
 from pipeline.storage import check_output, read_json
+from pipeline.summaries import SUMMARIES, fresh_summary, outputs_of, read_parquet_sql
 
-__all__ = ["NAMED_QUERIES", "VIEWS", "SqlError", "named_query", "open_catalog"]
+__all__ = [
+    "NAMED_QUERIES",
+    "VIEWS",
+    "SqlError",
+    "joined_files",
+    "named_query",
+    "open_catalog",
+    "quote_name",
+    "quote_text",
+    "sql_errors",
+]
 
 
 class SqlError(PipelineError):
@@ -41,12 +58,14 @@ class SqlError(PipelineError):
 _FILE_VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
     "candidates": ("extract", ".candidates.parquet", CANDIDATES),
     "matched": ("texts", ".matched.parquet", MATCHED),
+    "deduplicated": ("dedup", ".unique.parquet", MATCHED),
     "selected": ("schedule", ".selected.parquet", SELECTED),
-    "fetched": ("fetch", ".fetched.parquet", FETCHED),
+    "fetched": ("fetched", ".fetched.parquet", FETCHED),
     "queries": ("queries", ".queries.parquet", QUERIES),
     "query_counts": ("query_counts", ".query_counts.parquet", QUERY_COUNTS),
+    "final_counts": ("final_counts", ".final_counts.parquet", FINAL_COUNTS),
 }
-VIEWS = (*_FILE_VIEWS, "samples", "rejections", "shards", "runs", "ledger", "reasons")
+VIEWS = (*_FILE_VIEWS, "published", "samples", "rejections", *SUMMARIES, "shards", "runs", "ledger", "reasons")
 
 _SHARDS = pa.schema([("name", pa.string()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())])
 _RUNS = pa.schema(
@@ -74,19 +93,51 @@ def named_query(name: str) -> str:
     return (_SQL_DIRECTORY / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def open_catalog(output: Path) -> duckdb.DuckDBPyConnection:
+@contextmanager
+def sql_errors(what: str = "SQL") -> Iterator[None]:
+    """Turn DuckDB's errors into SqlError, one line that begins with `what`."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise SqlError(f"{what}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def open_catalog(output: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory DuckDB with the views of VIEWS over the data set in `output`.
 
-    Raises OutputError where `output` is not one of ours.
+    What does not fit in memory goes to a directory in `output` that is removed afterwards. Raises OutputError
+    where `output` is not one of ours, or its files cannot be read.
     """
     check_output(output)
-    database = duckdb.connect()
+    with duckdb.connect() as database:
+        database.execute(f"SET temp_directory = {quote_text(output / f'catalog.tmp-{os.getpid()}')}")
+        try:
+            _define_views(output, database)
+        except (duckdb.Error, OSError) as error:
+            raise OutputError(
+                f"{output}: {' '.join(str(error).split())}; look at `python -m pipeline verify {output}`"
+            ) from error
+        yield database
+
+
+def _define_views(output: Path, database: duckdb.DuckDBPyConnection) -> None:
     for view, (step, ending, schema) in _FILE_VIEWS.items():
-        _define(database, view, _files(output / "work" / step, ending), schema)
-    rejections = [path for step in sorted((output / "work").glob("*")) for path in _files(step, ".rejections.parquet")]
+        directory = output / "work" / step
+        _define(database, view, [directory / name for name in outputs_of(directory, ending)], schema)
+    rejections = [
+        step / name for step in sorted((output / "work").glob("*")) for name in outputs_of(step, ".rejections.parquet")
+    ]
     _define(database, "rejections", rejections, REJECTIONS)
+    for view, summary in SUMMARIES.items():
+        made = fresh_summary(output, view)
+        rows = read_parquet_sql([made]) if made else None
+        reads = next(name for name, (*where, _) in _FILE_VIEWS.items() if where == [summary.step, summary.ending])
+        query = f"SELECT * FROM {rows}" if rows else summary.query.replace("$ROWS", reads)
+        database.execute(f"CREATE VIEW {view} AS {query}")
     manifest = read_json(output / "shards" / "manifest.json") or {"shards": []}
-    _define(database, "samples", [output / "shards" / s["parquet"] for s in manifest["shards"]], SAMPLES)
+    _define(database, "published", [output / "shards" / s["parquet"] for s in manifest["shards"]], SAMPLES)
+    _define_samples(output, database)
     _table(database, "shards", manifest["shards"], _SHARDS)
     _table(database, "runs", _runs(output), _RUNS)
     lines = (read_json(output / "ledger.json") or {"lines": []})["lines"]
@@ -102,24 +153,26 @@ def open_catalog(output: Path) -> duckdb.DuckDBPyConnection:
         for reason, count in line["rejected"].items()
     ]
     _table(database, "reasons", reasons, _REASONS)
-    return database
 
 
-def _files(step: Path, ending: str) -> list[Path]:
-    """Outputs of the step's finished tasks whose names end so, in task order."""
-    manifest = read_json(step / "manifest.json")
-    if manifest is not None:
-        records = manifest["tasks"]
-    else:  # the step is under way
-        records = [read_json(path) for path in sorted((step / "done").glob("*.json"))]
-    names = [name for record in records if record for name in record["outputs"] if name.endswith(ending)]
-    return [step / name for name in names if (step / name).exists()]
+def joined_files(output: Path) -> dict[str, Path]:
+    """Name -> Parquet of the columns that `pipeline join` added, by name."""
+    return {path.stem: path for path in sorted((output / "joined").glob("*.parquet"))}
+
+
+def _define_samples(output: Path, database: duckdb.DuckDBPyConnection) -> None:
+    """`samples`: the published rows with every joined table's columns, null where it has no row."""
+    columns, tables = ["published.*"], ["published"]
+    for name, path in joined_files(output).items():
+        alias = quote_name(f"joined {name}")
+        columns.append(f"{alias}.* EXCLUDE (uid)")
+        tables.append(f"LEFT JOIN {read_parquet_sql([path])} AS {alias} ON published.uid = {alias}.uid")
+    database.execute(f"CREATE VIEW samples AS SELECT {', '.join(columns)} FROM {' '.join(tables)}")
 
 
 def _define(database: duckdb.DuckDBPyConnection, view: str, files: Sequence[Path], schema: pa.Schema) -> None:
     if files:
-        names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-        database.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet([{names}])")
+        database.execute(f"CREATE VIEW {view} AS SELECT * FROM {read_parquet_sql(files)}")
     else:
         _table(database, view, [], schema)
 
@@ -132,9 +185,27 @@ def _table(database: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[s
 
 
 def _runs(output: Path) -> list[dict[str, Any]]:
+    """The run log; a line that a full disk or a kill left unfinished is passed over."""
+    rows = []
     try:
         lines = (output / "runs.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    rows = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-    return [{**row, "steps": json.dumps(row.get("steps"))} for row in rows]
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append({**row, "steps": json.dumps(row.get("steps"))})
+    return rows
+
+
+def quote_name(name: str) -> str:
+    """An SQL identifier, whatever its characters."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: object) -> str:
+    """An SQL string literal."""
+    return "'" + str(text).replace("'", "''") + "'"

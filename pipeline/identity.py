@@ -13,11 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["canonical_url", "first_64_bits", "keyed_hash", "text_hash", "uid_of", "url_id_of"]
+__all__ = ["canonical_url", "first_64_bits", "keyed_hash", "keyed_state", "text_hash", "uid_of", "url_id_of"]
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_PLAIN = re.compile(r"https?://[a-z0-9]+(?:[.-][a-z0-9]+)*(?:/[A-Za-z0-9_~+,=@-]+(?:\.[A-Za-z0-9_~+,=@-]+)*)+\Z")
-"""URLs that are canonical as they stand; the bulk of the web, so they skip the parser."""
+_KEPT_ESCAPE = r"%(?:[0189A-F][0-9A-F]|2[0-9A-CF]|3[A-F]|[46]0|5[B-E]|7[BCDF])"  # of no unreserved character
+_IN_PATH = r"[A-Za-z0-9_~!$&'()*+,;=:@.-]"
+_IN_QUERY = r"[A-Za-z0-9_~!$&'()*+,;=:@./?-]"
+_is_canonical = re.compile(
+    r"https?://[a-z0-9_-][a-z0-9_.-]*+(?::(?!80/|443/)[1-9][0-9]{0,3})?"
+    rf"(?:/(?!\.){_IN_PATH}*+(?:{_KEPT_ESCAPE}{_IN_PATH}*+)*+)++"
+    rf"(?:\?(?:{_IN_QUERY}++|{_KEPT_ESCAPE})++)?"
+).fullmatch
+"""Matches URLs that are canonical as they stand; the bulk of the web, so they skip the parser."""
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _KEEP_IN_PATH = frozenset("!$&'()*+,;=:@/%") | _UNRESERVED
 _KEEP_IN_QUERY = _KEEP_IN_PATH | frozenset("?")
@@ -35,8 +42,10 @@ def canonical_url(url: str) -> str:
 
     Raises ValueError where there is no http(s) scheme or no host.
     """
-    if _PLAIN.match(url):
-        return url
+    return url if _is_canonical(url) else _canonical_by_parts(url)
+
+
+def _canonical_by_parts(url: str) -> str:
     parts = urlsplit(url.strip())
     scheme = parts.scheme.lower()
     if scheme not in _DEFAULT_PORTS or not parts.hostname:
@@ -81,12 +90,17 @@ def keyed_hash(
     `ids` uint64[N] are first 64 bits of identities; `queries` uint64[N] are `text_hash`es. The mixer is
     MurmurHash3's 64-bit finaliser, applied once per key with odd multipliers between.
     """
-    state = np.uint64(_mix_int((seed + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF))
+    state = keyed_state(seed)
     with np.errstate(over="ignore"):
         mixed = _mix(ids * np.uint64(0x9E3779B97F4A7C15) + state)
         if queries is not None:
             mixed = _mix(mixed ^ (queries * np.uint64(0xD6E8FEB86659FD93) + state))
     return mixed
+
+
+def keyed_state(seed: int) -> np.uint64:
+    """What `keyed_hash` makes of a seed, once for many rows."""
+    return np.uint64(_mix_int((seed + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF))
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -117,7 +131,7 @@ def _escape(text: str, keep: frozenset[str]) -> str:
         return character if character in _UNRESERVED else f"%{match.group(1).upper()}"
 
     text = _ESCAPE.sub(unescape, text)
-    if all(c in keep for c in text):
+    if keep.issuperset(text):
         # A lone "%" that starts no escape stays: servers read it as it is.
         return text
     return "".join(c if c in keep else _percent(c) for c in text)

@@ -80,7 +80,7 @@ def run(config: WitConfig, *, progress: Progress | None = None) -> RunResult:
                     ran += todo
                     began = time.time()
                     with _served(config, needed=todo > 0 and step.name == "fetch"):
-                        done = engine.run_step(directory, step.tasks, title=step.title)
+                        done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep)
                     steps[step.name] = {"tasks": len(done), "ran": todo, "seconds": round(time.time() - began, 3)}
                     records.extend(done)
                     if todo:

@@ -65,6 +65,7 @@ CANDIDATES = pa.schema(
         ),
         pa.field("page_url", pa.string()),  # null for tables without one
         pa.field("license", pa.string()),  # the page's rel=license link, if any
+        pa.field("extra", pa.string()),  # JSON object of a table's other columns, as configured
         *_WHERE_FOUND,
     ]
 )
@@ -161,6 +162,7 @@ SAMPLES = pa.schema(
         ),
         pa.field("page_url", pa.string()),
         pa.field("license", pa.string()),
+        pa.field("extra", pa.string()),
         *_WHERE_FOUND,
         *_fields(("lang", pa.string()), ("p_en", pa.float32())),
         pa.field("query_ids", pa.list_(pa.int32()), nullable=False),

@@ -1,8 +1,9 @@
 """THE page: WebImageText from raw web data, every step in order, what goes in and what comes out.
 
     sources --extract--> candidates --texts (clean, language, match)--> matched
-    matched --dedup--> unique --count, gather, threshold, balance--> chosen --schedule--> plan
-    plan --fetch (fetch, check image)--> pictures and facts --shards--> tars + Parquet --publish--> OUT/shards
+    matched --dedup--> unique --count, limit, gather, threshold, balance--> chosen --schedule--> plan
+    plan --requests, fetch (fetch, check image)--> pictures and facts --fetched--> plan with facts
+    plan with facts --final balance--> survivors --shards--> tars + Parquet --publish--> OUT/shards
 
 `recipe` yields the steps one after the other and is sent the done-records of each; whoever drives it may run
 them (`run.py`), or only look (`plan`, `status`). A step's tasks depend on nothing but what came before.
@@ -25,8 +26,21 @@ from pipeline.stages.extract import ExtractConfig
 from pipeline.stages.fetch import FetchConfig
 from pipeline.stages.language import LanguageConfig
 from pipeline.stages.match import MatchConfig
-from pipeline.steps import dedup, extract, fetch, queries, select, shards, texts
+from pipeline.steps import (
+    dedup,
+    extract,
+    fetch,
+    fetched,
+    final,
+    queries,
+    requests,
+    schedule,
+    select,
+    shards,
+    texts,
+)
 from pipeline.steps.dedup import DedupConfig
+from pipeline.steps.facts import facts_in, settings_of
 from pipeline.steps.shards import ShardsConfig
 from pipeline.steps.step import Step
 from pipeline.steps.texts import TextsConfig
@@ -107,24 +121,41 @@ def recipe(config: WitConfig) -> Recipe:
     )
 
     # At most t pairs per query: count, find each query's threshold, keep what is selected.
-    counted = yield select.plan_count(unique, at("dedup"))
-    counts = (counted[0], at("count"))
-    gathered = yield select.plan_gather(unique, at("dedup"), counts, query_list, config.balance, config.seed)
-    found = yield select.plan_threshold(
-        gathered, at("gather"), (unique, at("dedup")), counts, query_list, config.balance, config.seed
+    balance, seed = config.balance, config.seed
+    (counted,) = yield select.plan_count(unique, at("dedup"))
+    counts = (counted, at("count"))
+    (limited,) = yield select.plan_limit(counts, balance)
+    limit = (limited, at("limit"))
+    gathered = yield select.plan_gather(unique, at("dedup"), limit, query_list, balance, seed)
+    (found,) = yield select.plan_threshold(
+        gathered, at("gather"), (unique, at("dedup")), limit, query_list, balance, seed
     )
-    thresholds = (found[0], at("threshold"))
-    chosen = yield select.plan_balance(
-        unique, at("dedup"), thresholds, query_list, config.balance, config.seed, config.ledger
-    )
-    yield select.plan_report(chosen, at("balance"), counts, thresholds)  #                QUERY_COUNTS
+    thresholds = (found, at("threshold"))
+    chosen = yield select.plan_balance(unique, at("dedup"), thresholds, query_list, balance, seed, config.ledger)
+    (reported,) = yield select.plan_report(chosen, at("balance"), counts, thresholds)  #  QUERY_COUNTS
+    query_counts = (reported, at("query_counts"))
 
-    # Spread the plan over staging shards by keyed hash, request and check the pictures.  SELECTED, FETCHED
-    scheduled = yield select.plan_schedule(chosen, at("balance"), config.shards.samples_per_shard)
-    fetched = yield fetch.plan(scheduled, at("schedule"), config.fetch, config.image, config.ledger)
+    # Spread the plan over staging shards by keyed hash; request and check the pictures that are not known yet.
+    planned = yield schedule.plan(chosen, at("balance"), config.shards.samples_per_shard)  # SELECTED
+    settings, facts = settings_of(config.fetch, config.image), at("fetch")
+    asked = yield requests.plan(
+        planned, at("schedule"), at("requests"), (facts_in(facts), facts), settings=settings, seed=seed
+    )
+    answers = yield fetch.plan(asked, at("requests"), planned, config.fetch, config.image, seed)
+    arrived = yield fetched.plan(  #                                                      FETCHED
+        (planned, at("schedule")), (asked, at("requests")), (answers, facts), config.ledger
+    )
+
+    # What a reserve brought beyond t goes: each query keeps its t smallest among the survivors.
+    (last,) = yield final.plan_threshold(arrived, at("fetched"), limit, thresholds, query_list, balance, seed)
+    final_thresholds = (last, at("final_threshold"))
+    kept = yield final.plan_balance(
+        arrived, at("fetched"), final_thresholds, query_list, balance, seed, config.ledger
+    )
+    yield final.plan_counts(kept, at("final_balance"), final_thresholds, limit, query_counts, balance)
 
     # Write every surviving pair once, in the set's order.                                SAMPLES
-    return (yield shards.plan(fetched, at("fetch"), config.shards))
+    return (yield shards.plan(kept, at("final_balance"), config.shards, tars=facts))
 
 
 def work_directory(output: Path, step: str) -> Path:
@@ -149,12 +180,18 @@ PAGE: tuple[Entry, ...] = (
     Entry(step="texts", stages="clean, language, match", reads="CANDIDATES", writes="MATCHED", per="source file"),
     Entry(step="dedup", stages="dedup", reads="MATCHED", writes="MATCHED (unique)", per="hash partition"),
     Entry(step="count", stages="-", reads="MATCHED (unique)", writes="counts", per="whole set"),
+    Entry(step="limit", stages="balance", reads="counts", writes="t, windows", per="whole set"),
     Entry(step="gather", stages="balance", reads="MATCHED (unique)", writes="edges", per="hash partition"),
     Entry(step="threshold", stages="balance", reads="edges", writes="thresholds", per="whole set"),
     Entry(step="balance", stages="balance", reads="MATCHED (unique)", writes="chosen pairs", per="hash partition"),
     Entry(step="query_counts", stages="-", reads="counts", writes="QUERY_COUNTS", per="whole set"),
     Entry(step="schedule", stages="-", reads="chosen pairs", writes="SELECTED", per="staging shard"),
-    Entry(step="fetch", stages="fetch, check_image", reads="SELECTED", writes="FETCHED, tar", per="staging shard"),
-    Entry(step="shards", stages="-", reads="FETCHED, tar", writes="SAMPLES, tar", per="shard"),
+    Entry(step="requests", stages="-", reads="SELECTED, FACTS", writes="missing URLs", per="staging shard"),
+    Entry(step="fetch", stages="fetch, check_image", reads="missing URLs", writes="FACTS, tar", per="staging shard"),
+    Entry(step="fetched", stages="-", reads="SELECTED, FACTS", writes="FETCHED", per="staging shard"),
+    Entry(step="final_threshold", stages="balance", reads="FETCHED", writes="thresholds", per="whole set"),
+    Entry(step="final_balance", stages="balance", reads="FETCHED", writes="FETCHED (final)", per="staging shard"),
+    Entry(step="final_counts", stages="-", reads="FETCHED (final)", writes="FINAL_COUNTS", per="whole set"),
+    Entry(step="shards", stages="-", reads="FETCHED (final), tar", writes="SAMPLES, tar", per="shard"),
 )
 """The steps of `recipe`, in order; a test holds the two equal."""

@@ -14,7 +14,7 @@ from pipeline.engine.task import Done, Task, finished, run_task
 from pipeline.progress import Progress
 from pipeline.storage import read_json, sweep, write_json
 
-__all__ = ["Engine", "EngineConfig", "open_engine"]
+__all__ = ["Engine", "EngineConfig", "InlineEngine", "open_engine"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from pipeline.engine.task import Done, Task, run_task
 from pipeline.errors import EngineError
 from pipeline.progress import Progress
 
-__all__ = ["RayEngine"]
+__all__ = ["RayEngine", "run_task_in"]
 
 _LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray listens on every interface
@@ -35,6 +35,21 @@ _ANY_ENVIRONMENT = {
 _TASKS_PER_CPU = 2  # in flight: one runs, one waits; more would only hold memory
 
 
+def run_task_in(working_directory: str, directory: str, task: Task) -> Done:
+    """`run_task` where the driver runs, so that relative paths mean the same on every node.
+
+    Raises EngineError where a node does not see the driver's file system.
+    """
+    try:
+        os.chdir(working_directory)
+    except OSError as error:
+        raise EngineError(
+            f"node {os.uname().nodename} has no directory {working_directory}: all nodes of the cluster must share "
+            "the file system that the run is started on"
+        ) from error
+    return run_task(directory, task)
+
+
 class RayEngine(Engine):
     """Runs tasks on a local Ray or a cluster; see the module's docstring."""
 
@@ -46,7 +61,7 @@ class RayEngine(Engine):
 
     def _execute(self, directory: Path, tasks: Sequence[Task]) -> Iterator[Done]:
         ray = self._start(tasks[0].work.__module__)
-        remote = ray.remote(run_task).options(
+        remote = ray.remote(run_task_in).options(
             num_cpus=1,
             max_retries=self.config.max_retries,
             retry_exceptions=[OSError],
@@ -58,7 +73,7 @@ class RayEngine(Engine):
         try:
             while True:
                 while len(live) < window and (task := next(waiting, None)) is not None:
-                    live[remote.remote(str(directory), task)] = task
+                    live[remote.remote(os.getcwd(), str(directory), task)] = task
                 if not live:
                     return
                 ready, _ = ray.wait(list(live), num_returns=1)

@@ -78,7 +78,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
     group = "url_id, caption" if config.by == "pair" else "url_id"
     counts = np.zeros(arguments["num_queries"], np.int64)
-    rows = 0
+    rows = unique = 0
     with duckdb.connect(config={"threads": 1, "memory_limit": f"{config.memory_mb}MB"}) as database:
         database.execute(f"SET temp_directory = '{unique_path}.spill'")
         database.register("matched", _read(arguments))
@@ -100,9 +100,9 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
                 counts[:] += np.bincount(ids, minlength=len(counts))
                 yield keep
 
-        write_parquet(unique_path, kept(), MATCHED)
+        unique = write_parquet(unique_path, kept(), MATCHED)
     save_vector(counts_path, counts)
-    return {"rows": rows, "lines": ledger.close()}
+    return {"rows": rows, "kept": unique, "lines": ledger.close()}
 
 
 def _read(arguments: Mapping[str, Any]) -> pa.RecordBatchReader:

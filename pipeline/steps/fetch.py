@@ -1,7 +1,8 @@
-"""fetch: one staging shard of the plan -> its pictures in a staging tar, and a row of facts per pair.
+"""fetch: the URLs that are missing in a staging shard -> their pictures in a staging tar, and their facts.
 
 A URL is requested once, however many captions it has. The done-record freezes the answers: a download
-cannot be repeated exactly. The order of the staging tar is the order of arrival; nothing reads it but by offset.
+cannot be repeated exactly. The order of the staging tar is the order of arrival; nothing reads it but by
+offset. What is written here stays, also when the plan changes (`facts.py`).
 """
 
 from __future__ import annotations
@@ -13,60 +14,63 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.load import from_mapping, to_mapping
+from configs.load import fingerprint, from_mapping, to_mapping
 from pipeline.engine import Done, Task
-from pipeline.ledger import Ledger, LedgerConfig
-from pipeline.outcome import Outcome, rejections_from_rows
-from pipeline.schema import FETCHED, SELECTED
+from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture, Rejected
 from pipeline.stages.fetch import FetchConfig, fetch
-from pipeline.steps.step import Step, key_of
+from pipeline.steps.facts import settings_of
+from pipeline.steps.requests import MISSING
+from pipeline.steps.step import Step
 from pipeline.storage import write_parquet
 from pipeline.tar import TarWriter
 
 __all__ = ["VERSION", "plan"]
 
-VERSION = "fetch-1"
-_NO_FACTS = dict.fromkeys(FETCHED.names[len(SELECTED.names) :])
+VERSION = "fetch-2"
 
 
 def plan(
-    scheduled: Sequence[Done], directory: Path, fetch_config: FetchConfig, image: ImageConfig, ledger: LedgerConfig
+    requested: Sequence[Done],
+    directory: Path,
+    scheduled: Sequence[Done],
+    fetch_config: FetchConfig,
+    image: ImageConfig,
+    seed: int,
 ) -> Step:
-    """One task per staging shard."""
+    """One task per staging shard that misses something; its name holds its key, so it never replaces another's."""
+    settings = settings_of(fetch_config, image)
+    config = {"fetch": to_mapping(fetch_config), "image": to_mapping(image)}
     tasks = []
-    for record in scheduled:
-        name = record.partition
-        config = {"fetch": to_mapping(fetch_config), "image": to_mapping(image), "ledger": to_mapping(ledger)}
+    for record, shard in zip(requested, scheduled, strict=True):
+        if not record.info["missing"]:
+            continue
+        path = record.path(directory, "missing")
+        key = fingerprint(VERSION, record.outputs[path.name], settings)
+        name = f"{record.partition}-{key[:12]}"
+        about = {"settings": settings, "seed": seed, "first": shard.info["first"], "last": shard.info["last"]}
         tasks.append(
             Task(
                 partition=name,
                 work=_work,
-                arguments={"selected": str(record.path(directory, "selected")), **config},
-                outputs=tuple(f"{name}.{kind}" for kind in ("fetched.parquet", "rejections.parquet", "tar")),
-                key=key_of(VERSION, [record], config),
+                arguments={"missing": str(path), "about": about, **config},
+                outputs=(f"{name}.facts.parquet", f"{name}.tar"),
+                key=key,
             )
         )
-    return Step(name="fetch", title="fetch and check images", tasks=tasks)
+    return Step(name="fetch", title="fetch and check images", tasks=tasks, keep=True)
 
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    fetched_path, rejections_path, tar_path = outputs.values()
-    selected = pq.read_table(arguments["selected"]).cast(SELECTED)
-    urls: dict[bytes, str] = {}
-    for url_id, url in zip(selected["url_id"].to_pylist(), selected["url"].to_pylist(), strict=True):
-        urls.setdefault(url_id, url)
+    facts_path, tar_path = outputs.values()
+    missing = pq.read_table(arguments["missing"]).cast(MISSING)
+    urls = dict(zip(missing["url_id"].to_pylist(), missing["url"].to_pylist(), strict=True))
     with TarWriter(tar_path) as tar:
         facts = dict(_fetch_all(urls, arguments, tar))
-    rows = [{**row, **_NO_FACTS, **facts[row["url_id"]]} for row in selected.to_pylist()]
-    stages = [row.pop("stage") for row in rows]
-    details = [row.pop("detail") for row in rows]
-    table = pa.Table.from_pylist(rows, schema=FETCHED)
-    write_parquet(fetched_path, table, FETCHED)
-    ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
-    _enter(ledger, rows, stages, details)
-    done = sum(1 for row in rows if row["status"] == "success")
-    return {"rows": len(rows), "urls": len(urls), "success": done, "lines": ledger.close()}
+    rows = [{"url_id": url_id, **facts[url_id]} for url_id in urls]
+    write_parquet(facts_path, pa.Table.from_pylist(rows, schema=FACTS), FACTS)
+    success = sum(1 for row in rows if row["status"] == "success")
+    return {"rows": len(rows), "success": success, **arguments["about"]}
 
 
 def _fetch_all(
@@ -79,7 +83,7 @@ def _fetch_all(
     with IsolatedChecker(image) as checker:
         for answer in fetch(list(urls.values()), fetch_config):
             url_id = ids[answer.index]
-            facts: dict[str, Any] = {"http_status": answer.http_status, "stage": None, "detail": None}
+            facts: dict[str, Any] = {"http_status": answer.http_status}
             if answer.body is None:
                 facts |= {"status": "failed_to_download", "stage": "fetch"}
                 facts |= {"reason": answer.reason, "detail": answer.detail}
@@ -98,23 +102,3 @@ def _fetch_all(
 def _facts_of(picture: Picture) -> dict[str, Any]:
     names = ("width", "height", "original_width", "original_height", "original_format", "original_bytes")
     return {name: getattr(picture, name) for name in (*names, "exif", "sha256", "phash")}
-
-
-def _enter(
-    ledger: Ledger, rows: Sequence[Mapping[str, Any]], stages: Sequence[str | None], details: Sequence[str | None]
-) -> None:
-    """Both stages' lines: fetch sees every pair, check_image those whose body came."""
-    for stage, reached in (
-        ("fetch", rows),
-        ("check_image", [r for r, s in zip(rows, stages, strict=True) if s != "fetch"]),
-    ):
-        rejected = [
-            {name: row[name] for name in ("source", "record", "link", "uid", "reason")} | {"stage": s, "detail": d}
-            for row, s, d in zip(rows, stages, details, strict=True)
-            if s == stage
-        ]
-        lost = {row["uid"] for row in rejected}
-        kept = pa.RecordBatch.from_pydict(
-            {"uid": pa.array([r["uid"] for r in reached if r["uid"] not in lost], pa.binary(16))}
-        )
-        ledger.add(stage, "pair", Outcome(kept=kept, rejected=rejections_from_rows(rejected), num_in=len(reached)))

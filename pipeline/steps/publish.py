@@ -2,6 +2,7 @@
 
     OUT/work/shards/* --hard link--> OUT/versions/ID/ + sizes.json, manifest.json, config.yaml
     OUT/shards -> versions/ID     (a link, replaced atomically)
+    OUT/work/summaries            small tables for the catalog
 
 Readers see the old whole version or the new whole version, never a mixture. ID is a hash of the content.
 """
@@ -17,6 +18,7 @@ from typing import Any
 from configs.load import fingerprint
 from pipeline.engine import Done
 from pipeline.storage import commit, read_json, temporary_name, unwritable, write_bytes, write_json
+from pipeline.summaries import write_summaries
 
 __all__ = ["MANIFEST_VERSION", "publish"]
 
@@ -47,6 +49,7 @@ def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[P
     for other in (output / "versions").iterdir():
         if other != version:
             shutil.rmtree(other, ignore_errors=True)
+    write_summaries(output)
     return version, fresh
 
 

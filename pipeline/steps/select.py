@@ -1,21 +1,20 @@
-"""The select steps: count, threshold, balance, and the plan of what to fetch.
+"""The select steps: count, find t and the windows, gather, threshold, balance.
 
-    unique (hash partitions) --count--> counts --gather--> edges --threshold--> thresholds
-    unique + thresholds --balance--> chosen --schedule--> one SELECTED file per staging shard
+    unique (hash partitions) --count--> counts --limit--> t, windows --gather--> edges --threshold--> thresholds
+    unique + thresholds --balance--> chosen
 
-Staging shards are equal ranges of `order`, the keyed hash of (seed, url_id): each is a random sample of
-the set, every URL belongs to exactly one, and shard after shard they are in the data set's final order.
+What each of them computes, and why it is exact, is in `stages/balance.py`. What grows with the web is read
+batch by batch, and only the columns that are needed; what is held is per query, and the chosen rows of one
+partition.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,35 +22,51 @@ from configs.load import from_mapping, to_mapping
 from pipeline.engine import Done, Task
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import Ledger, LedgerConfig
-from pipeline.schema import MATCHED, QUERY_COUNTS, SELECTED
+from pipeline.schema import MATCHED, QUERY_COUNTS
 from pipeline.stages.balance import (
     EDGES,
     BalanceConfig,
     Thresholds,
+    Windows,
     balance,
+    edges_of,
     find_thresholds,
+    find_windows,
     gather,
-    head_bounds,
     ids_of,
+    planned_limit,
+    selection_limit,
 )
+from pipeline.steps.schedule import CHOSEN
 from pipeline.steps.step import Step, add_up, key_of, load_vector, save_vector
 from pipeline.storage import write_parquet
 
-__all__ = ["VERSION", "plan_balance", "plan_count", "plan_gather", "plan_report", "plan_schedule", "plan_threshold"]
+__all__ = [
+    "VERSION",
+    "count_ids",
+    "load_thresholds",
+    "plan_balance",
+    "plan_count",
+    "plan_gather",
+    "plan_limit",
+    "plan_report",
+    "plan_threshold",
+    "save_thresholds",
+]
 
-VERSION = "select-1"
+VERSION = "select-2"
 _BATCH_ROWS = 65_536
-_CHOSEN = pa.schema([*SELECTED][:-1])  # all of SELECTED but the staging shard, which nobody knows yet
-
-
-def _batches(path: str) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS):
-            yield batch.cast(MATCHED)
+_EDGE_COLUMNS = ["uid", "query_ids"]
+Place = tuple[Done, Path]
+"""A finished task and the directory of its outputs."""
 
 
 def _paths(done: Sequence[Done], directory: Path, kind: str) -> list[str]:
     return [str(record.path(directory, kind)) for record in done]
+
+
+def _path(place: Place, kind: str) -> str:
+    return str(place[0].path(place[1], kind))
 
 
 # --- count: how many distinct pairs contain each query ------------------------------------------
@@ -62,7 +77,10 @@ def plan_count(unique: Sequence[Done], directory: Path) -> Step:
     task = Task(
         partition="all",
         work=_count,
-        arguments={"counts": _paths(unique, directory, "counts.npy")},
+        arguments={
+            "counts": _paths(unique, directory, "counts.npy"),
+            "pairs": sum(int(record.info["kept"]) for record in unique),
+        },
         outputs=("all.counts.npy",),
         key=key_of(VERSION, unique, "count"),
     )
@@ -73,58 +91,99 @@ def _count(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[st
     (path,) = outputs.values()
     counts = add_up(arguments["counts"])
     save_vector(path, counts)
-    return {"matches": int(counts.sum())}
+    return {"matches": int(counts.sum()), "pairs": arguments["pairs"]}
+
+
+# --- limit: t, and where to look for each head query's threshold ---------------------------------
+
+
+def plan_limit(counts: Place, config: BalanceConfig) -> Step:
+    """One task: t as a number, its reserve, and the windows."""
+    task = Task(
+        partition="all",
+        work=_limit,
+        arguments={"counts": _path(counts, "counts.npy"), "pairs": counts[0].info["pairs"], **_config(config)},
+        outputs=("all.counted.npy", "all.lows.npy", "all.highs.npy"),
+        key=key_of(VERSION, [counts[0]], counts[0].info["pairs"], config, "limit"),
+    )
+    return Step(name="limit", title="find t and the head queries", tasks=[task])
+
+
+def _config(config: BalanceConfig) -> dict[str, Any]:
+    return {"config": to_mapping(config)}
+
+
+def _limit(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    counted_path, lows_path, highs_path = outputs.values()
+    config = from_mapping(BalanceConfig, arguments["config"])
+    counts = np.array(load_vector(arguments["counts"]))
+    limit = selection_limit(counts, config, pairs=arguments["pairs"])
+    planned = planned_limit(limit, config)
+    if config.mode == "none":  # one nameless query that every pair contains
+        counts = np.array([arguments["pairs"]], np.int64)
+    windows = find_windows(counts, planned)
+    save_vector(counted_path, counts)
+    save_vector(lows_path, windows.lows)
+    save_vector(highs_path, windows.highs)
+    return {"t": limit, "planned_t": planned, "head_queries": int((counts > planned).sum())}
 
 
 # --- gather and threshold: where each head query's sample ends ----------------------------------
 
 
 def plan_gather(
-    unique: Sequence[Done],
-    directory: Path,
-    counts: tuple[Done, Path],
-    queries: tuple[Done, Path],
-    config: BalanceConfig,
-    seed: int,
+    unique: Sequence[Done], directory: Path, limit: Place, queries: Place, config: BalanceConfig, seed: int
 ) -> Step:
-    """One task per hash partition: the head queries' smallest edges."""
+    """One task per hash partition: the head queries' edges in their windows."""
     tasks = []
     for record in unique:
         arguments = {
             "unique": str(record.path(directory, "unique")),
-            "counts": str(counts[0].path(counts[1], "counts.npy")),
-            "query_hashes": str(queries[0].path(queries[1], "query_hashes.npy")),
-            "config": to_mapping(config),
+            "lows": _path(limit, "lows.npy"),
+            "highs": _path(limit, "highs.npy"),
+            "query_hashes": _path(queries, "query_hashes.npy"),
             "seed": seed,
+            **_config(config),
         }
-        key = key_of(VERSION, [record, counts[0], queries[0]], config, seed)
-        name = f"{record.partition}.edges.parquet"
-        tasks.append(Task(partition=record.partition, work=_gather, arguments=arguments, outputs=(name,), key=key))
+        key = key_of(VERSION, [record, limit[0], queries[0]], config.mode, seed)
+        outputs = (f"{record.partition}.edges.parquet", f"{record.partition}.below.npy")
+        tasks.append(Task(partition=record.partition, work=_gather, arguments=arguments, outputs=outputs, key=key))
     return Step(name="gather", title="gather edges of head queries", tasks=tasks)
 
 
 def _gather(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    (path,) = outputs.values()
-    config = from_mapping(BalanceConfig, arguments["config"])
-    bounds = head_bounds(np.asarray(load_vector(arguments["counts"])), config)
-    rows = write_parquet(path, _gathered(arguments["unique"], config, arguments, bounds), EDGES)
+    edges_path, below_path = outputs.values()
+    windows = Windows(lows=_load(arguments["lows"]), highs=_load(arguments["highs"]))
+    below = np.zeros(len(windows.lows), np.int64)
+    rows = write_parquet(edges_path, _gathered(arguments["unique"], arguments, windows, below), EDGES)
+    save_vector(below_path, below[windows.highs >= windows.lows])  # of the head queries, in their order
     return {"rows": rows}
 
 
+def _load(path: str) -> np.ndarray[Any, Any]:
+    return np.array(load_vector(path))
+
+
 def _gathered(
-    unique: str, config: BalanceConfig, arguments: Mapping[str, Any], bounds: npt.NDArray[np.uint64]
+    unique: str, arguments: Mapping[str, Any], windows: Windows, below: np.ndarray[Any, Any]
 ) -> Iterator[pa.RecordBatch]:
-    hashes = np.asarray(load_vector(arguments["query_hashes"]))
-    for batch in _batches(unique):
-        yield gather(batch, config, seed=arguments["seed"], query_hashes=hashes, bounds=bounds)
+    hashes = _load(arguments["query_hashes"])
+    config = from_mapping(BalanceConfig, arguments["config"])
+    if not (windows.highs >= windows.lows).any():
+        return
+    with pq.ParquetFile(unique) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=_EDGE_COLUMNS):
+            yield gather(
+                batch, config, seed=arguments["seed"], query_hashes=hashes, windows=windows, below=below
+            )
 
 
 def plan_threshold(
     gathered: Sequence[Done],
     directory: Path,
     unique: tuple[Sequence[Done], Path],
-    counts: tuple[Done, Path],
-    queries: tuple[Done, Path],
+    limit: Place,
+    queries: Place,
     config: BalanceConfig,
     seed: int,
 ) -> Step:
@@ -134,35 +193,53 @@ def plan_threshold(
         work=_threshold,
         arguments={
             "edges": _paths(gathered, directory, "edges"),
+            "below": _paths(gathered, directory, "below.npy"),
             "unique": _paths(*unique, "unique"),
-            "counts": str(counts[0].path(counts[1], "counts.npy")),
-            "query_hashes": str(queries[0].path(queries[1], "query_hashes.npy")),
-            "config": to_mapping(config),
+            "counted": _path(limit, "counted.npy"),
+            "lows": _path(limit, "lows.npy"),
+            "highs": _path(limit, "highs.npy"),
+            "limit": limit[0].info["planned_t"],
+            "query_hashes": _path(queries, "query_hashes.npy"),
             "seed": seed,
+            **_config(config),
         },
         outputs=("all.hashes.npy", "all.uids.npy"),
-        key=key_of(VERSION, [*gathered, *unique[0], counts[0], queries[0]], config, seed),
+        key=key_of(VERSION, [*gathered, *unique[0], limit[0], queries[0]], config, seed),
     )
     return Step(name="threshold", title="find thresholds", tasks=[task])
 
 
 def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    hashes_path, uids_path = outputs.values()
     config = from_mapping(BalanceConfig, arguments["config"])
-    counts = np.asarray(load_vector(arguments["counts"]))
-    edges = pa.concat_tables([pq.read_table(path, schema=EDGES) for path in arguments["edges"]])
-    thresholds, short = find_thresholds(edges, counts, config)
-    if len(short):  # too little slack for these queries: gather all of their edges
-        bounds = np.zeros(len(counts), np.uint64)
-        bounds[short] = np.uint64(0xFFFFFFFFFFFFFFFF)
-        again = [b for path in arguments["unique"] for b in _gathered(path, config, arguments, bounds)]
-        rest = edges.filter(pa.array(~np.isin(edges["query_id"].to_numpy(), short)))
-        edges = pa.concat_tables([rest, pa.Table.from_batches(again, EDGES)])
-        thresholds, _ = find_thresholds(edges, counts, config)
-    save_vector(hashes_path, thresholds.hashes)
-    save_vector(uids_path, thresholds.uids.view(np.uint8).reshape(-1, 16))
-    head = int((counts > config.max_pairs_per_query).sum())
-    return {"rows": edges.num_rows, "head_queries": head, "gathered_again": len(short)}
+    counts, limit = _load(arguments["counted"]), int(arguments["limit"])
+    windows = Windows(lows=_load(arguments["lows"]), highs=_load(arguments["highs"]))
+    below = np.zeros(len(counts), np.int64)
+    below[windows.highs >= windows.lows] = add_up(arguments["below"])
+    edges = edges_of((b for path in arguments["edges"] for b in pq.ParquetFile(path).iter_batches()), below)
+    thresholds, failed = find_thresholds(edges, counts, limit, config)
+    if len(failed):  # the windows of these queries missed: gather all of their edges
+        windows = Windows(lows=np.ones(len(counts), np.uint64), highs=np.zeros(len(counts), np.uint64))
+        windows.lows[failed], windows.highs[failed] = 0, np.uint64(0xFFFFFFFFFFFFFFFF)
+        below = np.zeros(len(counts), np.int64)
+        again = edges_of((b for p in arguments["unique"] for b in _gathered(p, arguments, windows, below)), below)
+        whole, _ = find_thresholds(again, np.where(np.isin(np.arange(len(counts)), failed), counts, 0), limit, config)
+        thresholds.hashes[failed], thresholds.uids[failed] = whole.hashes[failed], whole.uids[failed]
+    save_thresholds(thresholds, outputs)
+    return {"rows": len(edges.queries), "gathered_again": len(failed)}
+
+
+def save_thresholds(thresholds: Thresholds, outputs: Mapping[str, Path]) -> None:
+    """Write thresholds to the two files of a task whose names end with hashes.npy and uids.npy."""
+    for name, path in outputs.items():
+        if name.endswith(".hashes.npy"):
+            save_vector(path, thresholds.hashes)
+        elif name.endswith(".uids.npy"):
+            save_vector(path, thresholds.uids.view(np.uint8).reshape(-1, 16))
+
+
+def load_thresholds(hashes: str, uids: str) -> Thresholds:
+    """Read thresholds back."""
+    return Thresholds(hashes=_load(hashes), uids=np.ascontiguousarray(load_vector(uids)).view("V16").ravel())
 
 
 # --- balance: which pairs are selected -----------------------------------------------------------
@@ -171,8 +248,8 @@ def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dic
 def plan_balance(
     unique: Sequence[Done],
     directory: Path,
-    thresholds: tuple[Done, Path],
-    queries: tuple[Done, Path],
+    thresholds: Place,
+    queries: Place,
     config: BalanceConfig,
     seed: int,
     ledger: LedgerConfig,
@@ -183,17 +260,17 @@ def plan_balance(
         name = record.partition
         arguments = {
             "unique": str(record.path(directory, "unique")),
-            "threshold_hashes": str(thresholds[0].path(thresholds[1], "hashes.npy")),
-            "threshold_uids": str(thresholds[0].path(thresholds[1], "uids.npy")),
-            "query_hashes": str(queries[0].path(queries[1], "query_hashes.npy")),
-            "config": to_mapping(config),
+            "threshold_hashes": _path(thresholds, "hashes.npy"),
+            "threshold_uids": _path(thresholds, "uids.npy"),
+            "query_hashes": _path(queries, "query_hashes.npy"),
             "ledger": to_mapping(ledger),
             "seed": seed,
+            **_config(config),
         }
         outputs = tuple(
             f"{name}.{kind}" for kind in ("chosen.parquet", "rejections.parquet", "selected.npy", "contained.npy")
         )
-        key = key_of(VERSION, [record, thresholds[0], queries[0]], config, seed, ledger)
+        key = key_of(VERSION, [record, thresholds[0], queries[0]], config.mode, seed, ledger)
         tasks.append(Task(partition=name, work=_balance, arguments=arguments, outputs=outputs, key=key))
     return Step(name="balance", title="balance", tasks=tasks)
 
@@ -201,42 +278,47 @@ def plan_balance(
 def _balance(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     chosen_path, rejections_path, selected_path, contained_path = outputs.values()
     config = from_mapping(BalanceConfig, arguments["config"])
-    hashes = np.asarray(load_vector(arguments["query_hashes"]))
-    uids = np.ascontiguousarray(load_vector(arguments["threshold_uids"])).view("V16").ravel()
-    thresholds = Thresholds(hashes=np.asarray(load_vector(arguments["threshold_hashes"])), uids=uids)
+    hashes = _load(arguments["query_hashes"])
+    thresholds = load_thresholds(arguments["threshold_hashes"], arguments["threshold_uids"])
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
     seed = arguments["seed"]
     kept: list[pa.RecordBatch] = []
     rows = 0
-    for batch in _batches(arguments["unique"]):
-        rows += batch.num_rows
-        outcome = balance(batch, config, seed=seed, query_hashes=hashes, thresholds=thresholds)
-        kept.append(ledger.add("balance", "pair", outcome))
-    schema = pa.schema([*_CHOSEN][:-1])
-    table = pa.Table.from_batches([batch.cast(schema) for batch in kept], schema).combine_chunks()
-    if table.num_rows:
-        order = keyed_hash(seed, first_64_bits(ids_of(table["url_id"].combine_chunks())))
-    else:
-        order = np.empty(0, np.uint64)
-    table = table.append_column(_CHOSEN.field("order"), pa.array(order, pa.uint64()))
+    with pq.ParquetFile(arguments["unique"]) as file:
+        for batch in file.iter_batches(_BATCH_ROWS):
+            rows += batch.num_rows
+            outcome = balance(
+                batch.cast(MATCHED), config, seed=seed, query_hashes=hashes, thresholds=thresholds
+            )
+            kept.append(ledger.add("balance", "pair", outcome))
+    schema = pa.schema([*CHOSEN][:-1])
+    table = pa.Table.from_batches([batch.cast(schema) for batch in kept], schema)
+    order = [keyed_hash(seed, first_64_bits(ids_of(batch.column("url_id")))) for batch in kept if batch.num_rows]
+    orders = np.concatenate([np.empty(0, np.uint64), *order])
+    table = table.append_column(CHOSEN.field("order"), pa.array(orders, pa.uint64()))
     table = table.sort_by([("order", "ascending"), ("uid", "ascending")])
-    write_parquet(chosen_path, table, _CHOSEN)
+    write_parquet(chosen_path, table, CHOSEN)
     for column, path in (("selected_by", selected_path), ("query_ids", contained_path)):
-        ids = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        save_vector(path, np.bincount(ids, minlength=len(hashes)).astype(np.int64))
+        save_vector(path, count_ids(table[column], len(hashes)))
     return {"rows": rows, "selected": table.num_rows, "lines": ledger.close()}
 
 
-def plan_report(
-    chosen: Sequence[Done], directory: Path, counts: tuple[Done, Path], thresholds: tuple[Done, Path]
-) -> Step:
+def count_ids(lists: pa.ChunkedArray, queries: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """int64[Q]: how often each query id stands in a column of lists."""
+    counts = np.zeros(queries, np.int64)
+    for chunk in lists.chunks:
+        counts += np.bincount(chunk.flatten().to_numpy(zero_copy_only=False), minlength=queries)
+    return counts
+
+
+def plan_report(chosen: Sequence[Done], directory: Path, counts: Place, thresholds: Place) -> Step:
     """One task: QUERY_COUNTS, before and after."""
     task = Task(
         partition="all",
         work=_report,
         arguments={
-            "counts": str(counts[0].path(counts[1], "counts.npy")),
-            "hashes": str(thresholds[0].path(thresholds[1], "hashes.npy")),
+            "counts": _path(counts, "counts.npy"),
+            "hashes": _path(thresholds, "hashes.npy"),
             "selected": _paths(chosen, directory, "selected.npy"),
             "contained": _paths(chosen, directory, "contained.npy"),
         },
@@ -248,53 +330,13 @@ def plan_report(
 
 def _report(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     (path,) = outputs.values()
-    counts = np.asarray(load_vector(arguments["counts"]))
+    counts = _load(arguments["counts"])
     columns = [
         pa.array(np.arange(len(counts), dtype=np.int32)),
         pa.array(counts),
-        pa.array(np.asarray(load_vector(arguments["hashes"]))),
+        pa.array(np.array(np.broadcast_to(_load(arguments["hashes"]), counts.shape))),  # one for all in mode none
         pa.array(add_up(arguments["selected"])),
         pa.array(add_up(arguments["contained"])),
     ]
     rows = write_parquet(path, pa.Table.from_arrays(columns, schema=QUERY_COUNTS), QUERY_COUNTS)
     return {"rows": rows}
-
-
-# --- schedule: which staging shard fetches what --------------------------------------------------
-
-
-def plan_schedule(chosen: Sequence[Done], directory: Path, samples_per_shard: int) -> Step:
-    """One task per staging shard: the pairs of its range of `order`, from every partition."""
-    total = sum(int(record.info["selected"]) for record in chosen)
-    shards = max(1, math.ceil(total / samples_per_shard))
-    key = key_of(VERSION, chosen, shards)
-    tasks = []
-    for shard in range(shards):
-        name = f"{shard:05d}"
-        arguments = {
-            "chosen": _paths(chosen, directory, "chosen"),
-            "shard": shard,
-            "first": _bound(shard, shards),
-            "last": _bound(shard + 1, shards) - 1,
-        }
-        outputs = (f"{name}.selected.parquet",)
-        tasks.append(Task(partition=name, work=_schedule, arguments=arguments, outputs=outputs, key=f"{key}-{shard}"))
-    return Step(name="schedule", title="spread over staging shards", tasks=tasks)
-
-
-def _bound(shard: int, shards: int) -> int:
-    """The first `order` of a staging shard: equal ranges of the 64-bit space."""
-    return -(-(shard << 64) // shards)
-
-
-def _schedule(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    (path,) = outputs.values()
-    first, last = (pa.scalar(arguments[name], pa.uint64()) for name in ("first", "last"))
-    parts = []
-    for name in arguments["chosen"]:
-        part = pq.read_table(name, filters=[("order", ">=", first), ("order", "<=", last)])
-        parts.append(part.cast(_CHOSEN))
-    table = pa.concat_tables(parts).sort_by([("order", "ascending"), ("uid", "ascending")])
-    shard = pa.array(np.full(table.num_rows, arguments["shard"], np.int32))
-    table = table.append_column(SELECTED.field("staging_shard"), shard)
-    return {"rows": write_parquet(path, table, SELECTED)}

@@ -9,11 +9,12 @@ meets a short one.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -41,8 +42,11 @@ class ShardsConfig:
             raise ConfigError(f"samples_per_shard must be at least 1, not {self.samples_per_shard}")
 
 
-def plan(fetched: Sequence[Done], directory: Path, config: ShardsConfig) -> Step:
-    """One task per published shard; it reads its ranks from one or more staging shards."""
+def plan(fetched: Sequence[Done], directory: Path, config: ShardsConfig, *, tars: Path) -> Step:
+    """One task per published shard; it reads its ranks from one or more staging shards.
+
+    `tars` is the directory of the staging tars that the facts point into.
+    """
     starts = list(itertools.accumulate((int(record.info["success"]) for record in fetched), initial=0))
     tasks = []
     for shard, (first, last) in enumerate(ranks_of(starts[-1], config.samples_per_shard)):
@@ -51,12 +55,17 @@ def plan(fetched: Sequence[Done], directory: Path, config: ShardsConfig) -> Step
         while starts[at] < last:
             begin, end = max(first, starts[at]), min(last, starts[at + 1])
             if begin < end:
-                facts, tar = fetched[at].path(directory, "fetched"), fetched[at].path(directory, "tar")
-                part = {"facts": str(facts), "tar": str(tar), "begin": begin - starts[at], "end": end - starts[at]}
+                facts = fetched[at].path(directory, "fetched")
+                part = {"facts": str(facts), "begin": begin - starts[at], "end": end - starts[at]}
                 parts.append(part)
                 inputs.append(fetched[at])
             at += 1
-        arguments = {"shard": shard, "samples_per_shard": config.samples_per_shard, "parts": parts}
+        arguments = {
+            "shard": shard,
+            "samples_per_shard": config.samples_per_shard,
+            "parts": parts,
+            "tars": str(tars),
+        }
         ranks = [(part["begin"], part["end"]) for part in parts]
         tasks.append(
             Task(
@@ -70,20 +79,24 @@ def plan(fetched: Sequence[Done], directory: Path, config: ShardsConfig) -> Step
     return Step(name="shards", title="write shards", tasks=tasks)
 
 
-def _survivors(parts: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """(facts, image bytes) of the task's ranks."""
-    for part in parts:
-        table = pq.read_table(part["facts"]).cast(FETCHED)
-        table = table.filter(pc.equal(table["status"], "success")).slice(part["begin"], part["end"] - part["begin"])
-        with open(part["tar"], "rb") as tar:
+def _survivors(parts: Sequence[Mapping[str, Any]], tars: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """(facts, image bytes) of the task's ranks; a staging shard's pictures may lie in tars of several plans."""
+    with contextlib.ExitStack() as stack:
+        opened: dict[str, BinaryIO] = {}
+        for part in parts:
+            table = pq.read_table(part["facts"]).cast(FETCHED)
+            table = table.filter(pc.equal(table["status"], "success")).slice(part["begin"], part["end"] - part["begin"])
             for row in table.to_pylist():
-                tar.seek(row["tar_offset"])
-                yield row, tar.read(row["num_bytes"])
+                name = row["staging_tar"]
+                if name not in opened:
+                    opened[name] = stack.enter_context((tars / name).open("rb"))
+                opened[name].seek(row["tar_offset"])
+                yield row, opened[name].read(row["num_bytes"])
 
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     return write_shard(
-        _survivors(arguments["parts"]),
+        _survivors(arguments["parts"], Path(arguments["tars"])),
         outputs,
         shard=arguments["shard"],
         samples_per_shard=arguments["samples_per_shard"],

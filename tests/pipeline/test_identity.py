@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, uid_of, url_id_of
+from pipeline.identity import (
+    _canonical_by_parts,
+    _is_canonical,
+    canonical_url,
+    first_64_bits,
+    keyed_hash,
+    text_hash,
+    uid_of,
+    url_id_of,
+)
 
 VECTORS = [
     ("HTTP://Example.COM:80", "http://example.com/"),
@@ -52,6 +61,36 @@ def test_canonical_url_is_idempotent(rest: str) -> None:
         return
     assert canonical_url(once) == once
     assert once.isascii()
+
+
+_URLS = st.builds(
+    "{}://{}{}{}".format,
+    st.sampled_from(["http", "https", "HTTP"]),
+    st.sampled_from(["a.b", "A.b", "my_host.a", "-a", "a.b.", "..", "u@a.b", "xn--a.b", "ä.de", "a b"]),
+    st.sampled_from(["", ":80", ":443", ":8080", ":080", ":65535", ":99999", ":", ":x"]),
+    st.one_of(
+        st.text(alphabet="aZ9-._~%/?#:@ !$&'()*+,;=éF27", max_size=14),
+        st.lists(
+            st.sampled_from(["/", "a", ".", "..", "?", "=", "#"])
+            | st.builds("%{:02X}".format, st.integers(0, 255))
+            | st.builds("%{:02x}".format, st.integers(0, 255)),
+            max_size=8,
+        ).map(lambda parts: "/" + "".join(parts)),
+    ),
+)
+
+
+@given(_URLS)
+def test_url_taken_as_canonical_without_parsing_is_what_parsing_makes_of_it(url: str) -> None:
+    if _is_canonical(url):
+        assert _canonical_by_parts(url) == url
+
+
+@pytest.mark.parametrize("code", range(256))
+def test_every_escape_is_recognised_as_parsing_treats_it(code: int) -> None:
+    for escape in (f"%{code:02X}", f"%{code:02x}"):
+        for url in (f"http://a.b/x{escape}y", f"http://a.b/{escape}?{escape}=1"):
+            assert bool(_is_canonical(url)) == (_canonical_by_parts(url) == url)
 
 
 def test_identity_vectors() -> None:

@@ -6,8 +6,9 @@ raw attribute --unescape_attribute--> text --Resolver--> absolute URL --LinkBatc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html.entities import html5
+from typing import Any
 from urllib.parse import urljoin
 
 import pyarrow as pa
@@ -71,10 +72,14 @@ def _character(match: re.Match[str]) -> str:
 # --- URLs -------------------------------------------------------------------------------------
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_ABSOLUTE = re.compile(r"https?://[^/\\\x00-\x20][^\\\x00-\x20]*\Z")
-_SEGMENT = r"[A-Za-z0-9_~%+,=@!$&'()*-][A-Za-z0-9_~%+,=@!$&'()*.-]*"
-_FROM_ROOT = re.compile(rf"(?:/{_SEGMENT})+/?\Z")
-_FROM_HERE = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*/?\Z")
+_SEGMENT = r"[A-Za-z0-9_~%+,=@!$&'()*-][A-Za-z0-9_~%+,=@!$&'()*.-]*+"
+_QUERY = r"\?[A-Za-z0-9_~%+,=@!$&'()*.:/?-]++"
+_plain_reference = re.compile(
+    r"(https?://[^/\\\x00-\x20][^\\\x00-\x20]*+)"  # 1: absolute
+    rf"|((?:/{_SEGMENT})++/?(?:{_QUERY})?)"  # 2: from the root
+    rf"|((?:\.\./)*+)({_SEGMENT}(?:/{_SEGMENT})*+/?(?:{_QUERY})?)"  # 3, 4: folders up, from there
+).fullmatch
+_base_parts = re.compile(rf"(https?://[^/?#\\\[\]\x00-\x20]++)(?:(/(?:{_SEGMENT}/)*+)[^/?#]*+)?(?:[?#]|\Z)").match
 _STRAY = re.compile("[\t\n\r]")
 _C0_AND_SPACE = "".join(map(chr, range(0x21)))
 _QUERY_OR_FRAGMENT = re.compile("[?#]")
@@ -90,21 +95,23 @@ def resolver(base: str) -> Callable[[str], str]:
     The function returns "" where nothing can be made of the URL, and URLs of other schemes (data:,
     blob:) as they are.
     """
-    scheme, separator, rest = base.partition("://")
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    path = _QUERY_OR_FRAGMENT.split(rest[len(authority) :], maxsplit=1)[0]
-    known = bool(separator) and bool(authority) and scheme in ("http", "https")
-    root = f"{scheme}://{authority}" if known else ""
-    plain_path = not path or bool(_FROM_ROOT.match(path)) or path == "/"
-    folder = root + (path[: path.rfind("/") + 1] or "/") if known and plain_path else ""
+    known = _base_parts(base)
+    root, folder = (known[1], known[1] + (known[2] or "/")) if known is not None else ("", "")
 
     def resolve(url: str) -> str:
-        if _ABSOLUTE.match(url):
-            return url
-        if root and _FROM_ROOT.match(url):
-            return root + url
-        if folder and _FROM_HERE.match(url):
-            return folder + url
+        plain = _plain_reference(url)
+        if plain is not None:
+            kind = plain.lastindex
+            if kind == 1:
+                return url
+            if root:
+                if kind == 2:
+                    return root + url
+                climb, rest = plain.group(3, 4)
+                above = folder
+                for _ in range(len(climb) // 3):  # at the root, ".." leads nowhere
+                    above = above[: above.rindex("/", 0, -1) + 1] if len(above) > len(root) + 1 else above
+                return f"{above}{rest}"
         return _resolve_any(url, base)
 
     return resolve
@@ -161,67 +168,111 @@ class LinkBatch:
         self._clear()
 
     def _clear(self) -> None:
-        # One list per column; the readers' inner loops append to them.
         self._url: list[str] = []
         self._alt_text: list[str] = []
         self._text_source: list[str] = []
         self._page_url: list[str | None] = []
         self._license: list[str | None] = []
+        self._extra: list[str | None] = []  # shorter where archives, which have none, fill the batch
         self._record: list[int] = []
         self._link: list[int] = []
-        self._rejected: list[tuple[int | None, int | None, str, str | None]] = []
+        self._bad_record: list[int | None] = []
+        self._bad_link: list[int | None] = []
+        self._bad_reason: list[str] = []
+        self._bad_detail: list[str | None] = []
 
     def count_record(self, num_bytes: int = 0) -> None:
         """One record was read, `num_bytes` long."""
         self._num_records += 1
         self._pending_bytes += num_bytes
 
-    def add(
+    def add_page(
         self,
-        url: str,
-        raw_url: str,
-        text: str,
-        text_source: str,
+        record: int,
+        raw_urls: Sequence[str],
+        texts: Sequence[tuple[str, str]],
+        resolve: Callable[[str], str],
+        *,
         page_url: str | None,
         license_url: str | None,
-        record: int,
-        link: int,
     ) -> None:
-        """One link with text. `url` is what the resolver made of `raw_url`."""
-        if not url.startswith(("http://", "https://")):
-            self.reject_link(record, link, "not_http" if _SCHEME.match(url) else "bad_url", raw_url)
-        elif len(url) > self._config.max_url_chars:
-            self.reject_link(record, link, "bad_url", f"{len(url)} characters: {raw_url[:100]}")
-        else:
+        """The links of one page in its order: URLs as the page wrote them, (text source, text) of each."""
+        max_chars = self._config.max_url_chars
+        before = len(self._url)
+        for ordinal, (raw_url, (text_source, text)) in enumerate(zip(raw_urls, texts, strict=True)):
+            if not text:
+                self.reject_link(record, ordinal, "no_text", raw_url)
+                continue
+            url = resolve(raw_url)
+            if not url.startswith(("http://", "https://")) or len(url) > max_chars:
+                self._reject_url(record, ordinal, url, raw_url)
+                continue
             self._url.append(url)
             self._alt_text.append(text)
             self._text_source.append(text_source)
-            self._page_url.append(page_url)
-            self._license.append(license_url)
-            self._record.append(record)
-            self._link.append(link)
+            self._link.append(ordinal)
+        num_added = len(self._url) - before
+        self._page_url += [page_url] * num_added
+        self._license += [license_url] * num_added
+        self._record += [record] * num_added
+
+    def add_row(
+        self,
+        record: int,
+        url: str,
+        raw_url: str,
+        text: str,
+        *,
+        page_url: str | None,
+        license_url: str | None,
+        extra: str | None,
+    ) -> None:
+        """The one link of a table's row, with text. `url` is what the resolver made of `raw_url`."""
+        if not url.startswith(("http://", "https://")) or len(url) > self._config.max_url_chars:
+            self._reject_url(record, 0, url, raw_url)
+            return
+        self._url.append(url)
+        self._alt_text.append(text)
+        self._text_source.append("alt")
+        self._page_url.append(page_url)
+        self._license.append(license_url)
+        self._extra.append(extra)
+        self._record.append(record)
+        self._link.append(0)
+
+    def _reject_url(self, record: int, link: int, url: str, raw_url: str) -> None:
+        if url.startswith(("http://", "https://")):
+            self.reject_link(record, link, "bad_url", f"{len(url)} characters: {raw_url[:100]}")
+        else:
+            self.reject_link(record, link, "not_http" if _SCHEME.match(url) else "bad_url", raw_url)
 
     def reject_link(self, record: int, link: int, reason: str, detail: str | None) -> None:
         """One link turned away."""
-        self._rejected.append((record, link, reason, detail))
+        self._bad_record.append(record)
+        self._bad_link.append(link)
+        self._bad_reason.append(reason)
+        self._bad_detail.append(detail)
 
     def reject_record(self, record: int | None, reason: str, detail: str) -> None:
         """A whole record turned away; `record` is null where damage hides its place."""
-        self._rejected.append((record, None, reason, detail))
+        self._bad_record.append(record)
+        self._bad_link.append(None)
+        self._bad_reason.append(reason)
+        self._bad_detail.append(detail)
 
     def full(self) -> bool:
         """Whether it is time to call `take`."""
         return (
-            len(self._url) + len(self._rejected) >= self._config.batch_rows or self._pending_bytes >= _MAX_PENDING_BYTES
+            len(self._url) + len(self._bad_reason) >= self._config.batch_rows
+            or self._pending_bytes >= _MAX_PENDING_BYTES
         )
 
     def holds_anything(self) -> bool:
         """Whether `take` would return something to count."""
-        return bool(self._num_records or self._rejected or self._url)
+        return bool(self._num_records or self._bad_reason or self._url)
 
     def take(self) -> Outcome:
         """The links since the last call. Rows keep the order of the source."""
-        num_links = len(self._url) + sum(row[1] is not None for row in self._rejected)
         url_ids: list[bytes] = []
         uids: list[bytes] = []
         unusable: list[int] = []
@@ -234,30 +285,19 @@ class LinkBatch:
             url_ids.append(url_id_of(canonical))
             uids.append(uid_of(canonical, source, text))
         if unusable:
-            self._rejected.extend((self._record[i], self._link[i], "bad_url", self._url[i]) for i in unusable)
-            self._rejected.sort(key=lambda row: tuple(-1 if place is None else place for place in row[:2]))
-        columns = (
-            self._url,
-            self._alt_text,
-            self._text_source,
-            self._page_url,
-            self._license,
-            self._record,
-            self._link,
-        )
-        for i in reversed(unusable):
-            for column in columns:
-                del column[i]
+            self._drop(unusable)
+        n = len(uids)
         kept = pa.RecordBatch.from_arrays(
             [
-                pa.array(uids, pa.binary(16)),
-                pa.array(url_ids, pa.binary(16)),
+                _ids(uids),
+                _ids(url_ids),
                 pa.array(self._url, pa.string()),
                 pa.array(self._alt_text, pa.string()),
                 pa.array(self._text_source, pa.string()),
                 pa.array(self._page_url, pa.string()),
                 pa.array(self._license, pa.string()),
-                pa.repeat(pa.scalar(self._source, pa.string()), len(uids)),
+                pa.array(self._extra, pa.string()) if self._extra else pa.nulls(n, pa.string()),
+                pa.repeat(pa.scalar(self._source, pa.string()), n),
                 pa.array(self._record, pa.int64()),
                 pa.array(self._link, pa.int32()),
             ],
@@ -265,26 +305,50 @@ class LinkBatch:
         )
         outcome = Outcome(
             kept=kept,
-            rejected=self._take_rejections(),
-            num_in=num_links,
+            rejected=self._rejections(),
+            num_in=n + len(self._bad_link) - self._bad_link.count(None),
             num_records=self._num_records,
         )
         self._pending_bytes = self._num_records = 0
         self._clear()
         return outcome
 
-    def _take_rejections(self) -> pa.RecordBatch:
-        rows = self._rejected
-        records, links, reasons, details = zip(*rows, strict=True) if rows else ((), (), (), ())
-        shown = [detail and detail[:_MAX_DETAIL_CHARS] for detail in details]
-        n = len(rows)
+    def _drop(self, rows: Sequence[int]) -> None:
+        """Turn links whose URL has no canonical form into rejections, in the order of the source."""
+        for i in rows:
+            self.reject_link(self._record[i], self._link[i], "bad_url", self._url[i])
+        order = sorted(range(len(self._bad_link)), key=lambda i: (self._bad_record[i] or 0, self._bad_link[i] or 0))
+        self._bad_record = [self._bad_record[i] for i in order]
+        self._bad_link = [self._bad_link[i] for i in order]
+        self._bad_reason = [self._bad_reason[i] for i in order]
+        self._bad_detail = [self._bad_detail[i] for i in order]
+        columns: tuple[list[Any], ...] = (
+            self._url,
+            self._alt_text,
+            self._text_source,
+            self._page_url,
+            self._license,
+            self._record,
+            self._link,
+            *([self._extra] if self._extra else []),
+        )
+        for column in columns:
+            for i in reversed(rows):
+                del column[i]
+
+    def _rejections(self) -> pa.RecordBatch:
+        n = len(self._bad_link)
         columns = [
             pa.repeat(pa.scalar(self._source, pa.string()), n),
-            pa.array(records, pa.int64()),
-            pa.array(links, pa.int32()),
+            pa.array(self._bad_record, pa.int64()),
+            pa.array(self._bad_link, pa.int32()),
             pa.nulls(n, pa.binary(16)),
             pa.repeat(pa.scalar("extract", pa.string()), n),
-            pa.array(reasons, pa.string()),
-            pa.array(shown, pa.string()),
+            pa.array(self._bad_reason, pa.string()),
+            pa.array([detail and detail[:_MAX_DETAIL_CHARS] for detail in self._bad_detail], pa.string()),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=REJECTIONS)
+
+
+def _ids(ids: list[bytes]) -> pa.FixedSizeBinaryArray:
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(b"".join(ids))])

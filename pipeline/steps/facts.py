@@ -1,0 +1,68 @@
+"""The store of facts: what came of every URL that was ever requested for this data set.
+
+    work/fetch/NAME.facts.parquet   one FACTS row a URL        work/fetch/NAME.tar   its pictures
+    work/fetch/done/NAME.json       the record, with the settings and the range of `order`
+
+Files are only ever added: a changed t, list, filter or an extension asks here first. A fact holds for the
+settings that it was made with; those that only change speed are left out of their fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.load import fingerprint, to_mapping
+from pipeline.stages.check_image import ImageConfig
+from pipeline.stages.fetch import FetchConfig
+from pipeline.storage import read_json
+
+__all__ = ["FactFile", "facts_for", "facts_in", "settings_of"]
+
+_SPEED_ONLY = ("concurrency", "per_host_concurrency", "per_host_rate", "max_waiting_bytes", "shard_deadline_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactFile:
+    """One finished fetch task's facts."""
+
+    name: str
+    """Of the Parquet, under work/fetch."""
+    settings: str
+    seed: int
+    first: int
+    """The range of `order`, under `seed`, of the URLs that were asked for."""
+    last: int
+
+
+def settings_of(fetch: FetchConfig, image: ImageConfig) -> str:
+    """32 hex digits over what decides an answer and the stored picture."""
+    plain: dict[str, Any] = to_mapping(fetch)
+    return fingerprint({k: v for k, v in plain.items() if k not in _SPEED_ONLY}, image)
+
+
+def facts_in(directory: Path) -> list[FactFile]:
+    """The files of all finished fetch tasks, of this plan and of earlier ones, by name."""
+    found = []
+    for path in sorted((directory / "done").glob("*.json")):
+        record = read_json(path)
+        if not isinstance(record, dict):
+            continue
+        outputs, info = record.get("outputs", {}), record.get("info", {})
+        whole = all((directory / name).exists() for name in outputs)
+        facts = [name for name in outputs if name.endswith(".facts.parquet")]
+        if whole and facts and "settings" in info:
+            fields = {key: info[key] for key in ("settings", "seed", "first", "last")}
+            found.append(FactFile(name=facts[0], **fields))
+    return found
+
+
+def facts_for(files: Sequence[FactFile], *, settings: str, seed: int, first: int, last: int) -> list[str]:
+    """Names of the files that may know a URL whose `order` is in first..last."""
+    return [
+        file.name
+        for file in files
+        if file.settings == settings and (file.seed != seed or (file.first <= last and file.last >= first))
+    ]

@@ -1,0 +1,101 @@
+"""fetched: a staging shard's plan joined with the facts about its URLs, old and new -> FETCHED, and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.load import from_mapping, to_mapping
+from pipeline.engine import Done, Task
+from pipeline.ledger import Ledger, LedgerConfig
+from pipeline.outcome import Outcome, rejections_from_rows
+from pipeline.schema import FACTS, FETCHED, SELECTED
+from pipeline.steps.step import Step, key_of
+from pipeline.storage import write_parquet
+
+__all__ = ["VERSION", "plan"]
+
+VERSION = "fetched-1"
+
+
+def plan(
+    scheduled: tuple[Sequence[Done], Path],
+    requested: tuple[Sequence[Done], Path],
+    fetched: tuple[Sequence[Done], Path],
+    ledger: LedgerConfig,
+) -> Step:
+    """One task per staging shard."""
+    new = {record.partition.rpartition("-")[0]: record for record in fetched[0]}
+    tasks = []
+    for shard, request in zip(scheduled[0], requested[0], strict=True):
+        name = shard.partition
+        own = new.get(name)
+        arguments = {
+            "selected": str(shard.path(scheduled[1], "selected")),
+            "known": str(request.path(requested[1], "known")),
+            "store": str(fetched[1]),
+            "new": None if own is None else own.path(fetched[1], "facts").name,
+            "ledger": to_mapping(ledger),
+        }
+        inputs = [shard, request, *([] if own is None else [own])]
+        outputs = (f"{name}.fetched.parquet", f"{name}.rejections.parquet")
+        key = key_of(VERSION, inputs, ledger)
+        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=outputs, key=key))
+    return Step(name="fetched", title="join plan and facts", tasks=tasks)
+
+
+def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    fetched_path, rejections_path = outputs.values()
+    selected = pq.read_table(arguments["selected"]).cast(SELECTED)
+    facts = _facts(arguments)
+    rows = [{**row, **facts[row["url_id"]]} for row in selected.to_pylist()]
+    stages = [row.pop("stage") for row in rows]
+    details = [row.pop("detail") for row in rows]
+    write_parquet(fetched_path, pa.Table.from_pylist(rows, schema=FETCHED), FETCHED)
+    ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
+    _enter(ledger, rows, stages, details)
+    success = sum(1 for row in rows if row["status"] == "success")
+    return {"rows": len(rows), "success": success, "lines": ledger.close()}
+
+
+def _facts(arguments: Mapping[str, Any]) -> dict[bytes, dict[str, Any]]:
+    """url_id -> its facts and the tar that they point into, for every URL of the plan."""
+    known = pq.read_table(arguments["known"])
+    wanted: dict[str, set[bytes] | None] = {}
+    for url_id, name in zip(known["url_id"].to_pylist(), known["facts"].to_pylist(), strict=True):
+        ids = wanted.setdefault(name, set())
+        assert ids is not None
+        ids.add(url_id)
+    if arguments["new"] is not None:
+        wanted[arguments["new"]] = None  # all of it
+    facts: dict[bytes, dict[str, Any]] = {}
+    for name, only in wanted.items():
+        tar = name.removesuffix(".facts.parquet") + ".tar"
+        for row in pq.read_table(Path(arguments["store"]) / name).cast(FACTS).to_pylist():
+            if only is None or row["url_id"] in only:
+                facts[row["url_id"]] = {**row, "staging_tar": tar if row["status"] == "success" else None}
+    return facts
+
+
+def _enter(
+    ledger: Ledger, rows: Sequence[Mapping[str, Any]], stages: Sequence[str | None], details: Sequence[str | None]
+) -> None:
+    """Both stages' lines: fetch sees every pair, check_image those whose body came."""
+    for stage, reached in (
+        ("fetch", rows),
+        ("check_image", [r for r, s in zip(rows, stages, strict=True) if s != "fetch"]),
+    ):
+        rejected = [
+            {name: row[name] for name in ("source", "record", "link", "uid", "reason")} | {"stage": s, "detail": d}
+            for row, s, d in zip(rows, stages, details, strict=True)
+            if s == stage
+        ]
+        lost = {row["uid"] for row in rejected}
+        kept = pa.RecordBatch.from_pydict(
+            {"uid": pa.array([r["uid"] for r in reached if r["uid"] not in lost], pa.binary(16))}
+        )
+        ledger.add(stage, "pair", Outcome(kept=kept, rejected=rejections_from_rows(rejected), num_in=len(reached)))

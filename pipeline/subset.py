@@ -1,0 +1,322 @@
+"""New shards from old: chosen samples copied byte for byte, metadata aligned, nothing decoded or downloaded.
+
+    samples --condition, uids, limit per query (DuckDB)--> chosen.parquet, in the set's order
+    chosen.parquet + old tars --one task per new shard, by rank--> work/shards --publish--> OUT/shards
+
+The result is a data set directory of its own, made beside its final place and renamed when it is whole. Its
+shards depend on the source's samples and the options alone. Memory is bounded by one shard and by DuckDB's
+limit, beyond which it spills to disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.load import ConfigError, load
+from pipeline.catalog import SqlError, joined_files, open_catalog, quote_text, sql_errors
+from pipeline.engine import Done, EngineConfig, Task, open_engine
+from pipeline.errors import InputError, OutputError
+from pipeline.identity import first_64_bits, keyed_hash, text_hash
+from pipeline.progress import Progress
+from pipeline.schema import QUERIES, QUERY_COUNTS
+from pipeline.shard import ranks_of, shard_name, shard_outputs, write_shard
+from pipeline.steps.publish import publish
+from pipeline.storage import open_output, read_json, unwritable, write_json, write_parquet
+from pipeline.uid_tables import load_uids
+from pipeline.wit import WitConfig, work_directory
+
+__all__ = ["SubsetConfig", "SubsetResult", "subset"]
+
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetConfig:
+    """Which samples, and how they are laid out. At least one of the first three must be given."""
+
+    where: str | None = None
+    """SQL condition over the columns of `samples` (see `pipeline sql`), joined ones included."""
+    uids: str | None = None
+    """A file of uids: text with 32 hex digits a line, or Parquet with a column uid (16 bytes or hex)."""
+    limit_per_query: int | None = None
+    """The most samples that a query may choose; it keeps those of smallest keyed hash, as balancing does."""
+    samples_per_shard: int | None = None
+    """Samples in a tar, at most; default: as in the source's config."""
+    engine: Literal["inline", "ray"] = "inline"
+    """Where the copying runs: in this process, or on Ray as a run does."""
+
+    def __post_init__(self) -> None:
+        if self.where is None and self.uids is None and self.limit_per_query is None:
+            raise ConfigError("say which samples: --where, --uids or --limit-per-query")
+        for name in ("limit_per_query", "samples_per_shard"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetResult:
+    """What was written."""
+
+    samples: int
+    shards: int
+    num_bytes: int
+    """Of the tars."""
+    unknown_uids: int
+    """Uids of the list that the source does not have."""
+
+
+def subset(source: Path, config: SubsetConfig, out: Path, *, progress: Progress | None = None) -> SubsetResult:
+    """Write the chosen samples of the data set in `source` as a data set of its own in `out`.
+
+    Raises SqlError for a wrong condition, InputError for a wrong uid file or where no sample matches,
+    OutputError where `out` exists, lies inside `source`, or cannot be written. `source` is only read.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out}: exists already; choose another --out, a subset is never added to a directory")
+    if source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise OutputError(f"{out}: lies inside the data set that it is taken from; choose another --out")
+    unfinished = out.absolute().with_name(f"{out.name}.tmp-subset")
+    with open_catalog(source) as database:
+        manifest = read_json(source / "shards" / "manifest.json")
+        if manifest is None:
+            raise InputError(f"{source}: has no published shards yet; finish its run first")
+        _check_condition(database, config.where)  # before anything is written
+        listed = None if config.uids is None else load_uids(database, Path(config.uids), "listed")
+        with open_output(unfinished):  # its lock keeps another subset away from the same place
+            try:
+                _remove_remains(unfinished)
+                result = _build(source, config, unfinished, database, progress or Progress())
+                taken = {"taken_from": manifest["fingerprint"], "version": 1, **_options(config)}
+                write_json(unfinished / "subset.json", taken)
+                if out.exists():
+                    out.rmdir()
+                unfinished.rename(out)
+            except OSError as error:
+                raise unwritable(out, error) from error
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        known = 0
+        if listed is not None:
+            known = int(database.execute("SELECT count(*) FROM listed SEMI JOIN published USING (uid)").fetchall()[0][0])
+    shards = list(result)
+    return SubsetResult(
+        samples=sum(int(record.info["rows"]) for record in shards),
+        shards=len(shards),
+        num_bytes=sum(int(record.info["bytes"]) for record in shards),
+        unknown_uids=0 if listed is None else listed - known,
+    )
+
+
+def _options(config: SubsetConfig) -> dict[str, Any]:
+    names = ("where", "uids", "limit_per_query", "samples_per_shard")
+    return {name: getattr(config, name) for name in names}
+
+
+def _remove_remains(unfinished: Path) -> None:
+    """What a killed subset left."""
+    for path in unfinished.iterdir():
+        if path.name not in ("lock", "openwit.json"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _build(
+    source: Path, config: SubsetConfig, root: Path, database: duckdb.DuckDBPyConnection, progress: Progress
+) -> list[Done]:
+    """Fill `root`; returns the records of its shards."""
+    scratch = root / "work" / "chosen"
+    scratch.mkdir(parents=True)
+    chosen, parent = scratch / "chosen.parquet", load(WitConfig, source / "shards" / "config.yaml")
+    _choose(database, config, parent, scratch, chosen)
+    total = pq.ParquetFile(chosen).metadata.num_rows
+    if not total:
+        raise InputError(f"{source}: no sample matches; nothing was written")
+    size = config.samples_per_shard or parent.shards.samples_per_shard
+    tasks = []
+    for shard, (first, last) in enumerate(ranks_of(total, size)):
+        arguments = {
+            "chosen": str(chosen.resolve()),
+            "first": first,
+            "last": last,
+            "source": str((source / "shards").resolve()),
+            "shard": shard,
+            "samples_per_shard": size,
+        }
+        name = shard_name(shard)
+        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=shard_outputs(shard), key=name))
+    with open_engine(EngineConfig(kind=config.engine), progress) as engine:
+        done = engine.run_step(work_directory(root, "shards"), tasks, title="copy samples")
+    publish(root, done, (source / "shards" / "config.yaml").read_text(encoding="utf-8"))
+    _write_queries(database, root, chosen)
+    for name, path in joined_files(source).items():
+        (root / "joined").mkdir(exist_ok=True)
+        _copy(
+            database,
+            f"SELECT * FROM read_parquet({quote_text(path)}) SEMI JOIN read_parquet({quote_text(chosen)}) USING (uid) "
+            "ORDER BY uid",
+            root / "joined" / f"{name}.parquet",
+        )
+    shutil.rmtree(work_directory(root, "shards"))  # its files live on under shards
+    shutil.rmtree(scratch)
+    return done
+
+
+# --- choosing -----------------------------------------------------------------------------------
+
+
+def _select(where: str | None, columns: str) -> str:
+    # The line break ends a comment in the user's condition.
+    return f"SELECT {columns} FROM samples WHERE (\n{where or 'true'}\n)"
+
+
+def _check_condition(database: duckdb.DuckDBPyConnection, where: str | None) -> None:
+    """Raise SqlError unless the condition is one expression over the columns of `samples`."""
+    if where is None:
+        return
+    with sql_errors("--where"):
+        # Bare and in brackets it must be one statement: what passes both neither closes the bracket nor goes on.
+        for statement in (f"SELECT 1 WHERE {where}", _select(where, "uid")):
+            if len(database.extract_statements(statement)) != 1:
+                raise SqlError("--where: give one condition, without a semicolon")
+        database.execute(f"EXPLAIN {_select(where, 'uid')}")
+
+
+def _choose(
+    database: duckdb.DuckDBPyConnection, config: SubsetConfig, parent: WitConfig, scratch: Path, chosen: Path
+) -> None:
+    """Write (shard, tar_offset, uid, query_ids, selected_by) of every chosen sample, in the set's order."""
+    columns = "samples.shard, samples.tar_offset, samples.uid, samples.query_ids, samples.selected_by"
+    query = _select(config.where, columns)
+    if config.uids is not None:
+        query = f"SELECT * FROM ({query}) SEMI JOIN listed USING (uid)"
+    with sql_errors("--where"):  # an error that only the rows show, such as a cast
+        if config.limit_per_query is None:
+            _copy(database, f"{query} ORDER BY shard, tar_offset", chosen)
+            return
+        matching, edges = scratch / "matching.parquet", scratch / "edges.parquet"
+        _copy(database, query, matching)
+    texts = dict(database.execute("SELECT query_id, query FROM queries").fetchall())
+    if not texts:
+        raise InputError("--limit-per-query: the set has no list of queries any more")
+    hashes = np.zeros(max(texts) + 1, np.uint64)
+    for query_id, text in texts.items():
+        hashes[query_id] = text_hash(text)
+    write_parquet(edges, _edges(matching, parent, hashes), _EDGES)
+    _copy(
+        database,
+        f"""SELECT shard, tar_offset, uid, query_ids, kept.selected_by
+            FROM read_parquet({quote_text(matching)}) JOIN (
+                SELECT uid, list(query_id ORDER BY query_id) AS selected_by
+                FROM (SELECT *, row_number() OVER (PARTITION BY query_id ORDER BY hash, uid) AS place
+                      FROM read_parquet({quote_text(edges)}))
+                WHERE place <= {config.limit_per_query}
+                GROUP BY uid
+            ) AS kept USING (uid)
+            ORDER BY shard, tar_offset""",
+        chosen,
+    )
+
+
+_EDGES = pa.schema(
+    [
+        pa.field("query_id", pa.int32(), nullable=False),
+        pa.field("hash", pa.uint64(), nullable=False),
+        pa.field("uid", pa.binary(), nullable=False),
+    ]
+)
+
+
+def _edges(matching: Path, parent: WitConfig, query_hashes: npt.NDArray[np.uint64]) -> Iterator[pa.RecordBatch]:
+    """Every (pair, query that selects it) with the hash by which balancing ordered it (stages/balance.py)."""
+    with pq.ParquetFile(matching) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=["uid", "selected_by"]):
+            lists, uids = batch.column("selected_by"), batch.column("uid")
+            queries = lists.flatten().to_numpy(zero_copy_only=False)
+            rows = pc.list_parent_indices(lists)
+            ids = first_64_bits(b"".join(uids.to_pylist()))[rows.to_numpy(zero_copy_only=False)]
+            per_pair = parent.balance.mode == "coordinated"
+            hashes = keyed_hash(parent.seed, ids, None if per_pair else query_hashes[queries])
+            columns = [pa.array(queries, pa.int32()), pa.array(hashes, pa.uint64()), uids.take(rows)]
+            yield pa.RecordBatch.from_arrays(columns, schema=_EDGES)
+
+
+def _copy(database: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    database.execute(f"COPY ({query}) TO {quote_text(path)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)")
+
+
+# --- copying ------------------------------------------------------------------------------------
+
+
+def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    shard, size = arguments["shard"], arguments["samples_per_shard"]
+    return write_shard(_samples(arguments), outputs, shard=shard, samples_per_shard=size)
+
+
+def _samples(arguments: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """(facts, picture) of the task's ranks, old shard after old shard."""
+    source = Path(arguments["source"])
+    ranks = _ranks(arguments["chosen"], arguments["first"], arguments["last"])
+    for shard, group in itertools.groupby(ranks, key=lambda row: int(row["shard"])):
+        chosen = {row["tar_offset"]: row["selected_by"] for row in group}
+        table = pq.read_table(source / f"{shard_name(shard)}.parquet")
+        table = table.filter(pc.is_in(table["tar_offset"], pa.array(chosen, pa.int64())))
+        with (source / f"{shard_name(shard)}.tar").open("rb") as tar:
+            for row in table.to_pylist():
+                tar.seek(row["tar_offset"])
+                image = tar.read(row["num_bytes"])
+                if len(image) != row["num_bytes"]:
+                    raise InputError(f"{tar.name}: shorter than its metadata says; see `python -m pipeline verify`")
+                yield row | {"selected_by": chosen[row["tar_offset"]]}, image
+
+
+def _ranks(path: str, first: int, last: int) -> Iterator[dict[str, Any]]:
+    """Rows first..last-1 of the chosen ones; reads the row groups that hold them and no others."""
+    with pq.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            begin, end = max(first, start), min(last, start + rows)
+            if begin < end:
+                table = file.read_row_group(group, columns=["shard", "tar_offset", "selected_by"])
+                yield from table.slice(begin - start, end - begin).to_pylist()
+            start += rows
+
+
+# --- what the catalog needs ----------------------------------------------------------------------
+
+
+def _write_queries(database: duckdb.DuckDBPyConnection, root: Path, chosen: Path) -> None:
+    """The views `queries` and `query_counts` of the subset: matches and thresholds are the source's."""
+    _write_step(root, "queries", database.sql("SELECT * FROM queries").to_arrow_table(), QUERIES)
+    counts = database.sql("SELECT * FROM query_counts ORDER BY query_id").to_arrow_table()
+    if not counts.num_rows:
+        return
+    for column, new in (("selected_by", "selected"), ("query_ids", "contained")):
+        sums = np.zeros(counts.num_rows, np.int64)
+        with pq.ParquetFile(chosen) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
+                ids = batch.column(column).flatten().to_numpy(zero_copy_only=False)
+                sums += np.bincount(ids, minlength=len(sums))
+        counts = counts.set_column(counts.schema.get_field_index(new), new, pa.array(sums))
+    _write_step(root, "query_counts", counts, QUERY_COUNTS)
+
+
+def _write_step(root: Path, step: str, table: pa.Table, schema: pa.Schema) -> None:
+    """One file under the step's name, with the manifest by which the catalog finds it."""
+    directory = work_directory(root, step)
+    directory.mkdir(parents=True)
+    name = f"all.{step}.parquet"
+    write_parquet(directory / name, table, schema)
+    write_json(directory / "manifest.json", {"tasks": [{"partition": "all", "key": "", "outputs": {name: ""}}]})

@@ -1,0 +1,119 @@
+"""Small tables that answer slow questions at once: made when a run publishes, used while they are fresh.
+
+    work/fetch (FETCHED) --group by host--> work/summaries/hosts-KEY.parquet
+
+KEY is a hash of the content that the table sums up. Whoever asks while a step is under way, or after it
+was redone, finds no table of that key, and the catalog computes the answer from the rows themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from configs.load import fingerprint
+from pipeline.schema import FETCHED
+from pipeline.storage import commit, read_json, temporary_name, unwritable
+
+__all__ = ["SUMMARIES", "Summary", "fresh_summary", "outputs_of", "read_parquet_sql", "write_summaries"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A view of the catalog that is a sum over one step's rows."""
+
+    step: str
+    ending: str
+    """Of the step's files that are read."""
+    reads: pa.Schema
+    query: str
+    """SQL over `$ROWS`; its order makes the file's bytes the same every time."""
+
+
+SUMMARIES: dict[str, Summary] = {
+    "hosts": Summary(
+        step="fetch",
+        ending=".fetched.parquet",
+        reads=FETCHED,
+        # The expensive pattern runs once a group rather than once a row.
+        query="""
+            SELECT lower(regexp_extract(authority, '^(?:.*@)?(\\[[^\\]]*\\]|[^:?#]*)', 1)) AS host,
+                   sum(pairs)::BIGINT AS pairs, sum(fetched)::BIGINT AS fetched
+            FROM (SELECT split_part(url, '/', 3) AS authority, count(*) AS pairs,
+                         count(*) FILTER (status = 'success') AS fetched
+                  FROM $ROWS GROUP BY authority)
+            GROUP BY host ORDER BY pairs DESC, host""",
+    ),
+}
+"""View -> how it is made."""
+
+
+def outputs_of(step: Path, ending: str) -> dict[str, str]:
+    """File name -> sha256 of the step's finished tasks' outputs whose names end so, in task order."""
+    manifest = read_json(step / "manifest.json")
+    if manifest is not None:
+        records = manifest["tasks"]
+        found = {name: str(sha256) for record in records for name, sha256 in record["outputs"].items()}
+    else:  # the step is under way
+        records = [read_json(path) for path in sorted((step / "done").glob("*.json"))]
+        found = {name: str(out["sha256"]) for record in records if record for name, out in record["outputs"].items()}
+    return {name: sha256 for name, sha256 in found.items() if name.endswith(ending) and (step / name).exists()}
+
+
+def fresh_summary(output: Path, name: str) -> Path | None:
+    """The summary's file, or None where it is absent or of other rows."""
+    path = _path(output, name)
+    return path if path is not None and path.exists() else None
+
+
+def write_summaries(output: Path) -> None:
+    """Make every summary that is not fresh, and drop those of other rows. Raises OutputError."""
+    directory = output / "work" / "summaries"
+    paths = {name: _path(output, name) for name in SUMMARIES}
+    for name, path in paths.items():
+        if path is not None and not path.exists():
+            _write(output, SUMMARIES[name], path)
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if path not in paths.values():
+                path.unlink()
+
+
+def _path(output: Path, name: str) -> Path | None:
+    summary = SUMMARIES[name]
+    outputs = outputs_of(output / "work" / summary.step, summary.ending)
+    if not outputs:
+        return None
+    key = fingerprint(name, summary.query, list(outputs.items()))[:12]
+    return output / "work" / "summaries" / f"{name}-{key}.parquet"
+
+
+def _write(output: Path, summary: Summary, path: Path) -> None:
+    temporary = temporary_name(path)
+    step = output / "work" / summary.step
+    rows = read_parquet_sql([step / name for name in outputs_of(step, summary.ending)])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with duckdb.connect() as database:
+            database.execute(f"SET temp_directory = '{_quoted(f'{temporary}.spill')}'")
+            query = summary.query.replace("$ROWS", rows)
+            database.execute(f"COPY ({query}) TO '{_quoted(str(temporary))}' (FORMAT parquet, COMPRESSION zstd)")
+        commit(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_parquet_sql(files: Sequence[Path]) -> str:
+    """The DuckDB table function over `files`, which must not be empty."""
+    names = ", ".join(f"'{_quoted(str(path))}'" for path in files)
+    return f"read_parquet([{names}])"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
