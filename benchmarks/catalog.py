@@ -44,7 +44,9 @@ def main() -> None:
             make_set(root, arguments.rows)
             print(f"made {arguments.rows:,} rows in {time.perf_counter() - started:.0f} s")
         print(f"{platform.platform()}, Python {platform.python_version()}, DuckDB {duckdb.__version__}")
-        print(f"{arguments.rows:,} rows, {arguments.threads} threads, {arguments.repeats} repeats: median (least, most)")
+        print(
+            f"{arguments.rows:,} rows, {arguments.threads} threads, {arguments.repeats} repeats: median (least, most)"
+        )
         measure(root, arguments.repeats, arguments.threads)
     finally:
         if arguments.directory is None:
@@ -152,7 +154,9 @@ _FACTS = f"""
     (1e5 * draw(i, 13))::BIGINT AS original_bytes, NULL::VARCHAR AS exif, md5(i::VARCHAR) || md5(i::VARCHAR) AS sha256,
     hash(i, 14) AS phash, i * 20480 AS tar_offset, (1e4 + 1e4 * draw(i, 15))::BIGINT AS num_bytes"""
 _MATCHED = f"SELECT {_PAIR} FROM (SELECT range AS i FROM $ROWS)"
-_FETCHED = f"SELECT {_PAIR}, {_FACTS}, (i // {ROWS_PER_SHARD})::INTEGER AS staging_shard FROM (SELECT range AS i FROM $ROWS)"  # noqa: E501
+_FETCHED = (
+    f"SELECT {_PAIR}, {_FACTS}, (i // {ROWS_PER_SHARD})::INTEGER AS staging_shard FROM (SELECT range AS i FROM $ROWS)"
+)
 _SAMPLES = f"""SELECT * EXCLUDE (reason, http_status) FROM (
     SELECT {_PAIR}, {_FACTS}, lpad(i::VARCHAR, 9, '0') AS key, NULL::VARCHAR AS error_message,
            (i // {ROWS_PER_SHARD})::INTEGER AS shard

@@ -64,7 +64,7 @@ def make_queries(data: Path, scale: float = 1.0) -> tuple[list[str], int]:
     pairs: Counter[str] = Counter()
     titles: Counter[str] = Counter()
     for title, wikitext in slice_articles(data):
-        titles.update([title, *(link.strip() for link in _LINK.findall(wikitext))])
+        titles.update([title, *(link.strip() for link in _LINK.findall(wikitext) if link[:1].isalnum())])
         article = read_article(wikitext, ())
         if article is not None:
             found, near = neighbours(article.prose)

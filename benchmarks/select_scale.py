@@ -54,7 +54,9 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 def ids(numbers: np.ndarray, salt: int) -> pa.Array:
     """binary(16)[N]"""
-    halves = np.stack([mix(numbers * np.uint64(2) + np.uint64(salt)), mix(numbers * np.uint64(2) + np.uint64(salt + 1))])
+    halves = np.stack(
+        [mix(numbers * np.uint64(2) + np.uint64(salt)), mix(numbers * np.uint64(2) + np.uint64(salt + 1))]
+    )
     data = np.ascontiguousarray(halves.T)
     return pa.Array.from_buffers(pa.binary(16), len(numbers), [None, pa.py_buffer(data)])
 

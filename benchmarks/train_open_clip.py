@@ -11,7 +11,7 @@ Each trainer runs as its user would start it, in turn, once for a short and once
 is the steady cost, free of imports, model building and saving. CPU seconds are user + system of every process
 that a run started, orphans too. Both use one torch thread and one data worker. Best of --repeats, with the spread.
 
-Models: `vit` (ViT of 6 x 256 at 64 px in patches of 8, text 4 x 256, context 77: CLIP's) and `sample`
+Models: `vit` (ViT of 4 x 128 at 64 px in patches of 8, text 3 x 128, context 77: CLIP's) and `sample`
 (configs/train/models/openwit-sample.json, context 32).
 """
 
@@ -31,9 +31,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VIT = {
-    "embed_dim": 256,
-    "vision_cfg": {"image_size": 64, "layers": 6, "width": 256, "head_width": 64, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4},
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
 }
 PEER_MAIN = """
 import sys, open_clip
@@ -59,7 +59,8 @@ def main() -> None:
     parser.add_argument("--models", default="vit,sample")
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--epochs", default="1,3", help="passes of the short and the long run")
+    parser.add_argument("--steps", type=int, default=8, help="steps in a pass, at most what the data holds")
+    parser.add_argument("--epochs", default="1,4", help="passes of the short and the long run")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--peer-options", default="", help="more words for open_clip's trainer, say --torchcompile")
@@ -80,7 +81,7 @@ def compare(model: str, precision: str, options: argparse.Namespace) -> None:
     """Print the costs of both trainers and their ratio for one model and precision."""
     shards = Path(options.data)
     counts = json.loads((shards / "sizes.json").read_text())
-    steps = sum(counts.values()) // options.batch  # whole batches: the peer drops or rounds the rest
+    steps = min(options.steps, sum(counts.values()) // options.batch)  # whole batches: the peer rounds the rest
     short, long = (int(word) for word in options.epochs.split(","))
     samples = (long - short) * steps * options.batch
     found: dict[str, list[Cost]] = {"ours": [], "open_clip": []}

@@ -1,4 +1,4 @@
-"""`python -m pipeline plan|run|status|sql|report`."""
+"""`python -m pipeline COMMAND ...`; see pipeline/commands."""
 
 from __future__ import annotations
 

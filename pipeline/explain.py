@@ -20,21 +20,33 @@ from configs.load import ConfigError, load
 from pipeline.catalog import open_catalog
 from pipeline.errors import PipelineError
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, url_id_of
-from pipeline.wit import PAGE, WitConfig, work_directory
+from pipeline.wit import WitConfig, work_directory
 
 __all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
 
 _MAX_STORIES = 20
 _ALL = 2**64 - 1
 _VIEWS = ("candidates", "matched", "deduplicated", "selected", "fetched", "published")  # in the order of the run
+_STAGES = {
+    "extract": "extract",
+    "clean": "texts",
+    "language": "texts",
+    "match": "texts",
+    "dedup": "dedup",
+    "balance": "balance",
+    "fetch": "fetched",
+    "check_image": "fetched",
+    "final_balance": "final_balance",
+}
+"""Stage -> the step that enters it into the ledger, in the order of the run; a test holds it to reasons.REASONS."""
 _PASSED = {
     "candidates": "extract",
     "matched": "match",
     "deduplicated": "dedup",
     "selected": "balance",
-    "published": "",  # every stage
+    "published": "final_balance",
 }
-"""The last stage that a row of the view has passed; `fetched` says it itself."""
+"""View -> the last stage that its rows have passed; `fetched` says it row by row."""
 
 
 class UnknownLinkError(PipelineError):
@@ -60,11 +72,13 @@ class ChosenBy:
     matched: int | None
     """Pairs of the whole set that contain it; None before they are counted."""
     threshold: int | None
-    """The largest hash that the query selects."""
+    """The largest hash that the query selects in the plan."""
     hash: int | None
     """This pair's hash for the query; None where the config does not tell seed and mode."""
-    selects: bool | None
-    """None before balancing."""
+    planned: bool | None
+    """Whether the plan selected the pair for it; None before balancing, or where dedup dropped the pair."""
+    final: bool | None
+    """Whether it still does in the published set, after a reserve was cut back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +91,7 @@ class Story:
     uid: str | None
     """32 hex digits; None where the link was rejected before it got one."""
     row: dict[str, Any]
-    """The columns of the furthest row that there is."""
+    """What the steps' rows say, later ones over earlier ones."""
     verdicts: Sequence[Verdict]
     queries: Sequence[ChosenBy]
     sample: dict[str, Any] | None
@@ -140,46 +154,49 @@ def _early(source: str, record: int, link: int, reason: str, detail: str) -> Sto
         link=link,
         uid=None,
         row={"url": detail},
-        verdicts=[*verdicts, *(Verdict(stage=stage, verdict="not reached") for stage in list(_stages())[1:])],
+        verdicts=[*verdicts, *(Verdict(stage=stage, verdict="not reached") for stage in list(_STAGES)[1:])],
         queries=[],
         sample=None,
     )
-
-
-def _stages() -> dict[str, list[str]]:
-    """Stage -> its steps, in the order of the page."""
-    stages: dict[str, list[str]] = {}
-    for entry in PAGE:
-        for stage in entry.stages.split(", "):
-            if stage != "-":
-                stages.setdefault(stage, []).append(entry.step)
-    return stages
 
 
 def _stories(database: duckdb.DuckDBPyConnection, output: Path, uid: bytes) -> Iterator[Story]:
     """One story per place; rows of one uid are few, so each step is asked once."""
     places: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     for view in _VIEWS:
-        for row in _rows(database, f"SELECT * FROM {view} WHERE uid = ?", uid):
-            places.setdefault((row["source"], row["record"], row["link"]), {})[view] = row
+        for found in _rows(database, f"SELECT * FROM {view} WHERE uid = ?", uid):
+            places.setdefault((found["source"], found["record"], found["link"]), {})[view] = found
     rejected: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for row in _rows(database, "SELECT * FROM rejections WHERE uid = ?", uid):
-        rejected[(row["source"], row["record"], row["link"])] = row
+    for found in _rows(database, "SELECT * FROM rejections WHERE uid = ?", uid):
+        rejected[(found["source"], found["record"], found["link"])] = found
     for place in sorted(places.keys() | rejected.keys()):
         rows = places.get(place, {})
         row: dict[str, Any] = {}
         for view in _VIEWS:
             row |= rows.get(view, {})
+        rejection = rejected.get(place)
+        if rejection is not None and rejection["stage"] == "dedup":
+            rejection["detail"] = _kept_copy(database, row)
         yield Story(
             source=place[0],
             record=place[1],
             link=place[2],
             uid=uid.hex(),
             row=row,
-            verdicts=_verdicts(output, rows, rejected.get(place)),
-            queries=_queries(database, output, uid, rows),
+            verdicts=_verdicts(output, rows, rejection),
+            queries=_queries(database, output, uid, rows, rejection),
             sample=rows.get("published"),
         )
+
+
+def _kept_copy(database: duckdb.DuckDBPyConnection, row: dict[str, Any]) -> str | None:
+    """Which link of the same picture stayed instead, the same caption first."""
+    kept = database.execute(
+        "SELECT lower(hex(uid)), source, record, link FROM deduplicated WHERE url_id = ? "
+        "ORDER BY caption <> ?, uid LIMIT 1",
+        [row.get("url_id"), row.get("caption")],
+    ).fetchall()
+    return "kept instead: uid {}, {} record {} link {}".format(*kept[0]) if kept else None
 
 
 def _rows(database: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> list[dict[str, Any]]:
@@ -189,49 +206,40 @@ def _rows(database: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> 
 
 
 def _verdicts(output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str, Any] | None) -> list[Verdict]:
-    steps = _stages()
-    stages = list(steps)
-    if rejection is not None and rejection["stage"] in stages:
+    stages = list(_STAGES)
+    if rejection is not None:
         passed = stages.index(rejection["stage"])
     else:
-        rejection, passed = None, 0
-        for view in rows:
-            passed = max(passed, _stages_passed(view, rows[view], stages))
+        passed = max((_stages_passed(view, row, stages) for view, row in rows.items()), default=0)
     verdicts = [Verdict(stage=stage, verdict="kept") for stage in stages[:passed]]
-    for stage in stages[passed:]:
-        if stage == stages[passed] and rejection is not None:
-            reason, detail = rejection["reason"], rejection["detail"]
-            verdicts.append(Verdict(stage=stage, verdict="rejected", reason=reason, detail=detail))
-        elif (
-            stage == stages[passed]
-            and rows
-            and all((work_directory(output, step) / "manifest.json").exists() for step in steps[stage])
-            and (work_directory(output, _next_step(steps, stage)) / "manifest.json").exists()
-        ):
-            # The stage is done and gave no row: the ledger was told to keep only some.
-            detail = "its row was not kept, see ledger.max_rows_per_task"
-            verdicts.append(Verdict(stage=stage, verdict="rejected", detail=detail))
-            rejection = {}
-        else:
-            verdicts.append(Verdict(stage=stage, verdict="not reached"))
-    return verdicts
+    if passed == len(stages):
+        return verdicts
+    stage = stages[passed]
+    if rejection is not None:
+        verdicts.append(
+            Verdict(stage=stage, verdict="rejected", reason=rejection["reason"], detail=rejection["detail"])
+        )
+    elif (work_directory(output, _STAGES[stage]) / "manifest.json").exists():
+        # The step is done and neither kept nor rejected it in writing.
+        detail = f"by {stage} or a stage of the same step; the ledger keeps only ledger.max_rows_per_task rows"
+        verdicts.append(Verdict(stage=stage, verdict="rejected", detail=detail))
+    else:
+        verdicts.append(Verdict(stage=stage, verdict="not reached"))
+    return verdicts + [Verdict(stage=stage, verdict="not reached") for stage in stages[passed + 1 :]]
 
 
 def _stages_passed(view: str, row: dict[str, Any], stages: list[str]) -> int:
     if view == "fetched":
-        before = stages.index("fetch")
-        return before + {"failed_to_download": 0, "failed_to_resize": 1}.get(row["status"], 2)
-    last = _PASSED[view]
-    return stages.index(last) + 1 if last else len(stages)
-
-
-def _next_step(steps: dict[str, list[str]], stage: str) -> str:
-    """The last step of the stage itself, or of the stage after it within the same step."""
-    return steps[stage][-1]
+        return stages.index("fetch") + {"failed_to_download": 0, "failed_to_resize": 1}.get(row["status"], 2)
+    return stages.index(_PASSED[view]) + 1
 
 
 def _queries(
-    database: duckdb.DuckDBPyConnection, output: Path, uid: bytes, rows: dict[str, dict[str, Any]]
+    database: duckdb.DuckDBPyConnection,
+    output: Path,
+    uid: bytes,
+    rows: dict[str, dict[str, Any]],
+    rejection: dict[str, Any] | None,
 ) -> list[ChosenBy]:
     """The caption's queries with their counts, those that chose the pair first, then the rarest."""
     row = next((rows[view] for view in reversed(_VIEWS) if "query_ids" in rows.get(view, {})), None)
@@ -247,19 +255,26 @@ def _queries(
         ).fetchall()
     }
     hashes = _hashes(output, uid, [texts.get(query) for query in ids])
-    chosen = row.get("selected_by")
-    if chosen is None and counts:  # counted, and no row after balancing: nobody chose it
-        chosen = []
+    if rejection is not None and rejection["stage"] == "balance":
+        planned: list[int] | None = []
+    else:
+        planned = next((rows[view]["selected_by"] for view in ("selected", "published") if view in rows), None)
+    final = rows["published"]["selected_by"] if "published" in rows else None
     result = []
     for query, own in zip(ids, hashes, strict=True):
         matched, threshold = counts.get(query, (None, None))
-        selects = None if chosen is None else query in chosen
         result.append(
             ChosenBy(
-                query_id=query, query=texts.get(query), matched=matched, threshold=threshold, hash=own, selects=selects
+                query_id=query,
+                query=texts.get(query),
+                matched=matched,
+                threshold=threshold,
+                hash=own,
+                planned=None if planned is None else query in planned,
+                final=None if final is None else query in final,
             )
         )
-    return sorted(result, key=lambda item: (not item.selects, item.matched or 0, item.query_id))
+    return sorted(result, key=lambda item: (not item.planned, item.matched or 0, item.query_id))
 
 
 def _hashes(output: Path, uid: bytes, texts: Sequence[str | None]) -> list[int | None]:
@@ -296,17 +311,18 @@ def lines_of(story: Story) -> list[str]:
         f"link     {story.link} of record {story.record} in {story.source}",
         f"uid      {story.uid or 'none: it was rejected before it had one'}",
     ]
-    for name in ("url", "page_url", "license", "alt_text", "text_source", "caption"):
-        if row.get(name) is not None:
-            lines.append(f"{name:<8} {row[name]}" if len(name) < 9 else f"{name} {row[name]}")
+    names = {"url": "url", "page_url": "page", "license": "license", "alt_text": "alt text", "caption": "caption"}
+    lines += [f"{shown:<8} {row[name]}" for name, shown in names.items() if row.get(name) is not None]
     if row.get("lang") is not None:
         lines.append(f"language {row['lang']}, p_en {row['p_en']:.3f}")
     lines.append("stages")
     for verdict in story.verdicts:
         said = ": ".join(text for text in (verdict.reason, verdict.detail) if text)
-        lines.append(f"  {verdict.stage:<12} {verdict.verdict}" + (f" ({said})" if said else ""))
+        lines.append(f"  {verdict.stage:<13} {verdict.verdict}" + (f" ({said})" if said else ""))
     if story.queries:
-        lines.append("queries, with the pairs that contain each; a pair is selected when its hash is at most the threshold")
+        lines.append(
+            "queries, with the pairs that contain each; a pair is selected when its hash is at most the threshold"
+        )
         lines += [f"  {_query_line(query)}" for query in story.queries]
     if row.get("status") is not None:
         lines.append(f"fetched  {_fetch_line(row)}")
@@ -326,8 +342,10 @@ def _query_line(query: ChosenBy) -> str:
         parts.append("threshold none" if query.threshold == _ALL else f"threshold {query.threshold:016x}")
     if query.hash is not None:
         parts.append(f"hash {query.hash:016x}")
-    if query.selects is not None:
-        parts.append("selects it" if query.selects else "does not select it")
+    if query.planned is not None:
+        parts.append("selects it" if query.planned else "does not select it")
+        if query.planned and query.final is False:
+            parts.append("but no longer in the published set")
     return ", ".join(parts)
 
 

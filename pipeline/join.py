@@ -62,7 +62,9 @@ def join(output: Path, scores: Path, name: str | None = None) -> JoinResult:
                 again = database.execute(
                     f"SELECT lower(hex(uid)) FROM ({rows}) GROUP BY uid HAVING count(*) > 1 ORDER BY uid LIMIT 1"
                 ).fetchall()[0][0]
-                raise InputError(f"{scores}: {count - different:,} rows repeat a uid, for example {again}; keep one each")
+                raise InputError(
+                    f"{scores}: {count - different:,} rows repeat a uid, for example {again}; keep one each"
+                )
             samples = int(database.execute("SELECT count(*) FROM published").fetchall()[0][0])
             temporary = temporary_name(path)
             try:

@@ -18,8 +18,9 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-from configs.load import dump, fingerprint
+from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.engine import Done, finished, open_engine
+from pipeline.extend import begin, end, extended, plan_changes
 from pipeline.ledger import Line, totals
 from pipeline.progress import Progress
 from pipeline.steps.publish import publish
@@ -56,10 +57,11 @@ class StepState:
     rows: int
 
 
-def run(config: WitConfig, *, progress: Progress | None = None) -> RunResult:
+def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = False) -> RunResult:
     """Bring the data set that `config` describes to done, from wherever it is.
 
-    Raises PipelineError (see errors.py); nothing that was finished is lost.
+    With `extend` the sources of the data set that is there come first, and what the added ones changed in the
+    plan is listed (`extend.py`). Raises PipelineError (see errors.py); nothing that was finished is lost.
     """
     progress = progress or Progress()
     started = time.time()
@@ -67,7 +69,10 @@ def run(config: WitConfig, *, progress: Progress | None = None) -> RunResult:
     records: list[Done] = []
     ran = 0
     with open_output(Path(config.output)) as output:
+        if extend:
+            config = _begin_extension(config)
         status, config_yaml = "failed", dump(config)
+        chosen: list[Done] = []
         try:
             with open_engine(config.engine, progress) as engine:
                 page = recipe(config)
@@ -83,15 +88,22 @@ def run(config: WitConfig, *, progress: Progress | None = None) -> RunResult:
                         done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep)
                     steps[step.name] = {"tasks": len(done), "ran": todo, "seconds": round(time.time() - began, 3)}
                     records.extend(done)
+                    if step.name == "balance":
+                        chosen = done
                     if todo:
                         _write_ledger(output, records)
                     try:
                         step = page.send(done)
                     except StopIteration:
                         break
+                if (changes := plan_changes(config, chosen)) is not None:
+                    directory = work_directory(output, changes.name)
+                    (listed,) = engine.run_step(directory, changes.tasks, title=changes.title)
+                    steps[changes.name] = {name: listed.info[name] for name in ("added", "evicted")}
             version, fresh = publish(output, done, config_yaml)
             if ran or fresh:
                 _write_ledger(output, records)
+            end(output)
             status = "finished"
         except KeyboardInterrupt:
             status = "stopped"
@@ -128,6 +140,20 @@ def inspect(config: WitConfig) -> tuple[list[StepState], Step | None]:
             step = page.send(done)
         except StopIteration:
             return states, None
+
+
+def _begin_extension(config: WitConfig) -> WitConfig:
+    """The config with all sources, and the present plan kept aside; the set must be finished, or being extended."""
+    whole = extended(config)
+    before = load(WitConfig, Path(config.output) / "config.yaml")
+    if before.sources != whole.sources:
+        _, unfinished = inspect(before)
+        if unfinished is not None:
+            raise ConfigError(
+                f"--extend: {config.output} is not finished (next: {unfinished.title}); run without --extend first"
+            )
+        begin(whole)
+    return whole
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def write_shard(
     with TarWriter(tar_path) as tar:
         for index, (facts, image) in enumerate(samples):
             key = key_of_sample(shard, index, samples_per_shard)
-            row = {name: facts.get(name) for name in SAMPLES.names} | {"key": key, "shard": shard}
+            row: dict[str, Any] = {name: facts.get(name) for name in SAMPLES.names} | {"key": key, "shard": shard}
             row["tar_offset"] = tar.add(f"{key}.{extension_of(image)}", image)
             tar.add(f"{key}.json", json_of(row))
             tar.add(f"{key}.txt", row["caption"].encode())

@@ -110,7 +110,9 @@ def subset(source: Path, config: SubsetConfig, out: Path, *, progress: Progress 
                 shutil.rmtree(unfinished, ignore_errors=True)
         known = 0
         if listed is not None:
-            known = int(database.execute("SELECT count(*) FROM listed SEMI JOIN published USING (uid)").fetchall()[0][0])
+            known = int(
+                database.execute("SELECT count(*) FROM listed SEMI JOIN published USING (uid)").fetchall()[0][0]
+            )
     shards = list(result)
     return SubsetResult(
         samples=sum(int(record.info["rows"]) for record in shards),

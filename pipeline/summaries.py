@@ -1,6 +1,6 @@
 """Small tables that answer slow questions at once: made when a run publishes, used while they are fresh.
 
-    work/fetch (FETCHED) --group by host--> work/summaries/hosts-KEY.parquet
+    work/fetched (FETCHED) --group by host--> work/summaries/hosts-KEY.parquet
 
 KEY is a hash of the content that the table sums up. Whoever asks while a step is under way, or after it
 was redone, finds no table of that key, and the catalog computes the answer from the rows themselves.
@@ -36,7 +36,7 @@ class Summary:
 
 SUMMARIES: dict[str, Summary] = {
     "hosts": Summary(
-        step="fetch",
+        step="fetched",
         ending=".fetched.parquet",
         reads=FETCHED,
         # The expensive pattern runs once a group rather than once a row.

@@ -149,9 +149,7 @@ def recipe(config: WitConfig) -> Recipe:
     # What a reserve brought beyond t goes: each query keeps its t smallest among the survivors.
     (last,) = yield final.plan_threshold(arrived, at("fetched"), limit, thresholds, query_list, balance, seed)
     final_thresholds = (last, at("final_threshold"))
-    kept = yield final.plan_balance(
-        arrived, at("fetched"), final_thresholds, query_list, balance, seed, config.ledger
-    )
+    kept = yield final.plan_balance(arrived, at("fetched"), final_thresholds, query_list, balance, seed, config.ledger)
     yield final.plan_counts(kept, at("final_balance"), final_thresholds, limit, query_counts, balance)
 
     # Write every surviving pair once, in the set's order.                                SAMPLES

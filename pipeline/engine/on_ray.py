@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.load import ConfigError
 from pipeline.engine.engine import Engine, EngineConfig
 from pipeline.engine.task import Done, Task, run_task
-from pipeline.errors import EngineError
+from pipeline.errors import EngineError, PipelineError
 from pipeline.progress import Progress
 
 __all__ = ["RayEngine", "run_task_in"]
@@ -93,6 +94,10 @@ class RayEngine(Engine):
                 f"task {task.partition}: its process died {self.config.max_retries + 1} times (killed, or out of "
                 "memory); look at the machine's memory, or lower --engine.num_cpus, then run again"
             ) from error
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, (PipelineError, ConfigError)):
+                raise error.cause from error  # the one clear line, without the worker's trace around it
+            raise
         return done
 
     def _start(self, module: str) -> Any:

@@ -287,9 +287,7 @@ def find_thresholds(
     return thresholds, head[~good]
 
 
-def _uid_at(
-    uids: npt.NDArray[np.void], hashes: Hashes, order: Longs, begin: int, cut: int, end: int
-) -> np.void:
+def _uid_at(uids: npt.NDArray[np.void], hashes: Hashes, order: Longs, begin: int, cut: int, end: int) -> np.void:
     """The uid at place `cut` of the edges begin..end of one query, in (hash, uid) order; they are in hash order."""
     first = last = cut
     while first > begin and hashes[first - 1] == hashes[cut]:
@@ -318,9 +316,7 @@ def balance(
     ids = first_64_bits(ids_of(batch.column("uid")))
     verdicts = np.empty(len(queries), np.uint8)
     per_pair = config.mode in ("coordinated", "none")
-    ties = compare(
-        offsets, queries, ids, query_hashes, keyed_state(seed), per_pair, thresholds.hashes, verdicts
-    )
+    ties = compare(offsets, queries, ids, query_hashes, keyed_state(seed), per_pair, thresholds.hashes, verdicts)
     if ties:
         tied = np.flatnonzero(verdicts == 2)
         rows = np.searchsorted(offsets, tied, side="right") - 1
@@ -337,9 +333,6 @@ def balance(
         selected_by = pa.ListArray.from_arrays(pa.array(ends), pa.array(queries[chosen], pa.int32()))
     field = pa.field("selected_by", pa.list_(pa.int32()), nullable=False)
     place = batch.schema.get_field_index("selected_by")
-    if place >= 0:
-        batch = batch.set_column(place, field, selected_by)
-    else:
-        batch = batch.append_column(field, selected_by)
+    batch = batch.set_column(place, field, selected_by) if place >= 0 else batch.append_column(field, selected_by)
     reasons = pc.if_else(pa.array(keep), pa.scalar(None, pa.string()), pa.scalar(reason))
     return reject(batch, stage=stage, reasons=reasons)

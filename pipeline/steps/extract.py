@@ -23,7 +23,7 @@ from pipeline.storage import parquet_writer
 
 __all__ = ["VERSION", "find_sources", "plan"]
 
-VERSION = "extract-1"
+VERSION = "extract-2"
 
 
 def find_sources(patterns: Sequence[str]) -> list[str]:

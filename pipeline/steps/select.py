@@ -173,9 +173,7 @@ def _gathered(
         return
     with pq.ParquetFile(unique) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=_EDGE_COLUMNS):
-            yield gather(
-                batch, config, seed=arguments["seed"], query_hashes=hashes, windows=windows, below=below
-            )
+            yield gather(batch, config, seed=arguments["seed"], query_hashes=hashes, windows=windows, below=below)
 
 
 def plan_threshold(
@@ -287,9 +285,7 @@ def _balance(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[
     with pq.ParquetFile(arguments["unique"]) as file:
         for batch in file.iter_batches(_BATCH_ROWS):
             rows += batch.num_rows
-            outcome = balance(
-                batch.cast(MATCHED), config, seed=seed, query_hashes=hashes, thresholds=thresholds
-            )
+            outcome = balance(batch.cast(MATCHED), config, seed=seed, query_hashes=hashes, thresholds=thresholds)
             kept.append(ledger.add("balance", "pair", outcome))
     schema = pa.schema([*CHOSEN][:-1])
     table = pa.Table.from_batches([batch.cast(schema) for batch in kept], schema)

@@ -66,7 +66,7 @@ def test_ledger_agrees_with_the_ground_truth_row_by_row(finished: Path, sample_w
 def test_every_count_adds_up_and_every_reason_is_known(finished: Path) -> None:
     lines = _rows(finished, "ledger")
     stages = [line["stage"] for line in lines if line["unit"] != "record"]
-    assert stages == ["extract", "clean", "language", "match", "dedup", "balance", "fetch", "check_image"]
+    assert stages == ["extract", "clean", "language", "match", "dedup", "balance", "fetch", "check_image", "final_balance"]
     flow = [line for line in lines if line["unit"] != "record"]
     for line in lines:
         assert line["rows_in"] == line["kept"] + line["rejected"]
@@ -141,7 +141,9 @@ def test_second_run_does_nothing_and_changed_config_redoes_what_it_affects(
     run(make_config(finished, "--balance.max_pairs_per_query", "35"))
     ran = json.loads((finished / "runs.jsonl").read_text().splitlines()[-1])["steps"]
     redone = {name for name, step in ran.items() if step["ran"]}
-    assert redone == {"gather", "threshold", "balance", "query_counts", "schedule", "fetch", "shards"}
+    select = {"limit", "gather", "threshold", "balance", "query_counts", "schedule"}
+    assert redone == select | {"requests", "fetched", "final_threshold", "final_balance", "final_counts", "shards"}
+    assert not ran["fetch"]["ran"], "a smaller plan was fetched already"
     assert published_hashes(finished) != before
     run(make_config(finished))
     assert published_hashes(finished) == before

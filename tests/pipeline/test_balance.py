@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.stages.balance import (
-    EDGES,
     BalanceConfig,
     Thresholds,
+    Windows,
     balance,
+    edges_of,
     find_thresholds,
+    find_windows,
     gather,
-    head_bounds,
 )
 
 Pair = tuple[bytes, list[int]]
@@ -37,7 +38,12 @@ def _query_hashes(count: int) -> np.ndarray:
 
 
 def _select(
-    pairs: list[Pair], num_queries: int, config: BalanceConfig, seed: int, pieces: int = 1
+    pairs: list[Pair],
+    num_queries: int,
+    config: BalanceConfig,
+    seed: int,
+    pieces: int = 1,
+    windows: Windows | None = None,
 ) -> dict[bytes, list[int]]:
     """The stage's functions put together, over `pieces` partitions."""
     hashes = _query_hashes(num_queries)
@@ -45,20 +51,24 @@ def _select(
     counts = np.zeros(num_queries, np.int64)
     for _, ids in pairs:
         counts[ids] += 1
-    bounds = head_bounds(counts, config)
-    edges = pa.Table.from_batches(
-        [gather(part, config, seed=seed, query_hashes=hashes, bounds=bounds) for part in parts], EDGES
-    )
-    thresholds, short = find_thresholds(edges, counts, config)
-    if len(short):
-        bounds[:] = 0
-        bounds[short] = np.uint64(2**64 - 1)
-        more = [gather(part, config, seed=seed, query_hashes=hashes, bounds=bounds) for part in parts]
-        rest = edges.filter(pa.array(~np.isin(edges["query_id"].to_numpy(), short)))
-        thresholds, short = find_thresholds(
-            pa.concat_tables([rest, pa.Table.from_batches(more, EDGES)]), counts, config
+    limit = config.max_pairs_per_query
+    if config.mode == "none":
+        counts, limit = np.array([len(pairs)]), config.baseline_pairs or len(pairs)
+
+    def find(windows: Windows, among: np.ndarray) -> tuple[Thresholds, np.ndarray]:
+        below = np.zeros(len(counts), np.int64)
+        near = [gather(p, config, seed=seed, query_hashes=hashes, windows=windows, below=below) for p in parts]
+        return find_thresholds(edges_of(near, below), among, limit, config)
+
+    thresholds, failed = find(find_windows(counts, limit) if windows is None else windows, counts)
+    if len(failed):
+        lows, highs = np.ones(len(counts), np.uint64), np.zeros(len(counts), np.uint64)
+        lows[failed], highs[failed] = 0, np.uint64(2**64 - 1)
+        whole, still = find(
+            Windows(lows=lows, highs=highs), np.where(np.isin(np.arange(len(counts)), failed), counts, 0)
         )
-        assert not len(short)
+        assert not len(still)
+        thresholds.hashes[failed], thresholds.uids[failed] = whole.hashes[failed], whole.uids[failed]
     chosen: dict[bytes, list[int]] = {}
     for part in parts:
         outcome = balance(part, config, seed=seed, query_hashes=hashes, thresholds=thresholds)
@@ -137,7 +147,7 @@ def test_other_list_order_does_not_reshuffle() -> None:
     kept = []
     for rows, texts in ((batch, hashes), (turned, hashes[::-1].copy())):
         counts = np.bincount(rows["query_ids"].flatten().to_numpy(), minlength=20)
-        thresholds, _ = find_thresholds(pa.Table.from_batches([], EDGES), counts, config)
+        thresholds, _ = find_thresholds(edges_of([], np.zeros(20, np.int64)), counts, 30, config)
         outcome = balance(rows, config, seed=1, query_hashes=texts, thresholds=thresholds)
         kept.append(outcome.kept["uid"].to_pylist())
     assert kept[0] == kept[1]
@@ -162,12 +172,30 @@ def test_equal_hashes_are_cut_by_uid() -> None:
     assert sorted(chosen) == uids[:4]
 
 
-def test_query_with_too_little_slack_is_named() -> None:
-    config = BalanceConfig(max_pairs_per_query=3)
-    edges = pa.Table.from_pydict({"query_id": [0], "hash": [1], "uid": [bytes(16)]}, schema=EDGES)
-    thresholds, short = find_thresholds(edges, np.array([9, 2]), config)
-    assert short.tolist() == [0]
-    assert isinstance(thresholds, Thresholds)
+@pytest.mark.parametrize("where", ["too_low", "too_high", "too_narrow"])
+def test_query_whose_window_missed_is_gathered_again(where: str) -> None:
+    pairs = _random_pairs(500, 3)
+    counts = np.bincount([q for _, ids in pairs for q in ids], minlength=3)
+    config = BalanceConfig(max_pairs_per_query=20)
+    windows = find_windows(counts, 20)
+    if where == "too_low":
+        windows.highs[0] = windows.lows[0] = 5
+    elif where == "too_high":
+        windows.lows[0], windows.highs[0] = 2**63, 2**64 - 1
+    else:
+        windows.lows[0] = windows.highs[0]
+    below = np.zeros(3, np.int64)
+    near = gather(_batch(pairs), config, seed=0, query_hashes=_query_hashes(3), windows=windows, below=below)
+    _, failed = find_thresholds(edges_of([near], below), counts, 20, config)
+    assert failed.tolist() == [0]
+    assert _select(pairs, 3, config, 0, 2, windows) == _oracle(pairs, 3, config, 0)
+
+
+def test_windows_hold_few_edges_of_a_head_query() -> None:
+    windows = find_windows(np.array([10**9, 20_000]), 20_000)
+    share = (int(windows.highs[0]) - int(windows.lows[0])) / 2**64
+    assert 0.08 < share * 10**9 / 20_000 < 0.1, "twelve standard deviations, not all t"
+    assert windows.highs[1] < windows.lows[1]
 
 
 def test_t_below_one_is_a_config_error() -> None:

@@ -119,8 +119,9 @@ def test_worker_that_always_dies_is_an_engine_error(tmp_path: Path, ray_engine: 
 
 def test_error_in_a_task_comes_back_as_itself(tmp_path: Path, ray_engine: Any) -> None:
     task = Task(partition="a", work=_fail_half_way, arguments={}, outputs=("a.txt",), key="k")
-    with pytest.raises(OutputError, match="no space left"):
+    with pytest.raises(OutputError, match="no space left") as caught:
         ray_engine.run_step(tmp_path / "step", [task])
+    assert "\n" not in str(caught.value)
 
 
 def test_unreachable_cluster_is_one_clear_line(tmp_path: Path) -> None:

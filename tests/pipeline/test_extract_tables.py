@@ -23,6 +23,7 @@ from pipeline.identity import canonical_url, uid_of
 from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
+from pipeline.stages.extract.links import LinkBatch, resolver
 
 _ROWS = [
     {"url": "http://h/1.jpg", "caption": 'A "quoted" dog,\nwith a line break'},
@@ -290,3 +291,64 @@ def test_presets_read_the_published_layouts(tmp_path: Path, preset: str, name: s
     rows = _kept(_extract(path, from_mapping(ExtractConfig, config["extract"])))
     assert (rows[0]["url"], rows[0]["alt_text"]) == ("http://h/1", "t")
     assert len(rows) == (2 if row is None else 1)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz"])
+def test_other_columns_are_carried_along_as_json(tmp_path: Path, name: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"url": "http://h/1", "caption": "a", "score": 0.25, "id": 2**53 + 1, "tags": ["x", "ü"], "note": None},
+        {"url": "http://h/2", "caption": "", "score": 1.0, "id": 7, "tags": [], "note": "n"},
+        {"url": "http://h/3", "caption": "c", "score": 0.5, "id": 8, "tags": [], "note": 'q"'},
+    ]
+    path = _write(tmp_path, name, rows)
+    assert [row["extra"] for row in _kept(_extract(path))] == [None, None]
+    named = _kept(_extract(path, ExtractConfig(extra_columns=("id", "tags"))))
+    assert [json.loads(row["extra"]) for row in named] == [{"id": 2**53 + 1, "tags": ["x", "ü"]}, {"id": 8, "tags": []}]
+    others = _kept(_extract(path, ExtractConfig(extra_columns=("*",))))
+    assert [json.loads(row["extra"]) for row in others] == [
+        {name: value for name, value in row.items() if name not in ("url", "caption")} for row in (rows[0], rows[2])
+    ]
+
+
+def test_other_columns_of_separated_values_are_strings(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('n,url,caption,m\n1,http://h/1,a,"x ""y"""\n2,bad,b,\n3,http://h/3,c,\n')
+    rows = _kept(_extract(path, ExtractConfig(extra_columns=("m", "n"))))
+    assert [row["extra"] for row in rows] == ['{"m":"x \\"y\\"","n":"1"}', '{"m":"","n":"3"}']
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
+def test_missing_other_column_is_an_input_error(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path, name, [{"url": "http://h/1", "caption": "t"}])
+    with pytest.raises(InputError, match=r"no column named scores.*extra_columns"):
+        _extract(path, ExtractConfig(extra_columns=("scores",)))
+
+
+def test_field_that_a_json_line_lacks_is_left_out_of_its_extra(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"url": "http://h/1", "caption": "a", "n": 1e2}\n{"url": "http://h/2", "caption": "b"}\n')
+    rows = _kept(_extract(path, ExtractConfig(extra_columns=("n",))))
+    assert [row["extra"] for row in rows] == ['{"n":1e2}', "{}"]
+
+
+def test_row_with_an_unusable_url_takes_its_extra_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    urls = ["http://h/1", "http://h:99999/", "http://[x", "http://h/4"]
+    path.write_bytes(_json_lines([{"url": url, "caption": "a", "n": n} for n, url in enumerate(urls)]))
+    outcomes = _extract(path, ExtractConfig(extra_columns=("n",)))
+    assert [(row["url"], row["extra"]) for row in _kept(outcomes)] == [(urls[0], '{"n":0}'), (urls[3], '{"n":3}')]
+    assert _rejected(outcomes) == [(1, 0, "bad_url"), (2, 0, "bad_url")]
+
+
+@given(st.lists(st.sampled_from(["http://h/1", "http://h:99999/", "data:x", "", "x"]), max_size=12))
+def test_rejections_keep_the_order_of_the_rows(urls: list[str]) -> None:
+    batch = LinkBatch("table", ExtractConfig())
+    resolve = resolver("")
+    for number, url in enumerate(urls):
+        batch.count_record()
+        batch.add_row(number, resolve(url), url, "text", page_url=None, license_url=None, extra=str(number))
+    outcome = batch.take()
+    assert outcome.num_in == len(urls) == outcome.kept.num_rows + outcome.rejected.num_rows
+    for rows in (outcome.kept["record"].to_pylist(), outcome.rejected["record"].to_pylist()):
+        assert rows == sorted(rows)
+    assert outcome.kept["extra"].to_pylist() == [str(record) for record in outcome.kept["record"].to_pylist()]

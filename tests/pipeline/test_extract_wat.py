@@ -72,6 +72,7 @@ def test_link_becomes_candidate_with_identities_and_place(tmp_path: Path) -> Non
         "text_source": "alt",
         "page_url": "http://example.com/",
         "license": None,
+        "extra": None,
         "source": str(path),
         "record": len(packed[0]),
         "link": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,21 @@ import pytest
 
 from pipeline.engine import Done, Engine, EngineConfig, open_engine
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
-from pipeline.ledger import LedgerConfig, totals
+from pipeline.ledger import LedgerConfig, Line, totals
 from pipeline.schema import MATCHED
 from pipeline.stages.balance import BalanceConfig
-from pipeline.steps import dedup, select
+from pipeline.steps import dedup, schedule, select
 from pipeline.steps.dedup import DedupConfig
-from pipeline.steps.step import save_vector
+from pipeline.steps.step import Step, save_vector
 from pipeline.steps.texts import partition_of
 
 QUERIES = 12
 PARTITIONS = 3
 LEDGER = LedgerConfig()
+PAIRS = DedupConfig(by="pair")
 
 
-def _rows(count: int, urls: int) -> list[dict[str, Any]]:
+def make_rows(count: int, urls: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(3)
     rows = []
     for i in range(count):
@@ -56,7 +58,7 @@ def _rows(count: int, urls: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_matched(directory: Path, rows: Sequence[dict[str, Any]], files: int) -> list[tuple[Done, Path]]:
+def write_matched(directory: Path, rows: Sequence[dict[str, Any]], files: int) -> list[tuple[Done, Path]]:
     directory.mkdir(parents=True)
     done = []
     for i in range(files):
@@ -72,31 +74,61 @@ def _write_matched(directory: Path, rows: Sequence[dict[str, Any]], files: int) 
     return done
 
 
-def _run(root: Path, rows: Sequence[dict[str, Any]], files: int, t: int, engine: Engine) -> dict[str, Any]:
-    matched = _write_matched(root / "texts", rows, files)
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What the select steps left."""
+
+    shards: list[list[dict[str, Any]]]
+    counts: list[dict[str, Any]]
+    lines: dict[str, Line]
+    limit: tuple[Done, Path]
+    thresholds: tuple[Done, Path]
+    queries: tuple[Done, Path]
+    query_counts: tuple[Done, Path]
+
+
+def run_plan(
+    root: Path,
+    rows: Sequence[dict[str, Any]],
+    files: int,
+    config: BalanceConfig,
+    engine: Engine,
+    dedup_config: DedupConfig = PAIRS,
+) -> Planned:
+    """From matched rows to staging shards of 20 pairs, with the real steps."""
+    matched = write_matched(root / "texts", rows, files)
     (root / "queries").mkdir()
-    save_vector(root / "queries" / "q.query_hashes.npy", _hashes())
+    save_vector(root / "queries" / "q.query_hashes.npy", query_hashes())
     queries = (Done(partition="all", key="q", outputs={"q.query_hashes.npy": "h"}, info={}), root / "queries")
-    config = BalanceConfig(max_pairs_per_query=t)
-    plan = dedup.plan(matched, partitions=PARTITIONS, num_queries=QUERIES, config=DedupConfig(), ledger=LEDGER)
-    unique = engine.run_step(root / "dedup", plan.tasks)
-    counts = (engine.run_step(root / "count", select.plan_count(unique, root / "dedup").tasks)[0], root / "count")
-    step = select.plan_gather(unique, root / "dedup", counts, queries, config, 0)
-    gathered = engine.run_step(root / "gather", step.tasks)
-    step = select.plan_threshold(gathered, root / "gather", (unique, root / "dedup"), counts, queries, config, 0)
-    thresholds = (engine.run_step(root / "threshold", step.tasks)[0], root / "threshold")
-    step = select.plan_balance(unique, root / "dedup", thresholds, queries, config, 0, LEDGER)
-    chosen = engine.run_step(root / "balance", step.tasks)
-    step = select.plan_report(chosen, root / "balance", counts, thresholds)
-    report = engine.run_step(root / "report", step.tasks)[0].path(root / "report", "query_counts")
-    step = select.plan_schedule(chosen, root / "balance", 20)
-    scheduled = engine.run_step(root / "schedule", step.tasks)
-    shards = [pq.read_table(done.path(root / "schedule", "selected")).to_pylist() for done in scheduled]
-    lines = {line.stage: line for line in totals([done.info for done in [*unique, *chosen]])}
-    return {"shards": shards, "counts": pq.read_table(report).to_pylist(), "lines": lines}
+
+    def run(step: Step) -> list[Done]:
+        return engine.run_step(root / step.name, step.tasks)
+
+    plan = dedup.plan(matched, partitions=PARTITIONS, num_queries=QUERIES, config=dedup_config, ledger=LEDGER)
+    unique, directory = run(plan), root / "dedup"
+    counts = (run(select.plan_count(unique, directory))[0], root / "count")
+    limit = (run(select.plan_limit(counts, config))[0], root / "limit")
+    gathered = run(select.plan_gather(unique, directory, limit, queries, config, 0))
+    step = select.plan_threshold(gathered, root / "gather", (unique, directory), limit, queries, config, 0)
+    thresholds = (run(step)[0], root / "threshold")
+    chosen = run(select.plan_balance(unique, directory, thresholds, queries, config, 0, LEDGER))
+    query_counts = (
+        run(select.plan_report(chosen, root / "balance", counts, thresholds))[0],
+        root / "query_counts",
+    )
+    scheduled = run(schedule.plan(chosen, root / "balance", 20))
+    return Planned(
+        shards=[pq.read_table(done.path(root / "schedule", "selected")).to_pylist() for done in scheduled],
+        counts=pq.read_table(query_counts[0].path(query_counts[1], "query_counts")).to_pylist(),
+        lines={line.stage: line for line in totals([done.info for done in [*unique, *chosen]])},
+        limit=limit,
+        thresholds=thresholds,
+        queries=queries,
+        query_counts=query_counts,
+    )
 
 
-def _hashes() -> np.ndarray:
+def query_hashes() -> np.ndarray:
     return np.array([text_hash(f"q{i}") for i in range(QUERIES)], np.uint64)
 
 
@@ -104,7 +136,7 @@ def _oracle(rows: Sequence[dict[str, Any]], t: int) -> dict[bytes, list[int]]:
     first: dict[tuple[bytes, str], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda r: (r["uid"], r["source"], r["record"], r["link"])):
         first.setdefault((row["url_id"], row["caption"]), row)
-    hashes = _hashes()
+    hashes = query_hashes()
     chosen: dict[bytes, list[int]] = {}
     for query in range(QUERIES):
         mine = [r["uid"] for r in first.values() if query in r["query_ids"]]
@@ -116,19 +148,19 @@ def _oracle(rows: Sequence[dict[str, Any]], t: int) -> dict[bytes, list[int]]:
 
 @pytest.mark.parametrize(("files", "t"), [(1, 5), (4, 5), (3, 10_000)])
 def test_selection_equals_the_oracle_whatever_the_files(tmp_path: Path, files: int, t: int) -> None:
-    rows = _rows(600, 80)
+    rows = make_rows(600, 80)
     with open_engine(EngineConfig(kind="inline")) as engine:
-        result = _run(tmp_path, rows, files, t, engine)
-    selected = [row for shard in result["shards"] for row in shard]
+        result = run_plan(tmp_path, rows, files, BalanceConfig(max_pairs_per_query=t), engine)
+    selected = [row for shard in result.shards for row in shard]
     assert {row["uid"]: row["selected_by"] for row in selected} == _oracle(rows, t)
     assert [r["order"] for r in selected] == sorted(r["order"] for r in selected)
-    urls = [{row["url_id"] for row in shard} for shard in result["shards"]]
+    urls = [{row["url_id"] for row in shard} for shard in result.shards]
     assert sum(map(len, urls)) == len(set().union(*urls)), "a URL belongs to one staging shard"
-    lines = result["lines"]
+    lines = result.lines
     assert lines["dedup"].rows_in == 600
     assert lines["dedup"].kept == lines["balance"].rows_in
     assert lines["balance"].kept == len(selected)
-    for row in result["counts"]:
+    for row in result.counts:
         query = row["query_id"]
         assert row["selected"] == min(t, row["matched"]) == sum(query in r["selected_by"] for r in selected)
         assert row["contained"] == sum(query in r["query_ids"] for r in selected)
@@ -136,13 +168,13 @@ def test_selection_equals_the_oracle_whatever_the_files(tmp_path: Path, files: i
 
 def test_empty_input_gives_an_empty_plan(tmp_path: Path) -> None:
     with open_engine(EngineConfig(kind="inline")) as engine:
-        result = _run(tmp_path, [], 1, 5, engine)
-    assert result["shards"] == [[]]
+        result = run_plan(tmp_path, [], 1, BalanceConfig(max_pairs_per_query=5), engine)
+    assert result.shards == [[]]
 
 
 def test_schedule_bounds_cover_the_hash_space_without_gap() -> None:
     for shards in (1, 3, 7, 4096):
-        bounds = [select._bound(i, shards) for i in range(shards + 1)]
+        bounds = [schedule.bound(i, shards) for i in range(shards + 1)]
         assert bounds[0] == 0
         assert bounds[-1] == 2**64
         assert all(a < b for a, b in itertools.pairwise(bounds))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from pipeline.stages.check_image.area import shrink
 from pipeline.stages.check_image.geometry import Pixels
 
 __all__ = ["exif_json", "exif_of", "orientation_of", "perceptual_hash"]
@@ -19,6 +20,7 @@ __all__ = ["exif_json", "exif_of", "orientation_of", "perceptual_hash"]
 _ORIENTATION = 0x0112
 _SUB_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _MAX_VALUE_CHARS = 500
+_SIDE = 32  # of the gray picture that the hash is taken from
 
 
 def exif_of(data: bytes) -> Image.Exif | None:
@@ -89,9 +91,17 @@ def perceptual_hash(pixels: Pixels) -> int:
     their median. After pHash (Zauner 2010, section 3.2.1), with diagonals instead of its square of
     frequencies. `pixels` is uint8[h, w] or uint8[h, w, 3] RGB; the first frequency is the highest bit.
     """
-    gray = pixels if pixels.ndim == 2 else cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(np.ascontiguousarray(gray), (32, 32), interpolation=cv2.INTER_AREA)
+    gray: Pixels = pixels
+    if pixels.ndim == 3:
+        gray = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
+    if min(gray.shape) >= _SIDE:
+        small = shrink(gray, (_SIDE, _SIDE))
+    else:
+        small = np.asarray(
+            cv2.resize(np.ascontiguousarray(gray), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.uint8
+        )
     spectrum = cv2.dct(small.astype(np.float32))
     coefficients = np.rint(spectrum[_low_frequencies()])
-    bits = coefficients > np.median(coefficients)
+    middle = np.sort(coefficients)[31:33]
+    bits = coefficients > (middle[0] + middle[1]) / 2
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

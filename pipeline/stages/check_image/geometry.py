@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.stages.check_image.area import shrink
 from pipeline.stages.check_image.config import ImageConfig
 
 __all__ = ["Plan", "crop_or_pad", "plan_size", "scale", "upright"]
@@ -49,7 +50,9 @@ def scale(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = pixels.shape[:2]
     if (width, height) == size:
         return pixels
-    smaller = size[0] * size[1] < width * height
+    if size[0] <= width and size[1] <= height and (pixels.ndim == 2 or pixels.shape[2] == 3):
+        return shrink(pixels, size)
+    smaller = size[0] * size[1] < width * height  # one side may grow: a line of 8000 x 2
     how = cv2.INTER_AREA if smaller else cv2.INTER_LANCZOS4
     return cv2.resize(pixels, size, interpolation=how).astype(np.uint8, copy=False)
 

@@ -19,8 +19,9 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipeline.errors import InputError
 from pipeline.stages.extract.files import open_binary
+from pipeline.stages.extract.members import Block, WholeMembers
 
-__all__ = ["Damage", "Record", "read_records"]
+__all__ = ["Damage", "Record", "read_blocks", "read_records"]
 
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"WARC/": "plain"}
 _SCAN_BYTES = 1 << 20
@@ -57,49 +58,82 @@ def read_records(
     storage itself (with an errno) passes through, for the caller to try again.
     """
     with open_binary(path) as file:
-        first = file.read(5)
-        kind = next((name for magic, name in _MAGIC.items() if first.startswith(magic)), None)
-        if kind is None:
-            what = "it is empty" if not first else f"it starts with {first!r}"
-            raise InputError(f"{path}: not a WARC or WAT file ({what}); check the path or set the format")
-        magic = next(magic for magic, name in _MAGIC.items() if name == kind)
-        start = 0
-        damage: Damage | None = None  # told when it is known whether anything follows
-        num_records = 0
-        while True:
-            segment = _Segment(file, start, wanted=wanted, max_record_bytes=max_record_bytes)
-            for item in segment:
-                if damage is not None:
-                    yield damage
-                    damage = None
+        yield from _read_carefully(path, file, 0, wanted=wanted, max_record_bytes=max_record_bytes)
+
+
+def read_blocks(path: str, *, record_type: str, others: set[str], max_record_bytes: int) -> Iterator[Block | Damage]:
+    """As `read_records`, for records of one WARC-Type; the types of the rest are added to `others`.
+
+    A gzip archive of one record a member, all whole, is read by a faster way, up to the first member that
+    is anything else.
+    """
+
+    def wanted(head: WarcRecord) -> bool:
+        found = str(head.headers.get("WARC-Type"))
+        if found == record_type:
+            return True
+        others.add(found)
+        return False
+
+    with open_binary(path) as file:
+        members = WholeMembers(file, record_type=record_type, others=others, max_record_bytes=max_record_bytes)
+        yield from members
+        if members.at_end and members.last is not None:
+            return
+        start = members.last or 0
+        for item in _read_carefully(path, file, start, wanted=wanted, max_record_bytes=max_record_bytes):
+            if isinstance(item, Damage):
                 yield item
-            if damage is not None and segment.num_records:  # records followed, though none was wanted
+            elif item.offset != members.last:  # that one is read again, to start from
+                yield Block(item.offset, item.block)
+
+
+def _read_carefully(
+    path: str, file: BinaryIO, start: int, *, wanted: Callable[[WarcRecord], bool], max_record_bytes: int
+) -> Iterator[Record | Damage]:
+    file.seek(0)
+    first = file.read(5)
+    kind = next((name for magic, name in _MAGIC.items() if first.startswith(magic)), None)
+    if kind is None:
+        what = "it is empty" if not first else f"it starts with {first!r}"
+        raise InputError(f"{path}: not a WARC or WAT file ({what}); check the path or set the format")
+    magic = next(magic for magic, name in _MAGIC.items() if name == kind)
+    damage: Damage | None = None  # told when it is known whether anything follows
+    num_records = 0
+    while True:
+        segment = _Segment(file, start, wanted=wanted, max_record_bytes=max_record_bytes)
+        for item in segment:
+            if damage is not None:
                 yield damage
                 damage = None
-            num_records += segment.num_records
-            if num_records == 0 and start == 0:
-                raise InputError(
-                    f"{path}: not a WARC or WAT file ({segment.error or 'it holds no record'}); "
-                    "check the path or set the format"
-                )
-            end = _member_end(file, segment.last_offset) if kind == "gzip" else None
-            if segment.damage is not None:
-                found = segment.damage
-                if found.offset is None and end is not None:
-                    found = Damage(offset=end, reason=found.reason, detail=found.detail)
-                damage = damage or found
-            elif end is None or _size(file) <= end:
-                break  # a clean end, or a last record that only lacks its checksum
-            following = _next_member(file, end or max(segment.last_offset, start) + 1, magic, kind)
-            if following is None:
-                if damage is None and end is not None and not _all_empty_members(file, end):
-                    damage = Damage(offset=end, reason="bad_record", detail="too short to be a record")
-                break
-            start = following
-        if damage is not None:
-            # Nothing readable came after it, so the file ends here.
-            reason = "truncated_file" if damage.reason == "bad_record" else damage.reason
-            yield Damage(offset=damage.offset, reason=reason, detail=damage.detail)
+            yield item
+        if damage is not None and segment.num_records:  # records followed, though none was wanted
+            yield damage
+            damage = None
+        num_records += segment.num_records
+        if num_records == 0 and start == 0:
+            raise InputError(
+                f"{path}: not a WARC or WAT file ({segment.error or 'it holds no record'}); "
+                "check the path or set the format"
+            )
+        end = _member_end(file, segment.last_offset) if kind == "gzip" else None
+        if segment.damage is not None:
+            found = segment.damage
+            if found.offset is None and end is not None:
+                found = Damage(offset=end, reason=found.reason, detail=found.detail)
+            damage = damage or found
+        elif end is None or _size(file) <= end:
+            break  # a clean end, or a last record that only lacks its checksum
+        following = _next_member(file, end or max(segment.last_offset, start) + 1, magic, kind)
+        if following is None:
+            if damage is None and end is not None and not _all_empty_members(file, end):
+                damage = Damage(offset=end, reason="bad_record", detail="too short to be a record")
+            break
+        start = following
+    if damage is not None:
+        # Nothing readable came after it, so the file ends here.
+        reason = "truncated_file" if damage.reason == "bad_record" else damage.reason
+        yield Damage(offset=damage.offset, reason=reason, detail=damage.detail)
 
 
 class _Segment:

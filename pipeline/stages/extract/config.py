@@ -39,6 +39,9 @@ class ExtractConfig:
     """Tables: names of the column with the page's URL; a table may do without."""
     license_columns: tuple[str, ...] = ("license", "LICENSE")
     """Tables: names of the column with a licence; a table may do without."""
+    extra_columns: tuple[str, ...] = ()
+    """Tables: other columns to carry through to the shards' metadata, as one JSON object a row in the column
+    `extra`; "*" stands for all that are not read otherwise."""
     column_names: tuple[str, ...] = ()
     """CSV and TSV without a header row: the names of its columns, in order."""
     tsv_quoting: bool = False

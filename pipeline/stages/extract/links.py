@@ -190,28 +190,40 @@ class LinkBatch:
         self,
         record: int,
         raw_urls: Sequence[str],
-        texts: Sequence[tuple[str, str]],
+        texts: Sequence[str],
+        text_sources: Sequence[str],
         resolve: Callable[[str], str],
         *,
         page_url: str | None,
         license_url: str | None,
+        decode: Callable[[str], str] | None = None,
     ) -> None:
-        """The links of one page in its order: URLs as the page wrote them, (text source, text) of each."""
+        """The links of one page in its order: as the page wrote them, texts (decoded) and their sources.
+
+        `decode` makes URLs of the raw ones, before `resolve`.
+        """
         max_chars = self._config.max_url_chars
-        before = len(self._url)
-        for ordinal, (raw_url, (text_source, text)) in enumerate(zip(raw_urls, texts, strict=True)):
+        num_before, num_bad_before = len(self._url), len(self._bad_link)
+        for link, (raw_url, text, text_source) in enumerate(zip(raw_urls, texts, text_sources, strict=True)):
             if not text:
-                self.reject_link(record, ordinal, "no_text", raw_url)
+                self._bad_link.append(link)
+                self._bad_reason.append("no_text")
+                self._bad_detail.append(raw_url)
                 continue
-            url = resolve(raw_url)
-            if not url.startswith(("http://", "https://")) or len(url) > max_chars:
-                self._reject_url(record, ordinal, url, raw_url)
-                continue
-            self._url.append(url)
-            self._alt_text.append(text)
-            self._text_source.append(text_source)
-            self._link.append(ordinal)
-        num_added = len(self._url) - before
+            named = raw_url if decode is None else decode(raw_url)
+            url = resolve(named)
+            if len(url) <= max_chars and url.startswith(("http://", "https://")):
+                self._url.append(url)
+                self._alt_text.append(text)
+                self._text_source.append(text_source)
+                self._link.append(link)
+            else:
+                reason, detail = self._against_url(url, named)
+                self._bad_link.append(link)
+                self._bad_reason.append(reason)
+                self._bad_detail.append(detail)
+        self._bad_record += [record] * (len(self._bad_link) - num_bad_before)
+        num_added = len(self._url) - num_before
         self._page_url += [page_url] * num_added
         self._license += [license_url] * num_added
         self._record += [record] * num_added
@@ -229,7 +241,7 @@ class LinkBatch:
     ) -> None:
         """The one link of a table's row, with text. `url` is what the resolver made of `raw_url`."""
         if not url.startswith(("http://", "https://")) or len(url) > self._config.max_url_chars:
-            self._reject_url(record, 0, url, raw_url)
+            self.reject_link(record, 0, *self._against_url(url, raw_url))
             return
         self._url.append(url)
         self._alt_text.append(text)
@@ -240,11 +252,11 @@ class LinkBatch:
         self._record.append(record)
         self._link.append(0)
 
-    def _reject_url(self, record: int, link: int, url: str, raw_url: str) -> None:
+    @staticmethod
+    def _against_url(url: str, raw_url: str) -> tuple[str, str]:
         if url.startswith(("http://", "https://")):
-            self.reject_link(record, link, "bad_url", f"{len(url)} characters: {raw_url[:100]}")
-        else:
-            self.reject_link(record, link, "not_http" if _SCHEME.match(url) else "bad_url", raw_url)
+            return "bad_url", f"{len(url)} characters: {raw_url[:100]}"
+        return ("not_http" if _SCHEME.match(url) else "bad_url"), raw_url
 
     def reject_link(self, record: int, link: int, reason: str, detail: str | None) -> None:
         """One link turned away."""

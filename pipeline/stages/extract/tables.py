@@ -1,6 +1,6 @@
 """Tables of URLs and texts: Parquet, CSV, TSV, JSON lines; all but Parquet also as .gz or .zst.
 
-    bytes --decompress--> lines --parse--> (url, text, page_url, license) --> LinkBatch
+    bytes --decompress--> lines --parse--> (url, text, page_url, license, extra) --> LinkBatch
     Parquet row groups ------------------------------^
 
 A row is one record with one link, 0. Entities are decoded in neither column: a table holds text, not HTML.
@@ -58,6 +58,7 @@ class _Row:
     text: str | None
     page_url: str | None
     license: str | None
+    extra: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,15 @@ def _outcomes(batch: LinkBatch, rows: _Rows) -> Iterator[Outcome]:
             batch.reject_link(row.number, 0, "no_text", row.url)
         else:
             raw_url = row.url or ""
-            batch.count_record(len(row.text) + len(raw_url))
-            batch.add(
+            batch.count_record(len(row.text) + len(raw_url) + len(row.extra or ""))
+            batch.add_row(
+                row.number,
                 resolve(raw_url),
                 raw_url,
                 row.text,
-                "alt",
-                row.page_url,
-                row.license,
-                row.number,
-                0,
+                page_url=row.page_url,
+                license_url=row.license,
+                extra=row.extra,
             )
         if batch.full():
             yield batch.take()
@@ -110,12 +110,16 @@ class _Columns:
     text: str
     page_url: str | None
     license: str | None
+    extra: tuple[str, ...]
 
     def present(self) -> list[str]:
-        return [name for name in (self.url, self.text, self.page_url, self.license) if name is not None]
+        named = (self.url, self.text, self.page_url, self.license, *self.extra)
+        return list(dict.fromkeys(name for name in named if name is not None))
 
 
-def _choose_columns(path: str, names: Sequence[str], config: ExtractConfig) -> _Columns:
+def _choose_columns(
+    path: str, names: Sequence[str], config: ExtractConfig, *, may_lack_extra: bool = False
+) -> _Columns:
     def first_of(wanted: tuple[str, ...]) -> str | None:
         return next((name for name in wanted if name in names), None)
 
@@ -124,12 +128,24 @@ def _choose_columns(path: str, names: Sequence[str], config: ExtractConfig) -> _
         option, wanted = ("url_columns", config.url_columns) if url is None else ("text_columns", config.text_columns)
         shown = ", ".join(map(str, names[:20]))
         raise InputError(f"{path}: no column named {' or '.join(wanted)}; it has {shown[:300]}; set extract.{option}")
-    return _Columns(
-        url=url,
-        text=text,
-        page_url=first_of(config.page_url_columns),
-        license=first_of(config.license_columns),
-    )
+    page_url, license_url = first_of(config.page_url_columns), first_of(config.license_columns)
+    extra: dict[str, None] = {}
+    for name in config.extra_columns:
+        if name == "*":
+            extra.update((other, None) for other in names if other not in (url, text, page_url, license_url))
+        elif name in names:
+            extra[name] = None
+        elif not may_lack_extra:
+            shown = ", ".join(map(str, names[:20]))
+            raise InputError(f"{path}: no column named {name}; it has {shown[:300]}; correct extract.extra_columns")
+    return _Columns(url=url, text=text, page_url=page_url, license=license_url, extra=tuple(extra))
+
+
+def _json_of(names: Sequence[str], values: Sequence[object]) -> str:
+    return _ENCODER.encode(dict(zip(names, values, strict=True))).decode()
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 
 # --- Parquet ----------------------------------------------------------------------------------
@@ -166,13 +182,27 @@ def _arrow_rows(part: pa.RecordBatch, columns: _Columns, number: int, config: Ex
         _strings(part.column(name)) if name is not None else [None] * part.num_rows
         for name in (columns.url, columns.text, columns.page_url, columns.license)
     ]
-    for offset, (url, text, page_url, license_url) in enumerate(zip(*values, strict=True)):
+    extras = _extras(part.select(list(columns.extra))) if columns.extra else [None] * part.num_rows
+    for offset, (url, text, page_url, license_url, extra) in enumerate(zip(*values, extras, strict=True)):
         if isinstance(url, _NotText) or isinstance(text, _NotText):
             yield _BadRow(number + offset, "bad_record", "not UTF-8")
         elif len(text or "") > config.max_record_bytes:
             yield _BadRow(number + offset, "oversized_record", f"{len(text or '')} characters")
         else:
-            yield _Row(number + offset, url, text, _optional(page_url), _optional(license_url))
+            yield _Row(number + offset, url, text, _optional(page_url), _optional(license_url), extra)
+
+
+def _extras(part: pa.RecordBatch) -> Sequence[str | None]:
+    try:
+        return [_json_of(part.schema.names, row) for row in zip(*map(_plain_values, part.columns), strict=True)]
+    except (pa.ArrowException, UnicodeDecodeError, ValueError, TypeError):
+        return [None] * part.num_rows  # of a type without a Python value
+
+
+def _plain_values(column: pa.Array) -> list[object]:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return [None if isinstance(value, _NotText) else value for value in _strings(column)]
+    return cast("list[object]", column.to_pylist())
 
 
 class _NotText:
@@ -311,7 +341,7 @@ def _json_rows(path: str, lines: _Lines, config: ExtractConfig) -> _Rows:
             continue
         if columns is None or row.get(columns.url) is None or row.get(columns.text) is None:
             try:
-                columns = _choose_columns(path, list(row), config)
+                columns = _choose_columns(path, list(row), config, may_lack_extra=True)
             except InputError:
                 # JSON lines may leave out what is null; a file in which every row does is an error.
                 if columns is None:
@@ -325,10 +355,24 @@ def _json_rows(path: str, lines: _Lines, config: ExtractConfig) -> _Rows:
             row.get(columns.text),
             row.get(columns.page_url) if columns.page_url else None,
             row.get(columns.license) if columns.license else None,
+            _json_extra(line, columns, config) if config.extra_columns else None,
         )
     yield from _end_of(path, lines, number + 1, "JSONL")
     if number >= 0 and not num_good and lines.damage is None and first_problem:
         raise InputError(f"{path}: no usable row in {number + 1} ({first_problem}); is it JSON lines?")
+
+
+def _json_extra(line: bytes, columns: _Columns, config: ExtractConfig) -> str:
+    """The other fields of one line, each value as it was written."""
+    fields = _FIELDS_DECODER.decode(line)
+    read = (columns.url, columns.text, columns.page_url, columns.license)
+    names: dict[str, None] = {}
+    for name in config.extra_columns:
+        names.update((other, None) for other in fields if (other not in read if name == "*" else other == name))
+    return "{" + ",".join(f"{_ENCODER.encode(name).decode()}:{bytes(fields[name]).decode()}" for name in names) + "}"
+
+
+_FIELDS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _json_decoder(names: list[str]) -> Callable[[bytes], dict[str, str | None]]:
@@ -365,6 +409,7 @@ def _separated_rows(path: str, lines: _Lines, config: ExtractConfig, *, comma: b
     at_url, at_text = names.index(columns.url), names.index(columns.text)
     at_page = names.index(columns.page_url) if columns.page_url is not None else None
     at_license = names.index(columns.license) if columns.license is not None else None
+    at_extra = [names.index(name) for name in columns.extra]
     number = -1
     for record in records:
         number += 1
@@ -379,6 +424,7 @@ def _separated_rows(path: str, lines: _Lines, config: ExtractConfig, *, comma: b
                 record[at_text],
                 (record[at_page] or None) if at_page is not None else None,
                 (record[at_license] or None) if at_license is not None else None,
+                _json_of(columns.extra, [record[at] for at in at_extra]) if at_extra else None,
             )
     yield from _end_of(path, lines, number + 1, "CSV" if comma else "TSV")
 

@@ -188,22 +188,16 @@ def _read_page(
         license_url = resolve(license_url)
         if not 0 < len(license_url) <= config.max_url_chars:
             license_url = None
-    for ordinal, node in enumerate(images):
-        raw_url = image_url_of(node) or ""
-        text_source, text = _first_text(node, config)
-        if not text:
-            batch.reject_link(offset, ordinal, "no_text", raw_url)
-            continue
-        batch.add(
-            resolve(raw_url),
-            raw_url,
-            text,
-            text_source,
-            page_url or None,
-            license_url,
-            offset,
-            ordinal,
-        )
+    texts = [_first_text(node, config) for node in images]
+    batch.add_page(
+        offset,
+        [image_url_of(node) or "" for node in images],
+        [text for _, text in texts],
+        [source for source, _ in texts],
+        resolve,
+        page_url=page_url or None,
+        license_url=license_url,
+    )
 
 
 def _first_text(node: Any, config: ExtractConfig) -> tuple[str, str]:

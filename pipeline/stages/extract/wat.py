@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from fastwarc.warc import WarcRecord, WarcRecordType
 
 from pipeline.errors import InputError
 from pipeline.outcome import Outcome
-from pipeline.stages.extract.archive import Damage, read_records
+from pipeline.stages.extract.archive import Damage, read_blocks
 from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.links import (
     LinkBatch,
@@ -77,10 +76,10 @@ _DECODER = msgspec.json.Decoder(_Page)
 _LINKS_DECODER = msgspec.json.Decoder(list[_Link] | None)
 
 # Most links of a page are no pictures, and making objects of them would take most of the time. In the
-# compact form that the usual writers give, a picture's entry is found by this pattern; inside a JSON
-# string it cannot occur, since quotes are escaped there.
-_IMAGE_ENTRY = re.compile(rb'\{"path":"IMG@/src"(?:,"[a-z]*":"[^"\\]*(?:\\.[^"\\]*)*")*\}')
-_LICENSE_REL = re.compile(rb'"rel":\s*"[^"]*[Ll]icense')
+# compact form that the usual writers give, a picture's path stands between these bytes and a brace ends
+# its entry. Where strings hold braces, the JSON cut out so is not well-formed, and all links are decoded.
+_BEFORE_PATH = b'{"path":"'
+_LICENSE_REL = re.compile(rb'"rel":\s*"[^"]*license', re.IGNORECASE)
 
 
 def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
@@ -92,24 +91,20 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
     robots = _Robots(config.robots_directives if config.respect_page_robots else ())
     num_metadata = 0
     others: set[str] = set()
-
-    def is_metadata(head: WarcRecord) -> bool:
-        if head.record_type == WarcRecordType.metadata:
-            return True
-        if head.record_type != WarcRecordType.warcinfo:
-            others.add(str(head.headers.get("WARC-Type")))
-        return False
-
-    for item in read_records(path, wanted=is_metadata, max_record_bytes=config.max_record_bytes):
+    for item in read_blocks(path, record_type="metadata", others=others, max_record_bytes=config.max_record_bytes):
         num_metadata += 1
         if isinstance(item, Damage):
             batch.count_record()
             batch.reject_record(item.offset, item.reason, item.detail)
         else:
-            batch.count_record(len(item.block))
-            _read_page(batch, item.offset, item.block, config, robots)
+            offset, block = item
+            batch.count_record(len(block))
+            # Most records tell of requests or of pages without pictures.
+            if b"IMG@/src" in block or not block.rstrip().endswith(b"}"):
+                _read_page(batch, offset, block, config, robots)
         if batch.full():
             yield batch.take()
+    others.discard("warcinfo")
     if not num_metadata and others:
         raise InputError(
             f"{path}: not a WAT file: it holds {', '.join(sorted(others))} records and no metadata; "
@@ -120,8 +115,6 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
 
 
 def _read_page(batch: LinkBatch, offset: int, block: bytes, config: ExtractConfig, robots: _Robots) -> None:
-    if b"IMG@/src" not in block and block.rstrip().endswith(b"}"):
-        return  # most records tell of requests or of pages without pictures
     try:
         page, images, raw_links = _decode(block)
     except _BadPageError as error:
@@ -137,35 +130,43 @@ def _read_page(batch: LinkBatch, offset: int, block: bytes, config: ExtractConfi
         batch.reject_record(offset, "bad_record", f"the page's URL has {len(page_url)} characters")
         return
     head = html.head or _Head()
-    forbidden = robots.forbid(bytes(response.headers), bytes(head.metas))
+    forbidden = robots.forbid(response.headers, head.metas)
     if forbidden:
         for ordinal in range(len(images)):
             batch.reject_link(offset, ordinal, "opt_out", forbidden)
         return
-    base = page_url
-    if head.base:
-        base = resolver(page_url)(unescape_attribute(head.base)) or page_url
-        if len(base) > config.max_url_chars:
-            base = ""
-    resolve = resolver(base)
-    license_url = _license(head.links, raw_links)
-    if license_url is not None:
-        license_url = resolve(unescape_attribute(license_url))
-        if not 0 < len(license_url) <= config.max_url_chars:
-            license_url = None
-    only_alt = config.text_sources == ("alt",)
-    text_source = "alt"
-    reject_link = batch.reject_link
-    for ordinal, link in enumerate(images):
-        if only_alt:
-            text = unescape_attribute(link.alt) if link.alt else ""
-        else:
-            text_source, text = _first_text(link, config.text_sources)
-        if not text:
-            reject_link(offset, ordinal, "no_text", link.url)
-            continue
-        raw_url = unescape_attribute(link.url)
-        batch.add(resolve(raw_url), raw_url, text, text_source, page_url or None, license_url, offset, ordinal)
+    raw_urls = [link.url for link in images]
+    if config.text_sources == ("alt",):
+        texts = [unescape_attribute(link.alt) if link.alt else "" for link in images]
+        text_sources = ["alt"] * len(images)
+    else:
+        found = [_first_text(link, config.text_sources) for link in images]
+        texts = [text for _, text in found]
+        text_sources = [source for source, _ in found]
+    resolve: Callable[[str], str] = str
+    license_url = None
+    if any(texts):
+        base = page_url
+        if head.base:
+            base = resolver(page_url)(unescape_attribute(head.base)) or page_url
+            if len(base) > config.max_url_chars:
+                base = ""
+        resolve = resolver(base)
+        license_url = _license(head.links, raw_links)
+        if license_url is not None:
+            license_url = resolve(unescape_attribute(license_url))
+            if not 0 < len(license_url) <= config.max_url_chars:
+                license_url = None
+    batch.add_page(
+        offset,
+        raw_urls,
+        texts,
+        text_sources,
+        resolve,
+        page_url=page_url or None,
+        license_url=license_url,
+        decode=unescape_attribute,
+    )
 
 
 def _first_text(link: _Link, sources: Sequence[str]) -> tuple[str, str]:
@@ -189,38 +190,46 @@ class _Robots:
         self._directives = frozenset(directives)
         self._words = [word.encode() for word in directives]
 
-    def forbid(self, headers: bytes, metas: bytes) -> str:
+    def forbid(self, headers: msgspec.Raw, metas: msgspec.Raw) -> str:
         """The directives that forbid, for the ledger; "" if there are none. Both arguments are JSON."""
-        found: list[str] = []
-        if self._may_hold_directive(headers):
-            for name, value in _items(headers):
-                if name.lower() == "x-robots-tag":
-                    found.extend(map(str, value if isinstance(value, list) else [value]))
-        if self._may_hold_directive(metas):
-            for meta in _mappings(metas):
-                if str(meta.get("name", "")).strip().lower() == "robots":
-                    found.append(unescape_attribute(str(meta.get("content", ""))))
-        return ", ".join(sorted(directives_of(found) & self._directives)) if found else ""
-
-    def _may_hold_directive(self, raw: bytes) -> bool:
+        raw = b"%b%b" % (headers, metas)
         lowered = raw.lower()
-        return any(word in lowered for word in self._words) or (b"&#" in lowered and b"robots" in lowered)
+        if b"robots" not in lowered:
+            return ""
+        for word in self._words:
+            if word in lowered:
+                break
+        else:
+            if b"&#" not in lowered or not self._words:
+                return ""
+        found: list[str] = []
+        for name, value in _items(headers):
+            if name.lower() == "x-robots-tag":
+                found.extend(map(str, value if isinstance(value, list) else [value]))
+        for meta in _mappings(metas):
+            if str(meta.get("name", "")).strip().lower() == "robots":
+                found.append(unescape_attribute(str(meta.get("content", ""))))
+        return ", ".join(sorted(directives_of(found) & self._directives)) if found else ""
 
 
 def _license(head_links: msgspec.Raw, links: bytes) -> str | None:
-    # Spelt in capitals it is missed: a second scan of every page is too dear for that.
-    raws = [raw for raw in (bytes(head_links), links) if b"icense" in raw and _LICENSE_REL.search(raw)]
+    raws = [raw for raw in (bytes(head_links), links) if _may_name_license(raw)]
     return license_among(
         (str(link.get("rel", "")), str(link.get("url", ""))) for raw in raws for link in _mappings(raw)
     )
 
 
-def _items(raw: bytes) -> list[tuple[str, Any]]:
+def _may_name_license(links: bytes) -> bool:
+    # Plain searches first: the pattern takes ten times as long.
+    return (b"icense" in links or b"ICENSE" in links) and _LICENSE_REL.search(links) is not None
+
+
+def _items(raw: msgspec.Raw) -> list[tuple[str, Any]]:
     value = msgspec.json.decode(raw)
     return list(value.items()) if isinstance(value, dict) else []
 
 
-def _mappings(raw: bytes) -> list[dict[str, Any]]:
+def _mappings(raw: bytes | msgspec.Raw) -> list[dict[str, Any]]:
     value = msgspec.json.decode(raw)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
@@ -260,10 +269,17 @@ def _images_of(page: _Page) -> tuple[list[_Link], bytes]:
     if response is None or response.html is None:
         return [], b"null"
     raw = bytes(response.html.links)
-    entries: list[bytes] = _IMAGE_ENTRY.findall(raw)
-    if len(entries) == raw.count(b"IMG@/src"):
-        # Every picture has the compact form: decode only them.
-        return _LINKS_DECODER.decode(b"[" + b",".join(entries) + b"]") or [], raw
+    before, *entries = raw.split(b"IMG@/src")
+    if not entries:
+        return [], raw
+    if before.endswith(_BEFORE_PATH) and all(entry.endswith(_BEFORE_PATH) for entry in entries[:-1]):
+        cut = b'},{"path":"'.join([entry[: entry.find(b"}")] for entry in entries])
+        try:
+            images = _LINKS_DECODER.decode(b'[{"path":"%b}]' % cut) or []
+        except msgspec.DecodeError:
+            images = []
+        if images and not any(image.path for image in images):  # else something like IMG@/srcset
+            return images, raw
     return [link for link in _LINKS_DECODER.decode(raw) or [] if link.path == _IMAGE], raw
 
 

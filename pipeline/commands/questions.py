@@ -1,0 +1,100 @@
+"""Commands that ask a data set and leave it as it is: sql, explain, report, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from configs.load import ConfigError
+from pipeline.catalog import NAMED_QUERIES, VIEWS, named_query, open_catalog, sql_errors
+from pipeline.commands.results import shape_of, show
+from pipeline.commands.words import Words
+from pipeline.explain import explain, lines_of
+from pipeline.report import write_report
+from pipeline.verify import verify
+
+__all__ = ["explain_command", "report_command", "sql_command", "verify_command"]
+
+_DATA_SET = "CONFIG.yaml or a data set's directory"
+
+
+def sql_command(words: Words) -> int:
+    """sql CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE]
+
+    Ask the data set in SQL (DuckDB), or by the name of a query.
+    """
+    shape, to = words.take("format"), words.take("to")
+    shape = shape_of(shape, to)
+    target, query = words.positional(2, f'{_DATA_SET}, and "SELECT ..." or one of {", ".join(NAMED_QUERIES)}')
+    output = words.output(target)
+    if len(query.split()) == 1:
+        query = named_query(query.strip())
+    with open_catalog(output) as database, sql_errors():
+        relation = database.sql(query)
+        if relation is not None:
+            show(relation, shape, to)
+    return 0
+
+
+sql_command.__doc__ = f"{sql_command.__doc__}\n    Views: {', '.join(VIEWS)}\n    Names: {', '.join(NAMED_QUERIES)}\n"
+
+
+def explain_command(words: Words) -> int:
+    """explain CONFIG.yaml|DIR --uid HEX | --url URL [--format text|json]
+
+    The story of one link: where it was found, what each stage said, its queries with their counts, thresholds
+    and its own hashes, what came of the request, its shard and key. Works in the middle of a run.
+    """
+    uid, url, shape = words.take("uid"), words.take("url"), words.take("format") or "text"
+    if shape not in ("text", "json"):
+        raise ConfigError(f"--format {shape!r} is not one of text, json")
+    if (uid is None) == (url is None):
+        raise ConfigError("name one link: --uid HEX or --url URL")
+    (target,) = words.positional(1, _DATA_SET)
+    output = words.output(target)
+    with sql_errors(str(output)):
+        stories = explain(output, uid=uid, url=url)
+    if shape == "json":
+        rows = [dataclasses.asdict(story) for story in stories]
+        print(json.dumps(rows, indent=1, ensure_ascii=False, default=_plain))
+    else:
+        print("\n\n".join("\n".join(lines_of(story)) for story in stories))
+    return 0
+
+
+def _plain(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def report_command(words: Words) -> int:
+    """report CONFIG.yaml|DIR [--to FILE.html]
+
+    Write the data card, one self-contained HTML page.
+    """
+    to = words.take("to")
+    (target,) = words.positional(1, _DATA_SET)
+    output = words.output(target)
+    path = Path(to) if to else output / "report.html"
+    with sql_errors(str(output)):
+        write_report(output, path)
+    print(f"wrote {path}")
+    return 0
+
+
+def verify_command(words: Words) -> int:
+    """verify CONFIG.yaml|DIR
+
+    Check every tar, member, hash, row and count of the published shards. Each damage is a line; the exit status is
+    1 when there is one.
+    """
+    (target,) = words.positional(1, _DATA_SET)
+    output = words.output(target)
+    result = verify(output)
+    for damage in result.damages:
+        print(f"damaged: {damage.file}: {damage.what}")
+    verdict = f"{len(result.damages)} damages" if result.damages else "all whole"
+    print(
+        f"{output}: {result.shards:,} shards, {result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB: {verdict}"
+    )
+    return 1 if result.damages else 0

@@ -1,0 +1,120 @@
+"""The result of a query as a table, CSV, JSON or Parquet, on the terminal or in a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from configs.load import ConfigError
+from pipeline.storage import commit, temporary_name, unwritable
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["Shape", "shape_of", "show"]
+
+Shape = Literal["table", "csv", "json", "parquet"]
+_TABLE_ROWS = 1_000
+_FILE_WIDTH = 200
+
+
+def shape_of(name: str | None, to: str | None) -> Shape:
+    """The output format: `name`, else what the file's name tells, else a table. Raises ConfigError."""
+    if name is None:
+        ending = Path(to or "").suffix.removeprefix(".")
+        name = ending if ending in ("csv", "json", "parquet") else "table"
+    for shape in get_args(Shape):
+        if name == shape:
+            if shape == "parquet" and to is None:
+                raise ConfigError("--format parquet needs --to FILE")
+            found: Shape = shape
+            return found
+    raise ConfigError(f"--format {name!r} is not one of {', '.join(get_args(Shape))}")
+
+
+def show(relation: duckdb.DuckDBPyRelation, shape: Shape, to: str | None) -> None:
+    """Print a query's rows, or write them to the file `to`, whole or not at all.
+
+    Identities and other bytes are shown in hex, except in Parquet. A table ends after 1,000 rows and says so.
+    Raises OutputError where the file cannot be written.
+    """
+    if to is None:
+        _write(relation, shape, sys.stdout)
+        return
+    path = Path(to)
+    temporary = temporary_name(path)
+    try:
+        if shape == "parquet":
+            relation.write_parquet(str(temporary), compression="zstd")
+        else:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                _write(relation, shape, file)
+        commit(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if os.path.lexists(temporary):
+            temporary.unlink()
+
+
+def _write(relation: duckdb.DuckDBPyRelation, shape: Shape, file: TextIO) -> None:
+    rows = ([_plain(value) for value in row] for row in relation.iter_rows())
+    if shape == "csv":
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(relation.columns)
+        writer.writerows([_cell(value) for value in row] for row in rows)
+    elif shape == "json":
+        file.write("[")
+        for number, row in enumerate(rows):
+            text = json.dumps(dict(zip(relation.columns, row, strict=True)), ensure_ascii=False)
+            file.write(f"{',' if number else ''}\n {text}")
+        file.write("\n]\n")
+    else:
+        _write_table(relation.columns, rows, file)
+
+
+def _write_table(columns: list[str], rows: Iterable[list[Any]], file: TextIO) -> None:
+    # Text, not str: a caption may hold what rich would take for its own markup.
+    table = Table(*(escape(name) for name in columns), box=box.SIMPLE_HEAD)
+    more = 0
+    for number, row in enumerate(rows):
+        if number < _TABLE_ROWS:
+            table.add_row(*(Text("" if value is None else str(_cell(value))) for value in row))
+        else:
+            more += 1
+    console = Console(file=file, width=None if file is sys.stdout else _FILE_WIDTH)
+    console.print(table)
+    if more:
+        console.print(f"and {more:,} more rows; --format csv, json or parquet gives all of them")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: bytes in hex, no NaN, other kinds as their text."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).hex()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return str(value)
+
+
+def _cell(value: Any) -> Any:
+    """One cell of a table or CSV: lists and structures as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value

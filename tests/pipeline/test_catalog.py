@@ -1,0 +1,205 @@
+"""The catalog's views and named queries, and how results are shown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.catalog import NAMED_QUERIES, VIEWS, SqlError, named_query, open_catalog
+from pipeline.commands import main
+from pipeline.errors import OutputError
+from pipeline.report import write_report
+from pipeline.storage import write_json
+from pipeline.summaries import fresh_summary, write_summaries
+from tests.pipeline.small_set import make_rows, make_set
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("catalog") / "set"
+    make_set(root)
+    return root
+
+
+def _ask(root: Path, query: str) -> list[tuple[Any, ...]]:
+    with open_catalog(root) as database:
+        return database.sql(query).fetchall()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_answers_on_an_empty_data_set(tmp_path: Path, view: str) -> None:
+    write_json(tmp_path / "openwit.json", {"layout_version": 1})
+    assert _ask(tmp_path, f"SELECT count(*) FROM {view}") == [(0,)]
+
+
+@pytest.mark.parametrize("name", NAMED_QUERIES)
+def test_named_query_runs(small: Path, name: str) -> None:
+    assert isinstance(_ask(small, named_query(name)), list)
+
+
+def test_catalog_leaves_nothing_behind(small: Path) -> None:
+    before = sorted(path.name for path in small.iterdir())
+    _ask(small, "SELECT * FROM samples ORDER BY caption")
+    assert sorted(path.name for path in small.iterdir()) == before
+
+
+def test_unknown_name_and_foreign_directory_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SqlError, match="there are .*funnel"):
+        named_query("funel")
+    with pytest.raises(OutputError, match="no such directory"), open_catalog(tmp_path / "absent"):
+        pass
+
+
+def test_damaged_parquet_is_one_error_that_names_verify(tmp_path: Path) -> None:
+    make_set(tmp_path / "set", 40)
+    parquet = tmp_path / "set" / "shards" / "00000.parquet"
+    parquet.unlink()
+    parquet.write_bytes(b"PAR1 nothing")
+    with pytest.raises(OutputError, match="pipeline verify"), open_catalog(tmp_path / "set"):
+        pass
+
+
+# --- hosts ------------------------------------------------------------------------------------
+
+
+def _hosts() -> list[tuple[str, int, int]]:
+    rows = make_rows(150)
+    pairs = Counter("big.example" if row["record"] % 3 else "small.example" for row in rows)
+    fetched = Counter(
+        "big.example" if row["record"] % 3 else "small.example" for row in rows if row["status"] == "success"
+    )
+    return sorted(((host, pairs[host], fetched[host]) for host in pairs), key=lambda row: (-row[1], row[0]))
+
+
+def test_hosts_are_without_user_and_port_and_in_lower_case(small: Path) -> None:
+    assert [row[:3] for row in _ask(small, named_query("hosts"))] == _hosts()
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://A.b/x@y:z", "a.b"),
+        ("https://u:p@a.b:8080/", "a.b"),
+        ("http://a.b?x=1", "a.b"),
+        ("http://a.b#x", "a.b"),
+        ("http://[2001:DB8::1]:80/x", "[2001:db8::1]"),
+        ("http://münchen.example/", "münchen.example"),
+    ],
+)
+def test_host_of_a_url(url: str, host: str) -> None:
+    import duckdb
+
+    from pipeline.summaries import SUMMARIES
+
+    rows = f"(SELECT '{url}' AS url, 'success' AS status)"
+    assert duckdb.sql(SUMMARIES["hosts"].query.replace("$ROWS", rows)).fetchall() == [(host, 1, 1)]
+
+
+def test_summary_serves_while_it_is_fresh_and_the_rows_when_it_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    make_set(root)
+    write_summaries(root)
+    made = fresh_summary(root, "hosts")
+    assert made is not None
+    assert [row[:3] for row in _ask(root, named_query("hosts"))] == _hosts()
+    first = made.read_bytes()
+    made.unlink()
+    write_summaries(root)
+    assert made.read_bytes() == first
+    manifest = json.loads((root / "work/fetched/manifest.json").read_text())
+    (root / "work/fetched/1.fetched.parquet").write_bytes((root / "work/fetched/0.fetched.parquet").read_bytes())
+    manifest["tasks"][0]["outputs"]["1.fetched.parquet"] = "another"
+    write_json(root / "work/fetched/manifest.json", manifest)
+    assert fresh_summary(root, "hosts") is None
+    doubled = [(host, 2 * pairs, 2 * fetched) for host, pairs, fetched in _hosts()]
+    assert [row[:3] for row in _ask(root, named_query("hosts"))] == doubled
+    write_summaries(root)
+    assert not made.exists()
+    assert [row[:3] for row in _ask(root, named_query("hosts"))] == doubled
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+def _sql(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["sql", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_bytes_are_hex_and_lists_are_json_in_csv(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = _sql(capsys, str(small), "SELECT uid, [uid] AS uids, query_ids FROM samples ORDER BY uid", "--format", "csv")
+    rows = list(csv.reader(io.StringIO(out)))
+    assert rows[0] == ["uid", "uids", "query_ids"]
+    assert all(len(row[0]) == 32 and json.loads(row[1]) == [row[0]] for row in rows[1:])
+    assert all(isinstance(json.loads(row[2]), list) for row in rows[1:])
+
+
+def test_json_holds_what_sql_has(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = "SELECT unhex('00ff') AS b, 'nan'::FLOAT AS n, DATE '2024-02-03' AS d, {'x': [unhex('01')]} AS s, NULL AS z"
+    (row,) = json.loads(_sql(capsys, str(small), query, "--format=json"))
+    assert row == {"b": "00ff", "n": None, "d": "2024-02-03", "s": {"x": ["01"]}, "z": None}
+    assert json.loads(_sql(capsys, str(small), "SELECT 1 AS a WHERE false", "--format", "json")) == []
+
+
+def test_table_shows_markup_as_text_and_says_when_it_stops(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "[red]x" in _sql(capsys, str(small), "SELECT '[red]x' AS \"[b]\"")
+    assert "and 5 more rows" in _sql(capsys, str(small), "SELECT * FROM range(1005)")
+
+
+def test_file_is_whole_and_its_name_tells_the_format(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.csv", "a.json", "a.parquet", "a.txt"):
+        assert _sql(capsys, str(small), "SELECT uid, caption FROM samples", "--to", str(tmp_path / name)) == ""
+    assert (tmp_path / "a.csv").read_text().startswith("uid,caption\n")
+    assert len(json.loads((tmp_path / "a.json").read_text())) == pq.read_table(tmp_path / "a.parquet").num_rows
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "a.parquet", "a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{set}", "funel"], "no named query 'funel'"),
+        (["{set}", "SELECT * FROM nowhere"], "SQL: Catalog Error"),
+        (["{set}", "SELECT caption::INT FROM samples"], "SQL: Conversion Error"),
+        (["{set}"], "expected CONFIG.yaml or a data set's directory, and"),
+        (["{set}", "funnel", "hosts"], "unexpected argument 'hosts'"),
+        (["{set}", "funnel", "--format", "xml"], "--format 'xml' is not one of"),
+        (["{set}", "funnel", "--format", "parquet"], "needs --to FILE"),
+        (["{set}", "funnel", "--fromat", "csv"], "unknown option --fromat"),
+        (["{set}", "funnel", "--to"], "--to needs a value"),
+        (["{set}", "funnel", "--extend"], "unknown option --extend"),
+        (["{set}", "funnel", "--to", "/proc/nowhere/x.csv"], "cannot write"),
+        (["{set}/absent", "funnel"], "cannot read the config"),
+    ],
+)
+def test_mistake_is_one_line(
+    small: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sql", *(word.replace("{set}", str(small)) for word in words)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_unknown_command_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert main(["subsett"]) == 2
+    assert "there are plan, run" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    commands = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line and line[0].isalpha()][1:]
+    for command in commands:
+        assert main([command, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"python -m pipeline {command} ")
+
+
+def test_report_of_a_small_set_is_written(small: Path, tmp_path: Path) -> None:
+    write_report(small, tmp_path / "card.html")
+    assert "<figure>" in (tmp_path / "card.html").read_text()
