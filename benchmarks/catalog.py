@@ -22,6 +22,7 @@ import duckdb
 
 from pipeline.catalog import NAMED_QUERIES, named_query, open_catalog
 from pipeline.storage import write_json
+from pipeline.summaries import write_summaries
 
 NUM_QUERIES = 500_000
 HOSTS = 300_000
@@ -65,9 +66,13 @@ def measure(root: Path, repeats: int, threads: int) -> None:
         return work
 
     questions = {name: named_query(name).strip().rstrip(";") for name in NAMED_QUERIES}
-    questions["(open only)"] = "SELECT 1"
-    questions["(count of samples)"] = "SELECT count(*) FROM samples"
-    questions["(condition on two columns)"] = "SELECT count(*) FROM samples WHERE width > 300 AND p_en > 0.9"
+    questions |= {
+        "(open only)": "SELECT 1",
+        "(count of samples)": "SELECT count(*) FROM samples",
+        "(condition on two columns)": "SELECT count(*) FROM samples WHERE width > 300 AND p_en > 0.9",
+        "(one uid among samples)": "SELECT caption FROM samples WHERE uid = unhex(md5('4567'))",
+        "(one uid among fetched)": "SELECT status FROM fetched WHERE uid = unhex(md5('4567'))",
+    }
     for name, query in questions.items():
         seconds = []
         for _ in range(repeats):
@@ -83,7 +88,7 @@ def make_set(root: Path, rows: int) -> None:
     with duckdb.connect() as database:
         _macros(database)
         _step(database, root, "texts", ".matched.parquet", _ranges(rows, ROWS_PER_SOURCE), _MATCHED)
-        _step(database, root, "fetch", ".fetched.parquet", _ranges(rows, ROWS_PER_SHARD), _FETCHED)
+        _step(database, root, "fetched", ".fetched.parquet", _ranges(rows, ROWS_PER_SHARD), _FETCHED)
         _step(database, root, "dedup", ".rejections.parquet", _ranges(rows, ROWS_PER_SOURCE), _REJECTIONS)
         _step(database, root, "queries", ".queries.parquet", [(0, NUM_QUERIES)], _QUERIES)
         _step(database, root, "query_counts", ".query_counts.parquet", [(0, NUM_QUERIES)], _QUERY_COUNTS)
@@ -96,6 +101,9 @@ def make_set(root: Path, rows: int) -> None:
             entries.append({"name": f"{name}.tar", "samples": last - first, "bytes": 0, "parquet": f"{name}.parquet"})
         write_json(shards / "manifest.json", {"version": 1, "shards": entries})
     (root / "shards").symlink_to("versions/0")
+    started = time.perf_counter()
+    write_summaries(root)  # as publishing does
+    print(f"summaries made in {time.perf_counter() - started:.1f} s")
     stages = {"language": {"other_language": rows // 2, "low_confidence": rows // 4}, "match": {"no_query": rows // 4}}
     lines = [
         {"stage": stage, "unit": "link", "rows_in": rows + sum(reasons.values()), "kept": rows, "rejected": reasons}
@@ -131,7 +139,7 @@ def _write(database: duckdb.DuckDBPyConnection, path: Path, select: str, first: 
 
 def _macros(database: duckdb.DuckDBPyConnection) -> None:
     """Draws from a hash of (row, salt), so that the set is the same every time."""
-    database.execute("CREATE MACRO draw(i, salt) AS (hash(i, salt) >> 11) / 9007199254740992.0")
+    database.execute("CREATE MACRO draw(i, salt) AS (hash(i * 64 + salt) >> 11) / 9007199254740992.0")
     database.execute("CREATE MACRO zipf(i, salt, n) AS floor(n ** draw(i, salt))::INTEGER - 1")
     database.execute("CREATE MACRO host_of(i) AS 'host' || zipf(i, 1, 300000) || '.example.com'")
 
@@ -169,8 +177,8 @@ _REJECTIONS = """SELECT 'crawl/' || (i // 100000) || '.warc.wat.gz' AS source, i
          THEN ['de', 'fr', 'ja', 'ru', 'zh', 'es', 'pt', 'nl', 'it', 'pl'][1 + zipf(i, 1, 10)] || ' ' || round(draw(i, 2), 2)
          END AS detail
     FROM (SELECT range AS i FROM $ROWS)"""  # noqa: E501
-_QUERIES = """SELECT i::INTEGER AS query_id, 'query ' || i AS query, 'unigram' AS source, i AS count, NULL::BIGINT AS views,
-    NULL::DOUBLE AS pmi, i::INTEGER AS rank FROM (SELECT range AS i FROM $ROWS)"""
+_QUERIES = """SELECT i::INTEGER AS query_id, 'query ' || i AS query, 'unigram' AS source, i AS count,
+    NULL::BIGINT AS views, NULL::DOUBLE AS pmi, i::INTEGER AS rank FROM (SELECT range AS i FROM $ROWS)"""
 _QUERY_COUNTS = """SELECT i::INTEGER AS query_id, (1e7 / (i + 1))::BIGINT AS matched, 0::UBIGINT AS threshold,
     least(20000, (1e7 / (i + 1))::BIGINT) AS selected, least(40000, (1e7 / (i + 1))::BIGINT) AS contained
     FROM (SELECT range AS i FROM $ROWS)"""

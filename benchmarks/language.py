@@ -1,9 +1,9 @@
 """Language identification: speed against fastText's own list predict, and how good it is on labelled texts.
 
-    python -m benchmarks.language SHARED_DATA [--repeats 5] [--texts 200000]
+    python -m benchmarks.language [--data DIR] [--repeats 5] [--texts 200000]
 
-SHARED_DATA holds captions/captions.tsv.gz and lid/lid.tsv.gz. Prints texts/s per core (CPU time) of ours and of
-the peer in turn, whether their likeliest labels are equal on every text, and for several least probabilities:
+DIR holds captions/captions.tsv.gz and lid/lid.tsv.gz. Prints texts/s per core (CPU time) of ours and of the peer in
+turn, whether their likeliest labels are equal on every text, and for several least probabilities:
 
     recall           English rows that are kept
     false positives  rows of other languages that are kept
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import os
 import platform
 import statistics
 import time
@@ -84,12 +85,12 @@ def measure_quality(name: str, rows: list[tuple[str, str]]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shared_data", type=Path)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OPENWIT_SHARED_DATA", "../shared/data")))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--texts", type=int, default=200_000)
     arguments = parser.parse_args()
-    captions = read_rows(arguments.shared_data / "captions" / "captions.tsv.gz")
-    lid = read_rows(arguments.shared_data / "lid" / "lid.tsv.gz")
+    captions = read_rows(arguments.data / "captions" / "captions.tsv.gz")
+    lid = read_rows(arguments.data / "lid" / "lid.tsv.gz")
     everything = [row[4] for row in captions] + [row[1] for row in lid]
     step = max(1, len(everything) // arguments.texts)
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, CPU time of one core")

@@ -12,7 +12,6 @@ driver, and bytes that spilled to disk. `--compare` selects from the same rows w
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -20,10 +19,11 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,13 +33,15 @@ from pipeline.engine import Done, Engine, EngineConfig, Task, open_engine
 from pipeline.identity import text_hash
 from pipeline.ledger import LedgerConfig
 from pipeline.schema import MATCHED
-from pipeline.steps.step import save_vector
-from pipeline.steps.texts import _flush
+from pipeline.stages.balance import BalanceConfig
+from pipeline.steps import dedup, exchange, schedule, select
+from pipeline.steps.dedup import DedupConfig
+from pipeline.steps.step import Step, save_vector
 from pipeline.storage import parquet_writer
 
 QUERIES = 500_000
 ROWS_PER_FILE = 1_000_000
-EXPONENT = 1.3
+EXPONENT = 1.2
 """Of the Zipf law: with it 3.2 % of the queries hold about 94 % of the matches, as published."""
 
 
@@ -73,12 +75,13 @@ def match_rows(first: int, count: int, total: int, table: np.ndarray) -> pa.Reco
     distinct = np.uint64(max(1, total * 5 // 6))
     text = np.where(row < distinct, row, mix(row) % distinct)
     url = text - (text % np.uint64(5) == np.uint64(4))  # every fifth shares the picture of the one before
-    lengths = 1 + (mix(text ^ np.uint64(0x5EED)) % np.uint64(6)).astype(np.int64)  # 1..6, mean 3.5
+    lengths = 1 + (mix(text ^ np.uint64(0x5EED)) % np.uint64(8)).astype(np.int64)  # 1..8; 3.5 without repeats
     owner = np.repeat(text, lengths)
     place = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     draw = mix(owner * np.uint64(8) + place.astype(np.uint64) + np.uint64(0xABC)) / 2.0**64
     query = np.minimum(np.searchsorted(table, draw), QUERIES - 1).astype(np.int64)
-    pairs = np.unique(np.repeat(np.arange(count), lengths) * QUERIES + query)  # ascending, each once
+    pairs = np.sort(np.repeat(np.arange(count), lengths) * QUERIES + query)
+    pairs = pairs[np.concatenate(([True], pairs[1:] != pairs[:-1]))]  # each once; np.unique is far slower here
     offsets = np.concatenate(([0], np.cumsum(np.bincount(pairs // QUERIES, minlength=count)))).astype(np.int32)
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array((pairs % QUERIES).astype(np.int32)))
     words = pc.binary_join_element_wise(pa.scalar("c"), pa.array(text).cast(pa.string()), "")
@@ -88,8 +91,6 @@ def match_rows(first: int, count: int, total: int, table: np.ndarray) -> pa.Reco
         "url": pc.binary_join_element_wise(pa.scalar("http://h/"), pa.array(url).cast(pa.string()), ""),
         "alt_text": words,
         "text_source": pa.array(["alt"]).take(pa.array(np.zeros(count, np.int32))),
-        "page_url": pa.nulls(count, pa.string()),
-        "license": pa.nulls(count, pa.string()),
         "source": pa.array(["s"]).take(pa.array(np.zeros(count, np.int32))),
         "record": pa.array(row.astype(np.int64)),
         "link": pa.array(np.zeros(count, np.int32)),
@@ -98,13 +99,218 @@ def match_rows(first: int, count: int, total: int, table: np.ndarray) -> pa.Reco
         "p_en": pa.array((mix(text) % np.uint64(100)).astype(np.float32) / 100),
         "query_ids": lists,
     }
-    return pa.RecordBatch.from_arrays([columns[name] for name in MATCHED.names], schema=MATCHED)
+    arrays = [columns[f.name] if f.name in columns else pa.nulls(count, f.type) for f in MATCHED]
+    return pa.RecordBatch.from_arrays(arrays, schema=MATCHED)
 
 
 def generate(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    """One file of match rows, laid out for the exchange like the texts step's."""
+    """One file of match rows, like the texts step's."""
     (path,) = outputs.values()
     batch = match_rows(arguments["first"], arguments["count"], arguments["total"], zipf_table())
     with parquet_writer(path, MATCHED) as writer:
-        _flush(writer, [batch], arguments["partitions"])
-    return {"rows": batch.num_rows}
+        for start in range(0, batch.num_rows, 65_536):
+            writer.write_batch(batch.slice(start, 65_536))
+    return {"rows": batch.num_rows, "kept": batch.num_rows}
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+class Watch:
+    """Samples, five times a second, the memory of this process and all below it, and the spilled bytes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._stop = root, threading.Event()
+        self.reset()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def reset(self) -> None:
+        self.worker = self.driver = self.spilled = 0
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.2):
+            for pid, name, resident in processes(os.getpid()):
+                if pid == os.getpid():
+                    self.driver = max(self.driver, resident)
+                elif name.startswith("ray::"):
+                    self.worker = max(self.worker, resident)
+            spill = 0
+            for path in self.root.glob("*/*.spill/*"):
+                try:
+                    spill += path.stat().st_size
+                except OSError:
+                    continue  # gone again
+            self.spilled = max(self.spilled, spill)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def processes(root: int) -> list[tuple[int, str, int]]:
+    """(pid, command, resident bytes) of a process and its descendants."""
+    parents: dict[int, int] = {}
+    found: dict[int, tuple[str, int]] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            status = Path(f"/proc/{entry}/status").read_text()
+            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        parents[int(entry)] = int(fields["PPid"])
+        found[int(entry)] = command, 1024 * int(fields.get("VmRSS", "0 kB").split()[0])
+    inside = {root}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in inside} - inside
+        if not more:
+            return [(pid, *found[pid]) for pid in inside if pid in found]
+        inside |= more
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and all below it; Ray's workers live as long as the run."""
+    total = 0
+    for pid, _, _ in processes(os.getpid()):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def measure(root: Path, rows: int, partitions: int, engine: Engine, watch: Watch) -> dict[str, Any]:
+    """Generate, then every step from dedup to the plan; returns what each cost."""
+    t = max(1, round(20_000 * rows / 1.6e9))
+    config, ledger = BalanceConfig(max_pairs_per_query=t), LedgerConfig(max_rows_per_task=1000)
+    result: dict[str, Any] = {"rows": rows, "partitions": partitions, "t": t, "steps": {}}
+
+    def run(step: Step) -> list[Done]:
+        watch.reset()
+        start, used = time.perf_counter(), cpu_seconds()
+        done = engine.run_step(root / step.name, step.tasks)
+        seconds, used = time.perf_counter() - start, cpu_seconds() - used
+        size = sum(path.stat().st_size for path in (root / step.name).iterdir() if path.is_file())
+        result["steps"][step.name] = figures = {
+            "seconds": round(seconds, 2),
+            "cpu_s": round(used, 1),
+            "rows_per_cpu_s": round(rows / max(used, 0.01)),
+            "worker_mb": watch.worker >> 20,
+            "driver_mb": watch.driver >> 20,
+            "spilled_mb": watch.spilled >> 20,
+            "written_mb": size >> 20,
+        }
+        print(f"{rows:>12,} {step.name:<12}", json.dumps(figures), flush=True)
+        return done
+
+    files = math.ceil(rows / ROWS_PER_FILE)
+    tasks = []
+    for i in range(files):
+        count = min(ROWS_PER_FILE, rows - i * ROWS_PER_FILE)
+        arguments = {"first": i * ROWS_PER_FILE, "count": count, "total": rows}
+        outputs = (f"f{i:05d}.matched.parquet",)
+        tasks.append(
+            Task(partition=f"f{i:05d}", work=generate, arguments=arguments, outputs=outputs, key=f"{rows}-{i}")
+        )
+    matched = run(Step(name="texts", title="", tasks=tasks))
+    (root / "queries").mkdir(parents=True, exist_ok=True)
+    hashes = np.array([text_hash(f"query {i}") for i in range(QUERIES)], np.uint64)
+    save_vector(root / "queries" / "all.query_hashes.npy", hashes)
+    queries = Done(partition="all", key="q", outputs={"all.query_hashes.npy": "h"}, info={}), root / "queries"
+    inputs = [(done, root / "texts") for done in matched]
+    blocks = run(exchange.plan(inputs, partitions=partitions, rows_per_task=1_000_000))
+    step = dedup.plan(
+        [(done, root / "exchange") for done in blocks], partitions=partitions, num_queries=QUERIES,
+        config=DedupConfig(by="pair"), ledger=ledger,
+    )  # fmt: skip
+    unique, where = run(step), root / "dedup"
+    counts = run(select.plan_count(unique, where))[0], root / "count"
+    limit = run(select.plan_limit(counts, config))[0], root / "limit"
+    gathered = run(select.plan_gather(unique, where, limit, queries, config, 0))
+    step = select.plan_threshold(gathered, root / "gather", (unique, where), limit, queries, config, 0)
+    thresholds = run(step)[0], root / "threshold"
+    chosen = run(select.plan_balance(unique, where, thresholds, queries, config, 0, ledger))
+    run(select.plan_report(chosen, root / "balance", counts, thresholds))
+    run(schedule.plan(chosen, root / "balance", max(10_000, rows // 400)))
+    matches, pairs = counts[0].info["matches"], counts[0].info["pairs"]
+    result |= {
+        "pairs": pairs,
+        "matches_per_pair": round(matches / pairs, 2),
+        "head_queries": limit[0].info["head_queries"],
+        "edges_gathered": sum(int(done.info["rows"]) for done in gathered),
+        "gathered_again": thresholds[0].info["gathered_again"],
+        "kept": sum(int(done.info["selected"]) for done in chosen),
+    }
+    print(json.dumps({key: value for key, value in result.items() if key != "steps"}), flush=True)
+    return result
+
+
+# --- others on the same rows ---------------------------------------------------------------------
+
+
+def compare(root: Path, t: int) -> None:
+    """Balance alone, of the unique rows, by the published method in NumPy, and by one DuckDB query."""
+    files = sorted((root / "dedup").glob("*.unique.parquet"))
+    start = time.perf_counter()
+    lists = pa.chunked_array([c for f in files for c in pq.read_table(f, columns=["query_ids"])["query_ids"].chunks])
+    lists = lists.combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    loaded = time.perf_counter()
+    values, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy()
+    counts = np.bincount(values, minlength=QUERIES)
+    probability = t / np.maximum(counts, t)
+    draws = np.random.default_rng(0).random(len(values)) < probability[values]
+    kept = np.add.reduceat(draws, offsets[:-1]) > 0
+    end = time.perf_counter()
+    line = {
+        "rows": len(lists),
+        "kept": int(kept.sum()),
+        "read_s": round(loaded - start, 2),
+        "s": round(end - loaded, 2),
+    }
+    print("published method, NumPy, in memory: ", json.dumps(line), flush=True)
+    names = ", ".join(f"'{name}'" for name in files)
+    with duckdb.connect(config={"threads": 2, "memory_limit": "8GB", "temp_directory": str(root / "duck")}) as database:
+        start = time.perf_counter()
+        (number,) = database.execute(
+            f"""SELECT count(DISTINCT uid) FROM (
+                    SELECT uid, row_number() OVER (PARTITION BY query ORDER BY hash(uid, query), uid) AS place
+                    FROM (SELECT uid, unnest(query_ids) AS query FROM read_parquet([{names}]))
+                ) WHERE place <= {t}"""
+        ).fetchone() or (0,)
+        line = {"kept": number, "s": round(time.perf_counter() - start, 2)}
+    print("exact quota as one DuckDB query, 2 threads: ", json.dumps(line), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=float, nargs="+", default=[1e6])
+    parser.add_argument("--rows-per-partition", type=float, default=1.5e6)
+    parser.add_argument("--scratch", type=Path, required=True, help="a directory on a disk with about 300 bytes a row")
+    parser.add_argument("--engine", choices=("ray", "inline"), default="ray")
+    parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--to", type=Path, help="write the figures as JSON")
+    options = parser.parse_args()
+    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+    results = []
+    for rows in map(int, options.rows):
+        root = options.scratch / f"rows-{rows}"
+        shutil.rmtree(root, ignore_errors=True)
+        watch = Watch(root)
+        with open_engine(EngineConfig(kind=options.engine)) as engine:
+            partitions = max(2, round(rows / options.rows_per_partition))
+            results.append(measure(root, rows, partitions, engine, watch))
+        watch.close()
+        if options.compare:
+            compare(root, results[-1]["t"])
+        shutil.rmtree(root)
+    if options.to:
+        options.to.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,9 @@
 """Reading WAT: ours against the usual way, and against reading the records without looking into them.
 
-    python -m benchmarks.wat FILE.wat.gz ... [--repeats 5]
+    python -m benchmarks.wat [FILE.wat.gz ...] [--data DIR] [--repeats 5]
+
+Without files: 16 real pages of Common Crawl 150 times over, then small pages of five sites dense with pictures, both
+from the directory of real data.
 
 Prints MB/s of inflated WAT, per core, best and spread over the repeats, ours and the peers in turn:
 
@@ -16,10 +19,13 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urljoin
 
 from fastwarc.warc import ArchiveIterator, WarcRecordType
@@ -27,6 +33,8 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 from pipeline.outcome import Outcome
 from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.stages.extract.links import LinkBatch
+
+SITES = ("18f", "anthropology", "fizyka", "psychology", "sociology")
 
 
 def records_only(path: str) -> int:
@@ -74,7 +82,7 @@ def links_only(path: str) -> int:
         return empty
 
     taken, empty = LinkBatch.take, LinkBatch("", ExtractConfig()).take()
-    LinkBatch.take = discard  # type: ignore[method-assign]  # for the measurement
+    LinkBatch.take = discard  # type: ignore[method-assign, assignment]  # for the measurement
     try:
         for _ in extract(path, ExtractConfig()):
             pass
@@ -83,13 +91,9 @@ def links_only(path: str) -> int:
     return found
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+")
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    inflated = sum(records_only(path) for path in arguments.files) / 1e6
+def measure(title: str, files: list[str], repeats: int) -> None:
+    """Measure all methods on the files and print a table."""
+    inflated = sum(records_only(path) for path in files) / 1e6
     methods: dict[str, Callable[[str], int]] = {
         "records only": records_only,
         "gzip + json": gzip_and_json,
@@ -98,20 +102,42 @@ def main() -> None:
     }
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     counts: dict[str, int] = {}
-    for _ in range(arguments.repeats):  # in turn, so that a busy moment hits all alike
+    for _ in range(repeats):  # in turn, so that a busy moment hits all alike
         for name, method in methods.items():
             start = time.process_time()
-            counts[name] = sum(method(path) for path in arguments.files)
+            counts[name] = sum(method(path) for path in files)
             seconds[name].append(time.process_time() - start)
     peer = min(seconds["gzip + json"])
     floor = min(seconds["records only"])
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, CPU time of one core")
-    print(f"{len(arguments.files)} files, {inflated:.1f} MB of metadata, {arguments.repeats} repeats")
+    print(f"\n{title}: {inflated:.1f} MB of metadata, {repeats} repeats")
     print(f"{'':14}{'MB/s':>8}{'spread':>9}{'x gzip+json':>13}{'of records':>12}{'found':>12}")
     for name, times in seconds.items():
         best = min(times)
         spread = (statistics.median(times) - best) / best
         print(f"{name:14}{inflated / best:8.0f}{spread:9.0%}{peer / best:13.2f}{floor / best:12.0%}{counts[name]:12,d}")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OPENWIT_SHARED_DATA", "../shared/data")))
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, CPU time of one core")
+    if options.files:
+        measure("files", options.files, options.repeats)
+        return
+    wat = options.data / "webarchive" / "wat"
+    sites = [wat / f"{name}.localhost.warc.wat.gz" for name in SITES]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, files, times in (
+            ("pages of Common Crawl", [wat / "cc-main-2020-34-sample.warc.wat.gz"], 150),
+            ("small pages dense with pictures", sites, 4),
+        ):
+            path = Path(folder) / "repeated.warc.wat.gz"
+            path.write_bytes(b"".join(file.read_bytes() for file in files) * times)
+            measure(name, [str(path)], options.repeats)
 
 
 if __name__ == "__main__":

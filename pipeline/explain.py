@@ -20,31 +20,24 @@ from configs.load import ConfigError, load
 from pipeline.catalog import open_catalog
 from pipeline.errors import PipelineError
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, url_id_of
-from pipeline.wit import WitConfig, work_directory
+from pipeline.reasons import REASONS
+from pipeline.wit import PAGE, WitConfig, work_directory
 
 __all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
 
 _MAX_STORIES = 20
 _ALL = 2**64 - 1
 _VIEWS = ("candidates", "matched", "deduplicated", "selected", "fetched", "published")  # in the order of the run
-_STAGES = {
-    "extract": "extract",
-    "clean": "texts",
-    "language": "texts",
-    "match": "texts",
-    "dedup": "dedup",
-    "balance": "balance",
-    "fetch": "fetched",
-    "check_image": "fetched",
-    "final_balance": "final_balance",
-}
-"""Stage -> the step that enters it into the ledger, in the order of the run; a test holds it to reasons.REASONS."""
+_STAGES = tuple(REASONS)
+"""In the order of the run."""
+_STEPS = {"dedup": "dedup", "captions": "dedup", "balance": "balance", "fetch": "fetched", "check_image": "fetched"}
+"""Stage -> the step that enters it into the ledger, where that is not the first of the page that names it."""
 _PASSED = {
     "candidates": "extract",
     "matched": "match",
-    "deduplicated": "dedup",
+    "deduplicated": "captions",
     "selected": "balance",
-    "published": "final_balance",
+    "published": _STAGES[-1],
 }
 """View -> the last stage that its rows have passed; `fetched` says it row by row."""
 
@@ -154,7 +147,7 @@ def _early(source: str, record: int, link: int, reason: str, detail: str) -> Sto
         link=link,
         uid=None,
         row={"url": detail},
-        verdicts=[*verdicts, *(Verdict(stage=stage, verdict="not reached") for stage in list(_STAGES)[1:])],
+        verdicts=[*verdicts, *(Verdict(stage=stage, verdict="not reached") for stage in _STAGES[1:])],
         queries=[],
         sample=None,
     )
@@ -175,8 +168,8 @@ def _stories(database: duckdb.DuckDBPyConnection, output: Path, uid: bytes) -> I
         for view in _VIEWS:
             row |= rows.get(view, {})
         rejection = rejected.get(place)
-        if rejection is not None and rejection["stage"] == "dedup":
-            rejection["detail"] = _kept_copy(database, row)
+        if rejection is not None and rejection["stage"] in ("dedup", "captions"):
+            rejection["detail"] = rejection["detail"] or _kept_copy(database, row)
         yield Story(
             source=place[0],
             record=place[1],
@@ -206,11 +199,11 @@ def _rows(database: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> 
 
 
 def _verdicts(output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str, Any] | None) -> list[Verdict]:
-    stages = list(_STAGES)
+    stages = _STAGES
     if rejection is not None:
         passed = stages.index(rejection["stage"])
     else:
-        passed = max((_stages_passed(view, row, stages) for view, row in rows.items()), default=0)
+        passed = max((_stages_passed(view, row) for view, row in rows.items()), default=0)
     verdicts = [Verdict(stage=stage, verdict="kept") for stage in stages[:passed]]
     if passed == len(stages):
         return verdicts
@@ -219,7 +212,7 @@ def _verdicts(output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str
         verdicts.append(
             Verdict(stage=stage, verdict="rejected", reason=rejection["reason"], detail=rejection["detail"])
         )
-    elif (work_directory(output, _STAGES[stage]) / "manifest.json").exists():
+    elif (work_directory(output, _step_of(stage)) / "manifest.json").exists():
         # The step is done and neither kept nor rejected it in writing.
         detail = f"by {stage} or a stage of the same step; the ledger keeps only ledger.max_rows_per_task rows"
         verdicts.append(Verdict(stage=stage, verdict="rejected", detail=detail))
@@ -228,10 +221,15 @@ def _verdicts(output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str
     return verdicts + [Verdict(stage=stage, verdict="not reached") for stage in stages[passed + 1 :]]
 
 
-def _stages_passed(view: str, row: dict[str, Any], stages: list[str]) -> int:
+def _step_of(stage: str) -> str:
+    named = (entry.step for entry in PAGE if stage in entry.stages.split(", "))
+    return _STEPS.get(stage) or next(named, stage)
+
+
+def _stages_passed(view: str, row: dict[str, Any]) -> int:
     if view == "fetched":
-        return stages.index("fetch") + {"failed_to_download": 0, "failed_to_resize": 1}.get(row["status"], 2)
-    return stages.index(_PASSED[view]) + 1
+        return _STAGES.index("fetch") + {"failed_to_download": 0, "failed_to_resize": 1}.get(row["status"], 2)
+    return _STAGES.index(_PASSED[view]) + 1
 
 
 def _queries(

@@ -92,12 +92,15 @@ class Ledger:
         known.add(line)
 
     def _write(self, stage: str, rows: pa.RecordBatch) -> None:
-        if self._limit is not None and rows.num_rows:
+        limit = self._limit
+        if limit is not None and all(self._already.get(r, 0) >= limit for r in pc.unique(rows["reason"]).to_pylist()):
+            return
+        if limit is not None:
             keep: list[bool] = []
             seen = dict(self._already)
             for reason in rows["reason"].to_pylist():
                 seen[reason] = seen.get(reason, 0) + 1
-                keep.append(seen[reason] <= self._limit)
+                keep.append(seen[reason] <= limit)
             rows = rows.filter(pa.array(keep))
         if rows.num_rows:
             self._writer.write_batch(rows)

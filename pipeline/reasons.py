@@ -30,7 +30,10 @@ REASONS: dict[str, dict[str, str]] = {
     },
     "match": {"no_query": "the caption contains no query of the list"},
     "dedup": {
-        "duplicate": "the same (canonical URL, caption) was seen before in the set's order",
+        "duplicate": "the same (canonical URL, caption) stands before it in the order that decides what stays",
+        "other_caption": "another caption of the same picture was kept",
+    },
+    "captions": {
         "boilerplate_caption": "the caption stands on more different pictures than the limit",
         "other_caption": "another caption of the same picture was kept",
     },
@@ -61,6 +64,25 @@ REASONS: dict[str, dict[str, str]] = {
         "too_small": "a side is shorter than the limit",
         "aspect_ratio": "longer side / shorter side is above the limit",
         "crashed_decoder": "decoding this picture killed the decoder's process",
+    },
+    "filters": {
+        "too_small": "a side of the picture, as served, is shorter than the limit",
+        "aspect_ratio": "longer side / shorter side, as served, is above the limit",
+        "too_few_words": "the caption has fewer words than the limit",
+        "too_short": "the caption has fewer characters than the limit",
+        "other_language": "the caption's language is not one of those that stay",
+        "no_score": "the files of scores do not know the uid, or hold no number for it",
+        "low_score": "a score is below the limit",
+        "high_score": "a score is above the limit",
+    },
+    "decontaminate": {
+        "evaluation_file": "the very file is part of an evaluation set (SHA-256)",
+        "evaluation_picture": "the picture looks like one of an evaluation set (perceptual hash)",
+        "evaluation_caption": "the caption equals one of an evaluation set, or a prompt of its classes",
+    },
+    "image_dedup": {
+        "same_file": "another URL serves the very same file; the detail is the uid of a pair that stays",
+        "same_picture": "another picture looks the same; the detail is the uid of a pair that stays",
     },
     "final_balance": {"reserve_not_needed": "its queries reached their limits without it; it was fetched as a reserve"},
 }

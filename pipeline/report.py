@@ -11,12 +11,16 @@ from typing import Any
 
 import duckdb
 
+from pipeline.balance_report import compare_modes
 from pipeline.catalog import named_query, open_catalog
+from pipeline.errors import OutputError
+from pipeline.shard import extension_of, shard_name
 from pipeline.storage import read_json, write_bytes
 
 __all__ = ["write_report"]
 
 _PICTURES = 48
+_MODES_PAIRS = 2_000_000  # above this, `balance-report` is the place
 _WIDTH, _HEIGHT, _MARGIN = 720, 320, 48  # of a chart, in CSS pixels
 
 _STYLE = """
@@ -44,15 +48,15 @@ def write_report(output: Path, path: Path) -> None:
 
 
 def _page(output: Path, database: duckdb.DuckDBPyConnection) -> str:
-    samples, size, queries = _row(
-        database, "SELECT count(*), coalesce(sum(num_bytes), 0), count(DISTINCT url_id) FROM samples"
+    samples, size, pictures = _row(
+        database, "SELECT count(*), coalesce(sum(num_bytes), 0), count(DISTINCT url_id) FROM published"
     )
     manifest = read_json(output / "shards" / "manifest.json") or {}
     matches, texts = _row(database, "SELECT coalesce(sum(len(query_ids)), 0), count(*) FROM matched")
     total, with_match = _row(database, "SELECT count(*), count(*) FILTER (matched > 0) FROM query_counts")
     facts = [
         (f"{samples:,}", "samples"),
-        (f"{queries:,}", "pictures"),
+        (f"{pictures:,}", "pictures"),
         (f"{size / 1e6:,.1f} MB", "of images"),
         (f"{len(manifest.get('shards', [])):,}", "shards"),
         (f"{matches / texts:.2f}" if texts else "-", "matches a caption"),
@@ -68,6 +72,8 @@ def _page(output: Path, database: duckdb.DuckDBPyConnection) -> str:
         "<h2>Funnel</h2>" + _funnel(database),
         "<h2>Balance</h2><p class=soft>Pairs per query by rank, both axes logarithmic: what the web offers, what each "
         "query selects (at most t), and what the selected pairs contain.</p>" + _curve(database),
+        "<div class=columns><div>" + _table(database, named_query("balance_summary"), limit=10) + "</div>",
+        "<div>" + _modes(output) + "</div></div>",
         "<h2>Samples</h2><p class=soft>The first of the set's order, which is random.</p>" + _grid(output, database),
         "<h2>Head queries</h2>" + _table(database, named_query("balance"), limit=20),
         "<h2>Why things were rejected</h2>" + _table(database, named_query("failures"), limit=30),
@@ -78,6 +84,20 @@ def _page(output: Path, database: duckdb.DuckDBPyConnection) -> str:
         "<h2>Config</h2><pre>" + _text(_config(output)) + "</pre>",
     ]
     return "\n".join(parts)
+
+
+def _modes(output: Path) -> str:
+    """Captions by mode of balancing; nothing before the set is balanced, or where that would take minutes."""
+    balanced = read_json(output / "work" / "count" / "done" / "all.json") or {"info": {"pairs": 0}}
+    if not 0 < balanced["info"]["pairs"] <= _MODES_PAIRS:
+        return ""
+    try:
+        table = compare_modes(output)
+    except OutputError:
+        return ""
+    with duckdb.connect() as database:
+        database.register("modes", table)
+        return _table(database, "SELECT * FROM modes", limit=10)
 
 
 def _text(value: Any) -> str:
@@ -178,7 +198,7 @@ def _grid(output: Path, database: duckdb.DuckDBPyConnection) -> str:
     rows = database.execute(
         f"""SELECT shard, tar_offset, num_bytes, caption, list(query ORDER BY query)
             FROM (SELECT *, unnest(selected_by) AS query_id
-                  FROM (SELECT * FROM samples ORDER BY "order", uid LIMIT {_PICTURES}))
+                  FROM (SELECT * FROM published ORDER BY "order", uid LIMIT {_PICTURES}))
             JOIN queries USING (query_id)
             GROUP BY shard, tar_offset, num_bytes, caption, "order", uid
             ORDER BY "order", uid"""
@@ -188,10 +208,10 @@ def _grid(output: Path, database: duckdb.DuckDBPyConnection) -> str:
 
 def _figures(output: Path, rows: Iterable[tuple[Any, ...]]) -> Iterable[str]:
     for shard, offset, size, caption, chosen in rows:
-        with (output / "shards" / f"{shard:05d}.tar").open("rb") as tar:
+        with (output / "shards" / f"{shard_name(shard)}.tar").open("rb") as tar:
             tar.seek(offset)
             image = tar.read(size)
-        kind = "png" if image[:4] == b"\x89PNG" else "webp" if image[:4] == b"RIFF" else "jpeg"
+        kind = extension_of(image).replace("jpg", "jpeg")
         source = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
         yield (
             f"<figure><img loading=lazy alt='' src='{source}'><figcaption>{_text(caption)}"

@@ -162,14 +162,11 @@ def _build(
         done = engine.run_step(work_directory(root, "shards"), tasks, title="copy samples")
     publish(root, done, (source / "shards" / "config.yaml").read_text(encoding="utf-8"))
     _write_queries(database, root, chosen)
+    uids = f"SELECT uid FROM read_parquet({quote_text(chosen)})"
     for name, path in joined_files(source).items():
         (root / "joined").mkdir(exist_ok=True)
-        _copy(
-            database,
-            f"SELECT * FROM read_parquet({quote_text(path)}) SEMI JOIN read_parquet({quote_text(chosen)}) USING (uid) "
-            "ORDER BY uid",
-            root / "joined" / f"{name}.parquet",
-        )
+        query = f"SELECT * FROM read_parquet({quote_text(path)}) WHERE uid IN ({uids}) ORDER BY uid"
+        _copy(database, query, root / "joined" / f"{name}.parquet")
     shutil.rmtree(work_directory(root, "shards"))  # its files live on under shards
     shutil.rmtree(scratch)
     return done

@@ -351,6 +351,8 @@ def _header(name: str, size: int) -> bytes:
 
 def _instead(header: bytes) -> str:
     """What stands where another header was expected."""
+    if len(header) < _BLOCK:
+        return "the file's end"
     if not header.strip(b"\0"):
         return "nothing"
     try:

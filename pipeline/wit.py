@@ -1,7 +1,7 @@
 """THE page: WebImageText from raw web data, every step in order, what goes in and what comes out.
 
     sources --extract--> candidates --texts (clean, language, match)--> matched
-    matched --dedup--> unique --count, limit, gather, threshold, balance--> chosen --schedule--> plan
+    matched --exchange, dedup--> unique --count, limit, gather, threshold, balance--> chosen --schedule--> plan
     plan --requests, fetch (fetch, check image)--> pictures and facts --fetched--> plan with facts
     plan with facts --final balance--> survivors --shards--> tars + Parquet --publish--> OUT/shards
 
@@ -28,6 +28,7 @@ from pipeline.stages.language import LanguageConfig
 from pipeline.stages.match import MatchConfig
 from pipeline.steps import (
     dedup,
+    exchange,
     extract,
     fetch,
     fetched,
@@ -111,13 +112,23 @@ def recipe(config: WitConfig) -> Recipe:
         ledger=config.ledger,
     )
 
-    # One row per (canonical URL, caption) over the whole set.                            MATCHED
+    # One row per picture, or per (canonical URL, caption), over the whole set.            MATCHED
+    partitions, limits = config.texts.partitions, config.dedup
+    blocks = yield exchange.plan(
+        [(done, at("texts")) for done in matched], partitions=partitions, rows_per_task=config.texts.rows_per_flush
+    )
+    inputs = [(done, at("exchange")) for done in blocks]
+    pairs = yield dedup.plan_pairs(inputs, partitions=partitions, config=limits, ledger=config.ledger)
+    captions = yield dedup.plan_captions(pairs, at("pairs"), limits)
     unique = yield dedup.plan(
-        [(done, at("texts")) for done in matched],
-        partitions=config.texts.partitions,
+        inputs,
+        partitions=partitions,
         num_queries=int(listed[0].info["num_queries"]),
-        config=config.dedup,
+        config=limits,
         ledger=config.ledger,
+        seed=config.seed,
+        pairs=(pairs, at("pairs")),
+        captions=(captions, at("captions")),
     )
 
     # At most t pairs per query: count, find each query's threshold, keep what is selected.
@@ -176,7 +187,10 @@ PAGE: tuple[Entry, ...] = (
     Entry(step="queries", stages="-", reads="query list", writes="QUERIES, tables", per="list"),
     Entry(step="extract", stages="extract", reads="WAT, WARC, tables", writes="CANDIDATES", per="source file"),
     Entry(step="texts", stages="clean, language, match", reads="CANDIDATES", writes="MATCHED", per="source file"),
-    Entry(step="dedup", stages="dedup", reads="MATCHED", writes="MATCHED (unique)", per="hash partition"),
+    Entry(step="exchange", stages="-", reads="MATCHED", writes="MATCHED, by url_id", per="million rows"),
+    Entry(step="pairs", stages="dedup", reads="MATCHED", writes="MATCHED, captions", per="hash partition, if asked"),
+    Entry(step="captions", stages="-", reads="captions", writes="boilerplate", per="hash partition, if asked"),
+    Entry(step="dedup", stages="dedup, captions", reads="MATCHED", writes="MATCHED (unique)", per="hash partition"),
     Entry(step="count", stages="-", reads="MATCHED (unique)", writes="counts", per="whole set"),
     Entry(step="limit", stages="balance", reads="counts", writes="t, windows", per="whole set"),
     Entry(step="gather", stages="balance", reads="MATCHED (unique)", writes="edges", per="hash partition"),

@@ -286,9 +286,11 @@ def select(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[st
         take("bigrams", bigrams(pairs, words, arguments["num_words"], single, bigrams_config), bigrams_config.budget)
     if arguments["titles"] is not None:
         titles_config = from_mapping(TitlesConfig, arguments["titles"])
-        pages = [pq.ParquetFile(path).read() for path in arguments["pages"]]
-        table = pa.concat_tables(pages) if pages else PAGES.empty_table()
-        take("titles", titles(_merged(arguments, "views.arrow"), table, titles_config), titles_config.budget)
+        # What earlier sources gave already is passed over, so so many more are asked for.
+        limit = titles_config.budget + len(chosen)
+        (output,) = outputs.values()
+        views, pages = _merged_reader(arguments, "views.arrow"), _pages_reader(arguments["pages"])
+        take("titles", titles(views, pages, titles_config, limit=limit, scratch=output.parent), titles_config.budget)
     if arguments["wordnet"] is not None:
         wordnet_config = from_mapping(WordnetConfig, arguments["wordnet"])
         take("wordnet", wordnet(arguments["index"], arguments["data"], wordnet_config), wordnet_config.budget)
@@ -305,6 +307,21 @@ def _merged(arguments: Mapping[str, Any], kind: str) -> pa.Table:
     directory = Path(arguments["merged"])
     tables = [read_bucket(directory / f"{bucket}.{kind}", 0) for bucket in arguments["buckets"]]
     return pa.concat_tables(tables) if tables else COUNTS.empty_table()
+
+
+def _merged_reader(arguments: Mapping[str, Any], kind: str) -> pa.RecordBatchReader:
+    """The same, bucket by bucket."""
+    directory = Path(arguments["merged"])
+    files = (directory / f"{bucket}.{kind}" for bucket in arguments["buckets"])
+    return pa.RecordBatchReader.from_batches(
+        COUNTS, (batch for path in files for batch in read_bucket(path, 0).to_batches())
+    )
+
+
+def _pages_reader(paths: Sequence[str]) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(
+        PAGES, (batch.cast(PAGES) for path in paths for batch in pq.ParquetFile(path).iter_batches())
+    )
 
 
 def _table(chosen: Mapping[str, tuple[str, int, Candidate]]) -> pa.Table:

@@ -5,7 +5,6 @@ page-view files --sum per title--> views --follow redirects--> views per article
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,17 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import InputError
 from query_list.candidate import Candidate
 from query_list.counting import SpillingCounter
 from query_list.inputs import open_text_lines
 
-__all__ = ["TitlesConfig", "count_views", "titles"]
+__all__ = ["MAX_MEMORY", "TitlesConfig", "count_views", "titles"]
 
-_QUALIFIER = re.compile(r"\s+\([^()]*\)$")
+MAX_MEMORY = "1GB"
+"""Of the join of views, redirects and articles."""
+_QUALIFIER = r"\s+\([^()]*\)$"
 _MAX_HOPS = 5  # MediaWiki follows one redirect; double ones are repaired by bots, but exist in any dump
 
 
@@ -76,29 +76,45 @@ def count_views(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> di
     return {**info, "rows": info["lines"]}
 
 
-def titles(views: pa.Table, pages: pa.Table, config: TitlesConfig) -> list[Candidate]:
-    """Candidates by views, then by name.
+def titles(
+    views: pa.RecordBatchReader,
+    pages: pa.RecordBatchReader,
+    config: TitlesConfig,
+    *,
+    limit: int | None = None,
+    scratch: Path | None = None,
+) -> list[Candidate]:
+    """The first `limit` candidates by views, then by name (by code point).
 
     `views` (counting.COUNTS) per title as requested; `pages` (corpus.PAGES) says which titles are articles,
-    redirects and disambiguations; every other title is dropped.
+    redirects and disambiguations; every other title is dropped. Both may be larger than memory: what does not
+    fit into MAX_MEMORY lies in the directory `scratch`.
     """
-    redirects = pages.filter(pc.is_valid(pages.column("redirect"))).select(["title", "redirect"])
-    for _ in range(_MAX_HOPS):
-        if not redirects.num_rows:
-            break
-        joined = views.join(redirects, keys="key", right_keys="title", join_type="left outer", use_threads=False)
-        if joined.column("redirect").null_count == joined.num_rows:
-            break
-        key = pc.coalesce(joined.column("redirect"), joined.column("key"))
-        sums = pa.table({"key": key, "count": joined.column("count")}).group_by("key", use_threads=False)
-        summed = sums.aggregate([("count", "sum")])
-        views = pa.table({"key": summed.column("key"), "count": summed.column("count_sum")})
-    is_article = pc.and_(pc.is_null(pages.column("redirect")), pc.invert(pages.column("disambiguation")))
-    articles = pages.filter(is_article).select(["title"])
-    kept = views.join(articles, keys="key", right_keys="title", join_type="left semi", use_threads=False)
-    total: dict[str, int] = {}
-    for title, count in zip(kept.column("key").to_pylist(), kept.column("count").to_pylist(), strict=True):
-        name = (_QUALIFIER.sub("", title) or title) if config.strip_qualifier else title
-        total[name] = total.get(name, 0) + count
-    ranked = sorted((-count, name) for name, count in total.items() if count >= config.min_views)
-    return [Candidate(query=name, views=-count) for count, name in ranked]
+    import duckdb
+
+    with duckdb.connect() as database:
+        database.execute(f"SET memory_limit = '{MAX_MEMORY}'; SET threads = 1; SET preserve_insertion_order = false")
+        if scratch is not None:
+            database.execute("SET temp_directory = $1", [str(scratch)])
+        database.register("views_given", views)
+        database.register("pages_given", pages)
+        database.execute("CREATE TABLE views_0 AS SELECT key, count FROM views_given")
+        # Parts of a dump may overlap; a title is one page all the same.
+        database.execute(
+            "CREATE TABLE pages AS SELECT title, min(redirect) AS redirect, bool_or(disambiguation) AS disambiguation"
+            " FROM pages_given GROUP BY title"
+        )
+        for hop in range(_MAX_HOPS):
+            database.execute(
+                f"CREATE TABLE views_{hop + 1} AS SELECT coalesce(redirect, key) AS key, sum(count)::BIGINT AS count"
+                f" FROM views_{hop} LEFT JOIN pages ON title = key GROUP BY ALL"
+            )
+            database.execute(f"DROP TABLE views_{hop}")
+        name = f"coalesce(nullif(regexp_replace(title, '{_QUALIFIER}', ''), ''), title)"
+        found = database.execute(
+            f"SELECT {name if config.strip_qualifier else 'title'} AS name, sum(count)::BIGINT AS total"
+            f" FROM views_{_MAX_HOPS} JOIN pages ON title = key WHERE redirect IS NULL AND NOT disambiguation"
+            " GROUP BY name HAVING total >= $1 ORDER BY total DESC, name LIMIT $2",
+            [config.min_views, 1 << 62 if limit is None else limit],
+        ).fetchall()
+    return [Candidate(query=name, views=views) for name, views in found]

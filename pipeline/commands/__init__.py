@@ -6,6 +6,7 @@ run         CONFIG.yaml [--section.key value ...]      build the data set, or go
 status      CONFIG.yaml|DIR                            how far each step is
 sql         CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE]
 report      CONFIG.yaml|DIR [--to FILE.html]           the data card
+balance-report CONFIG.yaml|DIR                         what balancing does to the captions, mode by mode
 explain     CONFIG.yaml|DIR --uid HEX | --url URL      the story of one link
 verify      CONFIG.yaml|DIR                            check every tar, member, hash, row and count
 subset      DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N] [--samples_per_shard N]
@@ -32,6 +33,7 @@ _COMMANDS = {
     "status": "runs.status_command",
     "sql": "questions.sql_command",
     "report": "questions.report_command",
+    "balance-report": "questions.balance_report_command",
     "explain": "questions.explain_command",
     "verify": "questions.verify_command",
     "subset": "sets.subset_command",

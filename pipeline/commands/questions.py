@@ -6,7 +6,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import duckdb
+
 from configs.load import ConfigError
+from pipeline.balance_report import compare_modes
 from pipeline.catalog import NAMED_QUERIES, VIEWS, named_query, open_catalog, sql_errors
 from pipeline.commands.results import shape_of, show
 from pipeline.commands.words import Words
@@ -14,7 +17,7 @@ from pipeline.explain import explain, lines_of
 from pipeline.report import write_report
 from pipeline.verify import verify
 
-__all__ = ["explain_command", "report_command", "sql_command", "verify_command"]
+__all__ = ["balance_report_command", "explain_command", "report_command", "sql_command", "verify_command"]
 
 _DATA_SET = "CONFIG.yaml or a data set's directory"
 
@@ -67,6 +70,22 @@ def _plain(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
+def balance_report_command(words: Words) -> int:
+    """balance-report CONFIG.yaml|DIR [--format table|csv|json|parquet] [--to FILE]
+
+    The captions that each mode of balancing would keep of this set's pairs, at its t. For the figures beside
+    the published ones: sql CONFIG.yaml balance_summary.
+    """
+    shape, to = words.take("format"), words.take("to")
+    shape = shape_of(shape, to)
+    (target,) = words.positional(1, _DATA_SET)
+    table = compare_modes(words.output(target))
+    with duckdb.connect() as database:
+        database.register("modes", table)
+        show(database.sql("SELECT * FROM modes"), shape, to)
+    return 0
+
+
 def report_command(words: Words) -> int:
     """report CONFIG.yaml|DIR [--to FILE.html]
 
@@ -93,7 +112,7 @@ def verify_command(words: Words) -> int:
     result = verify(output)
     for damage in result.damages:
         print(f"damaged: {damage.file}: {damage.what}")
-    verdict = f"{len(result.damages)} damages" if result.damages else "all whole"
+    verdict = f"{len(result.damages)} damaged" if result.damages else "all whole"
     print(
         f"{output}: {result.shards:,} shards, {result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB: {verdict}"
     )

@@ -1,12 +1,17 @@
 """The compiled loops of the matcher: cut texts into tokens, hash them, walk the trie, check the hits.
 
-The trie is one open-addressing table. A state is the 64-bit hash of a token sequence; its slot holds the
-first query that ends there (others follow in a chain) and whether longer queries begin with it. A Bloom
-filter small enough for the processor's cache turns most continuations away before the table is touched.
-Two sequences may share a hash: their queries then share a slot, and the check against the query's own
-letters, made at every hit, tells them apart. So the result is exact whatever the hash does.
+    64 bytes --classify--> bit masks --> token edges --8 bytes at a time--> hashes --trie--> query ids
 
-Everything here is called by `matcher.py` only. Unsigned 64-bit arithmetic wraps, as in C.
+The trie is one open-addressing table. A state is the 64-bit hash of a token sequence; its slot holds 16 bytes:
+the state, and a word with what ends there (below) and whether longer queries begin with it. A Bloom filter
+small enough for the processor's cache turns most continuations away before the table is touched.
+
+No match rests on a hash. The hash of one token of at most seven bytes is a bijection of its bytes and length,
+so equal hashes mean equal tokens, and the slot names that query directly. Every other query has a record with
+its own letters, against which each hit is compared; sequences with one hash share a chain of records.
+
+Everything here is called by `matcher.py` only, which lets 64 bytes follow every text. Unsigned arithmetic
+wraps, as in C. Words are little-endian.
 """
 
 from __future__ import annotations
@@ -19,42 +24,76 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.matching.characters import BOUNDARY, IGNORED, KIND, MARK, SINGLE, UNSETTLED
+from pipeline.matching.vectors import classify, load8, lowest_bit, prefetch, rank16, separate
 
-__all__ = ["BLOOM_WORDS", "RULE_METACLIP", "RULE_SPACES", "RULE_WORDS", "fill", "run"]
+__all__ = ["BLOOM_WORDS", "HEADER_WORDS", "MAX_RANKED", "RULE_METACLIP", "RULE_SPACES", "RULE_WORDS", "fill", "run"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
+Words = npt.NDArray[np.uint64]
 
 RULE_WORDS, RULE_METACLIP, RULE_SPACES = 0, 1, 2
 """How to cut: by words; by the published rule; by single spaces only (queries under the published rule)."""
 
-BLOOM_WORDS = 1 << 17
-"""64-bit words of the Bloom filter: 1 MiB, and 17 bits of the hash pick one."""
+_BLOOM_BITS = 16
+BLOOM_WORDS = 1 << _BLOOM_BITS
+"""64-bit words of the Bloom filter: 512 KiB, half of a usual second-level cache."""
+
+MAX_RANKED = 64
+"""Texts with more matches than this are sorted the usual way."""
+
+HEADER_WORDS = 2
+"""A record: query id | link to the chain's next record << 32; number of bytes | as written << 32; then the query's
+UTF-8 bytes in whole words. Places count 64-bit words. Records as written are behind all others of a chain."""
+
+SLOT_WORDS = 4
+"""A slot, half a cache line: the state, zero where the slot is free; then, from the low bits up,
+direct query + 1 (32 bits), link to the first record (27), its length if it stands here (4), longer follow (1);
+its letters 1-8; its letters 9-12 (32 bits), whether it is as written (1), its query (31).
+A link is twice (place + 1), plus 1 if that record's case counts; 0 for none."""
+
+MAX_RECORD_WORDS = 1 << 26
+_MAX_INLINE = 12
+_AS_WRITTEN, _QUERY = np.uint64(1 << 32), np.uint64(33)
+_LOW32 = np.uint64(0xFFFFFFFF)
+_FIRST, _LINK_MASK = np.uint64(32), np.uint64(2 * MAX_RECORD_WORDS - 1)
+_INLINE, _INLINE_MASK = np.uint64(59), np.uint64(15)
+_MORE = np.uint64(63)
+_KEPT = np.uint64(1 << 63 | 0xFFFFFFFF)  # what a new first record leaves of a slot's second word
+
+# Flags of a token.
+_SHORT, _CAPITAL, _FOREIGN = 1, 2, 4  # hash is a bijection; has a capital; has letters beyond ASCII
 
 # Odd multipliers of splitmix64 and MurmurHash3; any odd constants with well-mixed bits would do.
 _A = np.uint64(0x9E3779B97F4A7C15)
 _B = np.uint64(0xD6E8FEB86659FD93)
 _C = np.uint64(0xBF58476D1CE4E5B9)
-_S8, _S29, _S32, _S41, _S47, _S64 = (np.uint64(s) for s in (8, 29, 32, 41, 47, 64))
+_S1, _S3, _S29, _S32, _S56 = (np.uint64(s) for s in (1, 3, 29, 32, 56))
+_BLOOM_SHIFT, _BIT_SHIFT = np.uint64(64 - _BLOOM_BITS), np.uint64(58 - _BLOOM_BITS)
 _BITS6 = np.uint64(63)
-_ZERO, _ONE = np.uint64(0), np.uint64(1)
-_MORE = np.uint64(1 << 32)
-_LOW32 = np.uint64(0xFFFFFFFF)
+_ZERO, _ONE, _EIGHT, _ALL = np.uint64(0), np.uint64(1), np.uint64(8), np.uint64(0xFFFFFFFFFFFFFFFF)
+_LOWER_BITS = np.uint64(0x2020202020202020)
+_LETTER_BITS = np.uint64(0x4040404040404040)
 
 
 def _inline(function: F) -> F:
-    return cast(F, numba.njit(inline="always")(function))
+    return cast(F, numba.njit(forceinline=True)(function))
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(nogil=True, cache=True)(function))
+def _called(function: F) -> F:
+    """For what runs seldom: compiled once, not into every caller."""
+    return cast(F, numba.njit(function))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return cast(Callable[..., Any], numba.njit(nogil=True, cache=True)(function))
 
 
 @_inline
 def _mix(x: np.uint64) -> np.uint64:
+    """A bijection of 64 bits that leaves zero where it is."""
     x = np.uint64((x ^ (x >> _S32)) * _C)
     x = np.uint64((x ^ (x >> _S29)) * _B)
     return np.uint64(x ^ (x >> _S32))
@@ -62,9 +101,68 @@ def _mix(x: np.uint64) -> np.uint64:
 
 @_inline
 def _sealed(state: np.uint64, hash_mask: np.uint64) -> np.uint64:
-    """Zero marks an empty slot, so no state may be zero."""
+    """Zero marks an empty slot, so no state may be zero. (A short token's never is: see _add_token.)"""
     state = np.uint64(state & hash_mask)
     return state if state != _ZERO else _ONE
+
+
+@_inline
+def _home(state: np.uint64, capacity: np.uint64) -> Any:
+    """The first word of the slot where the search for `state` begins."""
+    return np.int64(((state >> _S32) * capacity) >> _S32) * SLOT_WORDS
+
+
+@_inline
+def _find_slot(slots: Words, state: np.uint64) -> Any:
+    """The first word of the slot of `state`, or of the free one where it would be."""
+    at = _home(state, np.uint64(len(slots) // SLOT_WORDS))
+    while slots[at] != state and slots[at] != _ZERO:
+        at += SLOT_WORDS
+        if at == len(slots):
+            at = 0
+    return at
+
+
+@_inline
+def _next_state(state: np.uint64, token: np.uint64, hash_mask: np.uint64) -> np.uint64:
+    return _sealed(_mix(np.uint64(state * _A) ^ token), hash_mask)
+
+
+@_inline
+def _fold8(word: np.uint64, fold_bits: np.uint64) -> np.uint64:
+    """Lower-case eight ASCII letters and digits (fold_bits = _LETTER_BITS), or nothing (zero)."""
+    return np.uint64(word | ((word & fold_bits) >> _S1))
+
+
+@_inline
+def _add_token(
+    source: Bytes, at: Any, length: Any, flags: Any, start: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
+    count: Any, hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
+) -> Any:  # fmt: skip
+    """Append the token whose bytes are source[at:at+length] and that spans start..end of the text."""
+    n = np.uint64(length)
+    capitals = _ZERO
+    if length < 8:
+        # Seven bytes and the length, never zero: a bijection, as _mix is one.
+        word = load8(source, at) & np.uint64((_ONE << (n << _S3)) - _ONE)
+        capitals = word & _LETTER_BITS & ~(word << _S1)
+        h = _mix(_fold8(word, fold_bits) | ((n + _ONE) << _S56))
+        flags |= _SHORT
+    else:
+        h = np.uint64(n * _B)
+        for i in range(at, at + length - 8, 8):
+            word = load8(source, i)
+            capitals |= word & _LETTER_BITS & ~(word << _S1)
+            h = np.uint64(_mix(h ^ _fold8(word, fold_bits)) * _A)
+        word = load8(source, at + length - 8)
+        capitals |= word & _LETTER_BITS & ~(word << _S1)
+        h = _mix(h ^ _fold8(word, fold_bits))
+    h = _sealed(h, hash_mask)
+    hashes[count] = h
+    starts[count] = start
+    ends[count] = end
+    marks[count] = flags | (_CAPITAL if capitals != _ZERO else 0)
+    return count + 1
 
 
 @_inline
@@ -85,250 +183,398 @@ def _decode(data: Bytes, i: Any) -> tuple[Any, Any]:
     ), i + 4
 
 
-@_inline
-def _cut_words(
-    data: Bytes, begin: int, end: int, ascii_table: Bytes, classes: Bytes, folds: Ints, check_settled: bool,
-    hashes: Hashes, starts: Longs, ends: Longs,
-) -> int:  # fmt: skip
-    """Fill hashes, starts and ends with the words of data[begin:end]; -1 if the text may not be in NFC.
+@_called
+def _spell(data: Bytes, i: Any, end: Any, classes: Bytes, folds: Ints, fold: bool, scratch: Bytes) -> Any:
+    """Write data[i:end] to `scratch` without ignored characters, folded or not; returns the number of bytes."""
+    n = 0
+    while i < end:
+        point, i = _decode(data, i)
+        if classes[point] & KIND == IGNORED:
+            continue
+        if fold:
+            point = np.int64(folds[point])
+        if point < 0x80:
+            scratch[n] = point
+            n += 1
+            continue
+        if point < 0x800:
+            scratch[n] = 0xC0 | (point >> 6)
+        else:
+            if point < 0x10000:
+                scratch[n] = 0xE0 | (point >> 12)
+            else:
+                scratch[n] = 0xF0 | (point >> 18)
+                n += 1
+                scratch[n] = 0x80 | ((point >> 12) & 0x3F)
+            n += 1
+            scratch[n] = 0x80 | ((point >> 6) & 0x3F)
+        n += 1
+        scratch[n] = 0x80 | (point & 0x3F)
+        n += 1
+    return n
 
-    `ascii_table` uint8[256] maps a byte to its folded self, to 0 where it is a boundary, to 1 above ASCII.
-    """
+
+@_inline
+def _cut_ascii(
+    data: Bytes, begin: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
+    hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
+) -> Any:  # fmt: skip
+    """Fill hashes, starts, ends and marks with the words of data[begin:end]; -1 if not all of it is ASCII."""
+    count = 0
+    inside = False
+    start = begin
+    for base in range(begin, end + 1, 64):
+        word, beyond = classify(data, base)
+        if end - base < 64:
+            kept = np.uint64((_ONE << np.uint64(end - base)) - _ONE)
+            word &= kept
+            beyond &= kept
+        if beyond != _ZERO:
+            return -1
+        edges = word ^ np.uint64((word << _S1) | (_ONE if inside else _ZERO))
+        while edges != _ZERO:
+            at = base + lowest_bit(edges)
+            edges &= np.uint64(edges - _ONE)
+            if inside:
+                count = _add_token(
+                    data, start, at - start, 0, start, at, fold_bits, hash_mask,
+                    count, hashes, starts, ends, marks,
+                )  # fmt: skip
+            inside = not inside
+            start = at
+    return count
+
+
+@_called
+def _cut_words(
+    data: Bytes, begin: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
+    classes: Bytes, folds: Ints, check_settled: bool, scratch: Bytes,
+    hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
+) -> Any:  # fmt: skip
+    """The same for any text, character by character; -1 if it may not be in NFC."""
     count = 0
     i = begin
-    inside = False
-    single = False
-    x = _A
-    h = _ZERO
-    shift = _ZERO
+    start = begin
+    inside = single = foreign = False
     while True:
+        kind = np.uint8(BOUNDARY)
+        after = i + 1
         if i < end:
-            folded = np.int64(ascii_table[data[i]])
-            after = i + 1
-            kind = np.uint8(1)  # WORD
-            if folded <= 1:
-                kind = np.uint8(BOUNDARY)
-                if folded == 1:
-                    point, after = _decode(data, i)
-                    if check_settled and classes[point] & UNSETTLED:
-                        return -1
-                    kind = np.uint8(classes[point] & KIND)
-                    if kind == IGNORED:
-                        i = after
-                        continue
-                    folded = np.int64(folds[point])
-        else:
-            folded = np.int64(0)
-            after = i + 1
-            kind = np.uint8(BOUNDARY)
+            point, after = _decode(data, i)
+            kind = classes[point]
+            if check_settled and kind & UNSETTLED:
+                return -1
+            kind &= np.uint8(KIND)
+            if kind == IGNORED:
+                foreign = True
+                i = after
+                continue
         if inside and (kind in (BOUNDARY, SINGLE) or (single and kind != MARK)):
-            hashes[count] = _mix(np.uint64(np.uint64(x + shift) * _B) ^ h)
-            ends[count] = i
-            count += 1
             inside = False
+            if foreign:
+                n = _spell(data, start, i, classes, folds, True, scratch)
+                count = _add_token(
+                    scratch, 0, n, _FOREIGN | _CAPITAL, start, i, _ZERO, hash_mask,
+                    count, hashes, starts, ends, marks,
+                )  # fmt: skip
+            else:
+                count = _add_token(
+                    data, start, i - start, 0, start, i, fold_bits, hash_mask,
+                    count, hashes, starts, ends, marks,
+                )  # fmt: skip
         if i >= end:
             return count
         if kind != BOUNDARY:
             if not inside:
                 inside = True
                 single = kind == SINGLE
-                starts[count] = i
-                x = _A
-                h = _ZERO
-                shift = _ZERO
-            if folded < 0x80:
-                h |= np.uint64(folded) << shift
-                shift += _S8
-                if shift == _S64:
-                    x = np.uint64(_mix(x ^ h) * _B)
-                    h = _ZERO
-                    shift = _ZERO
-            else:
-                x = np.uint64(_mix(x ^ h ^ (np.uint64(folded) << _S32)) * _B)
-                h = _ZERO
-                shift = _ZERO
+                foreign = False
+                start = i
+            foreign |= after > i + 1
         i = after
 
 
 @_inline
 def _cut_spaces(
-    data: Bytes, begin: int, end: int, table: Bytes, hashes: Hashes, starts: Longs, ends: Longs
-) -> int:  # fmt: skip
-    """Fill hashes, starts and ends with the tokens between single spaces, empty ones included.
-
-    `table` uint8[256]: 0 for a space (or what the rule makes one), 2 for a mark that the rule wraps in
-    spaces, 1 for the rest.
-    """
+    data: Bytes, begin: Any, end: Any, wrap: bool, hash_mask: np.uint64,
+    hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
+) -> Any:  # fmt: skip
+    """The same for the tokens between single spaces, empty ones included; wrapped marks are tokens if `wrap`."""
     count = 0
-    i = begin
     start = begin
-    x = _A
-    h = _ZERO
-    shift = _ZERO
-    while True:
-        kind = table[data[i]] if i < end else np.uint8(0)
-        if kind == 1:
-            h |= np.uint64(data[i]) << shift
-            shift += _S8
-            if shift == _S64:
-                x = np.uint64(_mix(x ^ h) * _B)
-                h = _ZERO
-                shift = _ZERO
-            i += 1
-            continue
-        hashes[count] = _mix(np.uint64(np.uint64(x + shift) * _B) ^ h)
-        starts[count] = start
-        ends[count] = i
-        count += 1
-        if i >= end:
-            return count
-        x = _A
-        h = _ZERO
-        shift = _ZERO
-        if kind == 2:  # " mark ": the mark is a token, and another begins behind its second space
-            hashes[count] = _mix(np.uint64(np.uint64(_A + _S8) * _B) ^ np.uint64(data[i]))
-            starts[count] = i
-            ends[count] = i + 1
-            count += 1
-        i += 1
-        start = i
+    for base in range(begin, end + 1, 64):
+        spaces, wrapped = separate(data, base)
+        if end - base < 64:
+            close = np.uint64(_ONE << np.uint64(end - base))  # the text's end separates as a space does
+            spaces = (spaces & np.uint64(close - _ONE)) | close
+            wrapped &= np.uint64(close - _ONE)
+        if not wrap:
+            wrapped = _ZERO
+        edges = spaces | wrapped
+        while edges != _ZERO:
+            bit = lowest_bit(edges)
+            at = base + bit
+            edges &= np.uint64(edges - _ONE)
+            count = _add_token(
+                data, start, at - start, 0, start, at, _ZERO, hash_mask,
+                count, hashes, starts, ends, marks,
+            )  # fmt: skip
+            start = at + 1
+            if (wrapped >> np.uint64(bit)) & _ONE != _ZERO:  # " mark ": another token begins behind its second space
+                count = _add_token(
+                    data, at, 1, 0, at, at + 1, _ZERO, hash_mask,
+                    count, hashes, starts, ends, marks,
+                )  # fmt: skip
+    return count
 
 
 @_inline
+def _equal(source: Bytes, at: Any, length: Any, fold_bits: np.uint64, letters: Words, p: Any) -> bool:
+    """Whether source[at:at+length], folded, is bytes p..p+length of `letters`."""
+    n = length
+    while n >= 8:
+        if _fold8(load8(source, at), fold_bits) != load8(letters, p):
+            return False
+        at += 8
+        p += 8
+        n -= 8
+    rest = np.uint64((_ONE << np.uint64(8 * n)) - _ONE)
+    return bool((_fold8(load8(source, at), fold_bits) ^ load8(letters, p)) & rest == _ZERO)
+
+
+@_called
 def _same_letters(
-    rule: int, data: Bytes, first: Any, last: Any, starts: Longs, ends: Longs, classes: Bytes, folds: Ints,
-    fold: bool, records: Ints, p: Any, stop: Any,
+    data: Bytes, first: Any, last: Any, starts: Longs, ends: Longs, marks: Bytes, fold_bits: np.uint64,
+    classes: Bytes, folds: Ints, scratch: Bytes, records: Words, place: Any,
 ) -> bool:  # fmt: skip
-    """Whether tokens first..last of the text, joined by single spaces, are records[p:stop]."""
+    """Whether tokens first..last of the text, joined by single spaces, are the letters of a record."""
+    length_word = records[place + 1]
+    as_written = length_word >> _S32 != _ZERO
+    if as_written:
+        fold_bits = _ZERO
+    p = 8 * (place + HEADER_WORDS)
+    stop = p + np.int64(length_word & _LOW32)
     for k in range(first, last + 1):
         if k > first:
-            if p >= stop or records[p] != 32:
+            if p >= stop or load8(records, p) & np.uint64(0xFF) != np.uint64(32):
                 return False
             p += 1
-        i = starts[k]
-        end = ends[k]
-        while i < end:
-            if rule == RULE_WORDS:
-                point, i = _decode(data, i)
-                if point >= 0x80 and classes[point] & KIND == IGNORED:
-                    continue
-                if fold:
-                    point = np.int64(folds[point])
-            else:
-                point = np.int64(data[i])
-                i += 1
-            if p >= stop or records[p] != point:
+        if marks[k] & _FOREIGN:
+            n = _spell(data, starts[k], ends[k], classes, folds, not as_written, scratch)
+            if p + n > stop or not _equal(scratch, 0, n, _ZERO, records, p):
                 return False
-            p += 1
+        else:
+            n = ends[k] - starts[k]
+            if p + n > stop or not _equal(data, starts[k], n, fold_bits, records, p):
+                return False
+        p += n
     return bool(p == stop)
+
+
+@_inline
+def _is_inline(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, slots: Words, at: Any) -> bool:
+    """Whether data[start:start+length] is, byte by byte, the query whose letters the slot itself holds."""
+    if length == 0 or np.int64((slots[at + 1] >> _INLINE) & _INLINE_MASK) != length:
+        return False
+    if slots[at + 3] & _AS_WRITTEN != _ZERO:
+        fold_bits = _ZERO
+    n = np.uint64(length)
+    low = min(n, _EIGHT)
+    first = (_fold8(load8(data, start), fold_bits) ^ slots[at + 2]) & (_ALL >> ((_EIGHT - low) << _S3))
+    rest = (_fold8(load8(data, start + 8), fold_bits) ^ slots[at + 3]) & np.uint64((_ONE << ((n - low) << _S3)) - _ONE)
+    return bool(first | rest == _ZERO)
+
+
+@_inline
+def _sort_unique(out: Ints, begin: Any, end: Any, room: Ints) -> Any:
+    """Sort out[begin:end] and drop repetitions; returns the new end. Reads up to 15 entries behind `end`."""
+    size = end - begin
+    if size > MAX_RANKED:
+        _shell_sort(out, begin, end)
+        return _distinct(out, begin, size, out, begin)
+    # Each entry's place is the number of those before it: no branch depends on the entries.
+    for i in range(size):
+        place = 0
+        for base in range(0, size, 16):
+            valid = (1 << min(size - base, 16)) - 1
+            before = (1 << min(max(i - base, 0), 16)) - 1
+            place += rank16(out, 4 * (begin + base), out[begin + i], valid, before)
+        room[place] = out[begin + i]
+    return _distinct(room, 0, size, out, begin)
+
+
+@_inline
+def _distinct(source: Ints, at: Any, size: Any, out: Ints, begin: Any) -> Any:
+    """Write the different ones of sorted source[at:at+size] to out[begin:]; returns where they end."""
+    last = np.int32(-1)
+    kept = begin
+    for i in range(size):
+        value = source[at + i]
+        out[kept] = value
+        kept += value != last
+        last = value
+    return kept
+
+
+@_called
+def _shell_sort(out: Ints, begin: Any, end: Any) -> None:
+    gap = 1
+    while 9 * gap < end - begin:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(begin + gap, end):
+            value = out[i]
+            j = i
+            while j >= begin + gap and out[j - gap] > value:
+                out[j] = out[j - gap]
+                j -= gap
+            out[j] = value
+        gap //= 3
 
 
 @_compiled
 def fill(
-    rule: int, data: Bytes, offsets: Longs, byte_table: Bytes, classes: Bytes, folds: Ints, hash_mask: np.uint64,
-    record_offsets: Longs, records: Ints, slots: Hashes, bloom: Hashes, hashes: Hashes, starts: Longs, ends: Longs,
+    rule: int, data: Bytes, offsets: Longs, classes: Bytes, folds: Ints, fold_bits: np.uint64, hash_mask: np.uint64,
+    record_places: Longs, records: Words, slots: Words, bloom: Words,
+    scratch: Bytes, hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
 ) -> int:  # fmt: skip
     """Enter every query of data/offsets that has a record; returns the number of states.
 
-    `slots` uint64[2 * capacity], zeros: state, then (first record + 1) | more << 32. A query's record in
-    `records` begins at `record_offsets[q]` (-1 for none): query id, offset of the slot's next record or -1,
-    number of letters, 1 where case counts, letters. One record is one or two cache lines.
+    `slots` uint64[SLOT_WORDS * capacity], zeros; `record_places` int64[Q], -1 for queries that are left out.
     """
-    mask = np.int64(len(slots) // 2 - 1)
     used = 0
-    for q in range(len(offsets) - 1):
-        record = record_offsets[q]
-        if record < 0:
-            continue
-        if rule == RULE_WORDS:
-            count = _cut_words(
-                data, offsets[q], offsets[q + 1], byte_table, classes, folds, False, hashes, starts, ends
-            )  # fmt: skip
-        else:
-            count = _cut_spaces(data, offsets[q], offsets[q + 1], byte_table, hashes, starts, ends)
-        state = _ZERO
-        for k in range(count):
-            state = hashes[k] if k == 0 else _mix(np.uint64(state * _A) ^ hashes[k])
-            state = _sealed(state, hash_mask)
-            bloom[np.int64(state >> _S47)] |= _ONE << ((state >> _S41) & _BITS6)
-            slot = np.int64(state) & mask
-            while slots[2 * slot] != _ZERO and slots[2 * slot] != state:
-                slot = (slot + 1) & mask
-            if slots[2 * slot] == _ZERO:
-                slots[2 * slot] = state
-                used += 1
-            if k < count - 1:
-                slots[2 * slot + 1] |= _MORE
+    # Later records go to the front of their chain, so that those as written are behind all others.
+    for as_written in (1, 0):
+        for q in range(len(offsets) - 1):
+            place = record_places[q]
+            if place < 0 or np.int64(records[place + 1] >> _S32) != as_written:
                 continue
-            last = np.int64(slots[2 * slot + 1] & _LOW32) - 1
-            if last < 0:
-                slots[2 * slot + 1] |= np.uint64(record + 1)
+            begin, end = offsets[q], offsets[q + 1]
+            if rule == RULE_WORDS:
+                count = _cut_words(
+                    data, begin, end, fold_bits, hash_mask, classes, folds, False, scratch,
+                    hashes, starts, ends, marks,
+                )  # fmt: skip
             else:
-                while records[last + 1] >= 0:
-                    last = np.int64(records[last + 1])
-                records[last + 1] = record
+                count = _cut_spaces(data, begin, end, False, hash_mask, hashes, starts, ends, marks)
+            state = hashes[0]
+            at = 0
+            for k in range(count):
+                if k > 0:
+                    state = _next_state(state, hashes[k], hash_mask)
+                    bloom[np.int64(state >> _BLOOM_SHIFT)] |= _ONE << ((state >> _BIT_SHIFT) & _BITS6)
+                at = _find_slot(slots, state)
+                used += slots[at] == _ZERO
+                slots[at] = state
+                if k < count - 1:
+                    slots[at + 1] |= _ONE << _MORE
+            entry = slots[at + 1]
+            # Under a weakened hash nothing is a bijection.
+            bijective = count == 1 and marks[0] & _SHORT and hash_mask == _ALL
+            if bijective and not as_written and entry & _LOW32 == _ZERO:
+                slots[at + 1] = entry | np.uint64(q + 1)
+                continue
+            records[place] |= ((entry >> _FIRST) & _LINK_MASK) << _S32
+            link = np.uint64(2 * place + 2) | np.uint64(as_written)
+            entry = (entry & _KEPT) | (link << _FIRST)
+            length = records[place + 1] & _LOW32
+            # A mark that stands in the text may have more tokens around it than the same mark in a query.
+            _, wrapped = separate(records, 8 * (place + HEADER_WORDS))
+            if length <= np.uint64(_MAX_INLINE) and wrapped & np.uint64((_ONE << length) - _ONE) == _ZERO:
+                entry |= length << _INLINE
+                slots[at + 2] = records[place + HEADER_WORDS]
+                rest = records[place + HEADER_WORDS + 1] if length > _EIGHT else _ZERO
+                slots[at + 3] = rest | (np.uint64(2 * q + as_written) << _S32)
+            slots[at + 1] = entry
     return used
 
 
 @_compiled
 def run(
-    rule: int, data: Bytes, offsets: Longs, byte_table: Bytes, classes: Bytes, folds: Ints, check_settled: bool,
-    hash_mask: np.uint64, slots: Hashes, bloom: Hashes, records: Ints,
-    hashes: Hashes, starts: Longs, ends: Longs, first_text: int, out_offsets: Longs, out: Ints, unsettled: Bytes,
+    rule: int, data: Bytes, offsets: Longs, classes: Bytes, folds: Ints, fold_bits: np.uint64, hash_mask: np.uint64,
+    check_settled: bool, slots: Words, bloom: Words, records: Words,
+    scratch: Bytes, hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
+    room: Ints, states: Words, paths: Longs, hits: Longs, hit_paths: Longs,
+    first_text: int, stop_text: int, out_offsets: Longs, out: Ints, unsettled: Bytes,
 ) -> int:  # fmt: skip
-    """Match every text from `first_text` on; returns the number of texts done, all unless `out` is full.
+    """Match texts first_text..stop_text-1; returns where it stopped, before `stop_text` if `out` is full.
 
     `out` int32[..] receives each text's queries, ascending, each once; `out_offsets` int64[N + 1].
     `unsettled` uint8[N] becomes 1 for texts that must be brought to NFC first; they get no queries.
     """
-    mask = np.int64(len(slots) // 2 - 1)
     written = np.int64(out_offsets[first_text])
-    for t in range(first_text, len(offsets) - 1):
+    for t in range(first_text, stop_text):
+        begin, end = offsets[t], offsets[t + 1]
         if rule == RULE_WORDS:
-            count = _cut_words(
-                data, offsets[t], offsets[t + 1], byte_table, classes, folds, check_settled, hashes, starts, ends
-            )  # fmt: skip
+            count = _cut_ascii(data, begin, end, fold_bits, hash_mask, hashes, starts, ends, marks)
             if count < 0:
-                unsettled[t] = 1
-                count = 0
+                count = _cut_words(
+                    data, begin, end, fold_bits, hash_mask, classes, folds, check_settled, scratch,
+                    hashes, starts, ends, marks,
+                )  # fmt: skip
+                if count < 0:
+                    unsettled[t] = 1
         else:
-            count = _cut_spaces(data, offsets[t], offsets[t + 1], byte_table, hashes, starts, ends)
+            count = _cut_spaces(data, begin, end, True, hash_mask, hashes, starts, ends, marks)
         first_out = written
-        for s in range(count):
-            state = _sealed(hashes[s], hash_mask)
-            j = s
-            while True:
-                slot = np.int64(state) & mask
-                while slots[2 * slot] != _ZERO and slots[2 * slot] != state:
-                    slot = (slot + 1) & mask
-                if slots[2 * slot] == _ZERO:
-                    break
-                entry = slots[2 * slot + 1]
-                record = np.int64(entry & _LOW32) - 1
-                while record >= 0:
-                    letters = record + 4
+        if written + count + 16 > len(out):
+            return t
+        for k in range(count):
+            states[k] = hashes[k]
+            prefetch(slots, 8 * _home(hashes[k], np.uint64(len(slots) // SLOT_WORDS)))
+            paths[k] = 2 * k
+        num_paths = count
+        depth = 0
+        while num_paths > 0:
+            # One level of the trie for all paths at once: without branches, so that the loads overlap.
+            next_paths = 0
+            num_hits = 0
+            for c in range(num_paths):
+                state = states[c]
+                s = paths[c] >> 1
+                j = s + depth
+                capital = (paths[c] & 1) | ((marks[j] >> 1) & 1)
+                at = _find_slot(slots, state)
+                entry = slots[at + 1]  # zero in a free slot
+                direct = np.int64(entry & _LOW32)
+                if depth == 0:
+                    out[written] = direct - 1
+                    written += (direct != 0) & (marks[j] & _SHORT)
+                hits[num_hits] = at
+                hit_paths[num_hits] = 2 * s + capital
+                link = np.int64((entry >> _FIRST) & _LINK_MASK)
+                num_hits += (link != 0) & (capital | ~link) & 1
+                state = _next_state(state, hashes[j + 1], hash_mask)
+                bit = (bloom[np.int64(state >> _BLOOM_SHIFT)] >> ((state >> _BIT_SHIFT) & _BITS6)) & _ONE
+                states[next_paths] = state
+                paths[next_paths] = 2 * s + capital
+                next_paths += np.int64((entry >> _MORE) & bit) & (j + 1 < count)
+            for c in range(next_paths):
+                prefetch(slots, 8 * _home(states[c], np.uint64(len(slots) // SLOT_WORDS)))
+            for c in range(num_hits):
+                at = hits[c]
+                s = hit_paths[c] >> 1
+                capital = hit_paths[c] & 1
+                link = np.int64((slots[at + 1] >> _FIRST) & _LINK_MASK)
+                if _is_inline(data, starts[s], ends[s + depth] - starts[s], fold_bits, slots, at):
+                    if written + 16 >= len(out):
+                        return t
+                    out[written] = np.int64(slots[at + 3] >> _QUERY)
+                    written += 1
+                    link = np.int64(records[(link >> 1) - 1] >> _S32)
+                # Without a capital in the text no record as written matches.
+                while link != 0 and (capital | ~link) & 1:
+                    place = (link >> 1) - 1
                     if _same_letters(
-                        rule, data, s, j, starts, ends, classes, folds, records[record + 3] == 0,
-                        records, letters, letters + records[record + 2],
-                    ):  # fmt: skip
-                        q = records[record]
-                        # Insertion keeps the text's queries ascending and unique; hits are few.
-                        place = written
-                        while place > first_out and out[place - 1] > q:
-                            place -= 1
-                        if place == first_out or out[place - 1] != q:
-                            if written >= len(out):
-                                return t
-                            for move in range(written, place, -1):
-                                out[move] = out[move - 1]
-                            out[place] = q
-                            written += 1
-                    record = np.int64(records[record + 1])
-                j += 1
-                if entry & _MORE == _ZERO or j >= count:
-                    break
-                state = _sealed(_mix(np.uint64(state * _A) ^ hashes[j]), hash_mask)
-                if (bloom[np.int64(state >> _S47)] >> ((state >> _S41) & _BITS6)) & _ONE == _ZERO:
-                    break
+                        data, s, s + depth, starts, ends, marks, fold_bits, classes, folds, scratch, records, place
+                    ):
+                        if written + 16 >= len(out):
+                            return t
+                        out[written] = np.int64(records[place] & _LOW32)
+                        written += 1
+                    link = np.int64(records[place] >> _S32)
+            num_paths = next_paths
+            depth += 1
+        written = _sort_unique(out, first_out, written, room)
         out_offsets[t + 1] = written
-    return len(offsets) - 1
+    return stop_text

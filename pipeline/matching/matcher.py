@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["MATCH_VERSION", "MatchConfig", "Matcher", "can_match", "normal_form"]
 
-MATCH_VERSION = 1
+MATCH_VERSION = 2
 """Grows with every change of a rule or of the tables' layout."""
 _ALL_BITS = 0xFFFFFFFFFFFFFFFF
 _WRAPPED = ",.;:?!`"
 """The marks that the published rule wraps in spaces (MetaCLIP, "Demystifying CLIP Data", section 3.2)."""
 _TURNED_INTO_SPACE = "\t\n\r"
-_HEADER = 4  # int32 words before a record's letters
-_ARRAYS = ("byte_table", "classes", "folds", "slots", "bloom", "records")
+_PADDING = 64  # bytes that the kernel may read behind a text
+_ASCII_CASE_BITS = 0x4040404040404040  # what tells a letter from a digit, in each of eight bytes
+_ARRAYS = ("classes", "folds", "slots", "bloom", "records")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,63 +79,62 @@ class Matcher:
     """Of the query list, the rule, its version and the Unicode data: what the matches depend on."""
     num_queries: int
     hash_mask: int
-    byte_table: npt.NDArray[np.uint8]
     classes: npt.NDArray[np.uint8]
     folds: npt.NDArray[np.int32]
     slots: npt.NDArray[np.uint64]
     bloom: npt.NDArray[np.uint64]
-    records: npt.NDArray[np.int32]
+    records: npt.NDArray[np.uint64]
 
     @classmethod
     def build(cls, query_list: QueryList, config: MatchConfig, *, hash_mask: int = _ALL_BITS) -> Matcher:
-        """Tables for `query_list`: about 60 bytes a query, a few seconds for 500,000.
+        """Tables for `query_list`: about 90 bytes a query, a second or two for 500,000.
+
+        Raises QueryListError where the list is too long: that takes some 10 million queries.
 
         `hash_mask` is for tests: it weakens the hash, which must not change any match.
         """
         from pipeline.matching import kernel  # compiles; only who matches should pay for it
 
         queries = query_list.queries
-        by_words = config.rule == "words"
-        alive = np.array([can_match(query, config) for query in queries], np.uint8)
-        if by_words:
-            plain = [" ".join(words(query)) for query in queries]
-            folded = plain if config.case == "exact" else [fold_case(text) for text in plain]
-            smart = config.case == "smart"
-            as_written = np.array([smart and a != b for a, b in zip(plain, folded, strict=True)], np.uint8)
-            shown = [a if keep else b for a, b, keep in zip(plain, folded, as_written.tolist(), strict=True)]
-            letters, letter_offsets = _code_points(shown)
+        alive = np.array([can_match(query, config) for query in queries], bool)
+        as_written = np.zeros(len(queries), bool)
+        if config.rule == "words":
+            rule = kernel.RULE_WORDS
+            texts = [" ".join(words(query)) for query in queries]
+            shown = texts if config.case == "exact" else [fold_case(text) for text in texts]
+            if config.case == "smart":
+                as_written = np.array([a != b for a, b in zip(texts, shown, strict=True)], bool)
+                shown = [a if keep else b for a, b, keep in zip(texts, shown, as_written.tolist(), strict=True)]
             tables = character_tables()
             classes = tables.classes
             folds = tables.folds if config.case != "exact" else np.arange(NUM_CODE_POINTS, dtype=np.int32)
-            byte_table = fill_table = _word_bytes(folds)
-            rule_of_fill = kernel.RULE_WORDS
         else:
-            plain = list(queries)
-            as_written = np.zeros(len(queries), np.uint8)
+            rule = kernel.RULE_SPACES
+            texts = shown = queries
             classes = np.zeros(1, np.uint8)
             folds = np.zeros(1, np.int32)
-            byte_table, fill_table = _metaclip_bytes()
-            rule_of_fill = kernel.RULE_SPACES
-        data, offsets = _buffers(pa.array(plain, pa.large_string()))
-        if not by_words:
-            letters, letter_offsets = data.astype(np.int32), offsets.copy()
-        capacity = 1 << max(10, int(2 * _num_tokens(data, len(queries)) - 1).bit_length())
-        slots = np.zeros(2 * capacity, np.uint64)
-        bloom = np.zeros(kernel.BLOOM_WORDS, np.uint64)
-        records, record_offsets = _records(letters, letter_offsets, alive, as_written)
-        scratch = _scratch(offsets)
-        kernel.fill(
-            rule_of_fill, data, offsets, _frozen(fill_table), _frozen(classes), _frozen(folds), np.uint64(hash_mask),
-            record_offsets, records, slots, bloom, *scratch,
-        )  # fmt: skip
+        data, offsets = _buffers(pa.array(texts, pa.large_string()))
+        num_states = _num_tokens(texts)
+        while True:
+            capacity = num_states + num_states // 2 + 16
+            slots = np.zeros(kernel.SLOT_WORDS * capacity, np.uint64)
+            bloom = np.zeros(kernel.BLOOM_WORDS, np.uint64)
+            records, record_places = _records(shown, as_written, kernel.HEADER_WORDS)
+            if len(records) >= kernel.MAX_RECORD_WORDS:
+                raise QueryListError("the queries hold more letters than the matcher has room for; shorten the list")
+            used = kernel.fill(
+                rule, _padded(data), offsets, _frozen(classes), _frozen(folds), _fold_bits(config),
+                np.uint64(hash_mask), np.where(alive, record_places, -1), records, slots, bloom, *_scratch(offsets)[:5],
+            )  # fmt: skip
+            if used == num_states:
+                break
+            num_states = used  # the table is as large as the states need, not as the tokens might have needed
+        characters = unicodedata.unidata_version if config.rule == "words" else ""
         return cls(
             config=config,
-            fingerprint=fingerprint(
-                query_list.fingerprint, config, MATCH_VERSION, unicodedata.unidata_version if by_words else ""
-            ),
+            fingerprint=fingerprint(query_list.fingerprint, config, MATCH_VERSION, characters),
             num_queries=len(queries),
             hash_mask=hash_mask,
-            byte_table=_frozen(byte_table),
             classes=_frozen(classes),
             folds=_frozen(folds),
             slots=_frozen(slots),
@@ -208,17 +208,22 @@ class Matcher:
         scratch = _scratch(offsets)
         out_offsets = np.zeros(len(offsets), np.int64)
         unsettled = np.zeros(len(array), np.uint8)
+        done: int = 0
         out = np.empty(8 * len(array) + 64, np.int32)
-        done = 0
-        while True:
+        # The last texts of a buffer have too little behind them: they are matched in a copy.
+        safe = int(np.searchsorted(offsets[1:], len(data) - _PADDING, side="right"))
+        rest = _frozen(offsets - offsets[safe])
+        tail = _padded(data[offsets[safe] : offsets[-1]])
+        while done < len(array):
+            part, places, stop = (data, offsets, safe) if done < safe else (tail, rest, len(array))
             done = kernel.run(
-                rule, data, offsets, self.byte_table, self.classes, self.folds, check_settled,
-                np.uint64(self.hash_mask), self.slots, self.bloom, self.records,
-                *scratch, done, out_offsets, out, unsettled,
+                rule, part, places, self.classes, self.folds, _fold_bits(self.config), np.uint64(self.hash_mask),
+                check_settled, self.slots, self.bloom, self.records,
+                *scratch, done, stop, out_offsets, out, unsettled,
             )  # fmt: skip
-            if done == len(array):
-                return out_offsets, out[: out_offsets[-1]], unsettled
-            out = np.concatenate((out, np.empty(len(out), np.int32)))
+            if done < stop:
+                out = np.concatenate((out, np.empty(len(out), np.int32)))
+        return out_offsets, out[: out_offsets[-1]], unsettled
 
 
 def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -233,13 +238,25 @@ def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int
     return _frozen(data), _frozen(offsets.astype(np.int64))
 
 
-def _scratch(
-    offsets: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Room for the tokens of the longest text: two for every byte and one at the end, at most."""
+def _padded(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A copy with room behind it for the kernel's wide loads."""
+    return _frozen(np.concatenate((data, np.zeros(_PADDING, np.uint8))))
+
+
+def _fold_bits(config: MatchConfig) -> np.uint64:
+    return np.uint64(0 if config.rule == "metaclip" or config.case == "exact" else _ASCII_CASE_BITS)
+
+
+def _scratch(offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], ...]:
+    """Room for the longest text: its folded letters, and of its tokens the hashes, starts, ends and marks."""
     longest = int(np.diff(offsets).max(initial=0))
-    size = 2 * longest + 2
-    return np.empty(size, np.uint64), np.empty(size, np.int64), np.empty(size, np.int64)
+    size = 2 * longest + 2  # two tokens for every byte and one at the end, at most
+    return (
+        np.zeros(size + _PADDING, np.uint8),  # folding makes a letter longer by half at most
+        *(np.empty(size, kind) for kind in (np.uint64, np.int64, np.int64, np.uint8)),
+        np.empty(64, np.int32),
+        *(np.empty(size, kind) for kind in (np.uint64, np.int64, np.int64, np.int64)),
+    )
 
 
 def _spliced(
@@ -259,52 +276,25 @@ def _spliced(
     return joined, out
 
 
-def _code_points(texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.int32)
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    return points, offsets
-
-
 def _records(
-    letters: npt.NDArray[np.int32],
-    letter_offsets: npt.NDArray[np.int64],
-    alive: npt.NDArray[np.uint8],
-    as_written: npt.NDArray[np.uint8],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """The queries' records (see kernel.fill), not chained yet, and where each begins; -1 for dead queries."""
-    lengths = np.diff(letter_offsets)
-    begins = letter_offsets[:-1] + _HEADER * np.arange(len(lengths))
-    records = np.empty(len(letters) + _HEADER * len(lengths), np.int32)
-    records[begins] = np.arange(len(lengths))
-    records[begins + 1] = -1
-    records[begins + 2] = lengths
-    records[begins + 3] = as_written
-    records[np.arange(len(letters)) + np.repeat(_HEADER * np.arange(1, len(lengths) + 1), lengths)] = letters
-    return records, np.where(alive.astype(bool), begins, -1)
+    shown: Sequence[str], as_written: npt.NDArray[np.bool_], header: int
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """The queries' records (see kernel.HEADER_WORDS), not chained yet, and where each begins."""
+    data, offsets = _buffers(pa.array(shown, pa.large_string()))
+    lengths = np.diff(offsets)
+    sizes = header + (lengths + 7) // 8
+    places = np.cumsum(sizes) - sizes
+    records = np.zeros(int(sizes.sum()) + _PADDING // 8, np.uint64)
+    records[places] = np.arange(len(shown), dtype=np.uint64)
+    records[places + 1] = lengths.astype(np.uint64) | (as_written.astype(np.uint64) << np.uint64(32))
+    letters = records.view(np.uint8)
+    letters[np.arange(len(data)) + np.repeat(8 * (places + header) - offsets[:-1], lengths)] = data
+    return records, places
 
 
-def _num_tokens(data: npt.NDArray[np.uint8], num_queries: int) -> int:
+def _num_tokens(texts: Sequence[str]) -> int:
     """At least the number of trie states: no query has more tokens than spaces plus one."""
-    return int(np.count_nonzero(data == 32)) + num_queries + 1
-
-
-def _word_bytes(folds: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """uint8[256]: an ASCII letter or digit folded, 0 for any other ASCII byte, 1 above ASCII."""
-    table = np.ones(256, np.uint8)
-    for byte in range(128):
-        table[byte] = folds[byte] if chr(byte).isalnum() else 0
-    return table
-
-
-def _metaclip_bytes() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Byte tables for captions and for queries: 0 space, 1 character, 2 wrapped mark."""
-    captions = np.ones(256, np.uint8)
-    captions[[ord(c) for c in " " + _TURNED_INTO_SPACE]] = 0
-    captions[[ord(c) for c in _WRAPPED]] = 2
-    queries = np.ones(256, np.uint8)
-    queries[ord(" ")] = 0
-    return captions, queries
+    return sum(text.count(" ") + 1 for text in texts) + 1
 
 
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -8,17 +8,19 @@ by a mask must have that many bytes after the index.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
-from llvmlite import ir
+from llvmlite import ir  # the language that numba itself compiles to
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["classify", "load8", "lowest_bit", "prefetch", "separate"]
+__all__ = ["classify", "load8", "lowest_bit", "prefetch", "rank16", "separate"]
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 _BLOCK = ir.VectorType(_BYTE, 64)
+_TWO_WORDS: Any = cast(Any, types.UniTuple)(types.uint64, 2)
+_declare: Any = cgutils.get_or_insert_function
 
 
 def _splat(byte: int) -> ir.Constant:
@@ -53,7 +55,12 @@ def _mask_pair(context: Any, builder: Any, signature: Any, first: Any, second: A
 _Implementation = tuple[Any, Callable[..., Any]]
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+def _in_kernel(define: Callable[..., _Implementation]) -> Any:
+    """Callable from compiled code only, where the first parameter (the typing context) is left out."""
+    return intrinsic(define)
+
+
+@_in_kernel
 def load8(_typing: Any, array: Any, index: Any) -> _Implementation:
     """uint64: bytes index..index+7 of an array, lowest byte first on little-endian machines."""
 
@@ -65,7 +72,7 @@ def load8(_typing: Any, array: Any, index: Any) -> _Implementation:
     return types.uint64(array, types.int64), implement
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+@_in_kernel
 def classify(_typing: Any, array: Any, index: Any) -> _Implementation:
     """(uint64, uint64): which of the 64 bytes from `index` are ASCII letters or digits; which are not ASCII."""
 
@@ -77,10 +84,10 @@ def classify(_typing: Any, array: Any, index: Any) -> _Implementation:
         beyond = builder.icmp_unsigned(">=", block, _splat(0x80))
         return _mask_pair(context, builder, signature, builder.or_(letter, digit), beyond)
 
-    return types.UniTuple(types.uint64, 2)(array, types.int64), implement
+    return _TWO_WORDS(array, types.int64), implement
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+@_in_kernel
 def separate(_typing: Any, array: Any, index: Any) -> _Implementation:
     """(uint64, uint64): which of the 64 bytes are space, tab or line end; which are marks that are wrapped."""
 
@@ -90,10 +97,10 @@ def separate(_typing: Any, array: Any, index: Any) -> _Implementation:
             context, builder, signature, _equals(builder, block, " \t\n\r"), _equals(builder, block, ",.;:?!`")
         )
 
-    return types.UniTuple(types.uint64, 2)(array, types.int64), implement
+    return _TWO_WORDS(array, types.int64), implement
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+@_in_kernel
 def lowest_bit(_typing: Any, word: Any) -> _Implementation:
     """int64: the place of the lowest set bit of a word that is not zero."""
 
@@ -103,14 +110,14 @@ def lowest_bit(_typing: Any, word: Any) -> _Implementation:
     return types.int64(types.uint64), implement
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no types
+@_in_kernel
 def prefetch(_typing: Any, array: Any, index: Any) -> _Implementation:
     """Ask for the cache line of byte `index` of an array, without waiting for it."""
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
         pointer = _address(context, builder, signature.args[0], arguments[0], arguments[1], _BYTE)
         flag = ir.IntType(32)
-        function = cgutils.get_or_insert_function(
+        function = _declare(
             builder.module,
             ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), flag, flag, flag]),
             "llvm.prefetch.p0",
@@ -119,3 +126,27 @@ def prefetch(_typing: Any, array: Any, index: Any) -> _Implementation:
         return context.get_dummy_value()
 
     return types.void(array, types.int64), implement
+
+
+@_in_kernel
+def rank16(_typing: Any, array: Any, index: Any, value: Any, valid: Any, before: Any) -> _Implementation:
+    """int64: how many of the 16 int32 from byte `index` come before `value` in a sorted array.
+
+    `valid` and `before` (int64) have a bit for each of the 16: those that count at all, and those that come
+    before `value` where they are equal to it.
+    """
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        lanes = ir.VectorType(ir.IntType(32), 16)
+        block = builder.load(_address(context, builder, signature.args[0], arguments[0], arguments[1], lanes))
+        block.align = 1
+        single = builder.insert_element(ir.Constant(lanes, ir.Undefined), arguments[2], ir.Constant(ir.IntType(32), 0))
+        splat = builder.shuffle_vector(single, ir.Constant(lanes, ir.Undefined), ir.Constant(lanes, [0] * 16))
+
+        def mask(relation: str) -> Any:
+            return builder.zext(builder.bitcast(builder.icmp_signed(relation, block, splat), ir.IntType(16)), _WORD)
+
+        counted = builder.or_(mask("<"), builder.and_(mask("=="), arguments[4]))
+        return builder.ctpop(builder.and_(counted, arguments[3]))
+
+    return types.int64(array, types.int64, types.int32, types.int64, types.int64), implement

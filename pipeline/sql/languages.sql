@@ -1,4 +1,5 @@
--- Languages of the matched pairs and of what the language stage turned away (its detail holds the language).
+-- Languages of the matched pairs and of what the language stage turned away (its detail holds the language; with
+-- ledger.max_rows_per_task set, only the rejections that were kept in detail are counted).
 SELECT lang, sum(pairs) AS matched, sum(turned_away) AS rejected
 FROM (
     SELECT lang, count(*) AS pairs, 0 AS turned_away FROM matched GROUP BY lang

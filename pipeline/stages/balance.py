@@ -36,7 +36,7 @@ survivors is as fair as the plan's; no pair that was fetched for another query m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +64,8 @@ __all__ = [
     "ids_of",
     "planned_limit",
     "selection_limit",
+    "solve",
+    "unbounded",
 ]
 
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -283,11 +285,45 @@ def find_thresholds(
     found = head[good]
     thresholds.hashes[found] = hashes[place[good]]
     for query, begin, cut, end in zip(found, first[good], place[good], last[good], strict=True):
-        thresholds.uids[query] = _uid_at(edges.uids, hashes, order, int(begin), int(cut), int(end))
+        uid = _uid_at(edges.uids, hashes, order, int(begin), int(cut), int(end))
+        thresholds.uids[query] = np.void(uid)
     return thresholds, head[~good]
 
 
-def _uid_at(uids: npt.NDArray[np.void], hashes: Hashes, order: Longs, begin: int, cut: int, end: int) -> np.void:
+def unbounded(size: int, queries: Longs) -> Windows:
+    """Windows over `size` queries that hold every edge of `queries` (int64[K]) and none of the others."""
+    windows = Windows(lows=np.ones(size, np.uint64), highs=np.zeros(size, np.uint64))
+    windows.lows[queries], windows.highs[queries] = 0, _ALL
+    return windows
+
+
+def solve(
+    gathered: Callable[[Windows, Longs], Iterable[pa.RecordBatch]],
+    counts: Longs,
+    limit: int,
+    config: BalanceConfig,
+    reach: Hashes | None = None,
+) -> tuple[Thresholds, int]:
+    """Thresholds of edges that can be gathered at will, and how many queries had to be gathered again.
+
+    `gathered(windows, below)` runs `gather` over all batches. `counts`, `limit` and `reach` are as in
+    `find_thresholds`.
+    """
+
+    def find(windows: Windows, among: Longs) -> tuple[Thresholds, Longs]:
+        below = np.zeros(len(counts), np.int64)
+        return find_thresholds(edges_of(gathered(windows, below), below), among, limit, config, reach)
+
+    thresholds, failed = find(find_windows(counts, limit, reach), counts)
+    if len(failed):
+        among = np.zeros_like(counts)
+        among[failed] = counts[failed]
+        whole, _ = find(unbounded(len(counts), failed), among)
+        thresholds.hashes[failed], thresholds.uids[failed] = whole.hashes[failed], whole.uids[failed]
+    return thresholds, len(failed)
+
+
+def _uid_at(uids: npt.NDArray[np.void], hashes: Hashes, order: Longs, begin: int, cut: int, end: int) -> bytes:
     """The uid at place `cut` of the edges begin..end of one query, in (hash, uid) order; they are in hash order."""
     first = last = cut
     while first > begin and hashes[first - 1] == hashes[cut]:
@@ -295,9 +331,8 @@ def _uid_at(uids: npt.NDArray[np.void], hashes: Hashes, order: Longs, begin: int
     while last + 1 < end and hashes[last + 1] == hashes[cut]:
         last += 1
     if first == last:
-        return uids[order[cut]]
-    tied = sorted(uids[order[i]].tobytes() for i in range(first, last + 1))
-    return np.frombuffer(tied[cut - first], "V16")[0]
+        return bytes(uids[order[cut]].tobytes())
+    return sorted(bytes(uids[order[i]].tobytes()) for i in range(first, last + 1))[cut - first]
 
 
 def balance(

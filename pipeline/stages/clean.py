@@ -1,11 +1,12 @@
 """Clean: alt text made fit to be a caption, or turned away with a reason.
 
-    alt_text --kernel over the bytes: nothing to do? --yes--> caption = alt_text
-                     | no
+    alt_text --kernel over the bytes: nothing to do? --yes--> caption = alt_text, or too short or long
+                     | not sure
                      `--normalise, rules--> caption or reason
 
 `normalise` and `reason_against` are the definition, one text at a time. The kernel only recognises the
-many texts on which neither of them does anything; the tests hold it to them.
+many texts that `normalise` leaves as they are and on which the rules are easily decided; the tests hold it
+to them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -63,24 +65,27 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
 
     Reasons are those of `reason_against`; the detail is the text.
     """
-    from pipeline.stages.clean_scan import find_plain  # numba takes half a second to import
+    from pipeline.stages import clean_scan  # numba takes half a second to import
 
     texts = batch.column("alt_text")
-    doubtful = ~find_plain(
+    verdicts = clean_scan.scan(
         texts,
         min_chars=config.min_chars,
         max_chars=config.max_chars,
         min_words=config.min_words,
         min_keywords=config.min_keywords,
+        max_words_per_keyword=config.max_words_per_keyword,
         max_name_words=_MAX_NAME_WORDS,
         max_date_chars=_MAX_DATE_CHARS,
         max_placeholder_chars=_MAX_PLACEHOLDER_CHARS,
         placeholders=_PLACEHOLDERS,
+        date_words=_DATE_WORDS,
     )
-    mask = pa.array(doubtful)
+    mask = pa.array(verdicts == clean_scan.UNSURE)
     captions = [normalise(text) for text in texts.filter(mask).to_pylist()]
-    reasons = [reason_against(caption, config) for caption in captions]
-    no_reasons = pa.nulls(len(texts), pa.string())
+    judged = pa.array([reason_against(caption, config) for caption in captions], pa.string())
+    places = np.where(verdicts == clean_scan.TOO_SHORT, 0, 1)
+    by_length = pa.array(["too_short", "too_long"]).take(pa.array(places, mask=verdicts <= clean_scan.PLAIN))
     cleaned = pa.RecordBatch.from_arrays(
         [*batch.columns, pc.replace_with_mask(texts, mask, pa.array(captions, pa.string()))],
         schema=pa.schema([*batch.schema, CLEANED.field("caption")]),
@@ -88,7 +93,7 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
     return reject(
         cleaned,
         stage="clean",
-        reasons=pc.replace_with_mask(no_reasons, mask, pa.array(reasons, pa.string())),
+        reasons=pc.replace_with_mask(by_length, mask, judged),
         details=cleaned.column("caption"),
     )
 

@@ -1,7 +1,7 @@
-"""Which texts need no cleaning and break no rule of `clean`: one pass over the bytes of an Arrow array.
+"""Which texts need no cleaning, and break no rule of `clean` or one of length: a pass over Arrow's bytes.
 
-Errs on one side only: a text marked plain comes out of `normalise` as it went in and `reason_against` has
-nothing against it; the others are for those two to judge.
+Errs on one side only. A text of any verdict but UNSURE comes out of `normalise` as it went in, and
+`reason_against` says of it what the verdict says; the UNSURE are for those two to judge.
 """
 
 from __future__ import annotations
@@ -17,30 +17,48 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["find_plain"]
+__all__ = ["PLAIN", "TOO_LONG", "TOO_SHORT", "UNSURE", "scan"]
+
+UNSURE, PLAIN, TOO_SHORT, TOO_LONG = range(4)
 
 _FNV_START = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
+_MAX_BYTES = 0xFFFF
+"""Longer texts are UNSURE: the counts below have 16 bits each."""
 
 
-def find_plain(
+def _counted() -> npt.NDArray[np.uint64]:
+    increments = np.zeros(128, np.uint64)
+    for characters, shift in ((" ", 0), ("0123456789", 16), (",;|", 32), ([*map(chr, range(32)), chr(127)], 48)):
+        for character in characters:
+            increments[ord(character)] = 1 << shift
+    return increments
+
+
+_COUNTED = _counted()
+"""uint64[128]: what an ASCII character adds to the counts of spaces, digits, separators, control characters."""
+
+
+def scan(
     texts: pa.Array,
     *,
     min_chars: int,
     max_chars: int,
     min_words: int,
     min_keywords: int,
+    max_words_per_keyword: float,
     max_name_words: int,
     max_date_chars: int,
     max_placeholder_chars: int,
     placeholders: frozenset[str],
-) -> npt.NDArray[np.bool_]:
-    """bool[N] for string[N] without nulls: certainly clean and acceptable. Limits as in `clean`."""
+    date_words: frozenset[str],
+) -> npt.NDArray[np.uint8]:
+    """Verdicts uint8[N] on string[N] without nulls. Limits as in `clean`."""
     texts = texts.cast(pa.large_string())
-    plain = np.zeros(len(texts), np.bool_)
+    verdicts = np.full(len(texts), UNSURE, np.uint8)
     _, offsets, data = texts.buffers()
     if len(texts) and data is not None and data.size:
-        keys, longest_other = _placeholder_keys(placeholders)
+        keys, longest_other = _word_keys(placeholders)
         limits = (
             min_chars, max_chars, min_words, min_keywords,
             max_name_words, max_date_chars, max_placeholder_chars, longest_other,
@@ -50,10 +68,12 @@ def find_plain(
             np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1],
             _inert_characters(),
             keys,
+            _word_keys(date_words)[0],
             np.array(limits, np.int64),
-            plain,
+            max_words_per_keyword,
+            verdicts,
         )
-    return plain
+    return verdicts
 
 
 @functools.cache
@@ -82,10 +102,10 @@ def _inert_characters() -> npt.NDArray[np.uint8]:
 
 
 @functools.cache
-def _placeholder_keys(placeholders: frozenset[str]) -> tuple[npt.NDArray[np.uint64], int]:
-    """Sorted keys of the ASCII placeholders uint64[K], and the length of the longest of the others."""
-    keys = sorted(_key(word.encode()) for word in placeholders if word.isascii())
-    return np.array(keys, np.uint64), max((len(word) for word in placeholders if not word.isascii()), default=0)
+def _word_keys(words: frozenset[str]) -> tuple[npt.NDArray[np.uint64], int]:
+    """Sorted keys of the ASCII words uint64[K], and the length of the longest of the others."""
+    keys = sorted(_key(word.encode()) for word in words if word.isascii())
+    return np.array(keys, np.uint64), max((len(word) for word in words if not word.isascii()), default=0)
 
 
 def _key(letters: Iterable[int]) -> int:
@@ -95,52 +115,113 @@ def _key(letters: Iterable[int]) -> int:
     return value
 
 
+@numba.njit
+def _holds(keys, key):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    place = np.searchsorted(keys, key)
+    return place < keys.shape[0] and keys[place] == key
+
+
+@numba.njit
+def _letters(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Key and number of the ASCII letters."""
+    key = _FNV_START
+    count = 0
+    while at < end:
+        lowered = data[at] | 0x20
+        at += 1
+        if 97 <= lowered <= 122:
+            key = (key ^ np.uint64(lowered)) * _FNV_PRIME
+            count += 1
+    return key, count
+
+
+@numba.njit
+def _has_mark_of_names(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    while at < end:
+        byte = data[at]
+        at += 1
+        if byte == 46 or byte == 95 or byte == 64 or byte == 58:  # . _ @ :
+            return True
+    return False
+
+
+@numba.njit
+def _surely_no_date(data, at, end, date_keys):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Whether a word of ASCII letters is none of a date, or a mark is none of numbers and prices.
+
+    Letters beyond ASCII end a word here, which only makes it unsure: no word of a date holds one.
+    """
+    key = _FNV_START
+    in_word = False
+    while at < end:
+        byte = data[at]
+        at += 1
+        lowered = byte | 0x20
+        if 97 <= lowered <= 122:
+            key = (key ^ np.uint64(lowered)) * _FNV_PRIME
+            in_word = True
+            continue
+        if in_word and not _holds(date_keys, key):
+            return True
+        key = _FNV_START
+        in_word = False
+        # ! " & * < = > ? @ ^ _ ` { | } ~
+        if (
+            byte == 33 or byte == 34 or byte == 38 or byte == 42 or 60 <= byte <= 64
+            or 94 <= byte <= 96 or 123 <= byte <= 126
+        ):  # fmt: skip
+            return True
+    return in_word and not _holds(date_keys, key)
+
+
+@numba.njit
+def _is_keyword_list(data, at, end, min_keywords, max_words_per_keyword):  # type: ignore[no-untyped-def]  # compiled
+    """As `clean` decides it, for a text whose only white space is single spaces."""
+    num_parts = num_words = 0
+    in_word = in_part = False
+    while at < end:
+        byte = data[at]
+        at += 1
+        if byte == 44 or byte == 59 or byte == 124:  # , ; |
+            in_word = in_part = False
+        elif byte == 32:
+            in_word = False
+        else:
+            if not in_word:
+                num_words += 1
+            if not in_part:
+                num_parts += 1
+            in_word = in_part = True
+    return num_parts >= min_keywords and num_words <= max_words_per_keyword * num_parts
+
+
 @numba.njit(cache=True, nogil=True)
-def _scan(data, offsets, inert, keys, limits, plain) -> Any:  # type: ignore[no-untyped-def]  # numba infers the types
+def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    data, offsets, inert, keys, date_keys, limits, max_words_per_keyword, verdicts
+) -> Any:
     min_chars, max_chars, min_words, min_keywords = limits[0], limits[1], limits[2], limits[3]
     max_name_words, max_date_chars, max_placeholder_chars = limits[4], limits[5], limits[6]
     longest_other = limits[7]
     for t in range(offsets.shape[0] - 1):
-        at, end = offsets[t], offsets[t + 1]
-        if at == end:
+        start, end = offsets[t], offsets[t + 1]
+        at = start
+        if at == end or end - start > _MAX_BYTES:
             continue
-        num_chars = num_spaces = num_digits = num_separators = num_letters = num_other = 0
-        run = longest_run = 0
-        has_mark = False  # one of . _ @ :
-        last_dot = numba.int64(-1)
-        key = _FNV_START
-        after_space = True
+        # No branch on what ASCII characters are: which comes next cannot be foretold, and each wrong guess
+        # of the processor costs as much as five characters.
+        counts = np.uint64(0)
+        num_continuing = num_other = 0
+        was_space = np.uint64(1)
+        double_space = np.uint64(0)
         is_plain = True
         while at < end:
             byte = data[at]
-            num_chars += 1
             if byte < 0x80:
-                lowered = byte | 0x20
-                if 97 <= lowered <= 122:
-                    num_letters += 1
-                    run += 1
-                    key = (key ^ np.uint64(lowered)) * _FNV_PRIME
-                else:
-                    longest_run = max(longest_run, run)
-                    run = 0
-                    if byte == 32:
-                        if after_space:
-                            is_plain = False
-                            break
-                        num_spaces += 1
-                    elif byte < 32 or byte == 127:
-                        is_plain = False
-                        break
-                    elif 48 <= byte <= 57:
-                        num_digits += 1
-                    elif byte == 44 or byte == 59 or byte == 124:  # , ; |
-                        num_separators += 1
-                    elif byte == 46:
-                        last_dot = at
-                        has_mark = True
-                    elif byte == 95 or byte == 64 or byte == 58:  # _ @ :
-                        has_mark = True
-                after_space = byte == 32
+                increment = _COUNTED[byte]
+                counts += increment
+                is_space = increment & np.uint64(1)
+                double_space |= is_space & was_space
+                was_space = is_space
                 at += 1
                 continue
             if byte >= 0xF0:
@@ -149,35 +230,42 @@ def _scan(data, offsets, inert, keys, limits, plain) -> Any:  # type: ignore[no-
             if byte >= 0xE0:
                 code = ((byte & 0x0F) << 12) | ((data[at + 1] & 0x3F) << 6) | (data[at + 2] & 0x3F)
                 at += 3
+                num_continuing += 2
             else:
                 code = ((byte & 0x1F) << 6) | (data[at + 1] & 0x3F)
                 at += 2
+                num_continuing += 1
             if not (inert[code >> 3] >> (code & 7)) & 1:
                 is_plain = False
                 break
             num_other += 1
-            longest_run = max(longest_run, run)
-            run = 0
-            after_space = False
-        if not is_plain or after_space:
+            was_space = np.uint64(0)
+        if not is_plain or was_space or double_space or counts >> np.uint64(48):
             continue
-        longest_run = max(longest_run, run)
-        num_words = num_spaces + 1
-        if num_chars < min_chars or num_chars > max_chars or num_words < min_words:
+        num_chars = end - start - num_continuing
+        num_words = numba.int64(counts & np.uint64(0xFFFF)) + 1
+        num_digits = numba.int64((counts >> np.uint64(16)) & np.uint64(0xFFFF))
+        num_separators = numba.int64((counts >> np.uint64(32)) & np.uint64(0xFFFF))
+        if num_chars < min_chars or num_words < min_words:
+            verdicts[t] = TOO_SHORT
             continue
-        if num_separators + 1 >= min_keywords:
+        if num_chars > max_chars:
+            verdicts[t] = TOO_LONG
             continue
-        if num_words <= max_name_words and end - 5 <= last_dot <= end - 4:  # extensions of three and four
+        if num_separators + 1 >= min_keywords and _is_keyword_list(
+            data, start, end, min_keywords, max_words_per_keyword
+        ):
             continue
-        if num_words == 1 and (num_digits > 0 or has_mark):
+        if num_words <= max_name_words and num_chars > 4 and (data[end - 4] == 46 or data[end - 5] == 46):
+            continue  # extensions of three and four letters
+        if num_words == 1 and (num_digits > 0 or _has_mark_of_names(data, start, end)):
             continue
-        # No word of a date has more than nine letters.
-        if num_digits > 0 and num_chars <= max_date_chars and longest_run <= 9:
+        if num_digits > 0 and num_chars <= max_date_chars and not _surely_no_date(data, start, end, date_keys):
             continue
         if num_chars <= max_placeholder_chars:
+            key, num_letters = _letters(data, start, end)
             if num_other > 0 and num_letters + num_other <= longest_other:
                 continue
-            place = np.searchsorted(keys, key)
-            if place < keys.shape[0] and keys[place] == key:
+            if _holds(keys, key):
                 continue
-        plain[t] = True
+        verdicts[t] = PLAIN

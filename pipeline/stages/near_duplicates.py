@@ -9,6 +9,7 @@ by the bits that are left. Exact: no pair within the distance is missed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -28,14 +29,14 @@ _BLOCK = 1 << 22
 
 def distances(left: Hashes, right: Hashes) -> npt.NDArray[np.uint8]:
     """Hamming distances, elementwise after broadcasting: uint8, 0 to 64."""
-    return np.bitwise_count(left ^ right)
+    return np.asarray(np.bitwise_count(left ^ right), np.uint8)
 
 
 def band_masks(max_distance: int, bits: Sequence[int] = range(64)) -> list[np.uint64]:
     """`bits` cut into max_distance + 1 bands of nearly equal width, each as a mask; fewer if the bits run out."""
     bands = min(max_distance + 1, len(bits))
     edges = [i * len(bits) // bands for i in range(bands + 1)]
-    return [np.uint64(sum(1 << bit for bit in bits[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    return [np.uint64(sum(1 << bit for bit in bits[a:b])) for a, b in itertools.pairwise(edges)]
 
 
 def band_keys(hashes: Hashes, band: int, max_distance: int) -> Hashes:
@@ -73,8 +74,11 @@ def _search(
         if only is not None and band != only:
             continue
         skip = shared + masks[:band]
+        values = hashes[index]
+        if any(((values ^ values[:1]) & m == 0).all() for m in skip):
+            continue  # every pair here shares an earlier band: found there
         rest = [bit for bit in bits if not int(mask) >> bit & 1]
-        keys = hashes[index] & mask
+        keys = values & mask
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(order) else np.empty(0, np.int64)

@@ -23,15 +23,7 @@ from configs.load import from_mapping, to_mapping
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.schema import FETCHED, FINAL_COUNTS, QUERY_COUNTS
-from pipeline.stages.balance import (
-    BalanceConfig,
-    Windows,
-    balance,
-    edges_of,
-    find_thresholds,
-    find_windows,
-    gather,
-)
+from pipeline.stages.balance import BalanceConfig, Windows, balance, gather, solve
 from pipeline.steps.select import count_ids, load_thresholds, save_thresholds
 from pipeline.steps.step import Step, key_of, load_vector, save_vector
 from pipeline.storage import write_parquet
@@ -104,20 +96,10 @@ def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dic
                 windows=windows, below=below, column="selected_by",
             )  # fmt: skip
 
-    def find(windows: Windows, among: npt.NDArray[np.int64]) -> Any:
-        below = np.zeros(len(counts), np.int64)
-        edges = edges_of(gathered(windows, below), below)
-        return find_thresholds(edges, among, limit, config, reach)
-
-    thresholds, failed = find(find_windows(counts, limit, reach), counts)
-    if len(failed):
-        windows = Windows(lows=np.ones(len(counts), np.uint64), highs=np.zeros(len(counts), np.uint64))
-        windows.lows[failed], windows.highs[failed] = 0, np.uint64(0xFFFFFFFFFFFFFFFF)
-        whole, _ = find(windows, np.where(np.isin(np.arange(len(counts)), failed), counts, 0))
-        thresholds.hashes[failed], thresholds.uids[failed] = whole.hashes[failed], whole.uids[failed]
+    thresholds, again = solve(gathered, counts, limit, config, reach)
     save_thresholds(thresholds, outputs)
     save_vector(outputs["all.survived.npy"], survived)
-    return {"rows": rows, "cut_queries": int((counts > limit).sum()), "gathered_again": len(failed)}
+    return {"rows": rows, "cut_queries": int((counts > limit).sum()), "gathered_again": again}
 
 
 def plan_balance(

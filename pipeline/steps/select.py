@@ -36,6 +36,7 @@ from pipeline.stages.balance import (
     ids_of,
     planned_limit,
     selection_limit,
+    unbounded,
 )
 from pipeline.steps.schedule import CHOSEN
 from pipeline.steps.step import Step, add_up, key_of, load_vector, save_vector
@@ -216,11 +217,11 @@ def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dic
     edges = edges_of((b for path in arguments["edges"] for b in pq.ParquetFile(path).iter_batches()), below)
     thresholds, failed = find_thresholds(edges, counts, limit, config)
     if len(failed):  # the windows of these queries missed: gather all of their edges
-        windows = Windows(lows=np.ones(len(counts), np.uint64), highs=np.zeros(len(counts), np.uint64))
-        windows.lows[failed], windows.highs[failed] = 0, np.uint64(0xFFFFFFFFFFFFFFFF)
-        below = np.zeros(len(counts), np.int64)
+        windows, below = unbounded(len(counts), failed), np.zeros(len(counts), np.int64)
         again = edges_of((b for p in arguments["unique"] for b in _gathered(p, arguments, windows, below)), below)
-        whole, _ = find_thresholds(again, np.where(np.isin(np.arange(len(counts)), failed), counts, 0), limit, config)
+        among = np.zeros_like(counts)
+        among[failed] = counts[failed]
+        whole, _ = find_thresholds(again, among, limit, config)
         thresholds.hashes[failed], thresholds.uids[failed] = whole.hashes[failed], whole.uids[failed]
     save_thresholds(thresholds, outputs)
     return {"rows": len(edges.queries), "gathered_again": len(failed)}

@@ -1,8 +1,4 @@
-"""texts: CANDIDATES -> clean -> language -> match -> MATCHED, one task per file of candidates.
-
-The output is laid out for the exchange of the next step: row group i holds the rows of hash partition
-i modulo `partitions` (by url_id), so that a dedup task reads its rows and nothing else.
-"""
+"""texts: CANDIDATES -> clean -> language -> match -> MATCHED, one task per file of candidates."""
 
 from __future__ import annotations
 
@@ -12,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import ConfigError, from_mapping, to_mapping
 from pipeline.engine import Done, Task
-from pipeline.identity import first_64_bits
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.schema import MATCHED
 from pipeline.stages.clean import CleanConfig, clean
@@ -27,19 +21,20 @@ from pipeline.stages.match import MatchConfig, Matcher, match
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import parquet_writer
 
-__all__ = ["VERSION", "TextsConfig", "partition_of", "plan"]
+__all__ = ["VERSION", "TextsConfig", "plan"]
 
-VERSION = "texts-1"
+VERSION = "texts-2"
+_ROW_GROUP_ROWS = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextsConfig:
-    """How the text stages cut their work."""
+    """How the text stages and the exchange after them cut their work."""
 
     batch_rows: int = 65_536
     """Candidates in memory at a time."""
     rows_per_flush: int = 1_000_000
-    """Matched rows held before they are sorted into hash partitions and written."""
+    """Matched rows that the exchange holds before it sorts them into hash partitions and writes."""
     partitions: int = 8
     """Hash partitions of the exchange before dedup; each must fit in a worker's memory or spill."""
 
@@ -63,7 +58,7 @@ def plan(
     tasks = []
     for done, directory in extracted:
         config = {
-            "texts": to_mapping(texts),
+            "batch_rows": texts.batch_rows,
             "clean": to_mapping(clean_config),
             "language": to_mapping(language),
             "match": to_mapping(match_config),
@@ -90,42 +85,25 @@ def _open_matcher(directory: str) -> Matcher:
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     matched_path, rejections_path = outputs.values()
-    texts = from_mapping(TextsConfig, arguments["texts"])
     clean_config = from_mapping(CleanConfig, arguments["clean"])
     language = from_mapping(LanguageConfig, arguments["language"])
     match_config = from_mapping(MatchConfig, arguments["match"])
     matcher = _open_matcher(arguments["matcher"])
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
     held: list[pa.RecordBatch] = []
-    rows = held_rows = 0
+    rows = held_rows = matched = 0
     with pq.ParquetFile(arguments["candidates"]) as file, parquet_writer(matched_path, MATCHED) as writer:
-        for batch in file.iter_batches(texts.batch_rows):
+        for batch in file.iter_batches(arguments["batch_rows"]):
             rows += batch.num_rows
             kept = ledger.add("clean", "link", clean(batch, clean_config))
             kept = ledger.add("language", "link", identify(kept, language))
             kept = ledger.add("match", "link", match(kept, match_config, matcher))
             held.append(kept)
             held_rows += kept.num_rows
-            if held_rows >= texts.rows_per_flush:
-                _flush(writer, held, texts.partitions)
+            matched += kept.num_rows
+            if held_rows >= _ROW_GROUP_ROWS:
+                writer.write_table(pa.Table.from_batches(held, MATCHED))
                 held, held_rows = [], 0
-        _flush(writer, held, texts.partitions)
-    return {"rows": rows, "lines": ledger.close()}
-
-
-def partition_of(url_ids: pa.Array, partitions: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """uint64[N] in 0..partitions-1 from binary(16)[N]: equal ranges of the identity's first 32 bits."""
-    data = url_ids.cast(pa.binary(16)).buffers()[1]
-    first = first_64_bits(bytes(memoryview(data))[16 * url_ids.offset : 16 * (url_ids.offset + len(url_ids))])
-    return ((first >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32)
-
-
-def _flush(writer: pq.ParquetWriter, held: Sequence[pa.RecordBatch], partitions: int) -> None:
-    """Write one row group per hash partition (possibly empty), in order."""
-    if not held:
-        return
-    table = pa.Table.from_batches(held, schema=MATCHED).combine_chunks()
-    where = partition_of(table["url_id"].combine_chunks(), partitions) if table.num_rows else np.empty(0, np.uint64)
-    for partition in range(partitions):
-        rows = table.take(pa.array(np.flatnonzero(where == partition)))
-        writer.write_table(rows, row_group_size=max(1, rows.num_rows))
+        if held_rows:
+            writer.write_table(pa.Table.from_batches(held, MATCHED))
+    return {"rows": rows, "kept": matched, "lines": ledger.close()}

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from configs.load import dump, load
 from pipeline.engine import Done, Task, run_task
-from pipeline.identity import first_64_bits, keyed_hash, text_hash, uid_of, url_id_of
+from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, uid_of, url_id_of
 from pipeline.queries import query_list_of
-from pipeline.schema import FETCHED, QUERIES, QUERY_COUNTS, REJECTIONS
+from pipeline.schema import FETCHED, QUERIES, QUERY_COUNTS, REJECTIONS, TEXT_SOURCES
 from pipeline.shard import ranks_of, shard_name, shard_outputs, write_shard
 from pipeline.steps.publish import publish
 from pipeline.storage import write_json, write_parquet
@@ -54,15 +54,14 @@ def make_rows(pairs: int) -> list[dict[str, Any]]:
     for i in range(pairs):
         url = f"http://{'Big' if i % 3 else 'user@small'}.example:80/images/{i}.jpg"
         text = f"caption {i} of a picture, with “quotes” and a 猫"
-        canonical = f"http://x/{i}"
-        draws = hashlib.sha256(f"{i}".encode()).digest()
+        canonical, source = canonical_url(url), TEXT_SOURCES[i % 3]
         rows.append(
             {
-                "uid": uid_of(canonical, "alt", text),
+                "uid": uid_of(canonical, source, text),
                 "url_id": url_id_of(canonical),
                 "url": url,
                 "alt_text": text,
-                "text_source": "alt",
+                "text_source": source,
                 "page_url": None if i % 2 else f"http://page.example/{i}",
                 "source": f"file {i % 3}.parquet",
                 "record": i,
@@ -97,8 +96,10 @@ def make_set(root: Path, pairs: int = 150) -> list[dict[str, Any]]:
     config = load(
         WitConfig,
         None,
-        [f"--output={root}", "--sources=[x.parquet]", "--queries=q.txt", "--fetch.user_agent=test (+http://a.b)"]
-        + [f"--seed={SEED}", f"--balance.max_pairs_per_query={LIMIT}", f"--shards.samples_per_shard={PER_SHARD}"],
+        [
+            *(f"--output={root}", "--sources=[x.parquet]", "--queries=q.txt", "--fetch.user_agent=test (+http://a.b)"),
+            *(f"--seed={SEED}", f"--balance.max_pairs_per_query={LIMIT}", f"--shards.samples_per_shard={PER_SHARD}"),
+        ],
     )
     write_json(root / "openwit.json", {"layout_version": 1, "made_by": "openwit"})
     (root / "config.yaml").write_text(dump(config))

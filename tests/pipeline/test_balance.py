@@ -16,6 +16,7 @@ from pipeline.stages.balance import (
     find_thresholds,
     find_windows,
     gather,
+    selection_limit,
 )
 
 Pair = tuple[bytes, list[int]]
@@ -201,3 +202,103 @@ def test_windows_hold_few_edges_of_a_head_query() -> None:
 def test_t_below_one_is_a_config_error() -> None:
     with pytest.raises(Exception, match="at least 1"):
         BalanceConfig(max_pairs_per_query=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs_strategy, st.integers(1, 6), st.integers(1, 6), st.integers(0, 3), st.sampled_from(["quota", "metaclip"]))
+def test_larger_t_selects_what_a_smaller_one_does(pairs: list[Pair], t: int, more: int, seed: int, mode: str) -> None:
+    small = _select(pairs, 6, BalanceConfig(mode=mode, max_pairs_per_query=t), seed)  # type: ignore[arg-type]  # valid
+    large = _select(pairs, 6, BalanceConfig(mode=mode, max_pairs_per_query=t + more), seed)  # type: ignore[arg-type]
+    assert all(set(ids) <= set(large[uid]) for uid, ids in small.items())
+
+
+@settings(max_examples=30, deadline=None)
+@given(pairs_strategy, pairs_strategy, st.integers(1, 5))
+def test_selection_of_a_union_comes_from_the_selections_of_its_parts(
+    first: list[Pair], second: list[Pair], t: int
+) -> None:
+    """Why a set can grow: what neither part selects, the whole does not."""
+    config = BalanceConfig(max_pairs_per_query=t)
+    known = {uid for uid, _ in first}
+    second = [pair for pair in second if pair[0] not in known]
+    whole = _select(first + second, 6, config, 0)
+    parts = _select(first, 6, config, 0) | _select(second, 6, config, 0)
+    assert all(set(ids) <= set(parts[uid]) for uid, ids in whole.items())
+
+
+def test_metaclip_inclusion_follows_the_closed_form_for_every_set_of_queries() -> None:
+    """1 - prod(1 - t / max(count, t)) over a text's queries: an independent draw for each."""
+    pairs = _random_pairs(40_000, 12)
+    t = 900
+    counts = np.bincount([q for _, ids in pairs for q in ids], minlength=12)
+    chosen = _select(pairs, 12, BalanceConfig(mode="metaclip", max_pairs_per_query=t), seed=11)
+    groups: dict[tuple[int, ...], list[bytes]] = {}
+    for uid, ids in pairs:
+        groups.setdefault(tuple(ids), []).append(uid)
+    checked = 0
+    for ids, uids in groups.items():
+        probability = 1 - float(np.prod([1 - t / max(counts[q], t) for q in ids]))
+        expected, deviation = probability * len(uids), (probability * (1 - probability) * len(uids)) ** 0.5
+        if deviation > 3:
+            checked += 1
+            assert abs(sum(uid in chosen for uid in uids) - expected) < 5 * deviation
+    assert checked > 20
+    per_query = np.bincount([q for ids in chosen.values() for q in ids], minlength=12)
+    assert np.all(np.abs(per_query - np.minimum(counts, t)) < 6 * t**0.5)
+
+
+def test_coordinated_draws_do_not_favour_texts_with_many_queries() -> None:
+    """Of equally frequent queries: one hash a pair keeps a long text no more often than a short one."""
+    generator = np.random.default_rng(1)
+    pairs = [(generator.bytes(16), [0, 1, 2, 3] if i % 2 else [i // 2 % 4]) for i in range(20_000)]
+    kept = {}
+    for mode in ("quota", "coordinated"):
+        chosen = _select(pairs, 4, BalanceConfig(mode=mode, max_pairs_per_query=1_000), seed=2)  # type: ignore[arg-type]
+        long = sum(len(ids) == 4 and uid in chosen for uid, ids in pairs)
+        kept[mode] = long / (len(chosen) - long)
+    assert kept["quota"] > 3
+    assert kept["coordinated"] < 1.2
+
+
+@pytest.mark.parametrize("mode", ["quota", "coordinated", "metaclip", "none"])
+def test_partitions_and_order_play_no_part_in_any_mode(mode: str) -> None:
+    pairs = _random_pairs(3_000, 20)
+    baseline = 500 if mode == "none" else None
+    config = BalanceConfig(mode=mode, max_pairs_per_query=50, baseline_pairs=baseline)  # type: ignore[arg-type]
+    assert _select(pairs, 20, config, 1) == _select(pairs[::-1], 20, config, 1, pieces=7)
+
+
+def test_baseline_is_a_uniform_sample_of_exactly_that_size() -> None:
+    pairs = _random_pairs(4_000, 20)
+    config = BalanceConfig(mode="none", baseline_pairs=1_000)
+    chosen = _select(pairs, 20, config, seed=4)
+    draws = keyed_hash(4, first_64_bits(b"".join(uid for uid, _ in pairs)))
+    smallest = {pairs[i][0] for i in np.argsort(draws)[:1_000]}
+    assert set(chosen) == smallest
+    assert all(chosen[uid] == ids for uid, ids in pairs if uid in chosen)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.floats(0.01, 0.99))
+def test_tail_share_gives_the_smallest_t_whose_tail_holds_it(counts: list[int], share: float) -> None:
+    config = BalanceConfig(tail_share=share)
+    t = selection_limit(np.array(counts), config, pairs=99)
+    if not any(counts):
+        assert t == 1
+        return
+    held = {limit: sum(c for c in counts if c <= limit) for limit in range(1, 31)}
+    assert t == min(limit for limit, matches in held.items() if matches >= share * sum(counts))
+
+
+def test_kernel_hashes_as_identity_does() -> None:
+    pairs = _random_pairs(500, 20)
+    hashes = _query_hashes(20)
+    windows = Windows(lows=np.zeros(20, np.uint64), highs=np.full(20, 2**64 - 1, np.uint64))
+    below = np.zeros(20, np.int64)
+    for mode in ("quota", "coordinated"):
+        config = BalanceConfig(mode=mode)  # type: ignore[arg-type]  # both are modes
+        edges = gather(_batch(pairs), config, seed=-3, query_hashes=hashes, windows=windows, below=below)
+        ids = first_64_bits(b"".join(edges["uid"].to_pylist()))
+        queries = None if mode == "coordinated" else hashes[edges["query_id"].to_numpy()]
+        assert np.array_equal(edges["hash"].to_numpy(), keyed_hash(-3, ids, queries))
+    assert not below.any()

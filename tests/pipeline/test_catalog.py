@@ -51,7 +51,7 @@ def test_catalog_leaves_nothing_behind(small: Path) -> None:
 
 
 def test_unknown_name_and_foreign_directory_are_told(tmp_path: Path) -> None:
-    with pytest.raises(SqlError, match="there are .*funnel"):
+    with pytest.raises(SqlError, match=r"there are .*funnel"):
         named_query("funel")
     with pytest.raises(OutputError, match="no such directory"), open_catalog(tmp_path / "absent"):
         pass
@@ -180,9 +180,7 @@ def test_file_is_whole_and_its_name_tells_the_format(
         (["{set}/absent", "funnel"], "cannot read the config"),
     ],
 )
-def test_mistake_is_one_line(
-    small: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistake_is_one_line(small: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sql", *(word.replace("{set}", str(small)) for word in words)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")

@@ -273,16 +273,54 @@ _ODD = st.sampled_from(
         "x" * 30,
     ]
 )
+_DATE_PIECES = st.sampled_from(
+    [
+        "12",
+        "May",
+        "2019",
+        "th",
+        "st",
+        "of",
+        "at",
+        "MON",
+        "²",
+        "º",
+        "é",
+        ":",
+        "/",
+        "$",
+        "#",
+        "!",
+        "*",
+        "~",
+        "z",
+        "x1",
+        "T",
+    ]
+)
+_LIST_PIECES = st.sampled_from(["dog", "a b", "a b c", "é", ",", ", ", ";", "|", " | ", ",,"])
 _TEXTS = st.one_of(
-    st.text(max_size=30), st.lists(_ODD, max_size=10).map("".join), st.lists(_ODD, max_size=10).map(" ".join)
+    st.text(max_size=30),
+    st.lists(_ODD, max_size=10).map("".join),
+    st.lists(_ODD, max_size=10).map(" ".join),
+    st.lists(_DATE_PIECES, max_size=6).map(" ".join),
+    st.lists(_DATE_PIECES, max_size=6).map("".join),
+    st.lists(_LIST_PIECES, max_size=30).map("".join),
+)
+_CONFIGS = st.builds(
+    CleanConfig,
+    min_chars=st.integers(1, 5),
+    min_words=st.integers(1, 3),
+    max_chars=st.sampled_from([5, 12, 30, 1000]),
+    min_keywords=st.integers(2, 9),
+    max_words_per_keyword=st.sampled_from([1.0, 1.5, 2.5]),
 )
 
 
-@settings(max_examples=300)
-@given(st.lists(_TEXTS, min_size=1, max_size=20))
-def test_batch_equals_the_definition_text_by_text(texts: list[str]) -> None:
+@settings(max_examples=400)
+@given(st.lists(_TEXTS, min_size=1, max_size=20), _CONFIGS)
+def test_batch_equals_the_definition_text_by_text(texts: list[str], config: CleanConfig) -> None:
     texts = [text.encode("utf-8", "ignore").decode() for text in texts]
-    config = CleanConfig()
     outcome = _clean(texts, config)
     expected = [(normalise(text), reason_against(normalise(text), config)) for text in texts]
     assert outcome.kept["caption"].to_pylist() == [caption for caption, reason in expected if reason is None]

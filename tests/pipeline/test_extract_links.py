@@ -67,7 +67,12 @@ _BASES = st.builds(
     st.sampled_from(["", "/", "/a", "/a/", "/a/b.html", "/a/../b/", "/./x", "/a//b", "/a;p/b"]),
     st.sampled_from(["", "?q=/x/y", "#f/g", "?a#b"]),
 )
-_RELATIVE = st.text(alphabet="ab./%-_~+,=@?&#!$'()*é", max_size=14)
+_RELATIVE = st.one_of(
+    st.text(alphabet="ab./%-_~+,=@?&#!$'()*é", max_size=14),
+    st.lists(st.sampled_from(["../", "./", "a", "b.c", "/", "?x=1", "&y", "..", ";", ":", "#f"]), max_size=6).map(
+        "".join
+    ),
+)
 
 
 @given(_BASES, _RELATIVE)

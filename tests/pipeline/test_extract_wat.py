@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -174,6 +175,9 @@ def test_licence_link_of_the_page_is_a_column(tmp_path: Path) -> None:
     in_head = {"Link": [{"path": "LINK@/href", "url": "/l?a&amp;b", "rel": "License"}]}
     kept, _ = _one_page(tmp_path, {"url": "/1", "alt": "a"}, head=in_head)
     assert kept[0]["license"] == "http://example.com/l?a&b"
+    in_capitals = {"path": "A@/href", "url": "/c", "rel": "nofollow LICENSE"}
+    kept, _ = _one_page(tmp_path, {"url": "/1", "alt": "a"}, in_capitals)
+    assert kept[0]["license"] == "http://example.com/c"
     in_body = {
         "path": "A@/href",
         "url": "https://creativecommons.org/publicdomain/zero/1.0/",
@@ -303,6 +307,70 @@ def test_damage_costs_only_the_records_that_it_hit(tmp_path: Path, name: str) ->
     outcomes = _extract(path)
     assert _urls(outcomes) == survivors
     assert [row["reason"] for row in _rejected(outcomes)] == reasons
+
+
+def _stored(record: bytes) -> bytes:
+    return gzip.compress(record, compresslevel=0, mtime=0)
+
+
+_MAGIC_INSIDE = warc_record(b"\x1f\x8b\x08\0\0\0\0\0 x " * 3 + gzip.compress(b"hello", mtime=0), kind="warcinfo")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"".join(members(_GOOD)),
+        b"".join(gzip.compress(record, mtime=time) for time, record in enumerate(_GOOD)),
+        b"".join(gzip.compress(record, mtime=7) for record in _GOOD),
+        b"".join(map(_stored, [_MAGIC_INSIDE, *_GOOD[:2], _MAGIC_INSIDE, *_GOOD[2:], _MAGIC_INSIDE])),
+        members([_GOOD[0]])[0] + gzip.compress(b"".join(_GOOD[1:3])) + b"".join(members(_GOOD[3:])),
+        gzip.compress(b"".join(_GOOD)),
+        b"".join(members([record.replace(b"WARC-Type: ", b"warc-type:") for record in _GOOD])),
+        b"".join(members(_GOOD[:4])) + members(_GOOD)[4][:-8],
+        b"".join(_GOOD),
+    ],
+    ids=[
+        "usual", "times", "one time", "magic inside", "two in a member", "all in a member", "spelling", "no checksum",
+        "not packed",
+    ],
+)  # fmt: skip
+def test_records_are_the_same_however_they_are_packed(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.wat"
+    path.write_bytes(data)
+    outcomes = _extract(path)
+    assert _urls(outcomes) == ["0", "1", "2", "3", "4"]
+    assert _rejected(outcomes) == []
+
+
+@pytest.mark.parametrize("window", [1, 100, 1000, 5000])
+def test_places_of_records_do_not_depend_on_how_much_is_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    packed = members([*_GOOD, *_GOOD])
+    path = tmp_path / "a.wat.gz"
+    path.write_bytes(b"".join(packed))
+    monkeypatch.setattr("pipeline.stages.extract.members._READ_BYTES", max(window, 10))
+    places = [row["record"] for row in _kept(_extract(path))]
+    assert places == [sum(map(len, packed[:i])) for i in range(len(packed))]
+
+
+@pytest.mark.parametrize("text", ["a}", "{}", '"},{"path":"IMG@/src"', "}]}", "IMG@/src", "\\", '\\"}'])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_braces_and_paths_in_texts_do_not_mislead(tmp_path: Path, text: str, separators: tuple[str, str]) -> None:
+    links: list[dict[str, Any]] = [
+        {"path": "A@/href", "url": "/x", "text": text},
+        {"url": "/1", "alt": text},
+        {"path": "IMG@/srcset", "url": "/2", "alt": "no"},
+        {"url": "/3", "alt": "b", "title": text},
+        {"url": "/4", "more": {"alt": "c", "list": [{}, text]}},
+    ]
+    block = json.dumps(json.loads(wat_block(links)), separators=separators).encode()
+    outcomes = _extract(_write(tmp_path / "a.wat.gz", block))
+    assert [(row["url"][-1], row["alt_text"], row["link"]) for row in _kept(outcomes)] == [
+        ("1", text, 0),
+        ("3", "b", 1),
+    ]
+    assert [(row["link"], row["reason"]) for row in _rejected(outcomes)] == [(2, "no_text")]
 
 
 def test_every_cut_of_a_file_keeps_the_records_before_it(tmp_path: Path) -> None:

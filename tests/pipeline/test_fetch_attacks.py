@@ -193,6 +193,8 @@ def test_a_refused_connection_is_told_from_a_forbidden_one() -> None:
         closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         port = closed.getsockname()[1]
         assert fetch_one(f"http://127.0.0.1:{port}/").reason == "connect"
+        both = replace(CONFIG, allow_addresses=("127.0.0.0/8",), resolve=(f"both.example:{port}:127.0.0.1,10.0.0.1",))
+        assert fetch_one(f"http://both.example:{port}/", both).reason == "connect", "the allowed one is at fault"
 
 
 def test_many_faults_at_once_leave_every_good_body_whole() -> None:

@@ -19,10 +19,9 @@ from pipeline.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.ledger import LedgerConfig, Line, totals
 from pipeline.schema import MATCHED
 from pipeline.stages.balance import BalanceConfig
-from pipeline.steps import dedup, schedule, select
+from pipeline.steps import dedup, exchange, schedule, select
 from pipeline.steps.dedup import DedupConfig
 from pipeline.steps.step import Step, save_vector
-from pipeline.steps.texts import partition_of
 
 QUERIES = 12
 PARTITIONS = 3
@@ -58,20 +57,19 @@ def make_rows(count: int, urls: int) -> list[dict[str, Any]]:
     return rows
 
 
-def write_matched(directory: Path, rows: Sequence[dict[str, Any]], files: int) -> list[tuple[Done, Path]]:
-    directory.mkdir(parents=True)
-    done = []
+def write_exchanged(root: Path, rows: Sequence[dict[str, Any]], files: int, engine: Engine) -> list[tuple[Done, Path]]:
+    """Rows as `files` of matched pairs, through the real exchange with blocks of a few rows."""
+    (root / "texts").mkdir(parents=True)
+    matched = []
     for i in range(files):
         table = pa.Table.from_pylist(rows[i::files], schema=MATCHED)
-        where = partition_of(table["url_id"].combine_chunks(), PARTITIONS)
         name = f"f{i}.matched.parquet"
-        with pq.ParquetWriter(directory / name, MATCHED) as writer:
-            for p in range(PARTITIONS):
-                part = table.take(pa.array(np.flatnonzero(where == p)))
-                writer.write_table(part, row_group_size=max(1, part.num_rows))
-        sha = hashlib.sha256((directory / name).read_bytes()).hexdigest()
-        done.append((Done(partition=f"f{i}", key="k", outputs={name: sha}, info={}), directory))
-    return done
+        pq.write_table(table, root / "texts" / name)
+        sha = hashlib.sha256((root / "texts" / name).read_bytes()).hexdigest()
+        done = Done(partition=f"f{i}", key="k", outputs={name: sha}, info={"kept": table.num_rows})
+        matched.append((done, root / "texts"))
+    step = exchange.plan(matched, partitions=PARTITIONS, rows_per_task=150)
+    return [(done, root / "exchange") for done in engine.run_step(root / "exchange", step.tasks)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ def run_plan(
     dedup_config: DedupConfig = PAIRS,
 ) -> Planned:
     """From matched rows to staging shards of 20 pairs, with the real steps."""
-    matched = write_matched(root / "texts", rows, files)
+    exchanged = write_exchanged(root, rows, files, engine)
     (root / "queries").mkdir()
     save_vector(root / "queries" / "q.query_hashes.npy", query_hashes())
     queries = (Done(partition="all", key="q", outputs={"q.query_hashes.npy": "h"}, info={}), root / "queries")
@@ -104,7 +102,7 @@ def run_plan(
     def run(step: Step) -> list[Done]:
         return engine.run_step(root / step.name, step.tasks)
 
-    plan = dedup.plan(matched, partitions=PARTITIONS, num_queries=QUERIES, config=dedup_config, ledger=LEDGER)
+    plan = dedup.plan(exchanged, partitions=PARTITIONS, num_queries=QUERIES, config=dedup_config, ledger=LEDGER)
     unique, directory = run(plan), root / "dedup"
     counts = (run(select.plan_count(unique, directory))[0], root / "count")
     limit = (run(select.plan_limit(counts, config))[0], root / "limit")
@@ -178,3 +176,31 @@ def test_schedule_bounds_cover_the_hash_space_without_gap() -> None:
         assert bounds[0] == 0
         assert bounds[-1] == 2**64
         assert all(a < b for a, b in itertools.pairwise(bounds))
+
+
+def test_exchange_brings_every_row_to_its_partition_once(tmp_path: Path) -> None:
+    rows = make_rows(700, 90)
+    with open_engine(EngineConfig(kind="inline")) as engine:
+        files = write_exchanged(tmp_path, rows, 5, engine)
+    assert len(files) > 2, "files that do not fit together share no task"
+    paths = [(str(d.path(where, "blocks")), str(d.path(where, "index.npy"))) for d, where in files]
+    seen = []
+    for partition in range(PARTITIONS):
+        mine = [row for batch in exchange.read_blocks(paths, partition) for row in batch.to_pylist()]
+        ids = pa.array([row["url_id"] for row in mine], pa.binary(16))
+        assert set(exchange.partition_of(ids, PARTITIONS).tolist()) == {partition}
+        seen += [row["record"] for row in mine]
+    assert sorted(seen) == list(range(700))
+
+
+def test_small_files_share_an_exchange_task_and_large_ones_flush_often(tmp_path: Path) -> None:
+    rows = make_rows(400, 90)
+    with open_engine(EngineConfig(kind="inline")) as engine:
+        (tmp_path / "small").mkdir()
+        assert len(write_exchanged(tmp_path / "small", rows[:100], 20, engine)) == 1
+        (tmp_path / "large").mkdir()
+        ((done, where),) = write_exchanged(tmp_path / "large", rows, 1, engine)
+    index = np.load(done.path(where, "index.npy"))
+    assert index.shape == (1, PARTITIONS + 1), "one batch of the file is one flush"
+    assert index[0, 0] == 0
+    assert index[-1, -1] == done.path(where, "blocks").stat().st_size

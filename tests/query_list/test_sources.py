@@ -172,15 +172,17 @@ def test_titles_follow_redirects_and_leave_disambiguations_out(tmp_path: Path) -
     pages.append({"title": "Mercury", "redirect": None, "disambiguation": True})
     views = read_bucket(tmp_path / "views", 0)
     table = pa.Table.from_pylist(pages, schema=PAGES)
-    found = titles(views, table, TitlesConfig())
+    found = titles(views.to_reader(), table.to_reader(), TitlesConfig())
     assert [(c.query, c.views) for c in found] == [("Dog", 13), ("Mercury", 4), ("Café", 2)]
-    raw = titles(views, table, TitlesConfig(strip_qualifier=False, min_views=3))
+    assert titles(views.to_reader(), table.to_reader(), TitlesConfig(), limit=2, scratch=tmp_path) == found[:2]
+    raw = titles(views.to_reader(), table.to_reader(), TitlesConfig(strip_qualifier=False, min_views=3))
     assert [(c.query, c.views) for c in raw] == [("Dog", 13), ("Mercury (planet)", 3)]
 
 
 def test_redirect_loops_end() -> None:
     pages = [{"title": a, "redirect": b, "disambiguation": False} for a, b in (("A", "B"), ("B", "A"))]
-    assert titles(counts_of(A=5), pa.Table.from_pylist(pages, schema=PAGES), TitlesConfig()) == []
+    table = pa.Table.from_pylist(pages, schema=PAGES)
+    assert titles(counts_of(A=5).to_reader(), table.to_reader(), TitlesConfig()) == []
 
 
 def test_daily_page_views_are_read_too(tmp_path: Path) -> None:

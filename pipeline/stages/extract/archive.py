@@ -19,7 +19,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipeline.errors import InputError
 from pipeline.stages.extract.files import open_binary
-from pipeline.stages.extract.members import Block, WholeMembers
+from pipeline.stages.extract.members import WholeMembers
 
 __all__ = ["Damage", "Record", "read_blocks", "read_records"]
 
@@ -61,8 +61,11 @@ def read_records(
         yield from _read_carefully(path, file, 0, wanted=wanted, max_record_bytes=max_record_bytes)
 
 
-def read_blocks(path: str, *, record_type: str, others: set[str], max_record_bytes: int) -> Iterator[Block | Damage]:
-    """As `read_records`, for records of one WARC-Type; the types of the rest are added to `others`.
+def read_blocks(
+    path: str, *, record_type: str, others: set[str], max_record_bytes: int
+) -> Iterator[tuple[int, bytes] | Damage]:
+    """As `read_records`, but (offset, block) of the records of one WARC-Type; the types of the rest are added to
+    `others`.
 
     A gzip archive of one record a member, all whole, is read by a faster way, up to the first member that
     is anything else.
@@ -85,7 +88,7 @@ def read_blocks(path: str, *, record_type: str, others: set[str], max_record_byt
             if isinstance(item, Damage):
                 yield item
             elif item.offset != members.last:  # that one is read again, to start from
-                yield Block(item.offset, item.block)
+                yield item.offset, item.block
 
 
 def _read_carefully(

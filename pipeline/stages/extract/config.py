@@ -39,6 +39,9 @@ class ExtractConfig:
     """Tables: names of the column with the page's URL; a table may do without."""
     license_columns: tuple[str, ...] = ("license", "LICENSE")
     """Tables: names of the column with a licence; a table may do without."""
+    text_source_columns: tuple[str, ...] = ("text_source",)
+    """Parquet tables: names of the column that says where the text was read (alt, title, figcaption), which the
+    uid depends on; alt where a table has none or it says something else."""
     extra_columns: tuple[str, ...] = ()
     """Tables: other columns to carry through to the shards' metadata, as one JSON object a row in the column
     `extra`; "*" stands for all that are not read otherwise."""

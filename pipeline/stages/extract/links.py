@@ -238,6 +238,7 @@ class LinkBatch:
         page_url: str | None,
         license_url: str | None,
         extra: str | None,
+        text_source: str = "alt",
     ) -> None:
         """The one link of a table's row, with text. `url` is what the resolver made of `raw_url`."""
         if not url.startswith(("http://", "https://")) or len(url) > self._config.max_url_chars:
@@ -245,7 +246,7 @@ class LinkBatch:
             return
         self._url.append(url)
         self._alt_text.append(text)
-        self._text_source.append("alt")
+        self._text_source.append(text_source)
         self._page_url.append(page_url)
         self._license.append(license_url)
         self._extra.append(extra)

@@ -12,11 +12,11 @@ every member are tested.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from deflate import DeflateError, crc32, gzip_decompress
 
-__all__ = ["Block", "WholeMembers"]
+__all__ = ["WholeMembers"]
 
 _MAGIC = b"\x1f\x8b\x08"
 _READ_BYTES = 1 << 18
@@ -28,16 +28,9 @@ _TYPE = b"\r\nWARC-Type: "
 _LENGTH = b"\r\nContent-Length: "
 
 
-class Block(NamedTuple):
-    """The content of one record, for those who need no more of its header than the type."""
-
-    offset: int
-    """Byte offset of its compressed member (of its first byte, in an uncompressed file)."""
-    block: bytes
-
-
 class WholeMembers:
-    """Iterates over the records of one WARC-Type until a member is not as expected."""
+    """Iterates over (offset of its member, block) of the records of one WARC-Type, until a member is not as
+    expected."""
 
     def __init__(self, file: BinaryIO, *, record_type: str, others: set[str], max_record_bytes: int) -> None:
         self._file = file
@@ -50,7 +43,7 @@ class WholeMembers:
         self.at_end = False
         """Whether that was the last of the file."""
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
         self._file.seek(0)
         window = self._file.read(_READ_BYTES)
         if not window.startswith(_MAGIC):
@@ -84,7 +77,7 @@ class WholeMembers:
                 return
             self.last = base + at
             if block_at:
-                yield Block(base + at, bytes(memoryview(record)[block_at:-4]))
+                yield base + at, bytes(memoryview(record)[block_at:-4])
             at, search_from, false_magics = end, end + len(magic), 0
         self.at_end = True
 
@@ -112,9 +105,9 @@ class WholeMembers:
         except ValueError:
             return None
         head_end = len(record) - length - 8
-        if not 0 <= length <= self._max_bytes or head_end < at_length:
+        if not 0 <= length <= self._max_bytes or not record.endswith(_END):
             return None
-        if not record.startswith(_END, head_end) or not record.endswith(_END):
+        if record.find(_END, at_length, head_end + 4) != head_end:  # else it is several records
             return None
         if record.startswith(self._usual_start):
             return head_end + 4

@@ -12,7 +12,7 @@ import csv
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal, cast
 
 import msgspec
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.outcome import Outcome
+from pipeline.schema import TEXT_SOURCES
 from pipeline.stages.extract.config import ExtractConfig, Format
 from pipeline.stages.extract.files import open_binary
 from pipeline.stages.extract.links import LinkBatch, resolver
@@ -59,6 +60,7 @@ class _Row:
     page_url: str | None
     license: str | None
     extra: str | None
+    text_source: str = "alt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def _outcomes(batch: LinkBatch, rows: _Rows) -> Iterator[Outcome]:
                 page_url=row.page_url,
                 license_url=row.license,
                 extra=row.extra,
+                text_source=row.text_source,
             )
         if batch.full():
             yield batch.take()
@@ -110,10 +113,11 @@ class _Columns:
     text: str
     page_url: str | None
     license: str | None
+    text_source: str | None  # read from Parquet only, where such lists come from
     extra: tuple[str, ...]
 
     def present(self) -> list[str]:
-        named = (self.url, self.text, self.page_url, self.license, *self.extra)
+        named = (self.url, self.text, self.page_url, self.license, self.text_source, *self.extra)
         return list(dict.fromkeys(name for name in named if name is not None))
 
 
@@ -138,7 +142,14 @@ def _choose_columns(
         elif not may_lack_extra:
             shown = ", ".join(map(str, names[:20]))
             raise InputError(f"{path}: no column named {name}; it has {shown[:300]}; correct extract.extra_columns")
-    return _Columns(url=url, text=text, page_url=page_url, license=license_url, extra=tuple(extra))
+    return _Columns(
+        url=url,
+        text=text,
+        page_url=page_url,
+        license=license_url,
+        text_source=first_of(config.text_source_columns),
+        extra=tuple(extra),
+    )
 
 
 def _json_of(names: Sequence[str], values: Sequence[object]) -> str:
@@ -160,7 +171,10 @@ def _parquet_rows(path: str, file: BinaryIO, config: ExtractConfig) -> _Rows:
         raise InputError(
             f"{path}: not a Parquet file, or its end is missing ({_one_line(error)}); fetch it again"
         ) from error
-    columns = _choose_columns(path, table.schema_arrow.names, config)
+    schema = table.schema_arrow
+    columns = _choose_columns(path, schema.names, config)
+    if columns.text_source is not None and not pa.types.is_string(schema.field(columns.text_source).type):
+        columns = replace(columns, text_source=None)  # a user's column that happens to have this name
     start = 0
     for group in range(table.num_row_groups):
         number = start
@@ -180,16 +194,17 @@ def _parquet_rows(path: str, file: BinaryIO, config: ExtractConfig) -> _Rows:
 def _arrow_rows(part: pa.RecordBatch, columns: _Columns, number: int, config: ExtractConfig) -> _Rows:
     values = [
         _strings(part.column(name)) if name is not None else [None] * part.num_rows
-        for name in (columns.url, columns.text, columns.page_url, columns.license)
+        for name in (columns.url, columns.text, columns.page_url, columns.license, columns.text_source)
     ]
     extras = _extras(part.select(list(columns.extra))) if columns.extra else [None] * part.num_rows
-    for offset, (url, text, page_url, license_url, extra) in enumerate(zip(*values, extras, strict=True)):
+    for offset, (url, text, page_url, license_url, said, extra) in enumerate(zip(*values, extras, strict=True)):
         if isinstance(url, _NotText) or isinstance(text, _NotText):
             yield _BadRow(number + offset, "bad_record", "not UTF-8")
         elif len(text or "") > config.max_record_bytes:
             yield _BadRow(number + offset, "oversized_record", f"{len(text or '')} characters")
         else:
-            yield _Row(number + offset, url, text, _optional(page_url), _optional(license_url), extra)
+            text_source = said if isinstance(said, str) and said in TEXT_SOURCES else "alt"
+            yield _Row(number + offset, url, text, _optional(page_url), _optional(license_url), extra, text_source)
 
 
 def _extras(part: pa.RecordBatch) -> Sequence[str | None]:

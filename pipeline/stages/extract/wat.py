@@ -75,6 +75,9 @@ class _Page(msgspec.Struct, rename={"envelope": "Envelope"}, gc=False):
 _DECODER = msgspec.json.Decoder(_Page)
 _LINKS_DECODER = msgspec.json.Decoder(list[_Link] | None)
 
+_RECORDS_PER_LOOK = 16
+"""Of records without pictures, so many may pass before the batch is asked whether it is full."""
+
 # Most links of a page are no pictures, and making objects of them would take most of the time. In the
 # compact form that the usual writers give, a picture's path stands between these bytes and a brace ends
 # its entry. Where strings hold braces, the JSON cut out so is not well-formed, and all links are decoded.
@@ -102,6 +105,8 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
             # Most records tell of requests or of pages without pictures.
             if b"IMG@/src" in block or not block.rstrip().endswith(b"}"):
                 _read_page(batch, offset, block, config, robots)
+            elif num_metadata % _RECORDS_PER_LOOK:
+                continue  # nothing was added but a count
         if batch.full():
             yield batch.take()
     others.discard("warcinfo")
@@ -220,8 +225,8 @@ def _license(head_links: msgspec.Raw, links: bytes) -> str | None:
 
 
 def _may_name_license(links: bytes) -> bool:
-    # Plain searches first: the pattern takes ten times as long.
-    return (b"icense" in links or b"ICENSE" in links) and _LICENSE_REL.search(links) is not None
+    # A plain search first: the pattern takes ten times as long.
+    return b"license" in links.lower() and _LICENSE_REL.search(links) is not None
 
 
 def _items(raw: msgspec.Raw) -> list[tuple[str, Any]]:

@@ -118,6 +118,7 @@ class Transfer:
         self._body = bytearray()
         self._discarded = 0
         self._refused = ""
+        self._tried = False
         self._stopped: tuple[str, str] | None = None
         self._is_robots = False
 
@@ -159,7 +160,7 @@ class Transfer:
             return (*self._stopped, False)
         if code == 0:
             return None, None, False
-        if self._refused and code == 7:
+        if self._refused and not self._tried and code == 7:  # an allowed address that did not answer is the fault
             return "address_not_allowed", f"would connect to {self._refused}", False
         if self._headers_done and not 200 <= self._status < 300:
             return None, None, False  # the status says enough, whatever became of the error page
@@ -205,6 +206,7 @@ class Transfer:
         if not self._config.proxy and not self._guard.permits(host, port):
             self._refused = self._refused or f"{host} port {port}"
             return pycurl.SOCKET_BAD
+        self._tried = True
         try:
             return _Descriptor(socket.socket(family, kind, protocol).detach())
         except OSError:

@@ -1,0 +1,111 @@
+"""What balancing does to the captions, mode by mode, on the pairs of a data set.
+
+    work/dedup (every distinct pair) --gather, balance for each mode--> one row a mode
+
+Independent draws keep a text with probability 1 - prod(1 - p), so texts with many queries, which are long,
+are kept more often than their share; one hash a pair takes that favour away. This shows by how much.
+Two passes over three columns, in bounded memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.load import load
+from pipeline.errors import OutputError
+from pipeline.stages.balance import BalanceConfig, Windows, balance, gather, solve
+from pipeline.storage import check_output, read_json
+from pipeline.wit import WitConfig, work_directory
+
+__all__ = ["MODES", "compare_modes"]
+
+MODES = pa.schema(
+    [
+        pa.field("mode", pa.string(), nullable=False),  # "offered": all distinct pairs
+        pa.field("pairs", pa.int64(), nullable=False),
+        pa.field("kept_percent", pa.float64(), nullable=False),
+        pa.field("mean_words", pa.float64(), nullable=False),  # of a caption, cut at spaces
+        pa.field("mean_characters", pa.float64(), nullable=False),
+        pa.field("queries_a_pair", pa.float64(), nullable=False),  # that the caption contains
+    ]
+)
+"""The captions that each mode keeps, at the same t."""
+_BATCH_ROWS = 65_536
+_EDGE_COLUMNS = ("uid", "query_ids")
+_COLUMNS = (*_EDGE_COLUMNS, "caption", "source", "record", "link")
+
+
+def compare_modes(output: Path) -> pa.Table:
+    """One row a mode (MODES), at the t of the data set in `output`. Raises OutputError before it is balanced."""
+    check_output(output)
+    config = load(WitConfig, output / "config.yaml")
+    unique, counts, limit = _outputs(output, "dedup"), _outputs(output, "count"), _outputs(output, "limit")
+    listed = _outputs(output, "queries")
+    if not (unique and counts and limit and listed):
+        raise OutputError(f"{output}: not balanced yet; go on with `python -m pipeline run` first")
+    files = [path for path in unique if path.name.endswith(".unique.parquet")]
+    counted = np.load(next(path for path in counts if path.name.endswith("counts.npy")))
+    hashes = np.load(next(path for path in listed if path.name.endswith(".query_hashes.npy")))
+    record = read_json(work_directory(output, "limit") / "done" / "all.json")
+    t = config.balance.max_pairs_per_query if config.balance.mode == "none" else int(record["info"]["t"])
+
+    def batches(columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+        for path in files:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
+
+    plain = BalanceConfig(max_pairs_per_query=t)
+    modes = {mode: dataclasses.replace(plain, mode=mode) for mode in ("quota", "coordinated", "metaclip")}
+    thresholds = {}
+    for mode, rule in modes.items():
+
+        def gathered(
+            windows: Windows, below: npt.NDArray[np.int64], rule: BalanceConfig = rule
+        ) -> Iterator[pa.RecordBatch]:
+            for batch in batches(_EDGE_COLUMNS):
+                yield gather(batch, rule, seed=config.seed, query_hashes=hashes, windows=windows, below=below)
+
+        thresholds[mode], _ = solve(gathered, counted, t, rule)
+    sums = {mode: np.zeros(4, np.int64) for mode in ("offered", *modes)}
+    for batch in batches(_COLUMNS):
+        sums["offered"] += _measure(batch)
+        for mode, rule in modes.items():
+            outcome = balance(batch, rule, seed=config.seed, query_hashes=hashes, thresholds=thresholds[mode])
+            sums[mode] += _measure(outcome.kept)
+    return pa.Table.from_pylist([_row(mode, s, int(sums["offered"][0])) for mode, s in sums.items()], schema=MODES)
+
+
+def _outputs(output: Path, step: str) -> list[Path]:
+    """Files of a finished step."""
+    directory = work_directory(output, step)
+    manifest = read_json(directory / "manifest.json") or {"tasks": []}
+    return [directory / name for task in manifest["tasks"] for name in task["outputs"]]
+
+
+def _measure(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """int64[4]: pairs, words, characters, queries."""
+    captions = batch.column("caption")
+    spaces, characters = pc.sum(pc.count_substring(captions, " ")), pc.sum(pc.utf8_length(captions))
+    queries = len(batch.column("query_ids").flatten())
+    words = (spaces.as_py() or 0) + batch.num_rows
+    return np.array([batch.num_rows, words, characters.as_py() or 0, queries], np.int64)
+
+
+def _row(mode: str, sums: npt.NDArray[np.int64], offered: int) -> dict[str, object]:
+    pairs, words, characters, queries = (int(value) for value in sums)
+    return {
+        "mode": mode,
+        "pairs": pairs,
+        "kept_percent": round(100 * pairs / max(offered, 1), 1),
+        "mean_words": round(words / max(pairs, 1), 2),
+        "mean_characters": round(characters / max(pairs, 1), 1),
+        "queries_a_pair": round(queries / max(pairs, 1), 2),
+    }

@@ -1,0 +1,324 @@
+"""image_dedup: FETCHED -> FETCHED with one picture of those that are the same or look the same, over the whole set.
+
+    FETCHED --pictures--> one row per picture, in row groups by hash partition
+            --same_pictures--> losers, winners (per partition) --near_pictures--> pairs (per band and key range)
+            --clusters--> who goes for whom --image_dedup--> FETCHED (per staging shard)
+
+Of equals the largest original stays, then the first in the set's order. A picture stands or falls with all
+its pairs. Nothing here holds the set: a partition's pictures, a key range's hashes, the pairs that look alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.load import ConfigError, from_mapping, to_mapping
+from pipeline.engine import Done, Task
+from pipeline.identity import keyed_hash
+from pipeline.ledger import LedgerConfig
+from pipeline.outcome import Outcome, reject
+from pipeline.stages.near_duplicates import band_keys, band_masks, pairs_in_band, resolve
+from pipeline.steps.judge import Survivors, judge, survivors_of
+from pipeline.steps.step import Step, key_of
+from pipeline.storage import parquet_writer, write_parquet
+
+__all__ = ["VERSION", "ImageDedupConfig", "plan", "plan_clusters", "plan_near", "plan_pictures", "plan_same"]
+
+VERSION = "image_dedup-1"
+Place = tuple[Sequence[Done], Path]
+
+_PICTURES = pa.schema(
+    [
+        pa.field("url_id", pa.binary(16), nullable=False),
+        pa.field("uid", pa.binary(16), nullable=False),  # the smallest of its pairs
+        pa.field("order", pa.uint64(), nullable=False),
+        pa.field("pixels", pa.int64(), nullable=False),  # of the original
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("phash", pa.uint64(), nullable=False),
+    ]
+)
+_GONE = pa.schema(
+    [
+        pa.field("order", pa.uint64(), nullable=False),  # sorted by it: a staging shard reads its range
+        pa.field("url_id", pa.binary(16), nullable=False),
+        pa.field("kept", pa.binary(16), nullable=False),  # uid of a pair of the picture that stays
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+_PAIRS = pa.schema([pa.field("left", pa.uint64(), nullable=False), pa.field("right", pa.uint64(), nullable=False)])
+_FACTS = ("url_id", "uid", "order", "original_width", "original_height", "sha256", "phash")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDedupConfig:
+    """Which pictures count as the same, over the whole set."""
+
+    mode: Literal["off", "same_file", "near"] = "off"
+    """off: every URL's picture stays. same_file: one of those with equal bytes stays. near: also one of those whose
+    perceptual hashes differ in at most `max_distance` bits."""
+    max_distance: int = 4
+    """Bits of 64 in which perceptual hashes may differ, for `near`."""
+    partitions: int = 8
+    """Hash partitions; the pictures of each are sorted in `memory_mb`, or spill to disk."""
+    ranges: int = 1
+    """Key ranges for each of the max_distance + 1 bands; the hashes of each are held in memory, 40 bytes a picture."""
+    memory_mb: int = 1024
+    """Memory of one task before it spills to disk, in MB."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_distance <= 16:
+            raise ConfigError(f"max_distance must be 0 to 16 of 64 bits, got {self.max_distance}")
+        if min(self.partitions, self.ranges, self.memory_mb) < 1:
+            raise ConfigError("partitions, ranges and memory_mb must be at least 1")
+
+
+# --- pictures: one row per picture, laid out for the exchange -------------------------------------
+
+
+def plan_pictures(survivors: Survivors, config: ImageDedupConfig) -> Step:
+    """One task per staging shard; none in mode off."""
+    tasks = []
+    for record in survivors[0] if config.mode != "off" else ():
+        arguments = {"fetched": str(record.path(survivors[1], "fetched")), "config": to_mapping(config)}
+        outputs = (f"{record.partition}.pictures.parquet",)
+        key = key_of(VERSION, [record], config.mode, config.partitions)
+        tasks.append(Task(partition=record.partition, work=_pictures, arguments=arguments, outputs=outputs, key=key))
+    return Step(name="pictures", title="list pictures", tasks=tasks)
+
+
+def _pictures(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    (path,) = outputs.values()
+    config = from_mapping(ImageDedupConfig, arguments["config"])
+    rows: dict[bytes, dict[str, Any]] = {}
+    for batch in survivors_of(arguments["fetched"], _FACTS):
+        for row in batch.to_pylist():
+            known = rows.setdefault(row["url_id"], row)
+            known["uid"] = min(known["uid"], row["uid"])
+    for row in rows.values():
+        row["pixels"] = row.pop("original_width") * row.pop("original_height")
+    table = pa.Table.from_pylist(list(rows.values()), schema=_PICTURES)
+    where = _partition(table, config)
+    with parquet_writer(path, _PICTURES) as writer:
+        for partition in range(config.partitions):  # row group i is of partition i, empty or not
+            part = table.filter(pa.array(where == partition))
+            writer.write_table(part, row_group_size=max(1, part.num_rows))
+    return {"rows": table.num_rows}
+
+
+def _partition(table: pa.Table, config: ImageDedupConfig) -> npt.NDArray[np.uint64]:
+    """Equal files always meet; in mode near equal hashes do (an equal file has an equal hash; 0 says nothing)."""
+    files = np.array([int(text[:16], 16) for text in table["sha256"].to_pylist()], np.uint64)
+    phashes = table["phash"].to_numpy().astype(np.uint64)
+    keys = np.where(phashes != 0, phashes, files) if config.mode == "near" else files
+    return ((keyed_hash(0, keys) >> np.uint64(32)) * np.uint64(config.partitions)) >> np.uint64(32)
+
+
+# --- same_pictures: equal files and equal hashes --------------------------------------------------
+
+_SAME = """
+    WITH by_file AS (
+        SELECT *, row_number() OVER file AS place, first_value(uid) OVER file AS best FROM pictures
+        WINDOW file AS (PARTITION BY sha256 ORDER BY pixels DESC, "order", url_id)
+    ), by_hash AS (
+        SELECT url_id, row_number() OVER hash AS place, first_value(uid) OVER hash AS best FROM by_file
+        WHERE place = 1 AND phash <> 0 AND $near
+        WINDOW hash AS (PARTITION BY phash ORDER BY pixels DESC, "order", url_id)
+    )
+    SELECT f.url_id, f.uid, f."order", f.pixels, f.phash,
+           CASE WHEN f.place > 1 THEN f.best WHEN h.place > 1 THEN h.best END AS kept,
+           CASE WHEN f.place > 1 THEN 'same_file' WHEN h.place > 1 THEN 'same_picture' END AS reason
+    FROM by_file f LEFT JOIN by_hash h USING (url_id) ORDER BY f."order", f.url_id
+"""
+
+
+def plan_same(pictures: Place, config: ImageDedupConfig) -> Step:
+    """One task per hash partition."""
+    tasks = []
+    files = [str(record.path(pictures[1], "pictures")) for record in pictures[0]]
+    key = key_of(VERSION, pictures[0], config.mode, config.partitions)
+    for partition in range(config.partitions if files else 0):
+        name = f"part-{partition:05d}"
+        arguments = {"files": files, "partition": partition, "config": to_mapping(config)}
+        outputs = (f"{name}.gone.parquet", f"{name}.winners.parquet")
+        tasks.append(Task(partition=name, work=_same, arguments=arguments, outputs=outputs, key=f"{key}-{partition}"))
+    return Step(name="same_pictures", title="find equal pictures", tasks=tasks)
+
+
+def _same(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    gone_path, winners_path = outputs.values()
+    config = from_mapping(ImageDedupConfig, arguments["config"])
+    partition, near = arguments["partition"], config.mode == "near"
+
+    def rows_in() -> Iterator[pa.RecordBatch]:
+        for name in arguments["files"]:
+            with pq.ParquetFile(name) as file:
+                yield from file.read_row_group(partition).cast(_PICTURES).to_batches()
+
+    rows = gone = 0
+    with (
+        duckdb.connect(config={"threads": 1, "memory_limit": f"{config.memory_mb}MB"}) as database,
+        parquet_writer(gone_path, _GONE) as gone_file,
+        parquet_writer(winners_path, _PICTURES) as winners_file,
+    ):
+        database.execute(f"SET temp_directory = '{gone_path}.spill'")
+        database.register("pictures", pa.RecordBatchReader.from_batches(_PICTURES, rows_in()))
+        for batch in database.sql(_SAME.replace("$near", str(near))).to_arrow_reader(65_536):
+            rows += batch.num_rows
+            stays = pc.is_null(batch.column("kept"))
+            lost = batch.filter(pc.invert(stays))
+            gone += lost.num_rows
+            if lost.num_rows:
+                gone_file.write_batch(lost.select(_GONE.names).cast(_GONE))
+            if near:
+                won = batch.filter(pc.and_(stays, pc.not_equal(batch.column("phash"), pa.scalar(0, pa.uint64()))))
+                empty = pa.array([""] * won.num_rows, pa.string())  # no longer needed
+                columns = [empty if name == "sha256" else won.column(name) for name in _PICTURES.names]
+                if won.num_rows:
+                    winners_file.write_batch(pa.RecordBatch.from_arrays(columns, _PICTURES.names).cast(_PICTURES))
+    return {"rows": rows, "gone": gone}
+
+
+# --- near_pictures: hashes that differ in a few bits ----------------------------------------------
+
+
+def plan_near(same: Place, config: ImageDedupConfig) -> Step:
+    """One task per band and key range; none but in mode near."""
+    tasks = []
+    files = [str(record.path(same[1], "winners")) for record in same[0]] if config.mode == "near" else []
+    key = key_of(VERSION, same[0], config.max_distance, config.ranges)
+    for band, mask in enumerate(band_masks(config.max_distance) if files else ()):
+        width = 1 << int(mask).bit_count()
+        for part in range(config.ranges):
+            name = f"band-{band:02d}-{part:04d}"
+            first, last = part * width // config.ranges, (part + 1) * width // config.ranges - 1
+            arguments = {
+                "files": files,
+                "band": band,
+                "max_distance": config.max_distance,
+                "first": first,
+                "last": last,
+            }
+            outputs = (f"{name}.pairs.parquet",)
+            tasks.append(
+                Task(partition=name, work=_near, arguments=arguments, outputs=outputs, key=f"{key}-{band}-{part}")
+            )
+    return Step(name="near_pictures", title="find pictures that look alike", tasks=tasks)
+
+
+def _near(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    (path,) = outputs.values()
+    band, distance = arguments["band"], arguments["max_distance"]
+    found = [np.empty(0, np.uint64)]
+    for name in arguments["files"]:
+        hashes = pq.read_table(name, columns=["phash"])["phash"].to_numpy().astype(np.uint64)
+        keys = band_keys(hashes, band, distance)
+        found.append(hashes[(keys >= arguments["first"]) & (keys <= arguments["last"])])
+    hashes = np.sort(np.concatenate(found))  # distinct: of equal ones only the best has come so far
+    left, right = pairs_in_band(hashes, band, distance)
+    order = np.lexsort((hashes[right], hashes[left]))
+    table = pa.table([hashes[left[order]], hashes[right[order]]], schema=_PAIRS)
+    return {"rows": len(hashes), "pairs": write_parquet(path, table, _PAIRS)}
+
+
+def plan_clusters(near: Place, same: Place, config: ImageDedupConfig) -> Step:
+    """One task over the pairs that look alike; none but in mode near."""
+    arguments = {
+        "pairs": [str(record.path(near[1], "pairs")) for record in near[0]],
+        "winners": [str(record.path(same[1], "winners")) for record in same[0]],
+    }
+    task = Task(
+        partition="all",
+        work=_clusters,
+        arguments=arguments,
+        outputs=("all.gone.parquet",),
+        key=key_of(VERSION, [*near[0], *same[0]]),
+    )
+    return Step(name="clusters", title="choose among pictures that look alike", tasks=[task] if near[0] else [])
+
+
+def _clusters(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    (path,) = outputs.values()
+    pairs = pa.concat_tables([pq.read_table(name, schema=_PAIRS) for name in arguments["pairs"]])
+    left, right = (pairs[name].to_numpy().astype(np.uint64) for name in _PAIRS.names)
+    hashes = np.unique(np.concatenate([left, right]))
+    parts = [_PICTURES.empty_table()]
+    for name in arguments["winners"]:
+        with pq.ParquetFile(name) as file:
+            for batch in file.iter_batches(65_536):
+                keep = np.isin(batch.column("phash").to_numpy().astype(np.uint64), hashes)
+                parts.append(pa.Table.from_batches([batch.filter(pa.array(keep))]).cast(_PICTURES))
+    winners = pa.concat_tables(parts).sort_by("phash")  # one row for each of `hashes`, in its order
+    best_first = pc.sort_indices(
+        winners, sort_keys=[("pixels", "descending"), ("order", "ascending"), ("url_id", "ascending")]
+    ).to_numpy()
+    rank = np.empty(len(hashes), np.int64)
+    rank[best_first] = np.arange(len(hashes))
+    kept_by = resolve(np.searchsorted(hashes, left), np.searchsorted(hashes, right), rank)
+    lost = np.flatnonzero(kept_by != np.arange(len(hashes)))
+    gone = pa.table(
+        [
+            winners["order"].take(pa.array(lost)),
+            winners["url_id"].take(pa.array(lost)),
+            winners["uid"].take(pa.array(kept_by[lost])),
+            pa.array(["same_picture"] * len(lost), pa.string()),
+        ],
+        schema=_GONE,
+    ).sort_by([("order", "ascending"), ("url_id", "ascending")])
+    return {"rows": pairs.num_rows, "gone": write_parquet(path, gone, _GONE)}
+
+
+# --- image_dedup: what that means for each pair ---------------------------------------------------
+
+
+def plan(survivors: Survivors, same: Place, clusters: Place, config: ImageDedupConfig, ledger: LedgerConfig) -> Step:
+    """One task per staging shard; none in mode off."""
+    tasks = []
+    files = [str(record.path(place[1], "gone")) for place in (same, clusters) for record in place[0]]
+    for record in survivors[0] if config.mode != "off" else ():
+        name = record.partition
+        arguments = {
+            "fetched": str(record.path(survivors[1], "fetched")),
+            "gone": files,
+            "ledger": to_mapping(ledger),
+        }
+        outputs = (f"{name}.fetched.parquet", f"{name}.rejections.parquet")
+        key = key_of(VERSION, [record, *same[0], *clusters[0]], ledger)
+        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=outputs, key=key))
+    return Step(name="image_dedup", title="drop pictures that are there already", tasks=tasks)
+
+
+def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    def decide(batch: pa.RecordBatch) -> Outcome:
+        gone = _gone(arguments["gone"], batch.column("order")) if batch.num_rows else {}
+        reasons: list[str | None] = []
+        details: list[str | None] = []
+        for url_id in batch.column("url_id").to_pylist():
+            kept, reason = gone.get(url_id, (None, None))
+            reasons.append(reason)
+            details.append(None if kept is None else kept.hex())
+        return reject(
+            batch, stage="image_dedup", reasons=pa.array(reasons, pa.string()), details=pa.array(details, pa.string())
+        )
+
+    return judge("image_dedup", arguments, outputs, decide)
+
+
+def _gone(files: Sequence[str], orders: pa.Array) -> dict[bytes, tuple[bytes, str]]:
+    """url_id -> (kept uid, reason) of the pictures in this range of `order` that go."""
+    span = pc.min_max(orders)
+    found: dict[bytes, tuple[bytes, str]] = {}
+    for name in files:
+        table = pq.read_table(name, filters=[("order", ">=", span["min"]), ("order", "<=", span["max"])])
+        columns = (table[column].to_pylist() for column in ("url_id", "kept", "reason"))
+        found.update((url_id, (kept, reason)) for url_id, kept, reason in zip(*columns, strict=True))
+    return found

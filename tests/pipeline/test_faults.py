@@ -1,0 +1,115 @@
+"""Faults around a fetch task: the server goes away for good, the disk fills up. Each once, as it really happens."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from configs.load import to_mapping
+from pipeline.engine import EngineConfig, Task, open_engine
+from pipeline.errors import OutputError
+from pipeline.schema import FACTS
+from pipeline.stages.check_image import ImageConfig
+from pipeline.stages.fetch import FetchConfig
+from pipeline.steps import fetch
+from pipeline.steps.requests import MISSING
+from tests.pipeline.loopback_server import LoopbackServer, text
+
+COUNT = 30
+
+
+def picture() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def fetch_task(tmp_path: Path, port: int, work: Any = fetch._work, retries: int = 0) -> Task:
+    rows = [{"url_id": i.to_bytes(16, "big"), "url": f"http://a.localhost:{port}/{i}"} for i in range(COUNT)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=MISSING), tmp_path / "missing.parquet")
+    config = FetchConfig(
+        user_agent="test/0.1 (+http://localhost/)",
+        allow_addresses=(f"127.0.0.0/8:{port}",),
+        retries=retries,
+        backoff_s=0.01,
+        concurrency=2,
+        timeout_s=5,
+    )
+    arguments = {
+        "missing": str(tmp_path / "missing.parquet"),
+        "about": {},
+        "fetch": to_mapping(config),
+        "image": to_mapping(ImageConfig(isolate="none")),
+    }
+    return Task(partition="p", work=work, arguments=arguments, outputs=("p.facts.parquet", "p.tar"), key="k")
+
+
+DYING_SERVER = """
+import os, socketserver, sys
+body, left = sys.stdin.buffer.read(), 15
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        global left
+        while line := self.rfile.readline():
+            while self.rfile.readline().strip():
+                pass
+            if left == 0:
+                self.request.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 999\\r\\n\\r\\nhalf")
+                os._exit(9)
+            left -= 1
+            self.request.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_server_that_dies_for_good_costs_only_what_it_had_not_sent(tmp_path: Path, retries: int) -> None:
+    with (
+        subprocess.Popen([sys.executable, "-c", DYING_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server,
+        open_engine(EngineConfig(kind="inline")) as engine,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(picture())
+        server.stdin.close()
+        task = fetch_task(tmp_path, int(server.stdout.readline()), retries=retries)
+        (done,) = engine.run_step(tmp_path / "fetch", [task])
+        assert server.wait(10) == 9
+    facts = pq.read_table(done.path(tmp_path / "fetch", "facts"), schema=FACTS).to_pylist()
+    assert [row["url_id"][-1] for row in facts] == list(range(COUNT)), "one fact for each URL, no more"
+    success = [row for row in facts if row["status"] == "success"]
+    assert {row["reason"] for row in facts if row not in success} <= {"transfer", "connect"}
+    assert len(success) == done.info["success"]
+    assert 13 <= len(success) <= 15, "all that was sent whole; the other open connection may die with the last"
+    tar = done.path(tmp_path / "fetch", "tar").read_bytes()
+    for row in success:
+        assert tar[row["tar_offset"] : row["tar_offset"] + row["num_bytes"]][:3] == b"\xff\xd8\xff"
+
+
+def _on_a_full_disk(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    outputs["p.tar"].symlink_to("/dev/full")  # the kernel's own ENOSPC at every write
+    return fetch._work(arguments, outputs)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_that_fills_up_during_a_download_is_one_clear_line_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    routes = {f"/{i}": text(picture()) for i in range(COUNT)}
+    with LoopbackServer(routes) as server, open_engine(EngineConfig(kind="inline")) as engine:
+        with pytest.raises(OutputError, match="no space left on the disk; free some and run the same command"):
+            engine.run_step(tmp_path / "fetch", [fetch_task(tmp_path, server.port, _on_a_full_disk)])
+        assert [p for p in (tmp_path / "fetch").rglob("*") if p.is_file()] == [], "nothing half-written stays"
+        (done,) = engine.run_step(tmp_path / "fetch", [fetch_task(tmp_path, server.port)])
+    assert done.info["success"] == COUNT
