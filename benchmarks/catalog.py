@@ -74,12 +74,14 @@ def measure(root: Path, repeats: int, threads: int) -> None:
         "(one uid among fetched)": "SELECT status FROM fetched WHERE uid = unhex(md5('4567'))",
     }
     for name, query in questions.items():
-        seconds = []
+        seconds, cpu = [], []
         for _ in range(repeats):
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             opened(query)()
             seconds.append(time.perf_counter() - start)
-        print(f"{name:<28} {statistics.median(seconds):7.3f} s  ({min(seconds):.3f}, {max(seconds):.3f})")
+            cpu.append(time.process_time() - start_cpu)
+        spread = f"({min(seconds):.3f}, {max(seconds):.3f})"
+        print(f"{name:<28} {statistics.median(seconds):7.3f} s  {spread}  CPU {statistics.median(cpu):.3f} s")
 
 
 def make_set(root: Path, rows: int) -> None:

@@ -33,7 +33,7 @@ from training.index import build_index, save_index
 from training.losses import ContrastiveLoss
 from training.model import Model, ModelConfig, create_model, model_json, resolve_precision, trim
 from training.optim import OptimiserConfig, make_optimiser
-from training.stream import Stream
+from training.stream import Segment, Stream
 
 
 def main() -> None:
@@ -134,8 +134,8 @@ def _source(model: Model, options: argparse.Namespace, folder: str, total_steps:
     index = build_index(options.data)
     save_index(index, Path(folder) / "index")
     dataset = BatchDataset(
-        index_dir=str(Path(folder) / "index"),
-        stream=Stream(num_samples=len(index), seed=0, global_batch_size=options.batch),
+        index_dirs=(str(Path(folder) / "index"),),
+        stream=Stream(segments=(Segment(sizes=(len(index),)),), seed=0, global_batch_size=options.batch),
         augment=AugmentConfig(),
         image_size=model.image_size,
         tokenizer=model.tokenizer,

@@ -147,7 +147,8 @@ def recipe(config: WitConfig) -> Recipe:
     query_counts = (reported, at("query_counts"))
 
     # Spread the plan over staging shards by keyed hash; request and check the pictures that are not known yet.
-    planned = yield schedule.plan(chosen, at("balance"), config.shards.samples_per_shard)  # SELECTED
+    spread = yield schedule.plan(chosen, at("balance"), config.shards.samples_per_shard)  # SELECTED
+    planned = schedule.shards_of(spread)
     settings, facts = settings_of(config.fetch, config.image), at("fetch")
     asked = yield requests.plan(
         planned, at("schedule"), at("requests"), (facts_in(facts), facts), settings=settings, seed=seed
@@ -197,7 +198,7 @@ PAGE: tuple[Entry, ...] = (
     Entry(step="threshold", stages="balance", reads="edges", writes="thresholds", per="whole set"),
     Entry(step="balance", stages="balance", reads="MATCHED (unique)", writes="chosen pairs", per="hash partition"),
     Entry(step="query_counts", stages="-", reads="counts", writes="QUERY_COUNTS", per="whole set"),
-    Entry(step="schedule", stages="-", reads="chosen pairs", writes="SELECTED", per="staging shard"),
+    Entry(step="schedule", stages="-", reads="chosen pairs", writes="SELECTED", per="64 staging shards"),
     Entry(step="requests", stages="-", reads="SELECTED, FACTS", writes="missing URLs", per="staging shard"),
     Entry(step="fetch", stages="fetch, check_image", reads="missing URLs", writes="FACTS, tar", per="staging shard"),
     Entry(step="fetched", stages="-", reads="SELECTED, FACTS", writes="FETCHED", per="staging shard"),

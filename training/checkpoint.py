@@ -28,8 +28,17 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError
 from training.errors import CheckpointError, OutputError
+from training.stream import Segment
 
-__all__ = ["CheckpointConfig", "CheckpointWriter", "Progress", "find_last", "load_checkpoint", "read_progress"]
+__all__ = [
+    "CheckpointConfig",
+    "CheckpointWriter",
+    "Progress",
+    "find_last",
+    "listed_checkpoints",
+    "load_checkpoint",
+    "read_progress",
+]
 
 _FORMAT = 1
 _FILES = ("model.safetensors", "optimiser.pt")
@@ -66,6 +75,10 @@ class Progress:
     """Over the options that change what is learnt."""
     model_name: str = ""
     """open_clip's name of the model."""
+    image_size: int | None = None
+    """Side of the pictures that the weights are for; None for the model's own."""
+    segments: tuple[Segment, ...] = ()
+    """The snapshots of the data that the stream still needs."""
 
 
 class CheckpointWriter:
@@ -129,14 +142,14 @@ class CheckpointWriter:
             shutil.rmtree(final)
         temporary.rename(final)
         _flush(self.directory)
-        for old in _listed(self.directory)[: -self.keep]:
+        for old in listed_checkpoints(self.directory)[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def find_last(directory: str | Path) -> tuple[Path | None, list[str]]:
     """(the newest checkpoint that is whole, or None; one line for each newer one that is not)."""
     problems: list[str] = []
-    for path in reversed(_listed(Path(directory))):
+    for path in reversed(listed_checkpoints(Path(directory))):
         problem = _problem(path)
         if problem is None:
             return path, problems
@@ -148,7 +161,9 @@ def read_progress(path: str | Path) -> Progress:
     """The counters of a checkpoint. Raises CheckpointError."""
     try:
         state = _state(Path(path))
-        return Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+        facts = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
+        segments = [Segment(**{**entry, "sizes": tuple(entry["sizes"])}) for entry in facts.pop("segments", ())]
+        return Progress(**facts, segments=tuple(segments))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a checkpoint ({' '.join(str(error).split())})") from error
 
@@ -179,7 +194,8 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.O
     return progress
 
 
-def _listed(directory: Path) -> list[Path]:
+def listed_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints in RUN/checkpoints, whole or damaged, oldest first."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if path.name.isdigit())

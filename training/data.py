@@ -33,7 +33,7 @@ from training.errors import DataError
 from training.index import SampleIndex, load_index
 from training.stream import Stream
 
-__all__ = ["Batch", "BatchDataset", "DataConfig", "Tokenizer", "batches"]
+__all__ = ["Batch", "BatchDataset", "DataConfig", "DataSet", "Tokenizer", "batches"]
 
 _CHUNK_SIZE = 256
 """Samples that a worker loads at a time: bounds the memory in flight and the wait for the first batch."""
@@ -43,11 +43,29 @@ _MAX_OPEN_TARS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """One of several data sets."""
+
+    path: str
+    """Directory of shards."""
+    weight: float | None = None
+    """Its share of the samples, relative to the others'; null in all entries joins them to one data set."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and self.weight <= 0:
+            raise ConfigError(f"weight must be positive, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What to train on."""
 
-    path: str
+    path: str | None = None
     """Directory of shards: one that the pipeline wrote, or tars of img2dataset or WebDataset."""
+    mixture: tuple[DataSet, ...] = ()
+    """Several directories instead of one path: a list of {path, weight}."""
+    follow: bool = False
+    """Look for new shards at the end of each epoch: train while they are being written."""
     num_workers: int = 2
     """Processes per rank that read, decode and tokenise; 0 does it in the training process."""
     prefetch_chunks: int = 4
@@ -55,7 +73,22 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random crops."""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All directories."""
+        return tuple(entry.path for entry in self.mixture) if self.path is None else (self.path,)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weights; empty where the data sets are one, passed through whole in each epoch."""
+        return tuple(entry.weight for entry in self.mixture if entry.weight is not None)
+
     def __post_init__(self) -> None:
+        if (self.path is None) == (not self.mixture):
+            raise ConfigError("give either path or mixture (one of the two)")
+        weighted = [entry.weight is not None for entry in self.mixture]
+        if any(weighted) and not all(weighted):
+            raise ConfigError("mixture: give all entries a weight, or none")
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
         if self.prefetch_chunks < 1:
@@ -65,8 +98,11 @@ class DataConfig:
 class Tokenizer(Protocol):
     """open_clip's tokenizers: texts to int64[N, context_length], padded with zeros."""
 
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Tokens of `texts`."""
+    context_length: int
+    """Tokens of a text, unless told otherwise."""
+
+    def __call__(self, texts: list[str], context_length: int = ...) -> Tensor:
+        """Tokens of `texts`, cut to `context_length` where that is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,21 +156,26 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
     def __init__(
         self,
         *,
-        index_dir: str,
+        index_dirs: tuple[str, ...],
         stream: Stream,
         augment: AugmentConfig,
         image_size: int,
         tokenizer: Tokenizer,
         seed: int,
+        context_length: int | None = None,
     ) -> None:
-        """`index_dir`: where `save_index` wrote; `image_size`: side of the crops, in pixels."""
-        self.index_dir = index_dir
+        """`index_dirs`: where `save_index` wrote that of each segment of `stream`.
+
+        `image_size`: side of the crops, in pixels; `context_length`: longest text, None for the tokenizer's own.
+        """
+        self.index_dirs = index_dirs
         self.stream = stream
         self.augment = augment
         self.image_size = image_size
         self.tokenizer = tokenizer
         self.seed = seed
-        self._opened: SampleIndex | None = None
+        self.context_length = context_length
+        self._opened: dict[int, SampleIndex] = {}
         self._descriptors: dict[str, int] = {}
 
     def __getitem__(self, position: int) -> Batch:
@@ -143,13 +184,15 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
 
     def __getitems__(self, positions: list[int]) -> Batch:
         """The samples at `positions`, in that order."""
-        index = self._index()
-        epochs, samples = self.stream.samples(np.array(positions, np.int64))
-        keys = sample_keys(index.uid[samples], epochs, seed=self.seed)
+        drawn = self.stream.draw(np.array(positions, np.int64))
+        samples = drawn.samples
+        indexes = [self._index(int(segment)) for segment in drawn.segments]
+        uids = np.array([index.uid[sample] for index, sample in zip(indexes, samples, strict=True)])
+        keys = sample_keys(uids, drawn.epochs, seed=self.seed)
         uniform = draws(keys)
         images = np.empty((len(positions), self.image_size, self.image_size, 3), np.uint8)
         num_replaced = 0
-        for row, key in enumerate(keys):
+        for row, (index, key) in enumerate(zip(indexes, keys, strict=True)):
             picture = self._picture(index, int(samples[row]))
             attempt = 0
             while picture is None:
@@ -166,40 +209,52 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
             images[row] = random_crop(picture, uniform[row], size=self.image_size, config=self.augment)
         return Batch(
             images=torch.from_numpy(images),
-            tokens=self.tokenizer([index.caption(int(sample)) for sample in samples]),
+            tokens=self._tokens([index.caption(int(sample)) for index, sample in zip(indexes, samples, strict=True)]),
             keys=torch.from_numpy(keys.view(np.int64)),
             num_replaced=num_replaced,
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes: without the open index, which they map themselves."""
-        return {**self.__dict__, "_opened": None, "_descriptors": {}}
+        return {**self.__dict__, "_opened": {}, "_descriptors": {}}
 
     def __del__(self) -> None:
         """Close the tars."""
         for descriptor in self._descriptors.values():
             os.close(descriptor)
 
-    def _index(self) -> SampleIndex:
-        if self._opened is None:
-            self._opened = load_index(self.index_dir)
-        return self._opened
+    def _tokens(self, texts: list[str]) -> Tensor:
+        if self.context_length is None:
+            return self.tokenizer(texts)
+        return self.tokenizer(texts, context_length=self.context_length)
 
-    def _descriptor(self, path: str) -> int:
+    def _index(self, segment: int) -> SampleIndex:
+        if segment not in self._opened:
+            self._opened[segment] = load_index(self.index_dirs[segment])
+        return self._opened[segment]
+
+    def _descriptor(self, index: SampleIndex, shard: int) -> int:
         """An open file descriptor; kept, since the order jumps between shards."""
+        path = index.paths[shard]
         if path not in self._descriptors:
             if len(self._descriptors) >= _MAX_OPEN_TARS:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
             try:
-                self._descriptors[path] = os.open(path, os.O_RDONLY)
+                tar = os.open(path, os.O_RDONLY)
             except OSError as error:
                 raise DataError(
                     f"{path}: cannot open the shard ({error.strerror}); it was there when the run began"
                 ) from error
+            self._descriptors[path] = tar
+            if (size := os.fstat(tar).st_size) != index.tar_bytes[shard]:
+                raise DataError(
+                    f"{path}: {size} bytes, but {index.tar_bytes[shard]} when the run looked at it; the shard was "
+                    "changed: restore it, or set --output to start a new run"
+                )
         return self._descriptors[path]
 
     def _picture(self, index: SampleIndex, sample: int) -> npt.NDArray[np.uint8] | None:
-        tar = self._descriptor(index.paths[int(index.shard[sample])])
+        tar = self._descriptor(index, int(index.shard[sample]))
         data = os.pread(tar, int(index.num_bytes[sample]), int(index.offset[sample]))
         # Decoding at twice the crop's side keeps the area filter's work without its aliasing.
         return decode(data, min_side=2 * self.image_size)
@@ -217,7 +272,7 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """The rank's local batches from position `start` to `stop`, in order, for the whole run.
 
-    Raises DataError when a worker process dies.
+    Raises DataError when a shard is gone or changed, or a worker process dies.
     """
     stream = dataset.stream
     local_size = stream.global_batch_size // world_size
@@ -236,6 +291,8 @@ def batches(
         loaded = iter(_loader(dataset, chunks, config=config, context=context, pin_memory=pin_memory))
     try:
         yield from _whole(loaded, local_size)
+    except DataError as error:  # from a worker: torch puts its traceback before the line
+        raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
     except RuntimeError as error:
         if "worker" not in str(error):
             raise

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from training.checkpoint import Progress, load_checkpoint
+from training.checkpoint import Progress, load_checkpoint, read_progress
 from training.distributed import World
 from training.errors import EvaluationError
 from training.index import IMAGE_SUFFIXES
@@ -212,6 +212,7 @@ def evaluate_checkpoint(
         init_logit_scale=objective.init_logit_scale,
         init_logit_bias=objective.init_logit_bias,
         seed=0,
+        image_size=read_progress(checkpoint).image_size,
     )
     progress = load_checkpoint(checkpoint, made.clip)
     return evaluate(made, config), progress

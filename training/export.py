@@ -10,6 +10,7 @@ from pathlib import Path
 import open_clip
 from safetensors import safe_open
 
+from training.checkpoint import read_progress
 from training.errors import CheckpointError, OutputError
 from training.model import model_json
 
@@ -29,7 +30,9 @@ def export(checkpoint: str | Path, *, model: str, directory: str | Path) -> Path
         if "logit_bias" in tensors.keys():  # noqa: SIM118  # safe_open is no mapping
             # open_clip makes room for a bias only where the config names one.
             config.setdefault("init_logit_bias", 0.0)
-    size = config["vision_cfg"].get("image_size", 224)
+    config["vision_cfg"]["image_size"] = size = read_progress(checkpoint).image_size or config["vision_cfg"].get(
+        "image_size", 224
+    )
     content = {
         "model_cfg": config,
         "preprocess_cfg": {

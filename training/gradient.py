@@ -106,7 +106,8 @@ def accumulate_gradient(
     for (start, stop), part, state, image_bD, text_bD in zip(bounds, slices, states, images, texts, strict=True):
         if micro_batches > 1:
             state.restore(model.device)
-            image_bD, text_bD = _features(model, part)
+            # A locked tower's features need no graph, and are here already.
+            image_bD, text_bD = _features(model, part, image_bD if model.image_is_locked else None)
         pairs = [(f, g[start:stop]) for f, g in ((image_bD, image_grad_nD), (text_bD, text_grad_nD)) if f.requires_grad]
         torch.autograd.backward([f for f, _ in pairs], [g for _, g in pairs])
     after.restore(model.device)
@@ -115,9 +116,11 @@ def accumulate_gradient(
     return value
 
 
-def _features(model: Model, part: Batch) -> tuple[Tensor, Tensor]:
+def _features(model: Model, part: Batch, image_bD: Tensor | None = None) -> tuple[Tensor, Tensor]:
     tokens_bL = trim(part.tokens) if model.can_trim and part.tokens.device.type == "cpu" else part.tokens
-    return model.encode_image(part.images, part.keys), model.encode_text(tokens_bL)
+    if image_bD is None:
+        image_bD = model.encode_image(part.images, part.keys)
+    return image_bD, model.encode_text(tokens_bL)
 
 
 def _feature_gradients(

@@ -27,7 +27,7 @@ import xxhash
 from configs.load import fingerprint
 from training.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "SampleIndex", "build_index", "find_shards", "load_index", "save_index"]
+__all__ = ["IMAGE_SUFFIXES", "SampleIndex", "Shard", "build_index", "find_shards", "load_index", "save_index"]
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Extensions of image members, in order of preference, as open_clip's trainer takes them."""
@@ -37,10 +37,14 @@ _ARRAYS = ("shard", "offset", "num_bytes", "uid", "caption_end", "captions")
 
 @dataclass(frozen=True, kw_only=True)
 class SampleIndex:
-    """N samples over the tars of one directory."""
+    """N samples over the tars of one or several directories."""
 
     paths: tuple[str, ...]
-    """The tars, sorted by name."""
+    """The tars: directory by directory, each sorted by name."""
+    tar_bytes: tuple[int, ...]
+    """Sizes of the tars: one that differs later was changed."""
+    sizes: tuple[int, ...]
+    """Samples of each directory; those of the first come first."""
     shard: npt.NDArray[np.int32]
     """int32[N]: index into `paths`."""
     offset: npt.NDArray[np.int64]
@@ -56,7 +60,7 @@ class SampleIndex:
     num_without_text: int
     num_without_image: int
     fingerprint: str
-    """Over shard names, sizes and identities of all samples: equal for equal data."""
+    """Over shard names, stated hashes and identities of all samples: equal for equal data."""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -65,6 +69,15 @@ class SampleIndex:
         """The caption of one sample."""
         start = int(self.caption_end[sample - 1]) if sample else 0
         return self.captions[start : int(self.caption_end[sample])].tobytes().decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar of a data set, as its list states it."""
+
+    path: Path
+    samples: int | None
+    sha256: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +90,12 @@ class _ShardRows:
     num_without_image: int
 
 
-def find_shards(directory: str | Path) -> list[tuple[Path, int | None]]:
-    """(tar, number of samples where a list states it) of a data set, sorted by name.
+def find_shards(directory: str | Path, *, skip_unfinished: bool = False) -> list[Shard]:
+    """The shards of a data set, sorted by name.
 
     `directory` holds `shards/`, or the tars themselves. The list is `manifest.json`, else
-    `sizes.json`, else whatever tars are there. Raises DataError where there is none, or where a
+    `sizes.json`, else whatever tars are there; `skip_unfinished` then leaves out those without tar's
+    end mark, which somebody is still writing. Raises DataError where there is none, or where a
     listed tar is missing or of another size.
     """
     root = Path(directory)
@@ -90,18 +104,26 @@ def find_shards(directory: str | Path) -> list[tuple[Path, int | None]]:
         root = (root / "shards").resolve()
     if not root.is_dir():
         raise DataError(f"{directory}: no such directory; make the shards first, or set --data.path")
-    listed: dict[str, int | None] = {}
+    listed: dict[str, Shard] = {}
     sizes: dict[str, int] = {}
     if (manifest := root / "manifest.json").is_file():
-        for entry in _read_json(manifest).get("shards", ()):
-            name = entry["name"] if entry["name"].endswith(".tar") else entry["name"] + ".tar"
-            listed[name] = entry.get("samples")
-            if "bytes" in entry:
-                sizes[name] = entry["bytes"]
+        try:
+            for entry in _read_json(manifest).get("shards", ()):
+                name = entry["name"] if entry["name"].endswith(".tar") else entry["name"] + ".tar"
+                listed[name] = Shard(path=root / name, samples=entry.get("samples"), sha256=entry.get("sha256"))
+                if "bytes" in entry:
+                    sizes[name] = entry["bytes"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{manifest}: not a manifest of shards ({_one_line(error)}); copy or make it again"
+            ) from error
     elif (counts := root / "sizes.json").is_file():
-        listed = {name: int(count) for name, count in _read_json(counts).items()}
+        for name, count in _read_json(counts).items():
+            listed[name] = Shard(path=root / name, samples=int(count), sha256=None)
     else:
-        listed = dict.fromkeys(sorted(path.name for path in root.glob("*.tar")))
+        for path in root.glob("*.tar"):
+            if not skip_unfinished or _has_end_mark(path):
+                listed[path.name] = Shard(path=path, samples=None, sha256=None)
     if not listed:
         raise DataError(f"{root}: no shards here (no manifest.json, sizes.json or *.tar); set --data.path")
     for name in sorted(listed):
@@ -113,32 +135,31 @@ def find_shards(directory: str | Path) -> list[tuple[Path, int | None]]:
                 f"{path}: {path.stat().st_size} bytes, but the manifest says {sizes[name]}; "
                 "the copy is damaged: copy it again"
             )
-    return [(root / name, listed[name]) for name in sorted(listed)]
+    return [listed[name] for name in sorted(listed)]
 
 
-def build_index(directory: str | Path) -> SampleIndex:
-    """Read the index of every shard under `directory`. Raises DataError (see `find_shards`)."""
-    shards = find_shards(directory)
+def build_index(*directories: str | Path, skip_unfinished: bool = False) -> SampleIndex:
+    """Read the index of every shard under `directories`. Raises DataError (see `find_shards`)."""
+    shards: list[Shard] = []
     parts: list[_ShardRows] = []
-    for path, expected in shards:
-        rows = _rows_from_parquet(path)
-        if rows is None:
-            rows = _rows_from_tar(path)
-        found = len(rows.offset) + rows.num_without_text + rows.num_without_image
-        if expected is not None and found < expected:
-            raise DataError(f"{path}: {found} samples, but {expected} are listed; the shard is damaged: copy it again")
-        size = path.stat().st_size
-        if rows.offset and max(o + n for o, n in zip(rows.offset, rows.num_bytes, strict=True)) > size:
-            raise DataError(f"{path}: truncated, the last image ends beyond its {size} bytes; copy it again")
-        parts.append(rows)
+    sizes: list[int] = []
+    for directory in directories:
+        found = find_shards(directory, skip_unfinished=skip_unfinished)
+        rows = [_read_rows(shard) for shard in found]
+        size = sum(len(part.offset) for part in rows)
+        if not size:
+            raise DataError(f"{directory}: no sample with both an image and a caption; nothing to train on")
+        shards += found
+        parts += rows
+        sizes.append(size)
     captions = [caption for rows in parts for caption in rows.caption]
-    if not captions:
-        raise DataError(f"{directory}: no sample with both an image and a caption; nothing to train on")
     uid = np.array([u for rows in parts for u in rows.uid], np.uint64)
-    names = [(path.name, len(rows.offset)) for (path, _), rows in zip(shards, parts, strict=True)]
+    names = [(shard.path.name, shard.sha256, len(rows.offset)) for shard, rows in zip(shards, parts, strict=True)]
     blob = np.frombuffer(b"".join(captions), np.uint8)
     return SampleIndex(
-        paths=tuple(str(path) for path, _ in shards),
+        paths=tuple(str(shard.path) for shard in shards),
+        tar_bytes=tuple(shard.path.stat().st_size for shard in shards),
+        sizes=tuple(sizes),
         shard=np.repeat(np.arange(len(parts), dtype=np.int32), [len(rows.offset) for rows in parts]),
         offset=np.array([o for rows in parts for o in rows.offset], np.int64),
         num_bytes=np.array([n for rows in parts for n in rows.num_bytes], np.int32),
@@ -148,9 +169,30 @@ def build_index(directory: str | Path) -> SampleIndex:
         num_without_text=sum(rows.num_without_text for rows in parts),
         num_without_image=sum(rows.num_without_image for rows in parts),
         fingerprint=fingerprint(
-            names, xxhash.xxh3_128_hexdigest(uid.tobytes()), xxhash.xxh3_128_hexdigest(blob.tobytes())
+            sizes, names, xxhash.xxh3_128_hexdigest(uid.tobytes()), xxhash.xxh3_128_hexdigest(blob.tobytes())
         ),
     )
+
+
+def _read_rows(shard: Shard) -> _ShardRows:
+    rows = _rows_from_parquet(shard.path)
+    if rows is None:
+        rows = _rows_from_tar(shard.path)
+    found = len(rows.offset) + rows.num_without_text + rows.num_without_image
+    if shard.samples is not None and found < shard.samples:
+        raise DataError(
+            f"{shard.path}: {found} samples, but {shard.samples} are listed; the shard is damaged: copy it again"
+        )
+    size = shard.path.stat().st_size
+    if rows.offset and max(o + n for o, n in zip(rows.offset, rows.num_bytes, strict=True)) > size:
+        raise DataError(f"{shard.path}: truncated, the last image ends beyond its {size} bytes; copy it again")
+    return rows
+
+
+def _has_end_mark(tar: Path) -> bool:
+    """Whether `tar` ends as tar does, with two blocks of zeros."""
+    size = tar.stat().st_size
+    return size >= 1024 and size % 512 == 0 and not any(_read_at(tar, size - 1024, 1024))
 
 
 def save_index(index: SampleIndex, directory: str | Path) -> None:
@@ -162,6 +204,8 @@ def save_index(index: SampleIndex, directory: str | Path) -> None:
         np.save(temporary / f"{name}.npy", getattr(index, name))
     meta = {
         "paths": index.paths,
+        "tar_bytes": index.tar_bytes,
+        "sizes": index.sizes,
         "num_without_text": index.num_without_text,
         "num_without_image": index.num_without_image,
         "fingerprint": index.fingerprint,
@@ -177,7 +221,8 @@ def load_index(directory: str | Path) -> SampleIndex:
     root = Path(directory)
     meta = _read_json(root / "index.json")
     arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-    return SampleIndex(paths=tuple(meta.pop("paths")), **arrays, **meta)
+    paths, tar_bytes, sizes = (tuple(meta.pop(name)) for name in ("paths", "tar_bytes", "sizes"))
+    return SampleIndex(paths=paths, tar_bytes=tar_bytes, sizes=sizes, **arrays, **meta)
 
 
 def _rows_from_parquet(tar: Path) -> _ShardRows | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import text_global_pool
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from configs.load import ConfigError
+from training.checkpoint import find_last
 from training.data import Tokenizer
 from training.errors import ModelError
 
@@ -33,6 +36,7 @@ __all__ = [
     "Precision",
     "create_model",
     "has_batch_norm",
+    "load_weights",
     "model_json",
     "register_model",
     "resolve_precision",
@@ -55,11 +59,22 @@ class ModelConfig:
     compile: bool = False
     """Use torch.compile on both towers: minutes at the start, faster steps on a GPU."""
     init_from: str | None = None
-    """Start from the weights in this file (open_clip .pt or .safetensors) instead of random ones."""
+    """Start from these weights instead of random ones: a file (open_clip's .pt or .safetensors), the
+    directory of a run (its last checkpoint) or of an export."""
+    init_towers: Literal["both", "image", "text"] = "both"
+    """Which towers of `init_from` to take; the others, and the temperature, begin anew."""
+    lock_image: bool = False
+    """Leave the image tower as `init_from` made it and train the texts to it (LiT, arXiv 2111.07991)."""
+    unlocked_image_groups: int = 0
+    """With lock_image: this many of the last layer groups are trained all the same."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.patch_dropout < 1:
             raise ConfigError(f"patch_dropout must lie in [0, 1), got {self.patch_dropout}")
+        if self.lock_image and (self.init_from is None or self.init_towers == "text"):
+            raise ConfigError("lock_image would freeze random weights; set init_from to a trained image tower")
+        if self.unlocked_image_groups and not self.lock_image:
+            raise ConfigError("unlocked_image_groups does nothing without lock_image")
 
 
 def register_model(name: str) -> str:
@@ -146,9 +161,16 @@ class Model:
         self.can_trim = getattr(text, "attn_mask", None) is not None and (
             getattr(text, "text_pool_type", getattr(text, "pool_type", "")) in ("argmax", "eos")
         )
+        self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, _KeyedPatchDropout)]
         self._visual = visual
         self._encode_text = self._text_features
+
+    def train(self) -> None:
+        """Training mode; a locked image tower stays in evaluation mode, so that it says the same every time."""
+        self.clip.train()
+        if self.image_is_locked:
+            cast(nn.Module, self.clip.visual).eval()
 
     def compile(self) -> None:
         """Compile both towers (see ModelConfig.compile)."""
@@ -162,7 +184,7 @@ class Model:
         images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
         for dropout in self._dropouts:
             dropout.keys_B = keys_B
-        with self._autocast():
+        with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_is_locked):
             features_BD = self._visual(images_BCHW)
         return _unit(features_BD)
 
@@ -181,7 +203,8 @@ class Model:
             with torch.no_grad():
                 yield
         finally:
-            self.clip.train(was_training)
+            if was_training:
+                self.train()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -211,14 +234,19 @@ def create_model(
     init_logit_scale: float,
     init_logit_bias: float | None,
     seed: int,
+    image_size: int | None = None,
 ) -> Model:
     """The model of `config`, on `device`, in training mode, weights drawn from `seed`.
+
+    `image_size` is the side of its pictures, None for the one that the model names.
 
     `init_logit_scale` is the logarithm of the initial scale, `init_logit_bias` the sigmoid loss's bias
     (None: the model has none). Raises ModelError.
     """
     name = register_model(config.name)
     overrides: dict[str, Any] = {"init_logit_scale": init_logit_scale}
+    if image_size is not None:
+        overrides["force_image_size"] = image_size
     if init_logit_bias is not None:
         overrides["init_logit_bias"] = init_logit_bias
     torch.manual_seed(seed)
@@ -233,10 +261,12 @@ def create_model(
     finally:
         quiet.setLevel(level)
     if config.init_from is not None:
+        load_weights(clip, config.init_from, towers=config.init_towers, name=name)
+    if config.lock_image:
         try:
-            open_clip.load_checkpoint(clip, config.init_from)
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise ModelError(f"model.init_from: {config.init_from} does not fit {name}: {_one_line(error)}") from error
+            clip.lock_image_tower(unlocked_groups=config.unlocked_image_groups, freeze_bn_stats=True)
+        except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
+            raise ModelError(f"model.lock_image: {name} cannot be locked so ({_one_line(error)})") from error
     if config.patch_dropout:
         if not hasattr(clip.visual, "patch_dropout"):
             raise ModelError(f"model.patch_dropout: {name} has no image patches to drop; set it to 0")
@@ -244,11 +274,66 @@ def create_model(
     if config.gradient_checkpointing:
         clip.set_grad_checkpointing(True)
     clip.to(device)
-    clip.train()
     model = Model(clip, name=name, device=device, precision=precision)
+    model.train()
     if config.compile:
         model.compile()
     return model
+
+
+def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both", "image", "text"], name: str) -> None:
+    """Put the weights at `source` (see ModelConfig.init_from) into `clip`, which is named `name`.
+
+    Position embeddings of another size are interpolated, as open_clip does. Raises ModelError.
+    """
+    try:
+        path = _weights_file(Path(source))
+        if towers == "both":
+            open_clip.load_checkpoint(clip, str(path))
+            return
+        state = open_clip.factory.load_state_dict(str(path), device="cpu")
+        state = {key: value for key, value in state.items() if _tower(key) == towers}
+        if not state:
+            raise ModelError(f"model.init_from: {path} holds no {towers} tower of an open_clip model")
+        open_clip.factory.resize_pos_embed(state, clip)
+        open_clip.factory.resize_text_pos_embed(state, clip)
+        own = {key for key in clip.state_dict() if _tower(key) == towers}
+        if own != set(state):
+            raise KeyError(f"weights that differ: {', '.join(sorted(own ^ set(state))[:4])}")
+        clip.load_state_dict(state, strict=False)
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        AssertionError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
+        raise ModelError(
+            f"model.init_from: {source} does not fit {name} ({_one_line(error)}); "
+            "set model.name to the model that it holds"
+        ) from error
+
+
+def _weights_file(path: Path) -> Path:
+    if not path.is_dir():
+        if not path.exists():
+            raise ModelError(f"model.init_from: {path} does not exist; give a weights file or the directory of a run")
+        return path
+    last, _ = find_last(path / "checkpoints")
+    for candidate in (last or path, path / "export", path):
+        for file in ("model.safetensors", "open_clip_model.safetensors"):
+            if (candidate / file).is_file():
+                return candidate / file
+    raise ModelError(f"model.init_from: {path} holds no checkpoint and no export")
+
+
+def _tower(key: str) -> str:
+    """Which tower a weight belongs to, by open_clip's names."""
+    if key in ("logit_scale", "logit_bias"):
+        return "neither"
+    return "image" if key.startswith("visual.") else "text"
 
 
 class _KeyedPatchDropout(nn.Module):

@@ -21,20 +21,37 @@ from typing import Any, Literal, cast
 import torch
 
 from configs.load import ConfigError, dump, fingerprint
-from training.checkpoint import CheckpointConfig, CheckpointWriter, Progress, find_last, load_checkpoint
-from training.data import BatchDataset, DataConfig, batches
+from training.checkpoint import (
+    CheckpointConfig,
+    CheckpointWriter,
+    Progress,
+    find_last,
+    load_checkpoint,
+    read_progress,
+)
+from training.data import DataConfig
 from training.distributed import World, distributed
 from training.errors import DistributedError, ModelError, NonFiniteError, TrainingError
 from training.evaluate import EvaluationConfig, evaluate
+from training.feed import feed
 from training.gradient import FlatGradients, accumulate_gradient
-from training.index import build_index, load_index, save_index
 from training.log import LogConfig, RunLog, write_metrics
 from training.losses import LossConfig, make_loss
 from training.metrics import Metric
-from training.model import ModelConfig, Precision, create_model, has_batch_norm, resolve_precision, trim
+from training.model import (
+    Model,
+    ModelConfig,
+    Precision,
+    create_model,
+    has_batch_norm,
+    model_json,
+    resolve_precision,
+    trim,
+)
 from training.optim import OptimiserConfig, learning_rate, make_optimiser
+from training.phases import Phase, carry_over, check_phases, phase_at
 from training.run_directory import check_same_run, locked_run, write_run
-from training.stream import Stream
+from training.snapshots import Snapshots
 
 __all__ = ["Result", "TrainConfig", "learns", "total_samples", "train"]
 
@@ -57,6 +74,9 @@ class TrainConfig:
     """Pairs per step over all ranks: each picture is told apart from this many texts."""
     micro_batches: int = 1
     """Parts that a rank cuts its batch into, to fit memory; the gradient stays exact, at a third more compute."""
+    phases: tuple[Phase, ...] = ()
+    """Parts of the run with other picture sizes or text lengths: a list of {begins_at, image_size, context_length,
+    micro_batches}."""
     seed: int = 0
     """Decides weights, order, crops and dropout."""
     precision: Precision = "auto"
@@ -91,6 +111,9 @@ class TrainConfig:
             raise ConfigError(f"global_batch_size must be at least 2, got {self.global_batch_size}")
         if self.micro_batches < 1:
             raise ConfigError(f"micro_batches must be at least 1, got {self.micro_batches}")
+        if self.data.follow and self.samples is None:
+            raise ConfigError("data.follow changes what an epoch is: give the run's length in samples, not in epochs")
+        check_phases(self.phases)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +134,12 @@ def total_samples(config: TrainConfig, num_samples: int) -> int:
 
 def learns(config: TrainConfig) -> str:
     """Fingerprint of the options that change what is learnt; the others may change when a run goes on."""
+    # How the work is cut and where it lies changes nothing.
+    model = replace(config.model, gradient_checkpointing=False, compile=False)
+    phases = [replace(phase, micro_batches=None) for phase in config.phases]
     return fingerprint(
-        config.model.name, config.model.patch_dropout, config.model.init_from, config.data.augment,
-        config.epochs, config.samples, config.global_batch_size, config.seed, config.loss, config.optimiser,
+        model, phases, config.data.augment, config.data.weights, config.data.follow, config.epochs, config.samples,
+        config.global_batch_size, config.seed, config.loss, config.optimiser,
     )  # fmt: skip
 
 
@@ -133,66 +159,48 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
         torch.set_num_threads(config.threads)
 
     # ------------------------------------------------------------------------------------------
-    # Data
+    # Where to go on, and data
     # ------------------------------------------------------------------------------------------
-    if config.global_batch_size % world.size:
-        raise ConfigError(
-            f"global_batch_size {config.global_batch_size} cannot be shared by {world.size} ranks; "
-            f"use a multiple of {world.size}"
-        )
-    local_size = config.global_batch_size // world.size
-    if config.micro_batches > local_size:
-        raise ConfigError(f"micro_batches {config.micro_batches} exceeds the {local_size} samples of a rank; lower it")
-    if world.is_first:
-        built = build_index(config.data.path)
-        check_same_run(root, config_fingerprint=learns(config), data_fingerprint=built.fingerprint)
-        save_index(built, root / "index")
-    world.barrier()
-    index = load_index(root / "index")
-    stream = Stream(num_samples=len(index), seed=config.seed, global_batch_size=config.global_batch_size)
+    _check_sizes(config, world)
+    last, problems = world.from_first(find_last(root / "checkpoints") if world.is_first else None)
+    progress = read_progress(last) if last is not None else Progress(config_fingerprint=learns(config))
+    snapshots = Snapshots(
+        config.data,
+        directory=root,
+        world=world,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        recorded=progress.segments,
+    )
+    index = snapshots.index
+    # Followed data changes; what each checkpoint was trained on is in its segments.
+    data_fingerprint = "" if config.data.follow else index.fingerprint
+    refusal = _refusal(root, config, data_fingerprint) if world.is_first else None
+    if refusal := world.from_first(refusal):
+        raise refusal
     total = total_samples(config, len(index))
+    phase = phase_at(config.phases, progress.samples_seen, total=total, batch=config.global_batch_size)
 
     # ------------------------------------------------------------------------------------------
-    # Model and loss
+    # Model, loss, optimiser
     # ------------------------------------------------------------------------------------------
     loss = make_loss(config.loss)
-    model = create_model(
-        config.model,
-        device=device,
-        precision=resolve_precision(config.precision, device),
-        init_logit_scale=loss.init_logit_scale,
-        init_logit_bias=loss.init_logit_bias,
-        seed=config.seed,
-    )
-    _check_batch_norm(config, world, model.clip)
-    clip = cast(Any, model.clip)
     max_log_scale = math.log(config.loss.max_logit_scale)
-
-    # ------------------------------------------------------------------------------------------
-    # Optimiser
-    # ------------------------------------------------------------------------------------------
-    optimiser = make_optimiser(model.clip, config.optimiser)
-    gradients = FlatGradients([p for group in optimiser.param_groups for p in group["params"]])
+    model, optimiser, gradients = _make(config, world, image_size=phase.image_size)
+    own_image_size = model.image_size if phase.image_size is None else _own_image_size(config)
+    for each in config.phases:
+        _check_phase(each, model)
+    progress = replace(progress, data_fingerprint=data_fingerprint, model_name=model.name)
 
     # ------------------------------------------------------------------------------------------
     # Resume
     # ------------------------------------------------------------------------------------------
     if world.is_first:  # only now: mistakes in the config were found above, and mark no directory
-        write_run(root, config_yaml=dump(config), config_fingerprint=learns(config), data_fingerprint=built.fingerprint)
+        write_run(root, config_yaml=dump(config), config_fingerprint=learns(config), data_fingerprint=data_fingerprint)
     torch.manual_seed(config.seed + world.rank)  # dropout that is not keyed per sample
-    progress = Progress(data_fingerprint=index.fingerprint, config_fingerprint=learns(config), model_name=model.name)
-    last, problems = world.from_first(find_last(root / "checkpoints") if world.is_first else None)
     if last is not None:
-        progress = load_checkpoint(last, model.clip, optimiser)
+        load_checkpoint(last, model.clip, optimiser)
 
-    dataset = BatchDataset(
-        index_dir=str(root / "index"),
-        stream=stream,
-        augment=config.data.augment,
-        image_size=model.image_size,
-        tokenizer=model.tokenizer,
-        seed=config.seed,
-    )
     with ExitStack() as stack:
         log: RunLog | None = None
         writer: CheckpointWriter | None = None
@@ -211,14 +219,15 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
         stop = stack.enter_context(_stop_signals())
         incoming = stack.enter_context(
             closing(
-                batches(
-                    dataset,
+                feed(
+                    snapshots,
+                    config.data,
+                    config.phases,
+                    world,
+                    tokenizer=model.tokenizer,
+                    image_size=own_image_size,
                     start=progress.samples_seen,
-                    stop=total,
-                    rank=world.rank,
-                    world_size=world.size,
-                    config=config.data,
-                    pin_memory=device.type == "cuda",
+                    total=total,
                 )
             )
         )
@@ -227,9 +236,23 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
 
         while progress.samples_seen < total:
             # ----------------------------------------------------------------------------------
+            # Phase
+            # ----------------------------------------------------------------------------------
+            before, phase = (
+                phase,
+                phase_at(config.phases, progress.samples_seen, total=total, batch=config.global_batch_size),
+            )
+            if phase.image_size != before.image_size:
+                old_model, old_optimiser = model, optimiser
+                model, optimiser, gradients = _make(config, world, image_size=phase.image_size)
+                carry_over(old_model.clip, old_optimiser, model.clip, optimiser)
+                del old_model, old_optimiser
+
+            # ----------------------------------------------------------------------------------
             # Step
             # ----------------------------------------------------------------------------------
             step = progress.samples_seen // config.global_batch_size
+            logit_scale = cast(Any, model.clip).logit_scale
             window.waiting()
             batch = next(incoming)
             if model.can_trim:  # here rather than on a GPU, which would have to be waited for
@@ -243,7 +266,7 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
                     batch,
                     gradients,
                     world,
-                    micro_batches=config.micro_batches,
+                    micro_batches=phase.micro_batches or config.micro_batches,
                     chunk_rows=config.loss.chunk_rows,
                 )
                 # Summed over ranks, so that every rank decides the same: who was told to stop, what was broken.
@@ -261,7 +284,7 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
                     group["lr"] = rate
                 optimiser.step()
                 with torch.no_grad():
-                    clip.logit_scale.clamp_(0, max_log_scale)
+                    logit_scale.clamp_(0, max_log_scale)
             else:
                 skipped_in_a_row += 1
                 if config.on_non_finite == "stop" or skipped_in_a_row > config.max_skipped_in_a_row:
@@ -275,6 +298,8 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
                 samples_seen=seen,
                 steps_skipped=progress.steps_skipped + (not is_finite),
                 samples_replaced=progress.samples_replaced + int(told[1]),
+                image_size=phase.image_size,
+                segments=snapshots.stream.segments,
             )
 
             # ----------------------------------------------------------------------------------
@@ -285,7 +310,7 @@ def _train(config: TrainConfig, world: World, root: Path) -> Result:
                 log.advance(seen)
                 if (step + 1) % config.log.every_steps == 0 or seen == total:
                     facts = window.take()
-                    facts |= {"learning_rate": rate, "logit_scale": float(clip.logit_scale.detach().exp())}
+                    facts |= {"learning_rate": rate, "logit_scale": float(logit_scale.detach().exp())}
                     facts |= {"steps_skipped": progress.steps_skipped, "samples_replaced": progress.samples_replaced}
                     log.step(seen, facts)
 
@@ -326,10 +351,69 @@ def _due(every_samples: int | None, seen: int, config: TrainConfig) -> bool:
     return seen // every_samples > (seen - config.global_batch_size) // every_samples
 
 
+def _check_sizes(config: TrainConfig, world: World) -> None:
+    if config.global_batch_size % world.size:
+        raise ConfigError(
+            f"global_batch_size {config.global_batch_size} cannot be shared by {world.size} ranks; "
+            f"use a multiple of {world.size}"
+        )
+    local_size = config.global_batch_size // world.size
+    for parts in (config.micro_batches, *(phase.micro_batches or 1 for phase in config.phases)):
+        if parts > local_size:
+            raise ConfigError(f"micro_batches {parts} exceeds the {local_size} samples of a rank; lower it")
+
+
+def _refusal(root: Path, config: TrainConfig, data_fingerprint: str) -> TrainingError | None:
+    """Why this config may not go on in `root`; told to all ranks, so that none waits for the others."""
+    try:
+        check_same_run(root, config_fingerprint=learns(config), data_fingerprint=data_fingerprint)
+    except TrainingError as error:
+        return error
+    return None
+
+
+def _make(
+    config: TrainConfig, world: World, *, image_size: int | None
+) -> tuple[Model, torch.optim.AdamW, FlatGradients]:
+    """Model, optimiser and gradients for pictures of `image_size`; leaves the random generators as they are."""
+    loss = make_loss(config.loss)
+    gpus = [world.device] if world.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        model = create_model(
+            config.model,
+            device=world.device,
+            precision=resolve_precision(config.precision, world.device),
+            init_logit_scale=loss.init_logit_scale,
+            init_logit_bias=loss.init_logit_bias,
+            seed=config.seed,
+            image_size=image_size,
+        )
+    _check_batch_norm(config, world, model.clip)
+    optimiser = make_optimiser(model.clip, config.optimiser)
+    gradients = FlatGradients([p for group in optimiser.param_groups for p in group["params"]])
+    return model, optimiser, gradients
+
+
+def _own_image_size(config: TrainConfig) -> int:
+    """Side of the pictures that the model names."""
+    size = model_json(config.model.name)["vision_cfg"].get("image_size", 224)
+    return int(size[0] if isinstance(size, (list, tuple)) else size)
+
+
+def _check_phase(phase: Phase, model: Model) -> None:
+    if phase.context_length is None:
+        return
+    longest = model.tokenizer.context_length
+    if phase.context_length > longest:
+        raise ConfigError(f"phases: context_length {phase.context_length} exceeds the {longest} of {model.name}")
+    if phase.context_length < longest and not model.can_trim:
+        raise ModelError(f"phases: {model.name} takes texts of {longest} tokens only; leave context_length out")
+
+
 def _check_batch_norm(config: TrainConfig, world: World, module: torch.nn.Module) -> None:
     if not has_batch_norm(module):
         return
-    if config.micro_batches > 1:
+    if config.micro_batches > 1 or any((phase.micro_batches or 1) > 1 for phase in config.phases):
         raise ModelError(
             f"{config.model.name} has batch normalisation, whose statistics micro-batches would change; "
             "set --micro_batches 1, or take a model without it (a ViT or ConvNeXt)"

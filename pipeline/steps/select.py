@@ -40,7 +40,7 @@ from pipeline.stages.balance import (
 )
 from pipeline.steps.schedule import CHOSEN
 from pipeline.steps.step import Step, add_up, key_of, load_vector, save_vector
-from pipeline.storage import write_parquet
+from pipeline.storage import parquet_writer, write_parquet
 
 __all__ = [
     "VERSION",
@@ -57,6 +57,7 @@ __all__ = [
 
 VERSION = "select-2"
 _BATCH_ROWS = 65_536
+_CHOSEN_GROUP_ROWS = 2_048  # few: a task of `schedule` reads a narrow range of `order` from every file
 _EDGE_COLUMNS = ["uid", "query_ids"]
 Place = tuple[Done, Path]
 """A finished task and the directory of its outputs."""
@@ -294,7 +295,8 @@ def _balance(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[
     orders = np.concatenate([np.empty(0, np.uint64), *order])
     table = table.append_column(CHOSEN.field("order"), pa.array(orders, pa.uint64()))
     table = table.sort_by([("order", "ascending"), ("uid", "ascending")])
-    write_parquet(chosen_path, table, CHOSEN)
+    with parquet_writer(chosen_path, CHOSEN) as writer:
+        writer.write_table(table, row_group_size=_CHOSEN_GROUP_ROWS)
     for column, path in (("selected_by", selected_path), ("query_ids", contained_path)):
         save_vector(path, count_ids(table[column], len(hashes)))
     return {"rows": rows, "selected": table.num_rows, "lines": ledger.close()}

@@ -225,6 +225,31 @@ def test_queries_of_one_normal_form_match_the_same_texts(first: str, second: str
             assert found_by(matcher, [text]) in ([[]], [[0, 1]])
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(query_strategy, max_size=10),
+    st.lists(st.tuples(st.integers(40, 140), text_strategy), min_size=1, max_size=5),
+    st.sampled_from(["a", "A b. ", "é"]),
+)
+def test_nothing_changes_where_a_text_crosses_a_block_of_64_bytes(
+    queries: list[str], ends: list[tuple[int, str]], filler: str
+) -> None:
+    texts = [(filler * size)[:size] + text for size, text in ends]
+    queries = [*queries, "a", "A b", "b", "a" * 70, " ".join(["A b"] * 9)]
+    matcher = Matcher.build(query_list_of(queries), MatchConfig())
+    assert found_by(matcher, texts) == [naive_words_match(queries, text, "smart") for text in texts]
+    matcher = Matcher.build(query_list_of(queries), METACLIP)
+    assert found_by(matcher, texts) == [naive_metaclip_match(queries, text) for text in texts]
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 63, 64, 65, 200])
+def test_matches_are_ascending_and_single_however_many_there_are(size: int) -> None:
+    queries = [f"w{i * 7919 % 1009}" for i in range(size)]
+    text = " ".join([*queries, *reversed(queries)])
+    for config in (MatchConfig(), METACLIP):
+        assert found_by(Matcher.build(query_list_of(queries), config), [text]) == [list(range(size))]
+
+
 # --- whole corpora ------------------------------------------------------------------------------
 
 

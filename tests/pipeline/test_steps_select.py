@@ -114,7 +114,7 @@ def run_plan(
         run(select.plan_report(chosen, root / "balance", counts, thresholds))[0],
         root / "query_counts",
     )
-    scheduled = run(schedule.plan(chosen, root / "balance", 20))
+    scheduled = schedule.shards_of(run(schedule.plan(chosen, root / "balance", 20)))
     return Planned(
         shards=[pq.read_table(done.path(root / "schedule", "selected")).to_pylist() for done in scheduled],
         counts=pq.read_table(query_counts[0].path(query_counts[1], "query_counts")).to_pylist(),

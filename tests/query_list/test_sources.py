@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 from collections import Counter
 from pathlib import Path
 
+import mwparserfromhell
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mwparserfromhell import nodes
 
 from configs.load import ConfigError
 from pipeline.errors import InputError
+from query_list import prose
 from query_list.bigrams import BigramsConfig, bigrams
 from query_list.corpus import PAGES, neighbours
 from query_list.counting import COUNTS, SpillingCounter, read_bucket, sum_counts
@@ -93,6 +97,75 @@ def test_prose_is_the_running_text() -> None:
     assert "Kinds" in found.prose
     assert not any(word in found.prose for word in ("secret", "hid", "Category", "File"))
     assert found.templates == {"infobox"}
+
+
+def tree_prose(code: object, namespaces: set[str]) -> str:
+    """The same rule by the parser's tree, node by node."""
+    found = []
+    for node in code.nodes:
+        if isinstance(node, nodes.Text):
+            found.append(node.value)
+        elif isinstance(node, nodes.Wikilink):
+            title = plain_text(node.title)
+            prefix, colon, _ = title.partition(":")
+            if not (colon and prefix.strip().lower().replace("_", " ") in namespaces):
+                found.append(title if node.text is None else tree_prose(node.text, namespaces))
+        elif isinstance(node, nodes.Tag):
+            name = plain_text(node.tag).strip().lower()
+            edge = "\n" if name in prose._BLOCKS else ""
+            inside = "" if node.contents is None else tree_prose(node.contents, namespaces)
+            found.append(" \u2026 " if name in prose._NOT_PROSE else f"{edge}{inside}{edge}")
+        elif isinstance(node, nodes.HTMLEntity):
+            found.append(html.unescape(str(node)))
+        elif isinstance(node, nodes.ExternalLink):
+            found.append(tree_prose(node.title, namespaces) if node.brackets and node.title is not None else "")
+        elif isinstance(node, nodes.Heading):
+            found.append(f"\n{tree_prose(node.title, namespaces)}\n")
+        elif isinstance(node, nodes.Template):
+            found.append(" \u2026 ")
+    return "".join(found)
+
+
+def plain_text(code: object) -> str:
+    kept = [html.unescape(str(n)) for n in code.nodes if isinstance(n, nodes.HTMLEntity | nodes.Text)]
+    return "".join(kept)
+
+
+MARK_UP = (
+    *("dog ", "New York", "&amp;", "&#233;", "{{", "}}", "Infobox", "|", "=", "[[", "]]", "File:", "a:b", "\n", "\n* "),
+    *("'" * 3, "''", "<ref>", "</ref>", "<ref name=x />", "<br>", "<small>", "</small>", "<!--", "-->", "== ", " =="),
+    *(
+        "[http://x.org ",
+        "]",
+        "http://x.org",
+        "{|",
+        "|-",
+        "|}",
+        "\n| ",
+        "<nowiki>",
+        "</nowiki>",
+        "<b class='x'>",
+        "</b>",
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(MARK_UP), max_size=25).map("".join))
+def test_prose_is_that_of_the_parsers_tree(wikitext: str) -> None:
+    namespaces = {"file", "image", "category", "media"}
+    found = read_article(wikitext, namespaces)
+    assert found is not None
+    assert found.prose == tree_prose(mwparserfromhell.parse(wikitext), namespaces)
+
+
+def test_prose_of_real_articles_is_that_of_the_tree(shared_data: Path) -> None:
+    (path,) = (shared_data / "queries").glob("*.bz2")
+    namespaces = {*read_namespaces(str(path)), "file", "image", "category", "media"}
+    for page in itertools.islice(read_pages(str(path), 0, 1 << 40), 40):
+        found = read_article(page.text, namespaces)
+        assert found is not None
+        assert found.prose == tree_prose(mwparserfromhell.parse(page.text), namespaces)
 
 
 def test_neighbours_are_parted_by_white_space_of_one_line_only() -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +57,68 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "openwit-test-resnet.json"
     path.write_text(json.dumps(TINY_RESNET))
     return path
+
+
+def tiny_run(output: Path, data: Path, model: Path) -> dict[str, Any]:
+    """The options of a run of ten steps over 103 samples, which crosses an epoch."""
+    return {
+        "output": str(output),
+        "data": {"path": str(data), "num_workers": 0},
+        "model": {"name": str(model), "patch_dropout": 0.25},
+        "samples": 160,
+        "global_batch_size": 16,
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 1,
+        "optimiser": {"learning_rate": 1e-2, "warmup_samples": 32, "max_gradient_norm": 1.0},
+        "checkpoint": {"every_samples": 48, "keep": 2},
+        "log": {"every_steps": 1, "tensorboard": False},
+    }
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vit: Path) -> Path:
+    """What two processes wrote (see ranks_worker): started once for all tests, since that takes longest."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    plain = tiny_run(folder / "plain", tiny_data, tiny_vit) | {"micro_batches": 2}
+    followed = tiny_run(folder / "followed", tiny_data, tiny_vit)
+    followed["data"] = {**followed["data"], "follow": True}
+    asleep = tiny_run(folder / "asleep", tiny_data, tiny_vit) | {"collective_timeout_s": 6}
+    run_ranks({"folder": str(folder), "model": str(tiny_vit), "runs": [plain, followed], "asleep": asleep}, 2)
+    return folder
+
+
+def run_ranks(spec: dict[str, Any], ranks: int, timeout_s: float = 240) -> None:
+    """Run ranks_worker in `ranks` processes that meet on loopback; fail with their output if one fails."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(2 + len(spec.get("runs", ())))]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in probes]
+    path = Path(spec["folder"]) / "spec.json"
+    path.write_text(json.dumps({**spec, "ports": ports}))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.ranks_worker", str(path)],
+            cwd=Path(__file__).resolve().parents[2],
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "GLOO_SOCKET_IFNAME": "lo",
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout_s)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)

@@ -15,7 +15,7 @@ from tests.training.tiny_shards import make_shards
 from training.data import Batch, BatchDataset, DataConfig, batches
 from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
 from training.index import build_index, load_index, save_index
-from training.stream import Stream
+from training.stream import Segment, Stream
 
 
 class LengthTokenizer:
@@ -33,8 +33,8 @@ def dataset_of(data: Path, index_dir: Path, *, batch: int, seed: int = 0) -> Bat
     if not index_dir.exists():
         save_index(build_index(data), index_dir)
     return BatchDataset(
-        index_dir=str(index_dir),
-        stream=Stream(num_samples=len(load_index(index_dir)), seed=seed, global_batch_size=batch),
+        index_dirs=(str(index_dir),),
+        stream=Stream(segments=(Segment(sizes=(len(load_index(index_dir)),)),), seed=seed, global_batch_size=batch),
         augment=AugmentConfig(),
         image_size=32,
         tokenizer=LengthTokenizer(),

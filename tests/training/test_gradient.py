@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.training.exactness_worker import LOSSES, gradients_of, make_batch, make_model
+from tests.training.conftest import run_ranks
+from tests.training.ranks_worker import LOSSES, gradients_of, make_batch, make_model
 from training.distributed import World
 from training.losses import ContrastiveLoss, SigmoidLoss
 
@@ -66,12 +63,18 @@ def test_gradient_with_micro_batches_equals_full_batch_gradient(
     check(gradients_of(str(tiny_vit), World()), reference)
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_gradient_over_ranks_equals_single_process_gradient(
-    ranks: int, tiny_vit: Path, reference: dict[str, tuple[float, Tensor]], tmp_path: Path
+def test_gradient_over_two_ranks_equals_single_process_gradient(
+    two_ranks: Path, reference: dict[str, tuple[float, Tensor]]
 ) -> None:
-    run_ranks("tests.training.exactness_worker", [str(tiny_vit), str(tmp_path / "found.pt")], ranks)
-    check(torch.load(tmp_path / "found.pt"), reference)
+    check(torch.load(two_ranks / "gradients.pt"), reference)
+
+
+@pytest.mark.slow
+def test_gradient_over_four_ranks_equals_single_process_gradient(
+    tiny_vit: Path, reference: dict[str, tuple[float, Tensor]], tmp_path: Path
+) -> None:
+    run_ranks({"folder": str(tmp_path), "model": str(tiny_vit)}, 4)
+    check(torch.load(tmp_path / "gradients.pt"), reference)
 
 
 def test_trimmed_text_gives_the_same_features(tiny_vit: Path) -> None:
@@ -110,37 +113,3 @@ def test_loss_parts_add_up_to_open_clips_losses() -> None:
 
     torch.testing.assert_close(total(ContrastiveLoss(), None), ClipLoss()(image, text, scale))
     torch.testing.assert_close(total(SigmoidLoss(), bias), SigLipLoss()(image, text, scale, bias))
-
-
-def run_ranks(module: str, arguments: list[str], ranks: int, timeout_s: float = 240) -> None:
-    """Run `module` in `ranks` processes that meet on loopback; fail with their output if one fails."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    root = Path(__file__).resolve().parents[2]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=root,
-            env={
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "GLOO_SOCKET_IFNAME": "lo",
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        outputs = [process.communicate(timeout=timeout_s)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)

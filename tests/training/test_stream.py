@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.stream import Stream, permute
+from training.stream import Segment, Stream, permute
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 50))
@@ -19,7 +19,7 @@ def test_every_sample_comes_exactly_once_an_epoch(num_samples: int, seed: int, e
 def test_global_batches_are_the_same_at_any_world_size(
     num_samples: int, world_size: int, chunk_size: int, first_step: int
 ) -> None:
-    stream = Stream(num_samples=num_samples, seed=1, global_batch_size=12)
+    stream = Stream(segments=(Segment(sizes=(num_samples,)),), seed=1, global_batch_size=12)
     start, stop = 12 * first_step, 12 * first_step + 60
     per_rank = [
         [
@@ -36,7 +36,7 @@ def test_global_batches_are_the_same_at_any_world_size(
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 13))
 def test_chunks_never_cross_a_ranks_part_of_a_batch(local: int, world_size: int, chunk_size: int) -> None:
-    stream = Stream(num_samples=50, seed=0, global_batch_size=local * world_size)
+    stream = Stream(segments=(Segment(sizes=(50,)),), seed=0, global_batch_size=local * world_size)
     chunks = stream.chunks(
         start=0, stop=3 * local * world_size, rank=world_size - 1, world_size=world_size, chunk_size=chunk_size
     )
@@ -49,8 +49,9 @@ def test_chunks_never_cross_a_ranks_part_of_a_batch(local: int, world_size: int,
 
 
 def test_a_batch_may_span_two_epochs_and_each_epoch_stays_whole() -> None:
-    stream = Stream(num_samples=10, seed=7, global_batch_size=8)
-    epochs, samples = stream.samples(np.arange(20))
+    stream = Stream(segments=(Segment(sizes=(10,)),), seed=7, global_batch_size=8)
+    drawn = stream.draw(np.arange(20))
+    epochs, samples = drawn.epochs, drawn.samples
     assert epochs.tolist() == [0] * 10 + [1] * 10
     assert sorted(samples[:10]) == sorted(samples[10:]) == list(range(10))
     assert samples[:10].tolist() != samples[10:].tolist()

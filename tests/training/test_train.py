@@ -19,13 +19,12 @@ import torch
 from safetensors.torch import load_file
 
 import training.train as train_module
-from tests.training.test_gradient import run_ranks
+from configs.load import from_mapping
+from tests.training.conftest import tiny_run
 from training.__main__ import main
 from training.checkpoint import CheckpointConfig, find_last, read_progress
-from training.data import DataConfig
 from training.errors import CheckpointError, DataError, ModelError, NonFiniteError, OutputError
 from training.evaluate import EvaluationConfig
-from training.log import LogConfig
 from training.losses import LossConfig
 from training.model import ModelConfig
 from training.optim import OptimiserConfig, learning_rate
@@ -34,19 +33,7 @@ from training.train import TrainConfig, train
 
 @pytest.fixture
 def config(tiny_data: Path, tiny_vit: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        output=str(tmp_path / "run"),
-        data=DataConfig(path=str(tiny_data), num_workers=0),
-        model=ModelConfig(name=str(tiny_vit), patch_dropout=0.25),
-        samples=160,  # 10 steps over 103 samples: crosses an epoch
-        global_batch_size=16,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        optimiser=OptimiserConfig(learning_rate=1e-2, warmup_samples=32, max_gradient_norm=1.0),
-        checkpoint=CheckpointConfig(every_samples=48, keep=2),
-        log=LogConfig(every_steps=1, tensorboard=False),
-    )
+    return from_mapping(TrainConfig, tiny_run(tmp_path / "run", tiny_data, tiny_vit))
 
 
 class CrashError(Exception):
@@ -188,21 +175,20 @@ def test_a_finished_run_started_again_changes_nothing(config: TrainConfig) -> No
     assert all(torch.equal(before[name], tensor) for name, tensor in weights_of(config.output).items())
 
 
-def test_two_ranks_learn_what_one_learns(config: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["plain", "followed"])
+def test_two_ranks_learn_what_one_learns(name: str, config: TrainConfig, two_ranks: Path) -> None:
     train(config)
-    other = tmp_path / "two"
-    arguments = [
-        "run", "--output", str(other), "--data.path", config.data.path, "--data.num_workers", "0",
-        "--model.name", config.model.name, "--model.patch_dropout", "0.25", "--samples", "160",
-        "--global_batch_size", "16", "--micro_batches", "2", "--precision", "fp32", "--device", "cpu",
-        "--threads", "1", "--optimiser.learning_rate", "1e-2", "--optimiser.warmup_samples", "32",
-        "--optimiser.max_gradient_norm", "1.0", "--log.every_steps", "1", "--log.tensorboard", "false",
-    ]  # fmt: skip
-    run_ranks("training", arguments, 2)
-    one, two = losses(config.output), losses(other)
+    one, two = losses(config.output), losses(two_ranks / name)
     assert [seen for seen, _ in one] == [seen for seen, _ in two]
     for (_, a), (_, b) in zip(one, two, strict=True):
         assert a == pytest.approx(b, rel=2e-3)
+
+
+def test_a_rank_that_stops_answering_is_named_with_the_step(two_ranks: Path) -> None:
+    raised = (two_ranks / "raised-0.txt").read_text()
+    assert raised.startswith("DistributedError: rank 0, step 3: another rank stopped answering")
+    assert "run again to go on from the last checkpoint" in raised
+    assert "\n" not in raised
 
 
 def test_damaged_checkpoint_is_skipped_with_a_warning(
@@ -407,13 +393,14 @@ def test_shards_that_vanish_during_a_run_are_one_clear_error(config: TrainConfig
     from training.data import BatchDataset
     from training.decode import AugmentConfig
     from training.index import build_index, save_index
-    from training.stream import Stream
+    from training.stream import Segment, Stream
 
     shutil.copytree(config.data.path, tmp_path / "copy")
     save_index(build_index(tmp_path / "copy"), tmp_path / "index")
     shutil.rmtree(tmp_path / "copy")
     dataset = BatchDataset(
-        index_dir=str(tmp_path / "index"), stream=Stream(num_samples=103, seed=0, global_batch_size=4),
+        index_dirs=(str(tmp_path / "index"),),
+        stream=Stream(segments=(Segment(sizes=(103,)),), seed=0, global_batch_size=4),
         augment=AugmentConfig(), image_size=32, tokenizer=lambda texts: torch.zeros(len(texts), 4), seed=0,
     )  # fmt: skip
     with pytest.raises(DataError, match="it was there when the run began"):

@@ -1,22 +1,32 @@
-"""One rank of the exactness test: gradients of a fixed global batch, for several numbers of micro-batches.
+"""One rank of the tests over several processes, which start once for all of them.
 
-    python -m tests.training.exactness_worker MODEL.json OUTPUT.pt      (RANK, WORLD_SIZE, MASTER_* set)
+    python -m tests.training.ranks_worker SPEC.json      (RANK, WORLD_SIZE, MASTER_ADDR set)
 
-Rank 0 writes {(loss, micro-batches): (loss value, flat gradient)}.
+Writes gradients.pt: {(loss, micro-batches): (loss value, flat gradient)} of a fixed global batch; then trains
+the runs of the spec; then one in which rank 1 falls asleep, and writes what each rank raised.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import training.train as train_module
+from configs.load import from_mapping
 from training.data import Batch
 from training.distributed import World, distributed
+from training.errors import TrainingError
 from training.gradient import FlatGradients, accumulate_gradient
 from training.losses import ContrastiveLoss, Loss, SigmoidLoss
 from training.model import Model, ModelConfig, create_model
+from training.train import TrainConfig, train
 
 GLOBAL_BATCH = 16
 LOSSES: dict[str, Loss] = {"softmax": ContrastiveLoss(), "sigmoid": SigmoidLoss()}
@@ -62,9 +72,43 @@ def gradients_of(model_path: str, world: World) -> dict[tuple[str, int], tuple[f
     return found
 
 
-if __name__ == "__main__":
+def stopped_answering(config: TrainConfig, rank: int) -> str:
+    """Train, with rank 1 asleep in step 3 for longer than the others wait; what each rank raised."""
+    real, calls = train_module.accumulate_gradient, iter(range(1000))
+
+    def sleepy(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if next(calls) == 3 and rank == 1:
+            time.sleep(2 * config.collective_timeout_s)
+        return real(*args, **kwargs)
+
+    train_module.accumulate_gradient = sleepy
+    try:
+        train(config)
+    except TrainingError as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        train_module.accumulate_gradient = real
+    return "nothing"
+
+
+def main(spec: Mapping[str, Any]) -> None:
+    """Every part that the spec asks for; each meets on a port of its own."""
     torch.set_num_threads(1)
-    with distributed(device="cpu", timeout_s=60) as world:
-        result = gradients_of(sys.argv[1], world)
+    rank = int(os.environ["RANK"])
+    folder = Path(spec["folder"])
+    os.environ["MASTER_PORT"] = str(spec["ports"][0])
+    with distributed(device="cpu", timeout_s=120) as world:
+        found = gradients_of(spec["model"], world)
         if world.is_first:
-            torch.save(result, Path(sys.argv[2]))
+            torch.save(found, folder / "gradients.pt")
+    for port, run in zip(spec["ports"][1:], spec.get("runs", ()), strict=False):
+        os.environ["MASTER_PORT"] = str(port)
+        train(from_mapping(TrainConfig, run))
+    if "asleep" in spec:
+        os.environ["MASTER_PORT"] = str(spec["ports"][-1])
+        raised = stopped_answering(from_mapping(TrainConfig, spec["asleep"]), rank)
+        (folder / f"raised-{rank}.txt").write_text(raised)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,65 @@
+"""The batches of a whole run, over its phases and snapshots.
+
+    position -> leg: as far as phase and snapshot stay the same -> BatchDataset -> worker processes -> batches
+
+Legs end between batches; the next one starts its own workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+
+from training.data import Batch, BatchDataset, DataConfig, Tokenizer, batches
+from training.distributed import World
+from training.phases import Phase, next_phase_start, phase_at
+from training.snapshots import Snapshots
+
+__all__ = ["feed"]
+
+
+def feed(
+    snapshots: Snapshots,
+    config: DataConfig,
+    phases: Sequence[Phase],
+    world: World,
+    *,
+    tokenizer: Tokenizer,
+    image_size: int,
+    start: int,
+    total: int,
+) -> Generator[Batch, None, None]:
+    """The rank's batches from position `start` to `total`. All ranks must draw them in step.
+
+    `image_size` is the model's own, which phases may change. Raises DataError.
+    """
+    batch = snapshots.stream.global_batch_size
+    position = start
+    while position < total:
+        while (until := snapshots.until(position)) == position:
+            snapshots.look_again(position)
+        phase = phase_at(phases, position, total=total, batch=batch)
+        stop = next_phase_start(phases, position, total=total, batch=batch)
+        stop = stop if until is None else min(stop, until)
+        dataset = BatchDataset(
+            index_dirs=snapshots.index_dirs,
+            stream=snapshots.stream,
+            augment=config.augment,
+            image_size=phase.image_size or image_size,
+            context_length=phase.context_length,
+            tokenizer=tokenizer,
+            seed=snapshots.stream.seed,
+        )
+        with closing(
+            batches(
+                dataset,
+                start=position,
+                stop=stop,
+                rank=world.rank,
+                world_size=world.size,
+                config=config,
+                pin_memory=world.device.type == "cuda",
+            )
+        ) as leg:
+            yield from leg
+        position = stop

@@ -1,0 +1,125 @@
+"""Which shards a run trains on: the data sets' lists of shards, pinned, and looked at again after each epoch.
+
+    data.path or data.mixture --index--> RUN/index/FINGERPRINT/   one directory a snapshot
+                                  \\--> Segment(start, sizes, snapshot) --> Stream, checkpoint
+
+Without `data.follow` there is one snapshot for the whole run. With it, the lists are read again where an epoch
+ends, and a new segment begins right there. Checkpoints record the segments, so that a resumed run reads what the
+stopped one would have read, whatever was written since.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from training.checkpoint import listed_checkpoints
+from training.data import DataConfig
+from training.distributed import World
+from training.errors import CheckpointError, DataError, TrainingError
+from training.index import SampleIndex, build_index, load_index, save_index
+from training.stream import Segment, Stream
+
+__all__ = ["Snapshots"]
+
+
+class Snapshots:
+    """The segments of a run's stream; the same on every rank."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        directory: Path,
+        world: World,
+        seed: int,
+        global_batch_size: int,
+        recorded: tuple[Segment, ...] = (),
+    ) -> None:
+        """Take the first snapshot, or go on from `recorded` ones (of a checkpoint) where lists are followed.
+
+        `directory` is RUN. Raises DataError on every rank.
+        """
+        self._config = config
+        self._root = directory / "index"
+        self._world = world
+        self._checkpoints = directory / "checkpoints"
+        if config.follow and recorded:
+            for segment in recorded:
+                if not (self._root / segment.snapshot / "index.json").is_file():
+                    raise CheckpointError(
+                        f"{self._root / segment.snapshot}: missing, so the run cannot go on exactly; "
+                        "restore it, or set --output to start a new run"
+                    )
+        else:
+            recorded = (self._look(start=0, first_epoch=0),)
+        self.stream = Stream(segments=recorded, seed=seed, global_batch_size=global_batch_size, weights=config.weights)
+
+    @property
+    def index(self) -> SampleIndex:
+        """The newest snapshot's."""
+        return load_index(self._root / self.stream.segments[-1].snapshot)
+
+    @property
+    def index_dirs(self) -> tuple[str, ...]:
+        """One for each segment of the stream."""
+        return tuple(str(self._root / segment.snapshot) for segment in self.stream.segments)
+
+    def until(self, position: int) -> int | None:
+        """Start of the first batch, at or after `position`, that reaches beyond the last segment's epoch.
+
+        None where the one snapshot lasts for ever.
+        """
+        if not self._config.follow:
+            return None
+        batch = self.stream.global_batch_size
+        return max(position, self._end() // batch * batch)
+
+    def look_again(self, position: int) -> None:
+        """At `position`, as `until` gave it: read the lists anew for what comes after the epoch."""
+        last, end = self.stream.segments[-1], self._end()
+        found = self._look(start=end, first_epoch=last.first_epoch + self.stream.passes(last, end))
+        segments = (*self.stream.segments, found)
+        # What ended before `position` is never asked for again.
+        ends = (*(segment.start for segment in segments[1:]), None)
+        kept = tuple(s for s, e in zip(segments, ends, strict=True) if e is None or e > position)
+        self.stream = replace(self.stream, segments=kept)
+        if self._world.is_first:
+            self._sweep()
+
+    def _end(self) -> int:
+        """Where the last segment's epoch ends."""
+        last = self.stream.segments[-1]
+        return last.start + sum(last.sizes)
+
+    def _look(self, *, start: int, first_epoch: int) -> Segment:
+        """Rank 0 reads the lists and saves the index; every rank learns of it, or of the error."""
+        answer: Segment | str = ""
+        if self._world.is_first:
+            try:
+                index = build_index(*self._config.paths, skip_unfinished=self._config.follow)
+                if not (self._root / index.fingerprint / "index.json").is_file() or not self._config.follow:
+                    save_index(index, self._root / index.fingerprint)
+                sizes = index.sizes if self._config.weights else (sum(index.sizes),)
+                answer = Segment(sizes=sizes, start=start, first_epoch=first_epoch, snapshot=index.fingerprint)
+            except (TrainingError, OSError) as error:
+                answer = " ".join(str(error).split())
+        answer = self._world.from_first(answer)
+        if isinstance(answer, str):
+            raise DataError(answer)
+        return answer
+
+    def _sweep(self) -> None:
+        """Remove the indexes that neither this run nor a checkpoint of it needs."""
+        needed = {segment.snapshot for segment in self.stream.segments}
+        for checkpoint in listed_checkpoints(self._checkpoints):
+            try:
+                state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+                needed |= {segment["snapshot"] for segment in state.get("segments", ())}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return  # damaged: better too much than too little
+        for path in self._root.iterdir():
+            if path.is_dir() and path.name not in needed:
+                shutil.rmtree(path, ignore_errors=True)
