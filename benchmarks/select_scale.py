@@ -183,7 +183,7 @@ def cpu_seconds() -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-def measure(root: Path, rows: int, partitions: int, engine: Engine, watch: Watch) -> dict[str, Any]:
+def measure(root: Path, rows: int, partitions: int, memory_mb: int, engine: Engine, watch: Watch) -> dict[str, Any]:
     """Generate, then every step from dedup to the plan; returns what each cost."""
     t = max(1, round(20_000 * rows / 1.6e9))
     config, ledger = BalanceConfig(max_pairs_per_query=t), LedgerConfig(max_rows_per_task=1000)
@@ -225,7 +225,7 @@ def measure(root: Path, rows: int, partitions: int, engine: Engine, watch: Watch
     blocks = run(exchange.plan(inputs, partitions=partitions, rows_per_task=1_000_000))
     step = dedup.plan(
         [(done, root / "exchange") for done in blocks], partitions=partitions, num_queries=QUERIES,
-        config=DedupConfig(by="pair"), ledger=ledger,
+        config=DedupConfig(by="pair", memory_mb=memory_mb), ledger=ledger,
     )  # fmt: skip
     unique, where = run(step), root / "dedup"
     counts = run(select.plan_count(unique, where))[0], root / "count"
@@ -235,7 +235,7 @@ def measure(root: Path, rows: int, partitions: int, engine: Engine, watch: Watch
     thresholds = run(step)[0], root / "threshold"
     chosen = run(select.plan_balance(unique, where, thresholds, queries, config, 0, ledger))
     run(select.plan_report(chosen, root / "balance", counts, thresholds))
-    run(schedule.plan(chosen, root / "balance", max(10_000, rows // 400)))
+    run(schedule.plan(chosen, root / "balance", 10_000))
     matches, pairs = counts[0].info["matches"], counts[0].info["pairs"]
     result |= {
         "pairs": pairs,
@@ -291,6 +291,7 @@ def main() -> None:
     parser.add_argument("--rows", type=float, nargs="+", default=[1e6])
     parser.add_argument("--rows-per-partition", type=float, default=1.5e6)
     parser.add_argument("--scratch", type=Path, required=True, help="a directory on a disk with about 300 bytes a row")
+    parser.add_argument("--memory-mb", type=int, default=1024, help="of a dedup task, before it spills")
     parser.add_argument("--engine", choices=("ray", "inline"), default="ray")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--to", type=Path, help="write the figures as JSON")
@@ -303,7 +304,7 @@ def main() -> None:
         watch = Watch(root)
         with open_engine(EngineConfig(kind=options.engine)) as engine:
             partitions = max(2, round(rows / options.rows_per_partition))
-            results.append(measure(root, rows, partitions, engine, watch))
+            results.append(measure(root, rows, partitions, options.memory_mb, engine, watch))
         watch.close()
         if options.compare:
             compare(root, results[-1]["t"])

@@ -3,7 +3,8 @@
     sources --extract--> candidates --texts (clean, language, match)--> matched
     matched --exchange, dedup--> unique --count, limit, gather, threshold, balance--> chosen --schedule--> plan
     plan --requests, fetch (fetch, check image)--> pictures and facts --fetched--> plan with facts
-    plan with facts --final balance--> survivors --shards--> tars + Parquet --publish--> OUT/shards
+    plan with facts --filters, decontaminate, image dedup (if asked), final balance--> survivors
+    survivors --shards--> tars + Parquet --publish--> OUT/shards
 
 `recipe` yields the steps one after the other and is sent the done-records of each; whoever drives it may run
 them (`run.py`), or only look (`plan`, `status`). A step's tasks depend on nothing but what came before.
@@ -22,17 +23,22 @@ from pipeline.ledger import LedgerConfig
 from pipeline.stages.balance import BalanceConfig
 from pipeline.stages.check_image import ImageConfig
 from pipeline.stages.clean import CleanConfig
+from pipeline.stages.decontaminate import DecontaminateConfig
 from pipeline.stages.extract import ExtractConfig
 from pipeline.stages.fetch import FetchConfig
+from pipeline.stages.image_filters import FiltersConfig
 from pipeline.stages.language import LanguageConfig
 from pipeline.stages.match import MatchConfig
 from pipeline.steps import (
+    decontaminate,
     dedup,
     exchange,
     extract,
     fetch,
     fetched,
     final,
+    image_dedup,
+    image_filters,
     queries,
     requests,
     schedule,
@@ -42,6 +48,7 @@ from pipeline.steps import (
 )
 from pipeline.steps.dedup import DedupConfig
 from pipeline.steps.facts import facts_in, settings_of
+from pipeline.steps.image_dedup import ImageDedupConfig
 from pipeline.steps.shards import ShardsConfig
 from pipeline.steps.step import Step
 from pipeline.steps.texts import TextsConfig
@@ -74,6 +81,9 @@ class WitConfig:
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     fetch: FetchConfig
     image: ImageConfig = field(default_factory=ImageConfig)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
+    image_dedup: ImageDedupConfig = field(default_factory=ImageDedupConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -83,6 +93,8 @@ class WitConfig:
             raise ConfigError("sources: name at least one crawl archive or table")
 
 
+Place = tuple[Sequence[Done], Path]
+"""The records of a step, and the directory that their files are in."""
 Recipe = Generator[Step, Sequence[Done], Sequence[Done]]
 
 
@@ -158,14 +170,40 @@ def recipe(config: WitConfig) -> Recipe:
         (planned, at("schedule")), (asked, at("requests")), (answers, facts), config.ledger
     )
 
+    # Filters, evaluation pictures, pictures that are the same: all off unless the config says so.
+    survivors = yield from _judge(config, (arrived, at("fetched")))
+
     # What a reserve brought beyond t goes: each query keeps its t smallest among the survivors.
-    (last,) = yield final.plan_threshold(arrived, at("fetched"), limit, thresholds, query_list, balance, seed)
+    (last,) = yield final.plan_threshold(*survivors, limit, thresholds, query_list, balance, seed)
     final_thresholds = (last, at("final_threshold"))
-    kept = yield final.plan_balance(arrived, at("fetched"), final_thresholds, query_list, balance, seed, config.ledger)
+    kept = yield final.plan_balance(*survivors, final_thresholds, query_list, balance, seed, config.ledger)
     yield final.plan_counts(kept, at("final_balance"), final_thresholds, limit, query_counts, balance)
 
     # Write every surviving pair once, in the set's order.                                SAMPLES
     return (yield shards.plan(kept, at("final_balance"), config.shards, tars=facts))
+
+
+def _judge(config: WitConfig, survivors: Place) -> Generator[Step, Sequence[Done], Place]:
+    """The steps that turn pictures away after they arrived; FETCHED in, FETCHED out."""
+
+    def at(step: str) -> Path:
+        return work_directory(Path(config.output), step)
+
+    scored = yield image_filters.plan_scores(config.filters)
+    filtered = yield image_filters.plan(survivors, (scored, at("scores")), config.filters, config.ledger)
+    survivors = (filtered, at("filters")) if filtered else survivors
+
+    known = yield decontaminate.plan_evaluation(config.decontaminate, config.image)
+    apart = yield decontaminate.plan(survivors, (known, at("evaluation")), config.decontaminate, config.ledger)
+    survivors = (apart, at("decontaminate")) if apart else survivors
+
+    same_as = config.image_dedup
+    pictures = ((yield image_dedup.plan_pictures(survivors, same_as)), at("pictures"))
+    same = ((yield image_dedup.plan_same(pictures, same_as)), at("same_pictures"))
+    near = ((yield image_dedup.plan_near(same, same_as)), at("near_pictures"))
+    clusters = ((yield image_dedup.plan_clusters(near, same, same_as)), at("clusters"))
+    single = yield image_dedup.plan(survivors, same, clusters, same_as, config.ledger)
+    return (single, at("image_dedup")) if single else survivors
 
 
 def work_directory(output: Path, step: str) -> Path:
@@ -202,6 +240,19 @@ PAGE: tuple[Entry, ...] = (
     Entry(step="requests", stages="-", reads="SELECTED, FACTS", writes="missing URLs", per="staging shard"),
     Entry(step="fetch", stages="fetch, check_image", reads="missing URLs", writes="FACTS, tar", per="staging shard"),
     Entry(step="fetched", stages="-", reads="SELECTED, FACTS", writes="FETCHED", per="staging shard"),
+    Entry(step="scores", stages="-", reads="scores by uid", writes="scores", per="score file, if asked"),
+    Entry(step="filters", stages="filters", reads="FETCHED", writes="FETCHED", per="staging shard, if asked"),
+    Entry(step="evaluation", stages="-", reads="evaluation sets", writes="their hashes", per="set, if asked"),
+    Entry(
+        step="decontaminate", stages="decontaminate", reads="FETCHED", writes="FETCHED", per="staging shard, if asked"
+    ),
+    Entry(step="pictures", stages="-", reads="FETCHED", writes="pictures", per="staging shard, if asked"),
+    Entry(
+        step="same_pictures", stages="image_dedup", reads="pictures", writes="the same", per="hash partition, if asked"
+    ),
+    Entry(step="near_pictures", stages="image_dedup", reads="pictures", writes="pairs alike", per="band, if asked"),
+    Entry(step="clusters", stages="image_dedup", reads="pairs alike", writes="who goes", per="whole set, if asked"),
+    Entry(step="image_dedup", stages="image_dedup", reads="FETCHED", writes="FETCHED", per="staging shard, if asked"),
     Entry(step="final_threshold", stages="balance", reads="FETCHED", writes="thresholds", per="whole set"),
     Entry(step="final_balance", stages="balance", reads="FETCHED", writes="FETCHED (final)", per="staging shard"),
     Entry(step="final_counts", stages="-", reads="FETCHED (final)", writes="FINAL_COUNTS", per="whole set"),

@@ -35,7 +35,7 @@ from query_list.wordnet import WordnetConfig, wordnet
 
 __all__ = ["BUILD_VERSION", "BuildConfig", "BuildResult", "build"]
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 """Grows with every change that alters a list built from the same inputs."""
 _BYTES_PER_BUCKET = 32 << 20
 _MAX_BUCKETS = 512

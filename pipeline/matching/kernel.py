@@ -2,13 +2,14 @@
 
     64 bytes --classify--> bit masks --> token edges --8 bytes at a time--> hashes --trie--> query ids
 
-The trie is one open-addressing table. A state is the 64-bit hash of a token sequence; its slot holds 16 bytes:
-the state, and a word with what ends there (below) and whether longer queries begin with it. A Bloom filter
-small enough for the processor's cache turns most continuations away before the table is touched.
+The trie is one open-addressing table. A state is the 64-bit hash of a token sequence; its slot says what ends
+there and whether longer queries begin with it (SLOT_WORDS). A Bloom filter small enough for the processor's
+cache turns most continuations away before the table is touched.
 
 No match rests on a hash. The hash of one token of at most seven bytes is a bijection of its bytes and length,
 so equal hashes mean equal tokens, and the slot names that query directly. Every other query has a record with
-its own letters, against which each hit is compared; sequences with one hash share a chain of records.
+its own letters, against which each hit is compared; sequences with one hash share a chain of records. The first
+record of a chain stands in the slot itself where it is short, so that most hits touch no other memory.
 
 Everything here is called by `matcher.py` only, which lets 64 bytes follow every text. Unsigned arithmetic
 wraps, as in C. Words are little-endian.
@@ -26,7 +27,18 @@ import numpy.typing as npt
 from pipeline.matching.characters import BOUNDARY, IGNORED, KIND, MARK, SINGLE, UNSETTLED
 from pipeline.matching.vectors import classify, load8, lowest_bit, prefetch, rank16, separate
 
-__all__ = ["BLOOM_WORDS", "HEADER_WORDS", "MAX_RANKED", "RULE_METACLIP", "RULE_SPACES", "RULE_WORDS", "fill", "run"]
+__all__ = [
+    "BLOOM_WORDS",
+    "HEADER_WORDS",
+    "MAX_RANKED",
+    "MAX_RECORD_WORDS",
+    "RULE_METACLIP",
+    "RULE_SPACES",
+    "RULE_WORDS",
+    "SLOT_WORDS",
+    "fill",
+    "run",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Bytes = npt.NDArray[np.uint8]
@@ -55,6 +67,7 @@ its letters 1-8; its letters 9-12 (32 bits), whether it is as written (1), its q
 A link is twice (place + 1), plus 1 if that record's case counts; 0 for none."""
 
 MAX_RECORD_WORDS = 1 << 26
+"""All records together: what a link can reach."""
 _MAX_INLINE = 12
 _AS_WRITTEN, _QUERY = np.uint64(1 << 32), np.uint64(33)
 _LOW32 = np.uint64(0xFFFFFFFF)
@@ -373,7 +386,11 @@ def _same_letters(
 
 @_inline
 def _is_inline(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, slots: Words, at: Any) -> bool:
-    """Whether data[start:start+length] is, byte by byte, the query whose letters the slot itself holds."""
+    """Whether data[start:start+length] is, byte by byte, the query whose letters the slot itself holds.
+
+    "No" is not final: other white space may part the same words. "Yes" is, beyond ASCII too: folding bits makes
+    the first byte of a two-byte character that of a longer one, which no query has before one such byte only.
+    """
     if length == 0 or np.int64((slots[at + 1] >> _INLINE) & _INLINE_MASK) != length:
         return False
     if slots[at + 3] & _AS_WRITTEN != _ZERO:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from configs.load import ConfigError
+from pipeline.hamming import distances, find_matches
 from pipeline.outcome import Outcome, reject
-from pipeline.stages.near_duplicates import distances, find_matches
 
 __all__ = ["DecontaminateConfig", "Evaluation", "decontaminate", "normal_form", "prompts"]
 

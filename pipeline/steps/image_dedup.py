@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 
 from configs.load import ConfigError, from_mapping, to_mapping
 from pipeline.engine import Done, Task
+from pipeline.hamming import band_keys, band_masks, pairs_in_band, resolve
 from pipeline.identity import keyed_hash
 from pipeline.ledger import LedgerConfig
 from pipeline.outcome import Outcome, reject
-from pipeline.stages.near_duplicates import band_keys, band_masks, pairs_in_band, resolve
 from pipeline.steps.judge import Survivors, judge, survivors_of
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import parquet_writer, write_parquet

@@ -66,7 +66,17 @@ def test_ledger_agrees_with_the_ground_truth_row_by_row(finished: Path, sample_w
 def test_every_count_adds_up_and_every_reason_is_known(finished: Path) -> None:
     lines = _rows(finished, "ledger")
     stages = [line["stage"] for line in lines if line["unit"] != "record"]
-    assert stages == ["extract", "clean", "language", "match", "dedup", "balance", "fetch", "check_image", "final_balance"]
+    assert stages == [
+        "extract",
+        "clean",
+        "language",
+        "match",
+        "dedup",
+        "balance",
+        "fetch",
+        "check_image",
+        "final_balance",
+    ]
     flow = [line for line in lines if line["unit"] != "record"]
     for line in lines:
         assert line["rows_in"] == line["kept"] + line["rejected"]
@@ -181,3 +191,15 @@ def test_data_card_is_one_page_that_needs_nothing_else(finished: Path, tmp_path:
     assert "http-equiv" not in page
     assert "src='data:image/jpeg;base64," in page
     assert "<script" not in page
+
+
+def test_image_dedup_keeps_one_of_equal_files(
+    make_config: Make, sample_web: Path, tmp_path: Path, ray_engine: Engine
+) -> None:
+    config = make_config(tmp_path / "set", "--image_dedup.mode", "same_file", "--balance.max_pairs_per_query", "1000")
+    lines = {line.stage: line for line in run(config).lines}
+    rows = _rows(tmp_path / "set", "samples")
+    pictures = {row["url_id"]: row["sha256"] for row in rows}
+    assert len(set(pictures.values())) == len(pictures)
+    assert lines["image_dedup"].rejected
+    assert lines["image_dedup"].kept == len(rows)

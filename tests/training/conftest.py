@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.training.tiny_shards import CLASSES, make_evaluation, make_shards
+
+# No test asserts a time, and a busy machine is no failure.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 TINY_VIT = {
     "embed_dim": 16,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.stages import near_duplicates
-from pipeline.stages.near_duplicates import band_keys, band_masks, find_matches, find_pairs, pairs_in_band, resolve
+from pipeline import hamming
+from pipeline.hamming import band_keys, band_masks, find_matches, find_pairs, pairs_in_band, resolve
 
 Pair = set[tuple[int, int]]
 
@@ -48,7 +48,7 @@ def test_long_runs_are_cut_again_and_nothing_is_missed(monkeypatch: pytest.Monke
     draw = np.random.default_rng(3)
     hashes = np.unique(draw.integers(0, 2**11, 300, np.uint64) << np.uint64(20))  # most bands are equal everywhere
     expected = {(i, j) for i, j in brute_force(hashes, hashes, 3) if i < j}
-    monkeypatch.setattr(near_duplicates, "_SMALL_RUN", 16)
+    monkeypatch.setattr(hamming, "_SMALL_RUN", 16)
     left, right = find_pairs(hashes, 3)
     found = [(min(p), max(p)) for p in zip(left.tolist(), right.tolist(), strict=True)]
     assert len(found) == len(expected)
@@ -67,7 +67,7 @@ def test_matches_equal_brute_force(seed: int, distance: int) -> None:
 def test_matches_in_small_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = some_hashes(1, 30, 3, 4), some_hashes(1, 20, 3, 4)
     whole = find_matches(left, right, 8)
-    monkeypatch.setattr(near_duplicates, "_BLOCK", 7)
+    monkeypatch.setattr(hamming, "_BLOCK", 7)
     parts = find_matches(left, right, 8)
     assert set(zip(*map(list, whole), strict=True)) == set(zip(*map(list, parts), strict=True))
 
