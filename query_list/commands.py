@@ -36,9 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     if command is None:
         print(__doc__)
         return 0 if words and words[0] in ("-h", "--help", "help") else 2
-    if "--help" in words or "-h" in words:
-        return _help(words[0])
     try:
+        if "--help" in words or "-h" in words:
+            return _help(words[0])
         return command(words[1:])
     except (ConfigError, PipelineError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,7 +56,7 @@ def _help(command: str) -> int:
         from query_list.build import BuildConfig
 
         print("Options of build, in CONFIG.yaml or on the command line:\n")
-        print(describe(BuildConfig))
+        print(describe(BuildConfig), flush=True)
     return 0
 
 

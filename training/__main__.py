@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     if wants_help:
         from training.train import TrainConfig
 
-        print(f"{_USAGE}\noptions:\n{describe(TrainConfig)}")
+        with contextlib.suppress(BrokenPipeError):  # whoever read it has seen enough
+            print(f"{_USAGE}\noptions:\n{describe(TrainConfig)}", flush=True)
         return 0 if words else 2
     command, *rest = words
     try:
