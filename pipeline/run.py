@@ -20,6 +20,7 @@ from typing import Any
 
 from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.engine import Done, finished, open_engine
+from pipeline.errors import OutputError
 from pipeline.extend import begin, end, extended, plan_changes
 from pipeline.ledger import Line, totals
 from pipeline.progress import Progress
@@ -68,6 +69,8 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     steps: dict[str, Any] = {}
     records: list[Done] = []
     ran = 0
+    if (Path(config.output) / "shards" / "subset.json").exists():
+        raise OutputError(f"{config.output}: is a subset of another data set; choose another --output")
     with open_output(Path(config.output)) as output:
         if extend:
             config = _begin_extension(config)

@@ -87,6 +87,14 @@ def test_output_that_is_not_ours_locked_or_unwritable(
     assert "no such directory" in _fails(capsys, "sql", str(config), "funnel", "--output", str(tmp_path / "none"))
 
 
+def test_subset_is_not_run_over(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["subset", str(finished), "--where", "true", "--out", str(tmp_path / "part")]) == 0
+    capsys.readouterr()
+    assert "is a subset" in _fails(capsys, "run", str(config), "--output", str(tmp_path / "part"))
+
+
 def test_port_in_use(config: Path, sample_web: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(sample_web):
         assert "port" in _fails(capsys, "run", str(config))
