@@ -201,7 +201,7 @@ def _merge_tasks(
         tasks.append(
             Task(
                 partition=partition,
-                work=merge_bucket,
+                work=_merge_bucket,
                 arguments={"bucket": bucket, "sources": sources, "floors": floors},
                 outputs=tuple(f"{partition}.{kind}" for kind in floors),
                 key=_key(bucket, floors, digests),
@@ -232,7 +232,7 @@ def _list_task(
     contents = [[hashes[path] for path in paths] for paths in files.values()]
     digests = [dict(record.outputs) for record in (*counted, *merged)]
     key = _key(sections, contents, arguments["num_words"], digests)
-    return Task(partition="list", work=select, arguments=arguments, outputs=("queries.parquet",), key=key)
+    return Task(partition="list", work=_select, arguments=arguments, outputs=("queries.parquet",), key=key)
 
 
 def _key(*parts: Any) -> str:
@@ -247,7 +247,7 @@ def _without(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:
 # --- the work -----------------------------------------------------------------------------------
 
 
-def merge_bucket(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+def _merge_bucket(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     """Engine task: the totals of one bucket's words, bigrams and views, without those under their floor."""
     rows = 0
     for name, path in outputs.items():
@@ -258,7 +258,7 @@ def merge_bucket(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> d
     return {"rows": rows}
 
 
-def select(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+def _select(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     """Engine task: take from each source in turn what no earlier one gave, up to its budget."""
     chosen: dict[str, tuple[str, int, Candidate]] = {}
 

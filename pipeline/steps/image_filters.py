@@ -62,7 +62,7 @@ def _check(file: str, score: ScoreFilter) -> None:
         raise InputError(f"{file}: the column {score.column!r} holds {kind}, not numbers; choose another")
 
 
-def keys_of(uids: pa.Array | pa.ChunkedArray) -> Keys:
+def _keys_of(uids: pa.Array | pa.ChunkedArray) -> Keys:
     """uint64[N, 2] from binary(16), binary or hex text. Raises ValueError for anything else, nulls included."""
     plain = uids.to_pylist()
     data = b"".join(bytes.fromhex(uid) if isinstance(uid, str) else bytes(uid or b"") for uid in plain)
@@ -80,7 +80,7 @@ def _sort(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
         with pq.ParquetFile(name) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=["uid", arguments["column"]]):
                 try:
-                    ids = keys_of(batch.column("uid"))
+                    ids = _keys_of(batch.column("uid"))
                 except (ValueError, TypeError) as error:
                     raise InputError(f"{name}: {error}; correct the column uid") from error
                 mine = ((ids[:, 0] >> np.uint64(32)) * np.uint64(parts)) >> np.uint64(32) == part
@@ -126,7 +126,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     def decide(batch: pa.RecordBatch) -> Any:
         found: dict[int, npt.NDArray[np.float64]] = {}
         if config.scores and batch.num_rows:
-            wanted = keys_of(batch.column("uid"))
+            wanted = _keys_of(batch.column("uid"))
             found = {i: _look_up(wanted, files) for i, files in enumerate(arguments["vectors"])}
         return filter_facts(batch, config, found or {i: np.empty(0) for i in range(len(config.scores))})
 

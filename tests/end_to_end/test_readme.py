@@ -80,7 +80,8 @@ def test_every_command_of_the_readme_works(checkout: Path) -> None:
 
 def test_sql_for_a_shell_of_your_own_works(finished: Path) -> None:
     (query,) = _blocks("sql")
-    assert duckdb.execute(query.replace("data/sample", str(finished))).description
+    with duckdb.connect() as database:
+        assert len(database.execute(query.replace("data/sample", str(finished))).fetchall()) <= 5
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -76,7 +76,7 @@ def test_http2_is_used_where_it_is_offered_and_shares_a_connection() -> None:
     accepting = threading.Thread(target=serve)
     accepting.start()
     try:
-        config = replace(CONFIG, ca_file=str(CERTIFICATES / "loopback.pem"), per_host_concurrency=8)
+        config = replace(CONFIG, ca_file=str(CERTIFICATES / "loopback.pem"), per_host_concurrency=8, timeout_s=60.0)
         got = fetch_all([f"https://a.localhost:{port}/{i}" for i in range(40)], config)
     finally:
         listener.shutdown(socket.SHUT_RDWR)
@@ -84,5 +84,5 @@ def test_http2_is_used_where_it_is_offered_and_shares_a_connection() -> None:
         accepting.join(10)
         for thread in threads:
             thread.join(10)
-    assert {fetched.body for fetched in got} == {b"two"}
+    assert [fetched for fetched in got if fetched.body != b"two"] == []
     assert protocols == ["h2"]
