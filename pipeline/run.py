@@ -69,7 +69,7 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     steps: dict[str, Any] = {}
     records: list[Done] = []
     ran = 0
-    if (Path(config.output) / "shards" / "subset.json").exists():
+    if (Path(config.output) / "subset.json").exists():
         raise OutputError(f"{config.output}: is a subset of another data set; choose another --output")
     with open_output(Path(config.output)) as output:
         if extend:

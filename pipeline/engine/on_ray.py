@@ -36,10 +36,11 @@ _ANY_ENVIRONMENT = {
 _TASKS_PER_CPU = 2  # in flight: one runs, one waits; more would only hold memory
 
 
-def run_task_in(working_directory: str, directory: str, task: Task) -> Done:
+def run_task_in(working_directory: str, driver: tuple[str, int], directory: str, task: Task) -> Done:
     """`run_task` where the driver runs, so that relative paths mean the same on every node.
 
-    Raises EngineError where a node does not see the driver's file system.
+    A worker outlives a killed driver by a moment, in which what the driver served (the sample web) is already gone:
+    it must not commit what it saw then. Raises EngineError there, and where a node does not see the driver's files.
     """
     try:
         os.chdir(working_directory)
@@ -48,7 +49,21 @@ def run_task_in(working_directory: str, directory: str, task: Task) -> Done:
             f"node {os.uname().nodename} has no directory {working_directory}: all nodes of the cluster must share "
             "the file system that the run is started on"
         ) from error
-    return run_task(directory, task)
+    return run_task(directory, task, check=lambda: _check_driver(*driver))
+
+
+def _check_driver(node: str, process: int) -> None:
+    """Raise EngineError if the driver ran on this node and is dead (or a zombie that nobody has reaped yet)."""
+    if node != os.uname().nodename:
+        return
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            raise EngineError(f"the run (process {process}) is gone; its task is not committed") from None
+        return  # no /proc on this system: Ray's own clean-up has to do
+    if state in "ZX":
+        raise EngineError(f"the run (process {process}) is gone; its task is not committed")
 
 
 class RayEngine(Engine):
@@ -69,12 +84,13 @@ class RayEngine(Engine):
             scheduling_strategy="SPREAD",
         )
         window = max(2, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
+        driver = (os.uname().nodename, os.getpid())
         waiting = iter(tasks)
         live: dict[Any, Task] = {}
         try:
             while True:
                 while len(live) < window and (task := next(waiting, None)) is not None:
-                    live[remote.remote(os.getcwd(), str(directory), task)] = task
+                    live[remote.remote(os.getcwd(), driver, str(directory), task)] = task
                 if not live:
                     return
                 ready, _ = ray.wait(list(live), num_returns=1)

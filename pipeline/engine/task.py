@@ -73,10 +73,11 @@ def finished(directory: Path, task: Task) -> Done | None:
     return Done(partition=task.partition, key=task.key, outputs=outputs, info=info)
 
 
-def run_task(directory: str, task: Task) -> Done:
+def run_task(directory: str, task: Task, *, check: Callable[[], None] | None = None) -> Done:
     """Do the work under temporary names, then commit. Runs in any process.
 
-    Raises OutputError when the disk is full; whatever `work` raises otherwise. Nothing keeps a final
+    `check` runs between work and commit, and raises where the result must not count. Raises OutputError when the
+    disk is full; whatever `work` or `check` raises otherwise. Nothing keeps a final
     name unless it is whole, and nothing counts unless the record is there.
     """
     root = Path(directory)
@@ -87,6 +88,8 @@ def run_task(directory: str, task: Task) -> Done:
         for path in outputs.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         info = task.work(task.arguments, outputs)
+        if check is not None:
+            check()
         entries = {name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for name, path in outputs.items()}
         # An older record must not vouch for the new bytes, nor the new record for old ones.
         _record_path(root, task.partition).unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from tests.end_to_end.conftest import free_port, published_hashes
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A head node and a second node on loopback, started in another directory than the run."""
+    """A cluster of one node on loopback, started in another directory than the run."""
     ray = str(Path(sys.executable).parent / "ray")
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     environment.pop("RAY_AUTH_MODE", None)
@@ -28,7 +28,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"127.0.0.1:{free_port()}"
     common = ["--num-cpus", "1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
     head = [ray, "start", "--head", "--port", address.rpartition(":")[2], "--include-dashboard", "false", *common]
-    nodes = [[*head, "--block"], [ray, "start", "--address", address, *common, "--block"]]
+    nodes = [[*head, "--block"]]
     running = []
     for node in nodes:
         running.append(
@@ -41,7 +41,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 stderr=subprocess.DEVNULL,
             )
         )
-        time.sleep(5)  # a second node cannot join before the head listens
+        time.sleep(5)  # until the head listens
     yield address
     for process in reversed(running):  # never `ray stop`: it would end every Ray of this machine
         os.killpg(process.pid, signal.SIGTERM)
