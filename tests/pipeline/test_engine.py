@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.engine import EngineConfig, Task, open_engine
+from pipeline.engine.on_ray import run_task_in
 from pipeline.errors import EngineError, LockedError, OutputError
 from pipeline.storage import open_output, read_json, sweep, write_json
 
@@ -90,6 +92,15 @@ def test_damaged_record_counts_as_not_done(tmp_path: Path) -> None:
         (step / "done" / "a.json").write_text('{"key": "k", "outp')
         engine.run_step(step, [_task("a", log)])
     assert log.read_text().count("ran") == 2
+
+
+def test_result_of_a_worker_whose_driver_is_gone_is_not_committed(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    driver = (os.uname().nodename, gone.pid)
+    with pytest.raises(EngineError, match="is gone"):
+        run_task_in(os.getcwd(), driver, str(tmp_path / "step"), _task("a", tmp_path / "log"))
+    assert not [p for p in (tmp_path / "step").rglob("*") if p.is_file()]
 
 
 def test_ray_and_inline_write_the_same_files(tmp_path: Path, ray_engine: Any) -> None:
