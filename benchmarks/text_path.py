@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.published_like import make_captions, make_queries
-from configs.load import to_mapping
+from pipeline.engine import Done
 from pipeline.identity import canonical_url, uid_of, url_id_of
 from pipeline.ledger import LedgerConfig
 from pipeline.queries import query_list_of
@@ -102,18 +102,19 @@ def write_candidates(texts: list[str], path: Path) -> None:
 
 def ours(candidates: Path, tables: Path, rule: MatchConfig, scratch: Path) -> int:
     """Matched rows. The task of the step, called as a worker calls it."""
-    arguments = {
-        "candidates": str(candidates),
-        "matcher": str(tables),
-        "texts": to_mapping(TextsConfig()),
-        "clean": to_mapping(CleanConfig()),
-        "language": to_mapping(LanguageConfig()),
-        "match": to_mapping(rule),
-        "ledger": to_mapping(LedgerConfig()),
-    }
-    outputs = {"matched": scratch / "matched.parquet", "rejections": scratch / "rejections.parquet"}
-    texts_step._work(arguments, outputs)
-    return int(pq.read_metadata(outputs["matched"]).num_rows)
+    extracted = Done(partition="part", key="", outputs={candidates.name: ""}, info={})
+    (task,) = texts_step.plan(
+        [(extracted, candidates.parent)],
+        Done(partition="queries", key="", outputs={}, info={}),
+        tables,
+        texts=TextsConfig(),
+        clean_config=CleanConfig(),
+        language=LanguageConfig(),
+        match_config=rule,
+        ledger=LedgerConfig(),
+    ).tasks
+    info = task.work(task.arguments, {name: scratch / name for name in task.outputs})
+    return int(info["kept"])
 
 
 def peer(candidates: Path, automaton: Any, scratch: Path) -> int:
@@ -199,8 +200,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        write_candidates(texts, scratch / "candidates.parquet")
-        write_candidates(texts[::PEER_SHARE], scratch / "some.parquet")
+        write_candidates(texts, scratch / "all.candidates.parquet")
+        write_candidates(texts[::PEER_SHARE], scratch / "some.candidates.parquet")
         automaton = ahocorasick.Automaton()
         for query_id, query in enumerate(queries):
             automaton.add_word(f" {query} ", query_id)
@@ -208,15 +209,19 @@ def main() -> None:
         rules = {"openwit, published rule": MatchConfig(rule="metaclip"), "openwit, default rule": MatchConfig()}
         for name, rule in rules.items():
             Matcher.build(query_list_of(queries), rule).save(scratch / name)
-            ours(scratch / "some.parquet", scratch / name, rule, scratch)  # compiles, and warms the page cache
+            ours(
+                scratch / "some.candidates.parquet", scratch / name, rule, scratch
+            )  # compiles, and warms the page cache
         seconds: dict[str, list[float]] = {name: [] for name in ("peer's stack", *rules)}
         matched: dict[str, int] = {}
         for _ in range(options.repeats):
-            cost, matched["peer's stack"] = timed(functools.partial(peer, scratch / "some.parquet", automaton, scratch))
+            cost, matched["peer's stack"] = timed(
+                functools.partial(peer, scratch / "some.candidates.parquet", automaton, scratch)
+            )
             seconds["peer's stack"].append(cost)
             for name, rule in rules.items():
                 cost, matched[name] = timed(
-                    functools.partial(ours, scratch / "candidates.parquet", scratch / name, rule, scratch)
+                    functools.partial(ours, scratch / "all.candidates.parquet", scratch / name, rule, scratch)
                 )
                 seconds[name].append(cost)
         counts = {name: len(texts) for name in rules} | {"peer's stack": len(texts[::PEER_SHARE])}
@@ -231,7 +236,7 @@ def main() -> None:
             )
         name, rule = "openwit, default rule", MatchConfig()
         watch = min(
-            (stage_by_stage(scratch / "candidates.parquet", scratch / name, rule) for _ in range(options.repeats)),
+            (stage_by_stage(scratch / "all.candidates.parquet", scratch / name, rule) for _ in range(options.repeats)),
             key=lambda watch: sum(watch.seconds.values()),
         )
     # Every link with text is read, cleaned and identified; what is English is matched and written.

@@ -13,6 +13,7 @@ from pipeline.schema import REJECTIONS
 __all__ = ["Outcome", "empty_rejections", "reject", "rejections_from_rows"]
 
 _MAX_DETAIL_CHARS = 200
+_WHERE_FOUND = ["source", "record", "link", "uid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +52,20 @@ def reject(
     `batch` needs the columns source, record, link and uid. `details` (string[N]) are cut to 200
     characters.
     """
-    keep = pc.is_null(reasons)
-    drop = pc.invert(keep)
-    rejected = batch.filter(drop)
+    if reasons.null_count == len(reasons):
+        return Outcome(kept=batch, rejected=empty_rejections(), num_in=batch.num_rows)
+    drop = pc.is_valid(reasons)
+    rejected = batch.select(_WHERE_FOUND).filter(drop)
     if details is None:
         shown = pa.nulls(rejected.num_rows, pa.string())
     else:
         shown = pc.utf8_slice_codeunits(details.filter(drop), 0, _MAX_DETAIL_CHARS)
-    columns = [rejected.column(name) for name in ("source", "record", "link", "uid")]
-    columns.append(pa.array([stage] * rejected.num_rows, pa.string()))
+    columns = rejected.columns
+    columns.append(pa.repeat(pa.scalar(stage), rejected.num_rows))
     columns.append(pc.cast(reasons.filter(drop), pa.string()))
     columns.append(shown)
     return Outcome(
-        kept=batch.filter(keep),
+        kept=batch.filter(pc.invert(drop)),
         rejected=pa.RecordBatch.from_arrays(columns, schema=REJECTIONS),
         num_in=batch.num_rows,
     )

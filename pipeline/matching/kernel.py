@@ -63,13 +63,14 @@ UTF-8 bytes in whole words. Places count 64-bit words. Records as written are be
 SLOT_WORDS = 4
 """A slot, half a cache line: the state, zero where the slot is free; then, from the low bits up,
 direct query + 1 (32 bits), link to the first record (27), its length if it stands here (4), longer follow (1);
-its letters 1-8; its letters 9-12 (32 bits), whether it is as written (1), its query (31).
+its letters 1-8; its letters 9-12 (32 bits), whether it is as written (1), whether others follow it (1), its
+query (30).
 A link is twice (place + 1), plus 1 if that record's case counts; 0 for none."""
 
 MAX_RECORD_WORDS = 1 << 26
 """All records together: what a link can reach."""
 _MAX_INLINE = 12
-_AS_WRITTEN, _QUERY = np.uint64(1 << 32), np.uint64(33)
+_AS_WRITTEN, _CHAINED, _QUERY = np.uint64(1 << 32), np.uint64(1 << 33), np.uint64(34)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _FIRST, _LINK_MASK = np.uint64(32), np.uint64(2 * MAX_RECORD_WORDS - 1)
 _INLINE, _INLINE_MASK = np.uint64(59), np.uint64(15)
@@ -403,6 +404,17 @@ def _is_inline(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, slots
 
 
 @_inline
+def _is_spelt(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, records: Words, place: Any) -> bool:
+    """Whether data[start:start+length] is, byte by byte, the letters of a record; "no" is not final, see above."""
+    length_word = records[place + 1]
+    if length_word & _LOW32 != np.uint64(length):
+        return False
+    if length_word >> _S32 != _ZERO:
+        fold_bits = _ZERO
+    return _equal(data, start, length, fold_bits, records, 8 * (place + HEADER_WORDS))
+
+
+@_inline
 def _sort_unique(out: Ints, begin: Any, end: Any, room: Ints) -> Any:
     """Sort out[begin:end] and drop repetitions; returns the new end. Reads up to 15 entries behind `end`."""
     size = end - begin
@@ -491,7 +503,8 @@ def fill(
             if bijective and not as_written and entry & _LOW32 == _ZERO:
                 slots[at + 1] = entry | np.uint64(q + 1)
                 continue
-            records[place] |= ((entry >> _FIRST) & _LINK_MASK) << _S32
+            next_link = (entry >> _FIRST) & _LINK_MASK
+            records[place] |= next_link << _S32
             link = np.uint64(2 * place + 2) | np.uint64(as_written)
             entry = (entry & _KEPT) | (link << _FIRST)
             length = records[place + 1] & _LOW32
@@ -501,7 +514,8 @@ def fill(
                 entry |= length << _INLINE
                 slots[at + 2] = records[place + HEADER_WORDS]
                 rest = records[place + HEADER_WORDS + 1] if length > _EIGHT else _ZERO
-                slots[at + 3] = rest | (np.uint64(2 * q + as_written) << _S32)
+                chained = _CHAINED if next_link != _ZERO else _ZERO
+                slots[at + 3] = rest | (np.uint64(as_written) << _S32) | chained | (np.uint64(q) << _QUERY)
             slots[at + 1] = entry
     return used
 
@@ -561,6 +575,9 @@ def run(
                 hit_paths[num_hits] = 2 * s + capital
                 link = np.int64((entry >> _FIRST) & _LINK_MASK)
                 num_hits += (link != 0) & (capital | ~link) & 1
+                # Ask for the record, unless the slot holds all there is to know (then for what is there already).
+                elsewhere = (entry >> _INLINE) & _INLINE_MASK == _ZERO
+                prefetch(records, 8 * ((link >> 1) - 1) if elsewhere else 0)
                 state = _next_state(state, hashes[j + 1], hash_mask)
                 bit = (bloom[np.int64(state >> _BLOOM_SHIFT)] >> ((state >> _BIT_SHIFT) & _BITS6)) & _ONE
                 states[next_paths] = state
@@ -578,13 +595,20 @@ def run(
                         return t
                     out[written] = np.int64(slots[at + 3] >> _QUERY)
                     written += 1
-                    link = np.int64(records[(link >> 1) - 1] >> _S32)
+                    chained = slots[at + 3] & _CHAINED != _ZERO
+                    link = np.int64(records[(link >> 1) - 1] >> _S32) if chained else np.int64(0)
                 # Without a capital in the text no record as written matches.
                 while link != 0 and (capital | ~link) & 1:
                     place = (link >> 1) - 1
-                    if _same_letters(
-                        data, s, s + depth, starts, ends, marks, fold_bits, classes, folds, scratch, records, place
-                    ):
+                    # Among words a single space is one boundary; for the published rule's marks see `fill`.
+                    found = rule == RULE_WORDS and _is_spelt(
+                        data, starts[s], ends[s + depth] - starts[s], fold_bits, records, place
+                    )
+                    if not found and (depth > 0 or rule != RULE_WORDS or marks[s] & _FOREIGN):
+                        found = _same_letters(
+                            data, s, s + depth, starts, ends, marks, fold_bits, classes, folds, scratch, records, place
+                        )
+                    if found:
                         if written + 16 >= len(out):
                             return t
                         out[written] = np.int64(records[place] & _LOW32)

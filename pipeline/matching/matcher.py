@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MATCH_VERSION", "MatchConfig", "Matcher", "can_match", "normal_form"]
 
-MATCH_VERSION = 2
+MATCH_VERSION = 3
 """Grows with every change of a rule or of the tables' layout."""
 _ALL_BITS = 0xFFFFFFFFFFFFFFFF
 _WRAPPED = ",.;:?!`"

@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["classify", "load8", "lowest_bit", "prefetch", "rank16", "separate"]
+__all__ = ["add16", "classify", "load8", "lowest_bit", "prefetch", "rank16", "separate", "white"]
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 _BLOCK = ir.VectorType(_BYTE, 64)
@@ -98,6 +98,41 @@ def separate(_typing: Any, array: Any, index: Any) -> _Implementation:
         )
 
     return _TWO_WORDS(array, types.int64), implement
+
+
+@_in_kernel
+def white(_typing: Any, array: Any, index: Any) -> _Implementation:
+    """uint64: which of the 64 bytes from `index` are ASCII white space or zero."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        block = _load_block(context, builder, signature, arguments)
+        control = builder.icmp_unsigned("<", builder.sub(block, _splat(9)), _splat(5))
+        return builder.bitcast(builder.or_(control, _equals(builder, block, " \0")), _WORD)
+
+    return types.uint64(array, types.int64), implement
+
+
+@_in_kernel
+def add16(_typing: Any, total: Any, total_row: Any, rows: Any, row: Any) -> _Implementation:
+    """Add row `row` of float32[M, 16] to row `total_row` of float32[N, 16], both C-contiguous."""
+
+    def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        lanes = ir.VectorType(ir.FloatType(), 16)
+
+        def place(i: int) -> Any:
+            byte = builder.shl(arguments[i + 1], ir.Constant(_WORD, 6))
+            return _address(context, builder, signature.args[i], arguments[i], byte, lanes)
+
+        values = []
+        for pointer in (place(0), place(2)):
+            value = builder.load(pointer)
+            value.align = 4
+            values.append(value)
+        stored = builder.store(builder.fadd(*values), place(0))
+        stored.align = 4
+        return context.get_dummy_value()
+
+    return types.void(total, types.int64, rows, types.int64), implement
 
 
 @_in_kernel

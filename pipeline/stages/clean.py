@@ -16,6 +16,7 @@ import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -68,7 +69,26 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
     from pipeline.stages import clean_scan  # numba takes half a second to import
 
     texts = batch.column("alt_text")
-    verdicts = clean_scan.scan(
+    verdicts = _scan(texts, config)
+    unsure = np.flatnonzero(verdicts == clean_scan.UNSURE)
+    normalised = pa.array([normalise(text) for text in texts.take(pa.array(unsure)).to_pylist()], pa.string())
+    verdicts[unsure] = _scan(normalised, config)  # most only had white space to lose
+    still = verdicts[unsure] == clean_scan.UNSURE
+    judged = [reason_against(text, config) for text in normalised.filter(pa.array(still)).to_pylist()]
+    places = np.where(verdicts == clean_scan.TOO_SHORT, 0, 1)
+    by_length = pa.array(["too_short", "too_long"]).take(pa.array(places, mask=verdicts <= clean_scan.PLAIN))
+    captions = pc.replace_with_mask(texts, _mask_of(unsure, len(texts)), normalised)
+    reasons = pc.replace_with_mask(by_length, _mask_of(unsure[still], len(texts)), pa.array(judged, pa.string()))
+    cleaned = pa.RecordBatch.from_arrays(
+        [*batch.columns, captions], schema=pa.schema([*batch.schema, CLEANED.field("caption")])
+    )
+    return reject(cleaned, stage="clean", reasons=reasons, details=captions)
+
+
+def _scan(texts: pa.StringArray, config: CleanConfig) -> npt.NDArray[np.uint8]:
+    from pipeline.stages import clean_scan
+
+    return clean_scan.scan(
         texts,
         min_chars=config.min_chars,
         max_chars=config.max_chars,
@@ -81,21 +101,12 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
         placeholders=_PLACEHOLDERS,
         date_words=_DATE_WORDS,
     )
-    mask = pa.array(verdicts == clean_scan.UNSURE)
-    captions = [normalise(text) for text in texts.filter(mask).to_pylist()]
-    judged = pa.array([reason_against(caption, config) for caption in captions], pa.string())
-    places = np.where(verdicts == clean_scan.TOO_SHORT, 0, 1)
-    by_length = pa.array(["too_short", "too_long"]).take(pa.array(places, mask=verdicts <= clean_scan.PLAIN))
-    cleaned = pa.RecordBatch.from_arrays(
-        [*batch.columns, pc.replace_with_mask(texts, mask, pa.array(captions, pa.string()))],
-        schema=pa.schema([*batch.schema, CLEANED.field("caption")]),
-    )
-    return reject(
-        cleaned,
-        stage="clean",
-        reasons=pc.replace_with_mask(by_length, mask, judged),
-        details=cleaned.column("caption"),
-    )
+
+
+def _mask_of(rows: npt.NDArray[np.intp], size: int) -> pa.BooleanArray:
+    mask = np.zeros(size, np.bool_)
+    mask[rows] = True
+    return pa.array(mask)
 
 
 # --- the definition, one text at a time -------------------------------------------------------

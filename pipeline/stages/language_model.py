@@ -3,12 +3,14 @@
     text bytes --words, character n-grams--> rows of the input matrix --mean--> hidden[16]
     hidden --Huffman tree of binary classifiers--> likeliest label, P(first target)
 
+This module reads the file and lays out its tables; `language_kernel` runs them.
+
 The model is that of Joulin et al., "Bag of Tricks for Efficient Text Classification" (2016) and
 "FastText.zip" (2016); file layout and the order of operations are those of fastText 0.9.2
 (`dictionary.cc`, `loss.cc`, `quantmatrix.cc`). The tests hold the kernel to the compiled library.
 
-No operation is reordered for speed (no fast-math), so that a text has the same probability on every
-machine with the same maths library.
+The order of all additions is fixed (no fast-math), so that a text has the same probability on every
+machine with the same maths library, whatever other texts are in its batch.
 """
 
 from __future__ import annotations
@@ -16,27 +18,24 @@ from __future__ import annotations
 import functools
 import importlib.util
 import struct
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.stages.language_kernel import BUCKETS, DIM, MAX_N, MIN_N, Cache, new_cache, predict
 
 __all__ = ["LanguageModel", "load_model", "model_path"]
 
 _MAGIC = 793_712_314
-_DIM = 16
-_BUCKETS = 2_000_000
-_MIN_N, _MAX_N = 2, 4
 _HIERARCHICAL_SOFTMAX = 1
 _LABEL = b"__label__"
 _END_OF_LINE = b"</s>"
-# The kernel has these numbers compiled in; `load_model` refuses a file with others.
 
 
 def model_path() -> Path:
@@ -77,6 +76,8 @@ class LanguageModel:
     nodes' weights float32[L - 1, 16]."""
     end_of_line: int
     """Row of the token that ends every text."""
+    _own: threading.local = field(default_factory=threading.local)
+    """Each thread's cache of words; it changes how fast the answers come, never what they are."""
 
     def predict(
         self, texts: pa.Array, first_target: str
@@ -95,7 +96,7 @@ class LanguageModel:
         p_first = np.empty(n, np.float32)
         _, offsets, data = texts.buffers()
         if n:
-            _predict(
+            predict(
                 np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8),
                 np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + n + 1],
                 self.vocabulary,
@@ -104,9 +105,15 @@ class LanguageModel:
                 self.tree,
                 self.end_of_line,
                 self.labels.index(first_target),
+                self._cache(),
                 (label, p_label, p_first),
             )
         return label, p_label, p_first
+
+    def _cache(self) -> Cache:
+        if not hasattr(self._own, "cache"):
+            self._own.cache = new_cache()
+        return cast(Cache, self._own.cache)
 
 
 # --- the file ---------------------------------------------------------------------------------
@@ -141,7 +148,7 @@ def _read_model(data: bytes) -> LanguageModel:
     reader = _Reader(data)
     magic, _version = reader.take("ii")
     dim, _, _, _, _, word_ngrams, loss, _, buckets, min_n, max_n, _, _ = reader.take("12id")
-    expected = (_MAGIC, _DIM, 1, _HIERARCHICAL_SOFTMAX, _BUCKETS, _MIN_N, _MAX_N)
+    expected = (_MAGIC, DIM, 1, _HIERARCHICAL_SOFTMAX, BUCKETS, MIN_N, MAX_N)
     if (magic, dim, word_ngrams, loss, buckets, min_n, max_n) != expected:
         raise ValueError("another kind of model")
     size, num_words, num_labels, _, num_kept = reader.take("iiiqq")
@@ -154,9 +161,9 @@ def _read_model(data: bytes) -> LanguageModel:
     output_rows = _read_quantised(reader) if quantised and output_quantised else _read_dense(reader)
     if not reader.at_end() or len(output_rows) < num_labels - 1:
         raise ValueError("lengths do not agree")
-    row_of_bucket = np.zeros(_BUCKETS, np.int32)
+    row_of_bucket = np.zeros(BUCKETS, np.int32)
     row_of_bucket[kept[:, 0]] = num_words + kept[:, 1]
-    is_kept = np.zeros(_BUCKETS, np.bool_)
+    is_kept = np.zeros(BUCKETS, np.bool_)
     is_kept[kept[:, 0]] = True
     return LanguageModel(
         labels=tuple(word.removeprefix(_LABEL).decode() for word, _, _ in entries[num_words:]),
@@ -245,190 +252,3 @@ def _huffman_tree(counts: list[int]) -> tuple[npt.NDArray[Any], ...]:
         parent[children] = node
         is_right[children[1]] = True
     return left, right, parent, is_right
-
-
-# --- the kernel -------------------------------------------------------------------------------
-
-
-@numba.njit(inline="always")
-def _step(value, byte):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    extended = numba.uint32(byte)
-    if byte >= 128:
-        extended |= numba.uint32(0xFFFFFF00)
-    return numba.uint32((value ^ extended) * numba.uint32(16_777_619))
-
-
-@numba.njit(inline="always")
-def _is_space(byte):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    return byte == 32 or (9 <= byte <= 13) or byte == 0
-
-
-@numba.njit(inline="always")
-def _add_row(hidden, rows, row):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    for d in range(_DIM):
-        hidden[d] += rows[row, d]
-
-
-@numba.njit(inline="always")
-def _p_right(hidden, weights, node):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """Probability that the label lies to the right of inner node number `node`."""
-    a = b = c = e = numba.float32(0)
-    for d in range(0, _DIM, 4):
-        a += hidden[d] * weights[node, d]
-        b += hidden[d + 1] * weights[node, d + 1]
-        c += hidden[d + 2] * weights[node, d + 2]
-        e += hidden[d + 3] * weights[node, d + 3]
-    return numba.float32(1.0 / (1.0 + np.exp(-numba.float32((a + b) + (c + e)))))
-
-
-@numba.njit(inline="always")
-def _log(p):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """fastText's std_log: 1e-5 keeps it finite."""
-    return numba.float32(np.log(numba.float64(p) + 1e-5))
-
-
-@numba.njit(cache=True, nogil=True)
-def _predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data,
-    offsets,
-    vocabulary,
-    ngrams,
-    input_rows,
-    tree,
-    end_of_line,
-    first_target,
-    results,
-):
-    word_hash, word_id, word_bytes, word_offsets = vocabulary
-    is_kept, row_of_bucket = ngrams
-    left, right, parent, is_right, weights = tree
-    label, p_label, p_first = results
-    num_labels = (left.shape[0] + 1) // 2
-    root = left.shape[0] - 1
-    mask = word_hash.shape[0] - 1
-    hidden = np.empty(_DIM, np.float32)
-    bracketed = np.empty(4096, np.uint8)
-    node_stack = np.empty(left.shape[0], np.int32)
-    score_stack = np.empty(left.shape[0], np.float32)
-    for t in range(offsets.shape[0] - 1):
-        hidden[:] = 0
-        num_rows = 0
-        at, end = offsets[t], offsets[t + 1]
-        ended = False
-        while at < end and not ended:
-            if _is_space(data[at]):
-                at += 1
-                continue
-            start = at
-            value = numba.uint32(2_166_136_261)
-            while at < end and not _is_space(data[at]):
-                value = _step(value, data[at])
-                at += 1
-            length = at - start
-            if length >= 9 and _is_label(data, start):
-                continue
-            slot = numba.int64(value) & mask
-            while word_id[slot] >= 0:
-                if word_hash[slot] == value:
-                    row = word_id[slot]
-                    first = word_offsets[row]
-                    if word_offsets[row + 1] - first == length:
-                        same = True
-                        for i in range(length):
-                            if word_bytes[first + i] != data[start + i]:
-                                same = False
-                                break
-                        if same:
-                            _add_row(hidden, input_rows, row)
-                            num_rows += 1
-                            ended = row == end_of_line
-                            break
-                slot = (slot + 1) & mask
-            if ended:  # the token "</s>", written out, ends a line for fastText
-                break
-            if length + 2 > bracketed.shape[0]:
-                bracketed = np.empty(2 * length + 2, np.uint8)
-            bracketed[0] = 60  # <
-            for i in range(length):
-                bracketed[i + 1] = data[start + i]
-            bracketed[length + 1] = 62  # >
-            last = length + 2
-            for i in range(last):
-                if (bracketed[i] & 0xC0) == 0x80:
-                    continue
-                value = numba.uint32(2_166_136_261)
-                j = i
-                for n in range(1, _MAX_N + 1):
-                    if j >= last:
-                        break
-                    value = _step(value, bracketed[j])
-                    j += 1
-                    while j < last and (bracketed[j] & 0xC0) == 0x80:
-                        value = _step(value, bracketed[j])
-                        j += 1
-                    if n >= _MIN_N:
-                        bucket = value % numba.uint32(_BUCKETS)
-                        if (is_kept[bucket >> 3] >> (bucket & 7)) & 1:
-                            _add_row(hidden, input_rows, row_of_bucket[bucket])
-                            num_rows += 1
-        if not ended:
-            _add_row(hidden, input_rows, end_of_line)
-            num_rows += 1
-        scale = numba.float32(1.0 / num_rows)
-        for d in range(_DIM):
-            hidden[d] *= scale
-        # The first target: up from its leaf.
-        score = numba.float32(0)
-        node = first_target
-        while parent[node] >= 0:
-            p = _p_right(hidden, weights, parent[node] - num_labels)
-            score += _log(p if is_right[node] else numba.float32(1.0) - p)
-            node = parent[node]
-        p_first[t] = min(np.exp(score), numba.float32(1.0))
-        label[t] = first_target
-        p_label[t] = p_first[t]
-        if p_first[t] > 0.51:  # no other label can reach it, with room for the 1e-5 in _log
-            continue
-        # The likeliest label: down from the root, likelier side first, cutting what cannot win.
-        best = score
-        top = 0
-        node_stack[0] = root
-        score_stack[0] = 0
-        while top >= 0:
-            node = node_stack[top]
-            score = score_stack[top]
-            top -= 1
-            if score < best:
-                continue
-            if node < num_labels:
-                if score > best:
-                    best = score
-                    label[t] = node
-                continue
-            p = _p_right(hidden, weights, node - num_labels)
-            to_right = score + _log(p)
-            to_left = score + _log(numba.float32(1.0) - p)
-            if to_left > to_right:
-                node_stack[top + 1], score_stack[top + 1] = right[node], to_right
-                node_stack[top + 2], score_stack[top + 2] = left[node], to_left
-            else:
-                node_stack[top + 1], score_stack[top + 1] = left[node], to_left
-                node_stack[top + 2], score_stack[top + 2] = right[node], to_right
-            top += 2
-        p_label[t] = min(np.exp(best), numba.float32(1.0))
-
-
-@numba.njit
-def _is_label(data, start):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """Whether a word of nine bytes or more begins with __label__: fastText takes it for no word."""
-    return (
-        data[start] == 95
-        and data[start + 1] == 95
-        and data[start + 2] == 108
-        and data[start + 3] == 97
-        and data[start + 4] == 98
-        and data[start + 5] == 101
-        and data[start + 6] == 108
-        and data[start + 7] == 95
-        and data[start + 8] == 95
-    )

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import ConfigError, from_mapping, to_mapping
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
-from pipeline.schema import MATCHED
+from pipeline.schema import CANDIDATES, MATCHED
 from pipeline.stages.clean import CleanConfig, clean
 from pipeline.stages.language import LanguageConfig, identify
 from pipeline.stages.match import MatchConfig, Matcher, match
@@ -25,6 +26,8 @@ __all__ = ["VERSION", "TextsConfig", "plan"]
 
 VERSION = "texts-2"
 _ROW_GROUP_ROWS = 65_536
+_JUDGED = ["uid", "source", "record", "link", "alt_text"]
+_PLACE = pa.field("place", pa.int32(), nullable=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +98,10 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     with pq.ParquetFile(arguments["candidates"]) as file, parquet_writer(matched_path, MATCHED) as writer:
         for batch in file.iter_batches(arguments["batch_rows"]):
             rows += batch.num_rows
-            kept = ledger.add("clean", "link", clean(batch, clean_config))
+            kept = ledger.add("clean", "link", clean(_to_judge(batch), clean_config))
             kept = ledger.add("language", "link", identify(kept, language))
             kept = ledger.add("match", "link", match(kept, match_config, matcher))
+            kept = _with_all_columns(kept, batch)
             held.append(kept)
             held_rows += kept.num_rows
             matched += kept.num_rows
@@ -107,3 +111,15 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
         if held_rows:
             writer.write_table(pa.Table.from_batches(held, MATCHED))
     return {"rows": rows, "kept": matched, "lines": ledger.close()}
+
+
+def _to_judge(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The columns that the stages read, and each row's place, so that the others are copied once and not thrice."""
+    return batch.select(_JUDGED).append_column(_PLACE, pa.array(np.arange(batch.num_rows, dtype=np.int32)))
+
+
+def _with_all_columns(kept: pa.RecordBatch, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """MATCHED, from what the stages kept and the batch that it came from."""
+    others = batch.select([name for name in CANDIDATES.names if name not in _JUDGED]).take(kept[_PLACE.name])
+    columns = [kept[name] if name in kept.schema.names else others[name] for name in MATCHED.names]
+    return pa.RecordBatch.from_arrays(columns, schema=MATCHED)
