@@ -1,9 +1,10 @@
 """Dedup, count and balance of generated match rows through the real steps on Ray.
 
-    python benchmarks/select_scale.py --rows 1e7 --scratch DIR [--compare] [--engine ray|inline]
+    python -m benchmarks.select_scale --rows 1e7 --scratch DIR [--max-urls-per-caption 10] [--compare]
 
 Rows are like matched pairs: 500,000 queries in a Zipf-like order, about 3.5 matches a text, a sixth of the rows
-seen before, a fifth of the pictures with more than one text; strings are short. t is scaled like CLIP's 20,000
+seen before, a fifth of the pictures with more than one text, a hundredth of the texts with one of 1,000 captions;
+strings are short. t is scaled like CLIP's 20,000
 for 1.6e9 pairs. Printed for each step: rows a second, the largest resident memory of any worker, of the
 driver, and bytes that spilled to disk. `--compare` selects from the same rows with the published method
 (MetaCLIP: independent draws) in NumPy and with one DuckDB query.
@@ -84,7 +85,9 @@ def match_rows(first: int, count: int, total: int, table: np.ndarray) -> pa.Reco
     pairs = pairs[np.concatenate(([True], pairs[1:] != pairs[:-1]))]  # each once; np.unique is far slower here
     offsets = np.concatenate(([0], np.cumsum(np.bincount(pairs // QUERIES, minlength=count)))).astype(np.int32)
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array((pairs % QUERIES).astype(np.int32)))
-    words = pc.binary_join_element_wise(pa.scalar("c"), pa.array(text).cast(pa.string()), "")
+    stock = mix(text ^ np.uint64(0xB017)) % np.uint64(100) == 0  # one text in a hundred is a phrase of many sites
+    phrase = np.where(stock, mix(text) % np.uint64(1000), text + np.uint64(1000))
+    words = pc.binary_join_element_wise(pa.scalar("c"), pa.array(phrase).cast(pa.string()), "")
     columns = {
         "uid": ids(text, 0x1111),
         "url_id": ids(url, 0x7777),
@@ -183,13 +186,15 @@ def cpu_seconds() -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-def measure(root: Path, rows: int, partitions: int, memory_mb: int, engine: Engine, watch: Watch) -> dict[str, Any]:
+def measure(root: Path, rows: int, partitions: int, same: DedupConfig, engine: Engine, watch: Watch) -> dict[str, Any]:
     """Generate, then every step from dedup to the plan; returns what each cost."""
     t = max(1, round(20_000 * rows / 1.6e9))
     config, ledger = BalanceConfig(max_pairs_per_query=t), LedgerConfig(max_rows_per_task=1000)
     result: dict[str, Any] = {"rows": rows, "partitions": partitions, "t": t, "steps": {}}
 
     def run(step: Step) -> list[Done]:
+        if not step.tasks:
+            return []
         watch.reset()
         start, used = time.perf_counter(), cpu_seconds()
         done = engine.run_step(root / step.name, step.tasks)
@@ -223,9 +228,12 @@ def measure(root: Path, rows: int, partitions: int, memory_mb: int, engine: Engi
     queries = Done(partition="all", key="q", outputs={"all.query_hashes.npy": "h"}, info={}), root / "queries"
     inputs = [(done, root / "texts") for done in matched]
     blocks = run(exchange.plan(inputs, partitions=partitions, rows_per_task=1_000_000))
+    exchanged = [(done, root / "exchange") for done in blocks]
+    pairs = run(dedup.plan_pairs(exchanged, partitions=partitions, config=same, ledger=ledger))
+    captions = run(dedup.plan_captions(pairs, root / "pairs", same))
     step = dedup.plan(
-        [(done, root / "exchange") for done in blocks], partitions=partitions, num_queries=QUERIES,
-        config=DedupConfig(by="pair", memory_mb=memory_mb), ledger=ledger,
+        exchanged, partitions=partitions, num_queries=QUERIES, config=same, ledger=ledger,
+        pairs=(pairs, root / "pairs"), captions=(captions, root / "captions"),
     )  # fmt: skip
     unique, where = run(step), root / "dedup"
     counts = run(select.plan_count(unique, where))[0], root / "count"
@@ -291,12 +299,15 @@ def main() -> None:
     parser.add_argument("--rows", type=float, nargs="+", default=[1e6])
     parser.add_argument("--rows-per-partition", type=float, default=1.5e6)
     parser.add_argument("--scratch", type=Path, required=True, help="a directory on a disk with about 300 bytes a row")
+    parser.add_argument("--by", choices=("url", "pair"), default="url", help="what dedup keeps one of")
+    parser.add_argument("--max-urls-per-caption", type=int, help="more make a caption boilerplate; default: no limit")
     parser.add_argument("--memory-mb", type=int, default=1024, help="of a dedup task, before it spills")
     parser.add_argument("--engine", choices=("ray", "inline"), default="ray")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--to", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+    same = DedupConfig(by=options.by, max_urls_per_caption=options.max_urls_per_caption, memory_mb=options.memory_mb)
     results = []
     for rows in map(int, options.rows):
         root = options.scratch / f"rows-{rows}"
@@ -304,7 +315,7 @@ def main() -> None:
         watch = Watch(root)
         with open_engine(EngineConfig(kind=options.engine)) as engine:
             partitions = max(2, round(rows / options.rows_per_partition))
-            results.append(measure(root, rows, partitions, options.memory_mb, engine, watch))
+            results.append(measure(root, rows, partitions, same, engine, watch))
         watch.close()
         if options.compare:
             compare(root, results[-1]["t"])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from configs.load import from_mapping, load
 from pipeline.engine import EngineConfig
@@ -143,9 +144,13 @@ def test_a_remote_dump_gives_the_same_list(wiki: Path) -> None:
 
 
 def test_the_shipped_configs_load() -> None:
-    for name in ("sample", "wikipedia", "biomedical"):
-        config = load(BuildConfig, REPOSITORY / "configs" / "queries" / f"{name}.yaml")
+    built = set()
+    for path in sorted((REPOSITORY / "configs" / "queries").glob("*.yaml")):
+        config = load(BuildConfig, path)
         assert isinstance(config.engine, EngineConfig)
+        built.add(config.output)
+    for path in sorted((REPOSITORY / "configs" / "shards").glob("*.yaml")):
+        assert yaml.safe_load(path.read_text())["queries"] in built, path
     published = load(BuildConfig, REPOSITORY / "configs" / "queries" / "wikipedia.yaml")
     parts = (published.unigrams, published.bigrams, published.titles, published.wordnet)
     assert sum(part.budget for part in parts if part is not None) == 500_000
