@@ -23,9 +23,10 @@ from configs.load import from_mapping, to_mapping
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.schema import FETCHED, FINAL_COUNTS, QUERY_COUNTS
-from pipeline.stages.balance import BalanceConfig, Windows, balance, gather, solve
-from pipeline.steps.select import count_ids, load_thresholds, save_thresholds
+from pipeline.stages.balance import BalanceConfig, Windows, gather, solve
+from pipeline.steps.select import count_ids
 from pipeline.steps.step import Step, key_of, load_vector, save_vector
+from pipeline.steps.thresholds import Place, balance_arguments, open_balance, path_of, save_thresholds
 from pipeline.storage import write_parquet
 
 __all__ = ["VERSION", "plan_balance", "plan_counts", "plan_threshold"]
@@ -33,12 +34,6 @@ __all__ = ["VERSION", "plan_balance", "plan_counts", "plan_threshold"]
 VERSION = "final-1"
 _BATCH_ROWS = 65_536
 _EDGE_COLUMNS = ["uid", "selected_by", "status"]
-Place = tuple[Done, Path]
-"""A finished task and the directory of its outputs."""
-
-
-def _path(place: Place, kind: str) -> str:
-    return str(place[0].path(place[1], kind))
 
 
 def plan_threshold(
@@ -57,8 +52,8 @@ def plan_threshold(
         arguments={
             "fetched": [str(record.path(directory, "fetched")) for record in fetched],
             "limit": limit[0].info["t"],
-            "planned_hashes": _path(planned, "hashes.npy"),
-            "query_hashes": _path(queries, "query_hashes.npy"),
+            "planned_hashes": path_of(planned, "hashes.npy"),
+            "query_hashes": path_of(queries, "query_hashes.npy"),
             "config": to_mapping(config),
             "seed": seed,
         },
@@ -117,12 +112,8 @@ def plan_balance(
         name = record.partition
         arguments = {
             "fetched": str(record.path(directory, "fetched")),
-            "threshold_hashes": _path(thresholds, "hashes.npy"),
-            "threshold_uids": _path(thresholds, "uids.npy"),
-            "query_hashes": _path(queries, "query_hashes.npy"),
-            "config": to_mapping(config),
             "ledger": to_mapping(ledger),
-            "seed": seed,
+            **balance_arguments(thresholds, queries, config, seed),
         }
         outputs = (f"{name}.fetched.parquet", f"{name}.rejections.parquet")
         key = key_of(VERSION, [record, thresholds[0], queries[0]], config.mode, seed, ledger)
@@ -132,18 +123,12 @@ def plan_balance(
 
 def _balance(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     fetched_path, rejections_path = outputs.values()
-    config = from_mapping(BalanceConfig, arguments["config"])
-    hashes = np.array(load_vector(arguments["query_hashes"]))
-    thresholds = load_thresholds(arguments["threshold_hashes"], arguments["threshold_uids"])
+    select = open_balance(arguments, column="selected_by", stage="final_balance", reason="reserve_not_needed")
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
 
     def kept() -> Iterator[pa.RecordBatch]:
         for batch in _survivors([arguments["fetched"]], None):
-            outcome = balance(
-                batch.cast(FETCHED), config, seed=arguments["seed"], query_hashes=hashes, thresholds=thresholds,
-                column="selected_by", stage="final_balance", reason="reserve_not_needed",
-            )  # fmt: skip
-            yield ledger.add("final_balance", "pair", outcome).cast(FETCHED)
+            yield ledger.add("final_balance", "pair", select(batch.cast(FETCHED))).cast(FETCHED)
 
     rows = write_parquet(fetched_path, kept(), FETCHED)
     return {"rows": rows, "success": rows, "lines": ledger.close()}
@@ -163,8 +148,8 @@ def plan_counts(
         work=_counts,
         arguments={
             "final": [str(record.path(directory, "fetched")) for record in final],
-            "survived": _path(thresholds, "survived.npy"),
-            "query_counts": _path(query_counts, "query_counts"),
+            "survived": path_of(thresholds, "survived.npy"),
+            "query_counts": path_of(query_counts, "query_counts"),
             "limit": limit[0].info["t"],
             "mode": config.mode,
         },

@@ -26,9 +26,7 @@ from pipeline.schema import MATCHED, QUERY_COUNTS
 from pipeline.stages.balance import (
     EDGES,
     BalanceConfig,
-    Thresholds,
     Windows,
-    balance,
     edges_of,
     find_thresholds,
     find_windows,
@@ -40,35 +38,28 @@ from pipeline.stages.balance import (
 )
 from pipeline.steps.schedule import CHOSEN
 from pipeline.steps.step import Step, add_up, key_of, load_vector, save_vector
+from pipeline.steps.thresholds import Place, balance_arguments, open_balance, path_of, save_thresholds
 from pipeline.storage import parquet_writer, write_parquet
 
 __all__ = [
     "VERSION",
     "count_ids",
-    "load_thresholds",
     "plan_balance",
     "plan_count",
     "plan_gather",
     "plan_limit",
     "plan_report",
     "plan_threshold",
-    "save_thresholds",
 ]
 
 VERSION = "select-2"
 _BATCH_ROWS = 65_536
 _CHOSEN_GROUP_ROWS = 2_048  # few: a task of `schedule` reads a narrow range of `order` from every file
 _EDGE_COLUMNS = ["uid", "query_ids"]
-Place = tuple[Done, Path]
-"""A finished task and the directory of its outputs."""
 
 
 def _paths(done: Sequence[Done], directory: Path, kind: str) -> list[str]:
     return [str(record.path(directory, kind)) for record in done]
-
-
-def _path(place: Place, kind: str) -> str:
-    return str(place[0].path(place[1], kind))
 
 
 # --- count: how many distinct pairs contain each query ------------------------------------------
@@ -104,7 +95,7 @@ def plan_limit(counts: Place, config: BalanceConfig) -> Step:
     task = Task(
         partition="all",
         work=_limit,
-        arguments={"counts": _path(counts, "counts.npy"), "pairs": counts[0].info["pairs"], **_config(config)},
+        arguments={"counts": path_of(counts, "counts.npy"), "pairs": counts[0].info["pairs"], **_config(config)},
         outputs=("all.counted.npy", "all.lows.npy", "all.highs.npy"),
         key=key_of(VERSION, [counts[0]], counts[0].info["pairs"], config, "limit"),
     )
@@ -141,9 +132,9 @@ def plan_gather(
     for record in unique:
         arguments = {
             "unique": str(record.path(directory, "unique")),
-            "lows": _path(limit, "lows.npy"),
-            "highs": _path(limit, "highs.npy"),
-            "query_hashes": _path(queries, "query_hashes.npy"),
+            "lows": path_of(limit, "lows.npy"),
+            "highs": path_of(limit, "highs.npy"),
+            "query_hashes": path_of(queries, "query_hashes.npy"),
             "seed": seed,
             **_config(config),
         }
@@ -195,11 +186,11 @@ def plan_threshold(
             "edges": _paths(gathered, directory, "edges"),
             "below": _paths(gathered, directory, "below.npy"),
             "unique": _paths(*unique, "unique"),
-            "counted": _path(limit, "counted.npy"),
-            "lows": _path(limit, "lows.npy"),
-            "highs": _path(limit, "highs.npy"),
+            "counted": path_of(limit, "counted.npy"),
+            "lows": path_of(limit, "lows.npy"),
+            "highs": path_of(limit, "highs.npy"),
             "limit": limit[0].info["planned_t"],
-            "query_hashes": _path(queries, "query_hashes.npy"),
+            "query_hashes": path_of(queries, "query_hashes.npy"),
             "seed": seed,
             **_config(config),
         },
@@ -228,20 +219,6 @@ def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dic
     return {"rows": len(edges.queries), "gathered_again": len(failed)}
 
 
-def save_thresholds(thresholds: Thresholds, outputs: Mapping[str, Path]) -> None:
-    """Write thresholds to the two files of a task whose names end with hashes.npy and uids.npy."""
-    for name, path in outputs.items():
-        if name.endswith(".hashes.npy"):
-            save_vector(path, thresholds.hashes)
-        elif name.endswith(".uids.npy"):
-            save_vector(path, thresholds.uids.view(np.uint8).reshape(-1, 16))
-
-
-def load_thresholds(hashes: str, uids: str) -> Thresholds:
-    """Read thresholds back."""
-    return Thresholds(hashes=_load(hashes), uids=np.ascontiguousarray(load_vector(uids)).view("V16").ravel())
-
-
 # --- balance: which pairs are selected -----------------------------------------------------------
 
 
@@ -260,12 +237,8 @@ def plan_balance(
         name = record.partition
         arguments = {
             "unique": str(record.path(directory, "unique")),
-            "threshold_hashes": _path(thresholds, "hashes.npy"),
-            "threshold_uids": _path(thresholds, "uids.npy"),
-            "query_hashes": _path(queries, "query_hashes.npy"),
             "ledger": to_mapping(ledger),
-            "seed": seed,
-            **_config(config),
+            **balance_arguments(thresholds, queries, config, seed),
         }
         outputs = tuple(
             f"{name}.{kind}" for kind in ("chosen.parquet", "rejections.parquet", "selected.npy", "contained.npy")
@@ -277,28 +250,27 @@ def plan_balance(
 
 def _balance(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     chosen_path, rejections_path, selected_path, contained_path = outputs.values()
-    config = from_mapping(BalanceConfig, arguments["config"])
-    hashes = _load(arguments["query_hashes"])
-    thresholds = load_thresholds(arguments["threshold_hashes"], arguments["threshold_uids"])
+    select = open_balance(arguments)
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
-    seed = arguments["seed"]
     kept: list[pa.RecordBatch] = []
     rows = 0
     with pq.ParquetFile(arguments["unique"]) as file:
         for batch in file.iter_batches(_BATCH_ROWS):
             rows += batch.num_rows
-            outcome = balance(batch.cast(MATCHED), config, seed=seed, query_hashes=hashes, thresholds=thresholds)
-            kept.append(ledger.add("balance", "pair", outcome))
+            kept.append(ledger.add("balance", "pair", select(batch.cast(MATCHED))))
     schema = pa.schema([*CHOSEN][:-1])
     table = pa.Table.from_batches([batch.cast(schema) for batch in kept], schema)
-    order = [keyed_hash(seed, first_64_bits(ids_of(batch.column("url_id")))) for batch in kept if batch.num_rows]
+    order = [
+        keyed_hash(arguments["seed"], first_64_bits(ids_of(batch.column("url_id")))) for batch in kept if batch.num_rows
+    ]
     orders = np.concatenate([np.empty(0, np.uint64), *order])
     table = table.append_column(CHOSEN.field("order"), pa.array(orders, pa.uint64()))
     table = table.sort_by([("order", "ascending"), ("uid", "ascending")])
     with parquet_writer(chosen_path, CHOSEN) as writer:
         writer.write_table(table, row_group_size=_CHOSEN_GROUP_ROWS)
+    queries = len(load_vector(arguments["query_hashes"]))
     for column, path in (("selected_by", selected_path), ("query_ids", contained_path)):
-        save_vector(path, count_ids(table[column], len(hashes)))
+        save_vector(path, count_ids(table[column], queries))
     return {"rows": rows, "selected": table.num_rows, "lines": ledger.close()}
 
 
@@ -316,8 +288,8 @@ def plan_report(chosen: Sequence[Done], directory: Path, counts: Place, threshol
         partition="all",
         work=_report,
         arguments={
-            "counts": _path(counts, "counts.npy"),
-            "hashes": _path(thresholds, "hashes.npy"),
+            "counts": path_of(counts, "counts.npy"),
+            "hashes": path_of(thresholds, "hashes.npy"),
             "selected": _paths(chosen, directory, "selected.npy"),
             "contained": _paths(chosen, directory, "contained.npy"),
         },

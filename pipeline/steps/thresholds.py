@@ -1,0 +1,60 @@
+"""Thresholds in files, and the balancing that they are made for: what both balances of a run share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs.load import from_mapping, to_mapping
+from pipeline.engine import Done
+from pipeline.outcome import Outcome
+from pipeline.stages.balance import BalanceConfig, Thresholds, balance
+from pipeline.steps.step import load_vector, save_vector
+
+__all__ = ["Place", "balance_arguments", "open_balance", "path_of", "save_thresholds"]
+
+Place = tuple[Done, Path]
+"""A finished task and the directory of its outputs."""
+
+
+def path_of(place: Place, kind: str) -> str:
+    """The one output of a finished task that ends with `kind`."""
+    return str(place[0].path(place[1], kind))
+
+
+def save_thresholds(thresholds: Thresholds, outputs: Mapping[str, Path]) -> None:
+    """Write thresholds to the two files of a task whose names end with hashes.npy and uids.npy."""
+    for name, path in outputs.items():
+        if name.endswith(".hashes.npy"):
+            save_vector(path, thresholds.hashes)
+        elif name.endswith(".uids.npy"):
+            save_vector(path, thresholds.uids.view(np.uint8).reshape(-1, 16))
+
+
+def balance_arguments(thresholds: Place, queries: Place, config: BalanceConfig, seed: int) -> dict[str, Any]:
+    """What a task that balances takes along."""
+    return {
+        "threshold_hashes": path_of(thresholds, "hashes.npy"),
+        "threshold_uids": path_of(thresholds, "uids.npy"),
+        "query_hashes": path_of(queries, "query_hashes.npy"),
+        "config": to_mapping(config),
+        "seed": seed,
+    }
+
+
+def open_balance(arguments: Mapping[str, Any], **names: str) -> Callable[[pa.RecordBatch], Outcome]:
+    """`balance` with the config, the query list and the thresholds of `balance_arguments`; `names` are its own."""
+    uids = np.ascontiguousarray(load_vector(arguments["threshold_uids"])).view("V16").ravel()
+    return functools.partial(
+        balance,
+        config=from_mapping(BalanceConfig, arguments["config"]),
+        seed=arguments["seed"],
+        query_hashes=np.array(load_vector(arguments["query_hashes"])),
+        thresholds=Thresholds(hashes=np.array(load_vector(arguments["threshold_hashes"])), uids=uids),
+        **names,
+    )
