@@ -23,12 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from benchmarks.published_like import slice_articles
 from query_list.bigrams import BigramsConfig, bigrams
-from query_list.build import merge_bucket
 from query_list.corpus import DumpConfig, neighbours
-from query_list.counting import SpillingCounter, read_bucket
+from query_list.counting import SpillingCounter, read_bucket, sum_counts
 from query_list.prose import read_article
 from query_list.unigrams import UnigramsConfig, unigrams
 
@@ -117,20 +117,17 @@ def main() -> None:
         total = num_copies * size
         print(f"count {total:,} words: {counting_s:.0f} s, {total / counting_s:,.0f} words/s; peak {peak_mib():,} MiB")
         start = time.process_time()
-        merged: dict[str, list[Path]] = {kind: [] for kind in sources}
+        merged: dict[str, list[pa.Table]] = {kind: [] for kind in sources}
         distinct_in_all = 0
         for bucket in range(_NUM_BUCKETS):
-            outputs = {f"bucket.{kind}": Path(directory, f"bucket-{bucket}.{kind}") for kind in sources}
-            floors = dict.fromkeys(sources, 1)
-            distinct_in_all += merge_bucket({"bucket": bucket, "sources": sources, "floors": floors}, outputs)["rows"]
-            floors = dict.fromkeys(sources, 100)
-            merge_bucket({"bucket": bucket, "sources": sources, "floors": floors}, outputs)
-            for kind in sources:
-                merged[kind].append(outputs[f"bucket.{kind}"])
-        merge_s = (time.process_time() - start) / 2  # each bucket is merged twice, once to know all that there is
+            for kind, paths in sources.items():
+                summed = sum_counts(read_bucket(Path(path), bucket) for path in paths)
+                distinct_in_all += summed.num_rows
+                merged[kind].append(summed.filter(pc.greater_equal(summed["count"], 100)))
+        merge_s = time.process_time() - start
         print(f"merge: {merge_s:.0f} s, {distinct_in_all:,} different words and pairs; peak {peak_mib():,} MiB")
         start = time.process_time()
-        tables = {kind: pa.concat_tables([read_bucket(path, 0) for path in paths]) for kind, paths in merged.items()}
+        tables = {kind: pa.concat_tables(parts) for kind, parts in merged.items()}
         single = unigrams(tables["words.arrow"], UnigramsConfig())
         chosen = {candidate.query for candidate in single}
         both = bigrams(tables["bigrams.arrow"], tables["words.arrow"], total, chosen, BigramsConfig())
