@@ -12,7 +12,7 @@ SAMPLE := configs/shards/sample.yaml
 OUTPUT := $(if $(OUT),--output $(OUT))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample-web queries shards train sql report test test-all lint bench clean
+.PHONY: help setup sample-web queries shards train sql report test test-all peers test-peers lint bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /' | sort
@@ -53,7 +53,27 @@ test: .venv/ready-dev  ## the default tests
 	@$(BIN)/python -m pytest -q $(ARGS)
 
 test-all: .venv/ready-dev  ## all tests that need no GPU, slow ones too
-	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark' $(ARGS)
+	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark and not peers' $(ARGS)
+
+PEERS := open_clip datasets img2dataset
+
+peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other readers (about a minute, 1.3 GB)
+
+.venv-peers/%/ready: tests/peers/%.txt | .venv/ready
+	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+# open_clip's trainer differs from the main environment in one package: that one stands behind it, torch and all.
+.venv-peers/open_clip/ready: tests/peers/open_clip.txt | .venv/ready
+	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@site='import site; print(site.getsitepackages()[0])' \
+		&& $(BIN)/python -c "$$site" > "$$($(@D)/bin/python -c "$$site")/main.pth"
+	@touch $@
+
+test-peers: .venv/ready-dev peers  ## others' readers on our shards, each in its own environment
+	@$(BIN)/python -m pytest -q -m peers tests/peers $(ARGS)
 
 lint: .venv/ready-dev  ## format check, lint, types, import contracts
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -15,12 +15,15 @@ from typing import Any, Literal
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 
 from configs.load import ConfigError, load
 from pipeline.catalog import open_catalog
 from pipeline.errors import PipelineError
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, url_id_of
 from pipeline.reasons import REASONS
+from pipeline.steps.step import load_vector
+from pipeline.summaries import outputs_of
 from pipeline.wit import PAGE, WitConfig, work_directory
 
 __all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
@@ -51,7 +54,8 @@ class Verdict:
     """What one stage made of the link."""
 
     stage: str
-    verdict: Literal["kept", "rejected", "not reached"]
+    verdict: Literal["kept", "rejected", "not reached", "off"]
+    """off: the last run's config switches the stage off."""
     reason: str | None = None
     detail: str | None = None
 
@@ -65,13 +69,15 @@ class ChosenBy:
     matched: int | None
     """Pairs of the whole set that contain it; None before they are counted."""
     threshold: int | None
-    """The largest hash that the query selects in the plan."""
+    """The largest hash that the query selects in the plan; 2^64 - 1 where it selects every pair."""
+    final_threshold: int | None
+    """The same in the final balance, among its planned pairs that arrived; None before that."""
     hash: int | None
     """This pair's hash for the query; None where the config does not tell seed and mode."""
     planned: bool | None
     """Whether the plan selected the pair for it; None before balancing, or where dedup dropped the pair."""
     final: bool | None
-    """Whether it still does in the published set, after a reserve was cut back."""
+    """Whether it still does after the final balance; None where the pair did not come so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +103,10 @@ def explain(output: Path, *, uid: str | None = None, url: str | None = None) -> 
     A URL is compared in canonical form. Raises UnknownLinkError where there is none, or where `uid` is no
     uid; OutputError where `output` is not a data set.
     """
+    config = _config(output)
     with open_catalog(output) as database:
-        wanted, extra = _uids(database, uid, url)
-        stories = [story for one in wanted[:_MAX_STORIES] for story in _stories(database, output, one)]
+        wanted, extra = _uids(database, uid, url, _off(config))
+        stories = [story for one in wanted[:_MAX_STORIES] for story in _stories(database, output, config, one)]
     stories += extra
     if not stories:
         raise UnknownLinkError(f"{output}: no link with {'uid' if url is None else 'URL'} {uid or url}")
@@ -111,7 +118,22 @@ def _progress(story: Story) -> int:
     return sum(verdict.verdict == "kept" for verdict in story.verdicts)
 
 
-def _uids(database: duckdb.DuckDBPyConnection, uid: str | None, url: str | None) -> tuple[list[bytes], list[Story]]:
+def _off(config: WitConfig | None) -> frozenset[str]:
+    """The stages that the config switches off."""
+    if config is None:
+        return frozenset()
+    active = {
+        "captions": config.dedup.max_urls_per_caption is not None,
+        "filters": config.filters.active,
+        "decontaminate": config.decontaminate.active,
+        "image_dedup": config.image_dedup.mode != "off",
+    }
+    return frozenset(stage for stage, on in active.items() if not on)
+
+
+def _uids(
+    database: duckdb.DuckDBPyConnection, uid: str | None, url: str | None, off: frozenset[str]
+) -> tuple[list[bytes], list[Story]]:
     """The uids in question, and the stories of links of this URL that never got one."""
     if uid is not None:
         if not re.fullmatch(r"[0-9a-fA-F]{32}", uid):
@@ -135,25 +157,33 @@ def _uids(database: duckdb.DuckDBPyConnection, uid: str | None, url: str | None)
         f"WHERE stage = 'extract' AND link IS NOT NULL AND detail = ? ORDER BY ALL LIMIT {_MAX_STORIES}",
         [url],
     ).fetchall()
-    return found, [_early(*row) for row in early]
+    return found, [_early(*row, off=off) for row in early]
 
 
-def _early(source: str, record: int, link: int, reason: str, detail: str) -> Story:
+def _early(source: str, record: int, link: int, reason: str, detail: str, *, off: frozenset[str]) -> Story:
     """A link that the extract stage turned away: its URL is in the detail, and it has no uid."""
-    verdicts = [Verdict(stage="extract", verdict="rejected", reason=reason)]
     return Story(
         source=source,
         record=record,
         link=link,
         uid=None,
         row={"url": detail},
-        verdicts=[*verdicts, *(Verdict(stage=stage, verdict="not reached") for stage in _STAGES[1:])],
+        verdicts=_all_stages([Verdict(stage="extract", verdict="rejected", reason=reason)], off),
         queries=[],
         sample=None,
     )
 
 
-def _stories(database: duckdb.DuckDBPyConnection, output: Path, uid: bytes) -> Iterator[Story]:
+def _all_stages(said: Sequence[Verdict], off: frozenset[str]) -> list[Verdict]:
+    """A verdict for every stage, in the order of the run, from those of the stages that saw the link."""
+    known = {verdict.stage: verdict for verdict in said}
+    rest = {stage: Verdict(stage=stage, verdict="off" if stage in off else "not reached") for stage in _STAGES}
+    return [known.get(stage, rest[stage]) for stage in _STAGES]
+
+
+def _stories(
+    database: duckdb.DuckDBPyConnection, output: Path, config: WitConfig | None, uid: bytes
+) -> Iterator[Story]:
     """One story per place; rows of one uid are few, so each step is asked once."""
     places: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     for view in _VIEWS:
@@ -176,8 +206,8 @@ def _stories(database: duckdb.DuckDBPyConnection, output: Path, uid: bytes) -> I
             link=place[2],
             uid=uid.hex(),
             row=row,
-            verdicts=_verdicts(output, rows, rejection),
-            queries=_queries(database, output, uid, rows, rejection),
+            verdicts=_verdicts(output, rows, rejection, _off(config)),
+            queries=_queries(database, output, config, uid, rows, rejection),
             sample=rows.get("published"),
         )
 
@@ -198,16 +228,18 @@ def _rows(database: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> 
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _verdicts(output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str, Any] | None) -> list[Verdict]:
-    stages = _STAGES
+def _verdicts(
+    output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str, Any] | None, off: frozenset[str]
+) -> list[Verdict]:
     if rejection is not None:
-        passed = stages.index(rejection["stage"])
+        off -= {rejection["stage"]}  # of a run before the config's
+        passed = _STAGES.index(rejection["stage"])
     else:
         passed = max((_stages_passed(view, row) for view, row in rows.items()), default=0)
-    verdicts = [Verdict(stage=stage, verdict="kept") for stage in stages[:passed]]
-    if passed == len(stages):
-        return verdicts
-    stage = stages[passed]
+    verdicts = [Verdict(stage=stage, verdict="kept") for stage in _STAGES[:passed] if stage not in off]
+    stage = next((stage for stage in _STAGES[passed:] if stage not in off), None)
+    if stage is None:
+        return _all_stages(verdicts, off)
     if rejection is not None:
         verdicts.append(
             Verdict(stage=stage, verdict="rejected", reason=rejection["reason"], detail=rejection["detail"])
@@ -216,9 +248,7 @@ def _verdicts(output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str
         # The step is done and neither kept nor rejected it in writing.
         detail = f"by {stage} or a stage of the same step; the ledger keeps only ledger.max_rows_per_task rows"
         verdicts.append(Verdict(stage=stage, verdict="rejected", detail=detail))
-    else:
-        verdicts.append(Verdict(stage=stage, verdict="not reached"))
-    return verdicts + [Verdict(stage=stage, verdict="not reached") for stage in stages[passed + 1 :]]
+    return _all_stages(verdicts, off)
 
 
 def _step_of(stage: str) -> str:
@@ -235,6 +265,7 @@ def _stages_passed(view: str, row: dict[str, Any]) -> int:
 def _queries(
     database: duckdb.DuckDBPyConnection,
     output: Path,
+    config: WitConfig | None,
     uid: bytes,
     rows: dict[str, dict[str, Any]],
     rejection: dict[str, Any] | None,
@@ -246,27 +277,30 @@ def _queries(
     ids = row["query_ids"]
     listed = ", ".join(str(int(query)) for query in ids)
     texts = dict(database.execute(f"SELECT query_id, query FROM queries WHERE query_id IN ({listed})").fetchall())
-    counts = {
-        query: (matched, threshold)
-        for query, matched, threshold in database.execute(
-            f"SELECT query_id, matched, threshold FROM query_counts WHERE query_id IN ({listed})"
-        ).fetchall()
-    }
-    hashes = _hashes(output, uid, [texts.get(query) for query in ids])
+    select = f"FROM query_counts WHERE query_id IN (0, {listed})"
+    matched = dict(database.execute(f"SELECT query_id, matched {select}").fetchall())
+    thresholds = dict(database.execute(f"SELECT query_id, threshold {select}").fetchall())
+    final_thresholds = _final_thresholds(output)
+    hashes = _hashes(config, uid, [texts.get(query) for query in ids])
     if rejection is not None and rejection["stage"] == "balance":
         planned: list[int] | None = []
     else:
         planned = next((rows[view]["selected_by"] for view in ("selected", "published") if view in rows), None)
-    final = rows["published"]["selected_by"] if "published" in rows else None
+    if rejection is not None and rejection["stage"] == "final_balance":
+        final: list[int] | None = []
+    else:
+        final = rows["published"]["selected_by"] if "published" in rows else None
     result = []
     for query, own in zip(ids, hashes, strict=True):
-        matched, threshold = counts.get(query, (None, None))
+        # Without balancing there is one draw for the whole set, and its threshold is the first query's.
+        drawn_for = 0 if config is not None and config.balance.mode == "none" else query
         result.append(
             ChosenBy(
                 query_id=query,
                 query=texts.get(query),
-                matched=matched,
-                threshold=threshold,
+                matched=matched.get(query),
+                threshold=thresholds.get(drawn_for),
+                final_threshold=None if final_thresholds is None else int(final_thresholds[drawn_for]),
                 hash=own,
                 planned=None if planned is None else query in planned,
                 final=None if final is None else query in final,
@@ -275,13 +309,19 @@ def _queries(
     return sorted(result, key=lambda item: (not item.planned, item.matched or 0, item.query_id))
 
 
-def _hashes(output: Path, uid: bytes, texts: Sequence[str | None]) -> list[int | None]:
+def _final_thresholds(output: Path) -> npt.NDArray[np.uint64] | None:
+    """uint64[Q]: the final balance's thresholds; None before there are any, and in a subset."""
+    step = work_directory(output, "final_threshold")
+    (name,) = outputs_of(step, ".hashes.npy") or (None,)
+    return None if name is None else load_vector(step / name)
+
+
+def _hashes(config: WitConfig | None, uid: bytes, texts: Sequence[str | None]) -> list[int | None]:
     """The pair's hash for each query, as balance draws it (stages/balance.py)."""
-    config = _config(output)
     if config is None:
         return [None] * len(texts)
     ids = first_64_bits(uid)
-    if config.balance.mode == "coordinated":
+    if config.balance.mode in ("coordinated", "none"):
         return [int(keyed_hash(config.seed, ids)[0])] * len(texts)
     return [
         None if text is None else int(keyed_hash(config.seed, ids, np.array([text_hash(text)], np.uint64))[0])
@@ -319,7 +359,8 @@ def lines_of(story: Story) -> list[str]:
         lines.append(f"  {verdict.stage:<13} {verdict.verdict}" + (f" ({said})" if said else ""))
     if story.queries:
         lines.append(
-            "queries, with the pairs that contain each; a pair is selected when its hash is at most the threshold"
+            "queries, with the pairs that contain each; one selects the pair whose hash is at most its threshold, in "
+            "the plan and again in the final balance"
         )
         lines += [f"  {_query_line(query)}" for query in story.queries]
     if row.get("status") is not None:
@@ -336,15 +377,21 @@ def _query_line(query: ChosenBy) -> str:
     name = f'"{query.query}"' if query.query is not None else "?"
     parts = [f"{name} (id {query.query_id})"]
     parts.append("not counted yet" if query.matched is None else f"{query.matched:,} pairs")
-    if query.threshold is not None:
-        parts.append("threshold none" if query.threshold == _ALL else f"threshold {query.threshold:016x}")
     if query.hash is not None:
         parts.append(f"hash {query.hash:016x}")
+    if query.threshold is not None:
+        parts.append(f"threshold {_threshold_text(query.threshold)}")
+    if query.final_threshold is not None:
+        parts.append(f"final threshold {_threshold_text(query.final_threshold)}")
     if query.planned is not None:
         parts.append("selects it" if query.planned else "does not select it")
         if query.planned and query.final is False:
-            parts.append("but no longer in the published set")
+            parts.append("but no longer in the final balance")
     return ", ".join(parts)
+
+
+def _threshold_text(threshold: int) -> str:
+    return "none" if threshold == _ALL else f"{threshold:016x}"
 
 
 def _fetch_line(row: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ REASONS: dict[str, dict[str, str]] = {
         "opt_out": "the page's robots meta or header forbids this use (noai, noimageai)",
         "no_text": "the link has no alt text, nor another text that the config reads",
         "bad_url": "the URL cannot be parsed or has no host",
+        "no_picture": "the row of an img2dataset directory says that its picture is not stored",
         "not_http": "data:, blob:, file: and other schemes that are not http or https",
     },
     "clean": {
@@ -55,6 +56,7 @@ REASONS: dict[str, dict[str, str]] = {
         "robots_txt": "the host's robots.txt forbids the path to our user agent",
         "block_list": "the user's block list names the host, the URL or the body's SHA-256",
         "empty_body": "the answer has no body",
+        "not_stored": "an img2dataset directory does not hold the picture that it should",
     },
     "check_image": {
         "not_an_image": "the bytes are of no image format: HTML, text, unknown",

@@ -6,6 +6,7 @@ open_output (lock) -> for each step: engine.run_step -> ledger.json -> publish -
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -24,12 +25,13 @@ from pipeline.errors import OutputError
 from pipeline.extend import begin, end, extended, plan_changes
 from pipeline.ledger import Line, totals
 from pipeline.progress import Progress
+from pipeline.steps import retries
 from pipeline.steps.publish import publish
 from pipeline.steps.step import Step
 from pipeline.storage import append_line, check_output, open_output, write_bytes, write_json
 from pipeline.wit import WitConfig, recipe, work_directory
 
-__all__ = ["RunResult", "StepState", "inspect", "run"]
+__all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class RunResult:
     samples: int
     num_bytes: int
     seconds: float
+    retry: retries.Retried | None = None
+    """What came of the retry that this run carried out; None where none was under way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +73,13 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     steps: dict[str, Any] = {}
     records: list[Done] = []
     ran = 0
-    if (Path(config.output) / "subset.json").exists():
-        raise OutputError(f"{config.output}: is a subset of another data set; choose another --output")
+    refuse_subset(Path(config.output))
     with open_output(Path(config.output)) as output:
         if extend:
             config = _begin_extension(config)
         status, config_yaml = "failed", dump(config)
         chosen: list[Done] = []
+        arrived: list[Done] = []
         try:
             with open_engine(config.engine, progress) as engine:
                 page = recipe(config)
@@ -93,6 +97,8 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
                     records.extend(done)
                     if step.name == "balance":
                         chosen = done
+                    if step.name == "fetched":
+                        arrived = done
                     if todo:
                         _write_ledger(output, records)
                     try:
@@ -107,6 +113,9 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
             if ran or fresh:
                 _write_ledger(output, records)
             end(output)
+            retry = _end_retry(output, arrived)
+            if retry is not None:
+                steps["fetched"] |= dataclasses.asdict(retry)
             status = "finished"
         except KeyboardInterrupt:
             status = "stopped"
@@ -118,8 +127,21 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     samples = sum(int(record.info["rows"]) for record in done)
     num_bytes = sum(int(record.info["bytes"]) for record in done)
     lines = totals(record.info for record in records)
-    seconds = time.time() - started
-    return RunResult(version=version, ran_tasks=ran, lines=lines, samples=samples, num_bytes=num_bytes, seconds=seconds)
+    return RunResult(
+        version=version,
+        ran_tasks=ran,
+        lines=lines,
+        samples=samples,
+        num_bytes=num_bytes,
+        seconds=time.time() - started,
+        retry=retry,
+    )
+
+
+def refuse_subset(output: Path) -> None:
+    """Raise OutputError where `output` is a subset of another data set: no run makes one."""
+    if (output / "subset.json").exists():
+        raise OutputError(f"{output}: is a subset of another data set; choose another --output")
 
 
 def inspect(config: WitConfig) -> tuple[list[StepState], Step | None]:
@@ -127,22 +149,44 @@ def inspect(config: WitConfig) -> tuple[list[StepState], Step | None]:
 
     Reads only. Raises InputError or QueryListError as a run would.
     """
-    output = Path(config.output)
-    check_output(output, must_exist=False)
-    page = recipe(config)
     states: list[StepState] = []
-    step = next(page)
-    while True:
-        found = [finished(work_directory(output, step.name), task) for task in step.tasks]
-        done = [record for record in found if record is not None]
+    for step, done in walk(config):
         rows = sum(int(record.info.get("rows", 0)) for record in done)
         states.append(StepState(step=step.name, tasks=len(step.tasks), done=len(done), rows=rows))
         if len(done) < len(step.tasks):
             return states, step
+    return states, None
+
+
+def walk(config: WitConfig) -> Iterator[tuple[Step, list[Done]]]:
+    """Each step with the records of its finished tasks, up to the first step that has something to run.
+
+    Reads only. Raises InputError or QueryListError as a run would.
+    """
+    output = Path(config.output)
+    check_output(output, must_exist=False)
+    page = recipe(config)
+    step = next(page)
+    while True:
+        found = [finished(work_directory(output, step.name), task) for task in step.tasks]
+        done = [record for record in found if record is not None]
+        yield step, done
+        if len(done) < len(step.tasks):
+            return
         try:
             step = page.send(done)
         except StopIteration:
-            return states, None
+            return
+
+
+def _end_retry(output: Path, arrived: Sequence[Done]) -> retries.Retried | None:
+    """Close the retry under way, if there is one; `arrived` are the records of step `fetched`."""
+    if not retries.retries_of(output).under_way:
+        return None
+    retried, healed = (sum(int(record.info[name]) for record in arrived) for name in ("retried", "healed"))
+    outcome = retries.Retried(retried=retried, healed=healed)
+    retries.end(output, outcome)
+    return outcome
 
 
 def _begin_extension(config: WitConfig) -> WitConfig:

@@ -126,6 +126,7 @@ FACTS = pa.schema(
         *_fields(("url_id", _ID)),
         pa.field("stage", pa.string()),  # null on success, else the stage that turned the picture away
         pa.field("detail", pa.string()),  # for people, with `reason`
+        pa.field("redirects", pa.list_(pa.string())),  # canonical URLs that followed the first one; null for none
         *_ANSWER,
     ]
 )
@@ -153,8 +154,8 @@ SAMPLES = pa.schema(
             ("original_height", pa.int32()),
         ),
         pa.field("exif", pa.string()),
+        pa.field("sha256", pa.string()),  # never null; but img2dataset's verify_hash fails unless it might be
         *_fields(
-            ("sha256", pa.string()),
             ("uid", _ID),
             ("url_id", _ID),
             ("alt_text", pa.string()),

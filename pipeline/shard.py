@@ -25,7 +25,9 @@ from pipeline.tar import TarWriter
 
 __all__ = ["extension_of", "json_of", "key_of_sample", "ranks_of", "shard_name", "shard_outputs", "write_shard"]
 
-_IN_HEX = ("uid", "url_id")  # binary in Parquet, hex in JSON
+_IN_HEX = ("uid", "url_id", "phash", "order")
+"""Binary or uint64 in Parquet, hex in JSON: readers of JSON take numbers for int64 (Hugging Face datasets), or for
+float64 (JavaScript)."""
 
 
 def shard_name(shard: int) -> str:
@@ -86,9 +88,18 @@ def write_shard(
 
 
 def json_of(row: Mapping[str, Any]) -> bytes:
-    """The sample's row as the tar's .json member, identities in hex."""
-    plain = {name: value.hex() if name in _IN_HEX else value for name, value in row.items()}
-    return json.dumps(plain, ensure_ascii=False).encode()
+    """The sample's row as the tar's .json member: every value of one type in all samples, as readers that infer
+    types from the first ones need it. Identities and hashes in hex, text that is not there empty."""
+    plain = {name: _hex(value) if name in _IN_HEX else value for name, value in row.items()}
+    return json.dumps(
+        {name: "" if value is None else value for name, value in plain.items()}, ensure_ascii=False
+    ).encode()
+
+
+def _hex(value: bytes | int | None) -> str | None:
+    if value is None:
+        return None
+    return f"{value:016x}" if isinstance(value, int) else value.hex()
 
 
 def extension_of(image: bytes) -> str:

@@ -2,6 +2,7 @@
 
     sources --extract--> candidates --texts (clean, language, match)--> matched
     matched --exchange, dedup--> unique --count, limit, gather, threshold, balance--> chosen --schedule--> plan
+    matched --import (if pictures are stored beside the source: check image)--> pictures and facts
     plan --requests, fetch (fetch, check image)--> pictures and facts --fetched--> plan with facts
     plan with facts --filters, decontaminate, image dedup (if asked), final balance--> survivors
     survivors --shards--> tars + Parquet --publish--> OUT/shards
@@ -25,7 +26,7 @@ from pipeline.stages.check_image import ImageConfig
 from pipeline.stages.clean import CleanConfig
 from pipeline.stages.decontaminate import DecontaminateConfig
 from pipeline.stages.extract import ExtractConfig
-from pipeline.stages.fetch import FetchConfig
+from pipeline.stages.fetch import BlockList, FetchConfig, check_authorities, find_img2dataset
 from pipeline.stages.image_filters import FiltersConfig
 from pipeline.stages.language import LanguageConfig
 from pipeline.stages.match import MatchConfig
@@ -39,6 +40,7 @@ from pipeline.steps import (
     final,
     image_dedup,
     image_filters,
+    import_shards,
     queries,
     requests,
     schedule,
@@ -49,6 +51,7 @@ from pipeline.steps import (
 from pipeline.steps.dedup import DedupConfig
 from pipeline.steps.facts import facts_in, settings_of
 from pipeline.steps.image_dedup import ImageDedupConfig
+from pipeline.steps.retries import retries_of
 from pipeline.steps.shards import ShardsConfig
 from pipeline.steps.step import Step
 from pipeline.steps.texts import TextsConfig
@@ -62,8 +65,9 @@ class WitConfig:
 
     sources: tuple[str, ...]
     """Crawl archives or tables: paths, globs or fsspec URLs."""
-    source_format: Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl"] = "auto"
-    """What the sources are; auto goes by file name."""
+    source_format: Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"] = "auto"
+    """What the sources are; auto goes by file name. img2dataset: the Parquet files of a directory that img2dataset
+    wrote as webdataset; the pictures in its tars are used, see extract.missing_pictures."""
     queries: str
     """The query list: a Parquet file made by `python -m query_list build`, or your own .txt, .csv or .parquet."""
     output: str
@@ -105,6 +109,9 @@ def recipe(config: WitConfig) -> Recipe:
         return work_directory(Path(config.output), step)
 
     sources = extract.find_sources(config.sources)  # a missing one stops before any work
+    find_img2dataset(config.fetch)  # so does a missing engine
+    check_authorities(config.fetch)  # and mistakes in the files that fetching goes by
+    block = BlockList(config.fetch.block, config.fetch.block_files)
 
     # The query list, with the matcher's tables.                                          QUERIES
     listed = yield queries.plan(config.queries, config.match)
@@ -122,6 +129,16 @@ def recipe(config: WitConfig) -> Recipe:
         language=config.language,
         match_config=config.match,
         ledger=config.ledger,
+    )
+
+    # Pictures that are stored beside their rows need no request.                         FACTS
+    has_pictures = config.source_format == "img2dataset"
+    imported = yield import_shards.plan(
+        sources if has_pictures else (),
+        (matched if has_pictures else (), at("texts")),
+        config.image,
+        max_bytes=config.fetch.max_bytes,
+        missing=config.extract.missing_pictures,
     )
 
     # One row per picture, or per (canonical URL, caption), over the whole set.            MATCHED
@@ -162,8 +179,17 @@ def recipe(config: WitConfig) -> Recipe:
     spread = yield schedule.plan(chosen, at("balance"), config.shards.samples_per_shard)  # SELECTED
     planned = schedule.shards_of(spread)
     settings, facts = settings_of(config.fetch, config.image), at("fetch")
+    known = [*facts_in(facts), *import_shards.facts_of(imported, settings=settings, seed=seed)]
     asked = yield requests.plan(
-        planned, at("schedule"), at("requests"), (facts_in(facts), facts), settings=settings, seed=seed
+        planned,
+        at("schedule"),
+        at("requests"),
+        (known, facts),
+        settings=settings,
+        seed=seed,
+        fetch=config.fetch,
+        block=block,
+        retries=retries_of(Path(config.output)),
     )
     answers = yield fetch.plan(asked, at("requests"), planned, config.fetch, config.image, seed)
     arrived = yield fetched.plan(  #                                                      FETCHED
@@ -226,6 +252,13 @@ PAGE: tuple[Entry, ...] = (
     Entry(step="queries", stages="-", reads="query list", writes="QUERIES, tables", per="list"),
     Entry(step="extract", stages="extract", reads="WAT, WARC, tables", writes="CANDIDATES", per="source file"),
     Entry(step="texts", stages="clean, language, match", reads="CANDIDATES", writes="MATCHED", per="source file"),
+    Entry(
+        step="fetch/imported",
+        stages="check_image",
+        reads="tar, MATCHED",
+        writes="FACTS, tar",
+        per="source file, if asked",
+    ),
     Entry(step="exchange", stages="-", reads="MATCHED", writes="MATCHED, by url_id", per="million rows"),
     Entry(step="pairs", stages="dedup", reads="MATCHED", writes="MATCHED, captions", per="hash partition, if asked"),
     Entry(step="captions", stages="-", reads="captions", writes="boilerplate", per="hash partition, if asked"),

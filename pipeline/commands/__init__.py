@@ -3,6 +3,7 @@
 plan        CONFIG.yaml [--section.key value ...]      the stages, their schemas, and what would run
 run         CONFIG.yaml [--section.key value ...]      build the data set, or go on with it
             [--extend]                                 add the config's sources to those of the data set
+            [--retry-failed]                           ask failed URLs again that time can heal
 status      CONFIG.yaml|DIR                            how far each step is
 sql         CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE]
 report      CONFIG.yaml|DIR [--to FILE.html]           the data card

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import pipeline.schema as schemas
+from configs.load import ConfigError
 from pipeline.commands.words import Words
 from pipeline.progress import Progress
+from pipeline.retry import begin_retry
 from pipeline.run import inspect, run
+from pipeline.stages.fetch import LIMITS
+from pipeline.steps.retries import Retried, retries_of
 from pipeline.wit import PAGE
 
 __all__ = ["plan_command", "run_command", "status_command"]
@@ -47,18 +53,27 @@ def plan_command(words: Words) -> int:
 
 
 def run_command(words: Words) -> int:
-    """run CONFIG.yaml [--section.key value ...] [--extend]
+    """run CONFIG.yaml [--section.key value ...] [--extend | --retry-failed]
 
     Build the data set, or go on with it: what is done already is not done again. With --extend, add the config's
-    sources to those of the data set.
+    sources to those of the data set. With --retry-failed, ask the URLs again that failed in a way that time can heal.
     """
-    extend = words.take_flag("extend")
+    extend, retry = words.take_flag("extend"), words.take_flag("retry-failed")
     (target,) = words.positional(1, "CONFIG.yaml")
     config = words.config(target)
+    if extend and retry:
+        raise ConfigError("--extend and --retry-failed: one at a time; extend first, then retry")
     console = Console(stderr=True)
+    if config.fetch.engine == "img2dataset":
+        console.print(LIMITS, soft_wrap=True)
+    if retry and not begin_retry(config):
+        console.print(f"{config.output}: nothing to retry, no failed URL that time can heal", soft_wrap=True)
+        return 0
     result = run(config, progress=Progress(console), extend=extend)
+    if result.retry is not None:
+        console.print(f"retry: {_retried(result.retry)}")
     if not result.ran_tasks:
-        console.print(f"{config.output}: nothing to do, {result.samples:,} samples are up to date")
+        console.print(f"{config.output}: nothing to do, {result.samples:,} samples are up to date", soft_wrap=True)
         return 0
     table = Table("stage", "unit", "in", "kept", "rejected", "most common reasons", box=box.SIMPLE_HEAD)
     for column in table.columns[2:5]:
@@ -71,7 +86,8 @@ def run_command(words: Words) -> int:
     console.print(table)
     console.print(
         f"{result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB in {config.output}/shards "
-        f"({result.seconds:.0f} s)"
+        f"({result.seconds:.0f} s)",
+        soft_wrap=True,
     )
     if not result.samples:
         console.print("No sample survived: look at `python -m pipeline sql` ... failures")
@@ -84,7 +100,8 @@ def status_command(words: Words) -> int:
     How far each step is.
     """
     (target,) = words.positional(1, "CONFIG.yaml or a data set's directory")
-    states = {state.step: state for state in inspect(words.config(target))[0]}
+    config = words.config(target)
+    states = {state.step: state for state in inspect(config)[0]}
     table = Table("step", "done", "tasks", "rows", box=box.SIMPLE_HEAD)
     for entry in PAGE:
         state = states.get(entry.step)
@@ -92,5 +109,15 @@ def status_command(words: Words) -> int:
             table.add_row(entry.step, "-", "-", "-")
         else:
             table.add_row(entry.step, str(state.done), str(state.tasks), f"{state.rows:,}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    retries = retries_of(Path(config.output))
+    for number, retried in enumerate(retries.finished, 1):
+        console.print(f"retry {number}: {_retried(retried)}")
+    if retries.under_way:
+        console.print(f"retry {retries.number}: under way, the next run goes on with it")
     return 0
+
+
+def _retried(retried: Retried) -> str:
+    return f"{retried.retried:,} failed URLs asked again, {retried.healed:,} of them healed"

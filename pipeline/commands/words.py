@@ -17,7 +17,7 @@ from pipeline.wit import WitConfig
 __all__ = ["Words"]
 
 _OPTION = re.compile(r"--([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
-_FLAGS = ("extend",)
+_FLAGS = ("extend", "retry-failed")
 """Options without a value."""
 
 
@@ -27,8 +27,8 @@ class Words:
     def __init__(self, words: Sequence[str]) -> None:
         self._positional: list[str] = []
         self._options: list[tuple[str, str]] = []
-        self._flags = {word[2:] for word in words if word.startswith("--") and word[2:] in _FLAGS}
-        rest = [word for word in words if word[2:] not in self._flags]
+        self._flags = {word[2:].replace("_", "-") for word in words if word.startswith("--")}.intersection(_FLAGS)
+        rest = [word for word in words if word[2:].replace("_", "-") not in self._flags]
         while rest:
             word = rest.pop(0)
             option = _OPTION.fullmatch(word)

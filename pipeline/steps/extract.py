@@ -21,7 +21,7 @@ from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.steps.step import Step
 from pipeline.storage import parquet_writer
 
-__all__ = ["VERSION", "find_sources", "plan"]
+__all__ = ["VERSION", "find_sources", "plan", "stamp_of"]
 
 VERSION = "extract-2"
 
@@ -63,7 +63,7 @@ def plan(sources: Sequence[str], source_format: str, config: ExtractConfig, ledg
                 work=_work,
                 arguments=arguments,
                 outputs=(f"{name}.candidates.parquet", f"{name}.rejections.parquet"),
-                key=fingerprint(VERSION, arguments, _stamp(source)),
+                key=fingerprint(VERSION, arguments, stamp_of(source)),
             )
         )
     return Step(name="extract", title="extract image links", tasks=tasks)
@@ -89,7 +89,8 @@ def _partition_name(source: str) -> str:
     return f"{stem}-{xxhash.xxh3_64_hexdigest(source.encode())[:8]}"
 
 
-def _stamp(source: str) -> list[Any]:
+def stamp_of(source: str) -> list[Any]:
+    """What tells that a file has changed: size and time (or ETag). Raises FileNotFoundError."""
     if "://" in source:
         system, path = fsspec.core.url_to_fs(source)
         info = system.info(path)

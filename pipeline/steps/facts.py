@@ -4,7 +4,8 @@
     work/fetch/done/NAME.json       the record, with the settings and the range of `order`
 
 Files are only ever added: a changed t, list, filter or an extension asks here first. A fact holds for the
-settings that it was made with; those that only change speed are left out of their fingerprint.
+settings that it was made with. Left out of their fingerprint are those that only change speed, and the block list,
+which `requests` applies to every fact that a plan uses.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from pipeline.storage import read_json
 
 __all__ = ["FactFile", "facts_for", "facts_in", "settings_of"]
 
-_SPEED_ONLY = ("concurrency", "per_host_concurrency", "per_host_rate", "max_waiting_bytes", "shard_deadline_s")
+_SPEED_ONLY = (
+    *("concurrency", "per_host_concurrency", "per_host_rate", "per_host_failures"),
+    *("max_waiting_bytes", "shard_deadline_s"),
+    "engine_python",
+)
+_BLOCK_LIST = ("block", "block_files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +41,14 @@ class FactFile:
     first: int
     """The range of `order`, under `seed`, of the URLs that were asked for."""
     last: int
+    retry: int = 0
+    """The number of the last retry when they were asked for (`retries.py`)."""
 
 
 def settings_of(fetch: FetchConfig, image: ImageConfig) -> str:
     """32 hex digits over what decides an answer and the stored picture."""
     plain: dict[str, Any] = to_mapping(fetch)
-    return fingerprint({k: v for k, v in plain.items() if k not in _SPEED_ONLY}, image)
+    return fingerprint({k: v for k, v in plain.items() if k not in _SPEED_ONLY + _BLOCK_LIST}, image)
 
 
 def facts_in(directory: Path) -> list[FactFile]:
@@ -55,14 +63,14 @@ def facts_in(directory: Path) -> list[FactFile]:
         facts = [name for name in outputs if name.endswith(".facts.parquet")]
         if whole and facts and "settings" in info:
             fields = {key: info[key] for key in ("settings", "seed", "first", "last")}
-            found.append(FactFile(name=facts[0], **fields))
+            found.append(FactFile(name=facts[0], retry=info.get("retry", 0), **fields))
     return found
 
 
-def facts_for(files: Sequence[FactFile], *, settings: str, seed: int, first: int, last: int) -> list[str]:
-    """Names of the files that may know a URL whose `order` is in first..last."""
+def facts_for(files: Sequence[FactFile], *, settings: str, seed: int, first: int, last: int) -> list[FactFile]:
+    """The files that may know a URL whose `order` is in first..last."""
     return [
-        file.name
+        file
         for file in files
         if file.settings == settings and (file.seed != seed or (file.first <= last and file.last >= first))
     ]

@@ -7,6 +7,7 @@ offset. What is written here stays, also when the plan changes (`facts.py`).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from configs.load import fingerprint, from_mapping, to_mapping
 from pipeline.engine import Done, Task
 from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture, Rejected
-from pipeline.stages.fetch import FetchConfig, fetch
+from pipeline.stages.fetch import FetchConfig, Fetched, fetch, fetch_with_img2dataset
 from pipeline.steps.facts import settings_of
 from pipeline.steps.requests import MISSING
 from pipeline.steps.step import Step
-from pipeline.storage import write_parquet
+from pipeline.storage import temporary_name, write_parquet
 from pipeline.tar import TarWriter
 
-__all__ = ["VERSION", "plan"]
+__all__ = ["VERSION", "keep_picture", "plan"]
 
 VERSION = "fetch-2"
 
@@ -49,6 +50,7 @@ def plan(
         key = fingerprint(VERSION, record.outputs[path.name], settings)
         name = f"{record.partition}-{key[:12]}"
         about = {"settings": settings, "seed": seed, "first": shard.info["first"], "last": shard.info["last"]}
+        about["retry"] = record.info["retry"]
         tasks.append(
             Task(
                 partition=name,
@@ -66,7 +68,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     missing = pq.read_table(arguments["missing"]).cast(MISSING)
     urls = dict(zip(missing["url_id"].to_pylist(), missing["url"].to_pylist(), strict=True))
     with TarWriter(tar_path) as tar:
-        facts = dict(_fetch_all(urls, arguments, tar))
+        facts = dict(_fetch_all(urls, arguments, tar, temporary_name(facts_path.with_name("bodies"))))
     rows = [{"url_id": url_id, **facts[url_id]} for url_id in urls]
     write_parquet(facts_path, pa.Table.from_pylist(rows, schema=FACTS), FACTS)
     success = sum(1 for row in rows if row["status"] == "success")
@@ -74,29 +76,42 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 
 
 def _fetch_all(
-    urls: Mapping[bytes, str], arguments: Mapping[str, Any], tar: TarWriter
+    urls: Mapping[bytes, str], arguments: Mapping[str, Any], tar: TarWriter, scratch: Path
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """(url_id, facts) as the answers come; pictures go to `tar`."""
+    """(url_id, facts) as the answers come; pictures go to `tar`. `scratch` is a directory to make if one is needed."""
     fetch_config = from_mapping(FetchConfig, arguments["fetch"])
     image = from_mapping(ImageConfig, arguments["image"])
     ids = list(urls)
     with IsolatedChecker(image) as checker:
-        for answer in fetch(list(urls.values()), fetch_config):
+        for answer in _answers(list(urls.values()), fetch_config, scratch):
             url_id = ids[answer.index]
-            facts: dict[str, Any] = {"http_status": answer.http_status}
+            facts: dict[str, Any] = {"http_status": answer.http_status, "redirects": answer.redirects or None}
             if answer.body is None:
                 facts |= {"status": "failed_to_download", "stage": "fetch"}
                 facts |= {"reason": answer.reason, "detail": answer.detail}
                 yield url_id, facts
                 continue
-            (checked,) = checker.check([answer.body])
-            if isinstance(checked, Rejected):
-                facts |= {"status": "failed_to_resize", "stage": "check_image"}
-                facts |= {"reason": checked.reason, "detail": checked.detail}
-            else:
-                facts |= _facts_of(checked) | {"status": "success", "num_bytes": len(checked.encoded)}
-                facts["tar_offset"] = tar.add(f"{url_id.hex()}.{checked.extension}", checked.encoded)
-            yield url_id, facts
+            yield url_id, facts | keep_picture(url_id, answer.body, checker, tar)
+
+
+def _answers(urls: Sequence[str], config: FetchConfig, scratch: Path) -> Iterator[Fetched]:
+    if config.engine == "own":
+        yield from fetch(urls, config)
+        return
+    try:
+        yield from fetch_with_img2dataset(urls, config, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def keep_picture(url_id: bytes, body: bytes, checker: IsolatedChecker, tar: TarWriter) -> dict[str, Any]:
+    """Check a body; put what stays into `tar`; its FACTS (without `url_id`) by column."""
+    (checked,) = checker.check([body])
+    if isinstance(checked, Rejected):
+        facts = {"status": "failed_to_resize", "stage": "check_image"}
+        return facts | {"reason": checked.reason, "detail": checked.detail}
+    offset = tar.add(f"{url_id.hex()}.{checked.extension}", checked.encoded)
+    return _facts_of(checked) | {"status": "success", "num_bytes": len(checked.encoded), "tar_offset": offset}
 
 
 def _facts_of(picture: Picture) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import from_mapping, to_mapping
@@ -19,7 +20,7 @@ from pipeline.storage import write_parquet
 
 __all__ = ["VERSION", "plan"]
 
-VERSION = "fetched-1"
+VERSION = "fetched-2"
 
 
 def plan(
@@ -37,6 +38,7 @@ def plan(
         arguments = {
             "selected": str(shard.path(scheduled[1], "selected")),
             "known": str(request.path(requested[1], "known")),
+            "missing": str(request.path(requested[1], "missing")),
             "store": str(fetched[1]),
             "new": None if own is None else own.path(fetched[1], "facts").name,
             "ledger": to_mapping(ledger),
@@ -52,33 +54,48 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     fetched_path, rejections_path = outputs.values()
     selected = pq.read_table(arguments["selected"]).cast(SELECTED)
     facts = _facts(arguments)
-    rows = [{**row, **facts[row["url_id"]]} for row in selected.to_pylist()]
+    rows = [{**facts[row["url_id"]], **row} for row in selected.to_pylist()]
     stages = [row.pop("stage") for row in rows]
     details = [row.pop("detail") for row in rows]
     write_parquet(fetched_path, pa.Table.from_pylist(rows, schema=FETCHED), FETCHED)
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
     _enter(ledger, rows, stages, details)
     success = sum(1 for row in rows if row["status"] == "success")
-    return {"rows": len(rows), "success": success, "lines": ledger.close()}
+    asked = pq.read_table(arguments["missing"], columns=["url_id", "retry"]).to_pylist()
+    retried = [row["url_id"] for row in asked if row["retry"]]
+    healed = sum(1 for url_id in retried if facts[url_id]["status"] == "success")
+    counts = {"rows": len(rows), "success": success, "retried": len(retried), "healed": healed}
+    return {**counts, "lines": ledger.close()}
 
 
 def _facts(arguments: Mapping[str, Any]) -> dict[bytes, dict[str, Any]]:
     """url_id -> its facts and the tar that they point into, for every URL of the plan."""
     known = pq.read_table(arguments["known"])
+    facts: dict[bytes, dict[str, Any]] = {}
     wanted: dict[str, set[bytes] | None] = {}
-    for url_id, name in zip(known["url_id"].to_pylist(), known["facts"].to_pylist(), strict=True):
-        ids = wanted.setdefault(name, set())
+    for row in known.to_pylist():
+        if row["facts"] is None:
+            facts[row["url_id"]] = _blocked(row["blocked"])
+            continue
+        ids = wanted.setdefault(row["facts"], set())
         assert ids is not None
-        ids.add(url_id)
+        ids.add(row["url_id"])
     if arguments["new"] is not None:
         wanted[arguments["new"]] = None  # all of it
-    facts: dict[bytes, dict[str, Any]] = {}
     for name, only in wanted.items():
         tar = name.removesuffix(".facts.parquet") + ".tar"
-        for row in pq.read_table(Path(arguments["store"]) / name).cast(FACTS).to_pylist():
-            if only is None or row["url_id"] in only:
-                facts[row["url_id"]] = {**row, "staging_tar": tar if row["status"] == "success" else None}
+        table = pq.read_table(Path(arguments["store"]) / name).cast(FACTS)
+        if only is not None:
+            table = table.filter(pc.is_in(table["url_id"], pa.array(only, pa.binary(16))))
+        for row in table.to_pylist():
+            facts[row["url_id"]] = {**row, "staging_tar": tar if row["status"] == "success" else None}
     return facts
+
+
+def _blocked(entry: str) -> dict[str, Any]:
+    """The facts about a URL that the block list names, whatever came of it before."""
+    about = {"stage": "fetch", "detail": entry, "status": "failed_to_download", "reason": "block_list"}
+    return {**dict.fromkeys((*FACTS.names, "staging_tar")), **about}
 
 
 def _enter(

@@ -27,7 +27,9 @@ from pipeline.steps.step import Step, key_of
 
 __all__ = ["VERSION", "ShardsConfig", "plan"]
 
-VERSION = "shards-1"
+VERSION = "shards-2"
+_MAX_OPEN_TARS = 256
+"""A staging shard's pictures may lie in as many tars as the set has sources; processes may hold about 1,000 files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ def _survivors(parts: Sequence[Mapping[str, Any]], tars: Path) -> Iterator[tuple
             for row in table.to_pylist():
                 name = row["staging_tar"]
                 if name not in opened:
+                    if len(opened) == _MAX_OPEN_TARS:
+                        opened.pop(next(iter(opened))).close()
                     opened[name] = stack.enter_context((tars / name).open("rb"))
                 opened[name].seek(row["tar_offset"])
                 yield row, opened[name].read(row["num_bytes"])

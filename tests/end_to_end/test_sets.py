@@ -20,6 +20,8 @@ from pipeline.verify import verify
 from pipeline.wit import PAGE, WitConfig
 
 Make = Callable[..., WitConfig]
+OFF = {"captions", "filters", "decontaminate", "image_dedup"}
+"""The stages that the sample's config leaves off."""
 
 
 def _ask(output: Path, query: str) -> list[tuple[Any, ...]]:
@@ -39,14 +41,17 @@ def test_sample_is_explained_to_its_place_in_the_tar(finished: Path) -> None:
     )
     for uid, url, shard, key, selected_by, source in rows:
         story = explain(finished, uid=uid)[0]
-        assert [verdict.verdict for verdict in story.verdicts] == ["kept"] * len(_STAGES)
+        assert [verdict.stage for verdict in story.verdicts] == list(_STAGES)
+        assert all(v.verdict == ("off" if v.stage in OFF else "kept") for v in story.verdicts)
         assert story.sample is not None
         assert (story.sample["shard"], story.sample["key"], story.source) == (shard, key, source)
         assert sorted(query.query_id for query in story.queries if query.planned) == sorted(selected_by)
         for query in story.queries:
             assert query.hash is not None
             assert query.threshold is not None
+            assert query.final_threshold is not None
             assert query.planned == (query.hash <= query.threshold)
+            assert query.final == (query.planned and query.hash <= query.final_threshold)
         assert f"key {key}" in lines_of(story)[-1]
         assert uid in {story.uid for story in explain(finished, url=url)}
 
@@ -67,8 +72,8 @@ def test_rejected_links_are_explained_with_stage_reason_and_detail(finished: Pat
             assert verdict.detail.startswith("kept instead: uid ")
         else:
             assert verdict.detail == detail
-        before = [verdict.verdict for verdict in story.verdicts[: _STAGES.index(stage)]]
-        assert set(before) <= {"kept"}
+        before = [verdict for verdict in story.verdicts[: _STAGES.index(stage)] if verdict.stage not in OFF]
+        assert {verdict.verdict for verdict in before} <= {"kept"}
         assert story.sample is None
 
 
@@ -94,7 +99,8 @@ def test_unfinished_run_is_explained_as_far_as_it_is(finished: Path, tmp_path: P
         kept = [verdict.stage for verdict in story.verdicts if verdict.verdict == "kept"]
         # What balance chose is seen in the plan, the step after it.
         expected = list(_STAGES[: _STAGES.index(stage) + (last != "balance")])
-        assert kept == expected
+        assert kept == [stage for stage in expected if stage not in OFF]
+        assert {verdict.stage for verdict in story.verdicts if verdict.verdict == "off"} == OFF
         assert story.sample is None
     with pytest.raises(UnknownLinkError):
         explain(output, uid="00" * 16)

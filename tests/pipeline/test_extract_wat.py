@@ -187,6 +187,28 @@ def test_licence_link_of_the_page_is_a_column(tmp_path: Path) -> None:
     assert kept[0]["license"] == in_body["url"]
 
 
+def test_directives_and_licences_are_read_past_bytes_that_are_no_characters(tmp_path: Path) -> None:
+    link = {"url": "/1", "alt": "a"}
+    robots = wat_block([link], head={"Metas": [{"name": "robots", "content": "BYTE noai"}]})
+    license = wat_block([link], head={"Link": [{"rel": "HALF license", "url": "/l"}]})
+    blocks = [block.replace(b"BYTE", b"\xff").replace(b"HALF", b"\\ud83d") for block in (robots, license)]
+    outcomes = _extract(_write(tmp_path / "a.warc.wat.gz", *blocks))
+    assert [row["reason"] for row in _rejected(outcomes)] == ["opt_out"]
+    assert [row["license"] for row in _kept(outcomes)] == ["http://example.com/l"]
+
+
+def test_rejections_of_a_page_keep_the_order_of_its_links(tmp_path: Path) -> None:
+    links = ({"url": "/1"}, {"url": "data:x", "alt": "a"}, {"url": "/3"}, {"url": "/4", "alt": "a"}, {"alt": "a"})
+    kept, rejected = _one_page(tmp_path, *links)
+    assert [row["link"] for row in kept] == [3]
+    assert [(row["link"], row["reason"]) for row in rejected] == [
+        (0, "no_text"),
+        (1, "not_http"),
+        (2, "no_text"),
+        (4, "bad_url"),
+    ]
+
+
 @pytest.mark.parametrize(
     "block",
     [

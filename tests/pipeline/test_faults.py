@@ -36,7 +36,8 @@ def picture() -> bytes:
 
 
 def fetch_task(tmp_path: Path, port: int, work: Any = fetch._work, retries: int = 0) -> Task:
-    rows = [{"url_id": i.to_bytes(16, "big"), "url": f"http://a.localhost:{port}/{i}"} for i in range(COUNT)]
+    urls = [f"http://a.localhost:{port}/{i}" for i in range(COUNT)]
+    rows = [{"url_id": i.to_bytes(16, "big"), "url": url, "retry": 0} for i, url in enumerate(urls)]
     pq.write_table(pa.Table.from_pylist(rows, schema=MISSING), tmp_path / "missing.parquet")
     config = FetchConfig(
         user_agent="test/0.1 (+http://localhost/)",

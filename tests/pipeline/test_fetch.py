@@ -312,6 +312,23 @@ def test_a_block_file_that_is_missing_stops_the_run(tmp_path: Path) -> None:
         fetch(["http://a.localhost/"], replace(CONFIG, block_files=(str(tmp_path / "none"),)))
 
 
+def test_a_file_of_authorities_that_is_none_stops_the_run(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("not PEM")
+    for name in ("empty.pem", "absent.pem"):
+        with pytest.raises(ConfigError, match="ca_file: cannot read"):
+            fetch(["https://a.localhost/"], replace(CONFIG, ca_file=str(tmp_path / name)))
+
+
+def test_redirects_are_told_in_order() -> None:
+    routes = {"/a": redirect("/b#part"), "/d": text(b"x")}
+    with LoopbackServer(routes) as server:
+        server.routes = routes | {"/b": redirect(server.url("/c", host="b.localhost")), "/c": text(b"x")}
+        got, plain = fetch_all([server.url("/a"), server.url("/d")])
+        assert got.redirects == (server.url("/b"), server.url("/c", host="b.localhost"))
+        assert got.final_url == got.redirects[-1]
+        assert plain.redirects == ()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import itertools
 import socket
 import time
 import zlib
@@ -13,9 +15,11 @@ import pytest
 from pipeline.stages.fetch import fetch
 from tests.pipeline.loopback_server import (
     LoopbackServer,
+    Request,
     Route,
     answer,
     endless,
+    in_turn,
     raw,
     redirect,
     text,
@@ -62,6 +66,15 @@ FAULTS: dict[str, tuple[Route, str]] = {
     "an answer that is not HTTP": (raw(b"SSH-2.0-OpenSSH_9.9\r\n"), "transfer"),
     "a status that is no number": (raw(b"HTTP/1.1 abc OK\r\n\r\nx"), "transfer"),
     "a length that is no number": (raw(OK + b"Content-Length: many\r\n\r\nx"), "transfer"),
+    "endless trailers": (
+        endless(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: yyyyyyyyyyyyyyyy\r\n" * 50),
+        "too_large",
+    ),
+    "an endless extension of a chunk": (
+        endless(OK + b"Transfer-Encoding: chunked\r\n\r\n1", b";" + b"y" * 4096, 0.001),
+        "timeout",
+    ),
+    "two lengths that differ": (raw(OK + b"Content-Length: 1\r\nContent-Length: 5\r\n\r\nhello"), "transfer"),
     "an endless row of 100s": (endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 20), "too_large"),
 }
 
@@ -96,6 +109,71 @@ def test_redirects_are_counted() -> None:
     with LoopbackServer(routes) as server:
         assert fetch_one(server.url("/0"), replace(CONFIG, max_redirects=3)).body == b"x"
         assert fetch_one(server.url("/0"), replace(CONFIG, max_redirects=2)).reason == "too_many_redirects"
+
+
+@pytest.mark.parametrize("value", ["²", "٣", "1e400", "-5", "soon", "9" * 400, "Mon, 01 Jan 0001 00:00:00 +2359"])
+def test_a_retry_after_of_any_kind_costs_one_url_at_most(value: str) -> None:
+    routes = {"/a": in_turn(answer(503, b"", {"Retry-After": value}), text(b"x")), "/good": text(b"good")}
+    with LoopbackServer(routes) as server:
+        config = replace(CONFIG, max_retry_after_s=0.1)
+        a, good = fetch_all([server.url("/a"), server.url("/good", host="b.localhost")], config)
+    assert good.body == b"good"
+    assert a.body == b"x" or a.reason == "http_503"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_host_that_wants_too_long_a_wait_is_left_alone(status: int) -> None:
+    routes = {f"/{i}": answer(status, b"", {"Retry-After": "3600"}) for i in range(20)}
+    with LoopbackServer(routes) as server:
+        got = fetch_all([server.url(path) for path in routes], replace(CONFIG, per_host_concurrency=2))
+        assert len(server.requests) <= 2
+    assert {fetched.reason for fetched in got} == {f"http_{status}"}
+    assert sum("not asked" in (fetched.detail or "") for fetched in got) >= 18
+    assert all(fetched.attempts == ("not asked" not in (fetched.detail or "")) for fetched in got)
+
+
+def test_a_host_that_asks_for_wait_after_wait_does_not_hold_the_shard() -> None:
+    routes = {f"/{i}": answer(429, b"", {"Retry-After": "1"}) for i in range(40)}
+    config = replace(CONFIG, per_host_concurrency=2, retries=1)
+    with LoopbackServer(routes) as server:
+        begin = time.monotonic()
+        got = fetch_all([server.url(path) for path in routes], config)
+        assert time.monotonic() - begin < 10, "two waits of a second are granted, not eighty"
+        assert len(server.requests) <= 6
+    assert {fetched.reason for fetched in got} == {"http_429"}
+
+
+def test_waits_between_answers_are_granted_without_end() -> None:
+    """A host that lets two requests through and then wants a pause keeps being asked."""
+    numbers = itertools.count(1)
+
+    async def route(request: Request, writer: asyncio.StreamWriter) -> None:
+        busy = next(numbers) % 3 == 0
+        await (answer(429, b"", {"Retry-After": "1"}) if busy else text(b"x"))(request, writer)
+
+    routes = {f"/{i}": route for i in range(6)}
+    with LoopbackServer(routes) as server:
+        got = fetch_all([server.url(path) for path in routes], replace(CONFIG, per_host_concurrency=1, retries=0))
+        assert [fetched.reason for fetched in got].count("http_429") == 2
+        got = fetch_all([server.url(path) for path in routes], replace(CONFIG, per_host_concurrency=1, retries=1))
+        assert [fetched.body for fetched in got] == [b"x"] * 6
+
+
+def test_a_host_that_never_answers_is_given_up_and_others_are_not() -> None:
+    silent = endless(b"", b"", 0.1)
+    routes = {f"/silent{i}": silent for i in range(40)} | {f"/{i}": text(b"x") for i in range(4)}
+    now_and_then = [path for i in range(4) for path in (f"/silent{2 * i}", f"/silent{2 * i + 1}", f"/{i}")]
+    config = replace(CONFIG, timeout_s=0.4, per_host_concurrency=1, per_host_failures=3)
+    with LoopbackServer(routes) as server:
+        urls = [server.url(path, host="down.localhost") for path in routes if "silent" in path]
+        urls += [server.url(path, host="slow.localhost") for path in now_and_then]
+        begin = time.monotonic()
+        got = fetch_all(urls, config)
+        assert time.monotonic() - begin < 10, "at 0.4 s each, 40 URLs take 16 s"
+        assert len(server.requests) == 3 + len(now_and_then)
+    assert {fetched.reason for fetched in got[:40]} == {"timeout"}
+    assert sum("not asked" in (fetched.detail or "") for fetched in got[:40]) == 37
+    assert [fetched.reason for fetched in got[40:]] == ["timeout", "timeout", None] * 4
 
 
 def test_the_body_limit_is_inclusive() -> None:
@@ -148,7 +226,19 @@ def test_loopback_is_refused_in_every_spelling(host: str) -> None:
         assert server.num_connections == 0
 
 
-@pytest.mark.parametrize("address", ["10.1.2.3", "192.168.0.1", "172.16.0.1", "100.64.0.1", "[fe80::1]", "[fd00::1]"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.1.2.3",
+        "192.168.0.1",
+        "172.16.0.1",
+        "100.64.0.1",
+        "168.63.129.16",
+        "[fe80::1]",
+        "[fd00::1]",
+        "[fd00:ec2::254]",
+    ],
+)
 def test_private_addresses_are_refused(address: str) -> None:
     assert fetch_one(f"http://{address}/").reason == "address_not_allowed"
 

@@ -112,6 +112,17 @@ def test_tdm_reservation(value: str, reason: str | None) -> None:
         assert fetch_one(server.url("/a"), replace(CONFIG, respect_tdm_reservation=False)).body == b"x"
 
 
+def test_one_tdm_reservation_among_several_is_enough() -> None:
+    for value in ("0\r\nTDM-Reservation: 1", "1\r\nTDM-Reservation: 0", "0, 1"):
+        with LoopbackServer({"/a": text(b"x", {"TDM-Reservation": value})}) as server:
+            assert fetch_one(server.url("/a")).reason == "opt_out"
+
+
+def test_a_folded_header_line_is_read() -> None:
+    with LoopbackServer({"/a": text(b"x", {"X-Robots-Tag": "all,\r\n\tnoai"})}) as server:
+        assert fetch_one(server.url("/a")).reason == "opt_out"
+
+
 # --- robots.txt ---------------------------------------------------------------------------------
 
 ASKING = replace(CONFIG, robots_txt=True, retries=0)

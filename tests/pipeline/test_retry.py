@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.schema import FACTS
 from pipeline.stages.fetch.retry import CAN_HEAL, merge_facts, worth_retrying
+from pipeline.stages.fetch.robots import UNREACHABLE
 
 
 def facts(*rows: tuple[int, str | None, str | None], tar: str = "a.tar") -> pa.Table:
@@ -35,6 +36,14 @@ def test_failures_that_time_may_heal_are_asked_again(reason: str) -> None:
 def test_final_answers_are_not(reason: str) -> None:
     rows = facts((1, "fetch", reason), (2, "check_image", "broken_image"), (3, None, None))
     assert worth_retrying(rows).to_pylist() == [False, False, False]
+
+
+@pytest.mark.parametrize(("detail", "heals"), [(f"{UNREACHABLE}: http_503", True), (None, False), ("", False)])
+def test_a_robots_txt_that_could_not_be_had_is_asked_for_again(detail: str | None, heals: bool) -> None:
+    rows = facts((1, "fetch", "robots_txt"))
+    place = rows.schema.get_field_index("detail")
+    rows = rows.set_column(place, "detail", pa.array([detail], pa.string()))
+    assert worth_retrying(rows).to_pylist() == [heals]
 
 
 def test_success_stays_and_else_the_latest_answer_counts() -> None:

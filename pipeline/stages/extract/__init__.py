@@ -2,7 +2,7 @@
 
     WAT, WARC --archive--> records --.
                                       >-- links --> Outcome(kept: CANDIDATES, rejected, num_in, num_records)
-    Parquet, CSV, TSV, JSONL --> rows
+    Parquet, CSV, TSV, JSONL, Parquet of img2dataset --> rows
 
 The order of the tests on a link is fixed: opt_out, no_text, then not_http or bad_url.
 """
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 from pipeline.errors import InputError
 from pipeline.outcome import Outcome
-from pipeline.stages.extract.config import ExtractConfig, Format
+from pipeline.stages.extract.config import ExtractConfig, Format, MissingPictures
 from pipeline.stages.extract.wat import read_wat
 
-__all__ = ["ExtractConfig", "Format", "extract", "format_of"]
+__all__ = ["ExtractConfig", "Format", "MissingPictures", "extract", "format_of"]
 
 _COMPRESSIONS = (".gz", ".bgz", ".zst", ".lz4")
 _ENDINGS: dict[str, Format] = {

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipeline.errors import InputError
+from pipeline.stages.extract.blocks import MAX_BYTES, Blocks, joined
 from pipeline.stages.extract.files import open_binary
 from pipeline.stages.extract.members import WholeMembers
 
@@ -61,11 +62,9 @@ def read_records(
         yield from _read_carefully(path, file, 0, wanted=wanted, max_record_bytes=max_record_bytes)
 
 
-def read_blocks(
-    path: str, *, record_type: str, others: set[str], max_record_bytes: int
-) -> Iterator[tuple[int, bytes] | Damage]:
-    """As `read_records`, but (offset, block) of the records of one WARC-Type; the types of the rest are added to
-    `others`.
+def read_blocks(path: str, *, record_type: str, others: set[str], max_record_bytes: int) -> Iterator[Blocks | Damage]:
+    """As `read_records`, but the blocks of the records of one WARC-Type, many at a time; the types of the rest are
+    added to `others`.
 
     A gzip archive of one record a member, all whole, is read by a faster way, up to the first member that
     is anything else.
@@ -83,12 +82,22 @@ def read_blocks(
         yield from members
         if members.at_end and members.last is not None:
             return
+        offsets: list[int] = []
+        blocks: list[bytes] = []
+        size = 0
         start = members.last or 0
         for item in _read_carefully(path, file, start, wanted=wanted, max_record_bytes=max_record_bytes):
+            if blocks and (size >= MAX_BYTES or isinstance(item, Damage)):
+                yield joined(offsets, blocks)
+                offsets, blocks, size = [], [], 0
             if isinstance(item, Damage):
                 yield item
             elif item.offset != members.last:  # that one is read again, to start from
-                yield item.offset, item.block
+                offsets.append(item.offset)
+                blocks.append(item.block)
+                size += len(item.block)
+        if blocks:
+            yield joined(offsets, blocks)
 
 
 def _read_carefully(

@@ -7,9 +7,10 @@ from typing import Literal
 
 from configs.load import ConfigError
 
-__all__ = ["ExtractConfig", "Format", "TextSource"]
+__all__ = ["ExtractConfig", "Format", "MissingPictures", "TextSource"]
 
-Format = Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl"]
+Format = Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"]
+MissingPictures = Literal["reject", "request"]
 TextSource = Literal["alt", "title", "figcaption"]
 
 
@@ -49,6 +50,10 @@ class ExtractConfig:
     """CSV and TSV without a header row: the names of its columns, in order."""
     tsv_quoting: bool = False
     """TSV: read double quotes as CSV does. Off, a quote is a character like any other."""
+
+    missing_pictures: MissingPictures = "reject"
+    """img2dataset directories: what becomes of a row whose picture is not stored. reject: it is counted, and nothing
+    is ever requested; request: its URL is fetched like any other."""
 
     def __post_init__(self) -> None:
         if not self.text_sources:

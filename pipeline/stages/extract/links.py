@@ -96,7 +96,8 @@ def resolver(base: str) -> Callable[[str], str]:
     blob:) as they are.
     """
     known = _base_parts(base)
-    root, folder = (known[1], known[1] + (known[2] or "/")) if known is not None else ("", "")
+    root = known[1] if known is not None else ""
+    folders = {"": root + (known[2] or "/")} if known is not None else {}
 
     def resolve(url: str) -> str:
         plain = _plain_reference(url)
@@ -108,10 +109,12 @@ def resolver(base: str) -> Callable[[str], str]:
                 if kind == 2:
                     return root + url
                 climb, rest = plain.group(3, 4)
-                above = folder
-                for _ in range(len(climb) // 3):  # at the root, ".." leads nowhere
-                    above = above[: above.rindex("/", 0, -1) + 1] if len(above) > len(root) + 1 else above
-                return f"{above}{rest}"
+                if climb not in folders:
+                    above = folders[""]
+                    for _ in range(len(climb) // 3):  # at the root, ".." leads nowhere
+                        above = above[: above.rindex("/", 0, -1) + 1] if len(above) > len(root) + 1 else above
+                    folders[climb] = above
+                return folders[climb] + rest
         return _resolve_any(url, base)
 
     return resolve
@@ -183,34 +186,33 @@ class LinkBatch:
 
     def count_record(self, num_bytes: int = 0) -> None:
         """One record was read, `num_bytes` long."""
-        self._num_records += 1
+        self.count_records(1, num_bytes)
+
+    def count_records(self, num_records: int, num_bytes: int = 0) -> None:
+        """So many records were read, `num_bytes` long together."""
+        self._num_records += num_records
         self._pending_bytes += num_bytes
 
     def add_page(
         self,
         record: int,
-        raw_urls: Sequence[str],
+        links: Sequence[int],
+        urls: Sequence[str],
         texts: Sequence[str],
         text_sources: Sequence[str],
         resolve: Callable[[str], str],
         *,
         page_url: str | None,
         license_url: str | None,
-        decode: Callable[[str], str] | None = None,
+        textless: tuple[Sequence[int], Sequence[str]],
     ) -> None:
-        """The links of one page in its order: as the page wrote them, texts (decoded) and their sources.
-
-        `decode` makes URLs of the raw ones, before `resolve`.
-        """
+        """The links of one page that have a text: ordinals, URLs as the page wrote them, texts and their sources; of
+        those without, ordinals and URLs alone."""
         max_chars = self._config.max_url_chars
         num_before, num_bad_before = len(self._url), len(self._bad_link)
-        for link, (raw_url, text, text_source) in enumerate(zip(raw_urls, texts, text_sources, strict=True)):
-            if not text:
-                self._bad_link.append(link)
-                self._bad_reason.append("no_text")
-                self._bad_detail.append(raw_url)
-                continue
-            named = raw_url if decode is None else decode(raw_url)
+        self.reject_textless(record, *textless)
+        bad: list[tuple[int, str, str]] = []
+        for link, named, text, text_source in zip(links, urls, texts, text_sources, strict=True):
             url = resolve(named)
             if len(url) <= max_chars and url.startswith(("http://", "https://")):
                 self._url.append(url)
@@ -218,15 +220,17 @@ class LinkBatch:
                 self._text_source.append(text_source)
                 self._link.append(link)
             else:
-                reason, detail = self._against_url(url, named)
-                self._bad_link.append(link)
-                self._bad_reason.append(reason)
-                self._bad_detail.append(detail)
-        self._bad_record += [record] * (len(self._bad_link) - num_bad_before)
+                bad.append((link, *self._against_url(url, named)))
         num_added = len(self._url) - num_before
         self._page_url += [page_url] * num_added
         self._license += [license_url] * num_added
         self._record += [record] * num_added
+        if bad:
+            self._bad_record += [record] * len(bad)
+            columns: tuple[list[Any], ...] = self._bad_link, self._bad_reason, self._bad_detail
+            bad += zip(*(column[num_bad_before:] for column in columns), strict=True)
+            for column, values in zip(columns, zip(*sorted(bad), strict=True), strict=True):
+                column[num_bad_before:] = values
 
     def add_row(
         self,
@@ -266,6 +270,14 @@ class LinkBatch:
         self._bad_reason.append(reason)
         self._bad_detail.append(detail)
 
+    def reject_textless(self, record: int, links: Sequence[int], urls: Sequence[str]) -> None:
+        """The links of one page that have no text: ordinals, and URLs as the page wrote them."""
+        num_links = len(links)
+        self._bad_record += [record] * num_links
+        self._bad_link += links
+        self._bad_reason += ["no_text"] * num_links
+        self._bad_detail += urls
+
     def reject_record(self, record: int | None, reason: str, detail: str) -> None:
         """A whole record turned away; `record` is null where damage hides its place."""
         self._bad_record.append(record)
@@ -286,24 +298,12 @@ class LinkBatch:
 
     def take(self) -> Outcome:
         """The links since the last call. Rows keep the order of the source."""
-        url_ids: list[bytes] = []
-        uids: list[bytes] = []
-        unusable: list[int] = []
-        for i, (url, source, text) in enumerate(zip(self._url, self._text_source, self._alt_text, strict=True)):
-            try:
-                canonical = canonical_url(url)
-            except ValueError:
-                unusable.append(i)
-                continue
-            url_ids.append(url_id_of(canonical))
-            uids.append(uid_of(canonical, source, text))
-        if unusable:
-            self._drop(unusable)
-        n = len(uids)
+        canonical = self._canonical_urls()
+        n = len(canonical)
         kept = pa.RecordBatch.from_arrays(
             [
-                _ids(uids),
-                _ids(url_ids),
+                _ids(list(map(uid_of, canonical, self._text_source, self._alt_text))),
+                _ids(list(map(url_id_of, canonical))),
                 pa.array(self._url, pa.string()),
                 pa.array(self._alt_text, pa.string()),
                 pa.array(self._text_source, pa.string()),
@@ -325,6 +325,14 @@ class LinkBatch:
         self._pending_bytes = self._num_records = 0
         self._clear()
         return outcome
+
+    def _canonical_urls(self) -> list[str]:
+        """The canonical form of each URL; the links of those that have none become rejections."""
+        try:
+            return list(map(canonical_url, self._url))
+        except ValueError:
+            self._drop([i for i, url in enumerate(self._url) if not _has_canonical(url)])
+            return list(map(canonical_url, self._url))
 
     def _drop(self, rows: Sequence[int]) -> None:
         """Turn links whose URL has no canonical form into rejections, in the order of the source."""
@@ -361,6 +369,14 @@ class LinkBatch:
             pa.array([detail and detail[:_MAX_DETAIL_CHARS] for detail in self._bad_detail], pa.string()),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=REJECTIONS)
+
+
+def _has_canonical(url: str) -> bool:
+    try:
+        canonical_url(url)
+    except ValueError:
+        return False
+    return True
 
 
 def _ids(ids: list[bytes]) -> pa.FixedSizeBinaryArray:

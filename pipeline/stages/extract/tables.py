@@ -4,6 +4,7 @@
     Parquet row groups ------------------------------^
 
 A row is one record with one link, 0. Entities are decoded in neither column: a table holds text, not HTML.
+The Parquet files of an img2dataset directory are such tables too, whose rows say whether their picture is stored.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def read_table(path: str, config: ExtractConfig, *, format: Format) -> Iterator[
     """
     batch = LinkBatch(path, config)
     with open_binary(path) as file:
-        if format == "parquet":
-            rows = _parquet_rows(path, file, config)
+        if format in ("parquet", "img2dataset"):
+            says_status = format == "img2dataset" and config.missing_pictures == "reject"
+            rows = _parquet_rows(path, file, config, says_status=says_status)
         else:
             lines = _Lines(_decompressed(file), config.max_record_bytes)
             if format == "jsonl":
@@ -61,6 +63,8 @@ class _Row:
     license: str | None
     extra: str | None
     text_source: str = "alt"
+    failure: str | None = None
+    """Why the source has no picture for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,9 @@ def _outcomes(batch: LinkBatch, rows: _Rows) -> Iterator[Outcome]:
         elif not row.text:
             batch.count_record()
             batch.reject_link(row.number, 0, "no_text", row.url)
+        elif row.failure is not None:
+            batch.count_record()
+            batch.reject_link(row.number, 0, "no_picture", row.failure)
         else:
             raw_url = row.url or ""
             batch.count_record(len(row.text) + len(raw_url) + len(row.extra or ""))
@@ -162,7 +169,7 @@ _ENCODER = msgspec.json.Encoder(enc_hook=str)
 # --- Parquet ----------------------------------------------------------------------------------
 
 
-def _parquet_rows(path: str, file: BinaryIO, config: ExtractConfig) -> _Rows:
+def _parquet_rows(path: str, file: BinaryIO, config: ExtractConfig, *, says_status: bool) -> _Rows:
     try:
         table = pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
@@ -175,15 +182,22 @@ def _parquet_rows(path: str, file: BinaryIO, config: ExtractConfig) -> _Rows:
     columns = _choose_columns(path, schema.names, config)
     if columns.text_source is not None and not pa.types.is_string(schema.field(columns.text_source).type):
         columns = replace(columns, text_source=None)  # a user's column that happens to have this name
+    status = ("status", "error_message") if says_status else ()
+    for name in status:
+        if name not in schema.names:
+            raise InputError(f"{path}: no column named {name}; source_format img2dataset reads what img2dataset wrote")
     start = 0
     for group in range(table.num_row_groups):
         number = start
         start += table.metadata.row_group(group).num_rows
         try:
             for part in table.iter_batches(
-                batch_size=config.batch_rows, row_groups=[group], columns=columns.present(), use_threads=False
+                batch_size=config.batch_rows,
+                row_groups=[group],
+                columns=list(dict.fromkeys([*columns.present(), *status])),
+                use_threads=False,
             ):
-                yield from _arrow_rows(part, columns, number, config)
+                yield from _arrow_rows(part, columns, number, config, says_status=says_status)
                 number += part.num_rows
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
@@ -191,20 +205,33 @@ def _parquet_rows(path: str, file: BinaryIO, config: ExtractConfig) -> _Rows:
             yield _BadRow(number, "bad_record", f"rows {number} to {start - 1}: {_one_line(error)}")
 
 
-def _arrow_rows(part: pa.RecordBatch, columns: _Columns, number: int, config: ExtractConfig) -> _Rows:
+def _arrow_rows(
+    part: pa.RecordBatch, columns: _Columns, number: int, config: ExtractConfig, *, says_status: bool
+) -> _Rows:
     values = [
         _strings(part.column(name)) if name is not None else [None] * part.num_rows
         for name in (columns.url, columns.text, columns.page_url, columns.license, columns.text_source)
     ]
     extras = _extras(part.select(list(columns.extra))) if columns.extra else [None] * part.num_rows
-    for offset, (url, text, page_url, license_url, said, extra) in enumerate(zip(*values, extras, strict=True)):
+    failures = _failures(part) if says_status else [None] * part.num_rows
+    for offset, (url, text, page_url, license_url, said, extra, failure) in enumerate(
+        zip(*values, extras, failures, strict=True)
+    ):
         if isinstance(url, _NotText) or isinstance(text, _NotText):
             yield _BadRow(number + offset, "bad_record", "not UTF-8")
         elif len(text or "") > config.max_record_bytes:
             yield _BadRow(number + offset, "oversized_record", f"{len(text or '')} characters")
         else:
             text_source = said if isinstance(said, str) and said in TEXT_SOURCES else "alt"
-            yield _Row(number + offset, url, text, _optional(page_url), _optional(license_url), extra, text_source)
+            yield _Row(
+                number + offset, url, text, _optional(page_url), _optional(license_url), extra, text_source, failure
+            )
+
+
+def _failures(part: pa.RecordBatch) -> list[str | None]:
+    """What img2dataset says of rows that are no success."""
+    pairs = zip(part.column("status").to_pylist(), part.column("error_message").to_pylist(), strict=True)
+    return [None if status == "success" else f"{status}: {message}" for status, message in pairs]
 
 
 def _extras(part: pa.RecordBatch) -> Sequence[str | None]:

@@ -188,15 +188,20 @@ def _read_page(
         license_url = resolve(license_url)
         if not 0 < len(license_url) <= config.max_url_chars:
             license_url = None
+    urls = [image_url_of(node) or "" for node in images]
     texts = [_first_text(node, config) for node in images]
+    textless = [i for i, (_, text) in enumerate(texts) if not text]
+    with_text = [i for i, (_, text) in enumerate(texts) if text]
     batch.add_page(
         offset,
-        [image_url_of(node) or "" for node in images],
-        [text for _, text in texts],
-        [source for source, _ in texts],
+        with_text,
+        [urls[i] for i in with_text],
+        [texts[i][1] for i in with_text],
+        [texts[i][0] for i in with_text],
         resolve,
         page_url=page_url or None,
         license_url=license_url,
+        textless=(textless, [urls[i] for i in textless]),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from configs.load import ConfigError
 
-__all__ = ["AddressGuard", "Allowed", "is_global", "parse_allowed"]
+__all__ = ["AddressGuard", "Allowed", "is_global", "literal_address", "parse_allowed"]
 
 _ENTRY = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:]+))(?::(?P<port>\d{1,5}))?\Z")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -33,6 +33,7 @@ _NOT_GLOBAL_V4 = tuple(
             "10.0.0.0/8",
             "100.64.0.0/10",
             "127.0.0.0/8",
+            "168.63.129.16/32",  # registered as public, but inside Azure the host of one's own machine answers there
             "169.254.0.0/16",
             "172.16.0.0/12",
             "192.0.0.0/24",
@@ -147,7 +148,7 @@ class AddressGuard:
         name = host.strip("[]").rstrip(".").lower()
         if name == "localhost" or name.endswith(".localhost"):
             return self.permits("127.0.0.1", port)
-        literal = _literal(name)
+        literal = literal_address(name)
         return literal is None or self.permits(literal, port)
 
     def _decide(self, text: str, port: int) -> bool:
@@ -163,14 +164,17 @@ class AddressGuard:
         return any(allowed.covers(each, port) for allowed in self._allowed for each in candidates)
 
 
-def _literal(host: str) -> str | None:
-    """`host` as an IP address in text if it is one, in any form that resolvers read as one."""
+def literal_address(host: str) -> str | None:
+    """`host` as an IP address in its plain form if it is one, in any form that resolvers read as one."""
+    if ":" not in host and not host.rpartition(".")[2][:1].isdigit():
+        return None  # a name; nearly all hosts are, and the parsers take long to say no
     try:
-        return str(ipaddress.ip_address(host.partition("%")[0]))
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return str((isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address)
     except ValueError:
         pass
     try:
         # inet_aton also reads 127.1, 2130706433, 0x7f.1 and 0177.0.0.1, as resolvers do.
         return socket.inet_ntoa(socket.inet_aton(host))
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):  # a NUL, characters that are not ASCII
         return None

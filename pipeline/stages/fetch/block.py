@@ -1,4 +1,9 @@
-"""The user's block list: hosts, URLs and bodies that are never fetched or kept."""
+"""The user's block list: hosts, URLs and bodies that are never fetched or kept.
+
+The fetch stage looks at every URL that it is about to request, redirects among them, and at every body. The list
+is no part of the fetch settings: answers that are known outlive a change of it, and are judged again by
+`match_answer` each time that they are used.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +13,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from configs.load import ConfigError
+from configs.load import ConfigError, fingerprint
 from pipeline.identity import canonical_url
+from pipeline.stages.fetch.address import literal_address
 
 __all__ = ["BlockList"]
 
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}\Z")
 _COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)  # a # inside a word is a URL's fragment
+_HOST = re.compile(r"(?:\*?\.)?([^\s/?#@*]+)\Z")
+_PLAIN_HOST = re.compile(r"[A-Za-z0-9.-]+\Z")
+"""A host that needs no more than lower case to be canonical."""
 
 
 class BlockList:
     """Entries by kind: 64 hex digits are a body's SHA-256, what holds `://` is a URL, the rest are hosts."""
 
     def __init__(self, entries: Iterable[str] = (), files: Sequence[str] = ()) -> None:
-        """Raises ConfigError for a file that cannot be read or a URL that cannot be understood."""
+        """Raises ConfigError for a file that cannot be read or an entry that cannot be understood."""
         self._hosts: set[str] = set()
         self._urls: set[str] = set()
         self._hashes: set[str] = set()
@@ -38,18 +47,33 @@ class BlockList:
         try:
             if "://" in entry:
                 self._urls.add(canonical_url(entry))
-            else:
-                host = urlsplit(canonical_url(f"http://{entry.lstrip('*').lstrip('.')}/")).hostname
-                self._hosts.add((host or "").rstrip("."))
+                return
+            host = _HOST.match(entry)
+            if host is None:
+                raise ValueError("a path needs its http:// or https://")
+            if _PLAIN_HOST.match(host[1]):
+                self._hosts.add(_plain_host(host[1].lower()))
+                return
+            parts = urlsplit(canonical_url(f"http://{host[1]}/"))
+            if parts.port is not None:
+                raise ValueError("a host stands without its port")
+            self._hosts.add(_plain_host(parts.hostname or ""))
         except ValueError as error:
-            raise ConfigError(f"{where}: {entry!r} is no host, URL or SHA-256; correct or remove it") from error
+            raise ConfigError(
+                f"{where}: {entry!r} is no host, URL or SHA-256 ({error}); correct or remove it"
+            ) from error
 
-    def match_url(self, url: str, host: str) -> str | None:
-        """The entry that names canonical `url`, its `host` or a domain above it, or None."""
+    @property
+    def key(self) -> str:
+        """32 hex digits over what is listed, whatever its order and comments."""
+        return fingerprint(sorted(self._hosts), sorted(self._urls), sorted(self._hashes))
+
+    def match_url(self, url: str) -> str | None:
+        """The entry that names canonical `url`, its host or a domain above it, or None."""
         if url in self._urls:
-            return "URL"
+            return f"URL {url}"
         if self._hosts:
-            name = host.rstrip(".")
+            name = _plain_host(urlsplit(url).hostname or "")
             while name:
                 if name in self._hosts:
                     return f"host {name}"
@@ -58,10 +82,34 @@ class BlockList:
 
     def match_body(self, body: bytes) -> str | None:
         """The SHA-256 of `body` if it is listed, else None."""
-        if not self._hashes:
-            return None
-        digest = hashlib.sha256(body).hexdigest()
+        return self._match_sha256(hashlib.sha256(body).hexdigest()) if self._hashes else None
+
+    def match_answer(self, sha256: str | None, redirects: Sequence[str]) -> str | None:
+        """The entry that names an answer known from before, by its body's hash or the URLs it was redirected to."""
+        for url in redirects:
+            entry = self.match_url(url)
+            if entry is not None:
+                return entry
+        return self._match_sha256(sha256) if sha256 is not None else None
+
+    def holds(self, entry: str) -> bool:
+        """Whether what a `match_*` once returned is still listed."""
+        kind, _, name = entry.partition(" ")
+        listed = {"URL": self._urls, "host": self._hosts, "sha256": self._hashes}
+        return name in listed.get(kind, ())
+
+    def _match_sha256(self, digest: str) -> str | None:
         return f"sha256 {digest}" if digest in self._hashes else None
+
+    def __bool__(self) -> bool:
+        """Whether anything is listed."""
+        return bool(self._hosts or self._urls or self._hashes)
+
+
+def _plain_host(host: str) -> str:
+    """One spelling for each host: without the root's dot; an IP address as resolvers read it (2130706433, 0x7f.1)."""
+    name = host.rstrip(".")
+    return literal_address(name) or name
 
 
 def _read(file: str) -> Iterator[tuple[str, str]]:

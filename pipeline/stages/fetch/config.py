@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from configs.load import ConfigError
 from pipeline.stages.fetch.address import parse_allowed
@@ -32,6 +33,10 @@ class FetchConfig:
 
     per_host_rate: float = 0.0
     """Requests a second that one process starts to one host name, at most; 0 for no limit."""
+
+    per_host_failures: int = 16
+    """So many URLs of one host in a row without a connection (connect) or an end (timeout, too_slow), and the rest of
+    the shard's fail likewise without being asked; 0 for never."""
 
     connect_timeout_s: float = 10.0
     """Time for name resolution, connection and TLS handshake."""
@@ -105,10 +110,18 @@ class FetchConfig:
     """Whether to ask each host's robots.txt first; one more request a host."""
 
     block: tuple[str, ...] = ()
-    """What is never fetched or kept: host names (with all names below them), URLs, SHA-256 of bodies."""
+    """What is never fetched or kept: host names (with all names below them), URLs, SHA-256 of bodies. Holds for
+    pictures that are there already, too; a change of it requests nothing that is known."""
 
     block_files: tuple[str, ...] = ()
     """Files with entries as in `block`, one a line; # starts a comment."""
+
+    engine: Literal["own", "img2dataset"] = "own"
+    """Who makes the requests. img2dataset can do less (docs/peers.md says what): options that it cannot honour and that
+    change what is requested are refused."""
+
+    engine_python: str = ""
+    """The Python of an environment with img2dataset, for that engine; on a cluster, at this path on every machine."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that cannot work."""
@@ -122,6 +135,7 @@ class FetchConfig:
             ("concurrency", 1),
             ("per_host_concurrency", 1),
             ("per_host_rate", 0),
+            ("per_host_failures", 0),
             ("low_speed_bytes", 0),
             ("low_speed_time_s", 0),
             ("max_bytes", 1),
@@ -142,6 +156,22 @@ class FetchConfig:
             if not _RESOLVE.match(entry):
                 raise ConfigError(f"resolve entry {entry!r} must look like host:port:address")
         parse_allowed(self.allow_addresses)
+        if self.engine == "img2dataset":
+            self._refuse_what_img2dataset_cannot()
+
+    def _refuse_what_img2dataset_cannot(self) -> None:
+        if not self.engine_python:
+            raise ConfigError("engine img2dataset needs engine_python, the Python of an environment that has it")
+        asked_for = {
+            "per_host_rate": self.per_host_rate > 0,
+            "proxy": bool(self.proxy),
+            "resolve": bool(self.resolve),
+            "robots_txt": self.robots_txt,
+            "verify_certificates": not self.verify_certificates,
+        }
+        refused = [name for name, asked in asked_for.items() if asked]
+        if refused:
+            raise ConfigError(f"engine img2dataset cannot honour {', '.join(refused)}; leave it out or use engine own")
 
     @property
     def product(self) -> str:

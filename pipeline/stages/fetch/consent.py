@@ -55,8 +55,11 @@ def forbidding_directive(
 
 
 def reserves_tdm(value: str) -> bool:
-    """Whether a `tdm-reservation` header reserves the rights to text and data mining (TDMRep, W3C 2024)."""
-    return value.strip() == "1"
+    """Whether a `tdm-reservation` header reserves the rights to text and data mining (TDMRep, W3C 2024).
+
+    Of several values, as repeated headers give them, one that reserves is enough.
+    """
+    return any(each.strip() == "1" for each in value.split(","))
 
 
 def parse_http_date(text: str) -> datetime.datetime | None:

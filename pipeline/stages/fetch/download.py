@@ -25,11 +25,14 @@ from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.consent import parse_http_date
-from pipeline.stages.fetch.robots import RobotsRules, parse_robots
+from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
-from pipeline.stages.fetch.transfer import Answer, Transfer
+from pipeline.stages.fetch.transfer import Answer, Transfer, check_authorities
 
 __all__ = ["Fetched", "fetch"]
+
+_SILENCE = frozenset({"connect", "timeout", "too_slow"})
+"""Reasons that cost much time and say that the host is at fault."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +49,8 @@ class Fetched:
     """Of the last answer, if there was one."""
     final_url: str | None = None
     """The canonical URL that was requested last, after redirects."""
+    redirects: tuple[str, ...] = ()
+    """The canonical URLs that followed the first one in the last attempt, `final_url` at their end."""
     content_type: str | None = None
     attempts: int = 0
     """Attempts begun; 0 where nothing was requested."""
@@ -54,10 +59,10 @@ class Fetched:
 def fetch(urls: Sequence[str], config: FetchConfig) -> Iterator[Fetched]:
     """Download `urls`: exactly one Fetched for every index, in the order in which they complete.
 
-    Never raises for a URL's fault. Raises ConfigError for a block list that cannot be read. Closing the
+    Never raises for a URL's fault. Raises ConfigError for a block list or ca_file that cannot be read. Closing the
     iterator stops all transfers.
     """
-    loop = _Loop(urls, config)  # reads the block list: a mistake in it shows before anything starts
+    loop = _Loop(urls, config)  # reads the files that the config names: a mistake in them shows before anything starts
     return loop.results()
 
 
@@ -70,8 +75,7 @@ class _Job:
     url: str  # canonical; differs from origin after a redirect
     attempts: int = 0
     spent_s: float = 0.0  # of the present attempt
-    hops: int = 0
-    visited: set[str] = field(default_factory=set)
+    redirects: list[str] = field(default_factory=list)  # canonical, of the present attempt
     robots_of: str = ""  # the authority whose robots.txt this is
 
     @property
@@ -83,6 +87,7 @@ class _Loop:
     def __init__(self, urls: Sequence[str], config: FetchConfig) -> None:
         self._urls = urls
         self._config = config
+        check_authorities(config)
         self._guard = AddressGuard(config.allow_addresses)
         self._block = BlockList(config.block, config.block_files)
         self._schedule: Schedule[_Job] = Schedule(
@@ -90,6 +95,9 @@ class _Loop:
         )
         self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
         self._unresolved: set[str] = set()
+        self._waits: dict[str, tuple[int, float]] = {}  # host -> waits that it asked for in a row, end of the last
+        self._silent: dict[str, int] = {}  # host -> URLs in a row that it did not answer in time
+        self._left_alone: dict[str, Answer] = {}  # what a host that is not asked any more says to every URL
         self._active: set[Transfer] = set()
         self._idle: list[Transfer] = []
         self._open = len(urls)
@@ -248,11 +256,10 @@ class _Loop:
         except ValueError:
             self._reject(job, "bad_url", None)
             return
-        if not job.is_robots:
-            blocked = self._block.match_url(job.url, host)
-            if blocked is not None:
-                self._reject(job, "block_list", blocked)
-                return
+        blocked = self._block.match_url(job.url)  # a robots.txt can be redirected to what is blocked
+        if blocked is not None:
+            self._reject(job, "block_list", blocked)
+            return
         if self._config.proxy and not self._guard.permits_host(host, port):
             self._reject(job, "address_not_allowed", f"would ask the proxy for {host} port {port}")
             return
@@ -281,7 +288,7 @@ class _Loop:
         if known.reason in ("dns", "connect", "tls", "address_not_allowed"):
             self._reject(job, known.reason, known.detail)  # the picture would meet the same end
         else:
-            self._reject(job, "robots_txt", f"robots.txt is unreachable: {known.reason}")
+            self._reject(job, "robots_txt", f"{UNREACHABLE}: {known.reason}")
         return False
 
     def _start_transfers(self) -> None:
@@ -295,12 +302,12 @@ class _Loop:
             if turn is None:
                 return
             host, job = turn
-            if job.hops == 0:
-                job.attempts += 1
-            if host in self._unresolved:
+            if host in self._unresolved or host in self._left_alone:
                 self._schedule.release(host)
-                self._conclude(job, Answer(reason="dns"))
+                self._conclude(job, self._left_alone.get(host, Answer(reason="dns")))
                 continue
+            if not job.redirects:
+                job.attempts += 1
             transfer = self._idle.pop() if self._idle else self._new_transfer()
             try:
                 left_s = self._config.timeout_s - job.spent_s
@@ -332,18 +339,34 @@ class _Loop:
                 self._idle.append(transfer)
                 self._schedule.release(host)
                 job.spent_s += answer.elapsed_s
-                if answer.reason == "dns":
-                    self._unresolved.add(host)
+                self._remember(host, answer)
                 self._conclude(job, answer)
             if not left:
                 return
+
+    def _remember(self, host: str, answer: Answer) -> None:
+        """What `answer` says about its `host`."""
+        if answer.reason == "dns":
+            self._unresolved.add(host)
+        if answer.http_status is not None and not answer.heals:
+            self._waits.pop(host, None)
+        if answer.reason not in _SILENCE:
+            self._silent.pop(host, None)
+            return
+        self._silent[host] = self._silent.get(host, 0) + 1
+        if self._silent[host] == self._config.per_host_failures:
+            detail = "not asked: too many URLs of the host in a row found no connection or no end"
+            self._left_alone[host] = Answer(reason=answer.reason, detail=detail)
 
     def _conclude(self, job: _Job, answer: Answer) -> None:
         """Follow a redirect, try again, or be done."""
         if answer.redirect is not None:
             self._follow(job, answer)
             return
-        if answer.heals and job.attempts <= self._config.retries and self._try_again(job, answer):
+        asked_s = _retry_after_s(answer.retry_after) if answer.retry_after else 0.0
+        granted = self._grant(urlsplit(job.url).hostname or "", asked_s, answer) if asked_s else True
+        if answer.heals and granted and job.attempts <= self._config.retries:
+            self._try_again(job, asked_s)
             return
         if job.is_robots:
             self._learn_robots(job, answer)
@@ -357,14 +380,13 @@ class _Loop:
                 detail=answer.detail if blocked is None else blocked,
                 http_status=answer.http_status,
                 final_url=job.url,
+                redirects=tuple(job.redirects),
                 content_type=answer.content_type,
                 attempts=job.attempts,
             )
         )
 
     def _follow(self, job: _Job, answer: Answer) -> None:
-        job.hops += 1
-        job.visited.add(job.url)
         target, reason, detail = "", None, None
         try:
             target = urljoin(job.url, answer.redirect or "")
@@ -375,9 +397,9 @@ class _Loop:
                 target.encode("ascii")
         except ValueError:
             reason, detail = "bad_url", "redirect"
-        if reason is None and target in job.visited:
+        if reason is None and target in (job.origin, *job.redirects):
             reason, detail = "too_many_redirects", "a loop"
-        elif reason is None and job.hops > self._config.max_redirects:
+        elif reason is None and len(job.redirects) >= self._config.max_redirects:
             reason, detail = "too_many_redirects", f"more than {self._config.max_redirects}"
         elif reason is None and job.spent_s >= self._config.timeout_s:
             reason, detail = "timeout", f"over {self._config.timeout_s:g} s"
@@ -385,24 +407,35 @@ class _Loop:
             self._conclude(job, Answer(reason=reason, detail=detail, http_status=answer.http_status))
             return
         job.url = target
+        job.redirects.append(target)
         self._admit(job, 0.0)
 
-    def _try_again(self, job: _Job, answer: Answer) -> bool:
-        """Queue another attempt; False if the server asks for a longer wait than the config grants."""
+    def _grant(self, host: str, asked_s: float, answer: Answer) -> bool:
+        """Whether `host` is given the wait that it asks for; a busy one (429, 503) is then held back as a whole.
+
+        Not granted is a wait over max_retry_after_s, nor one more than `retries` + 1 in a row: such a host is left
+        alone for the rest of the shard, which it would hold up.
+        """
+        too_long = asked_s > self._config.max_retry_after_s
+        if answer.http_status not in (429, 503):
+            return not too_long
         now = time.monotonic()
-        wait_s = self._config.backoff_s * 2.0 ** (job.attempts - 1) * (1.0 + 0.5 * _jitter(job))
-        if answer.retry_after:
-            asked_s = _retry_after_s(answer.retry_after)
-            if asked_s is not None:
-                if asked_s > self._config.max_retry_after_s:
-                    return False
-                wait_s = max(wait_s, asked_s)
-                if answer.http_status in (429, 503):
-                    self._schedule.hold(urlsplit(job.url).hostname or "", now + asked_s)
-        job.url, job.hops, job.spent_s = job.origin, 0, 0.0
-        job.visited.clear()
-        self._admit(job, now + wait_s)
+        count, until_s = self._waits.get(host, (0, 0.0))
+        count += now >= until_s  # else an answer to what was under way when the wait began
+        if too_long or count > self._config.retries + 1:
+            detail = "not asked: the host wants to wait for longer than it is granted"
+            self._left_alone[host] = Answer(reason=answer.reason, detail=detail, http_status=answer.http_status)
+            return False
+        self._waits[host] = count, max(until_s, now + asked_s)
+        self._schedule.hold(host, now + asked_s)
         return True
+
+    def _try_again(self, job: _Job, asked_s: float) -> None:
+        """Queue another attempt, after `asked_s` or longer."""
+        wait_s = self._config.backoff_s * 2.0 ** (job.attempts - 1) * (1.0 + 0.5 * _jitter(job))
+        job.url, job.spent_s = job.origin, 0.0
+        job.redirects.clear()
+        self._admit(job, time.monotonic() + max(wait_s, asked_s))
 
     def _learn_robots(self, job: _Job, answer: Answer) -> None:
         """RFC 9309, section 2.3.1: 4xx allows everything, an unreachable robots.txt nothing."""
@@ -452,9 +485,10 @@ def _jitter(job: _Job) -> float:
     return float(keyed_hash(job.attempts, key)[0]) / 2.0**64
 
 
-def _retry_after_s(value: str) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date; None if it is neither."""
-    if value.strip().isdigit():
-        return float(value.strip()[:12])
+def _retry_after_s(value: str) -> float:
+    """Seconds that a Retry-After header asks for: a number, or a date; 0 if it is neither."""
+    digits = value.strip()[:12]
+    if digits.isascii() and digits.isdigit():
+        return float(digits)
     date = parse_http_date(value)
-    return None if date is None else max(0.0, (date - _utc_now()).total_seconds())
+    return 0.0 if date is None else max(0.0, (date - _utc_now()).total_seconds())

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.stages.fetch.robots import UNREACHABLE
+
 __all__ = ["CAN_HEAL", "merge_facts", "worth_retrying"]
 
 CAN_HEAL = ("dns", "connect", "tls", "timeout", "too_slow", "transfer", "http_408", "http_425", "http_429")
@@ -18,11 +20,15 @@ CAN_HEAL = ("dns", "connect", "tls", "timeout", "too_slow", "transfer", "http_40
 
 
 def worth_retrying(facts: pa.Table) -> pa.ChunkedArray:
-    """bool[N] over FACTS rows: failures of the fetch stage that can heal."""
+    """bool[N] over FACTS rows: failures of the fetch stage that can heal. Reads `status`, `reason` and `detail`.
+
+    A robots.txt that could not be had counts among them, one that forbids does not.
+    """
     reason = facts["reason"]
     heals = pc.or_(pc.is_in(reason, pa.array(CAN_HEAL)), pc.match_substring_regex(reason, r"^http_5\d\d$"))
-    failed = pc.equal(facts["status"], "failed_to_download")
-    return pc.and_(failed, pc.fill_null(heals, False))
+    unreachable = pc.and_(pc.equal(reason, "robots_txt"), pc.starts_with(facts["detail"], UNREACHABLE))
+    heals = pc.or_(pc.fill_null(heals, False), pc.fill_null(unreachable, False))
+    return pc.and_(pc.equal(facts["status"], "failed_to_download"), heals)
 
 
 def merge_facts(generations: Sequence[pa.Table]) -> pa.Table:
@@ -43,5 +49,6 @@ def merge_facts(generations: Sequence[pa.Table]) -> pa.Table:
     whole = whole.append_column("precedence", precedence)
     whole = whole.sort_by([("url_id", "ascending"), ("precedence", "descending")])
     ids = whole["url_id"].combine_chunks()
-    first = pa.array([i == 0 or ids[i] != ids[i - 1] for i in range(len(ids))], pa.bool_())
+    differs = pc.not_equal(ids[1:], ids[:-1])
+    first = pa.concat_arrays([pa.array([True] * min(len(ids), 1), pa.bool_()), differs])
     return whole.filter(first).drop_columns(["generation", "precedence"])

@@ -6,10 +6,13 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-__all__ = ["MAX_ROBOTS_BYTES", "RobotsRules", "parse_robots"]
+__all__ = ["MAX_ROBOTS_BYTES", "UNREACHABLE", "RobotsRules", "parse_robots"]
 
 MAX_ROBOTS_BYTES = 500 * 1024
 """What is read of a robots.txt; RFC 9309, section 2.5, asks for at least this."""
+
+UNREACHABLE = "robots.txt is unreachable"
+"""How the detail of a rejection begins that no rule asked for: the file could not be had, which may heal."""
 
 _MAX_RULES = 10_000
 
@@ -58,7 +61,7 @@ def parse_robots(body: bytes, product: str) -> RobotsRules:
             in_rules = True
             if not value:
                 continue  # "Disallow:" alone forbids nothing
-            rule = (key == "allow", _normal(value))
+            rule = (key == "allow", re.sub(r"\*+", "*", _normal(value)))
             if _letters(product) in agents and len(ours) < _MAX_RULES:
                 ours.append(rule)
             if "*" in agents and len(everyone) < _MAX_RULES:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pycurl
 
+from configs.load import ConfigError
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
 from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
 
-__all__ = ["Answer", "Transfer"]
+__all__ = ["Answer", "Transfer", "check_authorities"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEALING_STATUS = frozenset({408, 425, 429})
@@ -233,6 +235,8 @@ class Transfer:
             text = _text(value.strip())
             if name == b"x-robots-tag":
                 self._robots_tags.append(text)
+            elif name == b"tdm-reservation":
+                self._headers["tdm-reservation"] = f"{self._headers.get('tdm-reservation', '')},{text}"
             else:
                 self._headers.setdefault(name.decode(), text)
         return None
@@ -292,8 +296,15 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+def check_authorities(config: FetchConfig) -> None:
+    """Raises ConfigError where `ca_file` is no file of authorities: else every https URL would fail, one by one."""
+    if config.ca_file and config.verify_certificates:
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"ca_file: cannot read {config.ca_file} ({error}); give a PEM file, or none") from error
+
+
 def _system_authorities() -> str:
     """The system's file of trusted authorities; libcurl's own default is the path of the machine it was built on."""
-    import ssl
-
     return ssl.get_default_verify_paths().cafile or ""
