@@ -2,7 +2,7 @@
 
     python -m benchmarks.fetch --pictures DIR --peer-python PYTHON [--urls 1000] [--repeats 1]
 
-DIR holds JPEGs; the 300 largest are encoded again so that their mean is about 190 KB, a quarter of them progressive.
+DIR holds JPEGs; the 150 largest are encoded again so that their mean is about 190 KB, a quarter of them progressive.
 Every tenth URL answers 404. PYTHON is the interpreter of an environment with img2dataset 1.47 (its pins do not agree
 with ours); without it only ours runs. Both write the same layout: tar of jpg, json, txt, and a Parquet file; both
 get one process, 32 transfers at once, 256 pixels, quality 95.
@@ -245,7 +245,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "pictures").mkdir()
-        pictures = make_pictures(arguments.pictures, 300)
+        pictures = make_pictures(arguments.pictures, 150)
         for i, body in enumerate(pictures):
             (folder / "pictures" / f"{i:05d}.jpg").write_bytes(body)
         # The system's authorities and the server's: a file of one certificate would load faster than users' do.
