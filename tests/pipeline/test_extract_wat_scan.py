@@ -37,6 +37,9 @@ def _assert_agrees(block: bytes, scanned: dict[int, Page | None], i: int, source
     """Holds the reading of one record to the parsers'; returns whether it was read."""
     if i in scanned and scanned[i] is None:
         return False
+    if b"IMG@/src" not in block:
+        assert i not in scanned
+        return True
     parsed = parse_page(block, sources)  # raises where the JSON is bad: then nothing should have been read
     page = scanned.get(i)
     if page is None:
@@ -121,8 +124,12 @@ def test_what_is_not_plainly_usual_is_left_to_the_parsers(links: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [b"", b" ", b"{", b"[]", b'""', b'{"Envelope":{}', b'{"a":"', b"{}x", b'{"a":1}{}', b'{"a":1.5}']
-)
+    "block",
+    [
+        b"", b" ", b"{", b'["IMG@/src"]', b'"IMG@/src"', b'{"IMG@/src":{}', b'{"IMG@/src":"', b'{"IMG@/src":1}x',
+        b'{"IMG@/src":1}{}', b'{"IMG@/src":1.5}', b'{"a":{} \x0b',
+    ],
+)  # fmt: skip
 def test_block_never_runs_on_into_the_next(block: bytes) -> None:
     good = wat_block([{"url": "/1", "alt": "a"}])
     scanned = _scan([block, good, block, good[1:]])

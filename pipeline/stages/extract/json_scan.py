@@ -6,6 +6,8 @@
 Errs on one side only: what is accepted here is JSON (RFC 8259), but not all JSON is accepted. Fractions, literals
 other than true, false and null, and nesting beyond 64 are answered with UNSURE, for a full parser to judge.
 
+While developing: numba keeps compiled callers (`wat_scan.py`, `heads.py`) until their own file changes.
+
 No function checks bounds. Each stops at a control character inside a string and at anything that is no JSON, so 64
 bytes of zeros behind the data are enough.
 """
@@ -133,14 +135,14 @@ def _next_mark(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infe
     return i + lowest_bit(marks)
 
 
-@numba.njit(forceinline=True)
+@numba.njit
 def plain_string_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """As `string_end`, but UNSURE also where the string has escapes."""
     i = _next_mark(data, i)
     return i if data[i] == _QUOTE else UNSURE
 
 
-@numba.njit(forceinline=True)
+@numba.njit
 def string_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index of the quote that closes the string whose first character is at `i`, or UNSURE."""
     while True:
@@ -174,7 +176,7 @@ def _scalar_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba inf
     return i
 
 
-@numba.njit(forceinline=True)
+@numba.njit
 def _key_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the colon of the key at `i`, or UNSURE."""
     if data[i] != _QUOTE:

@@ -1,6 +1,6 @@
 """The picture links of many WAT records in one pass over their bytes, in compiled code.
 
-    block --_page_spans--> where members and picture links stand --_copy_texts--> strings, one after another
+    block that names pictures --_page_spans--> where members and picture links stand --_copy_texts--> strings
       | anything unusual
       `--> UNSURE: for a full parser to judge
 
@@ -36,12 +36,12 @@ _MIN_LINK_BYTES = len('{"path":"IMG@/src"}')
 
 _QUOTE, _COMMA, _COLON = b'",:'
 _OPEN_ARRAY, _CLOSE_ARRAY, _OPEN_OBJECT, _CLOSE_OBJECT = b"[]{}"
-_AMPERSAND, _RETURN = b"&\r"
+_AMPERSAND, _RETURN, _LINE_FEED = b"&\r\n"
 
 
 def scan_pages(blocks: Blocks, text_sources: Sequence[str]) -> list[tuple[int, Page | None]]:
     """The pages with picture links among WAT records, each with its number in `blocks`; null in place of a page that
-    a full parser has to judge. The other records are sound, and hold no picture links.
+    a full parser has to judge. The other records hold no picture links.
 
     Of `text_sources` only those are looked at that a WAT has: alt, title.
     """
@@ -135,7 +135,7 @@ _IMAGE_WORD = _word("IMG@/src")
 _ROBOTS_WORD, _LICENSE_WORD = _word("robots"), _word("license")
 _LOWEST_5, _LOWEST_6, _LOWEST_7 = map(_lowest, (5, 6, 7))
 _LOWER = np.uint64(0x2020202020202020)
-_ONE, _BYTE, _THIRD_BYTE = np.uint64(1), np.uint64(0xFF), np.uint64(16)
+_ONE, _LOWEST_BYTE, _ALL = np.uint64(1), np.uint64(0xFF), np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 # --- compiled ---------------------------------------------------------------------------------
@@ -158,11 +158,13 @@ def _member(data, start, length, inside):  # type: ignore[no-untyped-def]  # com
 
 
 @numba.njit
-def _holds(data, start, end, word, lowest, length):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """bool: whether data[start:end] may hold a word of up to 8 lower-case letters, in any case."""
-    rare = np.uint8(word >> _THIRD_BYTE & _BYTE)  # the b of robots, the c of license: few places to look at
+def _holds(data, start, end, word, length, rare):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """bool: whether data[start:end] may hold a word, in any case. `word` has its up to 8 letters in lower case; number
+    `rare` of them is looked for first."""
+    letter = np.uint8(word >> np.uint64(8 * rare) & _LOWEST_BYTE)
+    lowest = _ALL >> np.uint64(64 - 8 * length)
     for i in range(start, end - length + 1, 64):
-        marks = letter_marks(data, i + 2, rare)
+        marks = letter_marks(data, i + rare, letter)
         while marks != 0:
             at = i + lowest_bit(marks)
             if at + length <= end and (load8(data, at) | _LOWER) & lowest == word:
@@ -171,7 +173,27 @@ def _holds(data, start, end, word, lowest, length):  # type: ignore[no-untyped-d
     return False
 
 
-@numba.njit(forceinline=True)
+@numba.njit
+def _names_robots(data, span):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    return _holds(data, span[0], span[1], _ROBOTS_WORD, 6, 2)
+
+
+@numba.njit
+def _names_license(data, span):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    return _holds(data, span[0], span[1], _LICENSE_WORD, 7, 2)
+
+
+@numba.njit
+def _has_no_pictures(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """bool: whether a record is of no interest, without a look at its JSON: most tell of requests."""
+    if _holds(data, start, end, _IMAGE_WORD | _LOWER, 8, 3):
+        return False
+    while end > start and (data[end - 1] == _RETURN or data[end - 1] == _LINE_FEED):
+        end -= 1
+    return end > start and data[end - 1] == _CLOSE_OBJECT  # else it is cut short
+
+
+@numba.njit
 def _read_link(data, i, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the object at `i`, or UNSURE. `link` int64[5, 2] gets the spans of its strings, -1
     where there are none."""
@@ -254,7 +276,7 @@ def _read_links(data, i, images, counts, link):  # type: ignore[no-untyped-def] 
         if path >= 0 and link[_PATH, 1] - path == 8 and load8(data, path) == _IMAGE_WORD:
             images[counts[0]] = link[_URL : _TITLE + 1]
             counts[0] += 1
-        if link[_REL, 0] >= 0 and _holds(data, link[_REL, 0], link[_REL, 1], _LICENSE_WORD, _LOWEST_7, 7):
+        if link[_REL, 0] >= 0 and _names_license(data, link[_REL]):
             counts[1] = 1
         i = skip_white(data, i)
         if data[i] == _CLOSE_ARRAY:
@@ -366,9 +388,9 @@ def _copy_texts(  # type: ignore[no-untyped-def]  # compiled: numba infers the t
 def _flags(data, spans, counts, out, first, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     flags = 0
     for member in (_HEADERS, _METAS):
-        if _holds(data, spans[member, 0], spans[member, 1], _ROBOTS_WORD, _LOWEST_6, 6):
+        if _names_robots(data, spans[member]):
             flags |= _MAY_FORBID
-    if counts[1] or _holds(data, spans[_HEAD_LINKS, 0], spans[_HEAD_LINKS, 1], _LICENSE_WORD, _LOWEST_7, 7):
+    if counts[1] or _names_license(data, spans[_HEAD_LINKS]):
         flags |= _MAY_LICENSE
     has_escapes = False
     for i in range(first, end):  # without a way out, so that many are compared at once
@@ -385,6 +407,8 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     counts = np.empty(2, np.int64)
     num_pages = num_links = n = 0
     for record in range(starts.shape[0]):
+        if _has_no_pictures(data, starts[record], ends[record]):
+            continue
         i = _page_spans(data, starts[record], spans, images, counts, link)
         if 0 <= i <= ends[record] <= skip_white(data, i):
             if counts[0] == 0:
