@@ -17,7 +17,7 @@ from pipeline.identity import canonical_url, uid_of, url_id_of
 from pipeline.outcome import Outcome
 from pipeline.reasons import is_reason
 from pipeline.schema import CANDIDATES, REJECTIONS
-from pipeline.stages.extract import ExtractConfig, extract
+from pipeline.stages.extract import ExtractConfig, extract, wat
 from tests.pipeline.archives import members, warc_record, wat_block
 
 
@@ -31,6 +31,12 @@ def _extract(path: Path, config: ExtractConfig | None = None, **keywords: Any) -
         assert outcome.num_in == outcome.kept.num_rows + link_rejections
         assert all(is_reason("extract", reason) for reason in outcome.rejected["reason"].to_pylist())
     return outcomes
+
+
+@pytest.fixture(autouse=True, params=["compiled", "plain"])
+def _both_readers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here twice: as a large file is read, and as a small one."""
+    monkeypatch.setattr(wat, "_COMPILED_FROM_BYTES", 0 if request.param == "compiled" else 1 << 40)
 
 
 def _kept(outcomes: list[Outcome]) -> list[dict[str, Any]]:

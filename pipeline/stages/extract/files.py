@@ -9,7 +9,7 @@ import fsspec
 
 from pipeline.errors import InputError
 
-__all__ = ["open_binary"]
+__all__ = ["open_binary", "size_of"]
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -30,3 +30,9 @@ def open_binary(path: str) -> BinaryIO:
         raise InputError(f"{path}: no permission to read it") from error
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{path}: cannot be opened ({error})") from error
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file. Raises InputError as `open_binary` does."""
+    with open_binary(path) as file:
+        return file.seek(0, os.SEEK_END)

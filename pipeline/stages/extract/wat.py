@@ -2,6 +2,7 @@
 
     Blocks --wat_scan--> Page --> resolved links --LinkBatch--> Outcome
        | what it leaves to judge   ^
+       | and small files           |
        `--wat_json-----------------'
 
 The image links are the entries of `HTML-Metadata.Links` whose path is `IMG@/src`. Their url and alt are
@@ -20,6 +21,7 @@ from pipeline.outcome import Outcome
 from pipeline.stages.extract.archive import read_blocks
 from pipeline.stages.extract.blocks import Blocks
 from pipeline.stages.extract.config import ExtractConfig
+from pipeline.stages.extract.files import size_of
 from pipeline.stages.extract.links import LinkBatch, directives_of, license_among, resolver, unescape_attribute
 from pipeline.stages.extract.page import Page
 from pipeline.stages.extract.wat_json import BadPageError, parse_page, parse_tolerantly
@@ -27,6 +29,9 @@ from pipeline.stages.extract.wat_scan import scan_pages
 
 __all__ = ["read_wat"]
 
+_COMPILED_FROM_BYTES = 1 << 20
+"""Smaller files are read by the full parser alone: the scan takes a quarter of a minute to compile, once an
+installation."""
 _LICENSE_REL = re.compile(rb'"rel":\s*"[^"]*license', re.IGNORECASE)
 
 
@@ -37,12 +42,14 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
     """
     batch = LinkBatch(path, config)
     robots = _Robots(config.robots_directives if config.respect_page_robots else ())
+    is_large = size_of(path) >= _COMPILED_FROM_BYTES
     found_any = False
     others: set[str] = set()
     for item in read_blocks(path, record_type="metadata", others=others, max_record_bytes=config.max_record_bytes):
         found_any = True
         if isinstance(item, Blocks):
-            yield from _read_blocks(batch, item, config, robots)
+            pages = scan_pages(item, config.text_sources) if is_large else [(i, None) for i in range(len(item.offsets))]
+            yield from _read_pages(batch, item, pages, config, robots)
         else:
             batch.count_record()
             batch.reject_record(item.offset, item.reason, item.detail)
@@ -58,9 +65,16 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
         yield batch.take()
 
 
-def _read_blocks(batch: LinkBatch, blocks: Blocks, config: ExtractConfig, robots: _Robots) -> Iterator[Outcome]:
+def _read_pages(
+    batch: LinkBatch,
+    blocks: Blocks,
+    pages: Sequence[tuple[int, Page | None]],
+    config: ExtractConfig,
+    robots: _Robots,
+) -> Iterator[Outcome]:
+    """`pages` are as from `scan_pages`: the number of a record and, unless it is for a full parser, its page."""
     counted = 0
-    for number, scanned in scan_pages(blocks, config.text_sources):
+    for number, scanned in pages:
         batch.count_records(number + 1 - counted)
         counted = number + 1
         offset, page = blocks.offsets[number], scanned
