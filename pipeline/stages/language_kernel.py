@@ -57,7 +57,7 @@ def new_cache() -> Cache:
     return keys, room[first : first + (1 << _CACHE_BITS) * DIM].reshape(-1, DIM)
 
 
-@numba.njit(inline="always")
+@numba.njit(forceinline=True)
 def _step(value, byte):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """One byte of FNV-1a in 32 bits, with fastText's slip kept: bytes enter as signed characters."""
     extended = numba.uint32(byte)
@@ -124,7 +124,8 @@ def _add_up_word(  # type: ignore[no-untyped-def]  # compiled: numba infers the 
 ):
     """Set `total` to the sum of a word's rows; returns their number, or -1 for the token that ends a text."""
     is_kept, row_of_bucket = ngrams
-    total[:] = 0
+    for d in range(DIM):
+        total[0, d] = 0
     if length >= 9 and _is_label(data, start):
         return 0
     num_rows = 0
@@ -135,7 +136,8 @@ def _add_up_word(  # type: ignore[no-untyped-def]  # compiled: numba infers the 
         add16(total, 0, input_rows, row)
         num_rows += 1
     bracketed[0] = 60  # <
-    bracketed[1 : length + 1] = data[start : start + length]
+    for i in range(length):
+        bracketed[i + 1] = data[start + i]
     bracketed[length + 1] = 62  # >
     last = length + 2
     for i in range(last):
@@ -218,7 +220,8 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     block_starts = np.empty(_MAX_BLOCK_WORDS, np.int64)
     block_lengths = np.empty(_MAX_BLOCK_WORDS, np.int64)
     for t in range(offsets.shape[0] - 1):
-        hidden[:] = 0
+        for d in range(DIM):
+            hidden[0, d] = 0
         num_rows = np.int64(0)
         begin, end = offsets[t], offsets[t + 1]
         ended = inside = False
@@ -264,7 +267,8 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                 num_rows += count
                 if length <= MAX_KEPT:
                     keys[place, 0], keys[place, 1] = low, high | (np.uint64(count) << _S56)
-                    sums[place] = total[0]
+                    for d in range(DIM):
+                        sums[place, d] = total[0, d]
             if ended:
                 break
         add16(hidden, 0, input_rows, end_of_line)
