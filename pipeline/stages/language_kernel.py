@@ -29,7 +29,7 @@ BUCKETS = 2_000_000
 MIN_N, MAX_N = 2, 4
 """What lid.176 was trained with; compiled in, `load_model` refuses a file with others."""
 
-_CACHE_BITS = 16
+_CACHE_BITS = 18
 MAX_KEPT = 15
 """Bytes of the longest word that the cache keeps."""
 _KEY_BYTES, _SUM_BYTES = 16, 4 * DIM
@@ -46,10 +46,10 @@ Cache = tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]
 
 
 def new_cache() -> Cache:
-    """Room for 65,536 words, empty, 5 MB. A word has one place, and takes it from whoever was there.
+    """Room for 262,144 words, empty, 20 MB. A word has one place, and takes it from whoever was there.
 
-    Keys uint64[65536, 2]: 15 bytes of letters, then one with the number of rows; zeros where free. The sums of the
-    rows float32[65536, 16], each in one cache line.
+    Keys uint64[262144, 2]: 15 bytes of letters, then one with the number of rows; zeros where free. The sums of the
+    rows float32[262144, 16], each in one cache line.
     """
     keys = np.zeros((1 << _CACHE_BITS, 2), np.uint64)
     room = np.empty((1 << _CACHE_BITS) * DIM + DIM, np.float32)
