@@ -28,8 +28,8 @@ import torch
 from training.data import Batch, BatchDataset, DataConfig, batches
 from training.decode import AugmentConfig
 from training.distributed import World
-from training.gradient import FlatGradients, accumulate_gradient
-from training.index import build_index, save_index
+from training.gradient import accumulate_gradient, make_gradients
+from training.index import write_index
 from training.losses import ContrastiveLoss
 from training.model import Model, ModelConfig, create_model, model_json, resolve_precision, trim
 from training.optim import OptimiserConfig, make_optimiser
@@ -69,7 +69,8 @@ def measure(name: str, device: torch.device, options: argparse.Namespace) -> dic
         seed=0,
     )
     optimiser = make_optimiser(model.clip, OptimiserConfig())
-    gradients = FlatGradients([p for group in optimiser.param_groups for p in group["params"]])
+    world = World(device=device)
+    gradients = make_gradients(model.clip, [p for group in optimiser.param_groups for p in group["params"]], world)
     total_steps = options.warmup_steps + options.steps
     seconds, waits, tokens = [], [], []
     with tempfile.TemporaryDirectory() as folder, closing(_source(model, options, folder, total_steps)) as source:
@@ -79,7 +80,13 @@ def measure(name: str, device: torch.device, options: argparse.Namespace) -> dic
             batch = replace(batch, tokens=trim(batch.tokens)).to(device)
             waited = time.perf_counter() - begin
             accumulate_gradient(
-                model, loss, batch, gradients, World(device=device), micro_batches=options.micro_batches
+                model,
+                loss,
+                batch,
+                gradients,
+                world,
+                global_batch_size=options.batch,
+                micro_batches=options.micro_batches,
             )
             norm = float(gradients.norm())  # the loop reads it too: a step is whole when the host knows it
             assert norm == norm, "not a number"
@@ -131,10 +138,9 @@ def flops_per_pair(name: str, *, text_tokens: float) -> float:
 def _source(model: Model, options: argparse.Namespace, folder: str, total_steps: int) -> Generator[Batch, None, None]:
     if options.data is None:
         return _made(model, options, total_steps)
-    index = build_index(options.data)
-    save_index(index, Path(folder) / "index")
+    index = write_index(options.data, root=folder)
     dataset = BatchDataset(
-        index_dirs=(str(Path(folder) / "index"),),
+        index_dirs=(str(Path(folder) / index.fingerprint),),
         stream=Stream(segments=(Segment(sizes=(len(index),)),), seed=0, global_batch_size=options.batch),
         augment=AugmentConfig(),
         image_size=model.image_size,

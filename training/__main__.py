@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     wants_help = not words or any(word in ("-h", "--help", "help") for word in words)
     if wants_help:
-        from training.train import TrainConfig
+        from training.config import TrainConfig
 
         with contextlib.suppress(BrokenPipeError):  # whoever read it has seen enough
             print(f"{_USAGE}\noptions:\n{describe(TrainConfig)}", flush=True)
@@ -48,12 +48,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _execute(command: str, path: str | None, overrides: list[str]) -> int:
-    from training.train import TrainConfig, train
+    from training.config import TrainConfig
 
     config = load(TrainConfig, path, overrides)
     if command == "run":
         from training.log import show_metrics
 
+        if config.launcher == "ray":
+            from training.launch_ray import train_on_ray as train
+        else:
+            from training.train import train
         result = train(config)
         if result.stopped_by is not None:
             return 128 + result.stopped_by

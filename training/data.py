@@ -31,7 +31,7 @@ from pipeline.identity import keyed_hash
 from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
 from training.errors import DataError
 from training.index import SampleIndex, load_index
-from training.stream import Stream
+from training.stream import Stream, share
 
 __all__ = ["Batch", "BatchDataset", "DataConfig", "DataSet", "Tokenizer", "batches"]
 
@@ -164,7 +164,7 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         seed: int,
         context_length: int | None = None,
     ) -> None:
-        """`index_dirs`: where `save_index` wrote that of each segment of `stream`.
+        """`index_dirs`: where `write_index` put that of each segment of `stream`.
 
         `image_size`: side of the crops, in pixels; `context_length`: longest text, None for the tokenizer's own.
         """
@@ -275,7 +275,8 @@ def batches(
     Raises DataError when a shard is gone or changed, or a worker process dies.
     """
     stream = dataset.stream
-    local_size = stream.global_batch_size // world_size
+    begin, end = share(stream.global_batch_size, rank=rank, world_size=world_size)
+    local_size = end - begin
     chunks = stream.chunks(
         start=start, stop=stop, rank=rank, world_size=world_size, chunk_size=min(_CHUNK_SIZE, local_size)
     )

@@ -1,24 +1,39 @@
 """One process or many: who we are, and the few collectives that the loop uses.
 
-Several processes come from `torchrun`, which sets RANK, WORLD_SIZE, LOCAL_RANK and MASTER_*.
+Several processes come from `torchrun` or `--launcher ray`, which set RANK, WORLD_SIZE, LOCAL_RANK and MASTER_*.
+
+A rank that stops answering is found by the others when a collective times out. Each of them then signs a list in
+the run's key-value store and looks who is missing: the error names those ranks and the step.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from training.errors import DistributedError
+from training.errors import DistributedError, TrainingError
+from training.stream import share
 
 __all__ = ["World", "distributed", "is_first_process"]
+
+T = TypeVar("T")
+
+_SIGNING_S = 2.0
+"""How long a rank leaves the others to sign that they are alive and waiting too."""
+_SIGNS = ("gloo", "nccl", "timed out", "timeout", "connection", "store", "peer")
+"""Words by which an error of a collective is told from a mistake in the code: torch raises RuntimeError for both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +43,31 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    store: PrefixStore | None = None
+    """The run's key-value store; None for one process."""
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes logs and checkpoints."""
         return self.rank == 0
 
-    def gather_rows(self, local_ND: Tensor) -> Tensor:
-        """[W * n, D]: every rank's [n, D] in rank order, without gradient."""
+    def share(self, count: int, *, rank: int | None = None) -> tuple[int, int]:
+        """`stream.share` of `count` things for `rank`, by default this one."""
+        return share(count, rank=self.rank if rank is None else rank, world_size=self.size)
+
+    def gather_rows(self, local_nD: Tensor, *, total: int) -> Tensor:
+        """[N, D]: every rank's rows, N = `total` of them shared as `share` says, in rank order, without gradient."""
         if self.size == 1:
-            return local_ND
-        out = local_ND.new_empty((self.size * len(local_ND), *local_ND.shape[1:]))
-        dist.all_gather_into_tensor(out, local_ND.contiguous())
-        return out
+            return local_nD
+        counts = [stop - start for start, stop in (self.share(total, rank=rank) for rank in range(self.size))]
+        longest = max(counts)
+        if len(local_nD) < longest:  # the collective wants equal parts
+            local_nD = torch.cat([local_nD, local_nD.new_zeros(longest - len(local_nD), *local_nD.shape[1:])])
+        out = local_nD.new_empty((self.size * longest, *local_nD.shape[1:]))
+        dist.all_gather_single(out, local_nD.contiguous())
+        if min(counts) == longest:
+            return out
+        return torch.cat([out[longest * rank : longest * rank + count] for rank, count in enumerate(counts)])
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up `tensor` over ranks, in place."""
@@ -64,10 +91,70 @@ class World:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def barrier(self) -> None:
-        """Wait for every rank."""
-        if self.size > 1:
-            dist.barrier()
+    def on_first(self, action: Callable[[], T]) -> T:
+        """What `action` returns on rank 0, on every rank; a TrainingError of it is raised on every rank."""
+        answer: T | TrainingError | None = None
+        if self.is_first:
+            try:
+                answer = action()
+            except TrainingError as error:
+                answer = error
+        answer = self.from_first(answer)
+        if isinstance(answer, TrainingError):
+            raise answer
+        return cast(T, answer)
+
+    def together(self, action: Callable[[], T]) -> T:
+        """`action` on every rank, in which none waits for another.
+
+        A TrainingError of one is raised on all of them: else the others would wait for it in vain later.
+        """
+        answer: T | None = None
+        failed: TrainingError | None = None
+        try:
+            answer = action()
+        except TrainingError as error:
+            failed = error
+        for found in self.gather_objects(failed):
+            if found is not None:
+                raise found
+        return cast(T, answer)
+
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Turn failures of memory and of collectives into errors that name the ranks and `what` this one did.
+
+        Raises DistributedError, TrainingError.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"rank {self.rank}, {what}: out of GPU memory; raise micro_batches (the gradient stays exact), set "
+                "--model.gradient_checkpointing true, or with several GPUs --distributed fsdp"
+            ) from error
+        except RuntimeError as error:
+            text = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split()))  # gloo begins with its source's line
+            if self.size == 1 or not any(sign in text.lower() for sign in _SIGNS):
+                raise
+            raise DistributedError(
+                f"rank {self.rank}, {what}: {self._silent()} stopped answering ({text[:160]}); "
+                "see its log, then run again to go on from the last checkpoint"
+            ) from error
+
+    def _silent(self) -> str:
+        """The ranks that do not say within a moment that they wait, too; "another rank" where that cannot be told."""
+        if self.store is None:
+            return "another rank"
+        try:
+            self.store.set(f"waits/{self.rank}", "")
+            time.sleep(_SIGNING_S)
+            silent = [str(rank) for rank in range(self.size) if not self.store.check([f"waits/{rank}"])]
+            if self.is_first:
+                time.sleep(_SIGNING_S)  # it may hold the store that the others still read
+        except RuntimeError:  # the rank that held the store is gone
+            return "another rank"
+        return f"rank {', '.join(silent)}" if silent else "another rank"
 
 
 def is_first_process() -> bool:
@@ -84,33 +171,47 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    if use_cuda and not torch.cuda.is_available():
-        raise DistributedError("device is cuda, but there is no usable CUDA device here; set --device cpu")
-    if use_cuda:
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        if local_rank >= torch.cuda.device_count():
-            raise DistributedError(
-                f"rank {rank} wants GPU {local_rank}, but there are {torch.cuda.device_count()}; "
-                "start at most one process per GPU"
-            )
-        place = torch.device("cuda", local_rank)
-        torch.cuda.set_device(place)
-    else:
-        place = torch.device("cpu")
+    place = _place(device, rank)
     if size == 1:
         yield World(device=place)
         return
+    timeout = datetime.timedelta(seconds=timeout_s)
     try:
-        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=datetime.timedelta(seconds=timeout_s))
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
+        # On GPUs the small agreements go over gloo all the same: they then time out as errors, not as aborts.
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend, store=PrefixStore("groups", store), rank=rank, world_size=size, timeout=timeout
+        )
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"rank {rank} of {size} cannot join the others ({' '.join(str(error).split())[:200]}); "
             "start all ranks with torchrun"
         ) from error
+    world = World(rank=rank, size=size, device=place, store=PrefixStore("openwit", store))
     try:
-        yield World(rank=rank, size=size, device=place)
+        yield world
         # Ranks finish at different times; one that leaves early would break the others' last collective.
-        dist.barrier()
+        with world.during("the end of the run"):
+            world.gather_objects(None)
     finally:
         dist.destroy_process_group()
+
+
+def _place(device: str, rank: int) -> torch.device:
+    """This rank's device. Raises DistributedError."""
+    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    if not use_cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DistributedError("device is cuda, but there is no usable CUDA device here; set --device cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= torch.cuda.device_count():
+        raise DistributedError(
+            f"rank {rank} wants GPU {local_rank}, but there are {torch.cuda.device_count()}; "
+            "start at most one process per GPU"
+        )
+    place = torch.device("cuda", local_rank)
+    torch.cuda.set_device(place)
+    return place

@@ -14,8 +14,10 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +26,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from training.checkpoint import Progress, load_checkpoint, read_progress
+from training.checkpoint import Progress, read_progress
 from training.distributed import World
 from training.errors import EvaluationError
-from training.index import IMAGE_SUFFIXES
+from training.loading import load_checkpoint
 from training.losses import LossConfig, make_loss
 from training.metrics import Metric, retrieval, zero_shot
 from training.model import Model, ModelConfig, Precision, create_model, resolve_precision, trim
+from training.shards import IMAGE_SUFFIXES
 
 __all__ = [
     "EvaluationConfig",
@@ -41,6 +44,9 @@ __all__ = [
     "evaluate_checkpoint",
     "prepare",
 ]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +149,7 @@ def prepare(data: bytes, size: int) -> npt.NDArray[np.uint8]:
 def class_embeddings(model: Model, classes: list[str], templates: list[str], *, batch_size: int = 256) -> Tensor:
     """Unit [C, D]: mean of each class's normalised template embeddings, normalised (CLIP, section 3.1.4)."""
     texts = [template.replace("{c}", name) for name in classes for template in templates]
-    text_TD = _embed_texts(model, texts, batch_size)
+    text_TD = _embed_texts(model, texts, batch_size, World(device=model.device))
     mean_CD = text_TD.view(len(classes), len(templates), -1).mean(dim=1)
     return F.normalize(mean_CD, dim=-1)
 
@@ -157,45 +163,24 @@ def evaluate(model: Model, config: EvaluationConfig, world: World | None = None)
     if config.path is None:
         raise EvaluationError("evaluation.path is not set; give the directory of an evaluation set")
     data = EvaluationSet(config.path)
-    numbers: list[int] = []
-    labels: list[int] = []
-    captions: list[str] = []
-    image_of_caption: list[int] = []
-    image_parts: list[Tensor] = []
-    mine = islice(enumerate(data.examples()), world.rank, None, world.size)
-    with model.evaluating(), ThreadPoolExecutor(4) as pool:
-        while batch := list(islice(mine, config.batch_size)):
-            try:
-                pixels = list(pool.map(lambda item: prepare(item[1].image, model.image_size), batch))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise EvaluationError(
-                    f"{data.root}: a picture cannot be decoded ({error}); make the set again"
-                ) from error
-            image_parts.append(model.encode_image(torch.from_numpy(np.stack(pixels)).to(model.device)).cpu())
-            for number, example in batch:
-                numbers.append(number)
-                labels.append(-1 if example.label is None else example.label)
-                captions.extend(example.captions)
-                image_of_caption.extend([number] * len(example.captions))
-        text_parts = _embed_texts(model, captions, config.batch_size).cpu() if captions else None
-        class_CD = class_embeddings(model, data.classes, data.templates, batch_size=config.batch_size).cpu()
-    image_ND = torch.cat(image_parts) if image_parts else None
-    gathered = world.gather_objects((numbers, labels, image_ND, image_of_caption, text_parts))
-    all_images = [part[2] for part in gathered if part[2] is not None]
-    if not all_images:
+    embed = partial(_embed_share, data, model, config, world)
+    # The ranks of a sharded model wait for each other inside, and find an error of one by the time-out.
+    share = embed() if model.is_sharded else world.together(embed)
+    shares: list[_Share] = world.gather_objects(share)
+    if not any(part.numbers for part in shares):
         raise EvaluationError(f"{data.root}: the tars hold no example")
-    order = torch.tensor([number for part in gathered for number in part[0]]).argsort()
-    image_ND = torch.cat(all_images)[order]
-    labels_N = torch.tensor([label for part in gathered for label in part[1]])[order]
+    order = torch.tensor([number for part in shares for number in part.numbers]).argsort()
+    image_ND = torch.cat([part.images for part in shares if part.numbers])[order]
+    labels_N = torch.tensor([label for part in shares for label in part.labels])[order]
     metrics: list[Metric] = []
     labelled = labels_N >= 0
     if labelled.any():
-        metrics += zero_shot(image_ND[labelled], class_CD, labels_N[labelled])
-    all_texts = [part[4] for part in gathered if part[4] is not None]
-    if all_texts:
-        owners_M = torch.tensor([number for part in gathered for number in part[3]])
+        metrics += zero_shot(image_ND[labelled], share.classes, labels_N[labelled])
+    owners_M = torch.tensor([number for part in shares for number in part.owners])
+    if len(owners_M):
         by_image = owners_M.argsort(stable=True)
-        metrics += retrieval(image_ND, torch.cat(all_texts)[by_image], owners_M[by_image])
+        text_MD = torch.cat([part.texts for part in shares if part.owners])
+        metrics += retrieval(image_ND, text_MD[by_image], owners_M[by_image])
     return metrics
 
 
@@ -218,10 +203,76 @@ def evaluate_checkpoint(
     return evaluate(made, config), progress
 
 
-def _embed_texts(model: Model, texts: list[str], batch_size: int) -> Tensor:
-    parts = []
+@dataclass(frozen=True, kw_only=True)
+class _Share:
+    """What one rank embedded: n of the pictures, m of the captions, all C classes; on the CPU."""
+
+    numbers: list[int]
+    """Of the pictures, in the set."""
+    labels: list[int]
+    """Their classes, -1 for none."""
+    owners: list[int]
+    """The picture of each caption, by its number."""
+    images: Tensor
+    """Unit features [n, D]."""
+    texts: Tensor
+    """Unit features [m, D]."""
+    classes: Tensor
+    """Unit features [C, D], the same on every rank."""
+
+
+def _embed_share(data: EvaluationSet, model: Model, config: EvaluationConfig, world: World) -> _Share:
+    """This rank's share of `data`. Raises EvaluationError."""
+    numbers: list[int] = []
+    labels: list[int] = []
+    captions: list[str] = []
+    owners: list[int] = []
+    parts = [torch.zeros(0)]
+    blank = np.zeros((model.image_size, model.image_size, 3), np.uint8)
+    mine = islice(enumerate(data.examples()), world.rank, None, world.size)
+    with model.evaluating(), ThreadPoolExecutor(4) as pool:
+        for batch in _in_step(mine, config.batch_size, model, world):
+            try:
+                pixels = list(pool.map(lambda item: prepare(item[1].image, model.image_size), batch))
+            except (OSError, ValueError, SyntaxError) as error:
+                raise EvaluationError(
+                    f"{data.root}: a picture cannot be decoded ({error}); make the set again"
+                ) from error
+            images_BHWC = torch.from_numpy(np.stack(pixels or [blank])).to(model.device)
+            parts.append(model.encode_image(images_BHWC)[: len(batch)].cpu())
+            for number, example in batch:
+                numbers.append(number)
+                labels.append(-1 if example.label is None else example.label)
+                captions.extend(example.captions)
+                owners.extend([number] * len(example.captions))
+        return _Share(
+            numbers=numbers,
+            labels=labels,
+            owners=owners,
+            images=torch.cat(parts),
+            texts=_embed_texts(model, captions, config.batch_size, world).cpu(),
+            classes=class_embeddings(model, data.classes, data.templates, batch_size=config.batch_size).cpu(),
+        )
+
+
+def _embed_texts(model: Model, texts: list[str], batch_size: int, world: World) -> Tensor:
+    parts = [torch.zeros(0, device=model.device)]
     with model.evaluating():
-        for start in range(0, len(texts), batch_size):
-            tokens_BL = model.tokenizer(texts[start : start + batch_size])
-            parts.append(model.encode_text((trim(tokens_BL) if model.can_trim else tokens_BL).to(model.device)))
+        for batch in _in_step(iter(texts), batch_size, model, world):
+            tokens_BL = model.tokenizer(batch or [""])
+            tokens_BL = trim(tokens_BL) if model.can_trim else tokens_BL
+            parts.append(model.encode_text(tokens_BL.to(model.device))[: len(batch)])
     return torch.cat(parts)
+
+
+def _in_step(things: Iterator[T], size: int, model: Model, world: World) -> Iterator[list[T]]:
+    """Lists of up to `size` things; of a sharded model empty ones at the end, until every rank is through.
+
+    A rank that has nothing left must still take part in the gathering of the weights.
+    """
+    while True:
+        batch = list(islice(things, size))
+        together = world.sum_(torch.tensor(len(batch), device=model.device)) if model.is_sharded else len(batch)
+        if not together:
+            return
+        yield batch

@@ -1,4 +1,4 @@
-"""A checkpoint as a directory that open_clip loads: `local-dir:DIRECTORY`."""
+"""A checkpoint, of whole files or of shards, as a directory that open_clip loads: `local-dir:DIRECTORY`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import open_clip
-from safetensors import safe_open
+from safetensors.torch import save_file
 
 from training.checkpoint import read_progress
-from training.errors import CheckpointError, OutputError
+from training.errors import OutputError
+from training.loading import read_weights
 from training.model import model_json
 
 __all__ = ["export"]
@@ -22,17 +23,13 @@ def export(checkpoint: str | Path, *, model: str, directory: str | Path) -> Path
 
     `model` is the config's model name or JSON path. Raises CheckpointError, OutputError, ModelError.
     """
-    weights = Path(checkpoint) / "model.safetensors"
-    if not weights.is_file():
-        raise CheckpointError(f"{checkpoint}: no model.safetensors here; give a checkpoint's directory")
+    progress = read_progress(checkpoint)
+    weights = read_weights(checkpoint)
     config = model_json(model)
-    with safe_open(weights, framework="pt") as tensors:
-        if "logit_bias" in tensors.keys():  # noqa: SIM118  # safe_open is no mapping
-            # open_clip makes room for a bias only where the config names one.
-            config.setdefault("init_logit_bias", 0.0)
-    config["vision_cfg"]["image_size"] = size = read_progress(checkpoint).image_size or config["vision_cfg"].get(
-        "image_size", 224
-    )
+    if "logit_bias" in weights:
+        # open_clip makes room for a bias only where the config names one.
+        config.setdefault("init_logit_bias", 0.0)
+    config["vision_cfg"]["image_size"] = size = progress.image_size or config["vision_cfg"].get("image_size", 224)
     content = {
         "model_cfg": config,
         "preprocess_cfg": {
@@ -49,7 +46,7 @@ def export(checkpoint: str | Path, *, model: str, directory: str | Path) -> Path
         if target.exists() and not (target / "open_clip_config.json").is_file():
             raise OutputError(f"{target}: exists and is no exported model; give another directory")
         temporary.mkdir(parents=True)
-        shutil.copyfile(weights, temporary / "open_clip_model.safetensors")
+        save_file(weights, temporary / "open_clip_model.safetensors", metadata={"format": "pt"})
         (temporary / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)

@@ -12,18 +12,41 @@ keeps its graph and there is no second.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from training.data import Batch
 from training.distributed import World
 from training.losses import Loss
 from training.model import Model, trim
+from training.shard import is_sharded
 
-__all__ = ["FlatGradients", "accumulate_gradient"]
+__all__ = ["FlatGradients", "Gradients", "ShardedGradients", "accumulate_gradient", "make_gradients"]
+
+
+class Gradients(Protocol):
+    """The gradients of all trained parameters, of which every rank has computed its part."""
+
+    def zero_(self) -> None:
+        """Forget the last step's gradients."""
+
+    def last_backward(self, is_last: bool) -> None:
+        """Say before each backward pass of a step whether it is the last one."""
+
+    def sum_over_ranks(self) -> None:
+        """After the last backward pass: make them the gradients of the global loss, if that did not."""
+
+    def norm(self) -> Tensor:
+        """L2 norm over all parameters (scalar), the same on every rank."""
+
+    def scale_(self, factor: Tensor) -> None:
+        """Multiply all by `factor`."""
 
 
 class FlatGradients:
@@ -32,8 +55,9 @@ class FlatGradients:
     Autograd adds into the views, which are the parameters' `.grad`.
     """
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        """`parameters`: those to train, all of one dtype and device."""
+    def __init__(self, parameters: Sequence[nn.Parameter], world: World) -> None:
+        """`parameters`: those to train, at least one, all of one dtype and device."""
+        self._world = world
         total = sum(p.numel() for p in parameters)
         self.buffer = torch.zeros(total, dtype=parameters[0].dtype, device=parameters[0].device)
         start = 0
@@ -42,12 +66,77 @@ class FlatGradients:
             start += parameter.numel()
 
     def zero_(self) -> None:
-        """Forget the last step's gradients."""
+        """See Gradients."""
         self.buffer.zero_()
 
+    def last_backward(self, is_last: bool) -> None:
+        """See Gradients."""
+
+    def sum_over_ranks(self) -> None:
+        """See Gradients."""
+        self._world.sum_(self.buffer)
+
     def norm(self) -> Tensor:
-        """L2 norm over all parameters (scalar)."""
+        """See Gradients."""
         return cast(Tensor, torch.linalg.vector_norm(self.buffer))
+
+    def scale_(self, factor: Tensor) -> None:
+        """See Gradients."""
+        self.buffer.mul_(factor)
+
+
+class ShardedGradients:
+    """Each rank's part of the gradients of a sharded model, which FSDP2 sums in the last backward pass alone.
+
+    Until then the gradients of all weights lie whole on each rank: one reduction a step, for that memory.
+    """
+
+    def __init__(self, clip: FSDPModule, parameters: Sequence[nn.Parameter], world: World) -> None:
+        """`clip`: the sharded model; `parameters`: those of it to train."""
+        self._clip = clip
+        self._world = world
+        self._sharded = [p for p in parameters if is_sharded(p)]
+        self._whole = FlatGradients([p for p in parameters if not is_sharded(p)], world)
+
+    def zero_(self) -> None:
+        """See Gradients."""
+        self._whole.zero_()
+        for parameter in self._sharded:
+            parameter.grad = None
+
+    def last_backward(self, is_last: bool) -> None:
+        """See Gradients."""
+        self._clip.set_requires_gradient_sync(is_last)
+
+    def sum_over_ranks(self) -> None:
+        """See Gradients."""
+        self._whole.sum_over_ranks()
+
+    def norm(self) -> Tensor:
+        """See Gradients."""
+        squares = self._whole.buffer.new_zeros(())
+        for part in self._parts():
+            squares += torch.linalg.vector_norm(part) ** 2
+        return (self._world.sum_(squares) + self._whole.norm() ** 2).sqrt()
+
+    def scale_(self, factor: Tensor) -> None:
+        """See Gradients."""
+        self._whole.scale_(factor)
+        for part in self._parts():
+            part.mul_(factor)
+
+    def _parts(self) -> Iterator[Tensor]:
+        """This rank's part of each gradient."""
+        for parameter in self._sharded:
+            if parameter.grad is not None:
+                yield cast(DTensor, parameter.grad).to_local()
+
+
+def make_gradients(clip: nn.Module, parameters: Sequence[nn.Parameter], world: World) -> Gradients:
+    """The gradients of `parameters`, which are those of `clip` to train."""
+    if isinstance(clip, FSDPModule):
+        return ShardedGradients(clip, parameters, world)
+    return FlatGradients(parameters, world)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +161,17 @@ def accumulate_gradient(
     model: Model,
     loss: Loss,
     batch: Batch,
-    gradients: FlatGradients,
+    gradients: Gradients,
     world: World,
     *,
+    global_batch_size: int,
     micro_batches: int = 1,
     chunk_rows: int = 4096,
 ) -> Tensor:
     """Fill `gradients` with the gradient of the global loss; return the loss (scalar, detached).
 
-    `batch` is the rank's part of the global batch, in rank order. Every rank returns the same loss and
-    holds the same gradients. `chunk_rows` bounds the similarity matrix held at a time.
+    `batch` is the rank's part (`World.share`) of the `global_batch_size` samples. Every rank returns the same
+    loss and holds the same gradients, or its shard of them. `chunk_rows` bounds the similarity matrix held at a time.
     """
     local = len(batch.keys)
     bounds = [(local * i // micro_batches, local * (i + 1) // micro_batches) for i in range(micro_batches)]
@@ -99,11 +189,13 @@ def accumulate_gradient(
         texts.append(text_bD)
 
     image_grad_nD, text_grad_nD, value = _feature_gradients(
-        model, loss, torch.cat([f.detach() for f in images]), torch.cat([f.detach() for f in texts]), world, chunk_rows
-    )
+        model, loss, torch.cat([f.detach() for f in images]), torch.cat([f.detach() for f in texts]), world,
+        global_batch_size, chunk_rows,
+    )  # fmt: skip
 
     after = _RandomState.now(model.device)
     for (start, stop), part, state, image_bD, text_bD in zip(bounds, slices, states, images, texts, strict=True):
+        gradients.last_backward(stop == local)
         if micro_batches > 1:
             state.restore(model.device)
             # A locked tower's features need no graph, and are here already.
@@ -112,7 +204,7 @@ def accumulate_gradient(
         torch.autograd.backward([f for f, _ in pairs], [g for _, g in pairs])
     after.restore(model.device)
 
-    world.sum_(gradients.buffer)
+    gradients.sum_over_ranks()
     return value
 
 
@@ -124,24 +216,23 @@ def _features(model: Model, part: Batch, image_bD: Tensor | None = None) -> tupl
 
 
 def _feature_gradients(
-    model: Model, loss: Loss, image_nD: Tensor, text_nD: Tensor, world: World, chunk_rows: int
+    model: Model, loss: Loss, image_nD: Tensor, text_nD: Tensor, world: World, total: int, chunk_rows: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(d loss / d own image features, d loss / d own text features, loss).
 
     The gradients of scale and bias go into their `.grad`: this rank's part, summed later with the rest.
     """
     clip = cast(Any, model.clip)
-    n = len(image_nD)
-    image_ND = world.gather_rows(image_nD).requires_grad_()
-    text_ND = world.gather_rows(text_nD).requires_grad_()
+    image_ND = world.gather_rows(image_nD, total=total).requires_grad_()
+    text_ND = world.gather_rows(text_nD, total=total).requires_grad_()
     value = torch.zeros((), dtype=image_ND.dtype, device=image_ND.device)
-    first = world.rank * n
-    for start in range(first, first + n, chunk_rows):
+    first, last = world.share(total)
+    for start in range(first, last, chunk_rows):
         part = loss.part(
             image_ND,
             text_ND,
             start=start,
-            stop=min(start + chunk_rows, first + n),
+            stop=min(start + chunk_rows, last),
             logit_scale=clip.logit_scale.exp(),
             logit_bias=clip.logit_bias,
         )
@@ -152,5 +243,5 @@ def _feature_gradients(
     both_2ND = torch.stack([image_ND.grad, text_ND.grad])
     world.sum_(both_2ND)
     world.sum_(value)
-    own = slice(first, first + n)
+    own = slice(first, last)
     return both_2ND[0, own], both_2ND[1, own], value

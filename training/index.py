@@ -1,10 +1,9 @@
-"""Where every sample of a directory of shards lies: read once, saved, then memory-mapped.
+"""Where every sample of the data sets lies: written shard by shard, then memory-mapped.
 
-    00000.parquet with tar_offset  --\\
-    00000.tar headers (otherwise)  ----> SampleIndex (NumPy arrays) --> RUN/index/*.npy --> data workers
+    Shard --> ShardRows, one shard at a time --> RUN/index/FINGERPRINT/*.npy --> SampleIndex, in data workers as well
 
-Accepts what the pipeline writes, what img2dataset writes, and plain WebDataset tars. Rows without
-a caption or an image are left out and counted.
+A sample takes 32 bytes and its caption, on disk; in memory only what is in use. So 10^9 samples need no more memory
+than the rows of one shard.
 """
 
 from __future__ import annotations
@@ -12,27 +11,31 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from configs.load import fingerprint
 from training.errors import DataError
+from training.shards import Shard, ShardRows, find_shards, read_json, read_rows
 
-__all__ = ["IMAGE_SUFFIXES", "SampleIndex", "Shard", "build_index", "find_shards", "load_index", "save_index"]
+__all__ = ["SampleIndex", "load_index", "write_index"]
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-"""Extensions of image members, in order of preference, as open_clip's trainer takes them."""
-
-_ARRAYS = ("shard", "offset", "num_bytes", "uid", "caption_end", "captions")
+_DTYPES: dict[str, npt.DTypeLike] = {
+    "shard": np.int32,
+    "offset": np.int64,
+    "num_bytes": np.int32,
+    "uid": np.uint64,
+    "caption_end": np.int64,
+    "captions": np.uint8,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,264 +74,136 @@ class SampleIndex:
         return self.captions[start : int(self.caption_end[sample])].tobytes().decode("utf-8", "replace")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One tar of a data set, as its list states it."""
+def write_index(
+    *directories: str | Path, root: str | Path, skip_unfinished: bool = False, replace: bool = True
+) -> SampleIndex:
+    """Index every shard under `directories` in `root`/FINGERPRINT, and open that.
 
-    path: Path
-    samples: int | None
-    sha256: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ShardRows:
-    offset: list[int]
-    num_bytes: list[int]
-    uid: list[int]
-    caption: list[bytes]
-    num_without_text: int
-    num_without_image: int
-
-
-def find_shards(directory: str | Path, *, skip_unfinished: bool = False) -> list[Shard]:
-    """The shards of a data set, sorted by name.
-
-    `directory` holds `shards/`, or the tars themselves. The list is `manifest.json`, else
-    `sizes.json`, else whatever tars are there; `skip_unfinished` then leaves out those without tar's
-    end mark, which somebody is still writing. Raises DataError where there is none, or where a
-    listed tar is missing or of another size.
+    An index that is there already is kept with `replace` false, for processes that are reading it. Raises DataError
+    (see `find_shards`, which explains `skip_unfinished`).
     """
-    root = Path(directory)
-    if (root / "shards").is_dir():
-        # The pipeline publishes by moving a link: resolved here, a run keeps the version that it began with.
-        root = (root / "shards").resolve()
-    if not root.is_dir():
-        raise DataError(f"{directory}: no such directory; make the shards first, or set --data.path")
-    listed: dict[str, Shard] = {}
-    sizes: dict[str, int] = {}
-    if (manifest := root / "manifest.json").is_file():
-        try:
-            for entry in _read_json(manifest).get("shards", ()):
-                name = entry["name"] if entry["name"].endswith(".tar") else entry["name"] + ".tar"
-                listed[name] = Shard(path=root / name, samples=entry.get("samples"), sha256=entry.get("sha256"))
-                if "bytes" in entry:
-                    sizes[name] = entry["bytes"]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{manifest}: not a manifest of shards ({_one_line(error)}); copy or make it again"
-            ) from error
-    elif (counts := root / "sizes.json").is_file():
-        for name, count in _read_json(counts).items():
-            listed[name] = Shard(path=root / name, samples=int(count), sha256=None)
-    else:
-        for path in root.glob("*.tar"):
-            if not skip_unfinished or _has_end_mark(path):
-                listed[path.name] = Shard(path=path, samples=None, sha256=None)
-    if not listed:
-        raise DataError(f"{root}: no shards here (no manifest.json, sizes.json or *.tar); set --data.path")
-    for name in sorted(listed):
-        path = root / name
-        if not path.is_file():
-            raise DataError(f"{path}: listed but missing; copy the whole directory, or make the shards again")
-        if name in sizes and path.stat().st_size != sizes[name]:
-            raise DataError(
-                f"{path}: {path.stat().st_size} bytes, but the manifest says {sizes[name]}; "
-                "the copy is damaged: copy it again"
-            )
-    return [listed[name] for name in sorted(listed)]
-
-
-def build_index(*directories: str | Path, skip_unfinished: bool = False) -> SampleIndex:
-    """Read the index of every shard under `directories`. Raises DataError (see `find_shards`)."""
-    shards: list[Shard] = []
-    parts: list[_ShardRows] = []
-    sizes: list[int] = []
-    for directory in directories:
-        found = find_shards(directory, skip_unfinished=skip_unfinished)
-        rows = [_read_rows(shard) for shard in found]
-        size = sum(len(part.offset) for part in rows)
-        if not size:
-            raise DataError(f"{directory}: no sample with both an image and a caption; nothing to train on")
-        shards += found
-        parts += rows
-        sizes.append(size)
-    captions = [caption for rows in parts for caption in rows.caption]
-    uid = np.array([u for rows in parts for u in rows.uid], np.uint64)
-    names = [(shard.path.name, shard.sha256, len(rows.offset)) for shard, rows in zip(shards, parts, strict=True)]
-    blob = np.frombuffer(b"".join(captions), np.uint8)
-    return SampleIndex(
-        paths=tuple(str(shard.path) for shard in shards),
-        tar_bytes=tuple(shard.path.stat().st_size for shard in shards),
-        sizes=tuple(sizes),
-        shard=np.repeat(np.arange(len(parts), dtype=np.int32), [len(rows.offset) for rows in parts]),
-        offset=np.array([o for rows in parts for o in rows.offset], np.int64),
-        num_bytes=np.array([n for rows in parts for n in rows.num_bytes], np.int32),
-        uid=uid,
-        caption_end=np.cumsum([len(caption) for caption in captions], dtype=np.int64),
-        captions=blob,
-        num_without_text=sum(rows.num_without_text for rows in parts),
-        num_without_image=sum(rows.num_without_image for rows in parts),
-        fingerprint=fingerprint(
-            sizes, names, xxhash.xxh3_128_hexdigest(uid.tobytes()), xxhash.xxh3_128_hexdigest(blob.tobytes())
-        ),
-    )
-
-
-def _read_rows(shard: Shard) -> _ShardRows:
-    rows = _rows_from_parquet(shard.path)
-    if rows is None:
-        rows = _rows_from_tar(shard.path)
-    found = len(rows.offset) + rows.num_without_text + rows.num_without_image
-    if shard.samples is not None and found < shard.samples:
-        raise DataError(
-            f"{shard.path}: {found} samples, but {shard.samples} are listed; the shard is damaged: copy it again"
-        )
-    size = shard.path.stat().st_size
-    if rows.offset and max(o + n for o, n in zip(rows.offset, rows.num_bytes, strict=True)) > size:
-        raise DataError(f"{shard.path}: truncated, the last image ends beyond its {size} bytes; copy it again")
-    return rows
-
-
-def _has_end_mark(tar: Path) -> bool:
-    """Whether `tar` ends as tar does, with two blocks of zeros."""
-    size = tar.stat().st_size
-    return size >= 1024 and size % 512 == 0 and not any(_read_at(tar, size - 1024, 1024))
-
-
-def save_index(index: SampleIndex, directory: str | Path) -> None:
-    """Write `index` to `directory` (made, or replaced whole)."""
-    target = Path(directory)
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    temporary = Path(root) / f"new.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name in _ARRAYS:
-        np.save(temporary / f"{name}.npy", getattr(index, name))
-    meta = {
-        "paths": index.paths,
-        "tar_bytes": index.tar_bytes,
-        "sizes": index.sizes,
-        "num_without_text": index.num_without_text,
-        "num_without_image": index.num_without_image,
-        "fingerprint": index.fingerprint,
-    }
-    (temporary / "index.json").write_text(json.dumps(meta), encoding="utf-8")
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
+    try:
+        with _Writer(temporary) as writer:
+            sizes = []
+            for directory in directories:
+                before = writer.count
+                for shard in find_shards(directory, skip_unfinished=skip_unfinished):
+                    writer.add(shard, read_rows(shard))
+                if writer.count == before:
+                    raise DataError(f"{directory}: no sample with both an image and a caption; nothing to train on")
+                sizes.append(writer.count - before)
+            name = writer.finish(sizes)
+        target = Path(root) / name
+        if replace or not (target / "index.json").is_file():
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load_index(target)
 
 
 def load_index(directory: str | Path) -> SampleIndex:
     """Open a saved index; arrays are memory-mapped, so that all workers of a machine share them."""
     root = Path(directory)
-    meta = _read_json(root / "index.json")
-    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    meta = read_json(root / "index.json")
+    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in _DTYPES}
     paths, tar_bytes, sizes = (tuple(meta.pop(name)) for name in ("paths", "tar_bytes", "sizes"))
     return SampleIndex(paths=paths, tar_bytes=tar_bytes, sizes=sizes, **arrays, **meta)
 
 
-def _rows_from_parquet(tar: Path) -> _ShardRows | None:
-    """The shard's rows from the Parquet beside it; None where it has no offsets."""
-    path = tar.with_suffix(".parquet")
-    if not path.is_file():
-        return None
-    try:
-        schema = pq.read_schema(path)
-        if not {"tar_offset", "num_bytes", "caption"} <= set(schema.names):
-            return None
-        columns = [c for c in ("key", "caption", "tar_offset", "num_bytes", "uid") if c in schema.names]
-        table = pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot read the shard's metadata ({_one_line(error)}); copy it again") from error
-    caption = [(text or "").strip().encode() for text in table["caption"].to_pylist()]
-    offsets, sizes = table["tar_offset"].to_pylist(), table["num_bytes"].to_pylist()
-    uids: list[int]
-    if "uid" in columns:
-        uids = [int.from_bytes(uid[:8], "big") for uid in table["uid"].to_pylist()]
-    else:
-        keys = table["key"].to_pylist() if "key" in columns else range(table.num_rows)
-        uids = [_foreign_uid(tar, str(key)) for key in keys]
-    has_image = [o is not None and bool(n) for o, n in zip(offsets, sizes, strict=True)]
-    keep = [i for i, (image, text) in enumerate(zip(has_image, caption, strict=True)) if image and text]
-    num_without_image = has_image.count(False)
-    return _ShardRows(
-        offset=[offsets[i] for i in keep],
-        num_bytes=[sizes[i] for i in keep],
-        uid=[uids[i] for i in keep],
-        caption=[caption[i] for i in keep],
-        num_without_text=len(caption) - num_without_image - len(keep),
-        num_without_image=num_without_image,
-    )
+class _Writer:
+    """Appends shards to the arrays of an index."""
+
+    def __init__(self, directory: Path) -> None:
+        self.count = 0
+        """Samples so far."""
+        self._directory = directory
+        self._stack = ExitStack()
+        self._arrays: dict[str, _Array] = {}
+        self._paths: list[str] = []
+        self._tar_bytes: list[int] = []
+        self._names: list[tuple[str, str | None, int]] = []
+        self._captions_end = 0
+        self._without_text = self._without_image = 0
+        self._uids, self._captions = xxhash.xxh3_128(), xxhash.xxh3_128()
+
+    def __enter__(self) -> _Writer:
+        for name, dtype in _DTYPES.items():
+            file = self._stack.enter_context((self._directory / f"{name}.npy").open("wb"))
+            self._arrays[name] = _Array(file, np.dtype(dtype))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def add(self, shard: Shard, rows: ShardRows) -> None:
+        """Append the samples of one shard."""
+        captions = np.frombuffer(b"".join(rows.caption), np.uint8)
+        ends = np.cumsum([len(caption) for caption in rows.caption], dtype=np.int64) + self._captions_end
+        uid = np.array(rows.uid, np.uint64)
+        added: dict[str, npt.NDArray[Any]] = {
+            "shard": np.full(len(uid), len(self._paths), np.int32),
+            "offset": np.array(rows.offset, np.int64),
+            "num_bytes": np.array(rows.num_bytes, np.int32),
+            "uid": uid,
+            "caption_end": ends,
+            "captions": captions,
+        }
+        for name, values in added.items():
+            self._arrays[name].append(values)
+        self._uids.update(uid.tobytes())
+        self._captions.update(captions.tobytes())
+        self._captions_end += len(captions)
+        self._paths.append(str(shard.path))
+        self._tar_bytes.append(shard.path.stat().st_size)
+        self._names.append((shard.path.name, shard.sha256, len(uid)))
+        self._without_text += rows.num_without_text
+        self._without_image += rows.num_without_image
+        self.count += len(uid)
+
+    def finish(self, sizes: Sequence[int]) -> str:
+        """Write what remains; return the fingerprint. `sizes`: samples of each directory."""
+        for array in self._arrays.values():
+            array.finish()
+        found = fingerprint(sizes, self._names, self._uids.hexdigest(), self._captions.hexdigest())
+        meta = {
+            "paths": self._paths,
+            "tar_bytes": self._tar_bytes,
+            "sizes": sizes,
+            "num_without_text": self._without_text,
+            "num_without_image": self._without_image,
+            "fingerprint": found,
+        }
+        (self._directory / "index.json").write_text(json.dumps(meta), encoding="utf-8")
+        return found
 
 
-def _rows_from_tar(tar: Path) -> _ShardRows:
-    """The shard's rows from the tar's own headers, for shards of other tools."""
-    rows = _ShardRows(offset=[], num_bytes=[], uid=[], caption=[], num_without_text=0, num_without_image=0)
-    no_text = no_image = 0
-    for key, members in _groups(tar):
-        image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
-        text = members.get("txt")
-        if image is None:
-            no_image += 1
-            continue
-        caption = b"" if text is None else _read_at(tar, *text).strip()
-        if not caption:
-            no_text += 1
-            continue
-        rows.offset.append(image[0])
-        rows.num_bytes.append(image[1])
-        rows.uid.append(_foreign_uid(tar, key))
-        rows.caption.append(caption)
-    return _ShardRows(
-        offset=rows.offset,
-        num_bytes=rows.num_bytes,
-        uid=rows.uid,
-        caption=rows.caption,
-        num_without_text=no_text,
-        num_without_image=no_image,
-    )
+class _Array:
+    """A .npy file of one dimension that grows."""
 
+    def __init__(self, file: BinaryIO, dtype: np.dtype[np.generic]) -> None:
+        self._file = file
+        self._dtype = dtype
+        self._length = 0
+        self._write_header()
 
-def _groups(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """(key, {extension: (offset, size)}) for each run of members with one key, as WebDataset groups."""
-    current: str | None = None
-    members: dict[str, tuple[int, int]] = {}
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                key = f"{folder}/{stem}"
-                if key != current and current is not None:
-                    yield current, members
-                    members = {}
-                current = key
-                members[extension.lower()] = (member.offset_data, member.size)
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{tar}: not a readable tar ({_one_line(error)}); copy it again") from error
-    if current is not None:
-        yield current, members
+    def append(self, values: npt.NDArray[np.generic]) -> None:
+        """Add `values` at the end."""
+        self._file.write(values.astype(self._dtype, copy=False).tobytes())
+        self._length += len(values)
 
+    def finish(self) -> None:
+        """Say in the header how many there are."""
+        self._file.seek(0)
+        self._write_header()
+        self._file.flush()
 
-def _read_at(path: Path, offset: int, num_bytes: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(num_bytes)
-
-
-def _foreign_uid(tar: Path, key: str) -> int:
-    return xxhash.xxh3_64_intdigest(f"{tar.name}\0{key}".encode("utf-8", "surrogatepass"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON ({_one_line(error)}); copy or make it again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object; copy or make it again")
-    return cast("dict[str, Any]", value)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    def _write_header(self) -> None:
+        # NumPy pads the header for this: it is as long for any length of the first axis.
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)

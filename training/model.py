@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,14 @@ import torch.nn.functional as F
 from open_clip.transformer import text_global_pool
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from configs.load import ConfigError
-from training.checkpoint import find_last
+from training.checkpoint import find_last, holds_shards
 from training.data import Tokenizer
-from training.errors import ModelError
+from training.errors import CheckpointError, ModelError
+from training.loading import read_weights
+from training.shard import shard_module
 
 __all__ = [
     "Model",
@@ -38,6 +41,7 @@ __all__ = [
     "has_batch_norm",
     "load_weights",
     "model_json",
+    "own_image_size",
     "register_model",
     "resolve_precision",
     "trim",
@@ -111,6 +115,12 @@ def model_json(name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", open_clip.get_model_config(register_model(name)))
 
 
+def own_image_size(name: str) -> int:
+    """Side of the pictures that the model names, in pixels."""
+    size = model_json(name)["vision_cfg"].get("image_size", 224)
+    return int(size[0] if isinstance(size, (list, tuple)) else size)
+
+
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
     """`auto` made definite: bf16 where the hardware multiplies it natively, else fp32.
 
@@ -161,10 +171,11 @@ class Model:
         self.can_trim = getattr(text, "attn_mask", None) is not None and (
             getattr(text, "text_pool_type", getattr(text, "pool_type", "")) in ("argmax", "eos")
         )
+        self.is_sharded = False
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, _KeyedPatchDropout)]
-        self._visual = visual
-        self._encode_text = self._text_features
+        self._image_features: Callable[[Tensor], Tensor] = visual
+        self._text_features: Callable[[Tensor], Tensor] = self._features_of_text
 
     def train(self) -> None:
         """Training mode; a locked image tower stays in evaluation mode, so that it says the same every time."""
@@ -174,8 +185,15 @@ class Model:
 
     def compile(self) -> None:
         """Compile both towers (see ModelConfig.compile)."""
-        self._visual = torch.compile(self._visual)
-        self._encode_text = torch.compile(self._text_features, dynamic=True)
+        self._image_features = torch.compile(self._image_features)
+        self._text_features = torch.compile(self._text_features, dynamic=True)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Cut the weights over the ranks of `mesh` and move them to its device (see `shard.py`)."""
+        self.is_sharded = True
+        forwards = {"image_features": self._features_of_images, "text_features": self._features_of_text}
+        forwards = shard_module(self.clip, mesh, forwards)
+        self._image_features, self._text_features = forwards["image_features"], forwards["text_features"]
 
     def encode_image(self, images_BHWC: Tensor, keys_B: Tensor | None = None) -> Tensor:
         """Unit features [B, D] of uint8[B, H, W, C], at least float32. `keys_B` seed the patch dropout."""
@@ -185,13 +203,13 @@ class Model:
         for dropout in self._dropouts:
             dropout.keys_B = keys_B
         with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_is_locked):
-            features_BD = self._visual(images_BCHW)
+            features_BD = self._image_features(images_BCHW)
         return _unit(features_BD)
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit features [B, D] of tokens int64[B, L], L at most the context length, at least float32."""
         with self._autocast():
-            features_BD = self._encode_text(tokens_BL)
+            features_BD = self._text_features(tokens_BL)
         return _unit(features_BD)
 
     @contextmanager
@@ -209,7 +227,10 @@ class Model:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _text_features(self, tokens_BL: Tensor) -> Tensor:
+    def _features_of_images(self, images_BCHW: Tensor) -> Tensor:
+        return cast(Tensor, self.clip.visual(images_BCHW))  # type: ignore[operator]  # open_clip's towers have it
+
+    def _features_of_text(self, tokens_BL: Tensor) -> Tensor:
         if not isinstance(self.clip, open_clip.CLIP):
             return cast(Tensor, self.clip.encode_text(tokens_BL))  # type: ignore[operator]  # open_clip's towers have it
         # open_clip.CLIP.encode_text wants exactly context_length tokens; the same steps, for fewer.
@@ -235,8 +256,12 @@ def create_model(
     init_logit_bias: float | None,
     seed: int,
     image_size: int | None = None,
+    mesh: DeviceMesh | None = None,
+    synchronise_batch_norm: bool = False,
 ) -> Model:
     """The model of `config`, on `device`, in training mode, weights drawn from `seed`.
+
+    With `mesh` its weights are cut over the ranks there. `synchronise_batch_norm`: over all ranks, where it has some.
 
     `image_size` is the side of its pictures, None for the one that the model names.
 
@@ -273,8 +298,13 @@ def create_model(
         clip.visual.patch_dropout = _KeyedPatchDropout(config.patch_dropout)
     if config.gradient_checkpointing:
         clip.set_grad_checkpointing(True)
-    clip.to(device)
+    if synchronise_batch_norm and has_batch_norm(clip):
+        clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # type: ignore[no-untyped-call]  # torch's stub
+    if mesh is None:
+        clip.to(device)
     model = Model(clip, name=name, device=device, precision=precision)
+    if mesh is not None:
+        model.shard(mesh)
     model.train()
     if config.compile:
         model.compile()
@@ -288,16 +318,16 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
     """
     try:
         path = _weights_file(Path(source))
-        if towers == "both":
-            open_clip.load_checkpoint(clip, str(path))
+        if towers == "both" and path.is_file():
+            open_clip.load_checkpoint(clip, str(path))  # knows weights of other trainers as well
             return
-        state = open_clip.factory.load_state_dict(str(path), device="cpu")
-        state = {key: value for key, value in state.items() if _tower(key) == towers}
+        state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
+        state = {key: value for key, value in state.items() if towers in ("both", _tower(key))}
         if not state:
             raise ModelError(f"model.init_from: {path} holds no {towers} tower of an open_clip model")
         open_clip.factory.resize_pos_embed(state, clip)
         open_clip.factory.resize_text_pos_embed(state, clip)
-        own = {key for key in clip.state_dict() if _tower(key) == towers}
+        own = {key for key in clip.state_dict() if towers in ("both", _tower(key))}
         if own != set(state):
             raise KeyError(f"weights that differ: {', '.join(sorted(own ^ set(state))[:4])}")
         clip.load_state_dict(state, strict=False)
@@ -309,6 +339,7 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
         AssertionError,
         pickle.UnpicklingError,
         SafetensorError,
+        CheckpointError,
     ) as error:
         raise ModelError(
             f"model.init_from: {source} does not fit {name} ({_one_line(error)}); "
@@ -317,11 +348,15 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
 
 
 def _weights_file(path: Path) -> Path:
+    """The file of weights at `path`, or the directory of a sharded checkpoint. Raises ModelError."""
     if not path.is_dir():
         if not path.exists():
             raise ModelError(f"model.init_from: {path} does not exist; give a weights file or the directory of a run")
         return path
     last, _ = find_last(path / "checkpoints")
+    for directory in (last, path):
+        if directory is not None and holds_shards(directory):
+            return directory
     for candidate in (last or path, path / "export", path):
         for file in ("model.safetensors", "open_clip_model.safetensors"):
             if (candidate / file).is_file():

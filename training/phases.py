@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from configs.load import ConfigError
 
@@ -106,7 +107,12 @@ def carry_over(
 
 
 def _fit(value: Tensor, like: Tensor, *, mode: str) -> Tensor:
-    return value if value.shape == like.shape else resize_positions(value, like, mode=mode)
+    if value.shape == like.shape:
+        return value
+    if not isinstance(like, DTensor):
+        return resize_positions(value, like, mode=mode)
+    whole = resize_positions(cast(DTensor, value).full_tensor(), like, mode=mode)
+    return cast(Tensor, distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None))
 
 
 def _fit_moments(entry: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:

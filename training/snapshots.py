@@ -19,7 +19,7 @@ from training.checkpoint import listed_checkpoints
 from training.data import DataConfig
 from training.distributed import World
 from training.errors import CheckpointError, DataError, TrainingError
-from training.index import SampleIndex, build_index, load_index, save_index
+from training.index import SampleIndex, load_index, write_index
 from training.stream import Segment, Stream
 
 __all__ = ["Snapshots"]
@@ -99,9 +99,12 @@ class Snapshots:
         answer: Segment | str = ""
         if self._world.is_first:
             try:
-                index = build_index(*self._config.paths, skip_unfinished=self._config.follow)
-                if not (self._root / index.fingerprint / "index.json").is_file() or not self._config.follow:
-                    save_index(index, self._root / index.fingerprint)
+                index = write_index(
+                    *self._config.paths,
+                    root=self._root,
+                    skip_unfinished=self._config.follow,
+                    replace=not self._config.follow,
+                )
                 sizes = index.sizes if self._config.weights else (sum(index.sizes),)
                 answer = Segment(sizes=sizes, start=start, first_epoch=first_epoch, snapshot=index.fingerprint)
             except (TrainingError, OSError) as error:

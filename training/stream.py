@@ -6,7 +6,7 @@
         -> epoch = place in the data set // N, place % N
         -> sample = permute(place; seed, epoch)
 
-A global batch is a run of consecutive positions, and a rank takes a contiguous part of it, so every
+A global batch is a run of consecutive positions, and a rank takes a contiguous part of it (`share`), so every
 world size sees the same global batches, and a stopped run goes on from `samples_seen` alone.
 A batch may span two epochs or segments; every sample still comes exactly once an epoch.
 
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from pipeline.identity import keyed_hash
 
-__all__ = ["Drawn", "Segment", "Stream", "block_shares", "permute"]
+__all__ = ["Drawn", "Segment", "Stream", "block_shares", "permute", "share"]
 
 _ROUNDS = 6
 _PERMUTATION_KEY = 0x6F72646572  # "order": keeps these draws apart from those of augmentation
@@ -59,6 +59,11 @@ def permute(places: npt.NDArray[np.int64], *, num_samples: int, seed: int, epoch
         values[outside] = once(values[outside])
         outside = outside[values[outside] >= num_samples]
     return values.astype(np.int64)
+
+
+def share(count: int, *, rank: int, world_size: int) -> tuple[int, int]:
+    """(start, stop) of the part of `count` things that `rank` takes: contiguous, in rank order, equal to within one."""
+    return count * rank // world_size, count * (rank + 1) // world_size
 
 
 def block_shares(weights: tuple[float, ...]) -> tuple[int, ...]:
@@ -168,8 +173,7 @@ class Stream:
 
         A chunk never crosses the rank's part of one global batch, so chunks add up to whole batches.
         """
-        local = self.global_batch_size // world_size
+        begin, end = share(self.global_batch_size, rank=rank, world_size=world_size)
         for first in range(start, stop, self.global_batch_size):
-            begin = first + rank * local
-            for low in range(begin, begin + local, chunk_size):
-                yield list(range(low, min(low + chunk_size, begin + local)))
+            for low in range(first + begin, first + end, chunk_size):
+                yield list(range(low, min(low + chunk_size, first + end)))

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from tests.training.tiny_shards import CLASSES, make_evaluation, make_shards
+from training.index import SampleIndex, write_index
 
 # No test asserts a time, and a busy machine is no failure.
 settings.register_profile("no-deadline", deadline=None)
@@ -64,6 +65,11 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def index_of(*directories: Path) -> SampleIndex:
+    """The index of `directories`, written beside the first."""
+    return write_index(*directories, root=directories[0].parent / f"index-of-{directories[0].name}")
+
+
 def tiny_run(output: Path, data: Path, model: Path) -> dict[str, Any]:
     """The options of a run of ten steps over 103 samples, which crosses an epoch."""
     return {
@@ -81,22 +87,61 @@ def tiny_run(output: Path, data: Path, model: Path) -> dict[str, Any]:
     }
 
 
+def growing_run(output: Path, data: Path, model: Path) -> dict[str, Any]:
+    """The same with larger pictures in the last three steps."""
+    phases = [{"begins_at": 0.65, "image_size": 48, "micro_batches": 2}]
+    return tiny_run(output, data, model) | {"phases": phases}
+
+
+def stop_run(run: dict[str, Any], *, step: int) -> None:
+    """Begin `run` in this process and crash in `step`."""
+    import training.train as train_module
+    from configs.load import from_mapping
+    from training.config import TrainConfig
+
+    real, calls = train_module.accumulate_gradient, iter(range(1000))
+
+    def crashing(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "accumulate_gradient", crashing)
+        with pytest.raises(KeyboardInterrupt):
+            train_module.train(from_mapping(TrainConfig, run))
+
+
 @pytest.fixture(scope="session")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vit: Path) -> Path:
+def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vit: Path, tiny_evaluation: Path) -> Path:
     """What two processes wrote (see ranks_worker): started once for all tests, since that takes longest."""
     folder = tmp_path_factory.mktemp("two-ranks")
     plain = tiny_run(folder / "plain", tiny_data, tiny_vit) | {"micro_batches": 2}
     followed = tiny_run(folder / "followed", tiny_data, tiny_vit)
     followed["data"] = {**followed["data"], "follow": True}
-    asleep = tiny_run(folder / "asleep", tiny_data, tiny_vit) | {"collective_timeout_s": 6}
-    run_ranks({"folder": str(folder), "model": str(tiny_vit), "runs": [plain, followed], "asleep": asleep}, 2)
+    sharded = tiny_run(folder / "sharded", tiny_data, tiny_vit) | {"distributed": "fsdp", "micro_batches": 2}
+    taken_over = growing_run(folder / "taken-over", tiny_data, tiny_vit)
+    stop_run(taken_over, step=6)
+    # Seven pictures, three at a time: one rank has a batch more than the other.
+    make_evaluation(folder / "odd", per_class=1, size=40, classes=CLASSES[:7])
+    taken_over["evaluation"] = {"path": str(folder / "odd"), "batch_size": 3}
+    runs = [plain, followed, sharded, taken_over | {"distributed": "fsdp"}]
+    spec = {"folder": str(folder), "model": str(tiny_vit), "runs": runs}
+    asleep = {}
+    for name in ("step", "evaluation", "checkpoint"):
+        asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 3}
+    asleep["evaluation"]["evaluation"] = {"path": str(tiny_evaluation), "every_samples": 48}
+    run_ranks(spec | {"asleep": asleep}, 2)
     return folder
 
 
 def run_ranks(spec: dict[str, Any], ranks: int, timeout_s: float = 240) -> None:
     """Run ranks_worker in `ranks` processes that meet on loopback; fail with their output if one fails."""
     with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(2 + len(spec.get("runs", ())))]
+        probes = [
+            stack.enter_context(socket.socket())
+            for _ in range(1 + len(spec.get("runs", ())) + len(spec.get("asleep", ())))
+        ]
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         ports = [probe.getsockname()[1] for probe in probes]

@@ -2,8 +2,8 @@
 
     python -m tests.training.ranks_worker SPEC.json      (RANK, WORLD_SIZE, MASTER_ADDR set)
 
-Writes gradients.pt: {(loss, micro-batches): (loss value, flat gradient)} of a fixed global batch; then trains
-the runs of the spec; then one in which rank 1 falls asleep, and writes what each rank raised.
+Writes gradients.pt and, with sharded weights, sharded.pt: {(loss, micro-batches): Found} of a fixed global batch;
+then trains the runs of the spec; then those in which rank 1 falls asleep, and writes what each rank raised.
 """
 
 from __future__ import annotations
@@ -13,29 +13,49 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor.debug import CommDebugMode
 
+import training.distributed as distributed_module
 import training.train as train_module
 from configs.load import from_mapping
+from training.config import TrainConfig
 from training.data import Batch
 from training.distributed import World, distributed
 from training.errors import TrainingError
-from training.gradient import FlatGradients, accumulate_gradient
+from training.gradient import accumulate_gradient, make_gradients
 from training.losses import ContrastiveLoss, Loss, SigmoidLoss
 from training.model import Model, ModelConfig, create_model
-from training.train import TrainConfig, train
+from training.saving import CheckpointWriter
+from training.shard import is_sharded, mesh_of
+from training.train import train
 
-GLOBAL_BATCH = 16
+GLOBAL_BATCH = 18
+"""Cannot be shared evenly by four ranks, nor cut evenly into four micro-batches by two."""
 LOSSES: dict[str, Loss] = {"softmax": ContrastiveLoss(), "sigmoid": SigmoidLoss()}
 
 
-def make_model(path: str, loss: Loss) -> Model:
+@dataclass(frozen=True)
+class Found:
+    """The global gradient as one rank sees it."""
+
+    loss: float
+    gradient: torch.Tensor
+    """float64[P], all parameters in their order."""
+    norm: float
+    reductions: int
+    """Collectives that summed gradients of parameters."""
+
+
+def make_model(path: str, loss: Loss, **options: Any) -> Model:
     """The test's model in float64, with patch dropout and a temperature worth learning."""
     made = create_model(
-        ModelConfig(name=path, patch_dropout=0.5),
+        ModelConfig(**{"name": path, "patch_dropout": 0.5, **options}),
         device=torch.device("cpu"),
         precision="fp32",
         init_logit_scale=loss.init_logit_scale,
@@ -58,36 +78,71 @@ def make_batch(image_size: int) -> Batch:
     return Batch(images=images, tokens=tokens, keys=torch.arange(GLOBAL_BATCH) * 7919 + 1, num_replaced=0)
 
 
-def gradients_of(model_path: str, world: World) -> dict[tuple[str, int], tuple[float, torch.Tensor]]:
-    """The global gradient under every loss and number of micro-batches."""
+def gradients_of(
+    model_path: str,
+    world: World,
+    *,
+    sharded: bool = False,
+    gradient_checkpointing: bool = False,
+    compiled: bool = False,
+    losses: Mapping[str, Loss] = LOSSES,
+) -> dict[tuple[str, int], Found]:
+    """The global gradient under each of `losses` and numbers of micro-batches."""
     found = {}
-    for name, loss in LOSSES.items():
-        model = make_model(model_path, loss)
-        gradients = FlatGradients([p for p in model.clip.parameters() if p.requires_grad])
-        local = GLOBAL_BATCH // world.size
-        batch = make_batch(model.image_size).slice(world.rank * local, (world.rank + 1) * local)
+    for name, loss in losses.items():
+        model = make_model(model_path, loss, gradient_checkpointing=gradient_checkpointing)
+        if sharded:
+            model.shard(mesh_of(world))
+        if compiled:
+            model.compile()
+        parameters = [p for p in model.clip.parameters() if p.requires_grad]
+        gradients = make_gradients(model.clip, parameters, world)
+        batch = make_batch(model.image_size).slice(*world.share(GLOBAL_BATCH))
         for micro_batches in (1, 2, 4):
-            value = accumulate_gradient(model, loss, batch, gradients, world, micro_batches=micro_batches, chunk_rows=3)
-            found[name, micro_batches] = (float(value), gradients.buffer.clone())
+            collectives = CommDebugMode()
+            # Only where it is needed: under it, torch.compile would not compile.
+            with collectives if sharded else nullcontext():
+                value = accumulate_gradient(
+                    model, loss, batch, gradients, world,
+                    global_batch_size=GLOBAL_BATCH, micro_batches=micro_batches, chunk_rows=3,
+                )  # fmt: skip
+            flat = [p.grad.full_tensor() if is_sharded(p) else p.grad for p in parameters]
+            found[name, micro_batches] = Found(
+                loss=float(value),
+                gradient=torch.cat([gradient.flatten() for gradient in flat]),
+                norm=float(gradients.norm()),
+                reductions=sum(
+                    count for name, count in collectives.get_comm_counts().items() if "reduce_scatter" in str(name)
+                ),
+            )
     return found
 
 
-def stopped_answering(config: TrainConfig, rank: int) -> str:
-    """Train, with rank 1 asleep in step 3 for longer than the others wait; what each rank raised."""
-    real, calls = train_module.accumulate_gradient, iter(range(1000))
+SLEEPERS = {
+    "step": (train_module, "accumulate_gradient", 3),
+    "evaluation": (train_module, "evaluate", 0),
+    "checkpoint": (CheckpointWriter, "save", 0),
+}
+"""Where rank 1 falls asleep: before which call (counted from 0) of what."""
 
-    def sleepy(*args: Any, **kwargs: Any) -> torch.Tensor:
-        if next(calls) == 3 and rank == 1:
-            time.sleep(2 * config.collective_timeout_s)
+
+def stopped_answering(config: TrainConfig, rank: int, where: str) -> str:
+    """Train, with rank 1 asleep for longer than the others wait; what this rank raised."""
+    owner, name, call = SLEEPERS[where]
+    real, calls = getattr(owner, name), iter(range(1000))
+
+    def sleepy(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call and rank == 1:
+            time.sleep(config.collective_timeout_s + 3)
         return real(*args, **kwargs)
 
-    train_module.accumulate_gradient = sleepy
+    setattr(owner, name, sleepy)
     try:
         train(config)
     except TrainingError as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        train_module.accumulate_gradient = real
+        setattr(owner, name, real)
     return "nothing"
 
 
@@ -98,16 +153,20 @@ def main(spec: Mapping[str, Any]) -> None:
     folder = Path(spec["folder"])
     os.environ["MASTER_PORT"] = str(spec["ports"][0])
     with distributed(device="cpu", timeout_s=120) as world:
-        found = gradients_of(spec["model"], world)
+        found = {"gradients": gradients_of(spec["model"], world)}
+        found["sharded"] = gradients_of(spec["model"], world, sharded=True, gradient_checkpointing=True)
         if world.is_first:
-            torch.save(found, folder / "gradients.pt")
+            for name, part in found.items():
+                torch.save({key: asdict(found) for key, found in part.items()}, folder / f"{name}.pt")
     for port, run in zip(spec["ports"][1:], spec.get("runs", ()), strict=False):
         os.environ["MASTER_PORT"] = str(port)
         train(from_mapping(TrainConfig, run))
-    if "asleep" in spec:
-        os.environ["MASTER_PORT"] = str(spec["ports"][-1])
-        raised = stopped_answering(from_mapping(TrainConfig, spec["asleep"]), rank)
-        (folder / f"raised-{rank}.txt").write_text(raised)
+    distributed_module._SIGNING_S = 0.5
+    ports = spec["ports"][1 + len(spec.get("runs", ())) :]
+    for port, (name, run) in zip(ports, spec.get("asleep", {}).items(), strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        raised = stopped_answering(from_mapping(TrainConfig, run), rank, name)
+        (folder / f"raised-{name}-{rank}.txt").write_text(raised)
 
 
 if __name__ == "__main__":

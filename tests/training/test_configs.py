@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from configs.load import load
+from training.config import TrainConfig
 from training.model import ModelConfig, create_model, register_model
-from training.train import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.training.tiny_shards import make_shards
 from training.data import Batch, BatchDataset, DataConfig, batches
 from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
-from training.index import build_index, load_index, save_index
+from training.index import write_index
 from training.stream import Segment, Stream
 
 
@@ -30,11 +30,10 @@ class LengthTokenizer:
 
 
 def dataset_of(data: Path, index_dir: Path, *, batch: int, seed: int = 0) -> BatchDataset:
-    if not index_dir.exists():
-        save_index(build_index(data), index_dir)
+    index = write_index(data, root=index_dir)
     return BatchDataset(
-        index_dirs=(str(index_dir),),
-        stream=Stream(segments=(Segment(sizes=(len(load_index(index_dir)),)),), seed=seed, global_batch_size=batch),
+        index_dirs=(str(index_dir / index.fingerprint),),
+        stream=Stream(segments=(Segment(sizes=(len(index),)),), seed=seed, global_batch_size=batch),
         augment=AugmentConfig(),
         image_size=32,
         tokenizer=LengthTokenizer(),
@@ -61,7 +60,7 @@ def joined(parts: list[Batch]) -> Batch:
     )
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_every_world_size_sees_the_same_global_batches(world_size: int, tiny_data: Path, tmp_path: Path) -> None:
     dataset = dataset_of(tiny_data, tmp_path / "index", batch=20)
     alone = load(dataset, stop=120)  # crosses the end of the epoch at 103

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.training.conftest import run_ranks
-from tests.training.ranks_worker import LOSSES, gradients_of, make_batch, make_model
+from tests.training.ranks_worker import LOSSES, Found, gradients_of, make_batch, make_model
 from training.distributed import World
 from training.losses import ContrastiveLoss, SigmoidLoss
 
@@ -48,13 +49,14 @@ def reference(tiny_vit: Path) -> dict[str, tuple[float, Tensor]]:
     return found
 
 
-def check(found: dict[tuple[str, int], tuple[float, Tensor]], reference: dict[str, tuple[float, Tensor]]) -> None:
+def check(found: dict[tuple[str, int], Found], reference: dict[str, tuple[float, Tensor]]) -> None:
     assert {key[1] for key in found} == {1, 2, 4}
-    for (name, _), (value, gradient) in found.items():
+    for (name, _), this in found.items():
         expected_value, expected = reference[name]
-        assert value == pytest.approx(expected_value, rel=1e-12)
+        assert this.loss == pytest.approx(expected_value, rel=1e-12)
         # Every parameter, temperature and bias among them, to float64 rounding.
-        assert torch.allclose(gradient, expected, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(this.gradient, expected, rtol=1e-9, atol=1e-12)
+        assert this.norm == pytest.approx(float(expected.norm()), rel=1e-9)
 
 
 def test_gradient_with_micro_batches_equals_full_batch_gradient(
@@ -63,10 +65,49 @@ def test_gradient_with_micro_batches_equals_full_batch_gradient(
     check(gradients_of(str(tiny_vit), World()), reference)
 
 
-def test_gradient_over_two_ranks_equals_single_process_gradient(
-    two_ranks: Path, reference: dict[str, tuple[float, Tensor]]
+def test_gradient_checkpointing_and_patch_dropout_keep_the_gradient(
+    tiny_vit: Path, reference: dict[str, tuple[float, Tensor]]
 ) -> None:
-    check(torch.load(two_ranks / "gradients.pt"), reference)
+    # The reference drops the same half of the patches, and recomputes nothing.
+    check(gradients_of(str(tiny_vit), World(), gradient_checkpointing=True), reference)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # compiles for minutes on a busy machine
+def test_compiled_towers_have_the_same_gradient(tiny_vit: Path, reference: dict[str, tuple[float, Tensor]]) -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    check(gradients_of(str(tiny_vit), World(), compiled=True, losses={"sigmoid": LOSSES["sigmoid"]}), reference)
+
+
+@pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])
+def test_channels_last_pictures_have_the_same_gradient(name: str, request: pytest.FixtureRequest) -> None:
+    found = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        model = make_model(str(request.getfixturevalue(name)), LOSSES["softmax"], patch_dropout=0.0)
+        images = make_batch(model.image_size).images
+        if layout is torch.channels_last:
+            features = model.encode_image(images)  # as the trainer does it
+        else:
+            pixels = (images.permute(0, 3, 1, 2).double() - model.mean_C11) / model.std_C11
+            features = F.normalize(model.clip.visual(pixels.contiguous()), dim=-1)
+        features[:, 0].sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.clip.visual.parameters() if p.grad is not None]))
+    assert found[0].abs().sum() > 0
+    torch.testing.assert_close(found[0], found[1], rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["gradients", "sharded"])
+def test_gradient_over_two_ranks_equals_single_process_gradient(
+    kind: str, two_ranks: Path, reference: dict[str, tuple[float, Tensor]]
+) -> None:
+    check(load(two_ranks / f"{kind}.pt"), reference)
+
+
+def test_sharded_gradients_are_reduced_once_a_step(two_ranks: Path) -> None:
+    found = load(two_ranks / "sharded.pt")
+    # One for each group: two layers and the rest of the image tower, one layer of text and what is left.
+    assert {this.reductions for this in found.values()} == {5}
 
 
 @pytest.mark.slow
@@ -74,7 +115,12 @@ def test_gradient_over_four_ranks_equals_single_process_gradient(
     tiny_vit: Path, reference: dict[str, tuple[float, Tensor]], tmp_path: Path
 ) -> None:
     run_ranks({"folder": str(tmp_path), "model": str(tiny_vit)}, 4)
-    check(torch.load(tmp_path / "gradients.pt"), reference)
+    check(load(tmp_path / "gradients.pt"), reference)
+    check(load(tmp_path / "sharded.pt"), reference)
+
+
+def load(path: Path) -> dict[tuple[str, int], Found]:
+    return {key: Found(**facts) for key, facts in torch.load(path).items()}
 
 
 def test_trimmed_text_gives_the_same_features(tiny_vit: Path) -> None:

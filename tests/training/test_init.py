@@ -12,14 +12,15 @@ import torch
 
 from configs.load import ConfigError, from_mapping
 from tests.training.conftest import TINY_VIT, tiny_run
-from tests.training.ranks_worker import make_batch
+from tests.training.ranks_worker import GLOBAL_BATCH, make_batch
 from tests.training.test_train import losses, weights_of
+from training.config import TrainConfig
 from training.distributed import World
 from training.errors import ModelError
 from training.gradient import FlatGradients, accumulate_gradient
 from training.losses import ContrastiveLoss
 from training.model import Model, ModelConfig, create_model
-from training.train import TrainConfig, train
+from training.train import train
 
 
 @pytest.fixture
@@ -82,9 +83,12 @@ def test_gradients_with_a_locked_tower_are_exact_over_micro_batches(trained: Pat
     for micro_batches in (1, 4):
         model = made(str(tiny_vit), trained, lock_image=True)
         model = Model(model.clip.double(), name=model.name, device=model.device, precision="fp32")
-        gradients = FlatGradients([p for p in model.clip.parameters() if p.requires_grad])
+        gradients = FlatGradients([p for p in model.clip.parameters() if p.requires_grad], World())
         batch = make_batch(model.image_size)
-        accumulate_gradient(model, ContrastiveLoss(), batch, gradients, World(), micro_batches=micro_batches)
+        accumulate_gradient(
+            model, ContrastiveLoss(), batch, gradients, World(),
+            global_batch_size=GLOBAL_BATCH, micro_batches=micro_batches,
+        )  # fmt: skip
         found.append(gradients.buffer.clone())
     assert found[0].abs().sum() > 0
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-14)

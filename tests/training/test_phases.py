@@ -17,9 +17,10 @@ from tests.training.test_snapshots import crash_in
 from tests.training.test_train import assert_same_run, losses, weights_of
 from training.__main__ import main
 from training.checkpoint import find_last, read_progress
+from training.config import TrainConfig
 from training.evaluate import EvaluationConfig
 from training.phases import Phase, next_phase_start, phase_at, resize_positions
-from training.train import TrainConfig, train
+from training.train import train
 
 
 @pytest.fixture

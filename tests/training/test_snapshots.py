@@ -12,17 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import training.begin as begin_module
 import training.train as train_module
 from configs.load import ConfigError, from_mapping
-from tests.training.conftest import tiny_run
+from tests.training.conftest import index_of, tiny_run
 from tests.training.test_train import assert_same_run, losses
 from tests.training.tiny_shards import make_shards
 from training.checkpoint import CheckpointConfig, find_last, read_progress
+from training.config import TrainConfig
 from training.data import DataConfig, DataSet
 from training.errors import CheckpointError, DataError
-from training.index import build_index, find_shards
+from training.shards import find_shards
 from training.stream import Segment, Stream, block_shares
-from training.train import TrainConfig, train
+from training.train import train
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9))
@@ -93,9 +95,9 @@ def test_a_weighted_mixture_trains_and_resumes_exactly(
 
 def test_data_sets_without_weights_are_one(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
     make_shards(tmp_path / "second", counts=(12,), size=24, seed=9)
-    index = build_index(tiny_data, tmp_path / "second")
+    index = index_of(tiny_data, tmp_path / "second")
     assert index.sizes == (103, 12)
-    assert index.caption(103) == build_index(tmp_path / "second").caption(0)
+    assert index.caption(103) == index_of(tmp_path / "second").caption(0)
     mixture = (DataSet(path=str(tiny_data)), DataSet(path=str(tmp_path / "second")))
     train(replace(config, samples=None, epochs=1.0, data=DataConfig(mixture=mixture, num_workers=0)))
     last, _ = find_last(Path(config.output) / "checkpoints")
@@ -229,7 +231,7 @@ def test_a_shard_that_changed_during_the_run_is_one_clear_line(config: TrainConf
     data = replace(config, data=DataConfig(path=str(tmp_path / "copy"), num_workers=0))
     tar = tmp_path / "copy" / "shards" / "00000.tar"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "make_loss", changing(tar, train_module.make_loss))
+        patch.setattr(begin_module, "make_learner", changing(tar, begin_module.make_learner))
         with pytest.raises(DataError, match=r"00000\.tar: \d+ bytes, but \d+ when the run looked at it") as caught:
             train(data)
     assert "\n" not in str(caught.value)
@@ -238,9 +240,9 @@ def test_a_shard_that_changed_during_the_run_is_one_clear_line(config: TrainConf
 def changing(tar: Path, real: Any) -> Any:
     """`real`, which also rewrites `tar`: at a time when the index was read and no sample was."""
 
-    def wrapped(*args: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         tar.write_bytes(tar.read_bytes() + bytes(512))
-        return real(*args)
+        return real(*args, **kwargs)
 
     return wrapped
 

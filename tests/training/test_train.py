@@ -23,12 +23,14 @@ from configs.load import from_mapping
 from tests.training.conftest import tiny_run
 from training.__main__ import main
 from training.checkpoint import CheckpointConfig, find_last, read_progress
+from training.config import TrainConfig
 from training.errors import CheckpointError, DataError, ModelError, NonFiniteError, OutputError
 from training.evaluate import EvaluationConfig
+from training.index import write_index
 from training.losses import LossConfig
-from training.model import ModelConfig
+from training.model import ModelConfig, create_model
 from training.optim import OptimiserConfig, learning_rate
-from training.train import TrainConfig, train
+from training.train import train
 
 
 @pytest.fixture
@@ -175,7 +177,7 @@ def test_a_finished_run_started_again_changes_nothing(config: TrainConfig) -> No
     assert all(torch.equal(before[name], tensor) for name, tensor in weights_of(config.output).items())
 
 
-@pytest.mark.parametrize("name", ["plain", "followed"])
+@pytest.mark.parametrize("name", ["plain", "followed", "sharded"])
 def test_two_ranks_learn_what_one_learns(name: str, config: TrainConfig, two_ranks: Path) -> None:
     train(config)
     one, two = losses(config.output), losses(two_ranks / name)
@@ -184,9 +186,17 @@ def test_two_ranks_learn_what_one_learns(name: str, config: TrainConfig, two_ran
         assert a == pytest.approx(b, rel=2e-3)
 
 
-def test_a_rank_that_stops_answering_is_named_with_the_step(two_ranks: Path) -> None:
-    raised = (two_ranks / "raised-0.txt").read_text()
-    assert raised.startswith("DistributedError: rank 0, step 3: another rank stopped answering")
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [
+        ("step", "step 3"),
+        ("evaluation", "the evaluation after step 2"),
+        ("checkpoint", "the checkpoint after step 2"),
+    ],
+)
+def test_a_rank_that_stops_answering_is_named_with_the_step(where: str, named: str, two_ranks: Path) -> None:
+    raised = (two_ranks / f"raised-{where}-0.txt").read_text()
+    assert raised.startswith(f"DistributedError: rank 0, {named}: rank 1 stopped answering")
     assert "run again to go on from the last checkpoint" in raised
     assert "\n" not in raised
 
@@ -217,7 +227,7 @@ def test_a_kill_while_writing_leaves_whole_checkpoints_only(
         real(value, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.checkpoint.torch.save", full_disk)
+        patch.setattr("training.saving.torch.save", full_disk)
         with pytest.raises(OutputError, match="No space left on device"):
             train(config)
     names = sorted(path.name for path in (Path(config.output) / "checkpoints").iterdir() if path.name.isdigit())
@@ -265,7 +275,7 @@ def test_learning_rate_counts_samples_not_steps() -> None:
 def test_gains_biases_and_scale_are_not_decayed(tiny_vit: Path) -> None:
     from training.optim import split_by_decay
 
-    name = train_module.create_model(
+    name = create_model(
         ModelConfig(name=str(tiny_vit)), device=torch.device("cpu"), precision="fp32",
         init_logit_scale=1.0, init_logit_bias=None, seed=0,
     )  # fmt: skip
@@ -392,14 +402,13 @@ def test_shards_that_vanish_during_a_run_are_one_clear_error(config: TrainConfig
 
     from training.data import BatchDataset
     from training.decode import AugmentConfig
-    from training.index import build_index, save_index
     from training.stream import Segment, Stream
 
     shutil.copytree(config.data.path, tmp_path / "copy")
-    save_index(build_index(tmp_path / "copy"), tmp_path / "index")
+    index = write_index(tmp_path / "copy", root=tmp_path)
     shutil.rmtree(tmp_path / "copy")
     dataset = BatchDataset(
-        index_dirs=(str(tmp_path / "index"),),
+        index_dirs=(str(tmp_path / index.fingerprint),),
         stream=Stream(segments=(Segment(sizes=(103,)),), seed=0, global_batch_size=4),
         augment=AugmentConfig(), image_size=32, tokenizer=lambda texts: torch.zeros(len(texts), 4), seed=0,
     )  # fmt: skip

@@ -1,0 +1,104 @@
+"""Mistakes that would change what is learnt, or that no rank could go on from: one line each, before any step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.load import ConfigError, from_mapping
+from tests.training.conftest import tiny_run
+from tests.training.test_sharding import last_of
+from training.checks import check_model, check_sizes
+from training.config import TrainConfig
+from training.distributed import World
+from training.errors import CheckpointError, DistributedError, ModelError, TrainingError
+from training.loading import load_checkpoint
+from training.model import Model, ModelConfig, create_model
+from training.phases import Phase
+from training.train import train
+
+
+@pytest.fixture
+def config(tiny_data: Path, tiny_vit: Path, tmp_path: Path) -> TrainConfig:
+    return from_mapping(TrainConfig, tiny_run(tmp_path / "run", tiny_data, tiny_vit))
+
+
+def make(path: Path) -> Model:
+    return create_model(
+        ModelConfig(name=str(path)),
+        device=torch.device("cpu"), precision="fp32", init_logit_scale=2.0, init_logit_bias=None, seed=7,
+    )  # fmt: skip
+
+
+def test_a_batch_is_shared_by_any_number_of_ranks_that_it_can_feed(config: TrainConfig) -> None:
+    for size in range(1, 17):
+        check_sizes(config, World(size=size))
+        shares = [World(rank=rank, size=size).share(16) for rank in range(size)]
+        assert [start for start, _ in shares[1:]] == [stop for _, stop in shares[:-1]]
+        assert max(stop - start for start, stop in shares) - min(stop - start for start, stop in shares) <= 1
+    with pytest.raises(ConfigError, match="global_batch_size 16 cannot be shared by 17 ranks; use at least 17"):
+        check_sizes(config, World(size=17))
+
+
+def test_more_micro_batches_than_a_rank_has_samples_are_refused(config: TrainConfig) -> None:
+    for changed in (
+        replace(config, micro_batches=6),
+        replace(config, phases=(Phase(begins_at=0.5, micro_batches=6),)),
+    ):
+        check_sizes(changed, World(size=2))
+        with pytest.raises(ConfigError, match="micro_batches 6 exceeds the 5 samples of a rank; lower it"):
+            check_sizes(changed, World(size=3))
+
+
+def test_batch_normalisation_that_would_see_other_batches_is_refused(config: TrainConfig, tiny_resnet: Path) -> None:
+    config = replace(config, model=replace(config.model, name=str(tiny_resnet), patch_dropout=0.0))
+    model = make(tiny_resnet)
+    check_model(config, model, World())
+    for changed in (
+        replace(config, micro_batches=2),
+        replace(config, phases=(Phase(begins_at=0.5, micro_batches=2),)),
+    ):
+        with pytest.raises(ModelError, match="statistics micro-batches would change; set --micro_batches 1"):
+            check_model(changed, model, World())
+    with pytest.raises(ModelError, match="cannot synchronise over CPU processes; use one process"):
+        check_model(config, model, World(size=2))
+
+
+def test_a_checkpoint_of_another_model_is_one_clear_line(config: TrainConfig, tiny_resnet: Path) -> None:
+    train(replace(config, samples=16))
+    with pytest.raises(CheckpointError, match="holds a openwit-test-vit, which does not fit") as caught:
+        load_checkpoint(last_of(config.output), make(tiny_resnet).clip)
+    assert "\n" not in str(caught.value)
+
+
+class Pair(World):
+    """Two ranks in one process: the other one says what `other` holds."""
+
+    other: object = None
+
+    def gather_objects(self, value: object) -> list[object]:
+        return [value, self.other]
+
+
+def test_an_error_of_one_rank_is_raised_on_all() -> None:
+    pair = Pair(size=2)
+    assert pair.together(lambda: 7) == 7
+    object.__setattr__(pair, "other", CheckpointError("rank 1 cannot read it"))
+    with pytest.raises(CheckpointError, match="rank 1 cannot read it"):
+        pair.together(lambda: 7)
+
+
+def test_only_errors_of_collectives_are_called_so() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), World(size=2).during("step 4"):
+        raise RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="timed out"), World().during("step 4"):
+        raise RuntimeError("something timed out")
+    silent = "rank 1, step 4: another rank stopped answering \\(Timed out"
+    with pytest.raises(DistributedError, match=silent), World(rank=1, size=2).during("step 4"):
+        raise RuntimeError("[/some/where/gloo/buffer.cc:129] Timed out waiting 3000ms")
+    memory = "rank 0, step 4: out of GPU memory; raise micro_batches"
+    with pytest.raises(TrainingError, match=memory), World().during("step 4"):
+        raise torch.OutOfMemoryError("CUDA out of memory")

@@ -1,0 +1,152 @@
+"""How a run begins: what it trains on, where it goes on, and what it writes to.
+
+    config --> last checkpoint --> snapshots of the data --> learner --> log, writer, batches --> Run
+
+Mistakes are found before anything is written, and told to every rank, so that none waits for the others.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from configs.load import dump
+from training.checkpoint import Progress, find_last, read_progress
+from training.checks import check_sizes
+from training.config import TrainConfig, learns, total_samples
+from training.data import Batch
+from training.distributed import World
+from training.feed import feed
+from training.index import SampleIndex
+from training.learner import Learner, make_learner
+from training.loading import load_checkpoint
+from training.log import RunLog
+from training.model import own_image_size
+from training.phases import phase_at
+from training.profiling import Tracer, tracing
+from training.run_directory import check_same_run, locked_run, write_run
+from training.saving import CheckpointWriter
+from training.shard import mesh_of
+from training.snapshots import Snapshots
+from training.stopping import stop_signals
+
+__all__ = ["Run", "begin"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that the loop works with."""
+
+    root: Path
+    """RUN."""
+    total: int
+    """Length of the run in samples."""
+    progress: Progress
+    """Where it goes on."""
+    learner: Learner
+    snapshots: Snapshots
+    incoming: Generator[Batch, None, None]
+    """The rank's batches from there on."""
+    writer: CheckpointWriter
+    log: RunLog | None
+    """On rank 0."""
+    tracer: Tracer
+    stop: list[signal.Signals | None]
+    """Holds the signal that told this process to stop, once it came."""
+
+
+def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
+    """Open all that the run needs; `stack` closes it. Raises TrainingError, ConfigError, alike on every rank."""
+    check_sizes(config, world)
+    root = Path(config.output)
+    world.together(lambda: stack.enter_context(locked_run(root)) if world.is_first else None)
+
+    last, problems = world.on_first(lambda: find_last(root / "checkpoints"))
+    progress = Progress() if last is None else world.together(lambda: read_progress(last))
+    snapshots = Snapshots(
+        config.data,
+        directory=root,
+        world=world,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        recorded=progress.segments,
+    )
+    index = snapshots.index
+    # Followed data changes; what each checkpoint was trained on is in its segments.
+    data_fingerprint = "" if config.data.follow else index.fingerprint
+    config_fingerprint = learns(config)
+    world.on_first(
+        lambda: check_same_run(root, config_fingerprint=config_fingerprint, data_fingerprint=data_fingerprint)
+    )
+
+    total = total_samples(config, len(index))
+    phase = phase_at(config.phases, progress.samples_seen, total=total, batch=config.global_batch_size)
+    mesh = mesh_of(world) if config.distributed == "fsdp" and world.size > 1 else None
+    learner = make_learner(config, world, mesh=mesh, image_size=phase.image_size)
+    progress = replace(
+        progress,
+        model_name=learner.model.name,
+        config_fingerprint=config_fingerprint,
+        data_fingerprint=data_fingerprint,
+    )
+
+    if world.is_first:  # only now: mistakes in the config were found above, and mark no directory
+        write_run(
+            root,
+            config_yaml=dump(config),
+            config_fingerprint=config_fingerprint,
+            data_fingerprint=data_fingerprint,
+        )
+    torch.manual_seed(config.seed + world.rank)  # dropout that is not keyed per sample
+    if last is not None:
+        world.together(lambda: load_checkpoint(last, learner.model.clip, learner.optimiser))
+
+    log: RunLog | None = None
+    if world.is_first:
+        log = stack.enter_context(
+            RunLog(root, config=config.log, resumed_at=progress.samples_seen, total_samples=total)
+        )
+        _tell(log, problems, index)
+    writer = CheckpointWriter(
+        root / "checkpoints",
+        world,
+        keep=config.checkpoint.keep,
+        sharded=mesh is not None,
+        timeout_s=config.collective_timeout_s,
+    )
+    incoming = feed(
+        snapshots,
+        config.data,
+        config.phases,
+        world,
+        tokenizer=learner.model.tokenizer,
+        image_size=own_image_size(config.model.name),
+        start=progress.samples_seen,
+        total=total,
+    )
+    return Run(
+        root=root,
+        total=total,
+        progress=progress,
+        learner=learner,
+        snapshots=snapshots,
+        writer=stack.enter_context(closing(writer)),
+        log=log,
+        tracer=stack.enter_context(tracing(config.profile, root, world)),
+        stop=stack.enter_context(stop_signals()),
+        incoming=stack.enter_context(closing(incoming)),
+    )
+
+
+def _tell(log: RunLog, problems: list[str], index: SampleIndex) -> None:
+    for problem in problems:
+        log.warn(problem)
+    if index.num_without_text or index.num_without_image:
+        log.warn(
+            f"left out {index.num_without_text} samples without text and {index.num_without_image} without an image"
+        )

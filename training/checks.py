@@ -1,0 +1,58 @@
+"""Mistakes in a config that only show where the processes, the model or the output are known."""
+
+from __future__ import annotations
+
+import torch
+
+from configs.load import ConfigError
+from training.config import TrainConfig
+from training.distributed import World
+from training.errors import ModelError
+from training.model import Model, has_batch_norm
+from training.phases import Phase
+
+__all__ = ["check_model", "check_sizes"]
+
+
+def check_sizes(config: TrainConfig, world: World) -> None:
+    """Raise ConfigError unless each rank and each micro-batch gets at least one sample of every batch."""
+    if config.global_batch_size < world.size:
+        raise ConfigError(
+            f"global_batch_size {config.global_batch_size} cannot be shared by {world.size} ranks; "
+            f"use at least {world.size}, or fewer processes"
+        )
+    least = config.global_batch_size // world.size
+    for parts in (config.micro_batches, *(phase.micro_batches or 1 for phase in config.phases)):
+        if parts > least:
+            raise ConfigError(f"micro_batches {parts} exceeds the {least} samples of a rank; lower it")
+
+
+def check_model(config: TrainConfig, model: Model, world: World) -> None:
+    """Raise ModelError or ConfigError where `model` cannot be trained exactly as `config` asks."""
+    for phase in config.phases:
+        _check_phase(phase, model)
+    if has_batch_norm(model.clip):
+        _check_batch_norm(config, world)
+
+
+def _check_phase(phase: Phase, model: Model) -> None:
+    if phase.context_length is None:
+        return
+    longest = model.tokenizer.context_length
+    if phase.context_length > longest:
+        raise ConfigError(f"phases: context_length {phase.context_length} exceeds the {longest} of {model.name}")
+    if phase.context_length < longest and not model.can_trim:
+        raise ModelError(f"phases: {model.name} takes texts of {longest} tokens only; leave context_length out")
+
+
+def _check_batch_norm(config: TrainConfig, world: World) -> None:
+    if config.micro_batches > 1 or any((phase.micro_batches or 1) > 1 for phase in config.phases):
+        raise ModelError(
+            f"{config.model.name} has batch normalisation, whose statistics micro-batches would change; "
+            "set --micro_batches 1, or take a model without it (a ViT or ConvNeXt)"
+        )
+    if world.size > 1 and world.device == torch.device("cpu"):
+        raise ModelError(
+            f"{config.model.name} has batch normalisation, which torch cannot synchronise over CPU processes; "
+            "use one process, or take a model without it (a ViT or ConvNeXt)"
+        )

@@ -1,0 +1,95 @@
+"""What learns: a model for pictures of one size, its optimiser and its gradients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from training.checks import check_model
+from training.config import TrainConfig
+from training.distributed import World
+from training.gradient import Gradients, make_gradients
+from training.losses import make_loss
+from training.model import Model, create_model, resolve_precision
+from training.optim import make_optimiser
+from training.phases import carry_over
+
+__all__ = ["Learner", "make_learner"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """Model, optimiser and gradients, which know each other's parameters."""
+
+    config: TrainConfig
+    world: World
+    mesh: DeviceMesh | None
+    """Over what the weights are cut; None for whole ones."""
+    image_size: int | None
+    """Side of the pictures; None for the model's own."""
+    model: Model
+    optimiser: torch.optim.AdamW
+    gradients: Gradients
+
+    def resized(self, image_size: int | None) -> Learner:
+        """This one for pictures of another size, with its weights and moments; itself where the size is the same."""
+        if image_size == self.image_size:
+            return self
+        other = make_learner(self.config, self.world, mesh=self.mesh, image_size=image_size)
+        carry_over(self.model.clip, self.optimiser, other.model.clip, other.optimiser)
+        return other
+
+    def step(self, *, rate: float, norm: Tensor) -> None:
+        """Take the step that the gradients of length `norm` ask for, at the learning rate `rate`."""
+        limit = self.config.optimiser.max_gradient_norm
+        if limit is not None and norm > limit:
+            self.gradients.scale_(limit / norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        with torch.no_grad():
+            self._log_scale.clamp_(0, math.log(self.config.loss.max_logit_scale))
+
+    @property
+    def logit_scale(self) -> float:
+        """The learnt scale itself, not its logarithm."""
+        return float(self._log_scale.detach().exp())
+
+    @property
+    def _log_scale(self) -> Tensor:
+        return cast(Tensor, cast(Any, self.model.clip).logit_scale)
+
+
+def make_learner(config: TrainConfig, world: World, *, mesh: DeviceMesh | None, image_size: int | None) -> Learner:
+    """A fresh learner; leaves the random generators as they are. Raises ModelError, ConfigError."""
+    loss = make_loss(config.loss)
+    gpus = [world.device] if world.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        model = create_model(
+            config.model,
+            device=world.device,
+            precision=resolve_precision(config.precision, world.device),
+            init_logit_scale=loss.init_logit_scale,
+            init_logit_bias=loss.init_logit_bias,
+            seed=config.seed,
+            image_size=image_size,
+            mesh=mesh,
+            synchronise_batch_norm=world.size > 1,
+        )
+    check_model(config, model, world)
+    optimiser = make_optimiser(model.clip, config.optimiser)
+    gradients = make_gradients(model.clip, [p for group in optimiser.param_groups for p in group["params"]], world)
+    return Learner(
+        config=config,
+        world=world,
+        mesh=mesh,
+        image_size=image_size,
+        model=model,
+        optimiser=optimiser,
+        gradients=gradients,
+    )

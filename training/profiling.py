@@ -1,0 +1,66 @@
+"""A trace of a few steps, where one asks what they spend their time on.
+
+--profile.steps 5  ->  RUN/profile/step-000012.rank-0.json.gz, for https://ui.perfetto.dev or chrome://tracing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from configs.load import ConfigError
+from training.distributed import World
+
+__all__ = ["ProfileConfig", "Tracer", "tracing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """Which steps to trace with torch.profiler, on every rank."""
+
+    steps: int = 0
+    """How many steps; 0 traces none. A traced step is slower, and its trace takes megabytes."""
+    after: int = 10
+    """Steps before the first traced one, counted from where this process began: the first ones warm up."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigError(f"steps must not be negative, got {self.steps}")
+        if self.after < 1:
+            raise ConfigError(f"after must be at least 1, for the tracer's own warm-up, got {self.after}")
+
+
+class Tracer:
+    """Told of the end of each step."""
+
+    def __init__(self, inner: profile | None = None) -> None:
+        self._inner = inner
+
+    def step(self) -> None:
+        """The step is over."""
+        if self._inner is not None:
+            self._inner.step()
+
+
+@contextmanager
+def tracing(config: ProfileConfig, directory: Path, world: World) -> Iterator[Tracer]:
+    """A tracer that writes the configured steps to `directory`/profile, once."""
+    if not config.steps:
+        yield Tracer()
+        return
+    target = directory / "profile"
+
+    def write(traced: profile) -> None:
+        target.mkdir(parents=True, exist_ok=True)
+        traced.export_chrome_trace(str(target / f"step-{traced.step_num:06d}.rank-{world.rank}.json.gz"))
+
+    activities = [ProfilerActivity.CPU]
+    if world.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    steps = schedule(wait=config.after - 1, warmup=1, active=config.steps, repeat=1)
+    with profile(activities=activities, schedule=steps, on_trace_ready=write, record_shapes=True) as inner:
+        yield Tracer(inner)

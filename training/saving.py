@@ -1,0 +1,154 @@
+"""Writes checkpoints beside the training: the state is copied, then a thread writes it.
+
+    weights, moments, random state --copy to the CPU--> thread --> TEMPORARY/* --> hashes, state.json --> rename
+
+Of an unsharded model rank 0 writes all. Of a sharded one every rank writes its part: they agree on the files over
+a process group of their own, which the steps meanwhile do not touch, and rank 0 commits when all have written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from training.checkpoint import Progress, commit
+from training.distributed import World
+from training.errors import OutputError
+from training.optim import named_moments
+
+__all__ = ["CheckpointWriter"]
+
+
+class CheckpointWriter:
+    """Saves checkpoints on a thread, one at a time, and removes old ones.
+
+    Every rank has one; of an unsharded model those beyond rank 0 do nothing.
+    """
+
+    def __init__(self, directory: str | Path, world: World, *, keep: int, sharded: bool, timeout_s: float) -> None:
+        """`directory`: RUN/checkpoints, made when missing; left-overs of killed writers are swept.
+
+        `sharded`: whether the models are; `timeout_s`: how long a rank waits for another one to write.
+        """
+        self.directory = Path(directory)
+        self._keep = keep
+        self._world = world
+        self._group: dist.ProcessGroup | None = None
+        if sharded:
+            self._group = cast(
+                dist.ProcessGroup, dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))
+            )
+        self._writes = sharded or world.is_first
+        if world.is_first:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for leftover in self.directory.glob("*.tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+        """Copy the state now, write it in the background.
+
+        Raises OutputError, on every rank, if the last write failed.
+        """
+        self.finish()
+        if not self._writes:
+            return
+        random = {"cpu_rng": torch.get_rng_state()}
+        if next(model.parameters()).device.type == "cuda":
+            random["cuda_rng"] = torch.cuda.get_rng_state()
+        weights = {name: _copy(tensor) for name, tensor in model.state_dict().items()}
+        if self._group is not None:
+            moments = {name: _copy(tensor) for name, tensor in named_moments(model, optimiser).items()}
+            self._pending = self._pool.submit(self._write_part, weights, moments, random, progress)
+        else:
+            extra = {"optimiser": _copy_tree(optimiser.state_dict()), **random}
+            self._pending = self._pool.submit(self._write_whole, weights, extra, progress)
+
+    def finish(self) -> None:
+        """Until the last save is on disk. Raises OutputError, on every rank, if it failed."""
+        self._world.together(self._wait)
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except (OSError, CheckpointException) as error:
+            raise OutputError(
+                f"{self.directory}: cannot write the checkpoint ({_reason(error)}); "
+                "free some space and run again: it goes on from the last whole one"
+            ) from error
+
+    def close(self) -> None:
+        """Wait for this rank's part, and stop the thread."""
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def _write_whole(self, weights: dict[str, Tensor], extra: dict[str, Any], progress: Progress) -> None:
+        final, temporary = self._paths(progress)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        torch.save(extra, temporary / "optimiser.pt")
+        commit(temporary, final, progress, keep=self._keep)
+
+    def _write_part(
+        self, weights: dict[str, Tensor], moments: dict[str, Tensor], random: dict[str, Tensor], progress: Progress
+    ) -> None:
+        final, temporary = self._paths(progress)
+        if self._world.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
+        state = {"model": weights, "moments": moments, "random": random}
+        # The first collective inside comes before the first write, and the last after every rank's last.
+        save(
+            state,
+            storage_writer=FileSystemWriter(temporary),
+            planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),  # what all hold is rank 0's
+            process_group=self._group,
+        )
+        if self._world.is_first:
+            commit(temporary, final, progress, keep=self._keep)
+
+    def _paths(self, progress: Progress) -> tuple[Path, Path]:
+        final = self.directory / f"{progress.samples_seen:012d}"
+        return final, final.with_name(f"{final.name}.tmp")
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _copy_tree(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _copy(value)
+    if isinstance(value, Mapping):
+        return {key: _copy_tree(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copy_tree(item) for item in value)
+    return value
+
+
+def _reason(error: BaseException) -> str:
+    """Why a write failed, in one line; of several ranks, the first one's reason."""
+    if isinstance(error, CheckpointException):
+        rank, (cause, _) = min(error.failures.items())
+        return f"rank {rank}: {_reason(cause)}"
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split())[:200]

@@ -1,0 +1,77 @@
+"""Weights cut over the ranks (FSDP2, `distributed: fsdp`), for models that do not fit on one device.
+
+    each layer -> its own group -> the towers -> the rest of the model -> (temperature and bias stay whole)
+
+A group's weights are gathered just before its layer runs and dropped after; its gradients are summed into each
+rank's part in the backward pass. The temperature and the bias are scalars, which FSDP2 cannot cut: every rank keeps
+them, and `gradient.ShardedGradients` sums their gradients.
+
+The model is built whole on every process's CPU first, with the same random numbers as an unsharded one, and goes
+to the device layer by layer, so that the device never holds more than its part and one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from training.distributed import World
+
+__all__ = ["is_sharded", "layers_of", "mesh_of", "shard_module"]
+
+
+def mesh_of(world: World) -> DeviceMesh:
+    """All ranks in one row. Every rank must ask for it."""
+    return init_device_mesh(world.device.type, (world.size,))
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each rank holds a part of `tensor` only."""
+    return isinstance(tensor, DTensor)
+
+
+def layers_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The repeated layers of `module`: the entries of its outermost lists and sequences of one class of entries."""
+    for child in module.children():
+        entries = list(child.children())
+        is_stack = isinstance(child, (nn.ModuleList, nn.Sequential)) and len({type(entry) for entry in entries}) == 1
+        if is_stack:
+            yield from entries
+        else:
+            yield from layers_of(child)
+
+
+def shard_module(
+    clip: nn.Module, mesh: DeviceMesh, forwards: dict[str, Callable[[Tensor], Tensor]]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Cut the weights of `clip` over `mesh`; return `forwards` as they must be called from now on.
+
+    `forwards` (by name) are the ways in which weights of `clip` are used, other than its own `forward`.
+    Gradients are summed over ranks, not averaged.
+    """
+    parts = [*layers_of(clip)]
+    towers = [child for child in clip.children() if any(True for _ in layers_of(child))]
+    scalars = {parameter for parameter in clip.parameters() if not parameter.ndim}
+    for part in (*parts, *towers):
+        if any(True for _ in part.parameters()):
+            fully_shard(part, mesh=mesh)
+    for name, forward in forwards.items():
+        setattr(clip, name, forward)
+    fully_shard(clip, mesh=mesh, ignored_params=scalars)
+    for name in forwards:
+        register_fsdp_forward_method(clip, name)
+    for scalar in scalars:
+        scalar.data = scalar.data.to(mesh.device_type)
+    for module in clip.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            # gloo knows sums only.
+            module.set_force_sum_reduction_for_comms(True)
+            # A weight that took no part has a gradient of zero, as it has without sharding.
+            module.set_reduce_scatter_unused_params(True)
+    return {name: cast("Callable[[Tensor], Tensor]", getattr(cast(Any, clip), name)) for name in forwards}
