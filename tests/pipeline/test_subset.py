@@ -152,7 +152,7 @@ def test_subset_answers_queries_explains_and_carries_joined_columns(made: tuple[
         ]
     (story,) = explain(tmp_path / "out", uid=expected[0]["uid"].hex())
     assert story.sample is not None
-    assert all(verdict.verdict == "kept" for verdict in story.verdicts)
+    assert {verdict.verdict for verdict in story.verdicts} <= {"kept", "off"}
 
 
 @pytest.mark.slow
