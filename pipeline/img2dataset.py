@@ -42,5 +42,5 @@ def pictures(tar: BinaryIO, *, max_bytes: int) -> Iterator[tuple[str, bytes | No
                 file = members.extractfile(member)
                 assert file is not None  # a regular member
                 yield key, file.read()
-    except (tarfile.TarError, ValueError):  # the latter for sparse maps that are no numbers
+    except (tarfile.TarError, ValueError, RecursionError):  # sparse maps that are no numbers; long name upon long name
         return

@@ -79,7 +79,10 @@ class Progress:
 
 
 def commit(temporary: Path, final: Path, progress: Progress, *, keep: int) -> None:
-    """Make the files in `temporary` the checkpoint `final`, and remove all but the newest `keep` beside it."""
+    """Make the files in `temporary` the checkpoint `final`, and keep no more than `keep` up to it.
+
+    Later ones stay: they were damaged when the run was started, or it would go on from there.
+    """
     files = {}
     for path in sorted(temporary.iterdir()):
         _flush(path)
@@ -92,7 +95,7 @@ def commit(temporary: Path, final: Path, progress: Progress, *, keep: int) -> No
         shutil.rmtree(final)
     temporary.rename(final)
     _flush(final.parent)
-    for old in listed_checkpoints(final.parent)[:-keep]:
+    for old in [path for path in listed_checkpoints(final.parent) if path <= final][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 _SIGNING_S = 2.0
 """How long a rank leaves the others to sign that they are alive and waiting too."""
-_SIGNS = ("gloo", "nccl", "timed out", "timeout", "connection", "store", "peer")
+_SIGNS = re.compile(r"\b(gloo|nccl|timed out|timeout|connection|store|peer)\b", re.IGNORECASE)
 """Words by which an error of a collective is told from a mistake in the code: torch raises RuntimeError for both."""
 
 
@@ -92,28 +92,28 @@ class World:
         return values[0]
 
     def on_first(self, action: Callable[[], T]) -> T:
-        """What `action` returns on rank 0, on every rank; a TrainingError of it is raised on every rank."""
-        answer: T | TrainingError | None = None
+        """What `action` returns on rank 0, on every rank; a TrainingError or OSError of it is raised on every rank."""
+        answer: T | TrainingError | OSError | None = None
         if self.is_first:
             try:
                 answer = action()
-            except TrainingError as error:
+            except (TrainingError, OSError) as error:
                 answer = error
         answer = self.from_first(answer)
-        if isinstance(answer, TrainingError):
+        if isinstance(answer, TrainingError | OSError):
             raise answer
         return cast(T, answer)
 
     def together(self, action: Callable[[], T]) -> T:
         """`action` on every rank, in which none waits for another.
 
-        A TrainingError of one is raised on all of them: else the others would wait for it in vain later.
+        A TrainingError or OSError of one is raised on all of them: else the others would wait for it in vain later.
         """
         answer: T | None = None
-        failed: TrainingError | None = None
+        failed: TrainingError | OSError | None = None
         try:
             answer = action()
-        except TrainingError as error:
+        except (TrainingError, OSError) as error:
             failed = error
         for found in self.gather_objects(failed):
             if found is not None:
@@ -135,7 +135,7 @@ class World:
             ) from error
         except RuntimeError as error:
             text = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split()))  # gloo begins with its source's line
-            if self.size == 1 or not any(sign in text.lower() for sign in _SIGNS):
+            if self.size == 1 or not _SIGNS.search(text):
                 raise
             raise DistributedError(
                 f"rank {self.rank}, {what}: {self._silent()} stopped answering ({text[:160]}); "

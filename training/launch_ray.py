@@ -11,6 +11,7 @@ nodes must see. Without an address the Ray is one of this run alone, on this mac
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -127,6 +128,8 @@ def _fit(ray: Any, trainer: Any) -> str | None:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         return " ".join(str(error).split())[:200]
+    except SystemExit as stop:  # what Ray makes of an interrupt; status 0 would say that the run is over
+        raise KeyboardInterrupt from stop
     return None
 
 
@@ -247,7 +250,7 @@ def _ray(config: TrainConfig) -> Iterator[Any]:
         else:
             ray.init(
                 address="local",
-                num_cpus=max(1, round(config.ray.num_workers * config.ray.cpus_per_worker + 0.5)),
+                num_cpus=max(1, math.ceil(config.ray.num_workers * config.ray.cpus_per_worker)),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _temp_dir=scratch,

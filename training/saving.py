@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -105,8 +106,11 @@ class CheckpointWriter:
         final, temporary = self._paths(progress)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
-        torch.save(extra, temporary / "optimiser.pt")
+        try:
+            save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+            torch.save(extra, temporary / "optimiser.pt")
+        except (SafetensorError, RuntimeError) as error:  # what they raise of a full disk
+            raise OSError(str(error)) from error
         commit(temporary, final, progress, keep=self._keep)
 
     def _write_part(

@@ -27,8 +27,9 @@ class Words:
     def __init__(self, words: Sequence[str]) -> None:
         self._positional: list[str] = []
         self._options: list[tuple[str, str]] = []
-        self._flags = {word[2:].replace("_", "-") for word in words if word.startswith("--")}.intersection(_FLAGS)
-        rest = [word for word in words if word[2:].replace("_", "-") not in self._flags]
+        flags = [word for word in words if word.startswith("--") and word[2:].replace("_", "-") in _FLAGS]
+        self._flags = {word[2:].replace("_", "-") for word in flags}
+        rest = [word for word in words if word not in flags]
         while rest:
             word = rest.pop(0)
             option = _OPTION.fullmatch(word)

@@ -2,9 +2,9 @@
 
     00000.parquet + 00000.tar of a source, MATCHED of its rows --check_image--> NAME.facts.parquet, NAME.tar
 
-Only pictures whose caption came through the text stages are looked at. They are copied, so that the source may
-go afterwards. The files lie in work/fetch/imported and are facts like those of the fetch step: `requests` finds the
-URLs known, and nothing is asked for.
+Only pictures whose caption came through the text stages are looked at. They are copied, so that no other step reads
+the source. The files lie in work/fetch/imported and are facts like those of the fetch step: `requests` finds the URLs
+known, and nothing is asked for.
 
 A row's sizes and SHA-256 are those of the picture as it was served, if img2dataset noted them; format, bytes and EXIF
 are those of the stored file.
@@ -73,7 +73,7 @@ def plan(
                 key=key,
             )
         )
-    return Step(name=f"fetch/{_DIRECTORY}", title="import stored pictures", tasks=tasks)
+    return Step(name=f"fetch/{_DIRECTORY}", title="import stored pictures", tasks=tasks, keep=True)
 
 
 def facts_of(imported: Sequence[Done], *, settings: str, seed: int) -> list[FactFile]:
@@ -149,7 +149,13 @@ def _rows(source: str, matched: str) -> dict[str, _Row]:
         if "key" not in names:
             raise InputError(f"{source}: no column named key; is it of an img2dataset directory?")
         columns = [name for name in ("key", "original_width", "original_height", "sha256") if name in names]
-        rows = table.read(columns=columns).take(wanted["record"]).to_pylist()
+        try:
+            rows = table.read(columns=columns).take(wanted["record"]).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the storage failed, not the data
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{source}: its keys cannot be read ({reason}); fetch it again") from error
     return {
         row["key"]: _Row(url_id=url_id, as_served=_as_served(row))
         for url_id, row in zip(wanted["url_id"].to_pylist(), rows, strict=True)

@@ -94,9 +94,10 @@ def plan(
 def can_heal(arguments: Mapping[str, Any]) -> bool:
     """Whether a retry would ask for any URL of the staging shard that a task's `arguments` name. Reads only."""
     urls = _urls(arguments)
-    found = _found(arguments, urls)
+    block = BlockList(arguments["block"], arguments["block_files"])
+    found = _found(arguments, urls, block)
     healing = set(found.filter(worth_retrying(found))["url_id"].to_pylist())
-    return bool(healing - _blocked(BlockList(arguments["block"], arguments["block_files"]), urls, found).keys())
+    return bool(healing - _blocked(block, urls, found).keys())
 
 
 def _lost(own: Path, partition: str, names: set[str]) -> list[str]:
@@ -108,15 +109,11 @@ def _lost(own: Path, partition: str, names: set[str]) -> list[str]:
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     known_path, missing_path = outputs.values()
     urls = _urls(arguments)
-    found = _found(arguments, urls)
     block = BlockList(arguments["block"], arguments["block_files"])
+    found = _found(arguments, urls, block)
     blocked = _blocked(block, urls, found)
     again = set(_asked_again(arguments, found)["url_id"].to_pylist()) - blocked.keys()
-    # The word of a list that says something else by now is no answer.
-    released = [
-        row["url_id"] for row in found.filter(pc.equal(found["reason"], "block_list")).to_pylist()
-        if not block.holds(row["detail"] or "")
-    ]  # fmt: skip
+    released = found.filter(_released(block, found))["url_id"].to_pylist()
     answered = dict(zip(found["url_id"].to_pylist(), found["facts"].to_pylist(), strict=True))
     for url_id in (*blocked, *again, *released):
         answered.pop(url_id, None)
@@ -147,7 +144,7 @@ def _urls(arguments: Mapping[str, Any]) -> dict[bytes, str]:
     return urls
 
 
-def _found(arguments: Mapping[str, Any], urls: Mapping[bytes, str]) -> pa.Table:
+def _found(arguments: Mapping[str, Any], urls: Mapping[bytes, str], block: BlockList) -> pa.Table:
     """The best answer (_FOUND) to each of `urls` that has one: a picture, else what was said last."""
     wanted = pa.array(urls, pa.binary(16))
     generations = [_FOUND.empty_table()]
@@ -155,8 +152,18 @@ def _found(arguments: Mapping[str, Any], urls: Mapping[bytes, str]) -> pa.Table:
         rows = pq.read_table(Path(arguments["store"]) / name, columns=_ANSWER.names).cast(_ANSWER)
         rows = rows.filter(pc.is_in(rows["url_id"], wanted))
         rows = rows.append_column("facts", pa.array([name] * rows.num_rows, pa.string()))
-        generations.append(rows.append_column("retry", pa.array([retry] * rows.num_rows, pa.int32())))
+        rows = rows.append_column("retry", pa.array([retry] * rows.num_rows, pa.int32()))
+        released = _released(block, rows)
+        generations.insert(0, rows.filter(released))  # gives way to whatever else was said
+        generations.append(rows.filter(pc.invert(released)))
     return merge_facts(generations)
+
+
+def _released(block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
+    """bool[N]: the word of a block list that says something else by now, which is no answer."""
+    by_list = pc.fill_null(pc.equal(answers["reason"], "block_list"), False)
+    gone = [entry for entry in answers.filter(by_list)["detail"].to_pylist() if not block.holds(entry or "")]
+    return pc.and_(by_list, pc.is_in(answers["detail"], pa.array(gone, pa.string())))
 
 
 def _asked_again(arguments: Mapping[str, Any], found: pa.Table) -> pa.Table:

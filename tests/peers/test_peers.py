@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,7 @@ def engine_config(port: int, **more: Any) -> FetchConfig:
         engine_python=str(IMG2DATASET),
         allow_addresses=(f"127.0.0.0/8:{port}",),
         retries=0,
+        respect_tdm_reservation=False,
         **more,
     )
 
@@ -262,6 +263,6 @@ def test_engine_keeps_to_sizes_and_the_block_list(tmp_path: Path) -> None:
 
 def test_engine_is_found_and_one_without_it_is_not() -> None:
     assert find_img2dataset(engine_config(1)) == "1.47.0"
-    without = FetchConfig(user_agent="a (+http://b.example/)", engine="img2dataset", engine_python=sys.executable)
+    without = replace(engine_config(1), engine_python=sys.executable)
     with pytest.raises(ConfigError, match="has no img2dataset; make an environment"):
         find_img2dataset(without)

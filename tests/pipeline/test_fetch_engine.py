@@ -77,6 +77,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_of(python: Path | str, **more: Any) -> FetchConfig:
     agent = "test/1 (+http://localhost/)"
+    more = {"respect_tdm_reservation": False} | more
     return FetchConfig(user_agent=agent, engine="img2dataset", engine_python=str(python), **more)
 
 
@@ -193,11 +194,12 @@ def wait_for(condition: Any) -> None:
         ({"robots_txt": True}, "cannot honour robots_txt"),
         ({"proxy": "http://p.example", "verify_certificates": False}, "cannot honour proxy, verify_certificates"),
         ({"resolve": ("a:80:1.2.3.4",), "per_host_rate": 1.0}, "cannot honour per_host_rate, resolve"),
+        ({"respect_tdm_reservation": True}, "cannot honour respect_tdm_reservation"),
     ],
 )
 def test_what_it_cannot_do_is_refused(more: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        FetchConfig(**{"user_agent": "a (+http://b.c/)", "engine": "img2dataset", "engine_python": "python"} | more)
+        config_of(more.pop("engine_python", "python"), **more)
 
 
 def words_for(tmp_path: Path, python: Path | str) -> list[str]:
@@ -208,6 +210,7 @@ def words_for(tmp_path: Path, python: Path | str) -> list[str]:
         *("--sources", f'["{tmp_path}/links.csv"]', "--queries", str(tmp_path / "queries.txt")),
         *("--output", str(tmp_path / "set"), "--fetch.user_agent", "a (+http://b.c/)", "--engine.kind", "inline"),
         *("--fetch.engine", "img2dataset", "--fetch.engine_python", str(python)),
+        *("--fetch.respect_tdm_reservation", "false"),
     ]
 
 

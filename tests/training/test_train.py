@@ -234,7 +234,7 @@ def test_a_kill_while_writing_leaves_whole_checkpoints_only(
     assert names == ["000000000048"]
     train(config)
     assert_same_run(config.output, uninterrupted)
-    assert not list((Path(config.output) / "checkpoints").glob("*.tmp-*"))
+    assert not list((Path(config.output) / "checkpoints").glob("*.tmp*"))
 
 
 def test_only_the_newest_checkpoints_are_kept(config: TrainConfig) -> None:

@@ -59,7 +59,7 @@ class FetchConfig:
     max_redirects: int = 5
     """Redirects of one attempt."""
 
-    max_waiting_bytes: int = 64 * 1024 * 1024
+    max_waiting_bytes: int = 16 * 1024 * 1024
     """No transfer starts while more bytes of finished bodies wait for the consumer."""
 
     retries: int = 2
@@ -166,6 +166,7 @@ class FetchConfig:
             "per_host_rate": self.per_host_rate > 0,
             "proxy": bool(self.proxy),
             "resolve": bool(self.resolve),
+            "respect_tdm_reservation (true by default; say false to do without)": self.respect_tdm_reservation,
             "robots_txt": self.robots_txt,
             "verify_certificates": not self.verify_certificates,
         }

@@ -303,7 +303,7 @@ class _Loop:
                 return
             host, job = turn
             if host in self._unresolved or host in self._left_alone:
-                self._schedule.release(host)
+                self._schedule.release(host, asked=False)
                 self._conclude(job, self._left_alone.get(host, Answer(reason="dns")))
                 continue
             if not job.redirects:

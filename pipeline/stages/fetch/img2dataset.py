@@ -36,8 +36,9 @@ from pipeline.stages.fetch.download import Fetched
 __all__ = ["LIMITS", "fetch_with_img2dataset", "find_img2dataset", "reason_of"]
 
 LIMITS = (
-    "fetch.engine img2dataset: no address guard after names are resolved or redirected, no limits per host, bytes held "
-    "to max_bytes only afterwards, its own user agent, timeout_s holds for each socket operation; see docs/peers.md"
+    "fetch.engine img2dataset: no address guard after names are resolved or redirected, no limits per host, no "
+    "tdm-reservation, bytes held to max_bytes only afterwards, its own user agent, timeout_s holds for each socket "
+    "operation; see docs/peers.md"
 )
 """One line for whoever starts a run with it."""
 

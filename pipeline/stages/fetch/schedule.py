@@ -82,10 +82,12 @@ class Schedule(Generic[Job]):
             return host, chosen
         return None
 
-    def release(self, host: str) -> None:
-        """A job of `host` is no longer in flight."""
+    def release(self, host: str, *, asked: bool = True) -> None:
+        """A job of `host` is no longer in flight; where the host was not even asked, the next need not wait."""
         state = self._hosts[host]
         state.active -= 1
+        if not asked:
+            state.next_start_s = 0.0
         if state.active == 0 and not state.waiting and not state.queued and state.next_start_s == 0.0:
             del self._hosts[host]
             return
