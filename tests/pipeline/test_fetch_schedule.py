@@ -166,3 +166,15 @@ def test_draining_takes_out_everything_that_waits() -> None:
     assert sorted(schedule.drain()) == [1, 2, 3]
     assert len(schedule) == 0
     assert schedule.next(1000.0) is None
+
+
+def test_a_host_that_was_not_asked_need_not_be_waited_for() -> None:
+    schedule: Schedule[int] = Schedule(per_host_concurrency=1, per_host_rate=0.1)
+    for i in range(3):
+        schedule.add("a", i)
+    assert schedule.next(0.0) == ("a", 0)
+    schedule.release("a", asked=False)
+    assert schedule.next(0.0) == ("a", 1)
+    schedule.release("a")
+    assert schedule.next(5.0) is None
+    assert schedule.next(10.0) == ("a", 2)

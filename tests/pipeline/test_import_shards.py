@@ -167,3 +167,10 @@ def test_missing_tar_and_foreign_tables_stop_with_one_line(tmp_path: Path) -> No
     pq.write_table(pa.table({"url": ["http://a.example/"], "caption": ["a red dog"]}), parquet)
     with pytest.raises(InputError, match=r"00000.parquet: no column named status"):
         run(config_of(tmp_path / "images", tmp_path / "set"))
+
+
+def test_long_name_upon_long_name_ends_a_tar() -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
+    names = (header.tobuf(tarfile.GNU_FORMAT) + b"name".ljust(512, b"\0")) * 3000
+    assert not list(pictures(io.BytesIO(names), max_bytes=1000))
