@@ -191,7 +191,7 @@ def recipe(config: WitConfig) -> Recipe:
         block=block,
         retries=retries_of(Path(config.output)),
     )
-    answers = yield fetch.plan(asked, at("requests"), planned, config.fetch, config.image, seed)
+    answers = yield fetch.plan(asked, at("requests"), planned, config.fetch, config.image, seed, block=block)
     arrived = yield fetched.plan(  #                                                      FETCHED
         (planned, at("schedule")), (asked, at("requests")), (answers, facts), config.ledger
     )

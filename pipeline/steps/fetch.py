@@ -19,7 +19,7 @@ from configs.load import fingerprint, from_mapping, to_mapping
 from pipeline.engine import Done, Task
 from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture, Rejected
-from pipeline.stages.fetch import FetchConfig, Fetched, fetch, fetch_with_img2dataset
+from pipeline.stages.fetch import BlockList, FetchConfig, Fetched, fetch, fetch_with_img2dataset
 from pipeline.steps.facts import settings_of
 from pipeline.steps.requests import MISSING
 from pipeline.steps.step import Step
@@ -28,7 +28,7 @@ from pipeline.tar import TarWriter
 
 __all__ = ["VERSION", "keep_picture", "plan"]
 
-VERSION = "fetch-2"
+VERSION = "fetch-3"
 
 
 def plan(
@@ -38,8 +38,13 @@ def plan(
     fetch_config: FetchConfig,
     image: ImageConfig,
     seed: int,
+    *,
+    block: BlockList,
 ) -> Step:
-    """One task per staging shard that misses something; its name holds its key, so it never replaces another's."""
+    """One task per staging shard that misses something; its name holds its key, so it never replaces another's.
+
+    `block` is the block list of `fetch_config`: where it was an answer once, the same URLs may be missing again.
+    """
     settings = settings_of(fetch_config, image)
     config = {"fetch": to_mapping(fetch_config), "image": to_mapping(image)}
     tasks = []
@@ -47,7 +52,7 @@ def plan(
         if not record.info["missing"]:
             continue
         path = record.path(directory, "missing")
-        key = fingerprint(VERSION, record.outputs[path.name], settings)
+        key = fingerprint(VERSION, record.outputs[path.name], settings, block.key)
         name = f"{record.partition}-{key[:12]}"
         about = {"settings": settings, "seed": seed, "first": shard.info["first"], "last": shard.info["last"]}
         about["retry"] = record.info["retry"]
