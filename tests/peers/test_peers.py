@@ -199,6 +199,7 @@ def test_what_img2dataset_wrote_is_a_source(published: Published) -> None:
 def test_both_engines_make_the_same_set(published: Published) -> None:
     config = yaml.safe_load(snippet("img2dataset as the engine", "yaml"))["fetch"]
     engine = ("--fetch.engine", config["engine"], "--fetch.engine_python", str(REPOSITORY / config["engine_python"]))
+    engine += ("--fetch.respect_tdm_reservation", json.dumps(config["respect_tdm_reservation"]))
     output = published.root / "data/engine"
     run(config_of(published.root / "links.parquet", published.root, "data/engine", published.server.port, *engine))
     assert not verify(output).damages
