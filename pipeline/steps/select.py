@@ -260,10 +260,8 @@ def _balance(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[
             kept.append(ledger.add("balance", "pair", select(batch.cast(MATCHED))))
     schema = pa.schema([*CHOSEN][:-1])
     table = pa.Table.from_batches([batch.cast(schema) for batch in kept], schema)
-    order = [
-        keyed_hash(arguments["seed"], first_64_bits(ids_of(batch.column("url_id")))) for batch in kept if batch.num_rows
-    ]
-    orders = np.concatenate([np.empty(0, np.uint64), *order])
+    url_ids = [first_64_bits(ids_of(batch.column("url_id"))) for batch in kept if batch.num_rows]
+    orders = keyed_hash(arguments["seed"], np.concatenate([np.empty(0, np.uint64), *url_ids]))
     table = table.append_column(CHOSEN.field("order"), pa.array(orders, pa.uint64()))
     table = table.sort_by([("order", "ascending"), ("uid", "ascending")])
     with parquet_writer(chosen_path, CHOSEN) as writer:
