@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -141,21 +142,20 @@ def test_ray_run_writes_the_same_bytes_as_the_inline_run(
     assert published_hashes(tmp_path / "set") == published_hashes(finished)
 
 
-def test_second_run_does_nothing_and_changed_config_redoes_what_it_affects(
-    finished: Path, make_config: Make, ray_engine: Engine
-) -> None:
+def test_second_run_does_nothing_and_changed_config_redoes_what_it_affects(finished: Path, make_config: Make) -> None:
+    inline = ("--engine.kind", "inline")
     before = published_hashes(finished)
     log = (finished / "runs.jsonl").read_text()
-    assert run(make_config(finished)).ran_tasks == 0
+    assert run(make_config(finished, *inline)).ran_tasks == 0
     assert (finished / "runs.jsonl").read_text() == log
-    run(make_config(finished, "--balance.max_pairs_per_query", "35"))
+    run(make_config(finished, *inline, "--balance.max_pairs_per_query", "35"))
     ran = json.loads((finished / "runs.jsonl").read_text().splitlines()[-1])["steps"]
     redone = {name for name, step in ran.items() if step["ran"]}
     select = {"limit", "gather", "threshold", "balance", "query_counts", "schedule"}
     assert redone == select | {"requests", "fetched", "final_threshold", "final_balance", "final_counts", "shards"}
     assert not ran["fetch"]["ran"], "a smaller plan was fetched already"
     assert published_hashes(finished) != before
-    run(make_config(finished))
+    run(make_config(finished, *inline))
     assert published_hashes(finished) == before
     assert len(list((finished / "versions").iterdir())) == 1
 
@@ -193,10 +193,10 @@ def test_data_card_is_one_page_that_needs_nothing_else(finished: Path, tmp_path:
     assert "<script" not in page
 
 
-def test_image_dedup_keeps_one_of_equal_files(
-    make_config: Make, sample_web: Path, tmp_path: Path, ray_engine: Engine
-) -> None:
-    config = make_config(tmp_path / "set", "--image_dedup.mode", "same_file", "--balance.max_pairs_per_query", "1000")
+def test_image_dedup_keeps_one_of_equal_files(finished: Path, make_config: Make, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "set", symlinks=True)  # most pictures are known
+    wider = ("--image_dedup.mode", "same_file", "--balance.max_pairs_per_query", "1000")
+    config = make_config(tmp_path / "set", "--engine.kind", "inline", *wider)
     lines = {line.stage: line for line in run(config).lines}
     rows = _rows(tmp_path / "set", "samples")
     pictures = {row["url_id"]: row["sha256"] for row in rows}
