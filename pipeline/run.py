@@ -12,7 +12,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
@@ -29,7 +29,7 @@ from pipeline.steps import retries
 from pipeline.steps.publish import publish
 from pipeline.steps.step import Step
 from pipeline.storage import append_line, check_output, open_output, write_bytes, write_json
-from pipeline.wit import WitConfig, recipe, work_directory
+from pipeline.wit import Recipe, WitConfig, recipe, work_directory
 
 __all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
 
@@ -70,21 +70,19 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     """
     progress = progress or Progress()
     started = time.time()
-    steps: dict[str, Any] = {}
-    records: list[Done] = []
+    log: dict[str, Any] = {}
+    records: dict[str, list[Done]] = {}
     ran = 0
     refuse_subset(Path(config.output))
     with open_output(Path(config.output)) as output:
         if extend:
             config = _begin_extension(config)
         status, config_yaml = "failed", dump(config)
-        chosen: list[Done] = []
-        arrived: list[Done] = []
         try:
             with open_engine(config.engine, progress) as engine:
                 page = recipe(config)
-                step = next(page)
-                while True:
+                step: Step | None = next(page)
+                while step is not None:
                     directory = work_directory(output, step.name)
                     todo = sum(1 for task in step.tasks if finished(directory, task) is None)
                     if todo and not ran:
@@ -93,29 +91,23 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
                     began = time.time()
                     with _served(config, needed=todo > 0 and step.name == "fetch"):
                         done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep)
-                    steps[step.name] = {"tasks": len(done), "ran": todo, "seconds": round(time.time() - began, 3)}
-                    records.extend(done)
-                    if step.name == "balance":
-                        chosen = done
-                    if step.name == "fetched":
-                        arrived = done
+                    log[step.name] = {"tasks": len(done), "ran": todo, "seconds": round(time.time() - began, 3)}
+                    records[step.name] = done
                     if todo:
                         _write_ledger(output, records)
-                    try:
-                        step = page.send(done)
-                    except StopIteration:
-                        break
-                if (changes := plan_changes(config, chosen)) is not None:
-                    directory = work_directory(output, changes.name)
-                    (listed,) = engine.run_step(directory, changes.tasks, title=changes.title)
-                    steps[changes.name] = {name: listed.info[name] for name in ("added", "evicted")}
-            version, fresh = publish(output, done, config_yaml)
+                    step = _send(page, done)
+                if (changes := plan_changes(config, records["balance"])) is not None:
+                    (listed,) = engine.run_step(
+                        work_directory(output, changes.name), changes.tasks, title=changes.title
+                    )
+                    log[changes.name] = {name: listed.info[name] for name in ("added", "evicted")}
+            version, fresh = publish(output, records["shards"], config_yaml)
             if ran or fresh:
                 _write_ledger(output, records)
             end(output)
-            retry = _end_retry(output, arrived)
+            retry = _end_retry(output, records["fetched"])
             if retry is not None:
-                steps["fetched"] |= dataclasses.asdict(retry)
+                log["fetched"] |= dataclasses.asdict(retry)
             status = "finished"
         except KeyboardInterrupt:
             status = "stopped"
@@ -123,16 +115,13 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
         finally:
             if ran or status != "finished":
                 with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
-                    append_line(output / "runs.jsonl", _run_record(config, started, status, steps))
-    samples = sum(int(record.info["rows"]) for record in done)
-    num_bytes = sum(int(record.info["bytes"]) for record in done)
-    lines = totals(record.info for record in records)
+                    append_line(output / "runs.jsonl", _run_record(config, started, status, log))
     return RunResult(
         version=version,
         ran_tasks=ran,
-        lines=lines,
-        samples=samples,
-        num_bytes=num_bytes,
+        lines=_lines(records),
+        samples=sum(int(record.info["rows"]) for record in records["shards"]),
+        num_bytes=sum(int(record.info["bytes"]) for record in records["shards"]),
         seconds=time.time() - started,
         retry=retry,
     )
@@ -166,17 +155,20 @@ def walk(config: WitConfig) -> Iterator[tuple[Step, list[Done]]]:
     output = Path(config.output)
     check_output(output, must_exist=False)
     page = recipe(config)
-    step = next(page)
-    while True:
+    step: Step | None = next(page)
+    while step is not None:
         found = [finished(work_directory(output, step.name), task) for task in step.tasks]
         done = [record for record in found if record is not None]
         yield step, done
-        if len(done) < len(step.tasks):
-            return
-        try:
-            step = page.send(done)
-        except StopIteration:
-            return
+        step = _send(page, done) if len(done) == len(step.tasks) else None
+
+
+def _send(page: Recipe, done: Sequence[Done]) -> Step | None:
+    """The step after the one whose records are `done`; None after the last."""
+    try:
+        return page.send(done)
+    except StopIteration:
+        return None
 
 
 def _end_retry(output: Path, arrived: Sequence[Done]) -> retries.Retried | None:
@@ -215,12 +207,15 @@ def _served(config: WitConfig, *, needed: bool) -> Iterator[None]:
         yield
 
 
-def _write_ledger(output: Path, records: Sequence[Done]) -> None:
-    lines = totals(record.info for record in records)
-    write_json(output / "ledger.json", {"lines": [vars(line) for line in lines]})
+def _lines(records: Mapping[str, Sequence[Done]]) -> Sequence[Line]:
+    return totals(record.info for step in records.values() for record in step)
 
 
-def _run_record(config: WitConfig, started: float, status: str, steps: dict[str, Any]) -> str:
+def _write_ledger(output: Path, records: Mapping[str, Sequence[Done]]) -> None:
+    write_json(output / "ledger.json", {"lines": [vars(line) for line in _lines(records)]})
+
+
+def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str, Any]) -> str:
     packages = ("openwit", "ray", "pyarrow", "duckdb", "numpy", "pillow", "pycurl")
     record = {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
@@ -231,7 +226,7 @@ def _run_record(config: WitConfig, started: float, status: str, steps: dict[str,
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in packages},
-        "steps": steps,
+        "steps": log,
     }
     return json.dumps(record, sort_keys=True)
 

@@ -56,7 +56,7 @@ from pipeline.steps.shards import ShardsConfig
 from pipeline.steps.step import Step
 from pipeline.steps.texts import TextsConfig
 
-__all__ = ["PAGE", "Entry", "WitConfig", "recipe", "work_directory"]
+__all__ = ["PAGE", "Entry", "Recipe", "WitConfig", "recipe", "work_directory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,7 @@ class WitConfig:
 Place = tuple[Sequence[Done], Path]
 """The records of a step, and the directory that their files are in."""
 Recipe = Generator[Step, Sequence[Done], Sequence[Done]]
+"""Yields steps, is sent the records of each, returns those of the last."""
 
 
 def recipe(config: WitConfig) -> Recipe:
