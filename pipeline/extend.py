@@ -39,7 +39,7 @@ CHANGES = pa.schema(
     ]
 )
 """A pair that came into the plan or left it."""
-_MAY_DIFFER = ("sources", "engine")
+_MAY_DIFFER = ("sources", "max_sources", "engine")
 _MEMORY_MB = 1024
 
 

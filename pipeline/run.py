@@ -185,7 +185,7 @@ def _begin_extension(config: WitConfig) -> WitConfig:
     """The config with all sources, and the present plan kept aside; the set must be finished, or being extended."""
     whole = extended(config)
     before = load(WitConfig, Path(config.output) / "config.yaml")
-    if before.sources != whole.sources:
+    if (before.sources, before.max_sources) != (whole.sources, whole.max_sources):
         _, unfinished = inspect(before)
         if unfinished is not None:
             raise ConfigError(

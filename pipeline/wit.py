@@ -53,6 +53,7 @@ from pipeline.steps.facts import facts_in, settings_of
 from pipeline.steps.image_dedup import ImageDedupConfig
 from pipeline.steps.retries import retries_of
 from pipeline.steps.shards import ShardsConfig
+from pipeline.steps.sources import find_sources
 from pipeline.steps.step import Step
 from pipeline.steps.texts import TextsConfig
 
@@ -64,7 +65,11 @@ class WitConfig:
     """Everything that a data set depends on."""
 
     sources: tuple[str, ...]
-    """Crawl archives or tables: paths, globs or fsspec URLs."""
+    """Crawl archives or tables: paths, globs, http(s) or fsspec URLs, or lists of them (*.paths.gz, as Common Crawl
+    publishes with each crawl)."""
+    max_sources: int | None = None
+    """At most so many of the files that `sources` name, drawn by keyed hash: a larger number adds files and keeps
+    the others. null takes all."""
     source_format: Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"] = "auto"
     """What the sources are; auto goes by file name. img2dataset: the Parquet files of a directory that img2dataset
     wrote as webdataset; the pictures in its tars are used, see extract.missing_pictures."""
@@ -95,6 +100,8 @@ class WitConfig:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ConfigError("sources: name at least one crawl archive or table")
+        if self.max_sources is not None and self.max_sources < 1:
+            raise ConfigError("max_sources: must be at least 1, or null for all")
 
 
 Place = tuple[Sequence[Done], Path]
@@ -109,7 +116,7 @@ def recipe(config: WitConfig) -> Recipe:
     def at(step: str) -> Path:
         return work_directory(Path(config.output), step)
 
-    sources = extract.find_sources(config.sources)  # a missing one stops before any work
+    sources = find_sources(config.sources, most=config.max_sources, seed=config.seed)  # a missing one stops here
     find_img2dataset(config.fetch)  # so does a missing engine
     check_authorities(config.fetch)  # and mistakes in the files that fetching goes by
     block = BlockList(config.fetch.block, config.fetch.block_files)
@@ -135,7 +142,7 @@ def recipe(config: WitConfig) -> Recipe:
     # Pictures that are stored beside their rows need no request.                         FACTS
     has_pictures = config.source_format == "img2dataset"
     imported = yield import_shards.plan(
-        sources if has_pictures else (),
+        list(sources) if has_pictures else (),
         (matched if has_pictures else (), at("texts")),
         config.image,
         max_bytes=config.fetch.max_bytes,

@@ -29,9 +29,9 @@ from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker
 from pipeline.stages.extract import MissingPictures
 from pipeline.stages.extract.files import open_binary
-from pipeline.steps.extract import stamp_of
 from pipeline.steps.facts import FactFile
 from pipeline.steps.fetch import keep_picture
+from pipeline.steps.sources import stamp_of
 from pipeline.steps.step import Step
 from pipeline.storage import write_parquet
 from pipeline.tar import TarWriter

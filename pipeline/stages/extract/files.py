@@ -8,17 +8,20 @@ from typing import BinaryIO, cast
 import fsspec
 
 from pipeline.errors import InputError
+from pipeline.remote import is_web, open_download
 
 __all__ = ["open_binary", "size_of"]
 
 
 def open_binary(path: str) -> BinaryIO:
-    """`path` (a local path or an fsspec URL) opened for reading bytes; seekable.
+    """`path` (a local path, an http(s) URL or another fsspec URL) opened for reading bytes; seekable.
 
     Raises InputError where it does not exist, is a directory or may not be read, or where the URL's
     protocol is not known or lacks its package.
     """
     try:
+        if is_web(path):
+            return open_download(path)
         if "://" in path or "::" in path:
             return cast(BinaryIO, fsspec.open(path, "rb").open())
         return open(path, "rb")

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.outcome import Outcome
+from pipeline.remote import is_web
 from pipeline.stages.extract.archive import read_blocks
 from pipeline.stages.extract.blocks import Blocks
 from pipeline.stages.extract.config import ExtractConfig
@@ -42,7 +43,7 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
     """
     batch = LinkBatch(path, config)
     robots = _Robots(config.robots_directives if config.respect_page_robots else ())
-    is_large = size_of(path) >= _COMPILED_FROM_BYTES
+    is_large = is_web(path) or size_of(path) >= _COMPILED_FROM_BYTES
     found_any = False
     others: set[str] = set()
     for item in read_blocks(path, record_type="metadata", others=others, max_record_bytes=config.max_record_bytes):

@@ -1,0 +1,166 @@
+"""remote: a file on a web server, brought to this machine before it is read.
+
+    http(s) URL --curl; after a break, the rest--> a temporary file without a name
+
+An archive is read for minutes, at the reader's pace, and the servers of crawls shed load (Common Crawl answers 503 and
+asks clients to slow down). So the bytes come first, as fast as they can, and what failed is asked for again from where
+it broke. A kill leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from http import HTTPStatus
+from typing import BinaryIO, cast
+
+import pycurl
+
+from pipeline.errors import InputError
+
+__all__ = ["is_web", "open_download"]
+
+USER_AGENT = "openwit"
+_TRIES = 8
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 60.0
+_PROGRESS_BYTES = 1 << 20
+_CONNECT_S = 30
+_LOW_SPEED_BYTES, _LOW_SPEED_S = 1000, 60
+_WANTED = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}
+_HEALS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+def is_web(path: str) -> bool:
+    """Whether `path` is a plain http or https URL."""
+    return path.startswith(("http://", "https://"))
+
+
+def open_download(url: str) -> BinaryIO:
+    """The whole file behind an http(s) URL, in a temporary file (in TMPDIR) that goes when it is closed; at its start.
+
+    Broken connections, 408, 425, 429 and 5xx are tried again, after waits that double up to a minute, or as long as
+    the server asks for within that; eight tries in a row that bring less than 1 MiB are the end. Raises InputError,
+    and OSError where there is no room.
+    """
+    file = cast(BinaryIO, tempfile.TemporaryFile(prefix="openwit-"))  # noqa: SIM115 - the caller closes it
+    try:
+        _download(url, file)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _download(url: str, file: BinaryIO) -> None:
+    tries = 0
+    validator = ""  # of the file that was begun
+    while True:
+        begun = file.tell()
+        answer = _Answer(file)
+        answer.perform(url, validator)
+        if answer.is_whole:
+            return
+        if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            answer.start_over()  # the file there is shorter than the one that was begun
+        elif not answer.may_heal:
+            raise _failure(url, answer)
+        if answer.status in _WANTED:
+            validator = answer.validator
+        tries = 0 if file.tell() - begun >= _PROGRESS_BYTES else tries + 1
+        if tries == _TRIES:
+            raise _failure(url, answer)
+        wait_s = min(max(_FIRST_WAIT_S * 2.0 ** max(tries - 1, 0), answer.asked_wait_s), _LONGEST_WAIT_S)
+        time.sleep(wait_s * random.uniform(1.0, 1.25))  # workers that failed together come back apart
+
+
+class _Answer:
+    """One request for what `file` lacks, and what came."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._headers: dict[str, str] = {}
+        self._fault: OSError | None = None
+        self.status = 0
+        self.error = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.error and self.status in _WANTED
+
+    @property
+    def may_heal(self) -> bool:
+        broke = bool(self.error) and (not self.status or self.status in _WANTED)
+        return broke or self.status in _HEALS or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @property
+    def validator(self) -> str:
+        """What If-Range takes: a strong ETag, else the date."""
+        etag = self._headers.get("etag", "")
+        return etag if etag.startswith('"') else self._headers.get("last-modified", "")
+
+    @property
+    def asked_wait_s(self) -> float:
+        asked = self._headers.get("retry-after", "")
+        return float(asked) if asked.isdigit() else 0.0
+
+    def start_over(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+
+    def perform(self, url: str, validator: str) -> None:
+        """Ask for the file from where the temporary one ends. Raises OSError where there is no room."""
+        curl = pycurl.Curl()
+        curl.setopt(pycurl.URL, url)
+        curl.setopt(pycurl.USERAGENT, USER_AGENT)
+        curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        curl.setopt(pycurl.FOLLOWLOCATION, True)
+        curl.setopt(pycurl.MAXREDIRS, 5)
+        curl.setopt(pycurl.CONNECTTIMEOUT, _CONNECT_S)
+        curl.setopt(pycurl.LOW_SPEED_LIMIT, _LOW_SPEED_BYTES)
+        curl.setopt(pycurl.LOW_SPEED_TIME, _LOW_SPEED_S)
+        curl.setopt(pycurl.NOSIGNAL, True)
+        curl.setopt(pycurl.HEADERFUNCTION, self._read_header)
+        curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        if begun := self._file.tell():
+            curl.setopt(pycurl.RANGE, f"{begun}-")
+            if validator:
+                curl.setopt(pycurl.HTTPHEADER, [f"If-Range: {validator}"])
+        try:
+            curl.perform()
+        except pycurl.error as error:
+            self.error = str(error.args[-1]) or f"curl error {error.args[0]}"
+        finally:
+            curl.close()
+        if self._fault is not None:
+            raise self._fault
+
+    def _read_header(self, line: bytes) -> None:
+        text = line.decode("latin-1").strip()
+        if text.startswith("HTTP/"):
+            self.status, self._headers = int(text.split()[1]), {}
+        elif text:
+            name, _, value = text.partition(":")
+            self._headers[name.strip().lower()] = value.strip()
+        elif self.status == HTTPStatus.OK:
+            self.start_over()  # the whole file comes, whatever was asked for
+
+    def _write(self, data: bytes) -> int:
+        if self.status in _WANTED:
+            try:
+                self._file.write(data)
+            except OSError as error:  # no room: curl would only say that writing failed
+                self._fault = error
+                return 0
+        return len(data)
+
+
+def _failure(url: str, answer: _Answer) -> InputError:
+    if answer.status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return InputError(f"{url}: no such file; check the URL in the config")
+    what = f"HTTP {answer.status}" if answer.status and answer.status not in _WANTED else answer.error
+    if answer.may_heal:
+        return InputError(f"{url}: cannot be fetched ({what}); run again later, what is done is kept")
+    return InputError(f"{url}: cannot be fetched ({what}); check the URL and the access to it")

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.remote import open_download
+from tests.pipeline.loopback_server import LoopbackServer, Request, answer, in_turn, raw, redirect
+
+BODY = os.urandom(3 << 20)
+ETAG = {"ETag": '"one"'}
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waited: list[float] = []
+    monkeypatch.setattr("pipeline.remote.time.sleep", waited.append)
+    return waited
+
+
+def broken_after(count: int, headers: str = 'ETag: "one"\r\n') -> Any:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\n{headers}\r\n".encode()
+    return raw(head + BODY[:count])
+
+
+async def the_rest(request: Request, writer: asyncio.StreamWriter) -> None:
+    begin = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
+    rest = BODY[begin:]
+    span = f"Content-Range: bytes {begin}-{len(BODY) - 1}/{len(BODY)}"
+    writer.write(f"HTTP/1.1 206 Partial\r\nContent-Length: {len(rest)}\r\n{span}\r\n\r\n".encode() + rest)
+
+
+def read(server: LoopbackServer, path: str = "/a") -> bytes:
+    with open_download(server.url(path)) as file:
+        return file.read()
+
+
+@pytest.fixture
+def server() -> Iterator[LoopbackServer]:
+    with LoopbackServer({}) as server:
+        yield server
+
+
+def test_whole_file_is_read_from_its_start(server: LoopbackServer) -> None:
+    server.routes = {"/a": redirect("/b"), "/b": answer(200, BODY)}
+    assert read(server) == BODY
+
+
+def test_break_is_mended_by_the_rest(server: LoopbackServer, waits: list[float]) -> None:
+    server.routes = {"/a": in_turn(broken_after(2 << 20), the_rest)}
+    assert read(server) == BODY
+    assert server.requests[1].headers["range"] == f"bytes={2 << 20}-"
+    assert server.requests[1].headers["if-range"] == '"one"'
+    assert len(waits) == 1
+
+
+def test_file_that_changed_in_between_is_read_anew(server: LoopbackServer) -> None:
+    server.routes = {"/a": in_turn(broken_after(2 << 20), answer(200, b"another", {"ETag": '"two"'}))}
+    assert read(server) == b"another"
+
+
+def test_file_that_became_shorter_is_read_anew(server: LoopbackServer) -> None:
+    server.routes = {"/a": in_turn(broken_after(2 << 20, ""), answer(416), answer(200, b"short"))}
+    assert read(server) == b"short"
+
+
+def test_refused_load_is_waited_out(server: LoopbackServer, waits: list[float]) -> None:
+    slow_down = answer(503, b"<Code>SlowDown</Code>")
+    server.routes = {"/a": in_turn(slow_down, answer(429, headers={"Retry-After": "7"}), slow_down, answer(200, BODY))}
+    assert read(server) == BODY
+    assert [round(wait / 1.125) for wait in waits] == [1, 7, 4]
+
+
+def test_lasting_failure_is_given_up(server: LoopbackServer, waits: list[float]) -> None:
+    server.routes = {"/a": answer(503)}
+    with pytest.raises(InputError, match=r"/a: cannot be fetched \(HTTP 503\); run again later"):
+        read(server)
+    assert len(server.requests) == 8
+    assert max(waits) <= 75
+
+
+@pytest.mark.parametrize(("status", "told"), [(404, "no such file"), (403, r"HTTP 403\); check the URL")])
+def test_what_no_time_heals_is_not_tried_again(server: LoopbackServer, status: int, told: str) -> None:
+    server.routes = {"/a": answer(status, b"sorry")}
+    with pytest.raises(InputError, match=told):
+        read(server)
+    assert len(server.requests) == 1
+
+
+def test_nobody_there(waits: list[float]) -> None:
+    with pytest.raises(InputError, match="cannot be fetched"):
+        open_download("http://127.0.0.1:9/a")
+    assert len(waits) == 7
+
+
+def test_full_disk_is_told_as_such(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.routes = {"/a": answer(200, BODY)}
+
+    class Full:
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def tell(self) -> int:
+            return 0
+
+        def seek(self, offset: int) -> int:
+            return 0
+
+        truncate = close = lambda self: None
+
+    monkeypatch.setattr("pipeline.remote.tempfile.TemporaryFile", lambda prefix: Full())
+    with pytest.raises(OSError, match="No space left"):
+        read(server)
+
+
+def test_nothing_is_left_behind(server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.remote.tempfile.tempdir", str(tmp_path))
+    server.routes = {"/a": answer(200, BODY)}
+    with open_download(server.url("/a")) as file:
+        assert not list(tmp_path.iterdir())
+        assert len(file.read()) == len(BODY)
