@@ -22,7 +22,6 @@ from pipeline.errors import InputError
 __all__ = ["is_web", "open_download"]
 
 USER_AGENT = "openwit"
-_TRIES = 8
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
 _PROGRESS_BYTES = 1 << 20
@@ -37,16 +36,16 @@ def is_web(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
-def open_download(url: str) -> BinaryIO:
+def open_download(url: str, *, tries: int = 8) -> BinaryIO:
     """The whole file behind an http(s) URL, in a temporary file (in TMPDIR) that goes when it is closed; at its start.
 
     Broken connections, 408, 425, 429 and 5xx are tried again, after waits that double up to a minute, or as long as
-    the server asks for within that; eight tries in a row that bring less than 1 MiB are the end. Raises InputError,
-    and OSError where there is no room.
+    the server asks for within that; `tries` in a row that bring less than 1 MiB are the end. Raises InputError, and
+    OSError where there is no room.
     """
     file = cast(BinaryIO, tempfile.TemporaryFile(prefix="openwit-"))  # noqa: SIM115 - the caller closes it
     try:
-        _download(url, file)
+        _download(url, file, tries)
         file.seek(0)
     except BaseException:
         file.close()
@@ -54,8 +53,8 @@ def open_download(url: str) -> BinaryIO:
     return file
 
 
-def _download(url: str, file: BinaryIO) -> None:
-    tries = 0
+def _download(url: str, file: BinaryIO, tries: int) -> None:
+    failures = 0
     validator = ""  # of the file that was begun
     while True:
         begun = file.tell()
@@ -69,10 +68,10 @@ def _download(url: str, file: BinaryIO) -> None:
             raise _failure(url, answer)
         if answer.status in _WANTED:
             validator = answer.validator
-        tries = 0 if file.tell() - begun >= _PROGRESS_BYTES else tries + 1
-        if tries == _TRIES:
+        failures = 0 if file.tell() - begun >= _PROGRESS_BYTES else failures + 1
+        if failures == tries:
             raise _failure(url, answer)
-        wait_s = min(max(_FIRST_WAIT_S * 2.0 ** max(tries - 1, 0), answer.asked_wait_s), _LONGEST_WAIT_S)
+        wait_s = min(max(_FIRST_WAIT_S * 2.0 ** max(failures - 1, 0), answer.asked_wait_s), _LONGEST_WAIT_S)
         time.sleep(wait_s * random.uniform(1.0, 1.25))  # workers that failed together come back apart
 
 

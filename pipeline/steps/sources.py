@@ -16,7 +16,7 @@ import fsspec
 import xxhash
 
 from pipeline.errors import InputError
-from pipeline.remote import is_web
+from pipeline.remote import is_web, open_download
 from pipeline.stages.extract.files import open_binary
 
 __all__ = ["Stamp", "find_sources", "stamp_of"]
@@ -24,6 +24,7 @@ __all__ = ["Stamp", "find_sources", "stamp_of"]
 Stamp = list[Any]
 """Size and time of change (or ETag); empty where the name alone stands for the content."""
 _LIST_ENDINGS = (".paths", ".paths.gz")
+_LIST_TRIES = 3
 
 
 def find_sources(patterns: Sequence[str], *, most: int | None = None, seed: int = 0) -> Mapping[str, Stamp]:
@@ -81,7 +82,8 @@ def _listed(path: str) -> Iterator[str]:
     A line is a URL, or a path: from the root of the server or bucket that the list lies on, or, in a list on this
     machine, from the list's directory.
     """
-    with open_binary(path) as file:
+    # Somebody waits for the answer, so a server that is not there is told of soon.
+    with open_download(path, tries=_LIST_TRIES) if is_web(path) else open_binary(path) as file:
         data = file.read()
     try:
         text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8")
