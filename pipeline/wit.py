@@ -254,6 +254,9 @@ class Entry:
     reads: str
     writes: str
     per: str
+    """What one task is for."""
+    optional: bool = False
+    """Whether it has tasks only where the config asks for it."""
 
 
 PAGE: tuple[Entry, ...] = (
@@ -263,40 +266,57 @@ PAGE: tuple[Entry, ...] = (
     Entry(
         step="fetch/imported",
         stages="check_image",
-        reads="tar, MATCHED",
+        reads="MATCHED, tar",
         writes="FACTS, tar",
-        per="source file, if asked",
+        per="source file",
+        optional=True,
     ),
-    Entry(step="exchange", stages="-", reads="MATCHED", writes="MATCHED, by url_id", per="million rows"),
-    Entry(step="pairs", stages="dedup", reads="MATCHED", writes="MATCHED, captions", per="hash partition, if asked"),
-    Entry(step="captions", stages="-", reads="captions", writes="boilerplate", per="hash partition, if asked"),
+    Entry(step="exchange", stages="-", reads="MATCHED", writes="MATCHED, by URL", per="million rows"),
+    Entry(
+        step="pairs", stages="dedup", reads="MATCHED", writes="MATCHED, captions", per="hash partition", optional=True
+    ),
+    Entry(step="captions", stages="-", reads="captions", writes="boilerplate", per="hash partition", optional=True),
     Entry(step="dedup", stages="dedup, captions", reads="MATCHED", writes="MATCHED (unique)", per="hash partition"),
-    Entry(step="count", stages="-", reads="MATCHED (unique)", writes="counts", per="whole set"),
-    Entry(step="limit", stages="balance", reads="counts", writes="t, windows", per="whole set"),
+    Entry(step="count", stages="-", reads="MATCHED (unique)", writes="counts", per="set"),
+    Entry(step="limit", stages="balance", reads="counts", writes="t, windows", per="set"),
     Entry(step="gather", stages="balance", reads="MATCHED (unique)", writes="edges", per="hash partition"),
-    Entry(step="threshold", stages="balance", reads="edges", writes="thresholds", per="whole set"),
+    Entry(step="threshold", stages="balance", reads="edges", writes="thresholds", per="set"),
     Entry(step="balance", stages="balance", reads="MATCHED (unique)", writes="chosen pairs", per="hash partition"),
-    Entry(step="query_counts", stages="-", reads="counts", writes="QUERY_COUNTS", per="whole set"),
-    Entry(step="schedule", stages="-", reads="chosen pairs", writes="SELECTED", per="64 staging shards"),
+    Entry(step="query_counts", stages="-", reads="counts", writes="QUERY_COUNTS", per="set"),
+    Entry(step="schedule", stages="-", reads="chosen pairs", writes="SELECTED", per="64 shards"),
     Entry(step="requests", stages="-", reads="SELECTED, FACTS", writes="missing URLs", per="staging shard"),
     Entry(step="fetch", stages="fetch, check_image", reads="missing URLs", writes="FACTS, tar", per="staging shard"),
     Entry(step="fetched", stages="-", reads="SELECTED, FACTS", writes="FETCHED", per="staging shard"),
-    Entry(step="scores", stages="-", reads="scores by uid", writes="scores", per="score file, if asked"),
-    Entry(step="filters", stages="filters", reads="FETCHED", writes="FETCHED", per="staging shard, if asked"),
-    Entry(step="evaluation", stages="-", reads="evaluation sets", writes="their hashes", per="set, if asked"),
+    Entry(step="scores", stages="-", reads="scores by uid", writes="scores", per="score file", optional=True),
+    Entry(step="filters", stages="filters", reads="FETCHED", writes="FETCHED", per="staging shard", optional=True),
+    Entry(step="evaluation", stages="-", reads="evaluation sets", writes="their hashes", per="set", optional=True),
     Entry(
-        step="decontaminate", stages="decontaminate", reads="FETCHED", writes="FETCHED", per="staging shard, if asked"
+        step="decontaminate",
+        stages="decontaminate",
+        reads="FETCHED",
+        writes="FETCHED",
+        per="staging shard",
+        optional=True,
     ),
-    Entry(step="pictures", stages="-", reads="FETCHED", writes="pictures", per="staging shard, if asked"),
+    Entry(step="pictures", stages="-", reads="FETCHED", writes="pictures", per="staging shard", optional=True),
     Entry(
-        step="same_pictures", stages="image_dedup", reads="pictures", writes="the same", per="hash partition, if asked"
+        step="same_pictures",
+        stages="image_dedup",
+        reads="pictures",
+        writes="the same",
+        per="hash partition",
+        optional=True,
     ),
-    Entry(step="near_pictures", stages="image_dedup", reads="pictures", writes="pairs alike", per="band, if asked"),
-    Entry(step="clusters", stages="image_dedup", reads="pairs alike", writes="who goes", per="whole set, if asked"),
-    Entry(step="image_dedup", stages="image_dedup", reads="FETCHED", writes="FETCHED", per="staging shard, if asked"),
-    Entry(step="final_threshold", stages="balance", reads="FETCHED", writes="thresholds", per="whole set"),
+    Entry(
+        step="near_pictures", stages="image_dedup", reads="pictures", writes="pairs alike", per="band", optional=True
+    ),
+    Entry(step="clusters", stages="image_dedup", reads="pairs alike", writes="who goes", per="set", optional=True),
+    Entry(
+        step="image_dedup", stages="image_dedup", reads="FETCHED", writes="FETCHED", per="staging shard", optional=True
+    ),
+    Entry(step="final_threshold", stages="balance", reads="FETCHED", writes="thresholds", per="set"),
     Entry(step="final_balance", stages="balance", reads="FETCHED", writes="FETCHED (final)", per="staging shard"),
-    Entry(step="final_counts", stages="-", reads="FETCHED (final)", writes="FINAL_COUNTS", per="whole set"),
-    Entry(step="shards", stages="-", reads="FETCHED (final), tar", writes="SAMPLES, tar", per="shard"),
+    Entry(step="final_counts", stages="-", reads="FETCHED (final)", writes="FINAL_COUNTS", per="set"),
+    Entry(step="shards", stages="-", reads="FETCHED (final)", writes="SAMPLES, tar", per="shard"),
 )
 """The steps of `recipe`, in order; a test holds the two equal."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import pipeline.schema as schemas
 from configs.load import ConfigError
 from pipeline.commands.words import Words
 from pipeline.progress import Progress
 from pipeline.retry import begin_retry
-from pipeline.run import inspect, run
+from pipeline.run import StepState, inspect, run
 from pipeline.stages.fetch import LIMITS
 from pipeline.steps.retries import Retried, retries_of
-from pipeline.wit import PAGE
+from pipeline.wit import PAGE, Entry
 
 __all__ = ["plan_command", "run_command", "status_command"]
 
@@ -29,27 +32,53 @@ _SCHEMAS = (
 def plan_command(words: Words) -> int:
     """plan CONFIG.yaml [--section.key value ...]
 
-    Print the stages, their schemas, and what would run. Nothing is written.
+    Print the steps, what would run, and the columns of the rows. Nothing is written.
     """
     (target,) = words.positional(1, "CONFIG.yaml")
     config = words.config(target)
     states, first = inspect(config)
     known = {state.step: state for state in states}
-    table = Table("step", "stages", "reads", "writes", "one task per", "to run", box=box.SIMPLE_HEAD)
+    columns = ("step", "reads", "writes", "a task per", "to run")
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
     for entry in PAGE:
-        state = known.get(entry.step)
-        if state is None or state.tasks is None:
-            todo = "after the above"
-        else:
-            todo = f"{state.tasks - state.done} of {state.tasks}" if state.done < state.tasks else "done"
-        table.add_row(entry.step, entry.stages, entry.reads, entry.writes, entry.per, todo)
+        todo = _todo(known.get(entry.step), entry)
+        table.add_row(entry.step, entry.reads, entry.writes, entry.per, todo)
     console = Console()
     console.print(table)
-    for name in _SCHEMAS:
-        fields = ", ".join(f"{field.name}: {field.type}" for field in getattr(schemas, name))
-        console.print(f"[bold]{name}[/bold]  {fields}", highlight=False)
+    console.print()
+    for name, fields in _rows():
+        console.print(Text.assemble((name, "bold"), f"  {fields}"))
     console.print(f"\noutput: {config.output}   next: {first.title if first else 'nothing, all done'}")
     return 0
+
+
+def _todo(state: StepState | None, entry: Entry) -> str:
+    if state is None or state.tasks is None:
+        return "if asked" if entry.optional else "later"
+    if not state.tasks:
+        return "off"
+    return f"{state.tasks - state.done} of {state.tasks}" if state.done < state.tasks else "done"
+
+
+def _rows() -> Iterator[tuple[str, str]]:
+    """Each kind of row and its columns; those that it has from another kind by that one's name."""
+    before: dict[str, pa.Schema] = {}
+    for name in _SCHEMAS:
+        schema: pa.Schema = getattr(schemas, name)
+        within = [kind for kind, other in before.items() if set(other) <= set(schema)]
+        base = max(within, key=lambda kind: len(before[kind]), default=None)
+        known = set(before[base]) if base else set()
+        added = ", ".join(f"{field.name}: {_short(field.type)}" for field in schema if field not in known)
+        yield name, f"all of {base}, {added}" if base else added
+        before[name] = schema
+
+
+def _short(kind: pa.DataType) -> str:
+    if pa.types.is_fixed_size_binary(kind):
+        return f"binary[{kind.byte_width}]"
+    return f"[{_short(kind.value_type)}]" if pa.types.is_list(kind) else str(kind)
 
 
 def run_command(words: Words) -> int:

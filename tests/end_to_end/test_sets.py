@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from configs.load import dump
 from pipeline.catalog import open_catalog
 from pipeline.commands import main
 from pipeline.explain import _PASSED, _STAGES, _STEPS, UnknownLinkError, explain, lines_of
@@ -129,6 +130,24 @@ def test_finished_run_and_its_subset_verify(finished: Path, tmp_path: Path) -> N
     subset(finished, SubsetConfig(where="caption LIKE '%red%'", limit_per_query=5), tmp_path / "red")
     assert verify(tmp_path / "red").damages == []
     assert _ask(tmp_path / "red", "SELECT max(selected) FROM query_counts") == [(5,)]
+
+
+def test_plan_is_whole_on_a_narrow_screen(
+    finished: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    config = finished.parent / "planned.yaml"
+    config.write_text(dump(make_config(finished, "--balance.max_pairs_per_query", "7")))
+    assert main(["plan", str(config)]) == 0
+    printed = capsys.readouterr().out
+    lines = {line.split("  ")[0]: line for line in printed.splitlines()}
+    assert set(lines) >= {entry.step for entry in PAGE}
+    assert "\u2026" not in printed, "something is cut off"
+    assert lines["texts"].rstrip().endswith("done")
+    assert lines["pairs"].rstrip().endswith("off")
+    assert lines["limit"].rstrip().endswith("1 of 1")
+    assert lines["shards"].rstrip().endswith("later")
+    assert "all of CANDIDATES, caption: string" in printed
 
 
 def test_status_of_a_directory_and_of_a_subset(
