@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipeline.engine import Engine, EngineConfig, open_engine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A busy machine is no failure, and the first example waits for the compiler.
+hypothesis.settings.register_profile("openwit", deadline=None)
+hypothesis.settings.load_profile("openwit")
 
 
 @pytest.fixture(scope="session")
