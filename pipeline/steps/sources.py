@@ -9,7 +9,7 @@ import glob
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fsspec
@@ -32,17 +32,14 @@ def find_sources(patterns: Sequence[str], *, most: int | None = None, seed: int 
 
     A pattern is a path, a glob, an http(s) URL, another fsspec URL or glob, or any of these of a list of files, which
     its ending tells (see `_listed`). Of more than `most` files those with the smallest keyed hash of their names are
-    taken, so that a larger number only adds to them. Files behind http(s) and files of a list are taken to be what
+    taken, so that a larger number only adds to them. Files behind http(s) and the URLs of a list are taken to be what
     they were: crawls do not change, and to ask after 90,000 files takes hours. Raises InputError for a pattern that
     names nothing, and for a list that cannot be read.
     """
     found: dict[str, Stamp] = {}
     for pattern in patterns:
-        named = _named(pattern)
-        if not named:
-            raise InputError(f"{pattern}: no such source file; correct `sources` in the config")
-        for name, stamp in named.items():
-            found.update({file: [] for file in _listed(name)} if name.endswith(_LIST_ENDINGS) else {name: stamp})
+        for name, stamp in _named(pattern).items():
+            found.update(_listed(name) if name.endswith(_LIST_ENDINGS) else {name: stamp})
     chosen = sorted(found, key=lambda name: (xxhash.xxh3_64_intdigest(name.encode(), seed), name))[:most]
     return {name: found[name] for name in sorted(chosen)}
 
@@ -56,9 +53,13 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
             files = system.glob(path, detail=True)
         except (OSError, ValueError, ImportError) as error:
             raise InputError(f"{pattern}: cannot be reached ({error}); check the URL and the access to it") from error
-        return {system.unstrip_protocol(name): _remote_stamp(about) for name, about in files.items()}
-    names = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern]
-    return {name: stamp_of(name) for name in names if os.path.isfile(name)}
+        found = {system.unstrip_protocol(name): _remote_stamp(about) for name, about in files.items()}
+    else:
+        names = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern]
+        found = {name: stamp_of(name) for name in names if os.path.isfile(name)}
+    if not found:
+        raise InputError(f"{pattern}: no such source file; correct `sources` in the config")
+    return found
 
 
 def stamp_of(path: str) -> Stamp:
@@ -76,7 +77,7 @@ def _remote_stamp(about: Mapping[str, Any]) -> Stamp:
     return [about.get("size"), str(about.get("ETag") or about.get("etag") or about.get("mtime") or "")]
 
 
-def _listed(path: str) -> Iterator[str]:
+def _listed(path: str) -> Mapping[str, Stamp]:
     """The files of a list, one a line, as Common Crawl's wat.paths.gz has them.
 
     A line is a URL, or a path: from the root of the server or bucket that the list lies on, or, in a list on this
@@ -93,5 +94,10 @@ def _listed(path: str) -> Iterator[str]:
     root = os.path.dirname(path)
     if is_url and scheme != "file":
         root = f"{scheme}://{rest.lstrip('/').partition('/')[0]}"
-    for line in filter(None, map(str.strip, text.splitlines())):
-        yield line if "://" in line else os.path.join(root, line)
+    names = [name if "://" in name else os.path.join(root, name) for name in map(str.strip, text.splitlines()) if name]
+    if not names:
+        raise InputError(f"{path}: the list names no file")
+    try:
+        return {name: [] if "://" in name else stamp_of(name) for name in names}
+    except OSError as error:
+        raise InputError(f"{error.filename}: no such source file; correct {path}") from error

@@ -119,6 +119,12 @@ def test_same_extension_again_has_nothing_to_do(extended: Path, make_config: Mak
     assert published_hashes(extended) == before
 
 
+def test_number_of_sources_may_grow(extended: Path, make_config: Make, crawls: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "crawls.paths").write_text("\n".join(crawls))
+    sources = ("--sources", f"[{tmp_path}/crawls.paths]", "--max_sources", "2")
+    assert run(make_config(extended, *EXTRA, *sources), extend=True).ran_tasks == 0, "they are the same two"
+
+
 def test_changed_config_is_refused_and_nothing_changes(
     extended: Path, make_config: Make, crawls: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -25,6 +25,12 @@ def test_paths_and_globs_are_found_once_and_sorted(tmp_path: Path) -> None:
     assert find_sources([str(tmp_path / "a.wat.gz")]) != {str(tmp_path / "a.wat.gz"): before}
 
 
+def test_empty_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "few.paths").write_text("\n")
+    with pytest.raises(InputError, match="names no file"):
+        find_sources([str(tmp_path / "few.paths")])
+
+
 @pytest.mark.parametrize("pattern", ["none.wat.gz", "*.wat.gz", "none.paths"])
 def test_pattern_that_names_nothing_is_refused(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(InputError, match="no such source file"):
@@ -60,9 +66,20 @@ def test_archives_of_a_list_are_read_as_those_on_this_machine(tmp_path: Path) ->
 
 
 def test_list_on_this_machine_counts_from_its_directory(tmp_path: Path) -> None:
-    (tmp_path / "few.paths").write_text(f"{LINES}\nhttps://a.example/c.wat.gz\n{tmp_path}/d.wat.gz\n")
-    wanted = [*(str(tmp_path / line) for line in LINES.split()), "https://a.example/c.wat.gz", f"{tmp_path}/d.wat.gz"]
-    assert set(find_sources([str(tmp_path / "few.paths")])) == set(wanted)
+    (tmp_path / "crawl").mkdir()
+    for name in ("crawl/a.wat.gz", "b.wat.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "few.paths").write_text(f"crawl/a.wat.gz\n\nhttps://a.example/c.wat.gz\n{tmp_path}/b.wat.gz\n")
+    found = find_sources([str(tmp_path / "few.paths")])
+    local = [f"{tmp_path}/b.wat.gz", f"{tmp_path}/crawl/a.wat.gz"]
+    assert list(found) == [*local, "https://a.example/c.wat.gz"]
+    assert {name: found[name] for name in local} == find_sources(local), "the same stamps as without a list"
+
+
+def test_file_that_a_list_names_in_vain_is_told(tmp_path: Path) -> None:
+    (tmp_path / "few.paths").write_text("gone.wat.gz\n")
+    with pytest.raises(InputError, match=r"gone.wat.gz: no such source file; correct .*few.paths"):
+        find_sources([str(tmp_path / "few.paths")])
 
 
 def test_list_on_an_object_store_counts_from_the_bucket() -> None:
