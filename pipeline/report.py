@@ -15,6 +15,7 @@ from pipeline.balance_report import compare_modes
 from pipeline.catalog import named_query, open_catalog
 from pipeline.errors import OutputError
 from pipeline.shard import extension_of, shard_name
+from pipeline.steps.retries import retries_of
 from pipeline.storage import read_json, write_bytes
 
 __all__ = ["write_report"]
@@ -69,7 +70,7 @@ def _page(output: Path, database: duckdb.DuckDBPyConnection) -> str:
         f"<p class=soft>Version {_text(str(manifest.get('fingerprint', 'none yet'))[:12])}, "
         "a WIT-style set: English web captions that match a query list, balanced per query.</p>",
         "<div class=facts>" + "".join(f"<div><b>{a}</b>{b}</div>" for a, b in facts) + "</div>",
-        "<h2>Funnel</h2>" + _funnel(database),
+        "<h2>Funnel</h2>" + _funnel(database) + _retries(output),
         "<h2>Balance</h2><p class=soft>Pairs per query by rank, both axes logarithmic: what the web offers, what each "
         "query selects (at most t), and what the selected pairs contain.</p>" + _curve(database),
         "<div class=columns><div>" + _table(database, named_query("balance_summary"), limit=10) + "</div>",
@@ -84,6 +85,15 @@ def _page(output: Path, database: duckdb.DuckDBPyConnection) -> str:
         "<h2>Config</h2><pre>" + _text(_config(output)) + "</pre>",
     ]
     return "\n".join(parts)
+
+
+def _retries(output: Path) -> str:
+    """One line on the failures that were asked again; nothing where none were."""
+    finished = retries_of(output).finished
+    if not finished:
+        return ""
+    asked, healed = sum(one.retried for one in finished), sum(one.healed for one in finished)
+    return f"<p class=soft>{asked:,} failed URLs asked again in {len(finished)} retries, {healed:,} of them healed.</p>"
 
 
 def _modes(output: Path) -> str:

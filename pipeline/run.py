@@ -25,6 +25,7 @@ from pipeline.errors import OutputError
 from pipeline.extend import begin, end, extended, plan_changes
 from pipeline.ledger import Line, totals
 from pipeline.progress import Progress
+from pipeline.stages.fetch import find_img2dataset
 from pipeline.steps import retries
 from pipeline.steps.publish import publish
 from pipeline.steps.step import Step
@@ -74,6 +75,7 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     records: dict[str, list[Done]] = {}
     ran = 0
     refuse_subset(Path(config.output))
+    find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
     with open_output(Path(config.output)) as output:
         if extend:
             config = _begin_extension(config)

@@ -2,7 +2,7 @@
 
     sources --extract--> candidates --texts (clean, language, match)--> matched
     matched --exchange, dedup--> unique --count, limit, gather, threshold, balance--> chosen --schedule--> plan
-    matched --import (if pictures are stored beside the source: check image)--> pictures and facts
+    matched --import (if pictures are stored beside the source: check image), exchange--> pictures and facts
     plan --requests, fetch (fetch, check image)--> pictures and facts --fetched--> plan with facts
     plan with facts --filters, decontaminate, image dedup (if asked), final balance--> survivors
     survivors --shards--> tars + Parquet --publish--> OUT/shards
@@ -26,7 +26,7 @@ from pipeline.stages.check_image import ImageConfig
 from pipeline.stages.clean import CleanConfig
 from pipeline.stages.decontaminate import DecontaminateConfig
 from pipeline.stages.extract import ExtractConfig
-from pipeline.stages.fetch import BlockList, FetchConfig, check_authorities, find_img2dataset
+from pipeline.stages.fetch import BlockList, FetchConfig, check_authorities
 from pipeline.stages.image_filters import FiltersConfig
 from pipeline.stages.language import LanguageConfig
 from pipeline.stages.match import MatchConfig
@@ -41,6 +41,7 @@ from pipeline.steps import (
     image_dedup,
     image_filters,
     import_shards,
+    imported,
     queries,
     requests,
     schedule,
@@ -117,8 +118,7 @@ def recipe(config: WitConfig) -> Recipe:
         return work_directory(Path(config.output), step)
 
     sources = find_sources(config.sources, most=config.max_sources, seed=config.seed)  # a missing one stops here
-    find_img2dataset(config.fetch)  # so does a missing engine
-    check_authorities(config.fetch)  # and mistakes in the files that fetching goes by
+    check_authorities(config.fetch)  # so do mistakes in the files that fetching goes by
     block = BlockList(config.fetch.block, config.fetch.block_files)
 
     # The query list, with the matcher's tables.                                          QUERIES
@@ -141,13 +141,15 @@ def recipe(config: WitConfig) -> Recipe:
 
     # Pictures that are stored beside their rows need no request.                         FACTS
     has_pictures = config.source_format == "img2dataset"
-    imported = yield import_shards.plan(
+    stored = yield import_shards.plan(
         list(sources) if has_pictures else (),
         (matched if has_pictures else (), at("texts")),
         config.image,
         max_bytes=config.fetch.max_bytes,
         missing=config.extract.missing_pictures,
     )
+    cut = yield imported.plan_exchange(stored, at("fetch"), config.seed, rows_per_task=config.texts.rows_per_flush)
+    by_order = yield imported.plan(cut, at("import_exchange"))
 
     # One row per picture, or per (canonical URL, caption), over the whole set.            MATCHED
     partitions, limits = config.texts.partitions, config.dedup
@@ -187,7 +189,7 @@ def recipe(config: WitConfig) -> Recipe:
     spread = yield schedule.plan(chosen, at("balance"), config.shards.samples_per_shard)  # SELECTED
     planned = schedule.shards_of(spread)
     settings, facts = settings_of(config.fetch, config.image), at("fetch")
-    known = [*facts_in(facts), *import_shards.facts_of(imported, settings=settings, seed=seed)]
+    known = [*facts_in(facts), *imported.facts_of(by_order, settings=settings, seed=seed)]
     asked = yield requests.plan(
         planned,
         at("schedule"),
@@ -271,6 +273,10 @@ PAGE: tuple[Entry, ...] = (
         per="source file",
         optional=True,
     ),
+    Entry(
+        step="import_exchange", stages="-", reads="FACTS", writes="FACTS, by order", per="million rows", optional=True
+    ),
+    Entry(step="fetch/by_order", stages="-", reads="FACTS", writes="FACTS", per="range of order", optional=True),
     Entry(step="exchange", stages="-", reads="MATCHED", writes="MATCHED, by URL", per="million rows"),
     Entry(
         step="pairs", stages="dedup", reads="MATCHED", writes="MATCHED, captions", per="hash partition", optional=True

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,25 +24,17 @@ from pipeline.identity import first_64_bits
 from pipeline.schema import MATCHED
 from pipeline.steps.step import Step, key_of, load_vector, save_vector
 
-__all__ = ["VERSION", "ExchangeWriter", "partition_of", "plan", "read_blocks"]
+__all__ = ["VERSION", "ExchangeWriter", "groups_of", "partition_of", "plan", "read_blocks"]
 
 VERSION = "exchange-1"
 _BATCH_ROWS = 65_536
+T = TypeVar("T")
 
 
 def plan(matched: Sequence[tuple[Done, Path]], *, partitions: int, rows_per_task: int) -> Step:
     """One task per group of files that hold about `rows_per_task` rows together, or per larger file."""
-    groups: list[list[tuple[Done, Path]]] = []
-    held = 0
-    for done, directory in matched:
-        rows = int(done.info["kept"])
-        if not groups or held + rows > rows_per_task:
-            groups.append([])
-            held = 0
-        groups[-1].append((done, directory))
-        held += rows
     tasks = []
-    for number, group in enumerate(groups):
+    for number, group in enumerate(groups_of(matched, [int(done.info["kept"]) for done, _ in matched], rows_per_task)):
         name = f"{number:05d}"
         arguments = {
             "matched": [str(done.path(directory, "matched")) for done, directory in group],
@@ -55,12 +47,28 @@ def plan(matched: Sequence[tuple[Done, Path]], *, partitions: int, rows_per_task
     return Step(name="exchange", title="exchange by picture", tasks=tasks)
 
 
+def groups_of(inputs: Sequence[T], rows: Sequence[int], most: int) -> list[list[T]]:
+    """Neighbours in groups of at most `most` rows, or of one input; `rows` has how many each input holds."""
+    groups: list[list[T]] = []
+    held = 0
+    for each, count in zip(inputs, rows, strict=True):
+        if not groups or held + count > most:
+            groups.append([])
+            held = 0
+        groups[-1].append(each)
+        held += count
+    return groups
+
+
 def partition_of(ids: pa.Array, partitions: int) -> npt.NDArray[np.int64]:
-    """int64[N] in 0..partitions-1 from binary(16)[N]: equal ranges of the identity's first 32 bits."""
+    """int64[N] in 0..partitions-1 from binary(16)[N] or uint64[N]: equal ranges of the first 32 bits."""
     if not len(ids):
         return np.empty(0, np.int64)
-    data = ids.cast(pa.binary(16)).buffers()[1]
-    first = first_64_bits(bytes(memoryview(data))[16 * ids.offset : 16 * (ids.offset + len(ids))])
+    if pa.types.is_uint64(ids.type):
+        first: npt.NDArray[np.uint64] = ids.to_numpy()
+    else:
+        data = ids.cast(pa.binary(16)).buffers()[1]
+        first = first_64_bits(bytes(memoryview(data))[16 * ids.offset : 16 * (ids.offset + len(ids))])
     return (((first >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32)).astype(np.int64)
 
 

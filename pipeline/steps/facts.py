@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from configs.load import fingerprint, to_mapping
+from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig
 from pipeline.stages.fetch import FetchConfig
 from pipeline.storage import read_json
 
-__all__ = ["FactFile", "facts_for", "facts_in", "settings_of"]
+__all__ = ["STORED", "FactFile", "facts_for", "facts_in", "read_facts", "settings_of"]
 
 _SPEED_ONLY = (
     *("concurrency", "per_host_concurrency", "per_host_rate", "per_host_failures"),
@@ -28,11 +33,13 @@ _SPEED_ONLY = (
     "engine_python",
 )
 _BLOCK_LIST = ("block", "block_files")
+STORED = pa.schema([*FACTS, pa.field("staging_tar", pa.string())])
+"""Facts, and the tar under work/fetch that their offsets are places in; null where there is no picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactFile:
-    """One finished fetch task's facts."""
+    """The facts of one finished fetch task, or a range of the imported ones (`imported.py`)."""
 
     name: str
     """Of the Parquet, under work/fetch."""
@@ -74,3 +81,16 @@ def facts_for(files: Sequence[FactFile], *, settings: str, seed: int, first: int
         for file in files
         if file.settings == settings and (file.seed != seed or (file.first <= last and file.last >= first))
     ]
+
+
+def read_facts(path: Path, orders: tuple[int, int], columns: Sequence[str] = tuple(STORED.names)) -> pa.Table:
+    """Those `columns` of STORED in a file of facts; of one that is sorted by `order` only the range `orders`."""
+    held = pq.read_schema(path).names
+    first, last = (pa.scalar(order, pa.uint64()) for order in orders)
+    filters = [("order", ">=", first), ("order", "<=", last)] if "order" in held else None
+    table = pq.read_table(path, columns=[name for name in columns if name in held], filters=filters)
+    if "staging_tar" in columns and "staging_tar" not in held:
+        tar = pa.scalar(path.name.removesuffix(".facts.parquet") + ".tar")
+        own = pc.if_else(pc.equal(table["status"], "success"), tar, pa.scalar(None, pa.string()))
+        table = table.append_column(STORED.field("staging_tar"), own)
+    return table.select(columns).cast(pa.schema([STORED.field(name) for name in columns]))

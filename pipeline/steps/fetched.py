@@ -14,7 +14,8 @@ from configs.load import from_mapping, to_mapping
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.outcome import Outcome, rejections_from_rows
-from pipeline.schema import FACTS, FETCHED, SELECTED
+from pipeline.schema import FETCHED, SELECTED
+from pipeline.steps.facts import STORED, read_facts
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import write_parquet
 
@@ -40,6 +41,7 @@ def plan(
             "known": str(request.path(requested[1], "known")),
             "missing": str(request.path(requested[1], "missing")),
             "store": str(fetched[1]),
+            "orders": [shard.info["first"], shard.info["last"]],
             "new": None if own is None else own.path(fetched[1], "facts").name,
             "ledger": to_mapping(ledger),
         }
@@ -83,19 +85,18 @@ def _facts(arguments: Mapping[str, Any]) -> dict[bytes, dict[str, Any]]:
     if arguments["new"] is not None:
         wanted[arguments["new"]] = None  # all of it
     for name, only in wanted.items():
-        tar = name.removesuffix(".facts.parquet") + ".tar"
-        table = pq.read_table(Path(arguments["store"]) / name).cast(FACTS)
+        table = read_facts(Path(arguments["store"]) / name, arguments["orders"])
         if only is not None:
             table = table.filter(pc.is_in(table["url_id"], pa.array(only, pa.binary(16))))
         for row in table.to_pylist():
-            facts[row["url_id"]] = {**row, "staging_tar": tar if row["status"] == "success" else None}
+            facts[row["url_id"]] = row
     return facts
 
 
 def _blocked(entry: str) -> dict[str, Any]:
     """The facts about a URL that the block list names, whatever came of it before."""
     about = {"stage": "fetch", "detail": entry, "status": "failed_to_download", "reason": "block_list"}
-    return {**dict.fromkeys((*FACTS.names, "staging_tar")), **about}
+    return {**dict.fromkeys(STORED.names), **about}
 
 
 def _enter(

@@ -3,8 +3,8 @@
     00000.parquet + 00000.tar of a source, MATCHED of its rows --check_image--> NAME.facts.parquet, NAME.tar
 
 Only pictures whose caption came through the text stages are looked at. They are copied, so that no other step reads
-the source. The files lie in work/fetch/imported and are facts like those of the fetch step: `requests` finds the URLs
-known, and nothing is asked for.
+the source. The files lie in work/fetch/imported; `imported.py` puts their facts into the plan's order, for `requests`
+to find the URLs known, so that nothing is asked for.
 
 A row's sizes and SHA-256 are those of the picture as it was served, if img2dataset noted them; format, bytes and EXIF
 are those of the stored file.
@@ -29,18 +29,17 @@ from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker
 from pipeline.stages.extract import MissingPictures
 from pipeline.stages.extract.files import open_binary
-from pipeline.steps.facts import FactFile
 from pipeline.steps.fetch import keep_picture
 from pipeline.steps.sources import stamp_of
 from pipeline.steps.step import Step
 from pipeline.storage import write_parquet
 from pipeline.tar import TarWriter
 
-__all__ = ["VERSION", "facts_of", "plan"]
+__all__ = ["DIRECTORY", "VERSION", "plan"]
 
 VERSION = "import-1"
-_DIRECTORY = "imported"
-_ALL_ORDERS = (0, 2**64 - 1)
+DIRECTORY = "imported"
+"""Under work/fetch."""
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -73,18 +72,7 @@ def plan(
                 key=key,
             )
         )
-    return Step(name=f"fetch/{_DIRECTORY}", title="import stored pictures", tasks=tasks, keep=True)
-
-
-def facts_of(imported: Sequence[Done], *, settings: str, seed: int) -> list[FactFile]:
-    """The imported files as part of the store in work/fetch; they hold whatever the settings of `fetch` are."""
-    first, last = _ALL_ORDERS
-    return [
-        FactFile(name=f"{_DIRECTORY}/{name}", settings=settings, seed=seed, first=first, last=last)
-        for record in imported
-        for name in record.outputs
-        if name.endswith(".facts.parquet")
-    ]
+    return Step(name=f"fetch/{DIRECTORY}", title="import stored pictures", tasks=tasks, keep=True)
 
 
 def _stamp_of_tar(tar: str) -> list[Any]:

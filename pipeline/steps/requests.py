@@ -23,7 +23,7 @@ from pipeline.identity import canonical_url
 from pipeline.schema import FACTS
 from pipeline.stages.fetch import BlockList, FetchConfig
 from pipeline.stages.fetch.retry import merge_facts, worth_retrying
-from pipeline.steps.facts import FactFile, facts_for
+from pipeline.steps.facts import FactFile, facts_for, read_facts
 from pipeline.steps.retries import Retries
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import read_json, write_parquet
@@ -80,6 +80,7 @@ def plan(
             "selected": str(record.path(directory, "selected")),
             "store": str(store_directory),
             "files": [[file.name, file.retry] for file in found],
+            "orders": [first, last],
             "block": list(fetch.block),
             "block_files": list(fetch.block_files),
             "retry": retries.number,
@@ -149,7 +150,7 @@ def _found(arguments: Mapping[str, Any], urls: Mapping[bytes, str], block: Block
     wanted = pa.array(urls, pa.binary(16))
     generations = [_FOUND.empty_table()]
     for name, retry in sorted(arguments["files"], key=lambda file: (file[1], file[0])):
-        rows = pq.read_table(Path(arguments["store"]) / name, columns=_ANSWER.names).cast(_ANSWER)
+        rows = read_facts(Path(arguments["store"]) / name, arguments["orders"], _ANSWER.names)
         rows = rows.filter(pc.is_in(rows["url_id"], wanted))
         rows = rows.append_column("facts", pa.array([name] * rows.num_rows, pa.string()))
         rows = rows.append_column("retry", pa.array([retry] * rows.num_rows, pa.int32()))

@@ -208,6 +208,14 @@ def test_robots_txt_holds_on_the_host_that_a_redirect_leads_to() -> None:
         assert server.targets() == ["/robots.txt", "/a", "/robots.txt"]
 
 
+def test_a_robots_txt_that_leads_to_a_forbidden_address_forbids_for_good() -> None:
+    target = {"Location": "http://10.0.0.1/robots.txt"}
+    with LoopbackServer({"/robots.txt": answer(302, b"", target), "/a": text(b"x")}) as server:
+        got = fetch_one(server.url("/a"), ASKING)
+        assert (got.reason, got.detail) == ("robots_txt", "robots.txt is unreachable: address_not_allowed")
+        assert server.targets() == ["/robots.txt"]
+
+
 def test_a_host_that_is_not_allowed_is_not_asked_for_its_robots_txt() -> None:
     with LoopbackServer({"/a": text(b"x")}) as server:
         got = fetch_one(server.url("/a"), replace(ASKING, allow_addresses=()))

@@ -20,7 +20,7 @@ from configs.load import ConfigError, load
 from pipeline.commands import main
 from pipeline.errors import EngineError
 from pipeline.reasons import is_reason
-from pipeline.run import inspect
+from pipeline.run import inspect, run
 from pipeline.stages.check_image import ImageConfig
 from pipeline.stages.fetch import LIMITS, FetchConfig, Fetched, fetch_with_img2dataset, find_img2dataset
 from pipeline.stages.fetch.img2dataset import reason_of
@@ -229,8 +229,9 @@ def test_run_says_at_its_start_what_the_engine_cannot_do(
 def test_missing_engine_stops_before_any_work(tmp_path: Path, python: str, words: str) -> None:
     own = sys.executable if python == "own" else python
     config = load(WitConfig, None, words_for(tmp_path, own))
+    assert inspect(config)[1] is not None  # to plan and to look takes no engine
     with pytest.raises(ConfigError, match=words):
-        inspect(config)
+        run(config)
     assert not (tmp_path / "set").exists()
 
 

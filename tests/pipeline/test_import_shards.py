@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,8 @@ from configs.load import load
 from pipeline.errors import InputError
 from pipeline.img2dataset import pictures
 from pipeline.run import run
-from pipeline.steps import shards
+from pipeline.steps import requests, shards
+from pipeline.steps.facts import read_facts
 from pipeline.verify import verify
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
@@ -70,9 +72,9 @@ def test_every_row_is_kept_or_rejected_with_its_reason(curated: Path) -> None:
 
 
 def test_nothing_is_requested_and_the_result_is_sound(curated: Path) -> None:
-    requests = [json.loads(path.read_text()) for path in (curated / "work/requests/done").glob("*.json")]
-    assert sum(record["info"]["missing"] for record in requests) == 0
-    assert sum(record["info"]["known"] for record in requests) == 13
+    asked = [json.loads(path.read_text()) for path in (curated / "work/requests/done").glob("*.json")]
+    assert sum(record["info"]["missing"] for record in asked) == 0
+    assert sum(record["info"]["known"] for record in asked) == 13
     assert not list((curated / "work/fetch").glob("*.tar"))
     assert not verify(curated).damages
 
@@ -106,6 +108,31 @@ def test_changed_directory_is_read_again(directory: Path, tmp_path: Path) -> Non
     write_directory(copy, 0, rows)
     assert run(config_of(copy, tmp_path / "set")).samples == 3
     assert not verify(tmp_path / "set").damages
+
+
+def test_each_staging_shard_reads_its_own_part_of_the_imports(
+    directory: Path, curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[str, int]] = []
+
+    def watched(path: Path, orders: tuple[int, int], columns: Sequence[str]) -> pa.Table:
+        table = read_facts(path, orders, columns)
+        read.append((path.name, table.num_rows))
+        return table
+
+    monkeypatch.setattr(requests, "read_facts", watched)
+    run(config_of(directory, tmp_path / "set", "--texts.rows_per_flush", "4"))
+    facts = sum(pq.read_table(path).num_rows for path in (tmp_path / "set/work/fetch/imported").glob("*.parquet"))
+    parts = list((tmp_path / "set/work/fetch/by_order").glob("*.parquet"))
+    shards_planned = len(list((tmp_path / "set/work/schedule").glob("*.parquet")))
+    assert len(parts) == -(-facts // 4)
+    assert shards_planned == 4
+    assert {name for name, _ in read} == {path.name for path in parts}
+    assert sum(rows for _, rows in read) == facts  # each fact by one staging shard
+    assert len(read) < len(parts) + shards_planned
+    for path in (curated / "shards").iterdir():
+        if path.name != "config.yaml":
+            assert (tmp_path / "set/shards" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_missing_pictures_are_requested_if_the_config_says_so(tmp_path: Path) -> None:

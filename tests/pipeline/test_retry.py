@@ -38,7 +38,14 @@ def test_final_answers_are_not(reason: str) -> None:
     assert worth_retrying(rows).to_pylist() == [False, False, False]
 
 
-@pytest.mark.parametrize(("detail", "heals"), [(f"{UNREACHABLE}: http_503", True), (None, False), ("", False)])
+@pytest.mark.parametrize(
+    ("detail", "heals"),
+    [
+        *((f"{UNREACHABLE}: {reason}", True) for reason in ("http_503", "timeout", "dns")),
+        *((f"{UNREACHABLE}: {reason}", False) for reason in ("block_list", "address_not_allowed", "bad_url")),
+        *((detail, False) for detail in (None, "", UNREACHABLE)),
+    ],
+)
 def test_a_robots_txt_that_could_not_be_had_is_asked_for_again(detail: str | None, heals: bool) -> None:
     rows = facts((1, "fetch", "robots_txt"))
     place = rows.schema.get_field_index("detail")

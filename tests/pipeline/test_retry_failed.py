@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands import main
+from pipeline.report import write_report
 from pipeline.steps import fetch as fetch_step
 from pipeline.steps import requests as requests_step
 from pipeline.steps import shards as shards_step
@@ -77,6 +78,9 @@ def test_only_failures_that_can_heal_are_asked_again_and_each_once_a_retry(
     shown = capsys.readouterr().out
     assert "retry 1: 4 failed URLs asked again, 2 of them healed" in shown
     assert "retry 2: 1 failed URLs asked again, 1 of them healed" in shown
+    card = case.small.output.with_name("card.html")
+    write_report(case.small.output, card)
+    assert "5 failed URLs asked again in 2 retries, 3 of them healed" in card.read_text()
     steps = json.loads((case.small.output / "runs.jsonl").read_text().splitlines()[-1])["steps"]
     assert (steps["fetched"]["retried"], steps["fetched"]["healed"]) == (1, 1)
 

@@ -10,6 +10,7 @@ identify.py  format and size from the first bytes
 jpeg.py      JPEG, by libjpeg-turbo, scaled while it decodes
 still.py     every other format, by Pillow, to upright sRGB
 geometry.py  orientation and resize modes
+area.py      averaging areas; area_kernel.py has its loops
 facts.py     EXIF and the perceptual hash
 isolate.py   IsolatedChecker: decoding in a process that may die
 worker.py    that process

@@ -4,89 +4,91 @@ Each output pixel is the mean of the source area that it covers, edges by their 
 computes the same, columns first and so over every source row; here rows are added up first, which the
 compiler turns into wide instructions, and the columns of the few sums that are left come last: 3 to 4 times
 as fast. No reordering or contraction of floating-point operations: the same bytes on every machine.
+
+    area_kernel.py --numba, once--> object code in __pycache__ --LLVM, in every process--> _load_shrink()
+
+A process that finds the object code does without numba, which is half of the memory of a fetch task.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from pathlib import Path
 
-import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import __version__ as compiler
+from llvmlite import binding
 
-__all__ = ["shrink"]
+__all__ = ["prepare", "shrink"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+_NAME = "shrink"
+_C_TYPE = ctypes.CFUNCTYPE(None, *(ctypes.c_void_p,) * 7, *(ctypes.c_uint64,) * 5)
+_engines: list[binding.ExecutionEngine] = []  # they own the memory that the code lies in
 
 
-def _compiled(function: F) -> F:
-    """Compiled when this module is imported, not in a child with little memory; kept on disk for the next."""
-    pixels = numba.types.Array(numba.uint8, 2, "C", readonly=True)  # what Pillow decodes is read-only
-    signature = numba.void(pixels, numba.uint8[:, ::1], numba.int64, numba.float32[::1])
-    return cast(F, numba.njit(signature, nogil=True, cache=True, boundscheck=False)(function))
+def prepare() -> None:
+    """Load the compiled loops now, as `shrink` would when it is first called; for who has memory now and less later."""
+    _load_shrink()
 
 
 def shrink(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Average uint8[h, w] or uint8[h, w, 3] down to `size` (width, height); neither side may grow."""
     height, width = pixels.shape[:2]
     channels = 3 if pixels.ndim == 3 else 1
+    source = np.ascontiguousarray(pixels)
     result = np.empty((size[1], size[0], *pixels.shape[2:]), np.uint8)
-    source = np.ascontiguousarray(pixels).reshape(height, width * channels)
-    sums = np.empty(width * channels, np.float32)
-    _shrink(source, result.reshape(size[1], size[0] * channels), channels, sums)
+    arrays = (source, result, *_columns(width, size[0], channels), np.empty(width * channels, np.float32))
+    _load_shrink()(*(array.ctypes.data for array in arrays), height, width, size[1], size[0], channels)
     return result
 
 
-@_compiled
-def _shrink(
-    source: npt.NDArray[np.uint8], result: npt.NDArray[np.uint8], channels: int, sums: npt.NDArray[np.float32]
-) -> None:
-    """`source` uint8[h, w * channels] to `result` uint8[h', w' * channels]; `sums` float32[w * channels] is scratch."""
-    height, n = source.shape
-    new_height = result.shape[0]
-    width, new_width = n // channels, result.shape[1] // channels
-    # Positions are in units of 1 / new_size source pixels, whole numbers: edges fall exactly where they should.
-    # Indices are unsigned: signed ones may be negative, and the check for that costs half of the speed.
-    begins, ends = np.empty(new_width, np.uint64), np.empty(new_width, np.uint64)
-    firsts, lasts = np.empty(new_width, np.float32), np.empty(new_width, np.float32)
-    for x in range(new_width):
-        left, right = x * width, (x + 1) * width
-        begin, end = left // new_width, (right - 1) // new_width
-        begins[x], ends[x] = begin * channels, end * channels
-        firsts[x] = min(right, (begin + 1) * new_width) - left
-        lasts[x] = right - end * new_width if end > begin else 0
-    scale = np.float32(1.0) / (np.float32(height) * np.float32(width))
-    half, whole = np.float32(0.5), np.float32(new_width)
-    one, two, step = np.uint64(1), np.uint64(2), np.uint64(channels)
-    for i in range(new_height):
-        top, bottom = i * height, (i + 1) * height
-        first, last = top // new_height, (bottom - 1) // new_height
-        weight = np.float32(min(bottom, (first + 1) * new_height) - top)
-        row = source[first]
-        for j in range(n):
-            sums[j] = weight * np.float32(row[j])
-        for y in range(first + 1, last + 1):
-            weight = np.float32(min(bottom, (y + 1) * new_height) - y * new_height)
-            row = source[y]
-            for j in range(n):
-                sums[j] += weight * np.float32(row[j])
-        out = result[i]
-        for x in range(np.uint64(new_width)):
-            begin, end, share, last_share = begins[x], ends[x], firsts[x], lasts[x]
-            if channels == 3:
-                a = share * sums[begin] + last_share * sums[end]
-                b = share * sums[begin + one] + last_share * sums[end + one]
-                c = share * sums[begin + two] + last_share * sums[end + two]
-                for k in range(begin + step, end, step):
-                    a += whole * sums[k]
-                    b += whole * sums[k + one]
-                    c += whole * sums[k + two]
-                out[x * step] = np.uint8(a * scale + half)
-                out[x * step + one] = np.uint8(b * scale + half)
-                out[x * step + two] = np.uint8(c * scale + half)
-            else:
-                a = share * sums[begin] + last_share * sums[end]
-                for k in range(begin + step, end, step):
-                    a += whole * sums[k]
-                out[x] = np.uint8(a * scale + half)
+def _columns(width: int, new_width: int, channels: int) -> tuple[npt.NDArray[np.generic], ...]:
+    """Per output column: indices uint64 of its first and last source column, and what it has of them, float32.
+
+    Shares are in units of 1 / new_width source columns, whole numbers: edges fall exactly where they should. The
+    last column's is 0 where it is the first as well.
+    """
+    left = np.arange(new_width, dtype=np.uint64) * np.uint64(width)
+    right = left + np.uint64(width)
+    begin, end = left // new_width, (right - 1) // new_width
+    firsts = np.minimum(right, (begin + 1) * new_width) - left
+    lasts = np.where(end > begin, right - end * new_width, 0)
+    return begin * channels, end * channels, firsts.astype(np.float32), lasts.astype(np.float32)
+
+
+@functools.cache
+def _load_shrink() -> Callable[..., None]:
+    """area_kernel._shrink, by LLVM's loader."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine()
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(_object_code()))
+    engine.finalize_object()
+    _engines.append(engine)
+    return _C_TYPE(engine.get_function_address(_NAME))
+
+
+def _object_code() -> bytes:
+    """From its file; compiled and kept for the next process where there is none, or compiled only where none may be."""
+    source = Path(__file__).with_name("area_kernel.py")
+    processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), compiler.encode(), processor.encode()])).hexdigest()
+    path = source.with_name("__pycache__") / f"{source.stem}.{key[:16]}.o"
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    from pipeline.stages.check_image.area_kernel import compile_shrink  # not above: it brings numba
+
+    code = compile_shrink(_NAME)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+        unfinished.write_bytes(code)
+        unfinished.replace(path)
+    return code

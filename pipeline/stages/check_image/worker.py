@@ -11,6 +11,7 @@ from typing import BinaryIO
 import msgspec
 
 from configs.load import from_mapping
+from pipeline.stages.check_image import area
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
 
@@ -27,6 +28,7 @@ def main() -> None:
     if message is None:
         return
     config = from_mapping(ImageConfig, msgspec.json.decode(message))
+    area.prepare()
     _limit_memory(config.memory_limit_mib)
     _write(output, b"ready")
     while (body := _read(sys.stdin.buffer)) is not None:

@@ -6,8 +6,10 @@ urls --admit--> Schedule (per host) --> curl transfers --judge--> Fetched
          robots_txt, ...
 
 config.py    FetchConfig
-download.py  fetch(), the loop
+download.py  fetch(), the loop: a URL's way from its turn to its result
 transfer.py  one request and what its end means
+multi.py     many of them at once
+hosts.py     what hosts have shown, and which are not asked any more
 schedule.py  whose turn it is: hosts, rates, waits
 address.py   which addresses may be connected to
 consent.py   X-Robots-Tag, tdm-reservation

@@ -6,33 +6,24 @@ What it may pile up is bounded: no transfer starts while finished bodies of `max
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import selectors
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urljoin, urlsplit
-
-import pycurl
 
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.consent import parse_http_date
+from pipeline.stages.fetch.hosts import Hosts
+from pipeline.stages.fetch.multi import Multi
 from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
-from pipeline.stages.fetch.transfer import Answer, Transfer, check_authorities
+from pipeline.stages.fetch.transfer import Answer, check_authorities
 
 __all__ = ["Fetched", "fetch"]
-
-_SILENCE = frozenset({"connect", "timeout", "too_slow"})
-"""Reasons that cost much time and say that the host is at fault."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,15 +85,9 @@ class _Loop:
             per_host_concurrency=config.per_host_concurrency, per_host_rate=config.per_host_rate
         )
         self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
-        self._unresolved: set[str] = set()
-        self._waits: dict[str, tuple[int, float]] = {}  # host -> waits that it asked for in a row, end of the last
-        self._silent: dict[str, int] = {}  # host -> URLs in a row that it did not answer in time
-        self._left_alone: dict[str, Answer] = {}  # what a host that is not asked any more says to every URL
-        self._active: set[Transfer] = set()
-        self._idle: list[Transfer] = []
+        self._hosts = Hosts(config, self._schedule.hold)
         self._open = len(urls)
         self._deadline_s = float("inf")
-        self._curl_wake_s: float | None = None
         # Between the threads: the results, their bytes, and the wish to stop.
         self._done: deque[Fetched] = deque()
         self._changed = threading.Condition()
@@ -116,9 +101,7 @@ class _Loop:
     def results(self) -> Iterator[Fetched]:
         if not self._urls:
             return
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
+        self._transfers: Multi[tuple[str, _Job]] = Multi(self._config, self._guard)
         thread = threading.Thread(target=self._run, name="fetch", daemon=True)
         thread.start()
         try:
@@ -132,20 +115,15 @@ class _Loop:
                     self._waiting_bytes -= len(fetched.body or b"")
                     wake = self._starved and self._waiting_bytes <= self._config.max_waiting_bytes
                 if wake:
-                    self._wake()
+                    self._transfers.wake()
                 yield fetched
             if self._crash is not None:
                 raise self._crash
         finally:
             self._stop = True
-            self._wake()
+            self._transfers.wake()
             thread.join()
-            self._wake_reader.close()
-            self._wake_writer.close()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it is awake already
-            self._wake_writer.send(b"\0")
+            self._transfers.close()
 
     # --- the loop's thread -----------------------------------------------------------------------
 
@@ -158,80 +136,25 @@ class _Loop:
                 self._changed.notify()
 
     def _loop(self) -> None:
-        config = self._config
-        self._share = pycurl.CurlShare()
-        self._share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_DNS)
-        self._share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_SSL_SESSION)
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_MAXCONNECTS, config.concurrency)
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
-        if config.http2:
-            self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        if config.shard_deadline_s:
-            self._deadline_s = time.monotonic() + config.shard_deadline_s
-        try:
-            for index, url in enumerate(self._urls):
-                self._begin(index, url)
-            while self._open and not self._stop:
-                if time.monotonic() >= self._deadline_s:
-                    self._give_up()
-                    break
-                self._start_transfers()
-                self._serve_events()
-        finally:
-            for transfer in self._active:
-                self._multi.remove_handle(transfer.curl)
-            for transfer in [*self._active, *self._idle]:
-                transfer.curl.close()
-            self._multi.close()
-            self._selector.close()
+        if self._config.shard_deadline_s:
+            self._deadline_s = time.monotonic() + self._config.shard_deadline_s
+        for index, url in enumerate(self._urls):
+            self._begin(index, url)
+        while self._open and not self._stop:
+            if time.monotonic() >= self._deadline_s:
+                self._give_up()
+                return
+            self._start_transfers()
+            self._transfers.wait(self._idle_s())
+            self._collect()
 
-    def _serve_events(self) -> None:
+    def _idle_s(self) -> float:
+        """How long there is nothing to do but to serve the transfers."""
         now = time.monotonic()
-        waits = [1.0, self._deadline_s - now]
-        if self._curl_wake_s is not None:
-            waits.append(self._curl_wake_s - now)
-        due = self._schedule.wake_s()
-        if due is not None and len(self._active) < self._config.concurrency and not self._starved:
-            waits.append(due - now)
-        for key, events in self._selector.select(max(0.0, min(waits))):
-            if key.fileobj is self._wake_reader:
-                self._drain_wakes()
-                continue
-            mask = (pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0) | (
-                pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
-            )
-            self._multi.socket_action(key.fd, mask)
-        if self._curl_wake_s is not None and time.monotonic() >= self._curl_wake_s:
-            self._curl_wake_s = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        self._collect()
-
-    def _drain_wakes(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wake_reader.recv(4096):
-                pass
-
-    def _on_socket(self, what: int, fd: int, multi: Any, data: Any) -> None:
-        if what == pycurl.POLL_REMOVE:
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
-            return
-        events = (selectors.EVENT_READ if what & pycurl.POLL_IN else 0) | (
-            selectors.EVENT_WRITE if what & pycurl.POLL_OUT else 0
-        )
-        if not events:
-            return
-        if fd in self._selector.get_map():
-            self._selector.modify(fd, events)
-        else:
-            self._selector.register(fd, events)
-
-    def _on_timer(self, timeout_ms: int) -> None:
-        self._curl_wake_s = None if timeout_ms < 0 else time.monotonic() + timeout_ms / 1000
+        due_s = self._schedule.wake_s()
+        if due_s is None or len(self._transfers) >= self._config.concurrency or self._starved:
+            due_s = float("inf")
+        return min(1.0, self._deadline_s - now, due_s - now)
 
     # --- a job's way -----------------------------------------------------------------------------
 
@@ -285,88 +208,47 @@ class _Loop:
                 return True
             self._reject(job, "robots_txt", None)
             return False
-        if known.reason in ("dns", "connect", "tls", "address_not_allowed"):
-            self._reject(job, known.reason, known.detail)  # the picture would meet the same end
-        else:
-            self._reject(job, "robots_txt", f"{UNREACHABLE}: {known.reason}")
+        assert known.reason is not None
+        self._reject(job, known.reason, known.detail)
         return False
 
     def _start_transfers(self) -> None:
-        while len(self._active) < self._config.concurrency:
+        while len(self._transfers) < self._config.concurrency:
             with self._changed:
                 self._starved = self._waiting_bytes > self._config.max_waiting_bytes
             if self._starved:
                 return
-            now = time.monotonic()
-            turn = self._schedule.next(now)
+            turn = self._schedule.next(time.monotonic())
             if turn is None:
                 return
             host, job = turn
-            if host in self._unresolved or host in self._left_alone:
+            verdict = self._hosts.verdict(host)
+            if verdict is not None:
                 self._schedule.release(host, asked=False)
-                self._conclude(job, self._left_alone.get(host, Answer(reason="dns")))
+                self._conclude(job, verdict)
                 continue
             if not job.redirects:
                 job.attempts += 1
-            transfer = self._idle.pop() if self._idle else self._new_transfer()
-            try:
-                left_s = self._config.timeout_s - job.spent_s
-                transfer.start(job.url, (host, job), timeout_s=left_s, is_robots=job.is_robots)
-                self._multi.add_handle(transfer.curl)
-            except (pycurl.error, ValueError):
-                self._idle.append(transfer)
+            left_s = self._config.timeout_s - job.spent_s
+            if not self._transfers.start(job.url, turn, timeout_s=left_s, is_robots=job.is_robots):
                 self._schedule.release(host)
                 self._conclude(job, Answer(reason="bad_url"))
-                continue
-            self._active.add(transfer)
-
-    def _new_transfer(self) -> Transfer:
-        transfer = Transfer(self._config, self._guard, self._share, _utc_now)
-        transfer.curl.transfer = transfer
-        return transfer
 
     def _collect(self) -> None:
-        while True:
-            left, succeeded, failed = self._multi.info_read()
-            ended = [(curl, 0, "") for curl in succeeded] + list(failed)
-            for curl, code, message in ended:
-                transfer: Transfer = curl.transfer
-                self._multi.remove_handle(curl)
-                self._active.discard(transfer)
-                host, job = transfer.job
-                transfer.job = None
-                answer = transfer.answer(code, message)
-                self._idle.append(transfer)
-                self._schedule.release(host)
-                job.spent_s += answer.elapsed_s
-                self._remember(host, answer)
-                self._conclude(job, answer)
-            if not left:
-                return
-
-    def _remember(self, host: str, answer: Answer) -> None:
-        """What `answer` says about its `host`."""
-        if answer.reason == "dns":
-            self._unresolved.add(host)
-        if answer.http_status is not None and not answer.heals:
-            self._waits.pop(host, None)
-        if answer.reason not in _SILENCE:
-            self._silent.pop(host, None)
-            return
-        self._silent[host] = self._silent.get(host, 0) + 1
-        if self._silent[host] == self._config.per_host_failures:
-            detail = "not asked: too many URLs of the host in a row found no connection or no end"
-            self._left_alone[host] = Answer(reason=answer.reason, detail=detail)
+        for (host, job), answer in self._transfers.ended():
+            self._schedule.release(host)
+            job.spent_s += answer.elapsed_s
+            self._hosts.remember(host, answer)
+            self._conclude(job, answer)
 
     def _conclude(self, job: _Job, answer: Answer) -> None:
         """Follow a redirect, try again, or be done."""
         if answer.redirect is not None:
             self._follow(job, answer)
             return
-        asked_s = _retry_after_s(answer.retry_after) if answer.retry_after else 0.0
-        granted = self._grant(urlsplit(job.url).hostname or "", asked_s, answer) if asked_s else True
-        if answer.heals and granted and job.attempts <= self._config.retries:
-            self._try_again(job, asked_s)
+        wait_s = self._hosts.granted_wait_s(urlsplit(job.url).hostname or "", answer)
+        if answer.heals and wait_s is not None and job.attempts <= self._config.retries:
+            self._try_again(job, wait_s)
             return
         if job.is_robots:
             self._learn_robots(job, answer)
@@ -410,26 +292,6 @@ class _Loop:
         job.redirects.append(target)
         self._admit(job, 0.0)
 
-    def _grant(self, host: str, asked_s: float, answer: Answer) -> bool:
-        """Whether `host` is given the wait that it asks for; a busy one (429, 503) is then held back as a whole.
-
-        Not granted is a wait over max_retry_after_s, nor one more than `retries` + 1 in a row: such a host is left
-        alone for the rest of the shard, which it would hold up.
-        """
-        too_long = asked_s > self._config.max_retry_after_s
-        if answer.http_status not in (429, 503):
-            return not too_long
-        now = time.monotonic()
-        count, until_s = self._waits.get(host, (0, 0.0))
-        count += now >= until_s  # else an answer to what was under way when the wait began
-        if too_long or count > self._config.retries + 1:
-            detail = "not asked: the host wants to wait for longer than it is granted"
-            self._left_alone[host] = Answer(reason=answer.reason, detail=detail, http_status=answer.http_status)
-            return False
-        self._waits[host] = count, max(until_s, now + asked_s)
-        self._schedule.hold(host, now + asked_s)
-        return True
-
     def _try_again(self, job: _Job, asked_s: float) -> None:
         """Queue another attempt, after `asked_s` or longer."""
         wait_s = self._config.backoff_s * 2.0 ** (job.attempts - 1) * (1.0 + 0.5 * _jitter(job))
@@ -447,8 +309,10 @@ class _Loop:
             (answer.reason or "").startswith("http_4") and status != 429
         ):
             self._robots[job.robots_of] = RobotsRules(rules=())
+        elif answer.reason in ("dns", "connect", "tls", "address_not_allowed") and not job.redirects:
+            self._robots[job.robots_of] = answer  # the pictures of the host would meet the same end
         else:
-            self._robots[job.robots_of] = answer
+            self._robots[job.robots_of] = Answer(reason="robots_txt", detail=f"{UNREACHABLE}: {answer.reason}")
         assert isinstance(waiting, list)
         for each in waiting:
             self._admit(each, 0.0)
@@ -458,7 +322,7 @@ class _Loop:
 
     def _give_up(self) -> None:
         """The shard's deadline has passed: everything unfinished is a timeout."""
-        jobs = [*self._schedule.drain(), *(transfer.job[1] for transfer in self._active)]
+        jobs = [*self._schedule.drain(), *(job for _, job in self._transfers.jobs())]
         jobs += [job for waiting in self._robots.values() if isinstance(waiting, list) for job in waiting]
         detail = f"not finished after the shard's {self._config.shard_deadline_s:g} s"
         for job in jobs:
@@ -475,20 +339,7 @@ class _Loop:
             self._changed.notify()
 
 
-def _utc_now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
-
-
 def _jitter(job: _Job) -> float:
     """In [0, 1), from the URL and the attempt: spread over URLs, the same in every run."""
     key = first_64_bits(url_id_of(job.origin))
     return float(keyed_hash(job.attempts, key)[0]) / 2.0**64
-
-
-def _retry_after_s(value: str) -> float:
-    """Seconds that a Retry-After header asks for: a number, or a date; 0 if it is neither."""
-    digits = value.strip()[:12]
-    if digits.isascii() and digits.isdigit():
-        return float(digits)
-    date = parse_http_date(value)
-    return 0.0 if date is None else max(0.0, (date - _utc_now()).total_seconds())

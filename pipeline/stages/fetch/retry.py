@@ -6,6 +6,7 @@ those that will be the same tomorrow (404, a private address, an opt-out, a dama
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -13,20 +14,21 @@ import pyarrow.compute as pc
 
 from pipeline.stages.fetch.robots import UNREACHABLE
 
-__all__ = ["CAN_HEAL", "merge_facts", "worth_retrying"]
+__all__ = ["CAN_HEAL", "merge_facts", "merge_numbered", "worth_retrying"]
 
 CAN_HEAL = ("dns", "connect", "tls", "timeout", "too_slow", "transfer", "http_408", "http_425", "http_429")
 """Reasons of the fetch stage, besides http_5NN, after which another attempt some time later may succeed."""
+_HEALS = rf"(?:{'|'.join(CAN_HEAL)}|http_5\d\d)$"
 
 
 def worth_retrying(facts: pa.Table) -> pa.ChunkedArray:
     """bool[N] over FACTS rows: failures of the fetch stage that can heal. Reads `status`, `reason` and `detail`.
 
-    A robots.txt that could not be had counts among them, one that forbids does not.
+    A robots.txt that could not be had for such a reason counts among them, one that forbids does not.
     """
-    reason = facts["reason"]
-    heals = pc.or_(pc.is_in(reason, pa.array(CAN_HEAL)), pc.match_substring_regex(reason, r"^http_5\d\d$"))
-    unreachable = pc.and_(pc.equal(reason, "robots_txt"), pc.starts_with(facts["detail"], UNREACHABLE))
+    heals = pc.match_substring_regex(facts["reason"], f"^{_HEALS}")
+    unreachable = pc.match_substring_regex(facts["detail"], f"^{re.escape(UNREACHABLE)}: {_HEALS}")
+    unreachable = pc.and_(pc.equal(facts["reason"], "robots_txt"), unreachable)
     heals = pc.or_(pc.fill_null(heals, False), pc.fill_null(unreachable, False))
     return pc.and_(pc.equal(facts["status"], "failed_to_download"), heals)
 
@@ -41,10 +43,14 @@ def merge_facts(generations: Sequence[pa.Table]) -> pa.Table:
         table.append_column("generation", pa.array([i] * table.num_rows, pa.int32()))
         for i, table in enumerate(generations)
     ]
-    whole = pa.concat_tables(numbered)
+    return merge_numbered(pa.concat_tables(numbered))
+
+
+def merge_numbered(whole: pa.Table) -> pa.Table:
+    """merge_facts of one table, whose column `generation` (int32, from 0) says which are older; without it again."""
     success = pc.equal(whole["status"], "success")
     # The first success, or without one the last failure.
-    last = len(generations)
+    last = (pc.max(whole["generation"]).as_py() or 0) + 1
     precedence = pc.if_else(success, pc.negate(whole["generation"]), pc.subtract(whole["generation"], 2 * last))
     whole = whole.append_column("precedence", precedence)
     whole = whole.sort_by([("url_id", "ascending"), ("precedence", "descending")])

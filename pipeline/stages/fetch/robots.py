@@ -12,7 +12,7 @@ MAX_ROBOTS_BYTES = 500 * 1024
 """What is read of a robots.txt; RFC 9309, section 2.5, asks for at least this."""
 
 UNREACHABLE = "robots.txt is unreachable"
-"""How the detail of a rejection begins that no rule asked for: the file could not be had, which may heal."""
+"""How the detail of a rejection begins that no rule asked for: the file could not be had, and after `: ` the reason."""
 
 _MAX_RULES = 10_000
 

@@ -1,0 +1,70 @@
+"""Averaging areas: against the definition, and how its compiled loops are kept."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.stages.check_image import area
+
+_WITHOUT_NUMBA = """
+import sys
+import numpy as np
+import pipeline.stages.check_image
+from pipeline.stages.check_image.area import shrink
+assert shrink(np.full((9, 7), 200, np.uint8), (3, 2)).tolist() == [[200] * 3] * 2
+assert "numba" not in sys.modules
+"""
+
+
+def _weights(length: int, new_length: int) -> npt.NDArray[np.float64]:
+    """float64[new_length, length]: how much of each source pixel lies in each new one; rows sum to 1."""
+    step = Fraction(length, new_length)
+    shares = [
+        [max(Fraction(0), min(i + 1, (k + 1) * step) - max(i, k * step)) / step for i in range(length)]
+        for k in range(new_length)
+    ]
+    return np.array(shares, np.float64)
+
+
+@settings(deadline=None)  # the first one compiles
+@given(st.data())
+def test_every_pixel_is_the_mean_of_its_area(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    size = data.draw(st.integers(1, width)), data.draw(st.integers(1, height))
+    channels = data.draw(st.sampled_from([(), (3,)]))
+    random = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    pixels = random.integers(0, 256, (height, width, *channels), np.uint8)
+    if data.draw(st.booleans()):
+        pixels = pixels[:, ::-1]  # as pictures are that were turned
+    exact = np.einsum("yh,xw,hw...->yx...", _weights(height, size[1]), _weights(width, size[0]), pixels)
+    got = area.shrink(pixels, size)
+    assert got.shape == (size[1], size[0], *channels)
+    assert np.abs(got - exact).max() <= 0.5 + 1e-3
+
+
+def test_a_process_that_finds_the_compiled_loops_does_without_numba() -> None:
+    area.prepare()
+    done = subprocess.run([sys.executable, "-c", _WITHOUT_NUMBA], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_loops_that_cannot_be_kept_are_compiled_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    expected = area.shrink(pixels, (17, 12))
+    package = tmp_path / "check_image"
+    package.mkdir()
+    shutil.copy(Path(area.__file__).with_name("area_kernel.py"), package)
+    (package / "__pycache__").touch()  # no directory, so nothing can be kept there
+    monkeypatch.setattr(area, "__file__", str(package / "area.py"))
+    monkeypatch.setattr(area, "_load_shrink", area._load_shrink.__wrapped__)
+    assert (area.shrink(pixels, (17, 12)) == expected).all()
