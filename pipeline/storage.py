@@ -50,6 +50,8 @@ __all__ = [
 LAYOUT_VERSION = 1
 _MARK = "openwit.json"
 _ROW_GROUP_ROWS = 65_536
+_TEXTS = ("url", "page_url", "alt_text", "caption")
+"""Columns of free text, which stand in no order."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -105,16 +107,19 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer with the settings of every Parquet file here: same rows, same bytes.
 
     zstd's lowest level: against level 3, rows of MATCHED take 1.4 instead of 2.3 microseconds and a tenth more
-    room. No dictionary is tried where values do not repeat: identities, hashes, probabilities, lists.
+    room. No dictionary is tried where values do not repeat (identities, hashes, probabilities, lists, texts): one is
+    given up only when a megabyte of it is full. No least and greatest value is kept of texts and lists, which no
+    reader could skip by. Both together save another 0.15 microseconds and no room.
     """
-    repeating = [f.name for f in schema if not (pa.types.is_fixed_size_binary(f.type) or pa.types.is_floating(f.type))]
+    unordered = {f.name for f in schema if f.name in _TEXTS or pa.types.is_list(f.type)}
+    unlike = {f.name for f in schema if pa.types.is_fixed_size_binary(f.type) or pa.types.is_floating(f.type)}
     return pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
         compression_level=1,
-        use_dictionary=repeating,
-        write_statistics=True,
+        use_dictionary=[name for name in schema.names if name not in unordered | unlike],
+        write_statistics=[name for name in schema.names if name not in unordered],
         store_schema=True,
     )
 

@@ -12,7 +12,8 @@ its own letters, against which each hit is compared; sequences with one hash sha
 record of a chain stands in the slot itself where it is short, so that most hits touch no other memory.
 
 Everything here is called by `matcher.py` only, which lets 64 bytes follow every text. Unsigned arithmetic
-wraps, as in C. Words are little-endian.
+wraps, as in C. Words are little-endian. It is one file because numba keeps a compiled function until the file
+that defines it changes, whatever becomes of what it calls in others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.matching.characters import BOUNDARY, IGNORED, KIND, MARK, SINGLE, UNSETTLED
-from pipeline.matching.vectors import classify, load8, lowest_bit, prefetch, rank16, separate
+from pipeline.matching.vectors import classify, fill16, load8, lowest_bit, prefetch, rank16, separate
 
 __all__ = [
     "BLOOM_WORDS",
@@ -54,22 +55,24 @@ BLOOM_WORDS = 1 << _BLOOM_BITS
 """64-bit words of the Bloom filter: 512 KiB, half of a usual second-level cache."""
 
 MAX_RANKED = 64
-"""Texts with more matches than this are sorted the usual way."""
+"""Texts with more matches than this are sorted the usual way. `room` int32[2 * MAX_RANKED] serves the others."""
+_FREE = np.int32(0x7FFFFFFF)  # above every query
 
 HEADER_WORDS = 2
 """A record: query id | link to the chain's next record << 32; number of bytes | as written << 32; then the query's
 UTF-8 bytes in whole words. Places count 64-bit words. Records as written are behind all others of a chain."""
 
 SLOT_WORDS = 4
-"""A slot, half a cache line: the state, zero where the slot is free; then, from the low bits up,
-direct query + 1 (32 bits), link to the first record (27), its length if it stands here (4), longer follow (1);
-its letters 1-8; its letters 9-12 (32 bits), whether it is as written (1), whether others follow it (1), its
-query (30).
+"""A slot, half a cache line; the table begins with a line. The state, zero where the slot is free; then, from the
+low bits up, direct query + 1 (32 bits), link to the first record (27), its length if it stands here (4), longer
+follow (1); its letters 1-8; its letters 9-12 (32 bits), whether it is as written (1), whether others follow it (1),
+its query (30).
 A link is twice (place + 1), plus 1 if that record's case counts; 0 for none."""
 
 MAX_RECORD_WORDS = 1 << 26
 """All records together: what a link can reach."""
 _MAX_INLINE = 12
+_LINE_WORDS = 2 * SLOT_WORDS
 _AS_WRITTEN, _CHAINED, _QUERY = np.uint64(1 << 32), np.uint64(1 << 33), np.uint64(34)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _FIRST, _LINK_MASK = np.uint64(32), np.uint64(2 * MAX_RECORD_WORDS - 1)
@@ -121,15 +124,17 @@ def _sealed(state: np.uint64, hash_mask: np.uint64) -> np.uint64:
 
 
 @_inline
-def _home(state: np.uint64, capacity: np.uint64) -> Any:
-    """The first word of the slot where the search for `state` begins."""
-    return np.int64(((state >> _S32) * capacity) >> _S32) * SLOT_WORDS
+def _home(state: np.uint64, lines: np.uint64) -> Any:
+    """The first word of the cache line where the search for `state` begins."""
+    return np.int64(((state >> _S32) * lines) >> _S32) * _LINE_WORDS
 
 
 @_inline
 def _find_slot(slots: Words, state: np.uint64) -> Any:
     """The first word of the slot of `state`, or of the free one where it would be."""
-    at = _home(state, np.uint64(len(slots) // SLOT_WORDS))
+    at = _home(state, np.uint64(len(slots) // _LINE_WORDS))
+    # Nearly always it is one of the two in its line; which of them cannot be foretold, so that is no branch.
+    at += SLOT_WORDS * np.int64((slots[at] != state) & (slots[at] != _ZERO))
     while slots[at] != state and slots[at] != _ZERO:
         at += SLOT_WORDS
         if at == len(slots):
@@ -416,32 +421,31 @@ def _is_spelt(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, record
 
 @_inline
 def _sort_unique(out: Ints, begin: Any, end: Any, room: Ints) -> Any:
-    """Sort out[begin:end] and drop repetitions; returns the new end. Reads up to 15 entries behind `end`."""
+    """Sort out[begin:end] and drop repetitions; returns the new end. Overwrites 16 entries behind `end`."""
     size = end - begin
     if size > MAX_RANKED:
         _shell_sort(out, begin, end)
-        return _distinct(out, begin, size, out, begin)
-    # Each entry's place is the number of those before it: no branch depends on the entries.
+        last = np.int32(-1)
+        kept = begin
+        for i in range(begin, end):
+            value = out[i]
+            out[kept] = value
+            kept += value != last
+            last = value
+        return kept
+    # Each entry's place is the number of smaller ones: no branch depends on the entries. Equal entries share a
+    # place, and leave those behind it free.
+    fill16(out, 4 * end, _FREE)
+    for base in range(0, size, 16):
+        fill16(room, 4 * base, _FREE)
+        rank16(out, 4 * (begin + base), 4 * begin, size, room, 4 * (MAX_RANKED + base))
     for i in range(size):
-        place = 0
-        for base in range(0, size, 16):
-            valid = (1 << min(size - base, 16)) - 1
-            before = (1 << min(max(i - base, 0), 16)) - 1
-            place += rank16(out, 4 * (begin + base), out[begin + i], valid, before)
-        room[place] = out[begin + i]
-    return _distinct(room, 0, size, out, begin)
-
-
-@_inline
-def _distinct(source: Ints, at: Any, size: Any, out: Ints, begin: Any) -> Any:
-    """Write the different ones of sorted source[at:at+size] to out[begin:]; returns where they end."""
-    last = np.int32(-1)
+        room[room[MAX_RANKED + i]] = out[begin + i]
     kept = begin
     for i in range(size):
-        value = source[at + i]
+        value = room[i]
         out[kept] = value
-        kept += value != last
-        last = value
+        kept += value != _FREE
     return kept
 
 
@@ -469,7 +473,8 @@ def fill(
 ) -> int:  # fmt: skip
     """Enter every query of data/offsets that has a record; returns the number of states.
 
-    `slots` uint64[SLOT_WORDS * capacity], zeros; `record_places` int64[Q], -1 for queries that are left out.
+    `slots` uint64[SLOT_WORDS * capacity], zeros, with an even capacity; `record_places` int64[Q], -1 for
+    queries that are left out.
     """
     used = 0
     # Later records go to the front of their chain, so that those as written are behind all others.
@@ -533,7 +538,7 @@ def run(
     `out` int32[..] receives each text's queries, ascending, each once; `out_offsets` int64[N + 1].
     `unsettled` uint8[N] becomes 1 for texts that must be brought to NFC first; they get no queries.
     """
-    written = np.int64(out_offsets[first_text])
+    first_out = written = np.int64(out_offsets[first_text])
     for t in range(first_text, stop_text):
         begin, end = offsets[t], offsets[t + 1]
         if rule == RULE_WORDS:
@@ -547,13 +552,16 @@ def run(
                     unsettled[t] = 1
         else:
             count = _cut_spaces(data, begin, end, True, hash_mask, hashes, starts, ends, marks)
-        first_out = written
-        if written + count + 16 > len(out):
-            return t
         for k in range(count):
             states[k] = hashes[k]
-            prefetch(slots, 8 * _home(hashes[k], np.uint64(len(slots) // SLOT_WORDS)))
+            prefetch(slots, 8 * _home(hashes[k], np.uint64(len(slots) // _LINE_WORDS)))
             paths[k] = 2 * k
+        # The text before is sorted only now, while the slots are on their way.
+        written = _sort_unique(out, first_out, written, room)
+        out_offsets[t] = written
+        first_out = written
+        if written + count + 32 > len(out):
+            return t
         num_paths = count
         depth = 0
         while num_paths > 0:
@@ -584,14 +592,14 @@ def run(
                 paths[next_paths] = 2 * s + capital
                 next_paths += np.int64((entry >> _MORE) & bit) & (j + 1 < count)
             for c in range(next_paths):
-                prefetch(slots, 8 * _home(states[c], np.uint64(len(slots) // SLOT_WORDS)))
+                prefetch(slots, 8 * _home(states[c], np.uint64(len(slots) // _LINE_WORDS)))
             for c in range(num_hits):
                 at = hits[c]
                 s = hit_paths[c] >> 1
                 capital = hit_paths[c] & 1
                 link = np.int64((slots[at + 1] >> _FIRST) & _LINK_MASK)
                 if _is_inline(data, starts[s], ends[s + depth] - starts[s], fold_bits, slots, at):
-                    if written + 16 >= len(out):
+                    if written + 32 >= len(out):
                         return t
                     out[written] = np.int64(slots[at + 3] >> _QUERY)
                     written += 1
@@ -609,13 +617,12 @@ def run(
                             data, s, s + depth, starts, ends, marks, fold_bits, classes, folds, scratch, records, place
                         )
                     if found:
-                        if written + 16 >= len(out):
+                        if written + 32 >= len(out):
                             return t
                         out[written] = np.int64(records[place] & _LOW32)
                         written += 1
                     link = np.int64(records[place] >> _S32)
             num_paths = next_paths
             depth += 1
-        written = _sort_unique(out, first_out, written, room)
-        out_offsets[t + 1] = written
+    out_offsets[stop_text] = _sort_unique(out, first_out, written, room)
     return stop_text

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MATCH_VERSION", "MatchConfig", "Matcher", "can_match", "normal_form"]
 
-MATCH_VERSION = 3
+MATCH_VERSION = 4
 """Grows with every change of a rule or of the tables' layout."""
 _ALL_BITS = 0xFFFFFFFFFFFFFFFF
 _WRAPPED = ",.;:?!`"
@@ -87,7 +87,7 @@ class Matcher:
 
     @classmethod
     def build(cls, query_list: QueryList, config: MatchConfig, *, hash_mask: int = _ALL_BITS) -> Matcher:
-        """Tables for `query_list`: about 90 bytes a query, a second or two for 500,000.
+        """Tables for `query_list`: about 110 bytes a query, a second or two for 500,000.
 
         Raises QueryListError where the list is too long: that takes some 10 million queries.
 
@@ -116,8 +116,8 @@ class Matcher:
         data, offsets = _buffers(pa.array(texts, pa.large_string()))
         num_states = _num_tokens(texts)
         while True:
-            capacity = num_states + num_states // 2 + 16
-            slots = np.zeros(kernel.SLOT_WORDS * capacity, np.uint64)
+            capacity = 2 * num_states + 16  # half full
+            slots = _in_cache_lines(kernel.SLOT_WORDS * capacity)
             bloom = np.zeros(kernel.BLOOM_WORDS, np.uint64)
             records, record_places = _records(shown, as_written, kernel.HEADER_WORDS)
             if len(records) >= kernel.MAX_RECORD_WORDS:
@@ -209,7 +209,7 @@ class Matcher:
         out_offsets = np.zeros(len(offsets), np.int64)
         unsettled = np.zeros(len(array), np.uint8)
         done: int = 0
-        out = np.empty(8 * len(array) + 64, np.int32)
+        out = np.empty(32 * len(array) + 64, np.int32)  # what is not written takes no memory
         # The last texts of a buffer have too little behind them: they are matched in a copy.
         safe = int(np.searchsorted(offsets[1:], len(data) - _PADDING, side="right"))
         rest = _frozen(offsets - offsets[safe])
@@ -249,12 +249,14 @@ def _fold_bits(config: MatchConfig) -> np.uint64:
 
 def _scratch(offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], ...]:
     """Room for the longest text: its folded letters, and of its tokens the hashes, starts, ends and marks."""
+    from pipeline.matching import kernel
+
     longest = int(np.diff(offsets).max(initial=0))
     size = 2 * longest + 2  # two tokens for every byte and one at the end, at most
     return (
         np.zeros(size + _PADDING, np.uint8),  # folding makes a letter longer by half at most
         *(np.empty(size, kind) for kind in (np.uint64, np.int64, np.int64, np.uint8)),
-        np.empty(64, np.int32),
+        np.empty(2 * kernel.MAX_RANKED, np.int32),
         *(np.empty(size, kind) for kind in (np.uint64, np.int64, np.int64, np.int64)),
     )
 
@@ -295,6 +297,13 @@ def _records(
 def _num_tokens(texts: Sequence[str]) -> int:
     """At least the number of trie states: no query has more tokens than spaces plus one."""
     return sum(text.count(" ") + 1 for text in texts) + 1
+
+
+def _in_cache_lines(size: int) -> npt.NDArray[np.uint64]:
+    """uint64[size], zeros, from the start of a cache line: no slot lies across two."""
+    room = np.zeros(size + 7, np.uint64)
+    first = -room.ctypes.data % 64 // 8
+    return room[first : first + size]
 
 
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -15,16 +15,25 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["add16", "classify", "load8", "lowest_bit", "prefetch", "rank16", "separate", "white"]
+__all__ = ["add16", "classify", "fill16", "load8", "lowest_bit", "prefetch", "rank16", "separate", "white"]
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 _BLOCK = ir.VectorType(_BYTE, 64)
+_INT = ir.IntType(32)
+_INTS = ir.VectorType(_INT, 16)
 _TWO_WORDS: Any = cast(Any, types.UniTuple)(types.uint64, 2)
 _declare: Any = cgutils.get_or_insert_function
+_variable: Any = cgutils.alloca_once_value
 
 
 def _splat(byte: int) -> ir.Constant:
     return ir.Constant(_BLOCK, [byte] * 64)
+
+
+def _splat_int(builder: Any, value: Any) -> Any:
+    nothing = ir.Constant(_INTS, ir.Undefined)
+    single = builder.insert_element(nothing, value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(single, nothing, ir.Constant(_INTS, [0] * 16))
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: ir.Type) -> Any:
@@ -164,24 +173,40 @@ def prefetch(_typing: Any, array: Any, index: Any) -> _Implementation:
 
 
 @_in_kernel
-def rank16(_typing: Any, array: Any, index: Any, value: Any, valid: Any, before: Any) -> _Implementation:
-    """int64: how many of the 16 int32 from byte `index` come before `value` in a sorted array.
+def fill16(_typing: Any, array: Any, index: Any, value: Any) -> _Implementation:
+    """Write `value` to the 16 int32 from byte `index`."""
 
-    `valid` and `before` (int64) have a bit for each of the 16: those that count at all, and those that come
-    before `value` where they are equal to it.
+    def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        pointer = _address(context, builder, signature.args[0], arguments[0], arguments[1], _INTS)
+        stored = builder.store(_splat_int(builder, arguments[2]), pointer)
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int32), implement
+
+
+@_in_kernel
+def rank16(
+    _typing: Any, array: Any, index: Any, first: Any, size: Any, ranks: Any, ranks_index: Any
+) -> _Implementation:
+    """For each of the 16 int32 from byte `index`: how many of the `size` int32 from byte `first` are smaller.
+
+    The 16 numbers, int32, go to byte `ranks_index` of `ranks`.
     """
 
     def implement(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        lanes = ir.VectorType(ir.IntType(32), 16)
-        block = builder.load(_address(context, builder, signature.args[0], arguments[0], arguments[1], lanes))
+        array_type, _, _, _, ranks_type, _ = signature.args
+        values, at, first_at, count, target, target_at = arguments
+        block = builder.load(_address(context, builder, array_type, values, at, _INTS))
         block.align = 1
-        single = builder.insert_element(ir.Constant(lanes, ir.Undefined), arguments[2], ir.Constant(ir.IntType(32), 0))
-        splat = builder.shuffle_vector(single, ir.Constant(lanes, ir.Undefined), ir.Constant(lanes, [0] * 16))
+        others = _address(context, builder, array_type, values, first_at, _INT)
+        total = _variable(builder, ir.Constant(_INTS, [0] * 16))
+        with cgutils.for_range(builder, count) as loop:
+            other = _splat_int(builder, builder.load(builder.gep(others, [loop.index])))
+            smaller = builder.sext(builder.icmp_signed("<", other, block), _INTS)  # -1 where it is
+            builder.store(builder.sub(builder.load(total), smaller), total)
+        stored = builder.store(builder.load(total), _address(context, builder, ranks_type, target, target_at, _INTS))
+        stored.align = 1
+        return context.get_dummy_value()
 
-        def mask(relation: str) -> Any:
-            return builder.zext(builder.bitcast(builder.icmp_signed(relation, block, splat), ir.IntType(16)), _WORD)
-
-        counted = builder.or_(mask("<"), builder.and_(mask("=="), arguments[4]))
-        return builder.ctpop(builder.and_(counted, arguments[3]))
-
-    return types.int64(array, types.int64, types.int32, types.int64, types.int64), implement
+    return types.void(array, types.int64, types.int64, types.int64, ranks, types.int64), implement

@@ -247,7 +247,10 @@ def test_matches_are_ascending_and_single_however_many_there_are(size: int) -> N
     queries = [f"w{i * 7919 % 1009}" for i in range(size)]
     text = " ".join([*queries, *reversed(queries)])
     for config in (MatchConfig(), METACLIP):
-        assert found_by(Matcher.build(query_list_of(queries), config), [text]) == [list(range(size))]
+        # Many such texts, with others between them: the matcher makes room for all, and mixes none.
+        texts = [text, "nothing", text, "", queries[0]] * 20
+        found = [list(range(size)), [], list(range(size)), [], [0]] * 20
+        assert found_by(Matcher.build(query_list_of(queries), config), texts) == found
 
 
 # --- whole corpora ------------------------------------------------------------------------------
