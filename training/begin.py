@@ -7,7 +7,6 @@ Mistakes are found before anything is written, and told to every rank, so that n
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -33,7 +32,6 @@ from training.run_directory import check_same_run, locked_run, write_run
 from training.saving import CheckpointWriter
 from training.shard import mesh_of
 from training.snapshots import Snapshots
-from training.stopping import stop_signals
 
 __all__ = ["Run", "begin"]
 
@@ -56,8 +54,6 @@ class Run:
     log: RunLog | None
     """On rank 0."""
     tracer: Tracer
-    stop: list[signal.Signals | None]
-    """Holds the signal that told this process to stop, once it came."""
 
 
 def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
@@ -138,7 +134,6 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         writer=stack.enter_context(closing(writer)),
         log=log,
         tracer=stack.enter_context(tracing(config.profile, root, world)),
-        stop=stack.enter_context(stop_signals()),
         incoming=stack.enter_context(closing(incoming)),
     )
 

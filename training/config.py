@@ -87,8 +87,6 @@ class TrainConfig:
             raise ConfigError(f"micro_batches must be at least 1, got {self.micro_batches}")
         if self.data.follow and self.samples is None:
             raise ConfigError("data.follow changes what an epoch is: give the run's length in samples, not in epochs")
-        if self.distributed == "fsdp" and self.model.compile:
-            raise ConfigError("model.compile and distributed fsdp do not go together yet; leave one of them out")
         check_phases(self.phases)
 
 

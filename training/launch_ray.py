@@ -1,11 +1,15 @@
 """`--launcher ray`: Ray Train starts the processes, and starts them again when one dies.
 
     this process --Ray Train--> N workers, each: RANK, WORLD_SIZE, MASTER_* as torchrun sets them -> train(config)
-                 <--_Outcome-- the result, or the error that no second attempt would mend
+         |                                                                                               |
+         +------> OUTPUT.ray-PID/: config.yaml, stop ------>    <------ console, outcome <---------------+
 
 A worker that dies ends the others; all begin anew, from the last checkpoint, with the same global batches at whatever
 number of workers Ray then finds. Ray keeps nothing of the training's state: the run's own directory does, which all
-nodes must see. Without an address the Ray is one of this run alone, on this machine, without usage reports.
+nodes must see, and beside it for as long as the run lasts the directory of the messages above. So Ray's own processes
+need to know none of our classes, and none but the workers spends seconds on importing torch.
+
+Without an address the Ray is one of this run alone, on this machine, without usage reports.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import secrets
 import shutil
 import socket
@@ -20,13 +25,16 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, redirect_stderr, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from configs.load import ConfigError
+from configs.load import ConfigError, dump, load
 from training.config import TrainConfig
 from training.errors import DistributedError, TrainingError
+from training.stopping import stop_file, stop_signals
 from training.train import Result, train
 
 __all__ = ["train_on_ray"]
@@ -45,120 +53,132 @@ _LOCAL_ENVIRONMENT = {
 }
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's least is 75 MiB; no samples go through it."""
-
-
-class _Outcome:
-    """How the run ended, as the workers tell it; lives in an actor of Ray."""
-
-    def __init__(self) -> None:
-        self._result: Result | None = None
-        self._error: Exception | None = None
-
-    def finish(self, result: Result) -> None:
-        """The run is over."""
-        self._result = result
-
-    def fail(self, error: Exception) -> None:
-        """The run cannot go on, however often it is tried."""
-        self._error = self._error or error
-
-    def get(self) -> tuple[Result | None, Exception | None]:
-        """What is known by now."""
-        return self._result, self._error
+_LOOK_EVERY_S = 0.5
+"""How long the driver sleeps between two looks at what it has to hand on."""
 
 
 def train_on_ray(config: TrainConfig) -> Result:
     """`train` on the workers of `config.ray`. Raises TrainingError, ConfigError."""
-    with _ray(config) as ray:
-        try:
-            from ray.train.torch import TorchTrainer
-            from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        except ImportError as error:
-            raise DistributedError(
-                "Ray Train is not installed here; pip install 'openwit[ray]', or start the ranks with torchrun"
-            ) from error
-        gpus = ray.cluster_resources().get("GPU", 0) if config.device != "cpu" else 0
-        if config.device == "cuda" and not gpus:
-            raise DistributedError("device is cuda, but Ray has no GPU; set --device cpu, or --ray.address")
-        outcome = ray.remote(_Outcome).options(num_cpus=0).remote()
-        least, most = config.ray.min_workers, config.ray.num_workers
-        scratch = Path(f"{config.output}.ray-{os.getpid()}").absolute()
-        try:
-            trainer = TorchTrainer(
-                _work,
-                train_loop_config={
-                    "config": config,
-                    "directory": os.getcwd(),
-                    "outcome": outcome,
-                    "console": str(scratch / "console"),
-                },
-                torch_config=_torch_config(),
-                scaling_config=ScalingConfig(
-                    num_workers=most if least is None else (least, most),
-                    use_gpu=gpus > 0,
-                    resources_per_worker={"CPU": config.ray.cpus_per_worker} | ({"GPU": 1} if gpus else {}),
-                ),
-                run_config=cast(  # Ray's stub names the class of before its version 2 of Train
-                    Any,
-                    RunConfig(
-                        storage_path=str(scratch),
-                        failure_config=FailureConfig(max_failures=config.ray.max_failures),
-                        logging_config=LoggingConfig(log_level="ERROR"),
-                    ),
-                ),
-            )
-            with _shown(scratch / "console"):
-                failure = _fit(ray, trainer)
-            result, failed = cast("tuple[Result | None, Exception | None]", ray.get(outcome.get.remote()))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    if failed is not None:
-        raise failed
-    if failure is not None or result is None:
+    with _ray(config) as ray, _messages(config) as messages:
+        trainer = _trainer(ray, config, messages)
+        with _shown(messages / "console"):
+            failure = _fit(ray, trainer, messages)
+        outcome: Result | TrainingError | ConfigError | None = None
+        if (messages / "outcome").exists():
+            outcome = pickle.loads((messages / "outcome").read_bytes())
+    if isinstance(outcome, TrainingError | ConfigError):
+        raise outcome
+    if outcome is None:
         raise DistributedError(
             f"the workers died more than {config.ray.max_failures} times ({failure}); see Ray's logs of them, then run "
             "again to go on from the last checkpoint"
         )
-    return result
+    return outcome
 
 
-def _fit(ray: Any, trainer: Any) -> str | None:
-    """Run to the end; in one line why the workers did not reach it, None if they did."""
+def _trainer(ray: Any, config: TrainConfig, messages: Path) -> Any:
+    """Ray Train's description of the run. Raises DistributedError."""
     try:
-        trainer.fit()
+        from ray.train.backend import Backend, BackendConfig
+        from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    except ImportError as error:
+        raise DistributedError(
+            "Ray Train is not installed here; pip install 'openwit[ray]', or start the ranks with torchrun"
+        ) from error
+
+    class SharedGPUs(Backend):
+        """Each worker sees all GPUs of its node's workers, as under torchrun; how they meet is `distributed.py`'s."""
+
+        share_cuda_visible_devices = True
+
+    class OurBackend(BackendConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return SharedGPUs
+
+    gpus = ray.cluster_resources().get("GPU", 0) if config.device != "cpu" else 0
+    if config.device == "cuda" and not gpus:
+        raise DistributedError("device is cuda, but Ray has no GPU; set --device cpu, or --ray.address")
+    least, most = config.ray.min_workers, config.ray.num_workers
+    return DataParallelTrainer(
+        _work,
+        train_loop_config={"directory": os.getcwd(), "messages": str(messages)},
+        backend_config=OurBackend(),
+        scaling_config=ScalingConfig(
+            num_workers=most if least is None else (least, most),
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": config.ray.cpus_per_worker} | ({"GPU": 1} if gpus else {}),
+        ),
+        run_config=cast(  # Ray's stub names the class of before its version 2 of Train
+            Any,
+            RunConfig(
+                storage_path=str(messages / "ray"),
+                failure_config=FailureConfig(max_failures=config.ray.max_failures),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        ),
+    )
+
+
+def _fit(ray: Any, trainer: Any, messages: Path) -> str | None:
+    """Run to the end; in one line why the workers did not reach it, None if they did.
+
+    The first Ctrl-C or SIGTERM is handed on to the workers, which save and stop; the second one acts as usual.
+    """
+    fitted: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            fitted.set_result(trainer.fit())
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised below
+            fitted.set_exception(error)
+
+    # In a thread, since in the main one Ray Train would put a handler of its own in the place of ours.
+    threading.Thread(target=fit, daemon=True).start()
+    with stop_signals() as stop:
+        while not wait([fitted], timeout=_LOOK_EVERY_S).done:
+            if stop.signal is not None and not (messages / "stop").exists():
+                _write(messages / "stop", str(int(stop.signal)).encode())
+                print("stopping after a checkpoint; once more stops at once", file=sys.stderr)
+    try:
+        fitted.result()
     except ray.train.TrainingFailedError as error:
         return " ".join(str(error).split())[:200]
-    except SystemExit as stop:  # what Ray makes of an interrupt; status 0 would say that the run is over
-        raise KeyboardInterrupt from stop
     return None
 
 
-def _work(given: dict[str, Any]) -> None:
+def _work(given: dict[str, str]) -> None:
     """One worker's whole work."""
-    import ray
+    import ray.train
 
-    config, outcome = given["config"], given["outcome"]
-    if any(part is not None for part in ray.get(outcome.get.remote())):
-        return  # started again after an error that is there to stay
-    try:
-        try:
-            os.chdir(given["directory"])
-        except OSError as error:
+    messages = Path(given["messages"])
+    for directory in (Path(given["directory"]), messages):
+        if not directory.is_dir():
             raise DistributedError(
-                f"node {os.uname().nodename} has no directory {given['directory']}: all nodes of the cluster must "
-                "share the file system that the run is started on"
-            ) from error
+                f"node {os.uname().nodename} has no directory {directory}: all nodes of the cluster must share the "
+                "file system that the run is started on"
+            )
+    if (messages / "outcome").exists():
+        return  # started again after an error that is there to stay
+    os.chdir(given["directory"])
+    logging.getLogger().setLevel(logging.WARNING)  # Ray has set it to INFO, where open_clip talks
+    try:
+        config = load(TrainConfig, messages / "config.yaml")
         rank = _meet(ray)
-        target = Path(given["console"] if rank == 0 else os.devnull)
+        target = messages / "console" if rank == 0 else Path(os.devnull)
+        listen = partial(stop_file, messages / "stop") if rank == 0 else stop_signals  # one has to be told
         with target.open("a", buffering=1) as console, redirect_stderr(console):
-            result = train(config)
+            if config.ray.min_workers is not None:
+                console.write(f"training on {os.environ['WORLD_SIZE']} workers\n")
+            result = train(config, listen=listen)
     except DistributedError:
         raise  # another worker died, and Ray starts all anew
     except (TrainingError, ConfigError) as error:
-        ray.get(outcome.fail.remote(error))
+        _write(messages / "outcome", pickle.dumps(error))
         raise
     if rank == 0:
-        ray.get(outcome.finish.remote(result))
+        _write(messages / "outcome", pickle.dumps(result))
 
 
 def _meet(ray: Any) -> int:
@@ -190,7 +210,7 @@ def _shown(path: Path) -> Iterator[None]:
     def follow() -> None:
         place = 0
         while True:
-            last = over.wait(0.5)
+            last = over.wait(_LOOK_EVERY_S)
             if path.is_file():
                 with path.open("rb") as file:
                     file.seek(place)
@@ -209,23 +229,24 @@ def _shown(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def _torch_config() -> Any:
-    """Leaves the meeting of the processes to `training.distributed`, whose time-outs name ranks and steps.
+@contextmanager
+def _messages(config: TrainConfig) -> Iterator[Path]:
+    """A directory beside the run's, with its config, for as long as it lasts."""
+    output = Path(config.output).absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix=f"{output.name}.ray-", dir=output.parent))
+    try:
+        (path / "config.yaml").write_text(dump(config), encoding="utf-8")
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
-    Each worker sees all GPUs of its node's workers, as under torchrun.
-    """
-    from ray.train.backend import Backend
-    from ray.train.torch import TorchConfig
 
-    class SharedGPUs(Backend):
-        share_cuda_visible_devices = True
-
-    class OwnMeeting(TorchConfig):
-        @property
-        def backend_cls(self) -> type[Backend]:
-            return SharedGPUs
-
-    return OwnMeeting()
+def _write(path: Path, content: bytes) -> None:
+    """Write `path`, whole from its first appearance."""
+    temporary = path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
+    temporary.write_bytes(content)
+    temporary.rename(path)
 
 
 @contextmanager

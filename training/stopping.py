@@ -5,31 +5,65 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["stop_signals"]
+__all__ = ["Stop", "stop_file", "stop_signals"]
+
+_LOOK_EVERY_S = 0.5
+
+
+@dataclass
+class Stop:
+    """Whether this process was told to stop."""
+
+    signal: signal.Signals | None = None
+    """By what; None until then."""
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[signal.Signals | None]]:
-    """A cell that holds SIGTERM or SIGINT once it came; the second one acts as usual.
+def stop_signals() -> Iterator[Stop]:
+    """Told by SIGTERM or SIGINT to this process; the second one acts as usual.
 
-    Outside the main thread, where Python delivers no signals, it stays empty.
+    Outside the main thread, where Python delivers no signals, it is never told.
     """
-    cell: list[signal.Signals | None] = [None]
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield cell
+        yield stop
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, frame: object) -> None:
-        cell[0] = signal.Signals(number)
+        stop.signal = signal.Signals(number)
         signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:
         signal.signal(number, handle)
     try:
-        yield cell
+        yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stop_file(path: Path) -> Iterator[Stop]:
+    """Told by the number of a signal in the file `path`: for a process that no signal reaches."""
+    stop = Stop()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            with suppress(OSError, ValueError):  # not there, or not whole yet
+                stop.signal = signal.Signals(int(path.read_text()))
+                return
+            over.wait(_LOOK_EVERY_S)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        over.set()
+        thread.join()

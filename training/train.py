@@ -9,7 +9,8 @@ A run's whole state is its weights, the optimiser's moments, the random generato
 from __future__ import annotations
 
 import signal
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,6 +28,7 @@ from training.metrics import Metric
 from training.model import trim
 from training.optim import learning_rate
 from training.phases import phase_at
+from training.stopping import Stop, stop_signals
 from training.throughput import Window
 
 __all__ = ["Result", "train"]
@@ -42,8 +44,11 @@ class Result:
     """The signal that ended it early, after a checkpoint; None when it is finished."""
 
 
-def train(config: TrainConfig) -> Result:
-    """Run `config` to its end, from its last checkpoint if it has one. Raises TrainingError, ConfigError."""
+def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[Stop]] = stop_signals) -> Result:
+    """Run `config` to its end, from its last checkpoint if it has one, or until one rank's `listen` is told to stop.
+
+    Raises TrainingError, ConfigError.
+    """
     with ExitStack() as stack:
         # --------------------------------------------------------------------------------------
         # Processes, data, model, optimiser: where the run goes on
@@ -53,6 +58,7 @@ def train(config: TrainConfig) -> Result:
             torch.set_num_threads(config.threads)
         with world.during("the start of the run"):
             run = begin(config, world, stack)
+        stop = stack.enter_context(listen())
         batch_size, total, log = config.global_batch_size, run.total, run.log
         progress, learner, loss = run.progress, run.learner, make_loss(config.loss)
         window = Window()
@@ -87,7 +93,7 @@ def train(config: TrainConfig) -> Result:
                     chunk_rows=config.loss.chunk_rows,
                 )
                 # Summed over ranks, so that every rank decides the same: who was told to stop, what was broken.
-                told = world.sum_(torch.tensor([float(run.stop[0] or 0), batch.num_replaced], device=world.device))
+                told = world.sum_(torch.tensor([float(stop.signal or 0), batch.num_replaced], device=world.device))
                 norm = learner.gradients.norm()
                 rate = learning_rate(config.optimiser, samples=seen, total_samples=total)
                 is_finite = bool(torch.isfinite(norm) & torch.isfinite(value))
@@ -142,7 +148,7 @@ def train(config: TrainConfig) -> Result:
                     run.writer.finish()
                 if log is not None:
                     log.warn(f"stopped after {seen:,} of {total:,} samples; run again to go on from there")
-                return Result(progress=progress, metrics=[], stopped_by=run.stop[0] or signal.SIGTERM)
+                return Result(progress=progress, metrics=[], stopped_by=stop.signal or signal.SIGTERM)
 
         # --------------------------------------------------------------------------------------
         # Final evaluation

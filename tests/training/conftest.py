@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.ray_nodes import kill
 from tests.training.tiny_shards import CLASSES, make_evaluation, make_shards
 from training.index import SampleIndex, write_index
 
@@ -129,7 +130,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vi
     spec = {"folder": str(folder), "model": str(tiny_vit), "runs": runs}
     asleep = {}
     for name in ("step", "evaluation", "checkpoint"):
-        asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 3}
+        asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 8}
     asleep["evaluation"]["evaluation"] = {"path": str(tiny_evaluation), "every_samples": 48}
     run_ranks(spec | {"asleep": asleep}, 2)
     return folder
@@ -146,29 +147,18 @@ def run_ranks(spec: dict[str, Any], ranks: int, timeout_s: float = 240) -> None:
             probe.bind(("127.0.0.1", 0))
         ports = [probe.getsockname()[1] for probe in probes]
     path = Path(spec["folder"]) / "spec.json"
-    path.write_text(json.dumps({**spec, "ports": ports}))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.ranks_worker", str(path)],
-            cwd=Path(__file__).resolve().parents[2],
-            env={
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "GLOO_SOCKET_IFNAME": "lo",
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
+    path.write_text(json.dumps({**spec, "ranks": ranks, "ports": ports}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.training.ranks_worker", str(path)],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        outputs = [process.communicate(timeout=timeout_s)[0] for process in processes]
+        output = process.communicate(timeout=timeout_s)[0]
     finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+        kill(process)
+    assert process.returncode == 0, output

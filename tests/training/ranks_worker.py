@@ -1,14 +1,16 @@
-"""One rank of the tests over several processes, which start once for all of them.
+"""The ranks of the tests over several processes, which start once for all of them.
 
-    python -m tests.training.ranks_worker SPEC.json      (RANK, WORLD_SIZE, MASTER_ADDR set)
+    python -m tests.training.ranks_worker SPEC.json      (MASTER_ADDR set)
 
-Writes gradients.pt and, with sharded weights, sharded.pt: {(loss, micro-batches): Found} of a fixed global batch;
-then trains the runs of the spec; then those in which rank 1 falls asleep, and writes what each rank raised.
+Writes {(loss, micro-batches): Found} of a fixed global batch: gradients.pt, with sharded weights sharded.pt, and where
+the spec asks for it compiled.pt, with compiled layers as well. Then trains the runs of the spec. Meanwhile forks train
+those in which rank 1 falls asleep, which is mostly waiting, and write what each rank raised.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -49,7 +51,7 @@ class Found:
     """float64[P], all parameters in their order."""
     norm: float
     reductions: int
-    """Collectives that summed gradients of parameters."""
+    """Collectives that summed gradients of sharded parameters; counted for softmax."""
 
 
 def make_model(path: str, loss: Loss, **options: Any) -> Model:
@@ -92,16 +94,16 @@ def gradients_of(
     for name, loss in losses.items():
         model = make_model(model_path, loss, gradient_checkpointing=gradient_checkpointing)
         if sharded:
-            model.shard(mesh_of(world))
-        if compiled:
+            model.shard(mesh_of(world), compile_layers=compiled)
+        elif compiled:
             model.compile()
         parameters = [p for p in model.clip.parameters() if p.requires_grad]
         gradients = make_gradients(model.clip, parameters, world)
         batch = make_batch(model.image_size).slice(*world.share(GLOBAL_BATCH))
         for micro_batches in (1, 2, 4):
             collectives = CommDebugMode()
-            # Only where it is needed: under it, torch.compile would not compile.
-            with collectives if sharded else nullcontext():
+            # Only where it is looked at: it is slow, and under it torch.compile would not compile.
+            with collectives if sharded and name == "softmax" else nullcontext():
                 value = accumulate_gradient(
                     model, loss, batch, gradients, world,
                     global_batch_size=GLOBAL_BATCH, micro_batches=micro_batches, chunk_rows=3,
@@ -126,48 +128,76 @@ SLEEPERS = {
 """Where rank 1 falls asleep: before which call (counted from 0) of what."""
 
 
-def stopped_answering(config: TrainConfig, rank: int, where: str) -> str:
-    """Train, with rank 1 asleep for longer than the others wait; what this rank raised."""
+def fall_asleep(run: Mapping[str, Any], port: int, where: str, folder: Path) -> None:
+    """Train, with rank 1 asleep until rank 0 gives up waiting; write what this rank raised."""
+    os.environ["MASTER_PORT"] = str(port)
+    distributed_module._SIGNING_S = 0.5
+    rank = int(os.environ["RANK"])
+    raised = [folder / f"raised-{where}-{number}.txt" for number in (0, 1)]
     owner, name, call = SLEEPERS[where]
     real, calls = getattr(owner, name), iter(range(1000))
 
     def sleepy(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == call and rank == 1:
-            time.sleep(config.collective_timeout_s + 3)
+            while not raised[0].exists():
+                time.sleep(0.1)
         return real(*args, **kwargs)
 
     setattr(owner, name, sleepy)
+    what = "nothing"
     try:
-        train(config)
+        train(from_mapping(TrainConfig, run))
     except TrainingError as error:
-        return f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {error}"
     finally:
-        setattr(owner, name, real)
-    return "nothing"
+        raised[rank].write_text(what)
 
 
 def main(spec: Mapping[str, Any]) -> None:
     """Every part that the spec asks for; each meets on a port of its own."""
     torch.set_num_threads(1)
-    rank = int(os.environ["RANK"])
-    folder = Path(spec["folder"])
-    os.environ["MASTER_PORT"] = str(spec["ports"][0])
+    folder, runs = Path(spec["folder"]), spec.get("runs", ())
+    first, *ports = spec["ports"]
+    fork = multiprocessing.get_context("fork").Process  # while there is neither a thread nor a process group
+    asleep = [
+        fork(target=fall_asleep, args=(run, port, where, folder))
+        for port, (where, run) in zip(ports[len(runs) :], spec.get("asleep", {}).items(), strict=True)
+    ]
+    for process in asleep:
+        process.start()
+    os.environ["MASTER_PORT"] = str(first)
     with distributed(device="cpu", timeout_s=120) as world:
         found = {"gradients": gradients_of(spec["model"], world)}
         found["sharded"] = gradients_of(spec["model"], world, sharded=True, gradient_checkpointing=True)
+        if spec.get("compiled"):
+            found["compiled"] = gradients_of(
+                spec["model"], world, sharded=True, compiled=True, losses={"sigmoid": LOSSES["sigmoid"]}
+            )
         if world.is_first:
             for name, part in found.items():
                 torch.save({key: asdict(found) for key, found in part.items()}, folder / f"{name}.pt")
-    for port, run in zip(spec["ports"][1:], spec.get("runs", ()), strict=False):
+    for port, run in zip(ports, runs, strict=False):
         os.environ["MASTER_PORT"] = str(port)
         train(from_mapping(TrainConfig, run))
-    distributed_module._SIGNING_S = 0.5
-    ports = spec["ports"][1 + len(spec.get("runs", ())) :]
-    for port, (name, run) in zip(ports, spec.get("asleep", {}).items(), strict=True):
-        os.environ["MASTER_PORT"] = str(port)
-        raised = stopped_answering(from_mapping(TrainConfig, run), rank, name)
-        (folder / f"raised-{name}-{rank}.txt").write_text(raised)
+    for process in asleep:
+        process.join()
+    sys.exit(any(process.exitcode for process in asleep))
+
+
+def start_rank(rank: int, spec: Mapping[str, Any]) -> None:
+    """`main` as torchrun would start it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(spec["ranks"])}
+    main(spec)
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    given = json.loads(Path(sys.argv[1]).read_text())
+    # Forked, so that importing torch is paid once.
+    ranks = [
+        multiprocessing.get_context("fork").Process(target=start_rank, args=(n, given)) for n in range(given["ranks"])
+    ]
+    for one in ranks:
+        one.start()
+    for one in ranks:
+        one.join()
+    sys.exit(any(one.exitcode for one in ranks))

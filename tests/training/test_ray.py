@@ -8,40 +8,64 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.load import ConfigError, dump, from_mapping
+from tests.ray_nodes import ENVIRONMENT, cluster, kill
 from tests.training.conftest import tiny_run
 from tests.training.test_sharding import assert_close, last_of
 from tests.training.test_train import losses
-from training.checkpoint import listed_checkpoints
+from training.checkpoint import CheckpointConfig, listed_checkpoints, read_progress
 from training.config import TrainConfig
+from training.evaluate import EvaluationConfig
 from training.loading import read_weights
 from training.ray_config import RayConfig
 from training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
+Start = Callable[[TrainConfig], subprocess.Popen[str]]
 
 
 @pytest.fixture
 def config(tiny_data: Path, tiny_vit: Path, tmp_path: Path) -> TrainConfig:
-    pytest.importorskip("pandas", reason="Ray Train wants pandas: pip install 'openwit[ray]'")
     made = from_mapping(TrainConfig, tiny_run(tmp_path / "run", tiny_data, tiny_vit))
     return replace(made, launcher="ray", ray=RayConfig(num_workers=2))
 
 
-def start(config: TrainConfig, folder: Path) -> subprocess.Popen[str]:
-    """The command, as its user starts it."""
-    path = folder / "config.yaml"
-    path.write_text(dump(config))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "training", "run", str(path)],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the command, as its user does."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(config: TrainConfig) -> subprocess.Popen[str]:
+        path = tmp_path / "config.yaml"
+        path.write_text(dump(config))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training", "run", str(path)],
+            cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        assert process.stdout is not None
+        kill(process)
+        process.stdout.close()
+
+
+def lines_until(process: subprocess.Popen[str], words: str) -> Iterator[str]:
+    """The lines that it prints, up to the first one that holds `words`."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line
+        if words in line:
+            return
 
 
 def trainers() -> list[int]:
@@ -57,11 +81,27 @@ def trainers() -> list[int]:
 
 
 @pytest.mark.slow
-def test_ray_workers_learn_what_one_process_learns_even_when_one_is_killed(config: TrainConfig, tmp_path: Path) -> None:
+def test_ctrl_c_on_ray_ends_with_a_checkpoint(config: TrainConfig, start: Start, tmp_path: Path) -> None:
+    endless = replace(config, samples=10**9, checkpoint=CheckpointConfig(), ray=RayConfig(num_workers=1))
+    process = start(endless)
+    head = "".join(lines_until(process, "samples/s"))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's processes get it as well
+    output = head + process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signal.SIGINT, output
+    assert "stopping after a checkpoint" in output
+    last = read_progress(last_of(config.output))
+    assert f"stopped after {last.samples_seen:,} of 1,000,000,000 samples" in output
+    assert not list(tmp_path.glob("run.ray-*"))
+
+
+@pytest.mark.slow
+def test_ray_workers_learn_what_one_process_learns_even_when_one_is_killed(
+    config: TrainConfig, start: Start, tmp_path: Path
+) -> None:
     others = set(trainers())
     whole = replace(config, launcher="torchrun", output=str(tmp_path / "whole"), samples=640)
     train(whole)
-    process = start(replace(config, samples=640), tmp_path)
+    process = start(replace(config, samples=640))
     killed = []
 
     def kill_one() -> None:
@@ -88,9 +128,38 @@ def test_ray_workers_learn_what_one_process_learns_even_when_one_is_killed(confi
 
 
 @pytest.mark.slow
-def test_a_mistake_on_ray_is_one_line_and_not_tried_again(config: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)  # Ray looks for new nodes once a minute, and takes another to miss a dead one
+def test_an_elastic_run_sees_the_same_batches_while_a_node_comes_and_goes(
+    config: TrainConfig, start: Start, tiny_evaluation: Path, tmp_path: Path
+) -> None:
+    # So small a learning rate that the loss of a step tells which samples were in its batch, and nothing else.
+    optimiser = replace(config.optimiser, learning_rate=1e-12)
+    endless = replace(config, samples=10**9, optimiser=optimiser)
+    # Measured after every step, so that there are few of them to do again below.
+    slowly = EvaluationConfig(path=str(tiny_evaluation), every_samples=16)
+    with cluster() as head:
+        elastic = RayConfig(num_workers=2, min_workers=1, address=head.address)
+        process = start(replace(endless, evaluation=slowly, ray=elastic))
+        output = [*lines_until(process, "training on 1 workers"), *lines_until(process, " 160 samples")]
+        with head.node() as second:
+            output += lines_until(process, "training on 2 workers")
+            output += lines_until(process, "samples/s")
+            kill(second)
+        output += [*lines_until(process, "training on 1 workers"), *lines_until(process, "samples/s")]
+        process.terminate()
+        output.append(process.communicate(timeout=120)[0])
+    assert process.returncode == 128 + signal.SIGTERM, "".join(output)
+    seen = read_progress(last_of(config.output)).samples_seen
+    train(replace(endless, launcher="torchrun", output=str(tmp_path / "whole"), samples=seen))
+    one, two = losses(tmp_path / "whole"), losses(config.output)
+    assert [position for position, _ in one] == [position for position, _ in two]
+    assert [value for _, value in one] == pytest.approx([value for _, value in two], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_mistake_on_ray_is_one_line_and_not_tried_again(config: TrainConfig, start: Start, tmp_path: Path) -> None:
     data = replace(config.data, path=str(tmp_path / "nowhere"))
-    process = start(replace(config, data=data, ray=RayConfig(num_workers=1)), tmp_path)
+    process = start(replace(config, data=data, ray=RayConfig(num_workers=1)))
     output = process.communicate(timeout=280)[0]
     assert process.returncode == 2
     assert output == f"error: {tmp_path}/nowhere: no such directory; make the shards first, or set --data.path\n"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from training.index import write_index
 from training.losses import LossConfig
 from training.model import ModelConfig, create_model
 from training.optim import OptimiserConfig, learning_rate
+from training.stopping import stop_file
 from training.train import train
 
 
@@ -130,6 +132,15 @@ def test_terminated_run_saves_and_the_resumed_one_equals_uninterrupted_run(
     assert result.progress.samples_seen == 80
     train(config)
     assert_same_run(config.output, uninterrupted)
+
+
+def test_a_stop_file_ends_the_run_with_a_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "stop").write_text(str(int(signal.SIGINT)))
+    result = train(config, listen=partial(stop_file, tmp_path / "stop"))
+    assert result.stopped_by == signal.SIGINT
+    last, _ = find_last(Path(config.output) / "checkpoints")
+    assert last is not None
+    assert read_progress(last).samples_seen == result.progress.samples_seen < 160
 
 
 def test_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:

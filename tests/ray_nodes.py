@@ -1,0 +1,71 @@
+"""Nodes of a Ray cluster on this machine, for tests that lose one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Other tests start a Ray with a token in this process; that one is theirs.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+    "RAY_USAGE_STATS_ENABLED": "0"
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster, of its head node to begin with."""
+
+    address: str
+
+    @contextlib.contextmanager
+    def node(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Another node of one CPU."""
+        with _node(f"--address={self.address}") as process:
+            yield process
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A head node of one CPU, on a port and in a directory of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    scratch = tempfile.mkdtemp(prefix="ow-")  # short: socket paths may not pass 107 bytes
+    try:
+        with _node("--head", f"--port={port}", f"--temp-dir={scratch}"):
+            yield Cluster(f"127.0.0.1:{port}")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """End a process that leads its session, and all that it started, at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextlib.contextmanager
+def _node(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [f"{Path(sys.executable).parent}/ray", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    process = subprocess.Popen(
+        [*command, "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
