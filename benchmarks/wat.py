@@ -37,7 +37,8 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from pipeline.outcome import Outcome
 from pipeline.stages.extract import ExtractConfig, extract
-from pipeline.stages.extract.links import LinkBatch
+from pipeline.stages.extract.batch import LinkBatch
+from pipeline.stages.extract.columns import LINKS
 
 SITES = ("18f", "anthropology", "fizyka", "psychology", "sociology")
 
@@ -97,7 +98,7 @@ def links_only(path: str) -> int:
 
     def discard(batch: LinkBatch) -> Outcome:
         nonlocal found
-        found += len(batch._url)
+        found += len(batch._url) + int(batch._columns.arrays.used[LINKS])
         batch._pending_bytes = batch._num_records = 0
         batch._clear()
         return empty

@@ -6,6 +6,7 @@ All of it is stable for ever; `tests/pipeline/test_identity.py` holds the vector
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import idna
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["canonical_url", "first_64_bits", "keyed_hash", "keyed_state", "text_hash", "uid_of", "url_id_of"]
+__all__ = ["canonical_url", "first_64_bits", "ids_of", "keyed_hash", "keyed_state", "text_hash", "uid_of", "url_id_of"]
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _KEPT_ESCAPE = r"%(?:[0189A-F][0-9A-F]|2[0-9A-CF]|3[A-F]|[46]0|5[B-E]|7[BCDF])"  # of no unreserved character
@@ -69,6 +70,13 @@ def uid_of(canonical: str, text_source: str, source_text: str) -> bytes:
     """16 bytes: xxh3-128 of canonical URL, NUL, text source, NUL, source text (UTF-8), big-endian."""
     text = f"{canonical}\0{text_source}\0{source_text}"
     return xxhash.xxh3_128_digest(text.encode("utf-8", "surrogatepass"))
+
+
+def ids_of(data: bytes, starts: Sequence[int], ends: Sequence[int]) -> bytes:
+    """16 bytes each, end to end: the hashes of N pieces data[start:end], which are what `url_id_of` or `uid_of` would
+    hash, in UTF-8."""
+    digest = xxhash.xxh3_128_digest
+    return b"".join([digest(data[start:end]) for start, end in zip(starts, ends, strict=True)])
 
 
 def text_hash(text: str) -> int:

@@ -23,7 +23,8 @@ from pipeline.identity import canonical_url, uid_of
 from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
-from pipeline.stages.extract.links import LinkBatch, resolver
+from pipeline.stages.extract.batch import LinkBatch
+from pipeline.stages.extract.links import resolver
 
 _ROWS = [
     {"url": "http://h/1.jpg", "caption": 'A "quoted" dog,\nwith a line break'},

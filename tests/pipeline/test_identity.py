@@ -12,6 +12,7 @@ from pipeline.identity import (
     _is_canonical,
     canonical_url,
     first_64_bits,
+    ids_of,
     keyed_hash,
     text_hash,
     uid_of,
@@ -101,6 +102,14 @@ def test_identity_vectors() -> None:
     assert text_hash("dog") == 9235930386215613111
     ids = first_64_bits(url_id_of(url) + uid_of(url, "alt", "A dog"))
     assert [f"{value:016x}" for value in ids] == [url_id_of(url).hex()[:16], uid_of(url, "alt", "A dog").hex()[:16]]
+
+
+def test_ids_of_pieces_are_those_of_the_strings() -> None:
+    url, text = "http://example.com/ü.jpg", "A dog 狗"
+    data = f"{url}\0alt\0{text}".encode()
+    ends = [len(url.encode()), len(data)]
+    assert ids_of(data, [0, 0], ends) == url_id_of(url) + uid_of(url, "alt", text)
+    assert ids_of(b"", [], []) == b""
 
 
 def test_keyed_hash_vectors() -> None:

@@ -104,7 +104,7 @@ def _find_blocks(  # type: ignore[no-untyped-def]  # compiled: numba infers the 
     data, ends, wanted, max_bytes, starts, types
 ):
     num_others = 0
-    start = 0
+    start = np.int64(0)  # of Python's 0, functions would be compiled anew
     for record in range(ends.shape[0]):
         end = ends[record]
         kind = types[record]

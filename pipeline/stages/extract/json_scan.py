@@ -23,13 +23,16 @@ from llvmlite import ir  # the language that numba itself compiles to
 from numba import types
 from numba.extending import intrinsic
 
-from pipeline.matching.vectors import lowest_bit
+from pipeline.matching.vectors import load8, lowest_bit
 
 __all__ = [
     "UNSURE",
+    "copy_bytes",
     "copy_string",
+    "is_utf8",
     "letter_marks",
     "plain_string_end",
+    "put_character",
     "skip_white",
     "string_end",
     "string_marks",
@@ -40,6 +43,7 @@ UNSURE = -1
 
 _MAX_DEPTH = 64
 _ONE = np.uint64(1)
+_HIGH_BITS = np.uint64(0x8080808080808080)
 _BLOCK = ir.VectorType(ir.IntType(8), 64)
 
 _TAB, _LINE_FEED, _RETURN, _SPACE = b"\t\n\r "
@@ -238,7 +242,7 @@ def value_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infer
 
 
 @numba.njit
-def _put_character(code, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+def put_character(code, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind the UTF-8 of a code point."""
     if code < 0x80:
         out[n] = code
@@ -259,20 +263,70 @@ def _put_character(code, out, n):  # type: ignore[no-untyped-def]  # compiled: n
 
 
 @numba.njit
+def _next_high(data, i, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """int64: the first index from `i` that is not ASCII, or one from `end` on."""
+    while i < end:
+        high = load8(data, i) & _HIGH_BITS
+        if high != 0:
+            return i + (lowest_bit(high) >> 3)
+        i += 8
+    return i
+
+
+@numba.njit
+def is_utf8(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """bool: whether data[start:end] is well-formed (Unicode Standard, table 3-7)."""
+    i = start
+    while True:
+        i = _next_high(data, i, end)
+        if i >= end:
+            return True
+        lead = data[i]
+        i += 1
+        num_more = 1 + (lead >= 0xE0) + (lead >= 0xF0)
+        if not 0xC2 <= lead <= 0xF4 or i + num_more > end:
+            return False
+        lowest, highest = 0x80, 0xBF
+        if lead == 0xE0:
+            lowest = 0xA0  # else it could be shorter
+        elif lead == 0xED:
+            highest = 0x9F  # else it would be half a surrogate pair
+        elif lead == 0xF0:
+            lowest = 0x90
+        elif lead == 0xF4:
+            highest = 0x8F  # else it would be beyond Unicode
+        if not lowest <= data[i] <= highest:
+            return False
+        for k in range(i + 1, i + num_more):
+            if not 0x80 <= data[k] <= 0xBF:
+                return False
+        i += num_more
+
+
+@numba.njit
+def copy_bytes(data, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """int64: `n` behind a copy of data[start:end] in `out`."""
+    # An index without a sign cannot count from the array's end, and many bytes are copied at once.
+    source, target = np.uint64(start), np.uint64(n)
+    for k in range(np.uint64(end - start)):
+        out[target + k] = data[source + k]
+    return n + end - start
+
+
+@numba.njit
 def copy_string(data, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind the characters data[start:end] of a string that `string_end` accepted, or UNSURE.
 
-    Escapes are decoded. UNSURE where one gives NUL or half a surrogate pair.
+    Escapes are decoded. UNSURE where one gives NUL or half a surrogate pair, and where bytes are not UTF-8.
     """
     i = start
+    first = n
     while True:
         stop = _next_mark(data, i)
-        for k in range(i, stop):
-            out[n + k - i] = data[k]
-        n += stop - i
+        n = copy_bytes(data, i, stop, out, n)
         i = stop
         if i >= end:
-            return n
+            return n if is_utf8(out, first, n) else UNSURE
         kind = data[i + 1]
         i += 2
         if kind != _U:
@@ -299,4 +353,4 @@ def copy_string(data, start, end, out, n):  # type: ignore[no-untyped-def]  # co
             i += 6
         if code == 0 or 0xD800 <= code < 0xE000:
             return UNSURE
-        n = _put_character(code, out, n)
+        n = put_character(code, out, n)

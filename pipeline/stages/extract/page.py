@@ -8,17 +8,16 @@ __all__ = ["Page"]
 
 
 class Page(NamedTuple):
-    """A page with at least one picture link. Strings have their HTML entities still, and are "" where missing."""
+    """A page with at least one picture link, or those of its links that are still to be judged. Strings have their HTML
+    entities still, and are "" where missing."""
 
     target: str
     """The page's URL, as the record gives it."""
     base: str
     directives: tuple[bytes, bytes] | None
-    """JSON of the response's headers and of the metas; null if neither names robots."""
+    """JSON of the response's headers and of the metas; null if they forbid nothing."""
     licenses: tuple[bytes, bytes] | None
     """JSON of the head's links and of the links; null if neither names a licence."""
-    has_escapes: bool
-    """Whether any string may hold an entity or a carriage return."""
     ordinals: list[int]
     """Of the picture links with a text; each as many as there are of these."""
     urls: list[str]

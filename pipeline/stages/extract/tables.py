@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError
 from pipeline.outcome import Outcome
 from pipeline.schema import TEXT_SOURCES
+from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.config import ExtractConfig, Format
 from pipeline.stages.extract.files import open_binary
-from pipeline.stages.extract.links import LinkBatch, resolver
+from pipeline.stages.extract.links import resolver
 
 __all__ = ["read_table"]
 

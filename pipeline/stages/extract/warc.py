@@ -24,9 +24,10 @@ from selectolax.lexbor import LexborHTMLParser
 from pipeline.errors import InputError
 from pipeline.outcome import Outcome
 from pipeline.stages.extract.archive import Damage, Record, read_records
+from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.charset import decode_html
 from pipeline.stages.extract.config import ExtractConfig
-from pipeline.stages.extract.links import LinkBatch, directives_of, license_among, resolver
+from pipeline.stages.extract.links import directives_of, license_among, resolver
 
 __all__ = ["best_of_srcset", "image_url_of", "read_warc"]
 

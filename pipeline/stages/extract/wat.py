@@ -1,9 +1,9 @@
 """WAT files: Common Crawl's JSON about each page, one metadata record per page.
 
-    Blocks --wat_scan--> Page --> resolved links --LinkBatch--> Outcome
-       | what it leaves to judge   ^
-       | and small files           |
-       `--wat_json-----------------'
+    Blocks --wat_scan--> columns of links ---------------------.
+       |        `------> Page, for what it leaves to judge --> LinkBatch --> Outcome
+       | what it cannot read, and small files  ^
+       `--wat_json-----------------------------'
 
 The image links are the entries of `HTML-Metadata.Links` whose path is `IMG@/src`. Their url and alt are
 the attributes' raw characters, with HTML entities. There is no srcset, data-src, picture or noscript:
@@ -20,13 +20,14 @@ from pipeline.errors import InputError
 from pipeline.outcome import Outcome
 from pipeline.remote import is_web
 from pipeline.stages.extract.archive import read_blocks
+from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.blocks import Blocks
 from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.files import size_of
-from pipeline.stages.extract.links import LinkBatch, directives_of, license_among, resolver, unescape_attribute
+from pipeline.stages.extract.links import directives_of, license_among, resolver, unescape_attribute
 from pipeline.stages.extract.page import Page
 from pipeline.stages.extract.wat_json import BadPageError, parse_page, parse_tolerantly
-from pipeline.stages.extract.wat_scan import scan_pages
+from pipeline.stages.extract.wat_scan import Scanner
 
 __all__ = ["read_wat"]
 
@@ -41,17 +42,21 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
 
     Raises InputError where the file cannot be read or holds no metadata records.
     """
-    batch = LinkBatch(path, config)
-    robots = _Robots(config.robots_directives if config.respect_page_robots else ())
-    is_large = is_web(path) or size_of(path) >= _COMPILED_FROM_BYTES
+    directives = config.robots_directives if config.respect_page_robots else ()
+    robots = _Robots(directives)
+    scanner = None
+    if is_web(path) or size_of(path) >= _COMPILED_FROM_BYTES:
+        scanner = Scanner(config.text_sources, directives, config.max_url_chars)
+    batch = LinkBatch(path, config, scanner.columns if scanner is not None else None)
     found_any = False
     others: set[str] = set()
     for item in read_blocks(path, record_type="metadata", others=others, max_record_bytes=config.max_record_bytes):
         found_any = True
         if isinstance(item, Blocks):
-            pages = scan_pages(item, config.text_sources) if is_large else [(i, None) for i in range(len(item.offsets))]
-            yield from _read_pages(batch, item, pages, config, robots)
+            yield from _read_blocks(batch, item, scanner, config, robots)
         else:
+            if item.offset is None and batch.holds_anything():
+                yield batch.take()  # it has its place behind these
             batch.count_record()
             batch.reject_record(item.offset, item.reason, item.detail)
         if batch.full():
@@ -66,33 +71,45 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
         yield batch.take()
 
 
-def _read_pages(
-    batch: LinkBatch,
-    blocks: Blocks,
-    pages: Sequence[tuple[int, Page | None]],
-    config: ExtractConfig,
-    robots: _Robots,
+def _read_blocks(
+    batch: LinkBatch, blocks: Blocks, scanner: Scanner | None, config: ExtractConfig, robots: _Robots
 ) -> Iterator[Outcome]:
-    """`pages` are as from `scan_pages`: the number of a record and, unless it is for a full parser, its page."""
-    counted = 0
-    for number, scanned in pages:
-        batch.count_records(number + 1 - counted)
-        counted = number + 1
-        offset, page = blocks.offsets[number], scanned
-        if page is None:
-            block = blocks.block(number)
-            # A record that is cut short is told of, one of which no picture could be read anyway is not.
-            if b"IMG@/src" not in block and block.rstrip().endswith(b"}"):
-                continue
-            try:
-                page = parse_page(block, config.text_sources)
-            except BadPageError as error:
-                batch.reject_record(offset, "bad_record", str(error))
-        if page is not None:
-            _add_page(batch, offset, page, config, robots)
+    first, num_records, num_bytes = 0, len(blocks.offsets), len(blocks.data)
+    while first < num_records:
+        if scanner is None:
+            following = first + 1
+            pages: list[tuple[int, Page | None]] = [(first, None)]
+        else:
+            if not scanner.columns.has_room(num_bytes):
+                if batch.holds_anything():
+                    yield batch.take()
+                scanner.columns.make_room(num_bytes)
+            following, pages = scanner.scan(blocks, first, batch.room())
+        for number, page in pages:
+            _judge(batch, blocks, number, page, config, robots)
+        batch.count_records(following - first)
+        first = following
         if batch.full():
             yield batch.take()
-    batch.count_records(len(blocks.offsets) - counted, num_bytes=len(blocks.data))
+    batch.count_records(0, num_bytes)
+
+
+def _judge(
+    batch: LinkBatch, blocks: Blocks, number: int, page: Page | None, config: ExtractConfig, robots: _Robots
+) -> None:
+    """Adds a page; null stands for a record that is still to be read."""
+    offset = blocks.offsets[number]
+    if page is None:
+        block = blocks.block(number)
+        # A record that is cut short is told of, one of which no picture could be read anyway is not.
+        if b"IMG@/src" not in block and block.rstrip().endswith(b"}"):
+            return
+        try:
+            page = parse_page(block, config.text_sources)
+        except BadPageError as error:
+            batch.reject_record(offset, "bad_record", str(error))
+    if page is not None:
+        _add_page(batch, offset, page, config, robots)
 
 
 def _add_page(batch: LinkBatch, offset: int, page: Page, config: ExtractConfig, robots: _Robots) -> None:
@@ -124,7 +141,7 @@ def _add_page(batch: LinkBatch, offset: int, page: Page, config: ExtractConfig, 
     batch.add_page(
         offset,
         page.ordinals,
-        _unescaped(page.urls) if page.has_escapes else page.urls,
+        _unescaped(page.urls),
         texts,
         text_sources,
         resolve,
@@ -137,9 +154,7 @@ def _add_page(batch: LinkBatch, offset: int, page: Page, config: ExtractConfig, 
 def _texts(page: Page, sources: Sequence[str]) -> tuple[list[str], list[str]]:
     """Of each link the first text that is not blank, or else the first that is not empty; and their sources."""
     found = {"alt": page.alts, "title": page.titles}
-    asked = [(source, texts) for source in sources if (texts := found.get(source)) is not None]
-    if page.has_escapes:
-        asked = [(source, _unescaped(texts)) for source, texts in asked]
+    asked = [(source, _unescaped(texts)) for source in sources if (texts := found.get(source)) is not None]
     if len(asked) == 1:
         ((source, texts),) = asked
         return texts, [source] * len(texts)

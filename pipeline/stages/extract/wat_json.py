@@ -111,7 +111,6 @@ def _as_page(record: _Record, text_sources: Sequence[str]) -> Page | None:
         base=head.base or "",
         directives=(bytes(response.headers), bytes(head.metas)),
         licenses=(bytes(head.links), bytes(html.links)),
-        has_escapes=True,
         ordinals=with_text,
         urls=[images[i].url for i in with_text],
         alts=[images[i].alt for i in with_text] if "alt" in use else None,

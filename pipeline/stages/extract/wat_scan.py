@@ -1,88 +1,134 @@
 """The picture links of many WAT records in one pass over their bytes, in compiled code.
 
-    block that names pictures --_page_spans--> where members and picture links stand --_copy_texts--> strings
-      | anything unusual
-      `--> UNSURE: for a full parser to judge
+    record that names pictures --find_page--> where things stand --url_scan--> LinkColumns
+      | not sure                                | not sure of a link, or what Python has to judge first:
+      `--> None: for a full parser to judge     `--> Page                   robots, licence, base
 
-Errs on one side only, as `json_scan` does: of a record that is not UNSURE the strings are those that a full parser
-would give. UNSURE is also what has a member of interest twice, or of another type than it should be.
+Errs on one side only, as `json_scan` does: what it is sure of are the strings that a full parser would give, and the
+links that `wat.py` would make of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.matching.vectors import load8, lowest_bit
 from pipeline.stages.extract.blocks import Blocks
-from pipeline.stages.extract.json_scan import (
-    UNSURE,
-    copy_string,
-    letter_marks,
-    plain_string_end,
-    skip_white,
-    string_end,
-    value_end,
-)
+from pipeline.stages.extract.columns import LINKS, MIN_LINK_BYTES, PAGES, TEXTLESS, LinkColumns
+from pipeline.stages.extract.json_scan import UNSURE, copy_bytes, copy_string, skip_white
 from pipeline.stages.extract.page import Page
+from pipeline.stages.extract.url_scan import base_parts, canonical, join, unescape
+from pipeline.stages.extract.wat_walk import (
+    ALT,
+    BASE,
+    HEAD_LINKS,
+    HEADERS,
+    METAS,
+    NUM_MEMBERS,
+    TARGET,
+    TITLE,
+    URL,
+    Word,
+    find_page,
+    has_no_pictures,
+    holds_word,
+    names_license,
+    names_robots,
+    word_of,
+)
 
-__all__ = ["scan_pages"]
+__all__ = ["Scanner"]
 
-_MAY_FORBID, _MAY_LICENSE, _MAY_ESCAPE = 1, 2, 4
+_MAY_FORBID, _MAY_LICENSE, _HAS_BASE, _HAS_ODD_URL = 1, 2, 4, 8
 _NULL = b"null"
-_MIN_LINK_BYTES = len('{"path":"IMG@/src"}')
+_TEXTS = {"alt": ALT, "title": TITLE}
+_FIRST = np.int64(0)
+_AROUND_PAGE_URL = np.frombuffer(b"<> \t\r\n", np.uint8)
+_VISIBLE_FROM, _VISIBLE_TO = b"!~"
 
-_QUOTE, _COMMA, _COLON = b'",:'
-_OPEN_ARRAY, _CLOSE_ARRAY, _OPEN_OBJECT, _CLOSE_OBJECT = b"[]{}"
-_AMPERSAND, _RETURN, _LINE_FEED = b"&\r\n"
+
+class _Rules(NamedTuple):
+    """The config, for compiled code."""
+
+    texts: npt.NDArray[np.int64]
+    """The sources of text, in order, as `find_page` numbers them."""
+    labels: npt.NDArray[np.uint8]
+    """NUL, source, NUL of each of them, end to end; up to `label_ends`."""
+    label_ends: npt.NDArray[np.int64]
+    words: npt.NDArray[np.uint64]
+    """What a page that has to be judged says beside `robots`; and how many bytes of it."""
+    word_lengths: npt.NDArray[np.int64]
+    max_url_chars: int
 
 
-def scan_pages(blocks: Blocks, text_sources: Sequence[str]) -> list[tuple[int, Page | None]]:
-    """The pages with picture links among WAT records, each with its number in `blocks`; null in place of a page that
-    a full parser has to judge. The other records hold no picture links.
+class Scanner:
+    """Reads WAT records under one config."""
 
-    Of `text_sources` only those are looked at that a WAT has: alt, title.
-    """
-    data = np.frombuffer(blocks.data, np.uint8)
-    use = np.array([name in text_sources for name in ("alt", "title")])
-    max_links = len(data) // _MIN_LINK_BYTES + 1
-    table = np.empty((len(blocks.starts), 12), np.int64)
-    ordinals = np.empty(max_links, np.int32)
-    out = np.empty(len(data), np.uint8)
-    images = np.empty((max_links, 3, 2), np.int64)
-    num_pages, num_links, num_bytes = _scan(data, blocks.starts, blocks.ends, use, images, table, ordinals, out)
-    rows = table[:num_pages].tolist()
-    try:
+    def __init__(self, text_sources: Sequence[str], directives: Sequence[str], max_url_chars: int) -> None:
+        """`directives` are the robots directives for whose sake a page is left to Python."""
+        self._sources = [name for name in text_sources if name in _TEXTS]
+        self.columns = LinkColumns(self._sources)
+        """The links that the pass was sure of."""
+        labels = [f"\0{name}\0".encode() for name in self._sources]
+        # Any directive could be written with character references. Long ones are told by their beginnings.
+        words = [word for word in ("&#", *directives) if word] if directives else []
+        self._rules = _Rules(
+            np.array([_TEXTS[name] for name in self._sources], np.int64),
+            np.frombuffer(b"".join(labels), np.uint8),
+            np.cumsum([0, *map(len, labels)]),
+            np.array([word_of(word).letters for word in words], np.uint64),
+            np.array([word_of(word).length for word in words], np.int64),
+            max_url_chars,
+        )
+
+    def scan(self, blocks: Blocks, first: int, max_links: int) -> tuple[int, list[tuple[int, Page | None]]]:
+        """Goes through the records from number `first` until `max_links` links are found, or one more page's.
+
+        Returns the number of the record to go on from, and what is left to judge, by the numbers of its records: pages,
+        and null where a record is for a full parser. Of the links of a page that stand in `columns` none is in its
+        `Page`. There must be room in `columns`.
+        """
+        data = np.frombuffer(blocks.data, np.uint8)
+        max_images = len(data) // MIN_LINK_BYTES + 1
+        images = np.empty((max_images, 3, 2), np.int64)
+        table = np.empty((len(blocks.starts), 12), np.int64)
+        ordinals = np.empty(max_images, np.int32)
+        out = np.empty(2 * len(data), np.uint8)
+        record, num_pages, num_links, num_bytes = _scan(
+            data, blocks.starts, blocks.ends, np.array(blocks.offsets, np.int64), first, max_links, self._rules,
+            self.columns.arrays, images, table, ordinals, out,
+        )  # fmt: skip
         strings = out[:num_bytes].tobytes().decode().split("\0")
-    except UnicodeDecodeError:  # one of the pages has bytes that are not UTF-8
-        return [(row[0], None) for row in rows]
-    return _pages(rows, strings, ordinals[:num_links].tolist(), blocks.data, *use.tolist())
+        rows = table[:num_pages].tolist()
+        return record, _pages(rows, strings, ordinals[:num_links].tolist(), blocks.data, self._sources)
 
 
 def _pages(
-    rows: list[list[int]], strings: list[str], ordinals: list[int], data: bytes, has_alt: bool, has_title: bool
+    rows: list[list[int]], strings: list[str], ordinals: list[int], data: bytes, sources: Sequence[str]
 ) -> list[tuple[int, Page | None]]:
     pages: list[tuple[int, Page | None]] = []
     at = link = 0
-    width = 1 + has_alt + has_title
+    width = 1 + len(sources)
     for record, num_with_text, num_textless, flags, a, b, c, d, e, f, g, h in rows:
         if num_with_text < 0:
             pages.append((record, None))
             continue
         first, end = at + 2, at + 2 + num_with_text * width
         textless, end_link = link + num_with_text, link + num_with_text + num_textless
+        texts = {name: strings[first + 1 + i : end : width] for i, name in enumerate(sources)}
         page = Page(
             target=strings[at],
             base=strings[at + 1],
             directives=(data[a:b] or _NULL, data[c:d] or _NULL) if flags & _MAY_FORBID else None,
             licenses=(data[e:f] or _NULL, data[g:h]) if flags & _MAY_LICENSE else None,
-            has_escapes=flags & _MAY_ESCAPE != 0,
             ordinals=ordinals[link:textless],
             urls=strings[first:end:width],
-            alts=strings[first + 1 : end : width] if has_alt else None,
-            titles=strings[first + width - 1 : end : width] if has_title else None,
+            alts=texts.get("alt"),
+            titles=texts.get("title"),
             textless_ordinals=ordinals[textless:end_link],
             textless_urls=strings[end : end + num_textless],
         )
@@ -91,345 +137,264 @@ def _pages(
     return pages
 
 
-# --- the members that matter ------------------------------------------------------------------
-
-_OTHER = -1
-_ENVELOPE, _WARC, _PAYLOAD, _RESPONSE, _HTML, _HEAD, _TARGET, _BASE, _HEADERS, _METAS, _HEAD_LINKS, _LINKS = range(12)
-_ROOT = 12
-_OBJECTS = 6
-"""Members below this number are objects whose own members matter."""
-_MEMBERS = (
-    (_ROOT, "Envelope", _ENVELOPE),
-    (_ENVELOPE, "WARC-Header-Metadata", _WARC),
-    (_ENVELOPE, "Payload-Metadata", _PAYLOAD),
-    (_PAYLOAD, "HTTP-Response-Metadata", _RESPONSE),
-    (_RESPONSE, "HTML-Metadata", _HTML),
-    (_RESPONSE, "Headers", _HEADERS),
-    (_HTML, "Head", _HEAD),
-    (_HTML, "Links", _LINKS),
-    (_HEAD, "Base", _BASE),
-    (_HEAD, "Metas", _METAS),
-    (_HEAD, "Link", _HEAD_LINKS),
-    (_WARC, "WARC-Target-URI", _TARGET),
-)
-"""(object, name, member): a member's number is also that of the object that it is."""
-_NAMES = np.frombuffer("".join(name for _, name, _ in _MEMBERS).encode(), np.uint8)
-_NAME_ENDS = np.cumsum([len(name) for _, name, _ in _MEMBERS])
-_OBJECT_OF = np.array([inside for inside, _, _ in _MEMBERS])
-_MEMBER_OF = np.array([member for _, _, member in _MEMBERS])
-_PARENT = np.array([next((inside for inside, _, m in _MEMBERS if m == member), _ROOT) for member in range(_OBJECTS)])
-
-
-def _word(text: str) -> np.uint64:
-    return np.uint64(int.from_bytes(text.encode(), "little"))
-
-
-def _lowest(num_bytes: int) -> np.uint64:
-    return np.uint64((1 << 8 * num_bytes) - 1)
-
-
-_PATH, _URL, _ALT, _TITLE, _REL = range(5)
-_PATH_NAME, _URL_NAME, _ALT_NAME, _TITLE_NAME, _REL_NAME = map(_word, ('"path"', '"url"', '"alt"', '"title"', '"rel"'))
-_TEXT_NAME, _ANCHOR_VALUE = _word('"text"'), _word('A@/href"')  # of no interest, but most links have them
-_IMAGE_WORD = _word("IMG@/src")
-_ROBOTS_WORD, _LICENSE_WORD = _word("robots"), _word("license")
-_LOWEST_5, _LOWEST_6, _LOWEST_7 = map(_lowest, (5, 6, 7))
-_LOWER = np.uint64(0x2020202020202020)
-_ONE, _LOWEST_BYTE, _ALL = np.uint64(1), np.uint64(0xFF), np.uint64(0xFFFFFFFFFFFFFFFF)
-
-
-# --- compiled ---------------------------------------------------------------------------------
+# --- pages for Python to judge ----------------------------------------------------------------
 
 
 @numba.njit
-def _member(data, start, length, inside):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: the number of the member named data[start:start+length] of an object, or _OTHER."""
-    for m in range(_OBJECT_OF.shape[0]):
-        first = _NAME_ENDS[m - 1] if m else 0
-        if _OBJECT_OF[m] == inside and _NAME_ENDS[m] - first == length:
-            same = True
-            for k in range(length):
-                if data[start + k] != _NAMES[first + k]:
-                    same = False
-                    break
-            if same:
-                return _MEMBER_OF[m]
-    return _OTHER
-
-
-@numba.njit
-def _holds(data, start, end, word, length, rare):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """bool: whether data[start:end] may hold a word, in any case. `word` has its up to 8 letters in lower case; number
-    `rare` of them is looked for first."""
-    letter = np.uint8(word >> np.uint64(8 * rare) & _LOWEST_BYTE)
-    lowest = _ALL >> np.uint64(64 - 8 * length)
-    for i in range(start, end - length + 1, 64):
-        marks = letter_marks(data, i + rare, letter)
-        while marks != 0:
-            at = i + lowest_bit(marks)
-            if at + length <= end and (load8(data, at) | _LOWER) & lowest == word:
-                return True
-            marks &= marks - _ONE
-    return False
-
-
-@numba.njit
-def _names_robots(data, span):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    return _holds(data, span[0], span[1], _ROBOTS_WORD, 6, 2)
-
-
-@numba.njit
-def _names_license(data, span):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    return _holds(data, span[0], span[1], _LICENSE_WORD, 7, 2)
-
-
-@numba.njit
-def _has_no_pictures(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """bool: whether a record is of no interest, without a look at its JSON: most tell of requests."""
-    if _holds(data, start, end, _IMAGE_WORD | _LOWER, 8, 3):
-        return False
-    while end > start and (data[end - 1] == _RETURN or data[end - 1] == _LINE_FEED):
-        end -= 1
-    return end > start and data[end - 1] == _CLOSE_OBJECT  # else it is cut short
-
-
-@numba.njit
-def _read_link(data, i, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: the index behind the object at `i`, or UNSURE. `link` int64[5, 2] gets the spans of its strings, -1
-    where there are none."""
-    link[:] = UNSURE
-    if data[i] != _OPEN_OBJECT:
-        return UNSURE
-    i = skip_white(data, i + 1)
-    if data[i] == _CLOSE_OBJECT:
-        return i + 1
-    while True:
-        # Common strings with their quotes are told in one comparison: the processor guesses its outcome and goes on,
-        # where it would have to wait for the place of a quote that it has to look for.
-        name = load8(data, i)
-        if name & _LOWEST_6 == _PATH_NAME:
-            which = _PATH
-            i += 6
-        elif name & _LOWEST_5 == _URL_NAME:
-            which = _URL
-            i += 5
-        elif name & _LOWEST_5 == _ALT_NAME:
-            which = _ALT
-            i += 5
-        elif name & _LOWEST_5 == _REL_NAME:
-            which = _REL
-            i += 5
-        elif name & _LOWEST_7 == _TITLE_NAME:
-            which = _TITLE
-            i += 7
-        elif name & _LOWEST_6 == _TEXT_NAME:
-            which = _OTHER
-            i += 6
-        else:
-            which = _OTHER
-            i = plain_string_end(data, i + 1) + 1 if data[i] == _QUOTE else UNSURE
-            if i <= 0:
-                return UNSURE
-        i = skip_white(data, i)
-        if data[i] != _COLON:
-            return UNSURE
-        i = skip_white(data, i + 1)
-        if data[i] == _QUOTE:
-            if load8(data, i + 1) == _ANCHOR_VALUE:
-                end = i + 8
-            else:
-                end = string_end(data, i + 1)
-                if end < 0:
-                    return UNSURE
-            if which >= 0:
-                if link[which, 0] >= 0:
-                    return UNSURE
-                link[which, 0] = i + 1
-                link[which, 1] = end
-            i = end + 1
-        else:
-            i = value_end(data, i) if which < 0 else UNSURE
-            if i < 0:
-                return UNSURE
-        i = skip_white(data, i)
-        if data[i] == _CLOSE_OBJECT:
-            return i + 1
-        if data[i] != _COMMA:
-            return UNSURE
-        i = skip_white(data, i + 1)
-
-
-@numba.njit
-def _read_links(data, i, images, counts, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: the index behind the array at `i`, or UNSURE. Appends the spans of pictures to images int64[M, 3, 2];
-    counts int64[2]: their number, and whether a licence is linked."""
-    if data[i] != _OPEN_ARRAY:
-        return UNSURE
-    i = skip_white(data, i + 1)
-    if data[i] == _CLOSE_ARRAY:
-        return i + 1
-    while True:
-        i = _read_link(data, i, link)
-        if i < 0:
-            return UNSURE
-        path = link[_PATH, 0]
-        if path >= 0 and link[_PATH, 1] - path == 8 and load8(data, path) == _IMAGE_WORD:
-            images[counts[0]] = link[_URL : _TITLE + 1]
-            counts[0] += 1
-        if link[_REL, 0] >= 0 and _names_license(data, link[_REL]):
-            counts[1] = 1
-        i = skip_white(data, i)
-        if data[i] == _CLOSE_ARRAY:
-            return i + 1
-        if data[i] != _COMMA:
-            return UNSURE
-        i = skip_white(data, i + 1)
-
-
-@numba.njit
-def _page_spans(data, i, spans, images, counts, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: the index behind the record's object at `i`, or UNSURE. `spans` int64[12, 2]: of the members, -1 where
-    there are none; of strings without their quotes."""
-    spans[:] = UNSURE
-    counts[:] = 0
-    inside = _ROOT
-    i = skip_white(data, i)
-    if data[i] != _OPEN_OBJECT:
-        return UNSURE
-    i = skip_white(data, i + 1)
-    while True:
-        if data[i] != _QUOTE:
-            return UNSURE
-        end = plain_string_end(data, i + 1)
-        if end < 0:
-            return UNSURE
-        member = _member(data, i + 1, end - i - 1, inside)
-        i = skip_white(data, end + 1)
-        if data[i] != _COLON:
-            return UNSURE
-        i = skip_white(data, i + 1)
-        start = i
-        if member >= 0 and spans[member, 0] >= 0:
-            return UNSURE
-        if 0 <= member < _OBJECTS:
-            if data[i] != _OPEN_OBJECT:
-                return UNSURE
-            spans[member, 0] = i
-            i = skip_white(data, i + 1)
-            if data[i] != _CLOSE_OBJECT:
-                inside = member
-                continue
-            i += 1
-        elif member in (_TARGET, _BASE):
-            i = string_end(data, i + 1) if data[i] == _QUOTE else UNSURE
-            if i < 0:
-                return UNSURE
-            spans[member, 0] = start + 1
-            spans[member, 1] = i
-            i += 1
-        else:
-            i = _read_links(data, i, images, counts, link) if member == _LINKS else value_end(data, i)
-            if i < 0:
-                return UNSURE
-            if member >= 0:
-                spans[member, 0] = start
-                spans[member, 1] = i
-        while True:  # behind a value
-            i = skip_white(data, i)
-            if data[i] == _COMMA:
-                i = skip_white(data, i + 1)
-                break
-            if data[i] != _CLOSE_OBJECT:
-                return UNSURE
-            i += 1
-            if inside == _ROOT:
-                return i
-            inside = _PARENT[inside]
-
-
-@numba.njit
-def _copy(data, span, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+def _copy(data, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind a string (empty where there is none) and a NUL in `out`, or UNSURE."""
-    if span[0] >= 0:
-        n = copy_string(data, span[0], span[1], out, n)
-        if n < 0:
-            return UNSURE
+    if n >= 0 and start >= 0:
+        n = copy_string(data, start, end, out, n)
+    if n < 0:
+        return UNSURE
     out[n] = 0
     return n + 1
 
 
 @numba.njit
-def _copy_texts(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, spans, images, num_images, use, out, n, ordinals, num_links
-):
-    """(int64, int64): `n` behind the page's strings in `out`, and how many links have text; or UNSURE."""
-    n = _copy(data, spans[_TARGET], out, n)
-    if n >= 0:
-        n = _copy(data, spans[_BASE], out, n)
-    num_with_text = 0
-    for wanted in (True, False):
-        for k in range(num_images):
-            has_text = False
-            for text in range(1, 3):
-                has_text |= use[text - 1] and images[k, text, 1] > images[k, text, 0]
-            if n < 0 or has_text != wanted:
-                continue
-            n = _copy(data, images[k, 0], out, n)
-            for text in range(1, 3):
-                if n >= 0 and wanted and use[text - 1]:
-                    n = _copy(data, images[k, text], out, n)
-            ordinals[num_links] = k
-            num_links += 1
-            num_with_text += wanted
-    return n, num_with_text
+def _has_text(images, k, texts):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    for t in range(texts.shape[0]):
+        which = texts[t] - URL
+        if images[k, which, 1] > images[k, which, 0]:
+            return True
+    return False
 
 
 @numba.njit
-def _flags(data, spans, counts, out, first, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+def _copy_link(data, images, k, texts, out, n, starts):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """int64: `n` behind the URL and the texts of a link in `out`, or UNSURE. `starts` gets their places, and `n`."""
+    starts[0] = n
+    n = _copy(data, images[k, 0, 0], images[k, 0, 1], out, n)
+    for t in range(texts.shape[0]):
+        starts[1 + t] = n
+        which = texts[t] - URL
+        n = _copy(data, images[k, which, 0], images[k, which, 1], out, n)
+    starts[1 + texts.shape[0]] = n
+    return n
+
+
+@numba.njit
+def _copy_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    data, spans, images, num_images, texts, out, n, ordinals, num_links, starts
+):
+    """(int64, int64): `n` behind all strings of a page in `out`, and how many links have text; or UNSURE."""
+    n = _copy(data, spans[TARGET, 0], spans[TARGET, 1], out, n)
+    n = _copy(data, spans[BASE, 0], spans[BASE, 1], out, n)
+    num_with_text = 0
+    for k in range(num_images):
+        if _has_text(images, k, texts):
+            n = _copy_link(data, images, k, texts, out, n, starts)
+            ordinals[num_links + num_with_text] = k
+            num_with_text += 1
+    num_links += num_with_text
+    for k in range(num_images):
+        if not _has_text(images, k, texts):
+            n = _copy(data, images[k, 0, 0], images[k, 0, 1], out, n)
+            ordinals[num_links] = k
+            num_links += 1
+    return n, num_with_text
+
+
+# --- links that are sure ----------------------------------------------------------------------
+
+
+@numba.njit
+def _put_text(strings, starts, data, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """(int64, int64): `n` behind the text of a link in `data`, and the number of its source; or UNSURE. `strings` has
+    the texts from starts[1], in the order of their sources."""
+    num_texts = starts.shape[0] - 2
+    for source in range(num_texts):
+        start, end = starts[1 + source], starts[2 + source] - 1
+        if end > start:
+            stop = unescape(data, n, copy_bytes(strings, start, end, data, n))
+            # One of only white space might have to give way to another text.
+            if num_texts == 1 or _is_visible(data, n, stop):
+                return stop, source
+            return UNSURE, UNSURE
+    return UNSURE, UNSURE
+
+
+@numba.njit
+def _is_visible(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    for k in range(start, end):  # noqa: SIM110  # compiled code has no any()
+        if _VISIBLE_FROM <= data[k] <= _VISIBLE_TO:
+            return True
+    return False
+
+
+@numba.njit
+def _add_link(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    strings, starts, base, base_end, root, folder, rules, columns
+):
+    """bool: whether the link was added to `columns`, whose strings are at `starts`, as `_copy_link` wrote them."""
+    link = columns.used[LINKS]
+    url_start, text_start, id_start = columns.url.ends[link], columns.text.ends[link], columns.identity.ends[link]
+    url, text, identity = columns.url.data, columns.text.data, columns.identity.data
+    text_end, source = _put_text(strings, starts, text, text_start)
+    end = starts[-1]  # what is behind it is free
+    raw_end = unescape(strings, end, copy_bytes(strings, starts[0], starts[1] - 1, strings, end))
+    if text_end < 0 or raw_end < 0:
+        return False
+    most = raw_end - end + base_end - base + 1
+    most_id = 3 * most + rules.label_ends[-1] + text_end - text_start
+    if url_start + most > url.shape[0] or id_start + most_id > identity.shape[0]:
+        return False
+    url_end = join(strings, end, raw_end, base, root, folder, url, url_start)
+    if url_end < 0 or url_end - url_start > rules.max_url_chars:
+        return False
+    n = canonical(url, url_start, url_end, identity, id_start)
+    if n < 0:
+        return False
+    columns.canonical_end[link] = n
+    n = copy_bytes(rules.labels, rules.label_ends[source], rules.label_ends[source + 1], identity, n)
+    columns.identity.ends[link + 1] = copy_bytes(text, text_start, text_end, identity, n)
+    columns.url.ends[link + 1] = url_end
+    columns.text.ends[link + 1] = text_end
+    columns.link_source[link] = source
+    columns.used[LINKS] += 1
+    return True
+
+
+@numba.njit
+def _page_url(strings, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """(int64, int64): strings[start:end] without white space and angle brackets around it."""
+    while start < end and _is_around(strings[start]):
+        start += 1
+    while end > start and _is_around(strings[end - 1]):
+        end -= 1
+    return start, end
+
+
+@numba.njit
+def _is_around(character):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    for k in range(_AROUND_PAGE_URL.shape[0]):  # noqa: SIM110  # compiled code has no any()
+        if character == _AROUND_PAGE_URL[k]:
+            return True
+    return False
+
+
+@numba.njit
+def _add_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    data, spans, images, num_images, rules, columns, out, n, ordinals, num_links, starts
+):
+    """(int64, int64): `n` behind the strings in `out` of the page and its links that are not sure, and the number of
+    these; `n` is UNSURE where the record is. The other links are added to `columns`."""
+    page, links, textless = columns.used[PAGES], columns.used[LINKS], columns.used[TEXTLESS]
+    first = n
+    n = _copy(data, spans[TARGET, 0], spans[TARGET, 1], out, n)
+    n = _copy(data, spans[BASE, 0], spans[BASE, 1], out, n)
+    num_unsure = 0
+    if n >= 0:
+        base, base_end = _page_url(out, first, n - 2)
+        if base == base_end:
+            return UNSURE, 0
+        root, folder = base_parts(out, base, base_end)
+        columns.page_url.ends[page + 1] = copy_bytes(
+            out, base, base_end, columns.page_url.data, columns.page_url.ends[page]
+        )
+        columns.used[PAGES] += 1
+    for k in range(num_images):
+        if n < 0:
+            break
+        if _has_text(images, k, rules.texts):
+            end = _copy_link(data, images, k, rules.texts, out, n, starts)
+            if end >= 0 and _add_link(out, starts, base, base_end, root, folder, rules, columns):
+                link = columns.used[LINKS] - 1
+                columns.link_page[link] = page
+                columns.link_ordinal[link] = k
+                continue
+            ordinals[num_links + num_unsure] = k
+            num_unsure += 1
+            n = end
+        else:
+            at = columns.used[TEXTLESS]
+            end = columns.textless_url.ends[at]
+            if images[k, 0, 0] >= 0:
+                end = copy_string(data, images[k, 0, 0], images[k, 0, 1], columns.textless_url.data, end)
+            if end < 0:
+                n = UNSURE
+            columns.textless_url.ends[at + 1] = end
+            columns.textless_page[at] = page
+            columns.textless_ordinal[at] = k
+            columns.used[TEXTLESS] += 1
+    if n < 0:  # as if it had not been
+        columns.used[PAGES], columns.used[LINKS], columns.used[TEXTLESS] = page, links, textless
+    return n, num_unsure
+
+
+# --- the pass ---------------------------------------------------------------------------------
+
+
+@numba.njit
+def _flags(data, spans, links_license, rules):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """int64: why Python has to judge the page."""
     flags = 0
-    for member in (_HEADERS, _METAS):
-        if _names_robots(data, spans[member]):
-            flags |= _MAY_FORBID
-    if counts[1] or _names_license(data, spans[_HEAD_LINKS]):
+    names = forbids = False
+    for member in (HEADERS, METAS):
+        names |= names_robots(data, spans[member, 0], spans[member, 1])
+    if names:
+        for member in (HEADERS, METAS):
+            for k in range(rules.words.shape[0]):
+                word = Word(rules.words[k], rules.word_lengths[k], _FIRST)
+                forbids |= holds_word(data, spans[member, 0], spans[member, 1], word)
+    if forbids:
+        flags |= _MAY_FORBID
+    if links_license or names_license(data, spans[HEAD_LINKS, 0], spans[HEAD_LINKS, 1]):
         flags |= _MAY_LICENSE
-    has_escapes = False
-    for i in range(first, end):  # without a way out, so that many are compared at once
-        has_escapes |= (out[i] == _AMPERSAND) | (out[i] == _RETURN)
-    return flags | _MAY_ESCAPE if has_escapes else flags
+    if spans[BASE, 1] > spans[BASE, 0]:
+        flags |= _HAS_BASE
+    length = spans[TARGET, 1] - spans[TARGET, 0]
+    if length == 0 or length > rules.max_url_chars:
+        flags |= _HAS_ODD_URL
+    return flags
 
 
 @numba.njit(cache=True, nogil=True)
 def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, starts, ends, use, images, pages, ordinals, out
+    data, starts, ends, offsets, first, max_links, rules, columns, images, pages, ordinals, out
 ):
-    spans = np.empty((_ROOT, 2), np.int64)
+    spans = np.empty((NUM_MEMBERS, 2), np.int64)
     link = np.empty((5, 2), np.int64)
     counts = np.empty(2, np.int64)
-    num_pages = num_links = n = 0
-    for record in range(starts.shape[0]):
-        if _has_no_pictures(data, starts[record], ends[record]):
+    strings = np.empty(rules.texts.shape[0] + 2, np.int64)
+    num_pages = num_links = n = found = np.int64(0)  # of Python's 0, functions would be compiled anew
+    record = first
+    while record < starts.shape[0] and found < max_links:
+        this = record
+        record += 1
+        if has_no_pictures(data, starts[this], ends[this]):
             continue
-        i = _page_spans(data, starts[record], spans, images, counts, link)
-        if 0 <= i <= ends[record] <= skip_white(data, i):
-            if counts[0] == 0:
+        i = find_page(data, starts[this], spans, images, counts, link)
+        num_images = counts[0]
+        flags = num_with_text = np.int64(0)
+        end = np.int64(UNSURE)
+        if 0 <= i <= ends[this] <= skip_white(data, i):
+            if num_images == 0:
                 continue
-            end, num_with_text = _copy_texts(data, spans, images, counts[0], use, out, n, ordinals, num_links)
-        else:
-            end, num_with_text = UNSURE, 0
+            found += num_images
+            flags = _flags(data, spans, counts[1], rules)
+            if flags:
+                end, num_with_text = _copy_page(
+                    data, spans, images, num_images, rules.texts, out, n, ordinals, num_links, strings
+                )
+            else:
+                columns.page_record[columns.used[PAGES]] = offsets[this]
+                end, num_with_text = _add_page(
+                    data, spans, images, num_images, rules, columns, out, n, ordinals, num_links, strings
+                )
+                if end >= 0 and num_with_text == 0:
+                    continue
+                num_images = num_with_text  # the rest is done
         page = pages[num_pages]
         num_pages += 1
-        page[:] = 0
-        page[0] = record
-        if end < 0:
-            page[1] = UNSURE
-            continue
-        page[1] = num_with_text
-        page[2] = counts[0] - num_with_text
-        page[3] = _flags(data, spans, counts, out, n, end)
+        page[0] = this
+        page[1] = num_with_text if end >= 0 else UNSURE
+        page[2] = num_images - num_with_text
+        page[3] = flags
         for k in range(4):
-            member = _HEADERS + k
-            page[4 + 2 * k] = max(spans[member, 0], 0)
-            page[5 + 2 * k] = max(spans[member, 1], 0)
-        num_links += counts[0]
-        n = end
-    return num_pages, num_links, n
+            page[4 + 2 * k] = max(spans[HEADERS + k, 0], 0)
+            page[5 + 2 * k] = max(spans[HEADERS + k, 1], 0)
+        if end >= 0:
+            num_links += num_images
+            n = end
+    return record, num_pages, num_links, n
