@@ -26,6 +26,11 @@ class Cluster:
     """A cluster, of its head node to begin with."""
 
     address: str
+    scratch: Path
+
+    def size(self) -> int:
+        """How many nodes are up, or were."""
+        return len(list(self.scratch.glob("session_2*/sockets/raylet*")))
 
     @contextlib.contextmanager
     def node(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -43,9 +48,20 @@ def cluster() -> Iterator[Cluster]:
     scratch = tempfile.mkdtemp(prefix="ow-")  # short: socket paths may not pass 107 bytes
     try:
         with _node("--head", f"--port={port}", f"--temp-dir={scratch}"):
-            yield Cluster(f"127.0.0.1:{port}")
+            yield Cluster(f"127.0.0.1:{port}", Path(scratch))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def runs_tasks(node: subprocess.Popen[bytes]) -> bool:
+    """Whether a worker of the node is at a task of the pipeline."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cmdline").read_bytes().startswith(b"ray::run_task_in") and os.getsid(
+                int(entry.name)
+            ) == node.pid:
+                return True
+    return False
 
 
 def kill(process: subprocess.Popen[Any]) -> None:
