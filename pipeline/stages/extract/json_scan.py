@@ -6,8 +6,6 @@
 Errs on one side only: what is accepted here is JSON (RFC 8259), but not all JSON is accepted. Fractions, literals
 other than true, false and null, and nesting beyond 64 are answered with UNSURE, for a full parser to judge.
 
-While developing: numba keeps compiled callers (`wat_scan.py`, `heads.py`) until their own file changes.
-
 No function checks bounds. Each stops at a control character inside a string and at anything that is no JSON, so 64
 bytes of zeros behind the data are enough.
 """
