@@ -11,6 +11,7 @@ the added URLs to be requested. While an extension is under way, work/before hol
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ CHANGES = pa.schema(
     ]
 )
 """A pair that came into the plan or left it."""
-_MAY_DIFFER = ("sources", "max_sources", "engine")
+_MAY_DIFFER = ("sources", "max_sources", "output", "engine")
 _MEMORY_MB = 1024
 
 
@@ -59,6 +60,11 @@ def extended(config: WitConfig) -> WitConfig:
         raise ConfigError(
             f"--extend: {key} is {now!r}, but {output} was made with {was!r}; an extension keeps the config: "
             "put it back, or run without --extend to build the set anew"
+        )
+    if config.max_sources is not None and config.max_sources < (before.max_sources or math.inf):
+        raise ConfigError(
+            f"--extend: max_sources is {config.max_sources}, but {output} was made with {before.max_sources or 'all'}; "
+            "an extension only adds: put it back or raise it"
         )
     listed = read_json(work_directory(output, "queries") / "done" / "all.json") or {}
     made_with = listed.get("info", {}).get("fingerprint")

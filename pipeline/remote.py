@@ -28,6 +28,7 @@ _PROGRESS_BYTES = 1 << 20
 _CONNECT_S = 30
 _LOW_SPEED_BYTES, _LOW_SPEED_S = 1000, 60
 _WANTED = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}
+_FINAL = {pycurl.E_URL_MALFORMAT, pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_UNSUPPORTED_PROTOCOL}
 _HEALS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -56,8 +57,8 @@ def open_download(url: str, *, tries: int = 8) -> BinaryIO:
 def _download(url: str, file: BinaryIO, tries: int) -> None:
     failures = 0
     validator = ""  # of the file that was begun
+    most = 0  # bytes that were ever here
     while True:
-        begun = file.tell()
         answer = _Answer(file)
         answer.perform(url, validator)
         if answer.is_whole:
@@ -66,9 +67,10 @@ def _download(url: str, file: BinaryIO, tries: int) -> None:
             answer.start_over()  # the file there is shorter than the one that was begun
         elif not answer.may_heal:
             raise _failure(url, answer)
-        if answer.status in _WANTED:
+        if answer.status == HTTPStatus.OK:
             validator = answer.validator
-        failures = 0 if file.tell() - begun >= _PROGRESS_BYTES else failures + 1
+        failures = 0 if file.tell() - most >= _PROGRESS_BYTES else failures + 1
+        most = max(most, file.tell())
         if failures == tries:
             raise _failure(url, answer)
         wait_s = min(max(_FIRST_WAIT_S * 2.0 ** max(failures - 1, 0), answer.asked_wait_s), _LONGEST_WAIT_S)
@@ -82,6 +84,8 @@ class _Answer:
         self._file = file
         self._headers: dict[str, str] = {}
         self._fault: OSError | None = None
+        self._begun = False
+        self._is_final = False
         self.status = 0
         self.error = ""
 
@@ -91,7 +95,7 @@ class _Answer:
 
     @property
     def may_heal(self) -> bool:
-        broke = bool(self.error) and (not self.status or self.status in _WANTED)
+        broke = bool(self.error) and not self._is_final and (not self.status or self.status in _WANTED)
         return broke or self.status in _HEALS or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
@@ -102,8 +106,8 @@ class _Answer:
 
     @property
     def asked_wait_s(self) -> float:
-        asked = self._headers.get("retry-after", "")
-        return float(asked) if asked.isdigit() else 0.0
+        asked = self._headers.get("retry-after", "")[:12]
+        return float(asked) if asked.isascii() and asked.isdigit() else 0.0
 
     def start_over(self) -> None:
         self._file.seek(0)
@@ -126,15 +130,18 @@ class _Answer:
         if begun := self._file.tell():
             curl.setopt(pycurl.RANGE, f"{begun}-")
             if validator:
-                curl.setopt(pycurl.HTTPHEADER, [f"If-Range: {validator}"])
+                curl.setopt(pycurl.HTTPHEADER, [f"If-Range: {validator}".encode("latin-1")])
         try:
             curl.perform()
         except pycurl.error as error:
             self.error = str(error.args[-1]) or f"curl error {error.args[0]}"
+            self._is_final = error.args[0] in _FINAL
         finally:
             curl.close()
         if self._fault is not None:
             raise self._fault
+        if self.is_whole and not self._begun:
+            self.start_over()  # it is empty now
 
     def _read_header(self, line: bytes) -> None:
         text = line.decode("latin-1").strip()
@@ -143,12 +150,20 @@ class _Answer:
         elif text:
             name, _, value = text.partition(":")
             self._headers[name.strip().lower()] = value.strip()
-        elif self.status == HTTPStatus.OK:
-            self.start_over()  # the whole file comes, whatever was asked for
+
+    def _fits(self) -> bool:
+        """Whether the body goes on where the file ends. Asked at its first byte, since a proxy's headers come first."""
+        span = self._headers.get("content-range", "")
+        return self.status == HTTPStatus.PARTIAL_CONTENT and span.startswith(f"bytes {self._file.tell()}-")
 
     def _write(self, data: bytes) -> int:
         if self.status in _WANTED:
             try:
+                if not self._begun and not self._fits():
+                    self.start_over()
+                    if self.status != HTTPStatus.OK:
+                        return 0
+                self._begun = True
                 self._file.write(data)
             except OSError as error:  # no room: curl would only say that writing failed
                 self._fault = error

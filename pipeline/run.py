@@ -30,7 +30,7 @@ from pipeline.steps import retries
 from pipeline.steps.publish import publish
 from pipeline.steps.step import Step
 from pipeline.storage import append_line, check_output, open_output, write_bytes, write_json
-from pipeline.wit import Recipe, WitConfig, recipe, work_directory
+from pipeline.wit import Recipe, WitConfig, recipe, sources_of, work_directory
 
 __all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
 
@@ -57,8 +57,7 @@ class StepState:
     """How far a step is."""
 
     step: str
-    tasks: int | None
-    """None while the steps before it are not done."""
+    tasks: int
     done: int
     rows: int
 
@@ -186,8 +185,9 @@ def _end_retry(output: Path, arrived: Sequence[Done]) -> retries.Retried | None:
 def _begin_extension(config: WitConfig) -> WitConfig:
     """The config with all sources, and the present plan kept aside; the set must be finished, or being extended."""
     whole = extended(config)
-    before = load(WitConfig, Path(config.output) / "config.yaml")
-    if (before.sources, before.max_sources) != (whole.sources, whole.max_sources):
+    made_by = load(WitConfig, Path(config.output) / "config.yaml")
+    before = dataclasses.replace(made_by, output=config.output)  # the directory may have been moved
+    if sources_of(before).keys() != sources_of(whole).keys():
         _, unfinished = inspect(before)
         if unfinished is not None:
             raise ConfigError(

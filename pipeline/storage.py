@@ -35,6 +35,7 @@ __all__ = [
     "append_line",
     "check_output",
     "commit",
+    "is_output",
     "open_output",
     "parquet_writer",
     "read_json",
@@ -193,6 +194,11 @@ def open_output(path: Path) -> Iterator[Path]:
             write_json(path / _MARK, {"layout_version": LAYOUT_VERSION, "made_by": "openwit"})
         sweep(path)
         yield path
+
+
+def is_output(path: Path) -> bool:
+    """Whether a run has taken this directory before."""
+    return (path / _MARK).exists()
 
 
 def check_output(path: Path, *, must_exist: bool = True) -> None:

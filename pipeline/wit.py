@@ -13,7 +13,7 @@ them (`run.py`), or only look (`plan`, `status`). A step's tasks depend on nothi
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -54,11 +54,12 @@ from pipeline.steps.facts import facts_in, settings_of
 from pipeline.steps.image_dedup import ImageDedupConfig
 from pipeline.steps.retries import retries_of
 from pipeline.steps.shards import ShardsConfig
-from pipeline.steps.sources import find_sources
+from pipeline.steps.sources import Stamp, find_sources
 from pipeline.steps.step import Step
 from pipeline.steps.texts import TextsConfig
+from pipeline.storage import is_output
 
-__all__ = ["PAGE", "Entry", "Recipe", "WitConfig", "recipe", "work_directory"]
+__all__ = ["PAGE", "Entry", "Recipe", "WitConfig", "recipe", "sources_of", "work_directory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ class WitConfig:
     """Crawl archives or tables: paths, globs, http(s) or fsspec URLs, or lists of them (*.paths.gz, as Common Crawl
     publishes with each crawl)."""
     max_sources: int | None = None
-    """At most so many of the files that `sources` name, drawn by keyed hash: a larger number adds files and keeps
-    the others. null takes all."""
+    """At most so many files of each of `sources`, drawn by keyed hash: a larger number, or another source, adds files
+    and keeps the others. null takes all."""
     source_format: Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"] = "auto"
     """What the sources are; auto goes by file name. img2dataset: the Parquet files of a directory that img2dataset
     wrote as webdataset; the pictures in its tars are used, see extract.missing_pictures."""
@@ -117,7 +118,7 @@ def recipe(config: WitConfig) -> Recipe:
     def at(step: str) -> Path:
         return work_directory(Path(config.output), step)
 
-    sources = find_sources(config.sources, most=config.max_sources, seed=config.seed)  # a missing one stops here
+    sources = sources_of(config)  # a missing one stops here
     check_authorities(config.fetch)  # so do mistakes in the files that fetching goes by
     block = BlockList(config.fetch.block, config.fetch.block_files)
 
@@ -140,16 +141,7 @@ def recipe(config: WitConfig) -> Recipe:
     )
 
     # Pictures that are stored beside their rows need no request.                         FACTS
-    has_pictures = config.source_format == "img2dataset"
-    stored = yield import_shards.plan(
-        list(sources) if has_pictures else (),
-        (matched if has_pictures else (), at("texts")),
-        config.image,
-        max_bytes=config.fetch.max_bytes,
-        missing=config.extract.missing_pictures,
-    )
-    cut = yield imported.plan_exchange(stored, at("fetch"), config.seed, rows_per_task=config.texts.rows_per_flush)
-    by_order = yield imported.plan(cut, at("import_exchange"))
+    stored = yield from _import(config, list(sources), (matched, at("texts")))
 
     # One row per picture, or per (canonical URL, caption), over the whole set.            MATCHED
     partitions, limits = config.texts.partitions, config.dedup
@@ -189,7 +181,7 @@ def recipe(config: WitConfig) -> Recipe:
     spread = yield schedule.plan(chosen, at("balance"), config.shards.samples_per_shard)  # SELECTED
     planned = schedule.shards_of(spread)
     settings, facts = settings_of(config.fetch, config.image), at("fetch")
-    known = [*facts_in(facts), *imported.facts_of(by_order, settings=settings, seed=seed)]
+    known = [*facts_in(facts), *imported.facts_of(stored, settings=settings, seed=seed)]
     asked = yield requests.plan(
         planned,
         at("schedule"),
@@ -219,6 +211,17 @@ def recipe(config: WitConfig) -> Recipe:
     return (yield shards.plan(kept, at("final_balance"), config.shards, tars=facts))
 
 
+def _import(config: WitConfig, sources: Sequence[str], matched: Place) -> Recipe:
+    """The steps that take pictures from beside their rows, where the sources have them; returns the facts' records."""
+    if config.source_format != "img2dataset":
+        sources, matched = (), ((), matched[1])
+    work = work_directory(Path(config.output), "fetch")
+    most, missing = config.fetch.max_bytes, config.extract.missing_pictures
+    stored = yield import_shards.plan(sources, matched, config.image, max_bytes=most, missing=missing)
+    cut = yield imported.plan_exchange(stored, work, config.seed, rows_per_task=config.texts.rows_per_flush)
+    return (yield imported.plan(cut, work_directory(Path(config.output), "import_exchange")))
+
+
 def _judge(config: WitConfig, survivors: Place) -> Generator[Step, Sequence[Done], Place]:
     """The steps that turn pictures away after they arrived; FETCHED in, FETCHED out."""
 
@@ -240,6 +243,13 @@ def _judge(config: WitConfig, survivors: Place) -> Generator[Step, Sequence[Done
     clusters = ((yield image_dedup.plan_clusters(near, same, same_as)), at("clusters"))
     single = yield image_dedup.plan(survivors, same, clusters, same_as, config.ledger)
     return (single, at("image_dedup")) if single else survivors
+
+
+def sources_of(config: WitConfig) -> Mapping[str, Stamp]:
+    """The files that the config names, with their stamps. Raises InputError for one that is missing."""
+    output = Path(config.output)
+    lists = work_directory(output, "lists") if is_output(output) else None
+    return find_sources(config.sources, most=config.max_sources, seed=config.seed, lists=lists)
 
 
 def work_directory(output: Path, step: str) -> Path:

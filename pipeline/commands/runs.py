@@ -55,7 +55,7 @@ def plan_command(words: Words) -> int:
 
 
 def _todo(state: StepState | None, entry: Entry) -> str:
-    if state is None or state.tasks is None:
+    if state is None:
         return "if asked" if entry.optional else "later"
     if not state.tasks:
         return "off"

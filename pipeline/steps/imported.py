@@ -111,7 +111,7 @@ def _merge(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[st
     partition, partitions = arguments["partition"], arguments["partitions"]
     table = pa.Table.from_batches(read_blocks(arguments["files"], partition), _BLOCK)
     # Of two imports with the same URL the first by name counts as the older.
-    names = sorted(set(table["import"].to_pylist()))
+    names = sorted(pc.unique(table["import"]).to_pylist())
     generation = pc.index_in(table["import"], pa.array(names, pa.string()))
     table = merge_numbered(table.append_column("generation", generation))
     tars = pc.binary_join_element_wise(DIRECTORY, pc.binary_join_element_wise(table["import"], ".tar", ""), "/")

@@ -1,23 +1,26 @@
 """sources: the files that a config names.
 
-paths, globs, URLs, lists of them (*.paths, *.paths.gz) --> each file once, with what tells that it has changed
+paths, globs, URLs --> files, lists of files (*.paths, *.paths.gz) --draw--> each file once, with its stamp
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import gzip
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import xxhash
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, OutputError
 from pipeline.remote import is_web, open_download
 from pipeline.stages.extract.files import open_binary
+from pipeline.storage import write_bytes
 
 __all__ = ["Stamp", "find_sources", "stamp_of"]
 
@@ -25,27 +28,35 @@ Stamp = list[Any]
 """Size and time of change (or ETag); empty where the name alone stands for the content."""
 _LIST_ENDINGS = (".paths", ".paths.gz")
 _LIST_TRIES = 3
+_LOCAL = ("file://", "local://")
 
 
-def find_sources(patterns: Sequence[str], *, most: int | None = None, seed: int = 0) -> Mapping[str, Stamp]:
+def find_sources(
+    patterns: Sequence[str], *, most: int | None = None, seed: int = 0, lists: Path | None = None
+) -> Mapping[str, Stamp]:
     """The files that `patterns` name, sorted, each once.
 
     A pattern is a path, a glob, an http(s) URL, another fsspec URL or glob, or any of these of a list of files, which
-    its ending tells (see `_listed`). Of more than `most` files those with the smallest keyed hash of their names are
-    taken, so that a larger number only adds to them. Files behind http(s) and the URLs of a list are taken to be what
-    they were: crawls do not change, and to ask after 90,000 files takes hours. Raises InputError for a pattern that
-    names nothing, and for a list that cannot be read.
+    its ending tells (see `_listed`). Of a pattern that names more than `most` files those with the smallest keyed hash
+    of their names are taken, so that a larger number, or another pattern, only adds to them. Files behind http(s) and
+    the URLs of a list are taken to be what they were: crawls do not change, and to ask after 90,000 files takes hours.
+    Lists from web servers are kept in the directory `lists`, so that a run that goes on needs no server for them.
+    Raises InputError for a pattern that names nothing, and for a list that cannot be read.
     """
     found: dict[str, Stamp] = {}
     for pattern in patterns:
+        files: dict[str, Stamp] = {}
         for name, stamp in _named(pattern).items():
-            found.update(_listed(name) if name.endswith(_LIST_ENDINGS) else {name: stamp})
-    chosen = sorted(found, key=lambda name: (xxhash.xxh3_64_intdigest(name.encode(), seed), name))[:most]
-    return {name: found[name] for name in sorted(chosen)}
+            files.update(_listed(name, lists) if name.endswith(_LIST_ENDINGS) else {name: stamp})
+        drawn = sorted(files, key=lambda name: (xxhash.xxh3_64_intdigest(name.encode(), seed), name))[:most]
+        found.update((name, files[name]) for name in drawn)
+    return {name: found[name] for name in sorted(found)}
 
 
 def _named(pattern: str) -> Mapping[str, Stamp]:
     if is_web(pattern):
+        if "*" in pattern.partition("?")[0]:
+            raise InputError(f"{pattern}: a web server has no directory to search; name its files, or a list of them")
         return {pattern: []}
     if "://" in pattern:
         try:
@@ -77,27 +88,47 @@ def _remote_stamp(about: Mapping[str, Any]) -> Stamp:
     return [about.get("size"), str(about.get("ETag") or about.get("etag") or about.get("mtime") or "")]
 
 
-def _listed(path: str) -> Mapping[str, Stamp]:
+def _listed(path: str, lists: Path | None) -> Mapping[str, Stamp]:
     """The files of a list, one a line, as Common Crawl's wat.paths.gz has them.
 
     A line is a URL, or a path: from the root of the server or bucket that the list lies on, or, in a list on this
     machine, from the list's directory.
     """
-    # Somebody waits for the answer, so a server that is not there is told of soon.
-    with open_download(path, tries=_LIST_TRIES) if is_web(path) else open_binary(path) as file:
-        data = file.read()
+    data = _read_list(path, lists)
     try:
-        text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8")
+        text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a list of files ({error}); one path or URL a line") from error
-    scheme, is_url, rest = path.rpartition("://")
-    root = os.path.dirname(path)
-    if is_url and scheme != "file":
-        root = f"{scheme}://{rest.lstrip('/').partition('/')[0]}"
-    names = [name if "://" in name else os.path.join(root, name) for name in map(str.strip, text.splitlines()) if name]
-    if not names:
+    lines = list(filter(None, map(str.strip, text.splitlines())))
+    if not lines:
         raise InputError(f"{path}: the list names no file")
+    if bad := next((line for line in lines if line.endswith(_LIST_ENDINGS)), None):
+        raise InputError(f"{path}: names another list, {bad}; put that one into `sources`")
+    scheme, is_url, rest = path.rpartition("://")
+    if not is_url or scheme == "file":
+        names = [line if "://" in line else os.path.join(os.path.dirname(path), line) for line in lines]
+    else:
+        root = f"{scheme}://{rest.lstrip('/').partition('/')[0]}"
+        names = [line if "://" in line else f"{root}/{line.lstrip('/')}" for line in lines]
+        if any(name.startswith(_LOCAL) for name in names):
+            raise InputError(f"{path}: names files of this machine, which a list from elsewhere may not")
     try:
-        return {name: [] if "://" in name else stamp_of(name) for name in names}
+        return {name: [] if "://" in name and not name.startswith(_LOCAL) else stamp_of(name) for name in names}
     except OSError as error:
-        raise InputError(f"{error.filename}: no such source file; correct {path}") from error
+        raise InputError(f"{path}: names a file that is not there ({error})") from error
+
+
+def _read_list(path: str, lists: Path | None) -> bytes:
+    copy = lists / f"{xxhash.xxh3_64_hexdigest(path.encode())}.paths" if lists and is_web(path) else None
+    try:
+        if copy is not None and copy.exists():
+            return copy.read_bytes()
+        # Somebody waits for the answer, so a server that is not there is told of soon.
+        with open_download(path, tries=_LIST_TRIES) if is_web(path) else open_binary(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    if copy is not None:
+        with contextlib.suppress(OutputError):  # it can be asked for again
+            write_bytes(copy, data)
+    return data

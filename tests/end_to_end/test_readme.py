@@ -35,7 +35,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in names:
         source = REPOSITORY / name
         if source.is_dir():
-            shutil.copytree(source, root / name)  # with its compiled kernels: to compile them again takes 20 s
+            # With its compiled kernels, which take 20 s; without what another process is writing.
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.tmp*", "*.tmp.*"))
         else:
             root.mkdir(exist_ok=True)
             shutil.copy2(source, root / name)

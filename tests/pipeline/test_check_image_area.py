@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.stages.check_image import area
@@ -36,7 +38,6 @@ def _weights(length: int, new_length: int) -> npt.NDArray[np.float64]:
     return np.array(shares, np.float64)
 
 
-@settings(deadline=None)  # the first one compiles
 @given(st.data())
 def test_every_pixel_is_the_mean_of_its_area(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
@@ -58,13 +59,31 @@ def test_a_process_that_finds_the_compiled_loops_does_without_numba() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_loops_that_cannot_be_kept_are_compiled_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    expected = area.shrink(pixels, (17, 12))
-    package = tmp_path / "check_image"
-    package.mkdir()
-    shutil.copy(Path(area.__file__).with_name("area_kernel.py"), package)
-    (package / "__pycache__").touch()  # no directory, so nothing can be kept there
-    monkeypatch.setattr(area, "__file__", str(package / "area.py"))
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the module now looks for its loops, and keeps them; there are none yet."""
+    shutil.copy(Path(area.__file__).with_name("area_kernel.py"), tmp_path)
+    monkeypatch.setattr(area, "__file__", str(tmp_path / "area.py"))
     monkeypatch.setattr(area, "_load_shrink", area._load_shrink.__wrapped__)
-    assert (area.shrink(pixels, (17, 12)) == expected).all()
+    return tmp_path / "__pycache__"
+
+
+def test_loops_that_cannot_be_kept_are_compiled_each_time(elsewhere: Path) -> None:
+    expected = area.shrink(PIXELS, (17, 12))
+    shutil.rmtree(elsewhere)
+    elsewhere.touch()  # no directory, so nothing can be kept there
+    assert (area.shrink(PIXELS, (17, 12)) == expected).all()
+
+
+@pytest.mark.parametrize("damage", [lambda code: code[:-1000], lambda code: code[:-1] + b"\1", lambda code: b""])
+def test_damaged_loops_are_compiled_anew(elsewhere: Path, damage: Callable[[bytes], bytes]) -> None:
+    expected = area.shrink(PIXELS, (17, 12))
+    (kept,) = elsewhere.iterdir()
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert (area.shrink(PIXELS, (17, 12)) == expected).all()
+    assert list(elsewhere.iterdir()) == [kept]
+    checksum, code = kept.read_bytes()[:32], kept.read_bytes()[32:]
+    assert hashlib.sha256(code).digest() == checksum, "a whole one stands there again"

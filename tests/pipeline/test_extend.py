@@ -119,10 +119,17 @@ def test_same_extension_again_has_nothing_to_do(extended: Path, make_config: Mak
     assert published_hashes(extended) == before
 
 
-def test_number_of_sources_may_grow(extended: Path, make_config: Make, crawls: tuple[str, str], tmp_path: Path) -> None:
+def test_sources_named_in_another_way_change_nothing(
+    extended: Path, make_config: Make, crawls: tuple[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "set"
+    shutil.copytree(extended, output, symlinks=True)
     (tmp_path / "crawls.paths").write_text("\n".join(crawls))
     sources = ("--sources", f"[{tmp_path}/crawls.paths]", "--max_sources", "2")
-    assert run(make_config(extended, *EXTRA, *sources), extend=True).ran_tasks == 0, "they are the same two"
+    with pytest.raises(ConfigError, match=r"max_sources is 2, but .* was made with all"):
+        run(make_config(output, *EXTRA, *sources), extend=True)
+    assert run(make_config(output, *EXTRA, *sources[:2]), extend=True).ran_tasks == 0
+    assert pq.read_table(output / "work" / "changes" / "all.added.parquet").num_rows, "the last list of changes stays"
 
 
 def test_changed_config_is_refused_and_nothing_changes(

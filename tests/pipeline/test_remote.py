@@ -5,16 +5,16 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.remote import open_download
+from pipeline.remote import _Answer, open_download
 from tests.pipeline.loopback_server import LoopbackServer, Request, answer, in_turn, raw, redirect
 
 BODY = os.urandom(3 << 20)
-ETAG = {"ETag": '"one"'}
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,62 @@ def test_file_that_became_shorter_is_read_anew(server: LoopbackServer) -> None:
     assert read(server) == b"short"
 
 
+def test_another_range_than_was_asked_for_is_not_taken(server: LoopbackServer) -> None:
+    span = {"Content-Range": f"bytes 0-{len(BODY) - 1}/{len(BODY)}"}
+    server.routes = {"/a": in_turn(broken_after(1 << 20), answer(206, BODY, span), answer(200, BODY))}
+    assert read(server) == BODY
+    assert len(server.requests) == 3
+
+
+def test_file_is_told_by_its_first_answer(server: LoopbackServer) -> None:
+    async def less(request: Request, writer: asyncio.StreamWriter) -> None:
+        span = f"Content-Range: bytes {1 << 20}-{len(BODY) - 1}/{len(BODY)}"
+        head = f"HTTP/1.1 206 Partial\r\nContent-Length: {len(BODY) - (1 << 20)}\r\n{span}\r\n\r\n"
+        writer.write(head.encode() + BODY[1 << 20 : 2 << 20])
+        await writer.drain()
+        writer.close()
+
+    server.routes = {"/a": in_turn(broken_after(1 << 20), less, the_rest)}
+    assert read(server) == BODY
+    assert [request.headers.get("if-range") for request in server.requests] == [None, '"one"', '"one"']
+
+
+def test_headers_of_a_proxy_are_not_the_file_s(server: LoopbackServer) -> None:
+    with TemporaryFile() as file:
+        file.write(b"begun")
+        tunnelled = _Answer(file)
+        for line in (
+            b"HTTP/1.1 200 Connection established",
+            b"",
+            b"HTTP/1.1 206 Partial",
+            b"Content-Range: bytes 5-9/10",
+        ):
+            tunnelled._read_header(line + b"\r\n")
+        tunnelled._read_header(b"\r\n")
+        tunnelled._write(b" file")
+        file.seek(0)
+        assert file.read() == b"begun file"
+
+
+def test_server_that_never_gets_to_the_end_is_given_up(server: LoopbackServer) -> None:
+    too_long = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY) + 10}\r\n\r\n".encode()
+
+    async def route(request: Request, writer: asyncio.StreamWriter) -> None:
+        await (answer(416) if "range" in request.headers else raw(too_long + BODY))(request, writer)
+
+    server.routes = {"/a": route}
+    with pytest.raises(InputError, match="run again later"):
+        read(server)
+    assert len(server.requests) < 20
+
+
+@pytest.mark.parametrize("header", ["Retry-After: \xb2", 'ETag: "\xe9"'])
+def test_odd_bytes_in_headers_do_no_harm(server: LoopbackServer, header: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\n{header}\r\n\r\n".encode("latin-1")
+    server.routes = {"/a": in_turn(raw(head + BODY[: 1 << 20]), the_rest)}
+    assert read(server) == BODY
+
+
 def test_refused_load_is_waited_out(server: LoopbackServer, waits: list[float]) -> None:
     slow_down = answer(503, b"<Code>SlowDown</Code>")
     server.routes = {"/a": in_turn(slow_down, answer(429, headers={"Retry-After": "7"}), slow_down, answer(200, BODY))}
@@ -91,6 +147,13 @@ def test_what_no_time_heals_is_not_tried_again(server: LoopbackServer, status: i
     with pytest.raises(InputError, match=told):
         read(server)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["http://", "https://[::1/a"])
+def test_mistaken_url_is_told_at_once(url: str, waits: list[float]) -> None:
+    with pytest.raises(InputError, match="check the URL"):
+        open_download(url)
+    assert not waits
 
 
 def test_nobody_there(waits: list[float]) -> None:

@@ -49,6 +49,41 @@ def test_list_on_a_server_counts_from_its_root() -> None:
         assert len(server.requests) == 1, "the files themselves are not asked after"
 
 
+def test_list_is_kept_where_a_data_set_is_made(tmp_path: Path) -> None:
+    with LoopbackServer({"/wat.paths": answer(200, b"a.wat.gz\n")}) as server:
+        url = server.url("/wat.paths")
+        first = find_sources([url], lists=tmp_path / "lists")
+    assert find_sources([url], lists=tmp_path / "lists") == first, "without the server"
+
+
+def test_list_from_elsewhere_names_no_files_of_this_machine(tmp_path: Path) -> None:
+    with LoopbackServer(
+        {"/a.paths": answer(200, b"/etc/passwd\n"), "/b.paths": answer(200, b"file:///etc/passwd\n")}
+    ) as server:
+        assert list(find_sources([server.url("/a.paths")])) == [server.url("/etc/passwd")]
+        with pytest.raises(InputError, match="files of this machine"):
+            find_sources([server.url("/b.paths")])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"), [("https://a.example/*.wat.gz", "no directory to search"), ("{}/outer.paths", "another list")]
+)
+def test_what_a_list_or_a_web_server_cannot_do_is_told(tmp_path: Path, pattern: str, told: str) -> None:
+    (tmp_path / "outer.paths").write_text("inner.paths\n")
+    with pytest.raises(InputError, match=told):
+        find_sources([pattern.format(tmp_path)])
+
+
+def test_another_pattern_only_adds(tmp_path: Path) -> None:
+    for crawl in "ab":
+        names = (f"https://{crawl}.example/{number}.wat.gz\n" for number in range(50))
+        (tmp_path / f"{crawl}.paths").write_text("".join(names))
+    one, both = (find_sources([f"{tmp_path}/{crawl}.paths" for crawl in crawls], most=5) for crawls in ("a", "ab"))
+    assert len(one) == 5
+    assert len(both) == 10
+    assert set(one) < set(both)
+
+
 def test_archives_of_a_list_are_read_as_those_on_this_machine(tmp_path: Path) -> None:
     record = warc_record(wat_block([{"url": "/1.jpg", "alt": "a"}, {"url": "/2.jpg", "alt": "b"}]))
     (tmp_path / "a.warc.wat.gz").write_bytes(b"".join(members([record])))
@@ -78,7 +113,7 @@ def test_list_on_this_machine_counts_from_its_directory(tmp_path: Path) -> None:
 
 def test_file_that_a_list_names_in_vain_is_told(tmp_path: Path) -> None:
     (tmp_path / "few.paths").write_text("gone.wat.gz\n")
-    with pytest.raises(InputError, match=r"gone.wat.gz: no such source file; correct .*few.paths"):
+    with pytest.raises(InputError, match=r"few\.paths: names a file that is not there .*gone\.wat\.gz"):
         find_sources([str(tmp_path / "few.paths")])
 
 

@@ -16,8 +16,9 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import os
+import secrets
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from llvmlite import binding
 __all__ = ["prepare", "shrink"]
 
 _NAME = "shrink"
+_CHECKSUM = 32  # bytes in front of the code
 _C_TYPE = ctypes.CFUNCTYPE(None, *(ctypes.c_void_p,) * 7, *(ctypes.c_uint64,) * 5)
 _engines: list[binding.ExecutionEngine] = []  # they own the memory that the code lies in
 
@@ -78,17 +80,23 @@ def _load_shrink() -> Callable[..., None]:
 def _object_code() -> bytes:
     """From its file; compiled and kept for the next process where there is none, or compiled only where none may be."""
     source = Path(__file__).with_name("area_kernel.py")
-    processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), compiler.encode(), processor.encode()])).hexdigest()
+    machine = (binding.get_default_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
+    parts = (source.read_text(), compiler, version("numba"), *machine)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     path = source.with_name("__pycache__") / f"{source.stem}.{key[:16]}.o"
     with contextlib.suppress(OSError):
-        return path.read_bytes()
+        kept = path.read_bytes()
+        if hashlib.sha256(kept[_CHECKSUM:]).digest() == kept[:_CHECKSUM]:  # a damaged one would crash the process
+            return kept[_CHECKSUM:]
     from pipeline.stages.check_image.area_kernel import compile_shrink  # not above: it brings numba
 
     code = compile_shrink(_NAME)
-    with contextlib.suppress(OSError):
+    unfinished = path.with_name(f"{path.name}.tmp-{secrets.token_hex(6)}")
+    try:
         path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-        unfinished.write_bytes(code)
+        unfinished.write_bytes(hashlib.sha256(code).digest() + code)
         unfinished.replace(path)
+    except OSError:  # no room, or not ours to write
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
     return code
