@@ -51,7 +51,7 @@ def make_config(sample_web: Path, query_list: Path) -> Callable[..., WitConfig]:
     text = text.replace("data/sample_web", str(sample_web)).replace(":8766", f":{port}")
     path = sample_web.parent / "shards.yaml"
     path.write_text(text)
-    small = ["--balance.max_pairs_per_query", "40", "--shards.samples_per_shard", "60"]
+    small = ["--balance.max_pairs_per_query", "40", "--shards.samples_per_shard", "150"]
 
     def make(output: Path, *overrides: str) -> WitConfig:
         return load(WitConfig, path, ["--output", str(output), *small, *overrides])
