@@ -246,6 +246,8 @@ def main() -> None:
         folder = Path(temporary)
         (folder / "pictures").mkdir()
         pictures = make_pictures(arguments.pictures, 150)
+        if not pictures:
+            parser.error(f"--pictures {arguments.pictures}: no picture below this directory")
         for i, body in enumerate(pictures):
             (folder / "pictures" / f"{i:05d}.jpg").write_bytes(body)
         # The system's authorities and the server's: a file of one certificate would load faster than users' do.
