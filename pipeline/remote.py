@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 
 import pycurl
 
+from pipeline.answers import can_heal, seconds_of_retry_after
 from pipeline.errors import InputError
 
 __all__ = ["is_web", "open_download"]
@@ -29,7 +30,6 @@ _CONNECT_S = 30
 _LOW_SPEED_BYTES, _LOW_SPEED_S = 1000, 60
 _WANTED = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}
 _FINAL = {pycurl.E_URL_MALFORMAT, pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_UNSUPPORTED_PROTOCOL}
-_HEALS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 def is_web(path: str) -> bool:
@@ -40,9 +40,9 @@ def is_web(path: str) -> bool:
 def open_download(url: str, *, tries: int = 8) -> BinaryIO:
     """The whole file behind an http(s) URL, in a temporary file (in TMPDIR) that goes when it is closed; at its start.
 
-    Broken connections, 408, 425, 429 and 5xx are tried again, after waits that double up to a minute, or as long as
-    the server asks for within that; `tries` in a row that bring less than 1 MiB are the end. Raises InputError, and
-    OSError where there is no room.
+    Broken connections and answers that can heal (`answers.py`) are tried again, after waits that double up to a minute,
+    or as long as the server asks for within that; `tries` in a row that bring less than 1 MiB are the end. Raises
+    InputError, and OSError where there is no room.
     """
     file = cast(BinaryIO, tempfile.TemporaryFile(prefix="openwit-"))  # noqa: SIM115 - the caller closes it
     try:
@@ -96,7 +96,7 @@ class _Answer:
     @property
     def may_heal(self) -> bool:
         broke = bool(self.error) and not self._is_final and (not self.status or self.status in _WANTED)
-        return broke or self.status in _HEALS or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return broke or can_heal(self.status)
 
     @property
     def validator(self) -> str:
@@ -106,8 +106,7 @@ class _Answer:
 
     @property
     def asked_wait_s(self) -> float:
-        asked = self._headers.get("retry-after", "")[:12]
-        return float(asked) if asked.isascii() and asked.isdigit() else 0.0
+        return seconds_of_retry_after(self._headers.get("retry-after", ""))
 
     def start_over(self) -> None:
         self._file.seek(0)

@@ -24,7 +24,7 @@ from pipeline.identity import first_64_bits
 from pipeline.schema import MATCHED
 from pipeline.steps.step import Step, key_of, load_vector, save_vector
 
-__all__ = ["VERSION", "ExchangeWriter", "groups_of", "partition_of", "plan", "read_blocks"]
+__all__ = ["VERSION", "ExchangeWriter", "first_of", "groups_of", "partition_of", "plan", "read_blocks"]
 
 VERSION = "exchange-1"
 _BATCH_ROWS = 65_536
@@ -70,6 +70,11 @@ def partition_of(ids: pa.Array, partitions: int) -> npt.NDArray[np.int64]:
         data = ids.cast(pa.binary(16)).buffers()[1]
         first = first_64_bits(bytes(memoryview(data))[16 * ids.offset : 16 * (ids.offset + len(ids))])
     return (((first >> np.uint64(32)) * np.uint64(partitions)) >> np.uint64(32)).astype(np.int64)
+
+
+def first_of(partition: int, partitions: int) -> int:
+    """The least uint64 that `partition_of` puts into a partition."""
+    return -(-(partition << 32) // partitions) << 32
 
 
 class ExchangeWriter:

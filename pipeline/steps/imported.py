@@ -22,7 +22,7 @@ from pipeline.engine import Done, Task
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.schema import FACTS
 from pipeline.stages.fetch.retry import merge_numbered
-from pipeline.steps.exchange import ExchangeWriter, groups_of, read_blocks
+from pipeline.steps.exchange import ExchangeWriter, first_of, groups_of, read_blocks
 from pipeline.steps.facts import STORED, FactFile
 from pipeline.steps.import_shards import DIRECTORY
 from pipeline.steps.step import Step, key_of
@@ -118,9 +118,4 @@ def _merge(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[st
     own = pc.if_else(pc.equal(table["status"], "success"), tars, pa.scalar(None, pa.string()))
     table = table.append_column("staging_tar", own).sort_by([("order", "ascending"), ("url_id", "ascending")])
     rows = write_parquet(path, table, IMPORTED)
-    return {"rows": rows, "first": _first(partition, partitions), "last": _first(partition + 1, partitions) - 1}
-
-
-def _first(partition: int, partitions: int) -> int:
-    """The first `order` of a partition, of those that `partition_of` makes."""
-    return -(-(partition << 32) // partitions) << 32
+    return {"rows": rows, "first": first_of(partition, partitions), "last": first_of(partition + 1, partitions) - 1}

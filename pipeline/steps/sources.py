@@ -1,6 +1,8 @@
 """sources: the files that a config names.
 
-paths, globs, URLs --> files, lists of files (*.paths, *.paths.gz) --draw--> each file once, with its stamp
+    paths, globs, URLs --> files, lists of files (*.paths, *.paths.gz) --draw--> each file once, with its stamp
+
+The steps that read a file go by its stamp: they run again when it is another.
 """
 
 from __future__ import annotations
@@ -48,9 +50,13 @@ def find_sources(
         files: dict[str, Stamp] = {}
         for name, stamp in _named(pattern).items():
             files.update(_listed(name, lists) if name.endswith(_LIST_ENDINGS) else {name: stamp})
-        drawn = sorted(files, key=lambda name: (xxhash.xxh3_64_intdigest(name.encode(), seed), name))[:most]
+        drawn = files if most is None else sorted(files, key=lambda name: (_draw(name, seed), name))[:most]
         found.update((name, files[name]) for name in drawn)
     return {name: found[name] for name in sorted(found)}
+
+
+def _draw(name: str, seed: int) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode(), seed)
 
 
 def _named(pattern: str) -> Mapping[str, Stamp]:

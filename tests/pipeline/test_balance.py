@@ -101,7 +101,7 @@ pairs_strategy = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pairs_strategy, st.integers(1, 12), st.integers(0, 3), st.sampled_from(["quota", "coordinated"]), st.integers(1, 4)
 )
@@ -204,7 +204,7 @@ def test_t_below_one_is_a_config_error() -> None:
         BalanceConfig(max_pairs_per_query=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs_strategy, st.integers(1, 6), st.integers(1, 6), st.integers(0, 3), st.sampled_from(["quota", "metaclip"]))
 def test_larger_t_selects_what_a_smaller_one_does(pairs: list[Pair], t: int, more: int, seed: int, mode: str) -> None:
     small = _select(pairs, 6, BalanceConfig(mode=mode, max_pairs_per_query=t), seed)  # type: ignore[arg-type]  # valid
@@ -212,7 +212,7 @@ def test_larger_t_selects_what_a_smaller_one_does(pairs: list[Pair], t: int, mor
     assert all(set(ids) <= set(large[uid]) for uid, ids in small.items())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pairs_strategy, pairs_strategy, st.integers(1, 5))
 def test_selection_of_a_union_comes_from_the_selections_of_its_parts(
     first: list[Pair], second: list[Pair], t: int
@@ -278,7 +278,7 @@ def test_baseline_is_a_uniform_sample_of_exactly_that_size() -> None:
     assert all(chosen[uid] == ids for uid, ids in pairs if uid in chosen)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.floats(0.01, 0.99))
 def test_tail_share_gives_the_smallest_t_whose_tail_holds_it(counts: list[int], share: float) -> None:
     config = BalanceConfig(tail_share=share)

@@ -326,7 +326,7 @@ def test_any_bytes_get_an_answer(tail: bytes, magic: bytes) -> None:
     rejected(magic + tail)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP"]))
 def test_damaged_pictures_get_an_answer(data: st.DataObject, form: str) -> None:
     body = bytearray(encode(scene(40, 30), form))

@@ -34,7 +34,7 @@ def brute_force(left: np.ndarray, right: np.ndarray, distance: int) -> Pair:
     }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.integers(0, 5), st.integers(0, 9), st.integers(0, 12))
 def test_pairs_equal_brute_force(seed: int, centres: int, copies: int, flips: int, distance: int) -> None:
     hashes = some_hashes(seed, centres, copies, flips)
@@ -55,7 +55,7 @@ def test_long_runs_are_cut_again_and_nothing_is_missed(monkeypatch: pytest.Monke
     assert set(found) == expected
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.integers(0, 12))
 def test_matches_equal_brute_force(seed: int, distance: int) -> None:
     left, right = some_hashes(seed, 12, 3, 6), some_hashes(seed, 9, 4, 8)
@@ -100,7 +100,7 @@ def greedy(pairs: Pair, rank: list[int]) -> list[int]:
     return kept_by
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 12).flatmap(lambda n: st.tuples(
     st.sets(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).filter(lambda p: p[0] < p[1])),
     st.permutations(range(n)),

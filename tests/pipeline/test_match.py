@@ -169,7 +169,7 @@ query_strategy = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(query_strategy, max_size=12),
     st.lists(text_strategy, max_size=8),
@@ -180,14 +180,14 @@ def test_words_rule_equals_the_naive_one(queries: list[str], texts: list[str], c
     assert found_by(matcher, texts) == [naive_words_match(queries, text, case) for text in texts]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(query_strategy, max_size=12), st.lists(text_strategy, max_size=8))
 def test_metaclip_rule_equals_the_published_one(queries: list[str], texts: list[str]) -> None:
     matcher = Matcher.build(query_list_of(queries), METACLIP)
     assert found_by(matcher, texts) == [naive_metaclip_match(queries, text) for text in texts]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(query_strategy, max_size=12), st.lists(text_strategy, max_size=6), st.sampled_from([0, 1, 7, 0xFF << 40])
 )
@@ -198,7 +198,7 @@ def test_a_weak_hash_changes_no_match(queries: list[str], texts: list[str], mask
         assert found_by(weak, texts) == found_by(Matcher.build(query_list, config), texts)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text_strategy)
 def test_words_are_the_naive_words(text: str) -> None:
     assert words(text) == naive_words(text)
@@ -207,7 +207,7 @@ def test_words_are_the_naive_words(text: str) -> None:
     assert fold_case(text) == naive_fold(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(query_strategy)
 def test_a_query_matches_itself_exactly_when_it_can_match(query: str) -> None:
     for config in (MatchConfig(), MatchConfig(case="fold"), MatchConfig(case="exact")):
@@ -216,7 +216,7 @@ def test_a_query_matches_itself_exactly_when_it_can_match(query: str) -> None:
         ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(query_strategy, query_strategy, text_strategy)
 def test_queries_of_one_normal_form_match_the_same_texts(first: str, second: str, text: str) -> None:
     for config in (MatchConfig(), MatchConfig(case="fold"), METACLIP):
@@ -225,7 +225,7 @@ def test_queries_of_one_normal_form_match_the_same_texts(first: str, second: str
             assert found_by(matcher, [text]) in ([[]], [[0, 1]])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(query_strategy, max_size=10),
     st.lists(st.tuples(st.integers(40, 140), text_strategy), min_size=1, max_size=5),

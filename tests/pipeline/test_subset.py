@@ -87,7 +87,7 @@ def test_subset_is_the_same_twice_and_from_a_subset(made: tuple[Path, Rows], tmp
     assert _files(tmp_path / "a") == _files(tmp_path / "b") == _files(tmp_path / "c")
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(picks=st.sets(st.integers(0, 90), min_size=1), per_shard=st.integers(1, 60))
 def test_any_uids_in_any_shard_size(
     made: tuple[Path, Rows], tmp_path_factory: pytest.TempPathFactory, picks: set[int], per_shard: int

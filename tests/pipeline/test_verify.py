@@ -78,7 +78,7 @@ def test_whole_set_has_no_damage(whole: Path, capsys: pytest.CaptureFixture[str]
     assert "all whole" in capsys.readouterr().out
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), name=st.sampled_from(["00001.tar", "00002.parquet"])
 )
@@ -96,7 +96,7 @@ def test_any_flipped_bit_is_found(whole: Path, place: float, bit: int, name: str
         path.write_bytes(data)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_flipped_bit_is_found_without_the_hash_except_inside_a_picture_or_padding(
     whole: Path, place: float, bit: int

@@ -37,7 +37,7 @@ def counts_of(**counts: int) -> pa.Table:
 # --- the dump -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_ranges_together_give_every_page_once(tmp_path: Path, data: st.DataObject) -> None:
     size = len((HEAD + "".join(PAGES_XML)).encode())
@@ -150,7 +150,7 @@ MARK_UP = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(MARK_UP), max_size=25).map("".join))
 def test_prose_is_that_of_the_parsers_tree(wikitext: str) -> None:
     namespaces = {"file", "image", "category", "media"}
@@ -177,7 +177,7 @@ def test_neighbours_are_parted_by_white_space_of_one_line_only() -> None:
 # --- counting -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=20), max_size=6),
     st.integers(1, 5),

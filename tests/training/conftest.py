@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from tests.ray_nodes import kill
 from tests.training.tiny_shards import CLASSES, make_evaluation, make_shards
 from training.index import SampleIndex, write_index
-
-# No test asserts a time, and a busy machine is no failure.
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 TINY_VIT = {
     "embed_dim": 16,

@@ -36,7 +36,7 @@ def test_shares_of_a_block_add_up_and_follow_the_weights(weights: list[float]) -
     assert all(abs(share - wanted) <= len(weights) for share, wanted in zip(shares, exact, strict=True))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(300, 900), st.integers(300, 900), st.floats(0.2, 5), st.integers(0, 2**30))
 def test_every_data_set_keeps_its_weight_and_its_epochs(first: int, second: int, weight: float, seed: int) -> None:
     stream = Stream(segments=(Segment(sizes=(first, second)),), seed=seed, global_batch_size=8, weights=(weight, 1.0))

@@ -1,8 +1,10 @@
 """The rows of one source, collected to batches.
 
-add_page, add_row, reject_... --> lists ----.
-                                            >-- take --> Outcome
-the compiled pass (WAT) ------> columns ----'
+    add_page, add_row, reject_... --> lists ----.
+                                                >-- take --> Outcome
+    the compiled pass (WAT) ------> columns ----'
+
+A batch is taken when it holds about `batch_rows` links, or the records that it comes from fill 256 MiB.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Image links as columns that compiled code fills: strings end to end, ready to become Arrow arrays.
 
-has_room or make_room --> compiled code appends rows to `arrays` --> candidates, textless --> clear
+    has_room or make_room --> compiled code appends rows to `arrays` --> candidates, textless --> clear
+
+A column's strings are never Python's: their bytes are Arrow's as they stand.
 """
 
 from __future__ import annotations

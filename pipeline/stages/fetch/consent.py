@@ -10,9 +10,10 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Collection, Sequence
-from email.utils import parsedate_to_datetime
 
-__all__ = ["forbidding_directive", "parse_http_date", "reserves_tdm"]
+from pipeline.answers import parse_http_date
+
+__all__ = ["forbidding_directive", "reserves_tdm"]
 
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _AGENT = re.compile(r"\s*([A-Za-z0-9_-]+|\*)\s*:(.*)\Z", re.DOTALL)
@@ -60,16 +61,3 @@ def reserves_tdm(value: str) -> bool:
     Of several values, as repeated headers give them, one that reserves is enough.
     """
     return any(each.strip() == "1" for each in value.split(","))
-
-
-def parse_http_date(text: str) -> datetime.datetime | None:
-    """An aware date from RFC 822, RFC 850 or ISO 8601 text (UTC where no zone is given), or None."""
-    text = text.strip()
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        try:
-            date = datetime.datetime.fromisoformat(text)
-        except ValueError:
-            return None
-    return date if date.tzinfo is not None else date.replace(tzinfo=datetime.UTC)

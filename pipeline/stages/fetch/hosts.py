@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable
 
+from pipeline.answers import seconds_of_retry_after
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.consent import parse_http_date
 from pipeline.stages.fetch.transfer import Answer
 
 __all__ = ["Hosts"]
@@ -53,7 +52,7 @@ class Hosts:
         one more than `retries` + 1 in a row: such a host is left alone for the rest of the shard, which it would hold
         up.
         """
-        asked_s = _seconds_of(answer.retry_after) if answer.retry_after else 0.0
+        asked_s = seconds_of_retry_after(answer.retry_after) if answer.retry_after else 0.0
         if not asked_s:
             return 0.0
         too_long = asked_s > self._config.max_retry_after_s
@@ -69,12 +68,3 @@ class Hosts:
         self._waits[host] = count, max(until_s, now + asked_s)
         self._hold(host, now + asked_s)
         return asked_s
-
-
-def _seconds_of(retry_after: str) -> float:
-    """What a Retry-After header asks for: a number, or a date; 0 if it is neither."""
-    digits = retry_after.strip()[:12]
-    if digits.isascii() and digits.isdigit():
-        return float(digits)
-    date = parse_http_date(retry_after)
-    return 0.0 if date is None else max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())

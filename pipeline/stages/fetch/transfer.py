@@ -13,6 +13,7 @@ from typing import Any
 import pycurl
 
 from configs.load import ConfigError
+from pipeline.answers import can_heal
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
@@ -21,8 +22,6 @@ from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
 __all__ = ["Answer", "Transfer", "check_authorities"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_HEALING_STATUS = frozenset({408, 425, 429})
-_PERMANENT_5XX = frozenset({501, 505})  # not implemented, HTTP version: the same tomorrow
 _DISCARD_BYTES = 64 * 1024
 """An error page up to this size is read to its end, so that its connection can be used again."""
 
@@ -136,9 +135,7 @@ class Transfer:
         retry_after = None
         if reason is None and not (200 <= self._status < 300 and self._status != 206):
             reason = f"http_{self._status:03d}"
-            heals = self._status in _HEALING_STATUS or (
-                500 <= self._status < 600 and self._status not in _PERMANENT_5XX
-            )
+            heals = can_heal(self._status)
             retry_after = self._headers.get("retry-after")
         if reason is None and not self._body:
             reason = "empty_body"
