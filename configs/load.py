@@ -61,8 +61,11 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
             raise ConfigError(
                 f"{path}: cannot read the config ({error.strerror}); give the path of a YAML file"
             ) from error
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{path}: line {line} is not UTF-8; save the file in that encoding") from error
         try:
-            loaded = yaml.load(text, _StrictLoader)
+            loaded = _load_yaml(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
         if loaded is None:
@@ -89,9 +92,9 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[str, Any]]:
                 raise ConfigError(f"--{name} needs a value: --{name} VALUE")
             raw = rest.pop(0)
         try:
-            value = yaml.load(raw, _StrictLoader)
+            value = _load_yaml(raw)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--{name}: cannot read the value {raw!r}: {_one_line(error)}") from error
+            raise ConfigError(f"--{name}: cannot read the value {_shown(raw)}: {_one_line(error)}") from error
         pairs.append((name.replace("-", "_"), value))
     return pairs
 
@@ -137,13 +140,52 @@ def describe(cls: type[Any]) -> str:
 # --- building ---------------------------------------------------------------------------------
 
 
+_MAX_DEPTH = 50
+"""Sections and lists inside one another. PyYAML goes into each by a call of its own, and Python ends at a thousand."""
+_MAX_NODES = 100_000
+"""Values of a config, those that an alias repeats counted each time: nine lines of aliases can stand for 10^9."""
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice and reads 1e-3 as a number."""
+    """SafeLoader that refuses a key given twice, reads 1e-3 as a number, and takes no more than a config can mean."""
+
+
+def _load_yaml(text: str) -> Any:
+    """What `text` says. Raises yaml.YAMLError for what is not YAML, and for more than a config holds."""
+    depth = 0
+    for event in yaml.parse(text, _StrictLoader):  # does not call itself, whatever the depth
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(None, None, f"more than {_MAX_DEPTH} levels deep", event.start_mark)
+    _count_nodes(yaml.compose(text, _StrictLoader), {})
+    try:
+        return yaml.load(text, _StrictLoader)
+    except (ValueError, OverflowError) as error:  # 2026-99-99 looks like a date
+        raise yaml.YAMLError(str(error)) from error
+
+
+def _count_nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Nodes in and under `node`, aliases followed. `known`: the counts of those that were seen; 0 inside the node."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if (count := known.get(id(node))) is not None:
+        if not count:
+            raise yaml.MarkedYAMLError(None, None, "an alias stands inside what it stands for", node.start_mark)
+        return count
+    known[id(node)] = 0
+    parts = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+    count = 1 + sum(_count_nodes(part, known) for part in parts)
+    if count > _MAX_NODES:
+        raise yaml.MarkedYAMLError(None, None, f"more than {_MAX_NODES:,} values, aliases followed", node.start_mark)
+    known[id(node)] = count
+    return count
 
 
 def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key is a list or a section", key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
@@ -167,7 +209,7 @@ def _build(kind: Any, value: Any, *, path: str, where: str) -> Any:
             return value
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{where}: {path}: {value!r} is not one of {_join(choices)}{hint}")
+        raise ConfigError(f"{where}: {path}: {_shown(value)} is not one of {_join(choices)}{hint}")
     if origin is tuple:
         return _build_tuple(kind, value, path=path, where=where)
     if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, Any]):
@@ -261,7 +303,7 @@ def _build_scalar(kind: Any, value: Any, *, path: str, where: str) -> Any:
 
 
 def _wrong(path: str, where: str, expected: str, value: Any) -> ConfigError:
-    return ConfigError(f"{where}: {path}: expected {expected}, got {value!r}")
+    return ConfigError(f"{where}: {path}: expected {expected}, got {_shown(value)}")
 
 
 def _set_dotted(mapping: dict[str, Any], dotted: str, value: Any) -> None:
@@ -351,6 +393,11 @@ def _kind_name(kind: Any) -> str:
 
 def _join(names: Any) -> str:
     return ", ".join(str(name) for name in names)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _one_line(error: Exception) -> str:

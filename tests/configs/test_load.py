@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -78,6 +79,50 @@ def test_missing_file_bad_yaml_and_double_keys_are_one_line_each(tmp_path: Path)
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="cannot read the config"):
         load(Outer, tmp_path / "absent.yaml")
+
+
+_BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (_BOMB.encode(), "more than 100,000 values"),
+        (b"output: &x [*x]", "inside what it stands for"),
+        (b"output: " + b"[" * 5000 + b"]" * 5000, "more than 50 levels deep"),
+        (b"output: " + b"{a: " * 5000 + b"}" * 5000, "more than 50 levels deep"),
+        (b"output: x\nnames: [" + "Köln".encode("latin-1") + b"]", "line 2 is not UTF-8"),
+        ("output: x".encode("utf-16"), "line 1 is not UTF-8"),
+        (b"output: 2026-99-99", "month"),
+        (b"output: !!binary x", "not valid YAML"),
+        (b"output: \0", "not valid YAML"),
+        (b"[a, b]: x", "a key is a list"),
+        (b"? {a: 1}\n: x", "a key is a list"),
+        (b"output: !!python/object/apply:os.system [true]", "not valid YAML"),
+        (b"<<: 3\noutput: x", "not valid YAML"),
+    ],
+)
+def test_hostile_file_is_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=told) as caught:
+        load(Outer, path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_hostile_override_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="--names: cannot read the value") as caught:
+        parse_overrides(["--names", "[" * 5000])
+    assert len(str(caught.value)) < 1000
+
+
+def test_anchors_and_merges_of_an_honest_file_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("output: &o x\nnames: [*o, *o]\ninner: &i {rate: 1.0}\n")
+    assert load(Outer, path) == Outer(output="x", names=("x", "x"), inner=Inner(rate=1.0))
 
 
 def test_overrides_refuse_stray_words() -> None:
