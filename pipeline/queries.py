@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from pipeline.errors import QueryListError
+from pipeline.errors import InputError, QueryListError
 from pipeline.identity import text_hash
+from pipeline.lines import decode_text, read_lines
 from pipeline.schema import QUERIES
 from pipeline.storage import commit, temporary_name, unwritable, write_parquet
 
@@ -46,39 +48,80 @@ class QueryList:
 def read_queries(path: str | Path) -> QueryList:
     """Read a query list, or a user's own list (.txt; .csv or .parquet with a column `query`).
 
-    A user's queries keep their order; empty lines and repetitions are dropped. Raises QueryListError
-    where the file is missing, unreadable, empty, or not the list that it was written as.
+    A user's queries are taken as the text that they are (a list may hold 007 and 1e5), and keep their order; empty
+    lines and repetitions are dropped. Raises QueryListError where the file is missing, unreadable, not UTF-8, empty,
+    or not the list that it was written as.
     """
     path = Path(path)
     try:
         if path.suffix == ".parquet":
             table = pq.ParquetFile(path).read()
+            stated = (table.schema.metadata or {}).get(_FINGERPRINT)
+            if stated is not None:
+                return _own_list(path, table, stated.decode())
+            texts = _column_of(path, table)
         elif path.suffix == ".csv":
-            table = pa_csv.read_csv(path)
+            texts = _queries_of_csv(path)
         elif path.suffix == ".txt":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            table = pa.table({"query": pa.array(lines, pa.string())})
+            texts = read_lines(path)
         else:
             raise QueryListError(f"{path}: a query list is a .parquet, .csv or .txt file; rename or convert it")
     except FileNotFoundError as error:
         raise QueryListError(
             f"{path}: no such query list; build one with `python -m query_list build CONFIG.yaml`"
         ) from error
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except InputError as error:
+        raise QueryListError(str(error)) from error
+    except (OSError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise QueryListError(
             f"{path}: cannot read the query list ({reason}); build it again or give another"
         ) from error
-    stated = (table.schema.metadata or {}).get(_FINGERPRINT)
-    if stated is not None:
-        return _own_list(path, table, stated.decode())
-    if "query" not in table.column_names:
-        raise QueryListError(f"{path}: has no column 'query' (but {', '.join(table.column_names)}); rename the column")
-    texts = [str(text).strip() for text in table.column("query").to_pylist() if text is not None]
-    found = query_list_of([text for text in dict.fromkeys(texts) if text])
+    found = query_list_of([text for text in dict.fromkeys(map(str.strip, texts)) if text])
     if not found.queries:
         raise QueryListError(f"{path}: holds no query; give one query a line")
     return found
+
+
+def _queries_of_csv(path: Path) -> list[str]:
+    """The column `query`. Read as text: a reader that guesses types makes 7.0 of 007."""
+    rows = csv.reader(io.StringIO(decode_text(path.read_bytes(), path), newline=""), strict=True)
+    texts: list[str] = []
+    at: int | None = None
+    try:
+        for row in rows:
+            if at is None:
+                at = _place_of(path, row)
+            elif row:  # an empty line is no row
+                texts.append(row[at])
+    except (csv.Error, IndexError) as error:
+        what = f"has no field for the column 'query' ({len(row)} there)" if isinstance(error, IndexError) else error
+        raise QueryListError(f"{path}: line {rows.line_num}: {what}; correct the line") from error
+    return texts
+
+
+def _column_of(path: Path, table: pa.Table) -> list[str]:
+    column = table.column(_place_of(path, table.column_names))
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    if not (is_bytes or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise QueryListError(f"{path}: the column 'query' holds {kind}, not text; write it as text")
+    texts: list[str] = []
+    for number, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+        try:
+            texts.append((value or b"").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise QueryListError(f"{path}: row {number} is not UTF-8; write the column as text") from error
+    return texts
+
+
+def _place_of(path: Path, names: list[str]) -> int:
+    places = [place for place, name in enumerate(names) if name.strip() == "query"]
+    if not places:
+        raise QueryListError(f"{path}: has no column 'query' (but {', '.join(names)}); rename the column")
+    if len(places) > 1:
+        raise QueryListError(f"{path}: has {len(places)} columns 'query'; rename all but one")
+    return places[0]
 
 
 def query_list_of(queries: list[str], source: str = "file") -> QueryList:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
+from pipeline.lines import read_lines
 from pipeline.matching import MatchConfig, Matcher, can_match, normal_form
 from pipeline.queries import QueryList
 
@@ -145,7 +146,7 @@ def read_texts(path: Path) -> list[str]:
                 if columns:
                     return [row[columns[0]] or "" for row in reader]
         else:
-            return path.read_text(encoding="utf-8").splitlines()
+            return read_lines(path)
     except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot read the sample of texts ({error}); give a .txt with one a line") from error
     raise InputError(f"{path}: has none of the columns {', '.join(names)}; rename one")

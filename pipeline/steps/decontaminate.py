@@ -24,6 +24,7 @@ from configs.load import fingerprint, from_mapping, to_mapping
 from pipeline.engine import Done, Task
 from pipeline.errors import InputError
 from pipeline.ledger import LedgerConfig
+from pipeline.lines import read_lines
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture
 from pipeline.stages.decontaminate import DecontaminateConfig, Evaluation, decontaminate, normal_form, prompts
 from pipeline.steps.judge import Survivors, judge, named_files, stamp_of
@@ -118,8 +119,7 @@ def _read(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 
 
 def _lines(path: str) -> list[str]:
-    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(path) if line.strip()]
 
 
 def _captions(lines: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -79,12 +79,53 @@ def test_own_table(tmp_path: Path) -> None:
     assert read_queries(tmp_path / "q.parquet").queries == ["dog", "cat"]
 
 
+def test_queries_are_the_text_that_they_are(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("query\n007\n2020\n1e5\ntrue\nNA\n\n2020-01-01\n")
+    assert read_queries(tmp_path / "q.csv").queries == ["007", "2020", "1e5", "true", "NA", "2020-01-01"]
+    (tmp_path / "q.txt").write_text("a\u2028b\rc\x0cd\r\ne\x85f\n", encoding="utf-8", newline="")
+    assert read_queries(tmp_path / "q.txt").queries == ["a\u2028b", "c\x0cd", "e\x85f"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int8(), pa.string())])
+def test_text_of_any_column_type_is_read_as_text(tmp_path: Path, kind: pa.DataType) -> None:
+    column = pa.array(["dog", None, "żółw"]).cast(kind)
+    pq.write_table(pa.table({"query": column}), tmp_path / "q.parquet", store_schema=kind != pa.binary())
+    assert read_queries(tmp_path / "q.parquet").queries == ["dog", "żółw"]
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (pa.array([7, 2020]), "holds int64, not text"),
+        (pa.array([7.5, None]), "holds double, not text"),
+        (pa.array([True]), "holds bool, not text"),
+        (pa.array([["dog"]]), r"holds list<.*>, not text"),
+        (pa.array([b"dog", b"caf\xe9"]), "row 1 is not UTF-8"),
+        (
+            pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xe9")),
+            "row 0 is not UTF-8",
+        ),
+    ],
+)
+def test_column_that_is_no_text_is_refused(tmp_path: Path, column: pa.Array, told: str) -> None:
+    pq.write_table(pa.table({"query": column}), tmp_path / "q.parquet")
+    with pytest.raises(QueryListError, match=told):
+        read_queries(tmp_path / "q.parquet")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("missing.parquet", None, "query_list build"),
         ("q.parquet", b"no parquet", "cannot read"),
-        ("q.txt", b"\xff\xfe\xfa", "cannot read"),
+        ("q.txt", b"\xff\xfe\xfa", "line 1 is not UTF-8"),
+        ("q.txt", b"dog\ncaf\xe9\nbeach\n", "line 2 is not UTF-8"),
+        ("q.csv", b"query\ndog\ncaf\xe9\nbeach\n", "line 3 is not UTF-8"),
+        ("q.csv", b"query,more\ndog,\xe9\n", "line 2 is not UTF-8"),
+        ("q.csv", b"query,query\ndog,cat\n", "2 columns 'query'"),
+        ("q.csv", b"more,query\n1,dog\n2\n", "line 3: has no field"),
+        ("q.csv", b'query\n"dog" x\n', "line 2: "),
+        ("q.csv", b'query\n"dog\ncat\n', "line 3: "),
         ("q.txt", b"\n \n", "holds no query"),
         ("q.csv", b"word\ndog\n", "no column 'query'"),
         ("q.json", b"[]", "a .parquet, .csv or .txt"),
