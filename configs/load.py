@@ -170,13 +170,17 @@ def _count_nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
         return 1
     if (count := known.get(id(node))) is not None:
         if not count:
-            raise yaml.MarkedYAMLError(None, None, "an alias stands inside what it stands for", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "an alias stands inside what it stands for", node.start_mark
+            )
         return count
     known[id(node)] = 0
     parts = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
     count = 1 + sum(_count_nodes(part, known) for part in parts)
     if count > _MAX_NODES:
-        raise yaml.MarkedYAMLError(None, None, f"more than {_MAX_NODES:,} values, aliases followed", node.start_mark)
+        raise yaml.constructor.ConstructorError(
+            None, None, f"more than {_MAX_NODES:,} values, aliases followed", node.start_mark
+        )
     known[id(node)] = count
     return count
 

@@ -6,9 +6,11 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -233,7 +235,8 @@ def test_damaged_row_group_costs_only_itself(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     outcomes = _extract(path)
     assert [row["record"] for row in _kept(outcomes)] == [*range(10), *range(20, 30)]
-    assert _rejected(outcomes) == [(10, None, "bad_record")]
+    assert _rejected(outcomes) == [(row, None, "bad_record") for row in range(10, 20)], "every lost row is counted"
+    assert sum(outcome.num_records for outcome in outcomes) == 30
 
 
 def test_parquet_bytes_that_are_not_text_are_rejected(tmp_path: Path) -> None:
@@ -245,6 +248,155 @@ def test_parquet_bytes_that_are_not_text_are_rejected(tmp_path: Path) -> None:
     outcomes = _extract(path)
     assert [row["url"] for row in _kept(outcomes)] == ["http://h/1"]
     assert _rejected(outcomes) == [(1, None, "bad_record"), (2, 0, "bad_url")]
+
+
+_LISTS = {"url": ["http://h/1", "http://h/2", "http://h/3"], "caption": [["a cat", "", "cat"], [], None]}
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.large_string()), None])
+def test_list_of_captions_is_a_link_for_each(tmp_path: Path, kind: pa.DataType | None) -> None:
+    rows = [dict(zip(_LISTS, row, strict=True)) for row in zip(*_LISTS.values(), strict=True)]
+    if kind is None:
+        path = _write(tmp_path, "a.jsonl", rows)
+    else:
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"url": _LISTS["url"], "caption": pa.array(_LISTS["caption"], kind)}), path)
+    outcomes = _extract(path)
+    assert [(row["record"], row["link"], row["alt_text"]) for row in _kept(outcomes)] == [
+        (0, 0, "a cat"),
+        (0, 2, "cat"),
+    ]
+    assert _rejected(outcomes) == [(0, 1, "no_text"), (1, 0, "no_text"), (2, 0, "no_text")]
+    assert sum(outcome.num_records for outcome in outcomes) == 3
+    assert sum(outcome.num_in for outcome in outcomes) == 5
+
+
+def test_lists_of_fixed_size_and_a_dictionarys_texts_are_read(tmp_path: Path) -> None:
+    captions = pa.array([["a", "b"], ["c", None]], pa.list_(pa.string(), 2))
+    table = pa.table({"url": pa.array(["http://h/1", "http://h/2"]).dictionary_encode(), "caption": captions})
+    pq.write_table(table, tmp_path / "a.parquet")
+    outcomes = _extract(tmp_path / "a.parquet")
+    assert [row["alt_text"] for row in _kept(outcomes)] == ["a", "b", "c"]
+    assert _rejected(outcomes) == [(1, 1, "no_text")]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (pa.array([7, None]), ["7"]),
+        (pa.array([1.5, float("nan")]), ["1.5"]),
+        (pa.array([np.float16(1.5), None], pa.float16()), ["1.5"]),
+        (pa.nulls(2), []),
+        (pa.array([b"ab", b"cd"], pa.binary(2)), ["ab", "cd"]),
+        (pa.array(["a", None], pa.large_string()), ["a"]),
+    ],
+)
+def test_captions_of_other_types_are_read_as_they_would_be_written(
+    tmp_path: Path, values: pa.Array, texts: list[str]
+) -> None:
+    pq.write_table(pa.table({"url": ["http://h/1", "http://h/2"], "caption": values}), tmp_path / "a.parquet")
+    outcomes = _extract(tmp_path / "a.parquet")
+    assert [row["alt_text"] for row in _kept(outcomes)] == texts
+    assert len(_rejected(outcomes)) == 2 - len(texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "option"),
+    [
+        ("caption", pa.array([{"en": "a"}]), "text_columns"),
+        ("caption", pa.array([[("en", "a")]], pa.map_(pa.string(), pa.string())), "text_columns"),
+        ("caption", pa.array([True]), "text_columns"),
+        ("caption", pa.array([[["a"]]]), "text_columns"),
+        ("url", pa.array([["http://h/1"]]), "url_columns"),
+        ("url", pa.array([7]), "url_columns"),
+        ("license", pa.array([{"name": "CC0"}]), "license_columns"),
+        ("page_url", pa.array([["http://h/"]]), "page_url_columns"),
+    ],
+)
+def test_column_whose_type_holds_no_text_is_an_input_error(
+    tmp_path: Path, name: str, values: pa.Array, option: str
+) -> None:
+    columns = {"url": pa.array(["http://h/1"]), "caption": pa.array(["a"]), name: values}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=rf"a\.parquet: the column {name} is of .*set extract\.{option}"):
+        _extract(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
+def test_doubled_column_is_an_input_error_where_it_is_read(tmp_path: Path, name: str) -> None:
+    names = ["url", "caption", "n", "caption", "n"]
+    path = tmp_path / name
+    if name == "a.csv":
+        path.write_text(f"{','.join(names)}\nhttp://h/1,a,1,b,2\n")
+    else:
+        pq.write_table(pa.Table.from_arrays([pa.array([f"http://h/{i}"]) for i in range(5)], names=names), path)
+    with pytest.raises(InputError, match="2 columns are named caption; rename all but one"):
+        _extract(path)
+    with pytest.raises(InputError, match="2 columns are named n"):
+        _extract(path, ExtractConfig(text_columns=("url",), extra_columns=("n",)))
+    assert len(_kept(_extract(path, ExtractConfig(text_columns=("url",))))) == 1, "what nobody reads may be doubled"
+
+
+def test_fields_that_nobody_reads_cost_no_json_line(tmp_path: Path) -> None:
+    lines = [
+        b'{"url": "http://h/0", "caption": "a", "s": NaN}',
+        b'{"url": "http://h/1", "caption": "b", "s": -Infinity}',
+        b'{"url": "http://h/2", "caption": "c", "s": "\\ud800"}',
+        b'{"url": "http://h/3", "caption": "d", "s": "\xff"}',
+        b'{"url": "http://h/4", "caption": 1984, "s": 1}',
+        b'{"url": "http://h/5", "caption": "e", "text": {"not": "read"}, "license": 7}',
+        b'{"url": "http://h/6", "caption": NaN}',
+        b'{"url": "http://h/7", "caption": "half \\ud800"}',
+        b'{"url": "http://h/8", "caption": true}',
+        b'{"url": "http://h/9", "caption": ["f", 2]}',
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    outcomes = _extract(path, ExtractConfig(extra_columns=("s",)))
+    assert [row["alt_text"] for row in _kept(outcomes)] == ["a", "b", "c", "d", "1984", "e", "f", "2"]
+    assert [json.loads(row["extra"]) for row in _kept(outcomes)][:5] == [
+        {"s": None},
+        {"s": None},
+        {"s": "\ufffd"},
+        {"s": "\ufffd"},
+        {"s": 1},
+    ]
+    assert _rejected(outcomes) == [(6, 0, "no_text"), (7, None, "bad_record"), (8, None, "bad_record")]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("stray", [b"\r\n", b"a \x1f\x8b\x08 b \x28\xb5\x2f\xfd", b"\x1f\x8b", b"\x28\xb5"])
+def test_bytes_behind_the_packed_data_lose_no_row(tmp_path: Path, pack: Callable[[bytes], bytes], stray: bytes) -> None:
+    rows = [{"url": f"http://h/{i}", "caption": uid_of(str(i), "alt", "").hex()} for i in range(3000)]
+    one, two = (pack(_json_lines(part)) for part in (rows[:1500], rows[1500:]))
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(one + stray + two + stray)
+    outcomes = _extract(path)
+    assert [row["record"] for row in _kept(outcomes)] == [*range(3000)]
+    assert _rejected(outcomes) == [(None, None, "bad_record")]
+    assert f"{2 * len(stray)} bytes outside" in outcomes[-1].rejected["detail"][-1].as_py()
+    assert sum(outcome.num_records for outcome in outcomes) == 3001
+
+
+def test_padding_and_frames_to_be_skipped_are_no_strays(tmp_path: Path) -> None:
+    rows = _json_lines([{"url": "http://h/1", "caption": "a"}])
+    skipped = b"\x5e\x2a\x4d\x18" + (70_000).to_bytes(4, "little") + b"x" * 70_000
+    for data in (gzip.compress(rows) + b"\0" * 1000, skipped + zstandard.compress(rows) + skipped):
+        (tmp_path / "a.jsonl").write_bytes(data)
+        assert _rejected(_extract(tmp_path / "a.jsonl")) == []
+
+
+def test_quotes_that_spark_escaped_are_read_when_asked_for_and_never_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        'url,caption\nhttp://h/0,"a \\"big\\" dog"\nhttp://h/1,"a \\"big\\" cat, wet"\nhttp://h/2,"a ""b"""\n'
+    )
+    outcomes = _extract(path)
+    assert [row["alt_text"] for row in _kept(outcomes)] == ['a "b"']
+    assert _rejected(outcomes) == [(0, None, "bad_record"), (1, None, "bad_record")]
+    assert "extract.csv_escape" in outcomes[0].rejected["detail"][0].as_py()
+    escaped = _kept(_extract(path, ExtractConfig(csv_escape="\\")))
+    assert [row["alt_text"] for row in escaped] == ['a "big" dog', 'a "big" cat, wet', 'a "b"']
 
 
 _TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1, max_size=20)

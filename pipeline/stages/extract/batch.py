@@ -116,10 +116,11 @@ class LinkBatch:
         license_url: str | None,
         extra: str | None,
         text_source: str = "alt",
+        link: int = 0,
     ) -> None:
-        """The one link of a table's row, with text. `url` is what the resolver made of `raw_url`."""
+        """A link of a table's row, with text. `url` is what the resolver made of `raw_url`."""
         if not url.startswith(("http://", "https://")) or len(url) > self._config.max_url_chars:
-            self.reject_link(record, 0, *self._against_url(url, raw_url))
+            self.reject_link(record, link, *self._against_url(url, raw_url))
             return
         self._url.append(url)
         self._alt_text.append(text)
@@ -128,7 +129,7 @@ class LinkBatch:
         self._license.append(license_url)
         self._extra.append(extra)
         self._record.append(record)
-        self._link.append(0)
+        self._link.append(link)
 
     @staticmethod
     def _against_url(url: str, raw_url: str) -> tuple[str, str]:

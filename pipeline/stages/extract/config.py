@@ -50,7 +50,9 @@ class ExtractConfig:
     """CSV and TSV without a header row: the names of its columns, in order."""
     tsv_quoting: bool = False
     """TSV: read double quotes as CSV does. Off, a quote is a character like any other."""
-
+    csv_escape: Literal["", "\\"] = ""
+    """CSV: what makes a quote inside quotes an ordinary one, beside doubling it; a backslash in files that Spark wrote.
+    Without it such a row is rejected."""
     missing_pictures: MissingPictures = "reject"
     """img2dataset directories: what becomes of a row whose picture is not stored. reject: it is counted, and nothing
     is ever requested; request: its URL is fetched like any other."""

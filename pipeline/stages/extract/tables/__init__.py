@@ -1,0 +1,81 @@
+"""Tables of URLs and texts: Parquet, CSV, TSV, JSON lines; all but Parquet also as .gz or .zst.
+
+    bytes --unpack--> lines --separated, json_lines--> rows (url, text, page_url, license, extra) --> LinkBatch
+    row groups --parquet----------------------------------^
+
+A row is one record with one link, 0; where its text is a list of captions, with one link for each. Entities are
+decoded in neither column: a table holds text, not HTML. The Parquet files of an img2dataset directory are such
+tables too, whose rows say whether their picture is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.outcome import Outcome
+from pipeline.stages.extract.batch import LinkBatch
+from pipeline.stages.extract.config import ExtractConfig, Format
+from pipeline.stages.extract.files import open_binary
+from pipeline.stages.extract.links import resolver
+from pipeline.stages.extract.tables.json_lines import json_rows
+from pipeline.stages.extract.tables.lines import Lines
+from pipeline.stages.extract.tables.parquet import parquet_rows
+from pipeline.stages.extract.tables.rows import BadRow, Rows
+from pipeline.stages.extract.tables.separated import separated_rows
+from pipeline.stages.extract.tables.unpack import unpacked
+
+__all__ = ["read_table"]
+
+
+def read_table(path: str, config: ExtractConfig, *, format: Format) -> Iterator[Outcome]:
+    """Outcomes of one table; the unit is a link, of which a row has one unless its text is a list.
+
+    Raises InputError where the file cannot be opened, is not of its format, or lacks a column for the
+    URL or the text.
+    """
+    batch = LinkBatch(path, config)
+    with open_binary(path) as file:
+        if format in ("parquet", "img2dataset"):
+            says_status = format == "img2dataset" and config.missing_pictures == "reject"
+            rows = parquet_rows(path, file, config, says_status=says_status)
+        else:
+            lines = Lines(unpacked(file), config.max_record_bytes)
+            if format == "jsonl":
+                rows = json_rows(path, lines, config)
+            else:
+                rows = separated_rows(path, lines, config, comma=format == "csv")
+        yield from _outcomes(batch, rows)
+
+
+def _outcomes(batch: LinkBatch, rows: Rows) -> Iterator[Outcome]:
+    resolve = resolver("")  # no base: trims, and leaves relative URLs without a host
+    for row in rows:
+        if isinstance(row, BadRow):
+            batch.count_record()
+            batch.reject_record(row.number, row.reason, row.detail)
+            if batch.full():
+                yield batch.take()
+            continue
+        raw_url = row.url or ""
+        batch.count_record(len(raw_url) + len(row.extra or "") + sum(len(text or "") for text in row.texts))
+        for link, text in enumerate(row.texts):
+            if not text:
+                batch.reject_link(row.number, link, "no_text", row.url)
+            elif row.failure is not None:
+                batch.reject_link(row.number, link, "no_picture", row.failure)
+            else:
+                batch.add_row(
+                    row.number,
+                    resolve(raw_url),
+                    raw_url,
+                    text,
+                    page_url=row.page_url,
+                    license_url=row.license,
+                    extra=row.extra,
+                    text_source=row.text_source,
+                    link=link,
+                )
+        if batch.full():
+            yield batch.take()
+    if batch.holds_anything():
+        yield batch.take()
