@@ -156,7 +156,7 @@ def _load_yaml(text: str) -> Any:
     for event in yaml.parse(text, _StrictLoader):  # does not call itself, whatever the depth
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise yaml.MarkedYAMLError(None, None, f"more than {_MAX_DEPTH} levels deep", event.start_mark)
+            raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels deep")
     _count_nodes(yaml.compose(text, _StrictLoader), {})
     try:
         return yaml.load(text, _StrictLoader)

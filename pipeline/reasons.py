@@ -6,6 +6,7 @@ __all__ = ["REASONS", "is_reason"]
 
 REASONS: dict[str, dict[str, str]] = {
     "extract": {
+        "unreadable_source": "the file cannot be fetched or read as what it should be; --retry-failed asks again",
         "bad_record": "a record or row that cannot be parsed",
         "oversized_record": "a record larger than the limit",
         "truncated_file": "the file ends in the middle of a record; what came before is used",

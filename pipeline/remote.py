@@ -28,6 +28,12 @@ _LONGEST_WAIT_S = 60.0
 _PROGRESS_BYTES = 1 << 20
 _CONNECT_S = 30
 _LOW_SPEED_BYTES, _LOW_SPEED_S = 1000, 60
+_STRANGER_S = 8
+_STRANGER_TRIES = 3
+"""A server that never answered this process: somebody waits to hear that its name is wrong, or that nobody serves it.
+Three times 8 seconds and the waits between them are under half a minute."""
+_SILENT_S = 60.0
+"""For so long its other files are not asked for."""
 _WANTED = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}
 _FINAL = {pycurl.E_URL_MALFORMAT, pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_UNSUPPORTED_PROTOCOL}
 
@@ -41,8 +47,9 @@ def open_download(url: str, *, tries: int = 8) -> BinaryIO:
     """The whole file behind an http(s) URL, in a temporary file (in TMPDIR) that goes when it is closed; at its start.
 
     Broken connections and answers that can heal (`answers.py`) are tried again, after waits that double up to a minute,
-    or as long as the server asks for within that; `tries` in a row that bring less than 1 MiB are the end. Raises
-    InputError, and OSError where there is no room.
+    or as long as the server asks for within that; `tries` in a row that bring less than 1 MiB are the end. A server
+    that never answered this process is given up after half a minute. Raises InputError, and OSError where there is no
+    room.
     """
     file = cast(BinaryIO, tempfile.TemporaryFile(prefix="openwit-"))  # noqa: SIM115 - the caller closes it
     try:
@@ -54,13 +61,25 @@ def open_download(url: str, *, tries: int = 8) -> BinaryIO:
     return file
 
 
+_answered: set[str] = set()
+"""Hosts that answered this process, whatever it was."""
+_silent: dict[str, tuple[float, str]] = {}
+"""Hosts that were given up without an answer: when (monotonic), and why."""
+
+
 def _download(url: str, file: BinaryIO, tries: int) -> None:
+    host = url.partition("://")[2].partition("/")[0]
+    since, why = _silent.get(host, (-_SILENT_S, ""))
+    if time.monotonic() - since < _SILENT_S:
+        raise InputError(f"{url}: cannot be fetched ({why}, a moment ago); run again later, what is done is kept")
     failures = 0
     validator = ""  # of the file that was begun
     most = 0  # bytes that were ever here
     while True:
         answer = _Answer(file)
-        answer.perform(url, validator)
+        answer.perform(url, validator, is_stranger=host not in _answered)
+        if answer.status:
+            _answered.add(host)
         if answer.is_whole:
             return
         if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -71,7 +90,10 @@ def _download(url: str, file: BinaryIO, tries: int) -> None:
             validator = answer.validator
         failures = 0 if file.tell() - most >= _PROGRESS_BYTES else failures + 1
         most = max(most, file.tell())
-        if failures == tries:
+        if host not in _answered and failures >= _STRANGER_TRIES:
+            _silent[host] = (time.monotonic(), answer.error)
+            raise _failure(url, answer)
+        if failures >= tries:
             raise _failure(url, answer)
         wait_s = min(max(_FIRST_WAIT_S * 2.0 ** max(failures - 1, 0), answer.asked_wait_s), _LONGEST_WAIT_S)
         time.sleep(wait_s * random.uniform(1.0, 1.25))  # workers that failed together come back apart
@@ -112,7 +134,7 @@ class _Answer:
         self._file.seek(0)
         self._file.truncate()
 
-    def perform(self, url: str, validator: str) -> None:
+    def perform(self, url: str, validator: str, *, is_stranger: bool = False) -> None:
         """Ask for the file from where the temporary one ends. Raises OSError where there is no room."""
         curl = pycurl.Curl()
         curl.setopt(pycurl.URL, url)
@@ -120,9 +142,9 @@ class _Answer:
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         curl.setopt(pycurl.FOLLOWLOCATION, True)
         curl.setopt(pycurl.MAXREDIRS, 5)
-        curl.setopt(pycurl.CONNECTTIMEOUT, _CONNECT_S)
+        curl.setopt(pycurl.CONNECTTIMEOUT, _STRANGER_S if is_stranger else _CONNECT_S)
         curl.setopt(pycurl.LOW_SPEED_LIMIT, _LOW_SPEED_BYTES)
-        curl.setopt(pycurl.LOW_SPEED_TIME, _LOW_SPEED_S)
+        curl.setopt(pycurl.LOW_SPEED_TIME, _STRANGER_S if is_stranger else _LOW_SPEED_S)
         curl.setopt(pycurl.NOSIGNAL, True)
         curl.setopt(pycurl.HEADERFUNCTION, self._read_header)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)

@@ -4,23 +4,27 @@
 
 What is asked again is decided in `steps/requests.py`: URLs of the present plan whose last answer is a failure
 that can heal (`stages/fetch/retry.py`). A picture that arrives goes the way of all others, into a new version.
+Sources that could not be read are asked again too: their records are forgotten, so that the next run reads them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError
+from pipeline.engine import forget
 from pipeline.run import refuse_subset, walk
-from pipeline.steps import requests, retries
+from pipeline.steps import extract, requests, retries
 from pipeline.storage import check_output, open_output
-from pipeline.wit import WitConfig
+from pipeline.wit import WitConfig, work_directory
 
 __all__ = ["begin_retry"]
 
 
 def begin_retry(config: WitConfig) -> bool:
-    """Begin a retry, unless one is under way; False, with nothing changed, where no failure can heal.
+    """Begin a retry, unless one is under way; False, with nothing changed, where no failure can heal and every source
+    was read.
 
     The next run carries it out. Raises ConfigError where `config` has not planned this data set, and OutputError
     or LockedError as a run does.
@@ -29,17 +33,24 @@ def begin_retry(config: WitConfig) -> bool:
     check_output(output)
     refuse_subset(output)
     with open_output(output):
-        if not retries.retries_of(output).under_way:
-            if not _can_heal(config):
-                return False
+        if retries.retries_of(output).under_way:
+            return True
+        can_heal, unreadable = _failures(config)
+        if can_heal:
             retries.begin(output)
-    return True
+        for partition in unreadable:
+            forget(work_directory(output, extract.NAME), partition)
+    return can_heal or bool(unreadable)
 
 
-def _can_heal(config: WitConfig) -> bool:
-    for step, _ in walk(config):
+def _failures(config: WitConfig) -> tuple[bool, Sequence[str]]:
+    """Whether a failed URL can heal, and the partitions of the sources that could not be read."""
+    unreadable: Sequence[str] = ()
+    for step, done in walk(config):
+        if step.name == extract.NAME:
+            unreadable = [record.partition for record in done if extract.is_unreadable(record)]
         if step.name == requests.NAME:
-            return any(requests.can_heal(task.arguments) for task in step.tasks)
+            return any(requests.can_heal(task.arguments) for task in step.tasks), unreadable
     raise ConfigError(
         f"--retry-failed: {config.output} is not planned with this config (next: {step.title}); "
         "run without --retry-failed first"

@@ -91,7 +91,9 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
                     ran += todo
                     began = time.time()
                     with _served(config, needed=todo > 0 and step.name == "fetch"):
-                        done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep)
+                        done = engine.run_step(
+                            directory, step.tasks, title=step.title, keep=step.keep, accept=step.accept
+                        )
                     log[step.name] = {"tasks": len(done), "ran": todo, "seconds": round(time.time() - began, 3)}
                     records[step.name] = done
                     if todo:

@@ -72,6 +72,9 @@ class WitConfig:
     max_sources: int | None = None
     """At most so many files of each of `sources`, drawn by keyed hash: a larger number, or another source, adds files
     and keeps the others. null takes all."""
+    max_bad_sources: float = 0.01
+    """The share of the sources that may be unreadable: each is counted with its name, and `run --retry-failed` asks
+    for it again. More stop the run, and so do the first three, if no source could be read before them."""
     source_format: Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"] = "auto"
     """What the sources are; auto goes by file name. img2dataset: the Parquet files of a directory that img2dataset
     wrote as webdataset; the pictures in its tars are used, see extract.missing_pictures."""
@@ -104,6 +107,8 @@ class WitConfig:
             raise ConfigError("sources: name at least one crawl archive or table")
         if self.max_sources is not None and self.max_sources < 1:
             raise ConfigError("max_sources: must be at least 1, or null for all")
+        if not 0 <= self.max_bad_sources <= 1:
+            raise ConfigError("max_bad_sources: must lie between 0 and 1")
 
 
 Place = tuple[Sequence[Done], Path]
@@ -118,7 +123,8 @@ def recipe(config: WitConfig) -> Recipe:
     def at(step: str) -> Path:
         return work_directory(Path(config.output), step)
 
-    sources = sources_of(config)  # a missing one stops here
+    sources = sources_of(config)  # a missing one stops here, and a table without the columns that are read
+    extract.check(sources, config.source_format, config.extract, max_bad=config.max_bad_sources)
     check_authorities(config.fetch)  # so do mistakes in the files that fetching goes by
     block = BlockList(config.fetch.block, config.fetch.block_files)
 
@@ -127,7 +133,9 @@ def recipe(config: WitConfig) -> Recipe:
     query_list = (listed[0], at("queries"))
 
     # Archives and tables -> image links with text.                                       CANDIDATES
-    extracted = yield extract.plan(sources, config.source_format, config.extract, config.ledger)
+    extracted = yield extract.plan(
+        sources, config.source_format, config.extract, config.ledger, max_bad=config.max_bad_sources
+    )
 
     # Clean the text, keep the target languages, keep what contains a query.              MATCHED
     matched = yield texts.plan(
@@ -249,7 +257,8 @@ def sources_of(config: WitConfig) -> Mapping[str, Stamp]:
     """The files that the config names, with their stamps. Raises InputError for one that is missing."""
     output = Path(config.output)
     lists = work_directory(output, "lists") if is_output(output) else None
-    return find_sources(config.sources, most=config.max_sources, seed=config.seed, lists=lists)
+    most, share = config.max_sources, config.max_bad_sources
+    return find_sources(config.sources, most=most, seed=config.seed, lists=lists, max_missing=share)
 
 
 def work_directory(output: Path, step: str) -> Path:

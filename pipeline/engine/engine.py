@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +41,20 @@ class Engine(ABC):
         self.config = config
         self.progress = progress
 
-    def run_step(self, directory: Path, tasks: Sequence[Task], *, title: str = "", keep: bool = False) -> list[Done]:
+    def run_step(
+        self,
+        directory: Path,
+        tasks: Sequence[Task],
+        *,
+        title: str = "",
+        keep: bool = False,
+        accept: Callable[[Path, Done], None] | None = None,
+    ) -> list[Done]:
         """Bring every task of the step to done; returns their records in task order.
 
         Tasks whose record has the same key are skipped. Afterwards the directory holds the outputs of
-        these tasks and, unless `keep`, nothing else. Raises PipelineError as the tasks do, EngineError
-        when a task's process keeps dying.
+        these tasks and, unless `keep`, nothing else. `accept` is shown each record, those of before too, as soon as it
+        is there. Raises PipelineError as the tasks and `accept` do, EngineError when a task's process keeps dying.
         """
         if not tasks and not directory.exists():
             return []  # a step that is switched off leaves no trace
@@ -59,10 +67,14 @@ class Engine(ABC):
                 waiting.append(task)
             else:
                 done[task.partition] = record
+                if accept is not None:
+                    accept(directory, record)
         if waiting:
             with self.progress.step(title or directory.name, total=len(tasks), skipped=len(done)) as advance:
                 for record in self._execute(directory, waiting):
                     done[record.partition] = record
+                    if accept is not None:
+                        accept(directory, record)
                     advance(int(record.info.get("rows", 0)))
         records = [done[task.partition] for task in tasks]
         stale = read_json(directory / "manifest.json") != _manifest(records)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.storage import commit, read_json, sha256_of, temporary_name, unwritable, write_json
 
-__all__ = ["Done", "Task", "Work", "finished", "run_task"]
+__all__ = ["Done", "Task", "Work", "finished", "forget", "run_task"]
 
 Work = Callable[[Mapping[str, Any], Mapping[str, Path]], dict[str, Any]]
 """A top-level function of (arguments, output paths to write) -> small JSON-able facts for the record."""
@@ -71,6 +71,11 @@ def finished(directory: Path, task: Task) -> Done | None:
     if not whole or set(outputs) != set(task.outputs):
         return None
     return Done(partition=task.partition, key=task.key, outputs=outputs, info=info)
+
+
+def forget(directory: Path, partition: str) -> None:
+    """Let the task of this name be done again by the next run."""
+    _record_path(directory, partition).unlink(missing_ok=True)
 
 
 def run_task(directory: str, task: Task, *, check: Callable[[], None] | None = None) -> Done:

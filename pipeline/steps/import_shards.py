@@ -51,13 +51,16 @@ def plan(
     max_bytes: int,
     missing: MissingPictures,
 ) -> Step:
-    """One task per source file; `sources` are Parquet files, in the order of their records in `matched`.
+    """One task per source file of which something matched; `sources` are Parquet files, in the order of their records
+    in `matched`.
 
     Its files are named after what they hold, as those of the fetch step are: offsets into an older copy must never
     meet a newer one. Raises InputError where a tar is not beside its Parquet file.
     """
     tasks = []
     for source, record in zip(sources, matched[0], strict=True):
+        if not record.info["rows"]:
+            continue  # nothing is wanted of it, or it could not be read at all
         tar = tar_beside(source)
         settings = {"image": to_mapping(image), "max_bytes": max_bytes, "missing": missing}
         path = record.path(matched[1], "matched")

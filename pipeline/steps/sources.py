@@ -34,7 +34,12 @@ _LOCAL = ("file://", "local://")
 
 
 def find_sources(
-    patterns: Sequence[str], *, most: int | None = None, seed: int = 0, lists: Path | None = None
+    patterns: Sequence[str],
+    *,
+    most: int | None = None,
+    seed: int = 0,
+    lists: Path | None = None,
+    max_missing: float = 0.0,
 ) -> Mapping[str, Stamp]:
     """The files that `patterns` name, sorted, each once.
 
@@ -43,13 +48,14 @@ def find_sources(
     of their names are taken, so that a larger number, or another pattern, only adds to them. Files behind http(s) and
     the URLs of a list are taken to be what they were: crawls do not change, and to ask after 90,000 files takes hours.
     Lists from web servers are kept in the directory `lists`, so that a run that goes on needs no server for them.
-    Raises InputError for a pattern that names nothing, and for a list that cannot be read.
+    Raises InputError for a pattern that names nothing, and for a list that cannot be read, or of whose files on this
+    machine more than a share of `max_missing` is not there.
     """
     found: dict[str, Stamp] = {}
     for pattern in patterns:
         files: dict[str, Stamp] = {}
         for name, stamp in _named(pattern).items():
-            files.update(_listed(name, lists) if name.endswith(_LIST_ENDINGS) else {name: stamp})
+            files.update(_listed(name, lists, max_missing) if name.endswith(_LIST_ENDINGS) else {name: stamp})
         drawn = files if most is None else sorted(files, key=lambda name: (_draw(name, seed), name))[:most]
         found.update((name, files[name]) for name in drawn)
     return {name: found[name] for name in sorted(found)}
@@ -94,7 +100,7 @@ def _remote_stamp(about: Mapping[str, Any]) -> Stamp:
     return [about.get("size"), str(about.get("ETag") or about.get("etag") or about.get("mtime") or "")]
 
 
-def _listed(path: str, lists: Path | None) -> Mapping[str, Stamp]:
+def _listed(path: str, lists: Path | None, max_missing: float) -> Mapping[str, Stamp]:
     """The files of a list, one a line, as Common Crawl's wat.paths.gz has them.
 
     A line is a URL, or a path: from the root of the server or bucket that the list lies on, or, in a list on this
@@ -118,10 +124,18 @@ def _listed(path: str, lists: Path | None) -> Mapping[str, Stamp]:
         names = [line if "://" in line else f"{root}/{line.lstrip('/')}" for line in lines]
         if any(name.startswith(_LOCAL) for name in names):
             raise InputError(f"{path}: names files of this machine, which a list from elsewhere may not")
-    try:
-        return {name: [] if "://" in name and not name.startswith(_LOCAL) else stamp_of(name) for name in names}
-    except OSError as error:
-        raise InputError(f"{path}: names a file that is not there ({error})") from error
+    found: dict[str, Stamp] = {}
+    missing: list[OSError] = []
+    for name in names:
+        found[name] = []  # of a file that is not there, too: the step that reads it counts it
+        try:
+            if "://" not in name or name.startswith(_LOCAL):
+                found[name] = stamp_of(name)
+        except OSError as error:
+            missing.append(error)
+    if len(missing) > max_missing * len(names):
+        raise InputError(f"{path}: names a file that is not there ({missing[0]})") from missing[0]
+    return found
 
 
 def _read_list(path: str, lists: Path | None) -> bytes:

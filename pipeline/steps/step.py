@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class Step:
     tasks: Sequence[Task]
     keep: bool = False
     """Whether what earlier plans left in the directory stays: true for facts that cannot be made again."""
+    accept: Callable[[Path, Done], None] | None = None
+    """Looks at each record as it comes, with the step's directory, and may raise PipelineError to stop the step."""
 
 
 def key_of(version: str, inputs: Iterable[Done], *rest: Any) -> str:

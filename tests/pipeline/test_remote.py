@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,6 +21,8 @@ BODY = os.urandom(3 << 20)
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    monkeypatch.setattr("pipeline.remote._answered", set())
+    monkeypatch.setattr("pipeline.remote._silent", {})
     waited: list[float] = []
     monkeypatch.setattr("pipeline.remote.time.sleep", waited.append)
     return waited
@@ -159,7 +163,26 @@ def test_mistaken_url_is_told_at_once(url: str, waits: list[float]) -> None:
 def test_nobody_there(waits: list[float]) -> None:
     with pytest.raises(InputError, match="cannot be fetched"):
         open_download("http://127.0.0.1:9/a")
+    assert len(waits) == 2, "a stranger is given up soon"
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9/b: cannot be fetched \(.*, a moment ago\)"):
+        open_download("http://127.0.0.1:9/b")
+    assert len(waits) == 2, "and not asked for other files"
+
+
+def test_server_that_is_gone_for_a_while_is_waited_for(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.remote._answered", {"127.0.0.1:9"})
+    with pytest.raises(InputError, match="run again later"):
+        open_download("http://127.0.0.1:9/a")
     assert len(waits) == 7
+
+
+def test_server_that_accepts_and_says_nothing_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.remote._STRANGER_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"cannot be fetched \(.*\); run again later"):
+            open_download(f"http://127.0.0.1:{mute.getsockname()[1]}/a")
+        assert time.monotonic() - began < 20
 
 
 def test_full_disk_is_told_as_such(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:

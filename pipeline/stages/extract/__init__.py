@@ -16,7 +16,7 @@ from pipeline.outcome import Outcome
 from pipeline.stages.extract.config import ExtractConfig, Format, MissingPictures
 from pipeline.stages.extract.wat import read_wat
 
-__all__ = ["ExtractConfig", "Format", "MissingPictures", "extract", "format_of"]
+__all__ = ["ExtractConfig", "Format", "MissingPictures", "check_source", "extract", "format_of"]
 
 _COMPRESSIONS = (".gz", ".bgz", ".zst", ".lz4")
 _ENDINGS: dict[str, Format] = {
@@ -52,6 +52,19 @@ def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Ite
     from pipeline.stages.extract.tables import read_table
 
     return read_table(path, config, format=chosen)
+
+
+def check_source(path: str, config: ExtractConfig, *, format: Format = "auto") -> None:
+    """Raise InputError where a file on this machine is none of tables that `extract` can read: told by its head.
+
+    Archives, and files elsewhere, are not looked at.
+    """
+    chosen = format_of(path) if format == "auto" else format
+    if "://" in path or chosen in ("wat", "warc"):
+        return
+    from pipeline.stages.extract.tables import check_table
+
+    check_table(path, config, format=chosen)
 
 
 def format_of(path: str) -> Format:

@@ -11,6 +11,8 @@ tables too, whose rows say whether their picture is stored.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import BinaryIO
 
 from pipeline.outcome import Outcome
 from pipeline.stages.extract.batch import LinkBatch
@@ -24,7 +26,7 @@ from pipeline.stages.extract.tables.rows import BadRow, Rows
 from pipeline.stages.extract.tables.separated import separated_rows
 from pipeline.stages.extract.tables.unpack import unpacked
 
-__all__ = ["read_table"]
+__all__ = ["check_table", "read_table"]
 
 
 def read_table(path: str, config: ExtractConfig, *, format: Format) -> Iterator[Outcome]:
@@ -35,16 +37,23 @@ def read_table(path: str, config: ExtractConfig, *, format: Format) -> Iterator[
     """
     batch = LinkBatch(path, config)
     with open_binary(path) as file:
-        if format in ("parquet", "img2dataset"):
-            says_status = format == "img2dataset" and config.missing_pictures == "reject"
-            rows = parquet_rows(path, file, config, says_status=says_status)
-        else:
-            lines = Lines(unpacked(file), config.max_record_bytes)
-            if format == "jsonl":
-                rows = json_rows(path, lines, config)
-            else:
-                rows = separated_rows(path, lines, config, comma=format == "csv")
-        yield from _outcomes(batch, rows)
+        yield from _outcomes(batch, _rows(path, file, config, format))
+
+
+def check_table(path: str, config: ExtractConfig, *, format: Format) -> None:
+    """Raise InputError as `read_table` does, of a file without rows too, having read its head."""
+    with open_binary(path) as file:
+        next(_rows(path, file, replace(config, batch_rows=1), format), None)
+
+
+def _rows(path: str, file: BinaryIO, config: ExtractConfig, format: Format) -> Rows:
+    if format in ("parquet", "img2dataset"):
+        says_status = format == "img2dataset" and config.missing_pictures == "reject"
+        return parquet_rows(path, file, config, says_status=says_status)
+    lines = Lines(unpacked(file), config.max_record_bytes)
+    if format == "jsonl":
+        return json_rows(path, lines, config)
+    return separated_rows(path, lines, config, comma=format == "csv")
 
 
 def _outcomes(batch: LinkBatch, rows: Rows) -> Iterator[Outcome]:
