@@ -314,6 +314,7 @@ def _loader(
         worker_init_fn=_start_worker,
         multiprocessing_context=context,
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # else it draws the workers' seed, which nobody uses, from the trainer's
     )
 
 

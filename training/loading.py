@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +25,7 @@ __all__ = ["load_checkpoint", "read_weights"]
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> Progress:
-    """Put a checkpoint's state into `model` (and `optimiser` and the generators); return its counters.
+    """Put a checkpoint's state into `model` (and `optimiser`); return its counters.
 
     Every rank reads what it needs, and waits for no other. Raises CheckpointError where the checkpoint is damaged or
     of another model.
@@ -74,16 +73,11 @@ def _load_shards(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer 
         if name not in weights or not isinstance(entry, TensorStorageMetadata) or entry.size != weights[name].shape:
             raise ValueError(f"{name} differs")
     state: dict[str, dict[str, Tensor]] = {"model": weights}
-    if optimiser is not None:
-        if any(name.startswith("moments.") for name in stored):  # none before the first step that was not skipped
-            empty_moments(optimiser)
-            state["moments"] = named_moments(model, optimiser)
-        state["random"] = {"cpu_rng": torch.get_rng_state()}
-        if "random.cuda_rng" in stored and torch.cuda.is_available():
-            state["random"]["cuda_rng"] = torch.cuda.get_rng_state()
+    # None before the first step that was not skipped.
+    if optimiser is not None and any(name.startswith("moments.") for name in stored):
+        empty_moments(optimiser)
+        state["moments"] = named_moments(model, optimiser)
     _read(state, root)  # into the tensors themselves
-    if optimiser is not None:
-        _set_random(state["random"])
 
 
 def _read(state: dict[str, dict[str, Tensor]], root: Path) -> None:
@@ -106,7 +100,6 @@ def _load_whole(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer |
         with torch.no_grad():
             for name, value in named_moments(model, optimiser).items():
                 value.copy_(_like(moments[name], value))
-    _set_random(extra)
 
 
 def _like(value: Tensor, own: Tensor | None) -> Tensor:
@@ -116,12 +109,6 @@ def _like(value: Tensor, own: Tensor | None) -> Tensor:
     # Every rank has read it: no source, so nothing is sent.
     local = value.to(own.device_mesh.device_type)
     return cast(Tensor, distribute_tensor(local, own.device_mesh, own.placements, src_data_rank=None))
-
-
-def _set_random(states: Mapping[str, Any]) -> None:
-    torch.set_rng_state(states["cpu_rng"])
-    if "cuda_rng" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda_rng"])
 
 
 def _one_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ import training.train as train_module
 from configs.load import from_mapping
 from tests.training.conftest import tiny_run
 from training.__main__ import main
+from training.chance import seed_step
 from training.checkpoint import CheckpointConfig, find_last, read_progress
 from training.config import TrainConfig
 from training.errors import CheckpointError, DataError, ModelError, NonFiniteError, OutputError
@@ -120,6 +121,33 @@ def test_crashed_and_resumed_run_equals_uninterrupted_run(
     assert_same_run(config.output, uninterrupted)
     assert losses(config.output) == losses(uninterrupted)
     assert len(losses(config.output)) == 10
+
+
+def test_resumed_run_with_dropout_equals_uninterrupted_run(
+    config: TrainConfig, tiny_dropout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(config.model, name=str(tiny_dropout), patch_dropout=0.0)
+    config = replace(config, model=model, data=replace(config.data, num_workers=1), micro_batches=2)
+    whole = replace(config, output=str(tmp_path / "whole"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, crash)
+        with pytest.raises(CrashError):
+            train(config)
+    torch.rand(3)  # what others draw does not matter
+    train(config)
+    assert_same_run(config.output, whole.output)
+    assert losses(config.output) == losses(whole.output)
+
+
+def test_random_numbers_of_a_step_are_a_function_of_seed_position_and_rank() -> None:
+    def drawn(*place: int) -> float:
+        seed_step(*place)
+        return float(torch.rand(()))
+
+    places = [(0, 0, 0), (0, 0, 1), (0, 256, 0), (1, 0, 0), (0, 1 << 40, 7)]
+    assert len({drawn(*place) for place in places}) == len(places)
+    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
 
 
 def test_terminated_run_saves_and_the_resumed_one_equals_uninterrupted_run(
