@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -20,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from training.checkpoint import Progress, holds_shards, read_progress
 from training.errors import CheckpointError
 from training.optim import empty_moments, moments_by_name, named_moments
+from training.safe_reader import SafeReader
 
 __all__ = ["load_checkpoint", "read_weights"]
 
@@ -39,7 +39,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.O
             _load_whole(root, model, optimiser)
     except (OSError, SafetensorError, CheckpointException, pickle.UnpicklingError, EOFError) as error:
         raise CheckpointError(f"{root}: cannot read the checkpoint ({_one_line(error)})") from error
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{root}: holds a {progress.model_name}, which does not fit this model "
             f"({_one_line(error)}); set model.name to the checkpoint's, or another output"
@@ -53,7 +53,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if not holds_shards(root):
             return load_file(root / "model.safetensors")
-        stored = FileSystemReader(root).read_metadata().state_dict_metadata
+        stored = SafeReader(root).read_metadata().state_dict_metadata
         weights = {
             name.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)
             for name, entry in stored.items()
@@ -61,12 +61,21 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         }
         _read({"model": weights}, root)
         return weights
-    except (OSError, SafetensorError, CheckpointException, pickle.UnpicklingError, EOFError, KeyError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        CheckpointException,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+    ) as error:
         raise CheckpointError(f"{root}: cannot read the weights ({_one_line(error)})") from error
 
 
 def _load_shards(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
-    stored = FileSystemReader(root).read_metadata().state_dict_metadata
+    stored = SafeReader(root).read_metadata().state_dict_metadata
     weights = model.state_dict()
     for name in sorted(weights.keys() | {name.removeprefix("model.") for name in stored if name.startswith("model.")}):
         entry = stored.get(f"model.{name}")
@@ -84,7 +93,7 @@ def _read(state: dict[str, dict[str, Tensor]], root: Path) -> None:
     with warnings.catch_warnings():
         # Without collectives on purpose: each rank knows what it needs.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        load(cast("dict[str, Any]", state), storage_reader=FileSystemReader(root), no_dist=True)
+        load(cast("dict[str, Any]", state), storage_reader=SafeReader(root), no_dist=True)
 
 
 def _load_whole(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:

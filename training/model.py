@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -326,10 +328,15 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
     """
     try:
         path = _weights_file(Path(source))
-        if towers == "both" and path.is_file():
-            open_clip.load_checkpoint(clip, str(path))  # knows weights of other trainers as well
-            return
-        state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
+        if path.suffix == ".npz" and not zipfile.is_zipfile(path):
+            raise ValueError("not an .npz file")  # NumPy would leave it open
+        with warnings.catch_warnings():
+            # torch says of foreign pickles that it may refuse them; when it does, that is an error of its own.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            if towers == "both" and path.is_file():
+                open_clip.load_checkpoint(clip, str(path))  # knows weights of other trainers as well; runs no pickle
+                return
+            state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
         state = {key: value for key, value in state.items() if towers in ("both", _tower(key))}
         if not state:
             raise ModelError(f"model.init_from: {path} holds no {towers} tower of an open_clip model")
@@ -345,7 +352,12 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
         KeyError,
         ValueError,
         AssertionError,
+        AttributeError,  # a list where a dict of weights should be
+        EOFError,
+        StopIteration,  # an empty dict
+        TypeError,
         pickle.UnpicklingError,
+        zipfile.BadZipFile,
         SafetensorError,
         CheckpointError,
     ) as error:
