@@ -34,6 +34,7 @@ from training.data import Tokenizer
 from training.errors import CheckpointError, ModelError
 from training.loading import read_weights
 from training.shard import layers_of, shard_module
+from training.tokenizer import make_tokenizer
 
 __all__ = [
     "Model",
@@ -154,13 +155,21 @@ class Model:
     `clip` is open_clip's module, whose state dict is the checkpoint; this wrapper holds no parameters.
     """
 
-    def __init__(self, clip: nn.Module, *, name: str, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
-        """Wrap `clip`, which is on `device`."""
+    def __init__(
+        self,
+        clip: nn.Module,
+        *,
+        name: str,
+        device: torch.device,
+        precision: Literal["fp32", "bf16"],
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        """Wrap `clip`, which is on `device`; `tokenizer` is made where it is not given. Raises ModelError."""
         self.clip = clip
         self.name = name
         self.device = device
         self.precision = precision
-        self.tokenizer = cast(Tokenizer, open_clip.get_tokenizer(name))
+        self.tokenizer = tokenizer or make_tokenizer(name)
         visual = cast(Any, clip).visual
         size = visual.image_size
         self.image_size = int(size[0] if isinstance(size, (tuple, list)) else size)
@@ -279,6 +288,7 @@ def create_model(
     (None: the model has none). Raises ModelError.
     """
     name = register_model(config.name)
+    tokenizer = make_tokenizer(name)  # first: it may say at once what takes minutes to build and then fails
     overrides: dict[str, Any] = {"init_logit_scale": init_logit_scale}
     if image_size is not None:
         overrides["force_image_size"] = image_size
@@ -312,7 +322,7 @@ def create_model(
         clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # type: ignore[no-untyped-call]  # torch's stub
     if mesh is None:
         clip.to(device)
-    model = Model(clip, name=name, device=device, precision=precision)
+    model = Model(clip, name=name, device=device, precision=precision, tokenizer=tokenizer)
     if mesh is not None:
         model.shard(mesh, compile_layers=config.compile)
     model.train()
