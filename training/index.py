@@ -24,7 +24,8 @@ import xxhash
 
 from configs.load import fingerprint
 from training.errors import DataError
-from training.shards import Shard, ShardRows, find_shards, read_json, read_rows
+from training.rows import ShardRows, read_rows
+from training.shards import Shard, find_shards, read_json
 
 __all__ = ["SampleIndex", "load_index", "write_index"]
 
@@ -143,13 +144,13 @@ class _Writer:
 
     def add(self, shard: Shard, rows: ShardRows) -> None:
         """Append the samples of one shard."""
-        captions = np.frombuffer(b"".join(rows.caption), np.uint8)
-        ends = np.cumsum([len(caption) for caption in rows.caption], dtype=np.int64) + self._captions_end
-        uid = np.array(rows.uid, np.uint64)
+        captions = np.frombuffer(rows.captions, np.uint8)
+        ends = np.cumsum(rows.caption_bytes, dtype=np.int64) + self._captions_end
+        uid = rows.uid
         added: dict[str, npt.NDArray[Any]] = {
             "shard": np.full(len(uid), len(self._paths), np.int32),
-            "offset": np.array(rows.offset, np.int64),
-            "num_bytes": np.array(rows.num_bytes, np.int32),
+            "offset": rows.offset,
+            "num_bytes": rows.num_bytes,
             "uid": uid,
             "caption_end": ends,
             "captions": captions,
