@@ -32,7 +32,7 @@ _CLASSES: Mapping[tuple[str, str], Any] = {
         )
     },
     (filesystem.__name__, "_StorageInfo"): filesystem._StorageInfo,
-    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,  # type: ignore[attr-defined]  # no stub
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
     ("torch", "Size"): torch.Size,
     **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
     **{(name, "PosixPath"): pathlib.PurePosixPath for name in ("pathlib", "pathlib._local")},

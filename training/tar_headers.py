@@ -28,8 +28,8 @@ def members(tar: Path) -> Iterator[tuple[str, int, int]]:
     """(name, offset of the content, its size) of every plain file, in order. Raises DataError for a damaged tar."""
     count = 0
     try:
-        for member in _lean(tar):
-            yield member
+        for place in _lean(tar):
+            yield place
             count += 1
         return
     except _UnsureError:

@@ -37,7 +37,7 @@ def make_tokenizer(name: str) -> Tokenizer:
         ) from error
     # A tower of transformers has its own vocabulary, whatever open_clip's default says.
     places = int(text.get("vocab_size", 49408)) if not text.get("hf_model_name") else None
-    tokens = getattr(made, "vocab_size", None) or getattr(getattr(made, "tokenizer", None), "vocab_size", 0)
+    tokens = int(getattr(made, "vocab_size", 0) or getattr(getattr(made, "tokenizer", None), "vocab_size", 0))
     if places is not None and tokens > places:
         raise ModelError(
             f"{name}: its tokenizer knows {tokens:,} tokens and its text tower {places:,}; set text_cfg.vocab_size in "

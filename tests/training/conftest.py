@@ -147,7 +147,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vi
     runs = [plain, followed, sharded, taken_over | {"distributed": "fsdp"}]
     spec = {"folder": str(folder), "model": str(tiny_vit), "runs": runs}
     asleep = {}
-    for name in ("step", "evaluation", "checkpoint"):
+    for name in ("step", "evaluation", "checkpoint", "index"):
         asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 8}
     asleep["evaluation"]["evaluation"] = {"path": str(tiny_evaluation), "every_samples": 48}
     run_ranks(spec | {"asleep": asleep}, 2)
