@@ -86,7 +86,13 @@ def _execute(command: str, path: str | None, overrides: list[str]) -> int:
     from training.evaluate import evaluate_checkpoint
     from training.log import show_metrics, write_metrics
 
-    metrics, progress = evaluate_checkpoint(config.evaluation, last, config.model, config.loss, config.precision)
+    if config.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.threads)
+    metrics, progress = evaluate_checkpoint(
+        config.evaluation, last, config.model, config.loss, config.precision, config.device
+    )
     write_metrics(
         Path(config.output) / "metrics.json", metrics, samples_seen=progress.samples_seen, model=progress.model_name
     )

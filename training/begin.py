@@ -12,8 +12,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from configs.load import dump
 from training.checkpoint import Progress, find_last, read_progress
 from training.checks import check_sizes
@@ -98,7 +96,6 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             config_fingerprint=config_fingerprint,
             data_fingerprint=data_fingerprint,
         )
-    torch.manual_seed(config.seed + world.rank)  # dropout that is not keyed per sample
     if last is not None:
         world.together(lambda: load_checkpoint(last, learner.model.clip, learner.optimiser))
 

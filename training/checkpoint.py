@@ -2,7 +2,7 @@
 
     RUN/checkpoints/000000128000/   (samples seen)
         model.safetensors    open_clip's state dict: create_model_and_transforms(name, pretrained=THIS)
-        optimiser.pt         AdamW's moments and the random number generator's state
+        optimiser.pt         AdamW's moments
         state.json           counters, fingerprints, sizes and hashes of the others; written last
 
 With sharded weights every rank writes its part (torch.distributed.checkpoint), and instead of the first two there are

@@ -78,7 +78,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.samples is None):
-            raise ConfigError("give either epochs or samples (one of the two)")
+            raise ConfigError("give either epochs or samples: set one of the two, and the other to null")
         if (self.epochs or self.samples or 0) <= 0:
             raise ConfigError("epochs or samples must be positive")
         if self.global_batch_size < 2:
@@ -86,7 +86,9 @@ class TrainConfig:
         if self.micro_batches < 1:
             raise ConfigError(f"micro_batches must be at least 1, got {self.micro_batches}")
         if self.data.follow and self.samples is None:
-            raise ConfigError("data.follow changes what an epoch is: give the run's length in samples, not in epochs")
+            raise ConfigError(
+                "data.follow changes what an epoch is: set --samples N --epochs null, N being the run's length"
+            )
         check_phases(self.phases)
 
 

@@ -4,17 +4,12 @@
         -> chunks, in order -> whole local batches -> device
 
 Images stay uint8 until they are on the device, where `model.py` normalises them: a quarter of the
-bytes to copy. Workers are forked from a clean server process (`forkserver`), since forking a process
-that runs torch's threads can lock up.
+bytes to copy. `processes.py` starts the workers.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +26,7 @@ from pipeline.identity import keyed_hash
 from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
 from training.errors import DataError
 from training.index import SampleIndex, load_index
+from training.processes import process_context, watch_parent
 from training.stream import Stream, share
 
 __all__ = ["Batch", "BatchDataset", "DataConfig", "DataSet", "Tokenizer", "batches"]
@@ -283,9 +279,7 @@ def batches(
     if config.num_workers == 0:
         yield from _whole(map(dataset.__getitems__, chunks), local_size)
         return
-    context = multiprocessing.get_context("forkserver")
-    # The server imports these once and its forks share them.
-    context.set_forkserver_preload(["training.data", "open_clip"])
+    context = process_context()
     with warnings.catch_warnings():
         # More workers than cores is the config's choice; torch says it over five lines.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -314,6 +308,7 @@ def _loader(
         worker_init_fn=_start_worker,
         multiprocessing_context=context,
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # else it draws the workers' seed, which nobody uses, from the trainer's
     )
 
 
@@ -357,13 +352,4 @@ def _as_it_is(batch: Batch) -> Batch:
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer saves, then ends us
-    # A worker is the fork server's child, so torch's own watch over its parent does not see the trainer die.
-    trainer = multiprocessing.parent_process()
-    if trainer is not None:
-        threading.Thread(target=_end_with, args=(trainer.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
+    watch_parent()

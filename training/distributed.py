@@ -9,11 +9,13 @@ the run's key-value store and looks who is missing: the error names those ranks 
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -26,10 +28,12 @@ from torch.distributed.rendezvous import rendezvous
 from training.errors import DistributedError, TrainingError
 from training.stream import share
 
-__all__ = ["World", "distributed", "is_first_process"]
+__all__ = ["World", "distributed", "is_first_process", "place_of"]
 
 T = TypeVar("T")
 
+_BEAT_S = 0.5
+"""How often rank 0 lets the others hear that it is at a long work, and they listen."""
 _SIGNING_S = 2.0
 """How long a rank leaves the others to sign that they are alive and waiting too."""
 _SIGNS = re.compile(r"\b(gloo|nccl|timed out|timeout|connection|store|peer)\b", re.IGNORECASE)
@@ -45,6 +49,9 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     store: PrefixStore | None = None
     """The run's key-value store; None for one process."""
+    timeout_s: float = 600.0
+    """How long a rank waits for another that is not heard of."""
+    _long_calls: Iterator[int] = field(default_factory=itertools.count, compare=False, repr=False)
 
     @property
     def is_first(self) -> bool:
@@ -104,6 +111,38 @@ class World:
             raise answer
         return cast(T, answer)
 
+    def on_first_however_long(self, action: Callable[[], T]) -> T:
+        """What `action` returns on rank 0, on every rank, though it take longer than a collective may.
+
+        The others wait for as long as rank 0 is heard of. `action` must not raise what the others have to know of.
+        """
+        if self.store is None:
+            return action()
+        call = f"long/{next(self._long_calls)}"  # all ranks make the same calls
+        if not self.is_first:
+            self._wait_for(self.store, call)
+            return cast(T, self.from_first(None))
+        is_done = threading.Event()
+        beat = threading.Thread(target=_beat, args=(self.store, call, is_done), daemon=True)
+        beat.start()
+        try:
+            answer = action()
+        finally:
+            is_done.set()
+            beat.join()
+        self.store.set(f"{call}/done", "")
+        return cast(T, self.from_first(answer))
+
+    def _wait_for(self, store: PrefixStore, call: str) -> None:
+        """Until rank 0 is done with `call`. Raises DistributedError when it was not heard of for `timeout_s`."""
+        beats, since = 0, time.monotonic()
+        while not store.check([f"{call}/done"]):
+            if (found := store.add(f"{call}/beats", 0)) != beats:
+                beats, since = found, time.monotonic()
+            elif time.monotonic() - since > self.timeout_s:
+                raise DistributedError("rank 0 stopped answering; see its log, then run again")
+            time.sleep(min(_BEAT_S, self.timeout_s / 4))
+
     def together(self, action: Callable[[], T]) -> T:
         """`action` on every rank, in which none waits for another.
 
@@ -157,6 +196,13 @@ class World:
         return f"rank {', '.join(silent)}" if silent else "another rank"
 
 
+def _beat(store: PrefixStore, call: str, is_done: threading.Event) -> None:
+    """Let the others hear of us until `is_done`; for good once the store is gone."""
+    with suppress(RuntimeError):
+        while not is_done.wait(_BEAT_S):
+            store.add(f"{call}/beats", 1)
+
+
 def is_first_process() -> bool:
     """Whether this process is rank 0, before or after the processes have met."""
     return os.environ.get("RANK", "0") == "0"
@@ -171,7 +217,7 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    place = _place(device, rank)
+    place = place_of(device, rank)
     if size == 1:
         yield World(device=place)
         return
@@ -189,7 +235,7 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
             f"rank {rank} of {size} cannot join the others ({' '.join(str(error).split())[:200]}); "
             "start all ranks with torchrun"
         ) from error
-    world = World(rank=rank, size=size, device=place, store=PrefixStore("openwit", store))
+    world = World(rank=rank, size=size, device=place, store=PrefixStore("openwit", store), timeout_s=timeout_s)
     try:
         yield world
         # Ranks finish at different times; one that leaves early would break the others' last collective.
@@ -199,8 +245,8 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
         dist.destroy_process_group()
 
 
-def _place(device: str, rank: int) -> torch.device:
-    """This rank's device. Raises DistributedError."""
+def place_of(device: str, rank: int = 0) -> torch.device:
+    """The device of `rank` for `device`: auto, cpu or cuda. Raises DistributedError."""
     use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if not use_cuda:
         return torch.device("cpu")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from training.checkpoint import Progress, read_progress
-from training.distributed import World
+from training.distributed import World, place_of
 from training.errors import EvaluationError
 from training.loading import load_checkpoint
 from training.losses import LossConfig, make_loss
@@ -185,11 +185,19 @@ def evaluate(model: Model, config: EvaluationConfig, world: World | None = None)
 
 
 def evaluate_checkpoint(
-    config: EvaluationConfig, checkpoint: Path, model: ModelConfig, loss: LossConfig, precision: Precision
+    config: EvaluationConfig,
+    checkpoint: Path,
+    model: ModelConfig,
+    loss: LossConfig,
+    precision: Precision,
+    device_name: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> tuple[list[Metric], Progress]:
-    """Metrics of a saved checkpoint, in this one process, and how far it was trained."""
+    """Metrics of a saved checkpoint, in this one process, and how far it was trained.
+
+    Raises DistributedError where there is no such device, EvaluationError, CheckpointError, ModelError.
+    """
     objective = make_loss(loss)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = place_of(device_name)
     made = create_model(
         model,
         device=device,

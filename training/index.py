@@ -11,8 +11,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +27,17 @@ import xxhash
 
 from configs.load import fingerprint
 from training.errors import DataError
-from training.shards import Shard, ShardRows, find_shards, read_json, read_rows
+from training.processes import process_context, watch_parent
+from training.rows import ShardRows, read_rows
+from training.shards import Shard, find_shards, read_json
 
 __all__ = ["SampleIndex", "load_index", "write_index"]
 
+_MANY_SHARDS = 64
+"""Fewer are read before a pool has started."""
+_MAX_PROCESSES = 16
+_AHEAD = 4
+"""Shards in flight for each process: bounds the memory."""
 _DTYPES: dict[str, npt.DTypeLike] = {
     "shard": np.int32,
     "offset": np.int64,
@@ -75,26 +85,35 @@ class SampleIndex:
 
 
 def write_index(
-    *directories: str | Path, root: str | Path, skip_unfinished: bool = False, replace: bool = True
+    *directories: str | Path,
+    root: str | Path,
+    skip_unfinished: bool = False,
+    replace: bool = True,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> SampleIndex:
     """Index every shard under `directories` in `root`/FINGERPRINT, and open that.
 
-    An index that is there already is kept with `replace` false, for processes that are reading it. Raises DataError
-    (see `find_shards`, which explains `skip_unfinished`).
+    An index that is there already is kept with `replace` false, for processes that are reading it. Many shards are
+    read by several processes; `tell` hears how many of how many are done. Raises DataError (see `find_shards`, which
+    explains `skip_unfinished`).
     """
     temporary = Path(root) / f"new.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         with _Writer(temporary) as writer:
+            found = [find_shards(directory, skip_unfinished=skip_unfinished) for directory in directories]
+            total = sum(map(len, found))
             sizes = []
-            for directory in directories:
-                before = writer.count
-                for shard in find_shards(directory, skip_unfinished=skip_unfinished):
-                    writer.add(shard, read_rows(shard))
-                if writer.count == before:
-                    raise DataError(f"{directory}: no sample with both an image and a caption; nothing to train on")
-                sizes.append(writer.count - before)
+            with closing(_read_all([shard for shards in found for shard in shards])) as rows:
+                for directory, shards in zip(directories, found, strict=True):
+                    before = writer.count
+                    for shard in shards:
+                        writer.add(shard, next(rows))
+                        tell(writer.num_shards, total)
+                    if writer.count == before:
+                        raise DataError(f"{directory}: no sample with both an image and a caption; nothing to train on")
+                    sizes.append(writer.count - before)
             name = writer.finish(sizes)
         target = Path(root) / name
         if replace or not (target / "index.json").is_file():
@@ -114,12 +133,34 @@ def load_index(directory: str | Path) -> SampleIndex:
     return SampleIndex(paths=paths, tar_bytes=tar_bytes, sizes=sizes, **arrays, **meta)
 
 
+def _read_all(shards: Sequence[Shard]) -> Generator[ShardRows, None, None]:
+    """The rows of each, in order; of many shards read by several processes, not far ahead of what is asked for."""
+    processes = min(os.cpu_count() or 1, _MAX_PROCESSES)
+    if len(shards) < _MANY_SHARDS or processes == 1:
+        yield from map(read_rows, shards)
+        return
+    pool = ProcessPoolExecutor(processes, mp_context=process_context(), initializer=watch_parent)
+    try:
+        waiting: deque[Future[ShardRows]] = deque()
+        for shard in shards:
+            waiting.append(pool.submit(read_rows, shard))
+            if len(waiting) == _AHEAD * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError("a process that reads shards died (out of memory?); run again") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 class _Writer:
     """Appends shards to the arrays of an index."""
 
     def __init__(self, directory: Path) -> None:
         self.count = 0
         """Samples so far."""
+        self.num_shards = 0
         self._directory = directory
         self._stack = ExitStack()
         self._arrays: dict[str, _Array] = {}
@@ -143,13 +184,13 @@ class _Writer:
 
     def add(self, shard: Shard, rows: ShardRows) -> None:
         """Append the samples of one shard."""
-        captions = np.frombuffer(b"".join(rows.caption), np.uint8)
-        ends = np.cumsum([len(caption) for caption in rows.caption], dtype=np.int64) + self._captions_end
-        uid = np.array(rows.uid, np.uint64)
+        captions = np.frombuffer(rows.captions, np.uint8)
+        ends = np.cumsum(rows.caption_bytes, dtype=np.int64) + self._captions_end
+        uid = rows.uid
         added: dict[str, npt.NDArray[Any]] = {
             "shard": np.full(len(uid), len(self._paths), np.int32),
-            "offset": np.array(rows.offset, np.int64),
-            "num_bytes": np.array(rows.num_bytes, np.int32),
+            "offset": rows.offset,
+            "num_bytes": rows.num_bytes,
             "uid": uid,
             "caption_end": ends,
             "captions": captions,
@@ -165,6 +206,7 @@ class _Writer:
         self._without_text += rows.num_without_text
         self._without_image += rows.num_without_image
         self.count += len(uid)
+        self.num_shards += 1
 
     def finish(self, sizes: Sequence[int]) -> str:
         """Write what remains; return the fingerprint. `sizes`: samples of each directory."""

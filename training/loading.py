@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -21,12 +19,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from training.checkpoint import Progress, holds_shards, read_progress
 from training.errors import CheckpointError
 from training.optim import empty_moments, moments_by_name, named_moments
+from training.safe_reader import SafeReader
 
 __all__ = ["load_checkpoint", "read_weights"]
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> Progress:
-    """Put a checkpoint's state into `model` (and `optimiser` and the generators); return its counters.
+    """Put a checkpoint's state into `model` (and `optimiser`); return its counters.
 
     Every rank reads what it needs, and waits for no other. Raises CheckpointError where the checkpoint is damaged or
     of another model.
@@ -40,7 +39,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.O
             _load_whole(root, model, optimiser)
     except (OSError, SafetensorError, CheckpointException, pickle.UnpicklingError, EOFError) as error:
         raise CheckpointError(f"{root}: cannot read the checkpoint ({_one_line(error)})") from error
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{root}: holds a {progress.model_name}, which does not fit this model "
             f"({_one_line(error)}); set model.name to the checkpoint's, or another output"
@@ -54,7 +53,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if not holds_shards(root):
             return load_file(root / "model.safetensors")
-        stored = FileSystemReader(root).read_metadata().state_dict_metadata
+        stored = SafeReader(root).read_metadata().state_dict_metadata
         weights = {
             name.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)
             for name, entry in stored.items()
@@ -62,35 +61,39 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         }
         _read({"model": weights}, root)
         return weights
-    except (OSError, SafetensorError, CheckpointException, pickle.UnpicklingError, EOFError, KeyError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        CheckpointException,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+    ) as error:
         raise CheckpointError(f"{root}: cannot read the weights ({_one_line(error)})") from error
 
 
 def _load_shards(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
-    stored = FileSystemReader(root).read_metadata().state_dict_metadata
+    stored = SafeReader(root).read_metadata().state_dict_metadata
     weights = model.state_dict()
     for name in sorted(weights.keys() | {name.removeprefix("model.") for name in stored if name.startswith("model.")}):
         entry = stored.get(f"model.{name}")
         if name not in weights or not isinstance(entry, TensorStorageMetadata) or entry.size != weights[name].shape:
             raise ValueError(f"{name} differs")
     state: dict[str, dict[str, Tensor]] = {"model": weights}
-    if optimiser is not None:
-        if any(name.startswith("moments.") for name in stored):  # none before the first step that was not skipped
-            empty_moments(optimiser)
-            state["moments"] = named_moments(model, optimiser)
-        state["random"] = {"cpu_rng": torch.get_rng_state()}
-        if "random.cuda_rng" in stored and torch.cuda.is_available():
-            state["random"]["cuda_rng"] = torch.cuda.get_rng_state()
+    # None before the first step that was not skipped.
+    if optimiser is not None and any(name.startswith("moments.") for name in stored):
+        empty_moments(optimiser)
+        state["moments"] = named_moments(model, optimiser)
     _read(state, root)  # into the tensors themselves
-    if optimiser is not None:
-        _set_random(state["random"])
 
 
 def _read(state: dict[str, dict[str, Tensor]], root: Path) -> None:
     with warnings.catch_warnings():
         # Without collectives on purpose: each rank knows what it needs.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        load(cast("dict[str, Any]", state), storage_reader=FileSystemReader(root), no_dist=True)
+        load(cast("dict[str, Any]", state), storage_reader=SafeReader(root), no_dist=True)
 
 
 def _load_whole(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
@@ -106,7 +109,6 @@ def _load_whole(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer |
         with torch.no_grad():
             for name, value in named_moments(model, optimiser).items():
                 value.copy_(_like(moments[name], value))
-    _set_random(extra)
 
 
 def _like(value: Tensor, own: Tensor | None) -> Tensor:
@@ -116,12 +118,6 @@ def _like(value: Tensor, own: Tensor | None) -> Tensor:
     # Every rank has read it: no source, so nothing is sent.
     local = value.to(own.device_mesh.device_type)
     return cast(Tensor, distribute_tensor(local, own.device_mesh, own.placements, src_data_rank=None))
-
-
-def _set_random(states: Mapping[str, Any]) -> None:
-    torch.set_rng_state(states["cpu_rng"])
-    if "cuda_rng" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda_rng"])
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from training.data import Tokenizer
 from training.errors import CheckpointError, ModelError
 from training.loading import read_weights
 from training.shard import layers_of, shard_module
+from training.tokenizer import make_tokenizer
 
 __all__ = [
     "Model",
@@ -152,13 +155,21 @@ class Model:
     `clip` is open_clip's module, whose state dict is the checkpoint; this wrapper holds no parameters.
     """
 
-    def __init__(self, clip: nn.Module, *, name: str, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
-        """Wrap `clip`, which is on `device`."""
+    def __init__(
+        self,
+        clip: nn.Module,
+        *,
+        name: str,
+        device: torch.device,
+        precision: Literal["fp32", "bf16"],
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        """Wrap `clip`, which is on `device`; `tokenizer` is made where it is not given. Raises ModelError."""
         self.clip = clip
         self.name = name
         self.device = device
         self.precision = precision
-        self.tokenizer = cast(Tokenizer, open_clip.get_tokenizer(name))
+        self.tokenizer = tokenizer or make_tokenizer(name)
         visual = cast(Any, clip).visual
         size = visual.image_size
         self.image_size = int(size[0] if isinstance(size, (tuple, list)) else size)
@@ -277,6 +288,7 @@ def create_model(
     (None: the model has none). Raises ModelError.
     """
     name = register_model(config.name)
+    tokenizer = make_tokenizer(name)  # first: it may say at once what takes minutes to build and then fails
     overrides: dict[str, Any] = {"init_logit_scale": init_logit_scale}
     if image_size is not None:
         overrides["force_image_size"] = image_size
@@ -310,7 +322,7 @@ def create_model(
         clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # type: ignore[no-untyped-call]  # torch's stub
     if mesh is None:
         clip.to(device)
-    model = Model(clip, name=name, device=device, precision=precision)
+    model = Model(clip, name=name, device=device, precision=precision, tokenizer=tokenizer)
     if mesh is not None:
         model.shard(mesh, compile_layers=config.compile)
     model.train()
@@ -326,10 +338,15 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
     """
     try:
         path = _weights_file(Path(source))
-        if towers == "both" and path.is_file():
-            open_clip.load_checkpoint(clip, str(path))  # knows weights of other trainers as well
-            return
-        state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
+        if path.suffix == ".npz" and not zipfile.is_zipfile(path):
+            raise ValueError("not an .npz file")  # NumPy would leave it open
+        with warnings.catch_warnings():
+            # torch says of foreign pickles that it may refuse them; when it does, that is an error of its own.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            if towers == "both" and path.is_file():
+                open_clip.load_checkpoint(clip, str(path))  # knows weights of other trainers as well; runs no pickle
+                return
+            state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
         state = {key: value for key, value in state.items() if towers in ("both", _tower(key))}
         if not state:
             raise ModelError(f"model.init_from: {path} holds no {towers} tower of an open_clip model")
@@ -345,7 +362,12 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
         KeyError,
         ValueError,
         AssertionError,
+        AttributeError,  # a list where a dict of weights should be
+        EOFError,
+        StopIteration,  # an empty dict
+        TypeError,
         pickle.UnpicklingError,
+        zipfile.BadZipFile,
         SafetensorError,
         CheckpointError,
     ) as error:

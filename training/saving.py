@@ -1,6 +1,6 @@
 """Writes checkpoints beside the training: the state is copied, then a thread writes it.
 
-    weights, moments, random state --copy to the CPU--> thread --> TEMPORARY/* --> hashes, state.json --> rename
+    weights, moments --copy to the CPU--> thread --> TEMPORARY/* --> hashes, state.json --> rename
 
 Of an unsharded model rank 0 writes all. Of a sharded one every rank writes its part: they agree on the files over
 a process group of their own, which the steps meanwhile do not touch, and rank 0 commits when all have written.
@@ -68,15 +68,12 @@ class CheckpointWriter:
         self.finish()
         if not self._writes:
             return
-        random = {"cpu_rng": torch.get_rng_state()}
-        if next(model.parameters()).device.type == "cuda":
-            random["cuda_rng"] = torch.cuda.get_rng_state()
         weights = {name: _copy(tensor) for name, tensor in model.state_dict().items()}
         if self._group is not None:
             moments = {name: _copy(tensor) for name, tensor in named_moments(model, optimiser).items()}
-            self._pending = self._pool.submit(self._write_part, weights, moments, random, progress)
+            self._pending = self._pool.submit(self._write_part, weights, moments, progress)
         else:
-            extra = {"optimiser": _copy_tree(optimiser.state_dict()), **random}
+            extra = {"optimiser": _copy_tree(optimiser.state_dict())}
             self._pending = self._pool.submit(self._write_whole, weights, extra, progress)
 
     def finish(self) -> None:
@@ -113,13 +110,11 @@ class CheckpointWriter:
             raise OSError(str(error)) from error
         commit(temporary, final, progress, keep=self._keep)
 
-    def _write_part(
-        self, weights: dict[str, Tensor], moments: dict[str, Tensor], random: dict[str, Tensor], progress: Progress
-    ) -> None:
+    def _write_part(self, weights: dict[str, Tensor], moments: dict[str, Tensor], progress: Progress) -> None:
         final, temporary = self._paths(progress)
         if self._world.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
-        state = {"model": weights, "moments": moments, "random": random}
+        state = {"model": weights, "moments": moments}
         # The first collective inside comes before the first write, and the last after every rank's last.
         save(
             state,

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,20 +98,23 @@ class Snapshots:
 
     def _look(self, *, start: int, first_epoch: int) -> Segment:
         """Rank 0 reads the lists and saves the index; every rank learns of it, or of the error."""
-        answer: Segment | str = ""
-        if self._world.is_first:
+
+        def index() -> Segment | str:
             try:
-                index = write_index(
+                found = write_index(
                     *self._config.paths,
                     root=self._root,
                     skip_unfinished=self._config.follow,
                     replace=not self._config.follow,
+                    tell=_Progress(),
                 )
-                sizes = index.sizes if self._config.weights else (sum(index.sizes),)
-                answer = Segment(sizes=sizes, start=start, first_epoch=first_epoch, snapshot=index.fingerprint)
             except (TrainingError, OSError) as error:
-                answer = " ".join(str(error).split())
-        answer = self._world.from_first(answer)
+                return " ".join(str(error).split())
+            sizes = found.sizes if self._config.weights else (sum(found.sizes),)
+            return Segment(sizes=sizes, start=start, first_epoch=first_epoch, snapshot=found.fingerprint)
+
+        # 400 M samples take longer to read than a collective may wait for a rank.
+        answer = self._world.on_first_however_long(index)
         if isinstance(answer, str):
             raise DataError(answer)
         return answer
@@ -126,3 +131,18 @@ class Snapshots:
         for path in self._root.iterdir():
             if path.is_dir() and path.name not in needed:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+class _Progress:
+    """Says now and then how far the index is, where it takes long."""
+
+    _EVERY_S = 10.0
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` shards are read."""
+        if time.monotonic() - self._told >= self._EVERY_S:
+            self._told = time.monotonic()
+            print(f"looking at the shards: {done:,} of {total:,}", file=sys.stderr, flush=True)

@@ -2,8 +2,8 @@
 
     config -> data -> model -> loss -> optimiser -> [ step -> log -> evaluate -> save ] -> final evaluation
 
-A run's whole state is its weights, the optimiser's moments, the random generator and one integer,
-`samples_seen`. Started again with the same config, it goes on from the last whole checkpoint.
+A run's whole state is its weights, the optimiser's moments and one integer, `samples_seen`. Started again with the
+same config, it goes on from the last whole checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from training.begin import begin
+from training.chance import seed_step
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.distributed import distributed
@@ -82,6 +83,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
                 # ------------------------------------------------------------------------------
                 # Step
                 # ------------------------------------------------------------------------------
+                seed_step(config.seed, progress.samples_seen, world.rank)
                 value = accumulate_gradient(
                     learner.model,
                     loss,

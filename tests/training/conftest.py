@@ -29,6 +29,21 @@ TINY_RESNET = {
 }
 
 
+TINY_DROPOUT = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 32,
+        "timm_model_name": "test_vit",
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "timm_proj_bias": False,
+        "timm_drop": 0.3,
+        "timm_drop_path": 0.3,
+    },
+    "text_cfg": TINY_VIT["text_cfg"],
+}
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """103 samples in three shards of unequal size, one of which holds three samples."""
@@ -58,6 +73,14 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with batch normalisation."""
     path = tmp_path_factory.mktemp("models") / "openwit-test-resnet.json"
     path.write_text(json.dumps(TINY_RESNET))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dropout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose image tower draws from torch's generator in every step."""
+    path = tmp_path_factory.mktemp("models") / "openwit-test-dropout.json"
+    path.write_text(json.dumps(TINY_DROPOUT))
     return path
 
 
@@ -124,7 +147,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vi
     runs = [plain, followed, sharded, taken_over | {"distributed": "fsdp"}]
     spec = {"folder": str(folder), "model": str(tiny_vit), "runs": runs}
     asleep = {}
-    for name in ("step", "evaluation", "checkpoint"):
+    for name in ("step", "evaluation", "checkpoint", "index"):
         asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 8}
     asleep["evaluation"]["evaluation"] = {"path": str(tiny_evaluation), "every_samples": 48}
     run_ranks(spec | {"asleep": asleep}, 2)

@@ -24,6 +24,7 @@ import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
 import training.distributed as distributed_module
+import training.snapshots as snapshots_module
 import training.train as train_module
 from configs.load import from_mapping
 from training.config import TrainConfig
@@ -124,12 +125,14 @@ SLEEPERS = {
     "step": (train_module, "accumulate_gradient", 3),
     "evaluation": (train_module, "evaluate", 0),
     "checkpoint": (CheckpointWriter, "save", 0),
+    "index": (snapshots_module, "write_index", 0),
 }
-"""Where rank 1 falls asleep: before which call (counted from 0) of what."""
+"""Where rank 1 falls asleep: before which call (counted from 0) of what. At the index rank 0 is merely slow."""
 
 
 def fall_asleep(run: Mapping[str, Any], port: int, where: str, folder: Path) -> None:
-    """Train, with rank 1 asleep until rank 0 gives up waiting; write what this rank raised."""
+    """Train, with rank 1 asleep until rank 0 gives up waiting (or rank 0 slower than a collective may be, where it
+    indexes); write what this rank raised."""
     os.environ["MASTER_PORT"] = str(port)
     distributed_module._SIGNING_S = 0.5
     rank = int(os.environ["RANK"])
@@ -138,7 +141,9 @@ def fall_asleep(run: Mapping[str, Any], port: int, where: str, folder: Path) -> 
     real, calls = getattr(owner, name), iter(range(1000))
 
     def sleepy(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == call and rank == 1:
+        if where == "index":
+            time.sleep(1.5 * run["collective_timeout_s"])
+        elif next(calls) == call and rank == 1:
             while not raised[0].exists():
                 time.sleep(0.1)
         return real(*args, **kwargs)

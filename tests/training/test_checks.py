@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
-from configs.load import ConfigError, from_mapping
-from tests.training.conftest import tiny_run
+from configs.load import ConfigError, from_mapping, load
+from tests.conftest import REPOSITORY
+from tests.training.conftest import TINY_VIT, tiny_run
 from tests.training.test_sharding import last_of
 from training.checks import check_model, check_sizes
 from training.config import TrainConfig
@@ -18,6 +21,7 @@ from training.errors import CheckpointError, DistributedError, ModelError, Train
 from training.loading import load_checkpoint
 from training.model import Model, ModelConfig, create_model
 from training.phases import Phase
+from training.tokenizer import make_tokenizer
 from training.train import train
 
 
@@ -102,3 +106,39 @@ def test_only_errors_of_collectives_are_called_so() -> None:
     memory = "rank 0, step 4: out of GPU memory; raise micro_batches"
     with pytest.raises(TrainingError, match=memory), World().during("step 4"):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_every_model_of_open_clip_has_a_tokenizer_here_or_one_line_that_says_why_not() -> None:
+    refused: dict[str, str] = {}
+    for name in open_clip.list_models():
+        try:
+            make_tokenizer(name)
+        except ModelError as error:
+            refused[name] = str(error)
+    assert all("\n" not in line and len(line) < 600 for line in refused.values())
+    assert all("a decoder that writes captions" in refused[name] for name in refused if name.startswith("coca"))
+    assert "coca_ViT-B-32" in refused
+    assert not {"ViT-B-32", "ViT-L-14-quickgelu", "RN50", "MobileCLIP-S1"} & refused.keys()
+
+
+def test_tokenizer_that_is_not_here_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'transformers'")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", missing)
+    with pytest.raises(ModelError, match=r"timm/ViT-B-16-SigLIP cannot be made .*Hugging Face's cache"):
+        make(Path("ViT-B-16-SigLIP"))
+
+
+def test_vocabulary_that_does_not_fit_is_told_before_the_model_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "openwit-test-few-words.json"
+    path.write_text(json.dumps({**TINY_VIT, "text_cfg": {**TINY_VIT["text_cfg"], "vocab_size": 1000}}))
+    with pytest.raises(ModelError, match=r"knows 49,408 tokens and its text tower 1,000; set text_cfg\.vocab_size"):
+        make(path)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_following_with_a_shipped_config_is_refused_with_what_to_write(path: Path) -> None:
+    with pytest.raises(ConfigError, match="set --samples N --epochs null"):
+        load(TrainConfig, path, ["--data.follow", "true"])
+    assert load(TrainConfig, path, ["--data.follow", "true", "--samples", "9", "--epochs", "null"]).data.follow

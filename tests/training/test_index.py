@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tarfile
@@ -16,6 +17,7 @@ from tests.training.conftest import index_of
 from tests.training.tiny_shards import make_shards
 from training.errors import DataError
 from training.index import write_index
+from training.tar_headers import _lean, members
 
 
 @pytest.fixture
@@ -145,3 +147,74 @@ def test_an_empty_or_missing_directory_is_one_clear_line(tmp_path: Path) -> None
         index_of(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no shards here"):
         index_of(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_headers_are_read_as_tarfile_reads_them(tmp_path: Path, kind: int) -> None:
+    path = tmp_path / "a.tar"
+    names = ["a.jpg", "ü/犬.txt", f"{'long/' * 18}{'name' * 15}.jpg", "x" * 99, "y" * 100, ".hidden", "a.b.c"]
+    if kind != tarfile.USTAR_FORMAT:
+        names += ["z" * 101, "/".join(["deep"] * 80)]
+    with tarfile.open(path, "w", format=kind) as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = number * 300
+            info.mtime = 1.5 if kind == tarfile.PAX_FORMAT else 1
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+            for other in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE):
+                info = tarfile.TarInfo(f"other-{number}")
+                info.type, info.linkname = other, "a.jpg"
+                tar.addfile(info)
+    with tarfile.open(path) as tar:
+        theirs = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
+    assert list(members(path)) == theirs
+    assert list(_lean(path)) == theirs, "without tarfile's help"
+
+
+@pytest.mark.parametrize("at", [0, 100, 124, 148, 156, 512, 700])
+def test_a_damaged_header_is_left_to_tarfile(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("a.jpg", "b.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 600
+            tar.addfile(info, io.BytesIO(b"x" * 600))
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+    try:
+        with tarfile.open(path, "r:") as tar:
+            theirs = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
+    except tarfile.TarError:
+        with pytest.raises(DataError, match=r"a\.tar: not a readable tar"):
+            list(members(path))
+    else:
+        assert list(members(path)) == theirs
+
+
+def test_many_shards_are_read_by_processes_to_the_same_index(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = write_index(shards, root=tmp_path / "alone")
+    monkeypatch.setattr("training.index._MANY_SHARDS", 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    told: list[tuple[int, int]] = []
+    together = write_index(shards, root=tmp_path / "together", tell=lambda *numbers: told.append(numbers))
+    assert together.fingerprint == alone.fingerprint
+    assert together.captions.tobytes() == alone.captions.tobytes()
+    assert told == [(number + 1, len(alone.paths)) for number in range(len(alone.paths))]
+    tar = shards / "shards" / "00001.tar"
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"00001\.tar: truncated"):
+        write_index(shards, root=tmp_path / "together")
+
+
+def test_captions_lose_white_space_of_every_kind_at_their_ends(shards: Path) -> None:
+    path = shards / "shards" / "00000.parquet"
+    rows = pq.read_table(path)
+    captions = rows["caption"].to_pylist()
+    captions[:3] = ["\u3000a dog\u2003", "\x1f\x85", "a\u2028b"]
+    pq.write_table(rows.set_column(1, "caption", pa.array(captions)), path)
+    index = index_of(shards)
+    assert [index.caption(i) for i in range(2)] == ["a dog", "a\u2028b"]
+    assert index.num_without_text == 1

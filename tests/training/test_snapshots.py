@@ -210,7 +210,7 @@ def test_a_lost_snapshot_is_one_clear_line(growing: TrainConfig, monkeypatch: py
 
 
 def test_following_needs_a_length_in_samples(growing: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match="in samples, not in epochs"):
+    with pytest.raises(ConfigError, match="set --samples N --epochs null"):
         replace(growing, samples=None, epochs=2.0)
 
 

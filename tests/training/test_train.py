@@ -18,14 +18,17 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._C._distributed_c10d import HashStore, PrefixStore
 
 import training.train as train_module
 from configs.load import from_mapping
 from tests.training.conftest import tiny_run
 from training.__main__ import main
+from training.chance import seed_step
 from training.checkpoint import CheckpointConfig, find_last, read_progress
 from training.config import TrainConfig
-from training.errors import CheckpointError, DataError, ModelError, NonFiniteError, OutputError
+from training.distributed import World
+from training.errors import CheckpointError, DataError, DistributedError, ModelError, NonFiniteError, OutputError
 from training.evaluate import EvaluationConfig
 from training.index import write_index
 from training.losses import LossConfig
@@ -122,6 +125,33 @@ def test_crashed_and_resumed_run_equals_uninterrupted_run(
     assert len(losses(config.output)) == 10
 
 
+def test_resumed_run_with_dropout_equals_uninterrupted_run(
+    config: TrainConfig, tiny_dropout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(config.model, name=str(tiny_dropout), patch_dropout=0.0)
+    config = replace(config, model=model, data=replace(config.data, num_workers=1), micro_batches=2)
+    whole = replace(config, output=str(tmp_path / "whole"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, crash)
+        with pytest.raises(CrashError):
+            train(config)
+    torch.rand(3)  # what others draw does not matter
+    train(config)
+    assert_same_run(config.output, whole.output)
+    assert losses(config.output) == losses(whole.output)
+
+
+def test_random_numbers_of_a_step_are_a_function_of_seed_position_and_rank() -> None:
+    def drawn(*place: int) -> float:
+        seed_step(*place)
+        return float(torch.rand(()))
+
+    places = [(0, 0, 0), (0, 0, 1), (0, 256, 0), (1, 0, 0), (0, 1 << 40, 7)]
+    assert len({drawn(*place) for place in places}) == len(places)
+    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
+
+
 def test_terminated_run_saves_and_the_resumed_one_equals_uninterrupted_run(
     config: TrainConfig, uninterrupted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +240,20 @@ def test_a_rank_that_stops_answering_is_named_with_the_step(where: str, named: s
     assert raised.startswith(f"DistributedError: rank 0, {named}: rank 1 stopped answering")
     assert "run again to go on from the last checkpoint" in raised
     assert "\n" not in raised
+
+
+def test_an_index_may_take_longer_than_a_rank_waits_for_another(two_ranks: Path) -> None:
+    for rank in (0, 1):
+        assert (two_ranks / f"raised-index-{rank}.txt").read_text() == "nothing"
+
+
+def test_a_first_rank_that_is_not_heard_of_during_long_work_is_told() -> None:
+    store = PrefixStore("test", HashStore())
+    world = World(rank=1, size=2, store=store, timeout_s=0.2)
+    with pytest.raises(DistributedError, match="rank 0 stopped answering"):
+        world._wait_for(store, "long/0")
+    store.set("long/0/done", "")
+    world._wait_for(store, "long/0")
 
 
 def test_damaged_checkpoint_is_skipped_with_a_warning(
@@ -440,3 +484,13 @@ def test_evaluate_command_measures_the_last_checkpoint(
     assert "chance" in capsys.readouterr().out
     written = json.loads((Path(config.output) / "metrics.json").read_text())
     assert [m["value"] for m in written["metrics"].values()] == [m.value for m in result.metrics]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_evaluate_command_obeys_the_device(
+    config: TrainConfig, tiny_evaluation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(replace(config, samples=16))
+    words = ["--output", config.output, "--data.path", "x", "--model.name", config.model.name, "--samples", "16"]
+    assert main(["evaluate", *words, "--evaluation.path", str(tiny_evaluation), "--device", "cuda"]) == 2
+    assert "device is cuda, but there is no usable CUDA device here" in capsys.readouterr().err

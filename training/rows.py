@@ -1,0 +1,174 @@
+"""Where each sample of one shard lies in its tar.
+
+    00000.parquet with tar_offset ------------------------------> ShardRows
+    else the tar's headers, read one by one (tar_headers.py) ------^
+
+Rows without a caption or an image are left out and counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from training.errors import DataError
+from training.shards import IMAGE_SUFFIXES, Shard
+from training.tar_headers import members
+
+__all__ = ["ShardRows", "read_rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRows:
+    """The n samples of one shard."""
+
+    offset: npt.NDArray[np.int64]
+    """int64[n]: where each image's bytes start in the tar."""
+    num_bytes: npt.NDArray[np.int64]
+    """int64[n]: length of each image's bytes."""
+    uid: npt.NDArray[np.uint64]
+    """uint64[n]: first 64 bits of the uid; for foreign shards a hash of shard name and key."""
+    caption_bytes: npt.NDArray[np.int64]
+    """int64[n]: length of each caption in UTF-8; none is empty."""
+    captions: bytes
+    """The captions, end to end."""
+    num_without_text: int
+    num_without_image: int
+
+
+def read_rows(shard: Shard) -> ShardRows:
+    """The samples of `shard`. Raises DataError where it is damaged, or holds fewer than its list says."""
+    rows = _rows_from_parquet(shard.path)
+    if rows is None:
+        rows = _rows_from_tar(shard.path)
+    found = len(rows.offset) + rows.num_without_text + rows.num_without_image
+    if shard.samples is not None and found < shard.samples:
+        raise DataError(
+            f"{shard.path}: {found} samples, but {shard.samples} are listed; the shard is damaged: copy it again"
+        )
+    size = shard.path.stat().st_size
+    if len(rows.offset) and int((rows.offset + rows.num_bytes).max()) > size:
+        raise DataError(f"{shard.path}: truncated, the last image ends beyond its {size} bytes; copy it again")
+    return rows
+
+
+def _rows_from_parquet(tar: Path) -> ShardRows | None:
+    """The shard's rows from the Parquet beside it; None where it has no offsets."""
+    path = tar.with_suffix(".parquet")
+    if not path.is_file():
+        return None
+    try:
+        names = pq.read_schema(path).names
+        if not {"tar_offset", "num_bytes", "caption"} <= set(names):
+            return None
+        columns = [c for c in ("key", "caption", "tar_offset", "num_bytes", "uid") if c in names]
+        table = pq.read_table(path, columns=columns, use_threads=False)
+        captions = _stripped(table["caption"])
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read the shard's metadata ({_one_line(error)}); copy it again") from error
+    offset, num_bytes = (pc.fill_null(table[n], -1).to_numpy().astype(np.int64) for n in ("tar_offset", "num_bytes"))
+    caption_bytes = pc.binary_length(captions).to_numpy().astype(np.int64)
+    has_image = (offset >= 0) & (num_bytes > 0)
+    keep = has_image & (caption_bytes > 0)
+    return ShardRows(
+        offset=offset[keep],
+        num_bytes=num_bytes[keep],
+        uid=_uids(table, tar)[keep],
+        caption_bytes=caption_bytes[keep],
+        captions=_joined(captions.filter(pa.array(keep))),
+        num_without_text=int((has_image & ~keep).sum()),
+        num_without_image=int((~has_image).sum()),
+    )
+
+
+def _stripped(column: pa.ChunkedArray) -> pa.Array:
+    """Captions as large_binary, without white space at their ends."""
+    texts = pc.fill_null(column.cast(pa.large_string()), "").combine_chunks()
+    if pc.any(pc.match_substring_regex(texts, r"^[\s\x1c-\x1f\x85\p{Z}]|[\s\x1c-\x1f\x85\p{Z}]$")).as_py():
+        texts = pa.array([text.strip() for text in texts.to_pylist()], pa.large_string())
+    return texts.cast(pa.large_binary())
+
+
+def _joined(texts: pa.Array) -> bytes:
+    """The values of a large_binary array, end to end."""
+    if not len(texts):
+        return b""
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return bytes(memoryview(data)[int(ends[0]) : int(ends[-1])])
+
+
+def _uids(table: pa.Table, tar: Path) -> npt.NDArray[np.uint64]:
+    if "uid" not in table.column_names:
+        keys = table["key"].to_pylist() if "key" in table.column_names else range(table.num_rows)
+        return np.array([_foreign_uid(tar, str(key)) for key in keys], np.uint64)
+    first = pc.binary_slice(table["uid"].cast(pa.binary()), 0, 8).combine_chunks()
+    if pc.binary_length(first).to_numpy().min(initial=8) < 8:
+        raise DataError(f"{tar.with_suffix('.parquet')}: a uid has less than 8 bytes; copy or make the shard again")
+    return np.frombuffer(_joined(first.cast(pa.large_binary())), ">u8").astype(np.uint64)
+
+
+def _rows_from_tar(tar: Path) -> ShardRows:
+    """The shard's rows from the tar's own headers, for shards of other tools."""
+    places: list[tuple[int, int]] = []
+    uids: list[int] = []
+    captions: list[bytes] = []
+    num_without_text = num_without_image = 0
+    with tar.open("rb") as file:
+        for key, found in _groups(tar):
+            image = next((found[s] for s in IMAGE_SUFFIXES if s in found), None)
+            text = found.get("txt")
+            if image is None:
+                num_without_image += 1
+                continue
+            caption = b"" if text is None else os.pread(file.fileno(), text[1], text[0]).strip()
+            if not caption:
+                num_without_text += 1
+                continue
+            places.append(image)
+            uids.append(_foreign_uid(tar, key))
+            captions.append(caption)
+    offset, num_bytes = np.array(places, np.int64).reshape(-1, 2).T
+    return ShardRows(
+        offset=offset,
+        num_bytes=num_bytes,
+        uid=np.array(uids, np.uint64),
+        caption_bytes=np.array([len(caption) for caption in captions], np.int64),
+        captions=b"".join(captions),
+        num_without_text=num_without_text,
+        num_without_image=num_without_image,
+    )
+
+
+def _groups(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """(key, {extension: (offset, size)}) for each run of members with one key, as WebDataset groups."""
+    current: str | None = None
+    group: dict[str, tuple[int, int]] = {}
+    for path, offset, size in members(tar):
+        folder, _, name = path.rpartition("/")
+        stem, _, extension = name.partition(".")
+        key = f"{folder}/{stem}"
+        if key != current and current is not None:
+            yield current, group
+            group = {}
+        current = key
+        group[extension.lower()] = (offset, size)
+    if current is not None:
+        yield current, group
+
+
+def _foreign_uid(tar: Path, key: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{tar.name}\0{key}".encode("utf-8", "surrogatepass"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
