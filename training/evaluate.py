@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from pipeline.errors import InputError
+from pipeline.lines import read_lines
 from training.checkpoint import Progress, read_progress
 from training.distributed import World, place_of
 from training.errors import EvaluationError
@@ -121,12 +123,14 @@ class EvaluationSet:
             if not text.isdigit() or int(text) >= len(self.classes):
                 raise EvaluationError(f"{tar}: {key}.cls is {text!r}, not a class number below {len(self.classes)}")
             label = int(text)
-        captions = members.get("txt", b"").decode("utf-8", "replace").splitlines()
+        captions = members.get("txt", b"").decode("utf-8", "replace").split("\n")
         return Example(image=image, label=label, captions=tuple(c for c in captions if c.strip()))
 
     def _lines(self, path: Path) -> list[str]:
         try:
-            return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [line for line in read_lines(path) if line.strip()]
+        except InputError as error:
+            raise EvaluationError(str(error)) from error
         except OSError as error:
             raise EvaluationError(
                 f"{path}: cannot be read ({error.strerror}); make the evaluation set, or set --evaluation.path"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ Stamp = list[Any]
 """Size and time of change (or ETag); empty where the name alone stands for the content."""
 _LIST_ENDINGS = (".paths", ".paths.gz")
 _LIST_TRIES = 3
+_MAX_LIST_BYTES = 1 << 28
+"""Packed or unpacked; Common Crawl's longest has 13 MB."""
 _LOCAL = ("file://", "local://")
 
 
@@ -108,7 +111,12 @@ def _listed(path: str, lists: Path | None, max_missing: float) -> Mapping[str, S
     """
     data = _read_list(path, lists)
     try:
-        text = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8-sig")
+        if path.endswith(".gz"):
+            with gzip.open(io.BytesIO(data)) as packed:
+                data = packed.read(_MAX_LIST_BYTES + 1)
+        if len(data) > _MAX_LIST_BYTES:
+            raise InputError(f"{path}: more than {_MAX_LIST_BYTES >> 20} MiB, too much for a list of files; cut it up")
+        text = data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a list of files ({error}); one path or URL a line") from error
     lines = list(filter(None, map(str.strip, text.splitlines())))
@@ -145,7 +153,7 @@ def _read_list(path: str, lists: Path | None) -> bytes:
             return copy.read_bytes()
         # Somebody waits for the answer, so a server that is not there is told of soon.
         with open_download(path, tries=_LIST_TRIES) if is_web(path) else open_binary(path) as file:
-            data = file.read()
+            data = file.read(_MAX_LIST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if copy is not None:

@@ -131,6 +131,14 @@ def test_damaged_list_is_refused(tmp_path: Path) -> None:
         find_sources([str(tmp_path / "wat.paths.gz")])
 
 
+def test_bomb_for_a_list_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.steps.sources._MAX_LIST_BYTES", 1 << 20)
+    for name, data in (("a.paths.gz", gzip.compress(b"x" * (2 << 20))), ("a.paths", b"x" * (2 << 20))):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match="more than 1 MiB, too much for a list of files"):
+            find_sources([str(tmp_path / name)])
+
+
 def test_larger_number_only_adds(tmp_path: Path) -> None:
     (tmp_path / "wat.paths").write_text("".join(f"https://a.example/{number}.wat.gz\n" for number in range(50)))
     taken = [set(find_sources([str(tmp_path / "wat.paths")], most=most)) for most in (5, 20, 100)]

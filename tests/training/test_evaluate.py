@@ -151,3 +151,13 @@ def test_damaged_evaluation_examples_are_one_clear_line(
     with pytest.raises(EvaluationError) as caught:
         evaluate(model, EvaluationConfig(path=str(tmp_path / "eval")))
     assert "\n" not in str(caught.value)
+
+
+def test_class_names_are_lines_of_utf8_and_nothing_else(tmp_path: Path) -> None:
+    make_evaluation(tmp_path / "set", per_class=1, size=16, classes=CLASSES[:2])
+    names = tmp_path / "set" / "classnames.txt"
+    names.write_bytes("red\u2028circle\r\ncaf\u00e9\n".encode())
+    assert EvaluationSet(tmp_path / "set").classes == ["red\u2028circle", "caf\u00e9"]
+    names.write_bytes(b"red circle\ncaf\xe9\n")
+    with pytest.raises(EvaluationError, match=r"classnames\.txt: line 2 is not UTF-8"):
+        EvaluationSet(tmp_path / "set")
