@@ -16,7 +16,6 @@ from pipeline.errors import InputError
 from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
-from pipeline.stages.extract.charset import decode_html
 from pipeline.stages.extract.warc import best_of_srcset
 from tests.pipeline.archives import html_block, members, warc_record, wat_block
 
@@ -155,35 +154,6 @@ def test_wat_read_as_warc_is_an_input_error(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(warc_record(wat_block([]))))
     with pytest.raises(InputError, match="format wat"):
         list(extract(str(path), ExtractConfig(), format="warc"))
-
-
-@pytest.mark.parametrize(
-    ("data", "header", "text"),
-    [
-        ("é".encode(), "utf-8", "é"),
-        ("é".encode("latin-1"), "iso-8859-1", "é"),
-        ("“é”".encode("cp1252"), "iso-8859-1", "“é”"),
-        ("Привет".encode("cp1251"), "windows-1251", "Привет"),
-        ("日本".encode("shift_jis"), "Shift_JIS", "日本"),
-        ("中国".encode("gb18030"), "gb2312", "中国"),
-        (b"<meta charset=windows-1251>" + "Привет".encode("cp1251"), None, "<meta charset=windows-1251>Привет"),
-        (
-            b'<meta content="text/html; charset=koi8-r">' + "Да".encode("koi8-r"),
-            None,
-            '<meta content="text/html; charset=koi8-r">Да',
-        ),
-        (b"<!-- <meta charset=koi8-r> -->" + "é".encode(), None, "<!-- <meta charset=koi8-r> -->é"),
-        (b"\xef\xbb\xbf" + "é".encode(), "koi8-r", "é"),
-        ("é".encode("utf-16"), None, "é"),
-        ("é".encode(), None, "é"),
-        ("é".encode("cp1252"), None, "é"),
-        ("é".encode(), "rot13", "é"),
-        ("é".encode(), "no-such-charset", "é"),
-        (b"\xff", "utf-8", "\ufffd"),
-    ],
-)
-def test_charset_is_found_as_browsers_do(data: bytes, header: str | None, text: str) -> None:
-    assert decode_html(data, header) == text
 
 
 @pytest.mark.parametrize(
