@@ -19,7 +19,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from fastwarc.stream_io import GzipReader, Lz4Reader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
@@ -39,7 +39,7 @@ _BUFFER_BYTES = 1 << 18
 _MAX_HEAD_BYTES = 1 << 15  # FastWARC's
 _WHOLE_HEAD = re.compile(rb".*?\n\r?\n", re.DOTALL)
 _CONTENT_LENGTH = re.compile(rb"^Content-Length:[ \t]*([0-9]{1,15})", re.IGNORECASE | re.MULTILINE)
-_READERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {"gzip": GzipReader, "zstd": ZstdReader, "lz4": Lz4Reader}
+_READERS: dict[str, Callable[[BinaryIO], Any]] = {"gzip": GzipReader, "zstd": ZstdReader, "lz4": Lz4Reader}
 
 
 class Record(NamedTuple):
@@ -212,8 +212,11 @@ class _Segment:
                 if self._is_lenient and (gap := self.gap(offset)) is not None:
                     yield gap
                 self.last_offset = offset
-                if not head.content_length and not {"WARC-Type", "Content-Length"} <= set(head.headers.keys()):
-                    # Of a header that is cut short FastWARC makes a record without content.
+                if (not head.content_length and not {"WARC-Type", "Content-Length"} <= set(head.headers.keys())) or (
+                    not self._is_lenient and any("\n" in value for value in head.headers.values())
+                ):
+                    # Of a header that is cut short FastWARC makes a record without content; of lines that end in LF
+                    # alone, one line.
                     self.damage = Damage(offset=offset, reason="bad_record", detail="the record's header is cut short")
                     self._has_no_head = True
                     return

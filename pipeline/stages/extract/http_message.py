@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 _MAX_HEADER_BYTES = 1 << 18  # Chromium's
 _MAX_INTERIM_ANSWERS = 8
 _START = re.compile(rb"[\r\n]*HTTP/", re.IGNORECASE)
-_INTERIM = re.compile(rb"[\r\n]*HTTP/\S*[ \t]+1\d\d", re.IGNORECASE)
+_INTERIM = re.compile(r"HTTP/\S*[ \t]+1\d\d", re.IGNORECASE)
 _END = re.compile(rb"\n\r?\n|\n(?=<)")
 """An empty line; or the page itself where that is missing, since no header begins with an angle bracket."""
 
@@ -68,19 +68,13 @@ def parse_answer(block: bytes) -> Answer:
     Interim answers (100 Continue) before it are passed over; lines that are no headers are too. Raises
     UnreadableAnswerError where the header does not end.
     """
-    start = 0
+    lines, body_start = _header_at(block, 0)
     for _ in range(_MAX_INTERIM_ANSWERS):
-        at = start
-        while block[at : at + 1] in (b"\r", b"\n"):
-            at += 1
-        end = _END.search(block, at, at + _MAX_HEADER_BYTES)
-        if end is None:
-            raise UnreadableAnswerError("the HTTP header does not end")
-        if _INTERIM.match(block, start) is None or _START.match(block, end.end()) is None:
+        if _INTERIM.match(lines[0]) is None or _START.match(block, body_start) is None:
             break
-        start = end.end()
+        lines, body_start = _header_at(block, body_start)
     headers: list[tuple[str, str]] = []
-    for line in block[at : end.start()].decode("latin-1").split("\n")[1:]:
+    for line in lines[1:]:
         if line[:1] in (" ", "\t") and headers:  # folded (RFC 9112, section 5.2)
             name, value = headers[-1]
             headers[-1] = name, f"{value} {line.strip()}"
@@ -88,7 +82,17 @@ def parse_answer(block: bytes) -> Answer:
         name, colon, value = line.partition(":")
         if colon:
             headers.append((name.strip().lower(), value.strip()))
-    return Answer(headers, block[end.end() :])
+    return Answer(headers, block[body_start:])
+
+
+def _header_at(block: bytes, start: int) -> tuple[list[str], int]:
+    """The lines of a header, the status line first, and where the body begins."""
+    while block[start : start + 1] in (b"\r", b"\n"):
+        start += 1
+    end = _END.search(block, start, start + _MAX_HEADER_BYTES)
+    if end is None:
+        raise UnreadableAnswerError("the HTTP header does not end")
+    return block[start : end.start()].decode("latin-1").split("\n"), end.end()
 
 
 # --- the body ---------------------------------------------------------------------------------
