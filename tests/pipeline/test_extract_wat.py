@@ -435,6 +435,9 @@ _LONG_HEAD = _LF[2].replace(b"WARC-Date", b"X: " + b"y" * 50_000 + b"\nWARC-Date
         ([*_LF[:2], _LONG_HEAD, *_LF[3:]], "0134", ["bad_record"]),
         ([*_PACKED_LF[:2], gzip.compress(_LONG_HEAD), *_PACKED_LF[3:]], "0134", ["bad_record"]),
         ([*_GOOD[:2], _LONG_HEAD, *_GOOD[3:]], "0134", ["bad_record"]),
+        ([_LONG_HEAD, *_GOOD], "01234", ["bad_record"]),
+        ([gzip.compress(_LONG_HEAD), *members(_GOOD)], "01234", ["bad_record"]),
+        ([zstandard.compress(_LONG_HEAD), *map(zstandard.compress, _GOOD)], "01234", ["bad_record"]),
     ],
 )
 def test_damage_among_headers_that_end_in_lf_is_counted(

@@ -143,16 +143,14 @@ def _read_carefully(
         if not is_lenient and (unread := segment.unread_head()) is not None:
             start, is_lenient = unread, True
             continue
-        if num_records == 0 and start == 0:
-            raise InputError(
-                f"{path}: not a WARC or WAT file ({segment.error or 'it holds no record'}); "
-                "check the path or set the format"
-            )
-        end = _member_end(file, segment.last_offset) if kind == "gzip" else None
+        if num_records == 0 and not _begins_record(file, 0, kind):
+            raise _not_an_archive(path, segment)
+        has_none = segment.last_offset < start
+        end = _member_end(file, segment.last_offset) if kind == "gzip" and not has_none else None
         if segment.damage is not None:
             found = segment.damage
-            if found.offset is None and end is not None:
-                found = Damage(offset=end, reason=found.reason, detail=found.detail)
+            if found.offset is None and (has_none or end is not None):
+                found = Damage(offset=start if has_none else end, reason=found.reason, detail=found.detail)
             damage = damage or found
         elif end is None or _size(file) <= end:
             if is_lenient and (found_gap := segment.gap(_size(file))) is not None:
@@ -166,10 +164,17 @@ def _read_carefully(
                 damage = segment.gap(_size(file))
             break
         start = following
+    if num_records == 0:
+        raise _not_an_archive(path, segment)
     if damage is not None:
         # Nothing readable came after it, so the file ends here.
         reason = "truncated_file" if damage.reason == "bad_record" else damage.reason
         yield Damage(offset=damage.offset, reason=reason, detail=damage.detail)
+
+
+def _not_an_archive(path: str, segment: _Segment) -> InputError:
+    why = segment.error or "it holds no record"
+    return InputError(f"{path}: not a WARC or WAT file ({why}); check the path or set the format")
 
 
 class _Segment:
@@ -240,7 +245,8 @@ class _Segment:
             if error.errno is not None:
                 raise  # the storage failed, not the data
             self.error = str(error)
-            after = f" after the record at byte {self.last_offset}" if reading is None else ""
+            follows = reading is None and self.last_offset >= self._start
+            after = f" after the record at byte {self.last_offset}" if follows else ""
             self.damage = Damage(offset=reading, reason="bad_record", detail=f"{error}{after}")
 
     def unread_head(self) -> int | None:
