@@ -173,6 +173,7 @@ _CODED = {
     "chunked, plain as gzip": (_chunked(_PAGE_BYTES), "Transfer-Encoding: chunked", "Content-Encoding: gzip"),
     "chunked gzip": (_chunked(_GZIP, size=99), "Transfer-Encoding: chunked", "Content-Encoding: gzip"),
     "dechunked": (_PAGE_BYTES, "Transfer-Encoding: chunked"),
+    "dechunked, begins with 0": (b"0\n" + _PAGE_BYTES, "Transfer-Encoding: chunked"),
     "dechunked gzip": (_GZIP, "Transfer-Encoding: chunked", "Content-Encoding: gzip"),
 }  # fmt: skip
 

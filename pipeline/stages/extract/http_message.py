@@ -147,6 +147,8 @@ def _dechunk(body: bytes) -> bytes:
             raise UnreadableAnswerError(f"the chunks break off at byte {at} of {len(body)}")
         size = int(head[1], 16)
         if size == 0:
+            if not pieces and body[head.end() :].strip():
+                return body  # a text that begins so
             break
         at = head.end() + size
         pieces.append(body[head.end() : at])
