@@ -436,11 +436,13 @@ _LONG_HEAD = _LF[2].replace(b"WARC-Date", b"X: " + b"y" * 50_000 + b"\nWARC-Date
         ([*_PACKED_LF[:2], gzip.compress(_LONG_HEAD), *_PACKED_LF[3:]], "0134", ["bad_record"]),
         ([*_GOOD[:2], _LONG_HEAD, *_GOOD[3:]], "0134", ["bad_record"]),
         ([_LONG_HEAD, *_GOOD], "01234", ["bad_record"]),
+        ([members(_GOOD)[0][:60] + b"\xff" * 20, *members(_GOOD)[1:]], "1234", ["bad_record"]),
+        ([gzip.compress(b"hello"), *members(_GOOD)], "01234", ["bad_record"]),
         ([gzip.compress(_LONG_HEAD), *members(_GOOD)], "01234", ["bad_record"]),
         ([zstandard.compress(_LONG_HEAD), *map(zstandard.compress, _GOOD)], "01234", ["bad_record"]),
     ],
 )
-def test_damage_among_headers_that_end_in_lf_is_counted(
+def test_damage_among_headers_that_end_in_lf_or_at_the_start_is_counted(
     tmp_path: Path, data: list[bytes], survivors: str, reasons: list[str]
 ) -> None:
     path = tmp_path / "a.wat"

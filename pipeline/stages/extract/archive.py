@@ -143,8 +143,6 @@ def _read_carefully(
         if not is_lenient and (unread := segment.unread_head()) is not None:
             start, is_lenient = unread, True
             continue
-        if num_records == 0 and not _begins_record(file, 0, kind):
-            raise _not_an_archive(path, segment)
         has_none = segment.last_offset < start
         end = _member_end(file, segment.last_offset) if kind == "gzip" and not has_none else None
         if segment.damage is not None:
@@ -165,16 +163,12 @@ def _read_carefully(
             break
         start = following
     if num_records == 0:
-        raise _not_an_archive(path, segment)
+        why = segment.error or "it holds no record"
+        raise InputError(f"{path}: not a WARC or WAT file ({why}); check the path or set the format")
     if damage is not None:
         # Nothing readable came after it, so the file ends here.
         reason = "truncated_file" if damage.reason == "bad_record" else damage.reason
         yield Damage(offset=damage.offset, reason=reason, detail=damage.detail)
-
-
-def _not_an_archive(path: str, segment: _Segment) -> InputError:
-    why = segment.error or "it holds no record"
-    return InputError(f"{path}: not a WARC or WAT file ({why}); check the path or set the format")
 
 
 class _Segment:
