@@ -99,7 +99,7 @@ def links_only(path: str) -> int:
     def discard(batch: LinkBatch) -> Outcome:
         nonlocal found
         found += len(batch._url) + int(batch._columns.arrays.used[LINKS])
-        batch._pending_bytes = batch._num_records = 0
+        batch._pending_bytes = batch._num_records = batch._num_read = 0
         batch._clear()
         return empty
 

@@ -74,8 +74,8 @@ class Ledger:
         records = outcome.rejected.filter(whole_records) if outcome.num_records else None
         rows = outcome.rejected.filter(pc.invert(whole_records)) if outcome.num_records else outcome.rejected
         if records is not None:
-            reasons = _count(records)
-            kept = outcome.num_records - sum(reasons.values())
+            reasons = dict(sorted({**_count(records), **outcome.passed_over}.items()))
+            kept = outcome.num_records - sum(reasons.values()) if outcome.num_read is None else outcome.num_read
             line = Line(stage=stage, unit="record", rows_in=outcome.num_records, kept=kept, rejected=reasons)
             self._enter(line)
             self._write(stage, records)

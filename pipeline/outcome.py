@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,13 +21,20 @@ class Outcome:
     """One batch after one stage. `num_in == kept.num_rows + rejected link rows` always holds.
 
     `num_in` counts the stage's unit (links, pairs, URLs). Stages that also read whole records (extract)
-    count those in `num_records`; a record that is rejected is a row of `rejected` without a link.
+    count those in `num_records`; a record that is rejected is a row of `rejected` without a link. Also
+    `num_records == num_read + passed over + rejected record rows` holds.
     """
 
     kept: pa.RecordBatch
     rejected: pa.RecordBatch
     num_in: int
     num_records: int = 0
+    num_read: int | None = None
+    """How many of the records were read, counted one by one where that was done; null where nobody counts, and a
+    record that is not rejected was read."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """Records without anything to read, by reason. They have no row in `rejected`: a crawl has more pictures and
+    scripts than pages."""
 
 
 def empty_rejections() -> pa.RecordBatch:

@@ -8,6 +8,8 @@ REASONS: dict[str, dict[str, str]] = {
     "extract": {
         "unreadable_source": "the file cannot be fetched or read as what it should be; --retry-failed asks again",
         "bad_record": "a record or row that cannot be parsed",
+        "not_a_page": "an answer that is no HTML page: a picture, a script, a DNS answer; counted, without a row each",
+        "other_record": "a record of an archive without an answer: request, warcinfo; counted, without a row each",
         "oversized_record": "a record larger than the limit",
         "truncated_file": "the file ends in the middle of a record; what came before is used",
         "opt_out": "the page's robots meta or header forbids this use (noai, noimageai)",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastwarc.warc import ArchiveIterator
 from hypothesis import given
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
@@ -16,7 +17,6 @@ from pipeline.errors import InputError
 from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
-from pipeline.stages.extract.charset import decode_html
 from pipeline.stages.extract.warc import best_of_srcset
 from tests.pipeline.archives import html_block, members, warc_record, wat_block
 
@@ -158,35 +158,6 @@ def test_wat_read_as_warc_is_an_input_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "header", "text"),
-    [
-        ("é".encode(), "utf-8", "é"),
-        ("é".encode("latin-1"), "iso-8859-1", "é"),
-        ("“é”".encode("cp1252"), "iso-8859-1", "“é”"),
-        ("Привет".encode("cp1251"), "windows-1251", "Привет"),
-        ("日本".encode("shift_jis"), "Shift_JIS", "日本"),
-        ("中国".encode("gb18030"), "gb2312", "中国"),
-        (b"<meta charset=windows-1251>" + "Привет".encode("cp1251"), None, "<meta charset=windows-1251>Привет"),
-        (
-            b'<meta content="text/html; charset=koi8-r">' + "Да".encode("koi8-r"),
-            None,
-            '<meta content="text/html; charset=koi8-r">Да',
-        ),
-        (b"<!-- <meta charset=koi8-r> -->" + "é".encode(), None, "<!-- <meta charset=koi8-r> -->é"),
-        (b"\xef\xbb\xbf" + "é".encode(), "koi8-r", "é"),
-        ("é".encode("utf-16"), None, "é"),
-        ("é".encode(), None, "é"),
-        ("é".encode("cp1252"), None, "é"),
-        ("é".encode(), "rot13", "é"),
-        ("é".encode(), "no-such-charset", "é"),
-        (b"\xff", "utf-8", "\ufffd"),
-    ],
-)
-def test_charset_is_found_as_browsers_do(data: bytes, header: str | None, text: str) -> None:
-    assert decode_html(data, header) == text
-
-
-@pytest.mark.parametrize(
     ("srcset", "url"),
     [
         ("a.jpg", "a.jpg"),
@@ -233,6 +204,48 @@ def test_warc_and_wat_of_the_same_pages_agree(shared_data: Path, name: str) -> N
     warc = found(archives / "warc" / f"{name}.warc.gz")
     assert warc
     assert warc == found(archives / "wat" / f"{name}.warc.wat.gz")
+
+
+def _in_lf(path: Path) -> list[bytes]:
+    """The records of an archive as a writer of bare LF would have them, and their HTTP headers."""
+    records = []
+    for record in ArchiveIterator(str(path), parse_http=False):
+        block = record.reader.read()
+        if block.startswith(b"HTTP/"):
+            head, _, body = block.partition(b"\r\n\r\n")
+            block = head.replace(b"\r\n", b"\n") + b"\n\n" + body
+        lines = [f"{name}: {value}\n" for name, value in record.headers.items() if name != "Content-Length"]
+        head = f"WARC/1.0\n{''.join(lines)}Content-Length: {len(block)}\n\n".encode()
+        records.append(head + block + b"\n\n")
+    return records
+
+
+@pytest.mark.parametrize("name", ["whirlwind", "anthropology.localhost", "IAH-urls-wget"])
+def test_real_archives_are_read_alike_with_bare_lf(shared_data: Path, tmp_path: Path, name: str) -> None:
+    real = shared_data / "webarchive" / "warc" / f"{name}.warc.gz"
+    records = _in_lf(real)
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(members(records)))
+
+    def found(path: Path) -> tuple[list[bytes], int, int, list[tuple[int | None, str]]]:
+        outcomes = list(extract(str(path), ExtractConfig()))
+        uids = [uid for outcome in outcomes for uid in outcome.kept["uid"].to_pylist()]
+        num_records, num_read = (sum(getattr(o, of) for o in outcomes) for of in ("num_records", "num_read"))
+        return uids, num_records, num_read, _rejected(outcomes)
+
+    assert found(real)[0]
+    assert found(tmp_path / "a.warc") == found(tmp_path / "a.warc.gz") == found(real)
+
+
+@pytest.mark.parametrize(
+    "line", [b"WARC/1.0", b"WARC-Type: response", b"example.com/a/", b"WARC-Date: 2024-05-31T01:17:49Z"]
+)
+def test_one_line_that_ends_in_lf_costs_nothing(tmp_path: Path, line: bytes) -> None:
+    record = warc_record(html_block("<img src=p alt=t>"), kind="response", url="http://example.com/a/")
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(members([record, record.replace(line + b"\r\n", line + b"\n", 1), record])))
+    rows = _kept(list(extract(str(path), ExtractConfig())))
+    assert [(row["url"], row["page_url"]) for row in rows] == [("http://example.com/a/p", "http://example.com/a/")] * 3
 
 
 def test_every_real_archive_is_read_or_refused(shared_data: Path) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from pipeline.errors import InputError
 from pipeline.identity import canonical_url, uid_of, url_id_of
@@ -29,6 +30,9 @@ def _extract(path: Path, config: ExtractConfig | None = None, **keywords: Any) -
         assert outcome.rejected.schema == REJECTIONS
         link_rejections = sum(link is not None for link in outcome.rejected["link"].to_pylist())
         assert outcome.num_in == outcome.kept.num_rows + link_rejections
+        assert outcome.num_read is not None
+        ends = outcome.num_read + sum(outcome.passed_over.values()) + outcome.rejected["link"].null_count
+        assert outcome.num_records == ends
         assert all(is_reason("extract", reason) for reason in outcome.rejected["reason"].to_pylist())
     return outcomes
 
@@ -368,6 +372,84 @@ def test_records_are_the_same_however_they_are_packed(tmp_path: Path, data: byte
     outcomes = _extract(path)
     assert _urls(outcomes) == ["0", "1", "2", "3", "4"]
     assert _rejected(outcomes) == []
+
+
+def _with_lf(record: bytes) -> bytes:
+    head, block = record.split(b"\r\n\r\n", 1)
+    return head.replace(b"\r\n", b"\n") + b"\n\n" + block.removesuffix(b"\r\n\r\n") + b"\n\n"
+
+
+_LF = [_with_lf(record) for record in _GOOD]
+_ONE_LF = [record.replace(b"json\r\n", b"json\n") for record in _GOOD]
+_OTHER = warc_record(b"software: x\n", kind="warcinfo")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"".join(_LF),
+        b"".join(members(_LF)),
+        gzip.compress(b"".join(_LF)),
+        b"".join(map(zstandard.compress, _LF)),
+        b"".join(_ONE_LF),
+        b"".join(members(_ONE_LF)),
+        b"".join([*_GOOD[:2], *_LF[2:4], *_GOOD[4:]]),
+        b"".join(members([*_GOOD[:2], *_LF[2:4], *_GOOD[4:]])),
+        b"".join(members([_OTHER, *_LF, _with_lf(_OTHER)])),
+        b"".join(members([_LF[0]])) + gzip.compress(b"") + b"".join(members(_LF[1:])) + gzip.compress(b"\n"),
+        b"".join(_LF)[:-2],
+        b"\n\n".join(_LF),
+    ],
+    ids=[
+        "plain", "gzip", "one member", "zstd", "plain, one line", "gzip, one line", "plain, mixed", "gzip, mixed",
+        "with others", "empty members", "no last line", "more empty lines",
+    ],
+)  # fmt: skip
+def test_headers_of_records_may_end_in_lf(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.wat"
+    path.write_bytes(data)
+    outcomes = _extract(path)
+    assert _urls(outcomes) == ["0", "1", "2", "3", "4"]
+    assert _rejected(outcomes) == []
+    assert sum(outcome.num_read or 0 for outcome in outcomes) == 5
+
+
+_PACKED_LF = members(_LF)
+_NO_RECORD = _LF[2].replace(b"WARC/1.0", b"XARC/1.0")
+_LONG_HEAD = _LF[2].replace(b"WARC-Date", b"X: " + b"y" * 50_000 + b"\nWARC-Date")
+
+
+@pytest.mark.parametrize(
+    ("data", "survivors", "reasons"),
+    [
+        ([*_LF[:2], _NO_RECORD, *_LF[3:]], "0134", ["bad_record"]),
+        ([*_PACKED_LF[:2], gzip.compress(_NO_RECORD), *_PACKED_LF[3:]], "0134", ["bad_record"]),
+        ([*_LF[:2], b"garbage\n" * 9, *_LF[2:]], "01234", ["bad_record"]),
+        ([*_PACKED_LF[:2], gzip.compress(b"hello\n"), *_PACKED_LF[2:]], "01234", ["bad_record"]),
+        ([*_PACKED_LF[:2], b"\0" + _PACKED_LF[2][1:], *_PACKED_LF[3:]], "0134", ["bad_record"]),
+        ([*_LF, b"garbage\n"], "01234", ["truncated_file"]),
+        ([*_PACKED_LF, gzip.compress(b"hello\n")], "01234", ["truncated_file"]),
+        ([*_LF[:4], _LF[4][:-100]], "0123", ["truncated_file"]),
+        ([*_PACKED_LF[:4], _PACKED_LF[4][:-100]], "0123", ["truncated_file"]),
+        ([*_LF[:4], _LF[4][:100]], "0123", ["truncated_file"]),
+        ([*_LF[:2], _LONG_HEAD, *_LF[3:]], "0134", ["bad_record"]),
+        ([*_PACKED_LF[:2], gzip.compress(_LONG_HEAD), *_PACKED_LF[3:]], "0134", ["bad_record"]),
+        ([*_GOOD[:2], _LONG_HEAD, *_GOOD[3:]], "0134", ["bad_record"]),
+        ([_LONG_HEAD, *_GOOD], "01234", ["bad_record"]),
+        ([members(_GOOD)[0][:60] + b"\xff" * 20, *members(_GOOD)[1:]], "1234", ["bad_record"]),
+        ([gzip.compress(b"hello"), *members(_GOOD)], "01234", ["bad_record"]),
+        ([gzip.compress(_LONG_HEAD), *members(_GOOD)], "01234", ["bad_record"]),
+        ([zstandard.compress(_LONG_HEAD), *map(zstandard.compress, _GOOD)], "01234", ["bad_record"]),
+    ],
+)
+def test_damage_among_headers_that_end_in_lf_or_at_the_start_is_counted(
+    tmp_path: Path, data: list[bytes], survivors: str, reasons: list[str]
+) -> None:
+    path = tmp_path / "a.wat"
+    path.write_bytes(b"".join(data))
+    outcomes = _extract(path)
+    assert "".join(_urls(outcomes)) == survivors
+    assert [row["reason"] for row in _rejected(outcomes)] == reasons
 
 
 @pytest.mark.parametrize("window", [1, 100, 1000, 5000])

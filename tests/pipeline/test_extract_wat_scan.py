@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,14 @@ def _left(blocks: list[bytes], sources: tuple[TextSource, ...] = ("alt",)) -> li
     """Numbers of the records that the pass leaves to a parser."""
     scanner = _scanner(sources)
     scanner.columns.make_room(sum(map(len, blocks)))
-    _, pages = scanner.scan(joined(list(range(len(blocks))), blocks), 0, 1 << 30)
-    return [number for number, page in pages if page is None]
+    scan = scanner.scan(joined(list(range(len(blocks))), blocks), 0, 1 << 30)
+    return [number for number, page in scan.pages if page is None]
 
 
 def _rows(blocks: list[bytes], scanner: Scanner | None, sources: tuple[TextSource, ...]) -> Any:
     """Kept and rejected rows, and the number of links."""
     config = ExtractConfig(text_sources=sources, robots_directives=_DIRECTIVES)
-    batch = LinkBatch("a", config, scanner.columns if scanner is not None else None)
+    batch = LinkBatch("a", config, scanner.columns if scanner is not None else None, one_by_one=True)
     numbered = joined(list(range(len(blocks))), blocks)
     outcomes = [*wat._read_blocks(batch, numbered, scanner, config, wat._Robots(_DIRECTIVES)), batch.take()]
     for outcome in outcomes:
@@ -47,6 +48,8 @@ def _rows(blocks: list[bytes], scanner: Scanner | None, sources: tuple[TextSourc
         [row for outcome in outcomes for row in outcome.kept.to_pylist()],
         [row for outcome in outcomes for row in outcome.rejected.to_pylist()],
         [sum(outcome.num_in for outcome in outcomes), sum(outcome.num_records for outcome in outcomes)],
+        sum(outcome.num_read or 0 for outcome in outcomes),
+        sum((Counter(outcome.passed_over) for outcome in outcomes), Counter()),
     )
 
 
@@ -147,7 +150,7 @@ def test_links_that_are_sure_stand_in_columns_and_only_the_others_in_pages() -> 
     ]
     scanner = _scanner()
     scanner.columns.make_room(10_000)
-    record, pages = scanner.scan(joined([0], [wat_block(links)]), 0, 100)
+    record, pages, *_ = scanner.scan(joined([0], [wat_block(links)]), 0, 100)
     assert record == 1
     assert [page.ordinals for _, page in pages if page is not None] == [[1]]
     assert len(scanner.columns) == 3
@@ -167,7 +170,7 @@ def test_url_too_long_for_its_column_is_left_to_python() -> None:
     block = wat_block([{"url": f"/{i}", "alt": "a"} for i in range(300)], url="http://a.example/" + "x" * 8000)
     scanner = _scanner()
     scanner.columns.make_room(len(block))
-    _, pages = scanner.scan(joined([0], [block]), 0, 1000)
+    pages = scanner.scan(joined([0], [block]), 0, 1000).pages
     assert len(scanner.columns) + sum(len(page.ordinals) for _, page in pages if page is not None) == 300
     _assert_agrees([block], ("alt",))
 

@@ -45,6 +45,34 @@ def test_rejected_records_are_counted_in_their_own_unit(tmp_path: Path) -> None:
     assert (links.unit, links.rows_in, links.kept, links.rejected) == ("link", 3, 3, {})
 
 
+def test_records_that_are_passed_over_are_counted_without_rows(tmp_path: Path) -> None:
+    rows = [{"source": "s", "record": 9, "stage": "extract", "reason": "bad_record"}]
+    outcome = Outcome(
+        kept=_batch(3), rejected=rejections_from_rows(rows), num_in=3, num_records=9, num_read=1,
+        passed_over={"other_record": 5, "not_a_page": 2},
+    )  # fmt: skip
+    ledger = Ledger(tmp_path / "r.parquet", LedgerConfig())
+    ledger.add("extract", "link", outcome)
+    ledger.add("extract", "link", outcome)
+    records, _ = totals([{"lines": ledger.close()}])
+    assert (records.rows_in, records.kept) == (18, 2)
+    assert records.rejected == {"bad_record": 2, "not_a_page": 4, "other_record": 10}
+    assert pq.read_table(tmp_path / "r.parquet").num_rows == 2
+
+
+@pytest.mark.parametrize(("num_read", "passed_over"), [(0, {"not_a_page": 1}), (3, {}), (1, {"not_a_page": 2})])
+def test_record_that_ends_nowhere_or_twice_is_an_error(
+    tmp_path: Path, num_read: int, passed_over: dict[str, int]
+) -> None:
+    outcome = Outcome(
+        kept=_batch(1), rejected=empty_rejections(), num_in=1, num_records=2, num_read=num_read, passed_over=passed_over
+    )
+    ledger = Ledger(tmp_path / "r.parquet", LedgerConfig())
+    with pytest.raises(LedgerError, match="2 records in"):
+        ledger.add("extract", "link", outcome)
+    ledger.close()
+
+
 def test_lost_row_is_an_error(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "r.parquet", LedgerConfig())
     with pytest.raises(LedgerError, match="4 links in, but 3 kept and 0 rejected"):

@@ -37,7 +37,7 @@ def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Ite
     `path` is a local path or an fsspec URL; it becomes the rows' `source`. `record` is the byte offset
     of a record's compressed member in an archive, the number of the row (from 0) in a table; `link` the
     ordinal of the image link in its record (from 0; always 0 in a table), null for a rejected record.
-    `num_in` counts links, `num_records` records or rows read.
+    `num_in` counts links, `num_records` all records of the archive, or rows read.
 
     Raises InputError where the file cannot be opened, is not of its format, or lacks a needed column.
     A file that breaks in the middle yields what is good, and a rejection.

@@ -6,15 +6,22 @@
 
 FastWARC stops at the first damaged compressed member, and stops without a word at an empty one. Each
 record of a compressed archive is a member of its own, so reading can go on with the next.
+
+Some writers end the lines of records' headers in LF alone. FastWARC reads such headers in its quirks mode, where it
+also passes over what it does not understand; so that is turned on at the first header that needs it, and from there on
+the space between records is looked at.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from fastwarc.stream_io import GzipReader, Lz4Reader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from pipeline.errors import InputError
@@ -26,7 +33,13 @@ __all__ = ["Damage", "Record", "read_blocks", "read_records"]
 
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"WARC/": "plain"}
 _SCAN_BYTES = 1 << 20
+_MAX_START_BYTES = 9
+"""Of what tells a record's start, all but one."""
 _BUFFER_BYTES = 1 << 18
+_MAX_HEAD_BYTES = 1 << 15  # FastWARC's
+_WHOLE_HEAD = re.compile(rb".*?\n\r?\n", re.DOTALL)
+_CONTENT_LENGTH = re.compile(rb"^Content-Length:[ \t]*([0-9]{1,15})", re.IGNORECASE | re.MULTILINE)
+_READERS: dict[str, Callable[[BinaryIO], Any]] = {"gzip": GzipReader, "zstd": ZstdReader, "lz4": Lz4Reader}
 
 
 class Record(NamedTuple):
@@ -62,9 +75,11 @@ def read_records(
         yield from _read_carefully(path, file, 0, wanted=wanted, max_record_bytes=max_record_bytes)
 
 
-def read_blocks(path: str, *, record_type: str, others: set[str], max_record_bytes: int) -> Iterator[Blocks | Damage]:
-    """As `read_records`, but the blocks of the records of one WARC-Type, many at a time; the types of the rest are
-    added to `others`.
+def read_blocks(
+    path: str, *, record_type: str, others: Counter[str], max_record_bytes: int
+) -> Iterator[Blocks | Damage]:
+    """As `read_records`, but the blocks of the records of one WARC-Type, many at a time; the rest are counted in
+    `others`, by type.
 
     A gzip archive of one record a member, all whole, is read by a faster way, up to the first member that
     is anything else.
@@ -74,7 +89,8 @@ def read_blocks(path: str, *, record_type: str, others: set[str], max_record_byt
         found = str(head.headers.get("WARC-Type"))
         if found == record_type:
             return True
-        others.add(found)
+        if head.stream_pos != members.last:
+            others[found] += 1
         return False
 
     with open_binary(path) as file:
@@ -112,8 +128,9 @@ def _read_carefully(
     magic = next(magic for magic, name in _MAGIC.items() if name == kind)
     damage: Damage | None = None  # told when it is known whether anything follows
     num_records = 0
+    is_lenient = False
     while True:
-        segment = _Segment(file, start, wanted=wanted, max_record_bytes=max_record_bytes)
+        segment = _Segment(file, start, kind, wanted=wanted, max_record_bytes=max_record_bytes, is_lenient=is_lenient)
         for item in segment:
             if damage is not None:
                 yield damage
@@ -123,25 +140,31 @@ def _read_carefully(
             yield damage
             damage = None
         num_records += segment.num_records
-        if num_records == 0 and start == 0:
-            raise InputError(
-                f"{path}: not a WARC or WAT file ({segment.error or 'it holds no record'}); "
-                "check the path or set the format"
-            )
-        end = _member_end(file, segment.last_offset) if kind == "gzip" else None
+        if not is_lenient and (unread := segment.unread_head()) is not None:
+            start, is_lenient = unread, True
+            continue
+        has_none = segment.last_offset < start
+        end = _member_end(file, segment.last_offset) if kind == "gzip" and not has_none else None
         if segment.damage is not None:
             found = segment.damage
-            if found.offset is None and end is not None:
-                found = Damage(offset=end, reason=found.reason, detail=found.detail)
+            if found.offset is None and (has_none or end is not None):
+                found = Damage(offset=start if has_none else end, reason=found.reason, detail=found.detail)
             damage = damage or found
         elif end is None or _size(file) <= end:
+            if is_lenient and (found_gap := segment.gap(_size(file))) is not None:
+                damage = damage or found_gap
             break  # a clean end, or a last record that only lacks its checksum
-        following = _next_member(file, end or max(segment.last_offset, start) + 1, magic, kind)
+        following = _next_member(file, end or max(segment.last_offset, start) + 1, magic, kind, is_lenient)
         if following is None:
             if damage is None and end is not None and not _all_empty_members(file, end):
                 damage = Damage(offset=end, reason="bad_record", detail="too short to be a record")
+            elif damage is None and is_lenient:
+                damage = segment.gap(_size(file))
             break
         start = following
+    if num_records == 0:
+        why = segment.error or "it holds no record"
+        raise InputError(f"{path}: not a WARC or WAT file ({why}); check the path or set the format")
     if damage is not None:
         # Nothing readable came after it, so the file ends here.
         reason = "truncated_file" if damage.reason == "bad_record" else damage.reason
@@ -152,29 +175,49 @@ class _Segment:
     """Records from `start` until FastWARC stops; afterwards, why it stopped and where it had come to."""
 
     def __init__(
-        self, file: BinaryIO, start: int, *, wanted: Callable[[WarcRecord], bool], max_record_bytes: int
+        self,
+        file: BinaryIO,
+        start: int,
+        kind: str,
+        *,
+        wanted: Callable[[WarcRecord], bool],
+        max_record_bytes: int,
+        is_lenient: bool,
     ) -> None:
         self._file = file
         self._start = start
+        self._kind = kind
+        self._is_lenient = is_lenient
         self._wanted = wanted
         self._max_record_bytes = max_record_bytes
         self.last_offset = start - 1
         self.num_records = 0
         self.damage: Damage | None = None
         self.error = ""
+        self._has_no_head = False
 
     def __iter__(self) -> Iterator[Record | Damage]:
         self._file.seek(self._start)
         reading: int | None = None  # offset of the record whose body is being read
         try:
             for head in ArchiveIterator(
-                self._file, record_types=WarcRecordType.any_type, parse_http=False, buffer_size=_BUFFER_BYTES
+                self._file,
+                record_types=WarcRecordType.any_type,
+                parse_http=False,
+                buffer_size=_BUFFER_BYTES,
+                quirks_mode=self._is_lenient,
             ):
                 reading = offset = head.stream_pos
+                if self._is_lenient and (gap := self.gap(offset)) is not None:
+                    yield gap
                 self.last_offset = offset
-                if not head.content_length and not {"WARC-Type", "Content-Length"} <= set(head.headers.keys()):
-                    # Of a header that is cut short FastWARC makes a record without content.
+                if (not head.content_length and not {"WARC-Type", "Content-Length"} <= set(head.headers.keys())) or (
+                    not self._is_lenient and any("\n" in value for value in head.headers.values())
+                ):
+                    # Of a header that is cut short FastWARC makes a record without content; of lines that end in LF
+                    # alone, one line.
                     self.damage = Damage(offset=offset, reason="bad_record", detail="the record's header is cut short")
+                    self._has_no_head = True
                     return
                 self.num_records += 1
                 if self._wanted(head):
@@ -196,28 +239,96 @@ class _Segment:
             if error.errno is not None:
                 raise  # the storage failed, not the data
             self.error = str(error)
-            after = f" after the record at byte {self.last_offset}" if reading is None else ""
+            follows = reading is None and self.last_offset >= self._start
+            after = f" after the record at byte {self.last_offset}" if follows else ""
             self.damage = Damage(offset=reading, reason="bad_record", detail=f"{error}{after}")
 
+    def unread_head(self) -> int | None:
+        """Where FastWARC stopped at something that begins as a record; null if it stopped for another cause."""
+        if self.damage is None:
+            return None
+        if self._has_no_head:
+            offset: int | None = self.last_offset
+        elif self.damage.offset is not None:
+            return None
+        else:
+            offset = _record_end(self._file, self.last_offset, self._kind) if self.num_records else self._start
+        return offset if offset is not None and _begins_record(self._file, offset, self._kind) else None
 
-def _next_member(file: BinaryIO, start: int, magic: bytes, kind: str) -> int | None:
+    def gap(self, offset: int) -> Damage | None:
+        """What is between the last record and `offset`, if that is anything."""
+        position = self._file.tell()
+        end = _record_end(self._file, self.last_offset, self._kind) if self.num_records else self._start
+        is_gap = end is not None and end < offset and _holds_anything(self._file, end, offset, self._kind)
+        self._file.seek(position)
+        if not is_gap or end is None:
+            return None
+        return Damage(offset=end, reason="bad_record", detail=f"{offset - end} bytes that are no record")
+
+
+def _next_member(file: BinaryIO, start: int, magic: bytes, kind: str, is_lenient: bool) -> int | None:
     """Offset of the first member at or after `start` that begins with a readable WARC record."""
-    if kind == "plain":
-        magic = b"\r\n\r\nWARC/1."  # inside a record, "WARC/" alone may be somebody's text
+    # Inside a record, "WARC/" alone may be somebody's text.
+    pattern = re.compile(rb"\n\r?\n(?=WARC/1\.)" if kind == "plain" else rb"(?=" + re.escape(magic) + rb")")
     position = start
-    window = b""
     while True:
         file.seek(position)
         window = file.read(_SCAN_BYTES)
         if len(window) < len(magic):
             return None
-        found = window.find(magic)
-        while found >= 0:
-            candidate = position + found + (4 if kind == "plain" else 0)
-            if _starts_record(file, candidate):
-                return candidate
-            found = window.find(magic, found + 1)
-        position += len(window) - len(magic) + 1
+        for found in pattern.finditer(window):
+            if _starts_record(file, position + found.end(), kind, is_lenient):
+                return position + found.end()
+        position += max(len(window) - _MAX_START_BYTES, 1)
+
+
+def _begins_record(file: BinaryIO, offset: int, kind: str) -> bool:
+    """Whether the first line of a record stands at `offset`, unpacked, be the rest as it may."""
+    file.seek(offset)
+    reader = _READERS.get(kind)
+    try:
+        return bytes((reader(file) if reader is not None else file).read(7)) == b"WARC/1."
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return False
+
+
+def _record_end(file: BinaryIO, offset: int, kind: str) -> int | None:
+    """Offset of the byte after the record at `offset`, and after the empty lines behind it; null if not known."""
+    if kind == "gzip":
+        return _member_end(file, offset)
+    if kind != "plain":
+        return None
+    file.seek(offset)
+    head = _WHOLE_HEAD.match(file.read(_MAX_HEAD_BYTES))
+    length = _CONTENT_LENGTH.search(head[0]) if head is not None else None
+    if head is None or length is None:
+        return None
+    end = offset + head.end() + int(length[1])
+    file.seek(end)
+    behind = file.read(4)
+    return end + len(behind) - len(behind.lstrip(b"\r\n"))
+
+
+def _holds_anything(file: BinaryIO, start: int, end: int, kind: str) -> bool:
+    """Whether anything but white space and empty members is between two offsets."""
+    while start < end:
+        file.seek(start)
+        piece = file.read(min(end - start, _SCAN_BYTES))
+        if not piece:
+            return False
+        following: int | None = start + len(piece)
+        if kind == "gzip":
+            try:
+                piece = zlib.decompressobj(wbits=31).decompress(piece, _MAX_HEAD_BYTES)
+            except zlib.error:
+                return True
+            following = _member_end(file, start)
+        if piece.strip() or following is None:
+            return True
+        start = following
+    return False
 
 
 def _member_end(file: BinaryIO, offset: int) -> int | None:
@@ -254,10 +365,12 @@ def _size(file: BinaryIO) -> int:
     return file.seek(0, 2)
 
 
-def _starts_record(file: BinaryIO, offset: int) -> bool:
+def _starts_record(file: BinaryIO, offset: int, kind: str, is_lenient: bool) -> bool:
+    if is_lenient and not _begins_record(file, offset, kind):
+        return False  # FastWARC would look for one behind it
     file.seek(offset)
     try:
-        head = next(iter(ArchiveIterator(file, parse_http=False)), None)
+        head = next(iter(ArchiveIterator(file, parse_http=False, quirks_mode=is_lenient)), None)
     except OSError as error:
         if error.errno is not None:
             raise

@@ -33,13 +33,19 @@ _MAX_PENDING_BYTES = 1 << 28
 class LinkBatch:
     """Collects the links of one source and gives them back as Outcomes of about `batch_rows` links."""
 
-    def __init__(self, source: str, config: ExtractConfig, columns: LinkColumns | None = None) -> None:
-        """`columns`: where the rest of the rows is, if there is more than is added here; emptied by `take`."""
+    def __init__(
+        self, source: str, config: ExtractConfig, columns: LinkColumns | None = None, *, one_by_one: bool = False
+    ) -> None:
+        """`columns`: where the rest of the rows is, if there is more than is added here; emptied by `take`. With
+        `one_by_one` each record is counted twice: as it comes, and as it is read, passed over or rejected."""
         self._source = source
         self._config = config
         self._columns = columns if columns is not None else LinkColumns(())
         self._pending_bytes = 0
         self._num_records = 0
+        self._num_read = 0
+        self._passed_over: dict[str, int] = {}
+        self._one_by_one = one_by_one
         self._clear()
 
     def _clear(self) -> None:
@@ -58,13 +64,22 @@ class LinkBatch:
         self._columns.clear()
 
     def count_record(self, num_bytes: int = 0) -> None:
-        """One record was read, `num_bytes` long."""
+        """One record came, `num_bytes` long."""
         self.count_records(1, num_bytes)
 
     def count_records(self, num_records: int, num_bytes: int = 0) -> None:
-        """So many records were read, `num_bytes` long together."""
+        """So many records came, `num_bytes` long together."""
         self._num_records += num_records
         self._pending_bytes += num_bytes
+
+    def count_read(self, num_records: int = 1) -> None:
+        """So many of them were read as pages, be there links or none."""
+        self._num_read += num_records
+
+    def pass_over(self, reason: str, num_records: int = 1) -> None:
+        """So many of them hold nothing to read, for one reason: counted, without a row each."""
+        if num_records:
+            self._passed_over[reason] = self._passed_over.get(reason, 0) + num_records
 
     def add_page(
         self,
@@ -182,8 +197,11 @@ class LinkBatch:
             rejected=rejected,
             num_in=kept.num_rows + rejected.num_rows - rejected["link"].null_count,
             num_records=self._num_records,
+            num_read=self._num_read if self._one_by_one else None,
+            passed_over=self._passed_over,
         )
-        self._pending_bytes = self._num_records = 0
+        self._pending_bytes = self._num_records = self._num_read = 0
+        self._passed_over = {}
         self._clear()
         return outcome
 

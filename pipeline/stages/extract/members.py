@@ -12,6 +12,7 @@ every member are tested.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -35,7 +36,7 @@ _read_trailer = struct.Struct("<II").unpack_from
 class WholeMembers:
     """Iterates over the blocks of the records of one WARC-Type, many at a time, until a member is not as expected."""
 
-    def __init__(self, file: BinaryIO, *, record_type: str, others: set[str], max_record_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, *, record_type: str, others: Counter[str], max_record_bytes: int) -> None:
         self._file = file
         self._wanted = record_type.encode()
         self._others = others

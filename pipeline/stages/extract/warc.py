@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastwarc.warc import WarcRecord, WarcRecordType
 from selectolax.lexbor import LexborHTMLParser
@@ -25,13 +25,21 @@ from pipeline.errors import InputError
 from pipeline.outcome import Outcome
 from pipeline.stages.extract.archive import Damage, Record, read_records
 from pipeline.stages.extract.batch import LinkBatch
-from pipeline.stages.extract.charset import decode_html
+from pipeline.stages.extract.charset import ForbiddenEncodingError, decode_html
 from pipeline.stages.extract.config import ExtractConfig
+from pipeline.stages.extract.http_message import (
+    Answer,
+    OversizedBodyError,
+    UnreadableAnswerError,
+    parse_answer,
+    starts_answer,
+    unpack,
+)
 from pipeline.stages.extract.links import directives_of, license_among, resolver
+from pipeline.stages.extract.media_type import MediaType, holds_binary, looks_like_html, media_type_of
 
 __all__ = ["best_of_srcset", "image_url_of", "read_warc"]
 
-_HTML_TYPES = ("text/html", "application/xhtml+xml")
 _LAZY_ATTRIBUTES = (
     "data-src",
     "data-original",
@@ -60,21 +68,29 @@ _STAND_IN = re.compile(
 
 
 def read_warc(path: str, config: ExtractConfig) -> Iterator[Outcome]:
-    """Outcomes of one WARC file; the unit is an `img` with a URL, the record a response or resource.
+    """Outcomes of one WARC file; the unit is an `img` with a URL, the record any record of the file.
 
-    Raises InputError where the file cannot be read or holds no such records.
+    Each record ends as read, as rejected, or as passed over: `other_record` where its type holds no page,
+    `not_a_page` where the answer is of another media type. Raises InputError where the file cannot be read or holds
+    only the records of a WAT or WET file.
     """
-    batch = LinkBatch(path, config)
+    batch = LinkBatch(path, config, one_by_one=True)
     num_pages = 0
     others: set[str] = set()
 
     def may_be_page(head: WarcRecord) -> bool:
         if head.record_type == WarcRecordType.response:
             return True
+        reason = "other_record"
         if head.record_type == WarcRecordType.resource:
-            return (head.headers.get("Content-Type") or "").split(";")[0].strip().lower() in _HTML_TYPES
-        if head.record_type != WarcRecordType.warcinfo:
+            media_type = _declared_type(head)
+            if media_type.is_html or media_type.essence is None:
+                return True
+            reason = "not_a_page"
+        elif head.record_type != WarcRecordType.warcinfo:
             others.add(str(head.headers.get("WARC-Type")))
+        batch.count_record()
+        batch.pass_over(reason)
         return False
 
     for item in read_records(path, wanted=may_be_page, max_record_bytes=config.max_record_bytes):
@@ -95,55 +111,90 @@ def read_warc(path: str, config: ExtractConfig) -> Iterator[Outcome]:
         yield batch.take()
 
 
+class _Body(NamedTuple):
+    """The HTML of a record, and what is said about it elsewhere."""
+
+    html: bytes
+    charset: str | None
+    robots: list[str]
+    """Values of X-Robots-Tag headers."""
+
+
 def _read_record(batch: LinkBatch, item: Record, config: ExtractConfig) -> None:
+    try:
+        body = _body_of(item, config.max_record_bytes)
+    except OversizedBodyError as error:
+        batch.reject_record(item.offset, "oversized_record", str(error))
+        return
+    except UnreadableAnswerError as error:
+        batch.reject_record(item.offset, "bad_record", str(error))
+        return
+    if body is None:
+        batch.pass_over("not_a_page")
+        return
     page_url = (item.head.headers.get("WARC-Target-URI") or "").strip("<> \t\r\n")
-    robots: list[str] = []
-    if item.head.record_type == WarcRecordType.response:
-        if not item.block.startswith(b"HTTP/"):
-            return  # a DNS answer, FTP and the like: no page
-        http, body = _parse_http(item.block, config.max_record_bytes)
-        if http is None:
-            return
-        if body is None:
-            batch.reject_record(item.offset, "oversized_record", f"more than {config.max_record_bytes} bytes unpacked")
-            return
-        charset = http.http_charset
-        robots.extend(value for name, value in http.http_headers.to_tuples() if name.lower() == "x-robots-tag")
-    else:
-        body = item.block
-        charset = _charset_parameter(item.head.headers.get("Content-Type") or "")
     if len(page_url) > config.max_url_chars:
         batch.reject_record(item.offset, "bad_record", f"the page's URL has {len(page_url)} characters")
         return
-    if b"<img" not in body.lower() and b"\0" not in body[:64]:
-        return  # no pictures, and not UTF-16 either
-    if _is_nested_absurdly(body):
+    if not _names_pictures(body.html) and not _may_be_utf16(body.html):
+        batch.count_read()
+        return
+    if _is_nested_absurdly(body.html):
         batch.reject_record(item.offset, "bad_record", f"block elements nested deeper than {_MAX_DEPTH}")
         return
-    _read_page(batch, item.offset, decode_html(body, charset), page_url, robots, config)
+    try:
+        html = decode_html(body.html, body.charset)
+    except ForbiddenEncodingError as error:
+        batch.reject_record(item.offset, "bad_record", str(error))
+        return
+    batch.count_read()
+    _read_page(batch, item.offset, html, page_url, body.robots, config)
 
 
-def _parse_http(block: bytes, max_bytes: int) -> tuple[WarcRecord | None, bytes | None]:
-    """Headers and decoded body of an HTML answer; (null, null) for other types, a null body if it is
-    larger than `max_bytes`.
+def _body_of(item: Record, max_bytes: int) -> _Body | None:
+    """The page that a record holds; null if what it holds is none."""
+    answer = _answer_of(item)
+    declared = media_type_of(answer.values("content-type"))
+    identified = media_type_of([item.head.headers.get("WARC-Identified-Payload-Type") or ""])
+    is_html = declared.is_html or identified.is_html  # the latter as the writer of Common Crawl's WAT files has it
+    if not is_html and declared.essence is not None:
+        return None
+    html = unpack(answer, max_bytes)
+    if not is_html:
+        forbids_sniffing = "nosniff" in (value.lower() for value in answer.values("x-content-type-options"))
+        if forbids_sniffing or not looks_like_html(html):
+            return None
+    elif holds_binary(html) and not _names_pictures(html) and not _may_be_utf16(html):
+        codings = answer.codings()
+        if codings:
+            raise UnreadableAnswerError(f"the body cannot be unpacked: {', '.join(codings)}")
+        return None  # a picture or the like, called a page
+    return _Body(html, declared.charset or identified.charset, answer.values("x-robots-tag"))
 
-    The record is set up afresh from its bytes: a wrong Content-Encoding would otherwise end the
-    reading of the whole archive.
-    """
-    for decode in ("all", "none"):
-        http = WarcRecord()
-        http.init_headers(WarcRecordType.response)
-        http.set_bytes_content(block)
-        http.is_http = True
-        try:
-            http.parse_http(auto_decode=decode)
-            if (http.http_content_type or "").lower() not in _HTML_TYPES:
-                return None, None
-            body = http.reader.read(max_bytes + 1)
-        except OSError:
-            continue  # crawlers store bodies unpacked under the old headers: read them as they are
-        return http, body if len(body) <= max_bytes else None
-    return None, None
+
+def _answer_of(item: Record) -> Answer:
+    """The answer in a record; one without a header, where the record holds a file and not an answer."""
+    is_response = item.head.record_type == WarcRecordType.response
+    if is_response and starts_answer(item.block):
+        return parse_answer(item.block)
+    value = item.head.headers.get("Content-Type") or ""
+    if not is_response or _declared_type(item.head).essence not in (None, "application/http"):
+        return Answer([("content-type", value)], item.block)
+    if not looks_like_html(item.block):
+        raise UnreadableAnswerError("no HTTP answer: it does not begin with a status line")
+    return Answer([], item.block)
+
+
+def _declared_type(head: WarcRecord) -> MediaType:
+    return media_type_of([head.headers.get("Content-Type") or ""])
+
+
+def _names_pictures(html: bytes) -> bool:
+    return b"<img" in html.lower()
+
+
+def _may_be_utf16(html: bytes) -> bool:
+    return b"<\0" in html[:64] or b"\0<" in html[:64]
 
 
 def _is_nested_absurdly(body: bytes) -> bool:
@@ -151,11 +202,6 @@ def _is_nested_absurdly(body: bytes) -> bool:
         return False
     steps = (-1 if slash else 1 for slash in _BLOCK_TAG.findall(body))
     return max(itertools.accumulate(steps), default=0) > _MAX_DEPTH
-
-
-def _charset_parameter(content_type: str) -> str | None:
-    found = re.search(r"charset\s*=\s*[\"']?([^\s;\"']+)", content_type, re.IGNORECASE)
-    return found[1] if found is not None else None
 
 
 def _read_page(

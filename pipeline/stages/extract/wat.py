@@ -13,6 +13,7 @@ those need the WARC.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -47,11 +48,13 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
     scanner = None
     if is_web(path) or size_of(path) >= _COMPILED_FROM_BYTES:
         scanner = Scanner(config.text_sources, directives, config.max_url_chars)
-    batch = LinkBatch(path, config, scanner.columns if scanner is not None else None)
+    batch = LinkBatch(path, config, scanner.columns if scanner is not None else None, one_by_one=True)
     found_any = False
-    others: set[str] = set()
+    others: Counter[str] = Counter()
+    num_others = 0
     for item in read_blocks(path, record_type="metadata", others=others, max_record_bytes=config.max_record_bytes):
         found_any = True
+        num_others = _count_others(batch, others, num_others)
         if isinstance(item, Blocks):
             yield from _read_blocks(batch, item, scanner, config, robots)
         else:
@@ -61,7 +64,8 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
             batch.reject_record(item.offset, item.reason, item.detail)
         if batch.full():
             yield batch.take()
-    others.discard("warcinfo")
+    _count_others(batch, others, num_others)
+    del others["warcinfo"]
     if not found_any and others:
         raise InputError(
             f"{path}: not a WAT file: it holds {', '.join(sorted(others))} records and no metadata; "
@@ -69,6 +73,14 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
         )
     if batch.holds_anything():
         yield batch.take()
+
+
+def _count_others(batch: LinkBatch, others: Counter[str], num_before: int) -> int:
+    """Enters the records of other types that came since; returns how many there are now."""
+    num_others = others.total()
+    batch.count_records(num_others - num_before)
+    batch.pass_over("other_record", num_others - num_before)
+    return num_others
 
 
 def _read_blocks(
@@ -84,7 +96,9 @@ def _read_blocks(
                 if batch.holds_anything():
                     yield batch.take()
                 scanner.columns.make_room(num_bytes)
-            following, pages = scanner.scan(blocks, first, batch.room())
+            following, pages, num_read, num_not_pages = scanner.scan(blocks, first, batch.room())
+            batch.count_read(num_read)
+            batch.pass_over("not_a_page", num_not_pages)
         for number, page in pages:
             _judge(batch, blocks, number, page, config, robots)
         batch.count_records(following - first)
@@ -102,14 +116,19 @@ def _judge(
     if page is None:
         block = blocks.block(number)
         # A record that is cut short is told of, one of which no picture could be read anyway is not.
-        if b"IMG@/src" not in block and block.rstrip().endswith(b"}"):
+        if b"IMG@/src" in block or not block.rstrip().endswith(b"}"):
+            try:
+                page = parse_page(block, config.text_sources)
+            except BadPageError as error:
+                batch.reject_record(offset, "bad_record", str(error))
+                return
+        if page is None:  # has no pictures
+            if b"html-met" in block.lower():  # HTML-Metadata, by as much of it as compiled code looks at
+                batch.count_read()
+            else:
+                batch.pass_over("not_a_page")
             return
-        try:
-            page = parse_page(block, config.text_sources)
-        except BadPageError as error:
-            batch.reject_record(offset, "bad_record", str(error))
-    if page is not None:
-        _add_page(batch, offset, page, config, robots)
+    _add_page(batch, offset, page, config, robots)
 
 
 def _add_page(batch: LinkBatch, offset: int, page: Page, config: ExtractConfig, robots: _Robots) -> None:
@@ -117,6 +136,7 @@ def _add_page(batch: LinkBatch, offset: int, page: Page, config: ExtractConfig, 
     if len(page_url) > config.max_url_chars:
         batch.reject_record(offset, "bad_record", f"the page's URL has {len(page_url)} characters")
         return
+    batch.count_read()
     forbidden = robots.forbid(*page.directives) if page.directives is not None else ""
     if forbidden:
         for ordinal in range(len(page.ordinals) + len(page.textless_ordinals)):

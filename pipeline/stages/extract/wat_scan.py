@@ -36,14 +36,15 @@ from pipeline.stages.extract.wat_walk import (
     find_page,
     has_no_pictures,
     holds_word,
+    names_html,
     names_license,
     names_robots,
     word_of,
 )
 
-__all__ = ["Scanner"]
+__all__ = ["Scan", "Scanner"]
 
-CALLED = "63f8f60559629072"
+CALLED = "2173559a980d086d"
 """State of the files whose functions are compiled into this one's, which numba does not look at; a test renews it."""
 
 _MAY_FORBID, _MAY_LICENSE, _HAS_BASE, _HAS_ODD_URL = 1, 2, 4, 8
@@ -68,6 +69,20 @@ class _Rules(NamedTuple):
     max_url_chars: int
 
 
+class Scan(NamedTuple):
+    """What came of some records."""
+
+    following: int
+    """Number of the record to go on from."""
+    pages: list[tuple[int, Page | None]]
+    """What is left to judge, by the numbers of its records: pages, and null where a record is for a full parser. Of
+    the links of a page that stand in `columns` none is in its `Page`."""
+    num_read: int
+    """Records that were read to the end, be there links or none; those in `pages` are not among them."""
+    num_not_pages: int
+    """Records that tell of no HTML: of requests, pictures and the like."""
+
+
 class Scanner:
     """Reads WAT records under one config."""
 
@@ -88,12 +103,10 @@ class Scanner:
             max_url_chars,
         )
 
-    def scan(self, blocks: Blocks, first: int, max_links: int) -> tuple[int, list[tuple[int, Page | None]]]:
+    def scan(self, blocks: Blocks, first: int, max_links: int) -> Scan:
         """Goes through the records from number `first` until `max_links` links are found, or one more page's.
 
-        Returns the number of the record to go on from, and what is left to judge, by the numbers of its records: pages,
-        and null where a record is for a full parser. Of the links of a page that stand in `columns` none is in its
-        `Page`. There must be room in `columns`.
+        There must be room in `columns`.
         """
         data = np.frombuffer(blocks.data, np.uint8)
         max_images = len(data) // MIN_LINK_BYTES + 1
@@ -101,13 +114,14 @@ class Scanner:
         table = np.empty((len(blocks.starts), 12), np.int64)
         ordinals = np.empty(max_images, np.int32)
         out = np.empty(2 * len(data), np.uint8)
-        record, num_pages, num_links, num_bytes = _scan(
+        record, num_pages, num_links, num_bytes, num_read, num_not_pages = _scan(
             data, blocks.starts, blocks.ends, np.array(blocks.offsets, np.int64), first, max_links, self._rules,
             self.columns.arrays, images, table, ordinals, out,
         )  # fmt: skip
         strings = out[:num_bytes].tobytes().decode().split("\0")
         rows = table[:num_pages].tolist()
-        return record, _pages(rows, strings, ordinals[:num_links].tolist(), blocks.data, self._sources)
+        pages = _pages(rows, strings, ordinals[:num_links].tolist(), blocks.data, self._sources)
+        return Scan(record, pages, num_read, num_not_pages)
 
 
 def _pages(
@@ -360,12 +374,17 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     link = np.empty((5, 2), np.int64)
     counts = np.empty(2, np.int64)
     strings = np.empty(rules.texts.shape[0] + 2, np.int64)
-    num_pages = num_links = n = found = np.int64(0)  # of Python's 0, functions would be compiled anew
+    num_pages = num_links = n = found = num_read = num_not_pages = np.int64(
+        0
+    )  # of Python's 0, functions would be compiled anew
     record = first
     while record < starts.shape[0] and found < max_links:
         this = record
         record += 1
         if has_no_pictures(data, starts[this], ends[this]):
+            is_page = names_html(data, starts[this], ends[this])
+            num_read += is_page
+            num_not_pages += not is_page
             continue
         i = find_page(data, starts[this], spans, images, counts, link)
         num_images = counts[0]
@@ -373,6 +392,9 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         end = np.int64(UNSURE)
         if 0 <= i <= ends[this] <= skip_white(data, i):
             if num_images == 0:
+                is_page = names_html(data, starts[this], ends[this])
+                num_read += is_page
+                num_not_pages += not is_page
                 continue
             found += num_images
             flags = _flags(data, spans, counts[1], rules)
@@ -386,6 +408,7 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                     data, spans, images, num_images, rules, columns, out, n, ordinals, num_links, strings
                 )
                 if end >= 0 and num_with_text == 0:
+                    num_read += 1
                     continue
                 num_images = num_with_text  # the rest is done
         page = pages[num_pages]
@@ -400,4 +423,4 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         if end >= 0:
             num_links += num_images
             n = end
-    return record, num_pages, num_links, n
+    return record, num_pages, num_links, n, num_read, num_not_pages

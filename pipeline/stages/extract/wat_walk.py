@@ -39,6 +39,7 @@ __all__ = [
     "find_page",
     "has_no_pictures",
     "holds_word",
+    "names_html",
     "names_license",
     "names_robots",
     "word_of",
@@ -110,6 +111,7 @@ _TITLE_NAME, _REL_NAME = map(_packed, (b'"title"', b'"rel"'))
 _TEXT_NAME, _ANCHOR_VALUE = map(_packed, (b'"text"', b'A@/href"'))  # of no interest, but most links have them
 _IMAGE_VALUE = _packed(b"IMG@/src")
 _IMAGE, _ROBOTS, _LICENSE = word_of("IMG@/src", 3), word_of("robots", 2), word_of("license", 2)
+_HTML_METADATA = word_of("HTML-Metadata", 2)
 _LOWEST_5, _LOWEST_6, _LOWEST_7 = map(_lowest, (5, 6, 7))
 _LOWER = np.uint64(0x2020202020202020)
 _ONE, _LOWEST_BYTE, _ALL = np.uint64(1), np.uint64(0xFF), np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -160,6 +162,12 @@ def names_robots(data, start, end):  # type: ignore[no-untyped-def]  # compiled:
 def names_license(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether data[start:end] may hold the word license."""
     return holds_word(data, start, end, _LICENSE)
+
+
+@numba.njit
+def names_html(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """bool: whether a record tells of an HTML page."""
+    return holds_word(data, start, end, _HTML_METADATA)
 
 
 @numba.njit

@@ -35,7 +35,7 @@ def read_table(path: str, config: ExtractConfig, *, format: Format) -> Iterator[
     Raises InputError where the file cannot be opened, is not of its format, or lacks a column for the
     URL or the text.
     """
-    batch = LinkBatch(path, config)
+    batch = LinkBatch(path, config, one_by_one=True)
     with open_binary(path) as file:
         yield from _outcomes(batch, _rows(path, file, config, format))
 
@@ -66,6 +66,7 @@ def _outcomes(batch: LinkBatch, rows: Rows) -> Iterator[Outcome]:
                 yield batch.take()
             continue
         raw_url = row.url or ""
+        batch.count_read()
         batch.count_record(len(raw_url) + len(row.extra or "") + sum(len(text or "") for text in row.texts))
         for link, text in enumerate(row.texts):
             if not text:
