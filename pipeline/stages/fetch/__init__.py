@@ -7,6 +7,7 @@ urls --admit--> Schedule (per host) --> curl transfers --judge--> Fetched
 
 config.py    FetchConfig
 download.py  fetch(), the loop: a URL's way from its turn to its result
+wire.py      the URL that is requested, and where a redirect leads
 transfer.py  one request and what its end means
 multi.py     many of them at once
 hosts.py     what hosts have shown, and which are not asked any more

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
 from pipeline.stages.fetch.address import AddressGuard
@@ -22,6 +22,7 @@ from pipeline.stages.fetch.multi import Multi
 from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
 from pipeline.stages.fetch.transfer import Answer, check_authorities
+from pipeline.stages.fetch.wire import OtherSchemeError, joined, wire_url
 
 __all__ = ["Fetched", "fetch"]
 
@@ -39,9 +40,9 @@ class Fetched:
     http_status: int | None = None
     """Of the last answer, if there was one."""
     final_url: str | None = None
-    """The canonical URL that was requested last, after redirects."""
+    """The URL that was requested last, after redirects, as it went over the wire (`wire.py`)."""
     redirects: tuple[str, ...] = ()
-    """The canonical URLs that followed the first one in the last attempt, `final_url` at their end."""
+    """The URLs that followed the first one in the last attempt, `final_url` at their end."""
     content_type: str | None = None
     attempts: int = 0
     """Attempts begun; 0 where nothing was requested."""
@@ -62,11 +63,11 @@ class _Job:
     """One picture, or one robots.txt (index -1), on its way."""
 
     index: int
-    origin: str  # canonical
-    url: str  # canonical; differs from origin after a redirect
+    origin: str  # as it goes over the wire
+    url: str  # the same; differs from origin after a redirect
     attempts: int = 0
     spent_s: float = 0.0  # of the present attempt
-    redirects: list[str] = field(default_factory=list)  # canonical, of the present attempt
+    redirects: list[str] = field(default_factory=list)  # of the present attempt
     robots_of: str = ""  # the authority whose robots.txt this is
 
     @property
@@ -159,17 +160,15 @@ class _Loop:
     # --- a job's way -----------------------------------------------------------------------------
 
     def _begin(self, index: int, url: str) -> None:
-        scheme, colon, _ = url.strip().partition(":")
-        if colon and scheme.isalnum() and scheme.lower() not in ("http", "https"):
-            self._finish(Fetched(index=index, reason="scheme_not_allowed", detail=f"{scheme.lower()[:20]}:"))
-            return
         try:
-            canonical = canonical_url(url)
-            canonical.encode("ascii")
+            origin = wire_url(url)
+        except OtherSchemeError as scheme:
+            self._finish(Fetched(index=index, reason="scheme_not_allowed", detail=f"{str(scheme)[:20]}:"))
+            return
         except ValueError:
             self._finish(Fetched(index=index, reason="bad_url"))
             return
-        self._admit(_Job(index, canonical, canonical), 0.0)
+        self._admit(_Job(index, origin, origin), 0.0)
 
     def _admit(self, job: _Job, not_before_s: float) -> None:
         """Let `job` request `job.url` when its turn comes, unless something forbids it."""
@@ -271,12 +270,9 @@ class _Loop:
     def _follow(self, job: _Job, answer: Answer) -> None:
         target, reason, detail = "", None, None
         try:
-            target = urljoin(job.url, answer.redirect or "")
-            if urlsplit(target).scheme.lower() not in ("http", "https"):
-                reason, detail = "scheme_not_allowed", f"redirect to {urlsplit(target).scheme[:20]}:"
-            else:
-                target = canonical_url(target)
-                target.encode("ascii")
+            target = joined(job.url, answer.redirect or b"")
+        except OtherSchemeError as scheme:
+            reason, detail = "scheme_not_allowed", f"redirect to {str(scheme)[:20]}:"
         except ValueError:
             reason, detail = "bad_url", "redirect"
         if reason is None and target in (job.origin, *job.redirects):
@@ -341,5 +337,5 @@ class _Loop:
 
 def _jitter(job: _Job) -> float:
     """In [0, 1), from the URL and the attempt: spread over URLs, the same in every run."""
-    key = first_64_bits(url_id_of(job.origin))
+    key = first_64_bits(url_id_of(canonical_url(job.origin)))
     return float(keyed_hash(job.attempts, key)[0]) / 2.0**64

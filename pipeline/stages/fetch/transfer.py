@@ -18,6 +18,7 @@ from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
 from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
+from pipeline.stages.fetch.wire import target_of
 
 __all__ = ["Answer", "Transfer", "check_authorities"]
 
@@ -39,7 +40,9 @@ _BROKEN = {
     92: "the HTTP/2 stream was reset",
 }
 _HEALING = frozenset({16, 18, 52, 55, 56, 92})
-_KEPT_HEADERS = frozenset({b"content-type", b"location", b"retry-after", b"x-robots-tag", b"tdm-reservation"})
+_KEPT_HEADERS = frozenset({b"content-type", b"retry-after"})
+_JOINED_HEADERS = frozenset({b"tdm-reservation"})
+"""Those that mean one list, however many lines it takes (RFC 9110, section 5.3)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +50,7 @@ class Answer:
     """What one request came to. Exactly one of body, redirect and reason is not None."""
 
     body: bytes | None = None
-    redirect: str | None = None  # the Location, as the server wrote it
+    redirect: bytes | None = None  # the Location, as the server wrote it
     reason: str | None = None
     detail: str | None = None
     http_status: int | None = None
@@ -74,6 +77,7 @@ class Transfer:
         curl.setopt(pycurl.FOLLOWLOCATION, 0)  # redirects are followed by the loop, one judged request each
         curl.setopt(pycurl.PROXY, config.proxy)  # the empty string also switches the environment's off
         curl.setopt(pycurl.NOPROXY, "")
+        self._asks_http_proxy = bool(config.proxy) and not config.proxy.lower().startswith("socks")
         curl.setopt(pycurl.USERAGENT, config.user_agent)
         # Pictures are compressed already. What arrives encoded anyway is decoded, under the same limit.
         curl.setopt(pycurl.ACCEPT_ENCODING, "")
@@ -103,15 +107,19 @@ class Transfer:
         curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
     def start(self, url: str, job: Any, *, timeout_s: float, is_robots: bool) -> None:
-        """Get ready to request canonical `url`. Raises ValueError or pycurl.error if it cannot be."""
+        """Get ready to request `url` (`wire.py`). Raises ValueError or pycurl.error if it cannot be."""
         self._start_state()
         self._is_robots = is_robots
         self.curl.setopt(pycurl.URL, url.encode("ascii"))
+        # Left to itself, libcurl writes the path's escapes in upper case. A proxy for http wants the whole URL.
+        whole = self._asks_http_proxy and url.startswith("http:")
+        self.curl.setopt(pycurl.REQUEST_TARGET, (url if whole else target_of(url)).encode("ascii"))
         self.curl.setopt(pycurl.TIMEOUT_MS, max(1, round(timeout_s * 1000)))
         self.job = job
 
     def _start_state(self) -> None:
         self._status = 0
+        self._location: bytes | None = None
         self._headers: dict[str, str] = {}
         self._robots_tags: list[str] = []
         self._header_bytes = 0
@@ -128,9 +136,8 @@ class Transfer:
         elapsed_s = float(self.curl.getinfo(pycurl.TOTAL_TIME))
         reason, detail, heals = self._fault(code, message)
         status = self._status or None
-        if reason is None and status in _REDIRECTS and "location" in self._headers:
-            location = self._headers["location"]
-            return Answer(redirect=location, http_status=status, elapsed_s=elapsed_s)
+        if reason is None and status in _REDIRECTS and self._location is not None:
+            return Answer(redirect=self._location, http_status=status, elapsed_s=elapsed_s)
         content_type = self._headers.get("content-type")
         retry_after = None
         if reason is None and not (200 <= self._status < 300 and self._status != 206):
@@ -219,7 +226,7 @@ class Transfer:
         if line.startswith(b"HTTP/"):
             words = line.split(None, 2)
             self._status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-            self._headers, self._robots_tags, self._headers_done = {}, [], False
+            self._location, self._headers, self._robots_tags, self._headers_done = None, {}, [], False
             return None
         if line in (b"\r\n", b"\n"):
             if self._status >= 200 and not self._headers_done:
@@ -228,14 +235,18 @@ class Transfer:
             return None
         name, _, value = line.partition(b":")
         name = name.strip().lower()
-        if name in _KEPT_HEADERS and not self._headers_done:
-            text = _text(value.strip())
-            if name == b"x-robots-tag":
-                self._robots_tags.append(text)
-            elif name == b"tdm-reservation":
-                self._headers["tdm-reservation"] = f"{self._headers.get('tdm-reservation', '')},{text}"
-            else:
-                self._headers.setdefault(name.decode(), text)
+        value = value.strip()
+        if self._headers_done:  # a trailer
+            return None
+        if name == b"location":
+            self._location = value if self._location is None else self._location
+        elif name == b"x-robots-tag":
+            self._robots_tags.append(_text(value))
+        elif name in _JOINED_HEADERS:
+            known = self._headers.get(name.decode())
+            self._headers[name.decode()] = _text(value) if known is None else f"{known},{_text(value)}"
+        elif name in _KEPT_HEADERS:
+            self._headers.setdefault(name.decode(), _text(value))
         return None
 
     def _consider_consent(self) -> int | None:
