@@ -17,6 +17,7 @@ from pipeline.answers import can_heal
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
+from pipeline.stages.fetch.encodings import TooLargeError, UndecodableError, decoded
 from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
 from pipeline.stages.fetch.wire import target_of
 
@@ -41,7 +42,7 @@ _BROKEN = {
 }
 _HEALING = frozenset({16, 18, 52, 55, 56, 92})
 _KEPT_HEADERS = frozenset({b"content-type", b"retry-after"})
-_JOINED_HEADERS = frozenset({b"tdm-reservation"})
+_JOINED_HEADERS = frozenset({b"content-encoding", b"tdm-reservation"})
 """Those that mean one list, however many lines it takes (RFC 9110, section 5.3)."""
 
 
@@ -79,8 +80,8 @@ class Transfer:
         curl.setopt(pycurl.NOPROXY, "")
         self._asks_http_proxy = bool(config.proxy) and not config.proxy.lower().startswith("socks")
         curl.setopt(pycurl.USERAGENT, config.user_agent)
-        # Pictures are compressed already. What arrives encoded anyway is decoded, under the same limit.
-        curl.setopt(pycurl.ACCEPT_ENCODING, "")
+        # Pictures are compressed already. What arrives encoded anyway is decoded by `encodings`, under the same limit;
+        # libcurl, asked to, would refuse codings that it does not know.
         curl.setopt(pycurl.HTTPHEADER, ["Accept: image/*,*/*;q=0.1", "Accept-Encoding: identity"])
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, round(config.connect_timeout_s * 1000)))
         if config.low_speed_bytes and config.low_speed_time_s:
@@ -146,6 +147,9 @@ class Transfer:
             retry_after = self._headers.get("retry-after")
         if reason is None and not self._body:
             reason = "empty_body"
+        body = b""
+        if reason is None:
+            body, reason, detail = self._decoded()
         if reason is not None:
             return Answer(
                 reason=reason,
@@ -156,9 +160,21 @@ class Transfer:
                 retry_after=retry_after,
                 elapsed_s=elapsed_s,
             )
-        body = bytes(self._body)
-        self._body = bytearray()
         return Answer(body=body, http_status=status, content_type=content_type, elapsed_s=elapsed_s)
+
+    def _decoded(self) -> tuple[bytes, str | None, str | None]:
+        """(body, None, None), or (b"", reason, detail)."""
+        body, self._body = bytes(self._body), bytearray()
+        encodings = self._headers.get("content-encoding")
+        if encodings is None:
+            return body, None, None
+        limit = self._config.max_bytes
+        try:
+            return decoded(body, encodings, limit), None, None
+        except TooLargeError:
+            return b"", "too_large", f"more than {limit} bytes"
+        except UndecodableError:
+            return b"", "transfer", "the body cannot be decoded"
 
     def _fault(self, code: int, message: str) -> tuple[str | None, str | None, bool]:
         """(reason, detail, heals) of a request that did not end as HTTP means it to; (None, None, False) else."""
@@ -170,10 +186,8 @@ class Transfer:
             return "address_not_allowed", f"would connect to {self._refused}", False
         if self._headers_done and not 200 <= self._status < 300:
             return None, None, False  # the status says enough, whatever became of the error page
-        if code == _WRITE_ERROR:
-            # Ours when a robots.txt was long enough; else libcurl could not decode what came.
-            enough = self._is_robots and len(self._body) >= MAX_ROBOTS_BYTES
-            return (None, None, False) if enough else ("transfer", "the body cannot be decoded", False)
+        if code == _WRITE_ERROR and self._is_robots and len(self._body) >= MAX_ROBOTS_BYTES:
+            return None, None, False  # we ended it: that much of a robots.txt is read
         if code == _TIMED_OUT:
             return (*self._kind_of_timeout(message), False)
         if code in (5, 6):
@@ -186,8 +200,6 @@ class Transfer:
             return "too_large", f"more than {self._config.max_bytes} bytes", False
         if code == 100:
             return "too_large", "header lines", False
-        if code == 61:
-            return "transfer", "the body cannot be decoded", False
         if code in (1, 3) and not self.curl.getinfo(pycurl.REQUEST_SIZE):
             return "bad_url", None, False
         return "transfer", _BROKEN.get(code, f"libcurl error {code}"), code in _HEALING
