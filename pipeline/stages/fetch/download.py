@@ -17,7 +17,7 @@ from pipeline.identity import canonical_url, first_64_bits, keyed_hash, url_id_o
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.hosts import Hosts
+from pipeline.stages.fetch.hosts import NO_ANSWER, Hosts
 from pipeline.stages.fetch.multi import Multi
 from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
@@ -83,7 +83,9 @@ class _Loop:
         self._guard = AddressGuard(config.allow_addresses)
         self._block = BlockList(config.block, config.block_files)
         self._schedule: Schedule[_Job] = Schedule(
-            per_host_concurrency=config.per_host_concurrency, per_host_rate=config.per_host_rate
+            per_host_concurrency=config.per_host_concurrency,
+            per_host_rate=config.per_host_rate,
+            concurrency=config.concurrency,
         )
         self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
         self._hosts = Hosts(config, self._schedule.hold)
@@ -235,6 +237,7 @@ class _Loop:
 
     def _collect(self) -> None:
         for (host, job), answer in self._transfers.ended():
+            self._schedule.heard(host, answered=answer.reason not in NO_ANSWER)
             self._schedule.release(host)
             job.spent_s += answer.elapsed_s
             self._hosts.remember(host, answer)

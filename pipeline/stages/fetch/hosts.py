@@ -9,10 +9,13 @@ from pipeline.answers import seconds_of_retry_after
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.transfer import Answer
 
-__all__ = ["Hosts"]
+__all__ = ["NO_ANSWER", "Hosts"]
 
 _SILENCE = frozenset({"connect", "timeout", "too_slow"})
 """Reasons that cost much time and say that the host is at fault."""
+
+NO_ANSWER = _SILENCE | {"dns", "tls", "address_not_allowed"}
+"""Reasons after which it is not known how the host answers."""
 
 
 class Hosts:
