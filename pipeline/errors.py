@@ -5,6 +5,7 @@
     |- OutputError       the output directory is not ours, of a newer format, unwritable or full
     |- LockedError       another live run holds the output directory
     |- QueryListError    the query list is missing, damaged or of another version
+    |- NetworkError      this machine reaches nothing: addresses not allowed, no route, no resolver, the proxy
     |- ServerError       the sample web's server cannot start (a port in use)
     `- EngineError       Ray cannot start or be reached, or a task died again and again
 
@@ -19,6 +20,7 @@ __all__ = [
     "EngineError",
     "InputError",
     "LockedError",
+    "NetworkError",
     "OutputError",
     "PipelineError",
     "QueryListError",
@@ -44,6 +46,10 @@ class LockedError(OutputError):
 
 class QueryListError(PipelineError):
     """The query list is missing, damaged, or not the one that the matched files were made with."""
+
+
+class NetworkError(PipelineError):
+    """This machine reaches nothing of what it is to fetch, for a cause of its own."""
 
 
 class ServerError(PipelineError):

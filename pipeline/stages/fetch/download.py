@@ -19,6 +19,7 @@ from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.hosts import NO_ANSWER, Hosts
 from pipeline.stages.fetch.multi import Multi
+from pipeline.stages.fetch.outage import Outage
 from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
 from pipeline.stages.fetch.transfer import Answer, check_authorities
@@ -51,8 +52,9 @@ class Fetched:
 def fetch(urls: Sequence[str], config: FetchConfig) -> Iterator[Fetched]:
     """Download `urls`: exactly one Fetched for every index, in the order in which they complete.
 
-    Never raises for a URL's fault. Raises ConfigError for a block list or ca_file that cannot be read. Closing the
-    iterator stops all transfers.
+    Never raises for a URL's fault. Raises ConfigError for a block list or ca_file that cannot be read, NetworkError
+    where the first requests show that this machine reaches nothing (`outage.py`). Closing the iterator stops all
+    transfers.
     """
     loop = _Loop(urls, config)  # reads the files that the config names: a mistake in them shows before anything starts
     return loop.results()
@@ -69,6 +71,7 @@ class _Job:
     spent_s: float = 0.0  # of the present attempt
     redirects: list[str] = field(default_factory=list)  # of the present attempt
     robots_of: str = ""  # the authority whose robots.txt this is
+    watched: bool = False  # by `outage`
 
     @property
     def is_robots(self) -> bool:
@@ -89,6 +92,7 @@ class _Loop:
         )
         self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
         self._hosts = Hosts(config, self._schedule.hold)
+        self._outage = Outage()
         self._open = len(urls)
         self._deadline_s = float("inf")
         # Between the threads: the results, their bytes, and the wish to stop.
@@ -210,7 +214,9 @@ class _Loop:
             self._reject(job, "robots_txt", None)
             return False
         assert known.reason is not None
-        self._reject(job, known.reason, known.detail)
+        if known.local is not None and not job.attempts:
+            job.watched = self._outage.asked(parts.hostname or "")
+        self._conclude(job, Answer(reason=known.reason, detail=known.detail, local=known.local))
         return False
 
     def _start_transfers(self) -> None:
@@ -223,6 +229,8 @@ class _Loop:
             if turn is None:
                 return
             host, job = turn
+            if not (job.attempts or job.redirects):
+                job.watched = self._outage.asked(host)
             verdict = self._hosts.verdict(host)
             if verdict is not None:
                 self._schedule.release(host, asked=False)
@@ -252,6 +260,10 @@ class _Loop:
         if answer.heals and wait_s is not None and job.attempts <= self._config.retries:
             self._try_again(job, wait_s)
             return
+        if job.watched:
+            job.watched = False
+            left = answer.local if not job.redirects else None
+            self._outage.ended(urlsplit(job.url).hostname or "", left, answer.detail or answer.reason or "")
         if job.is_robots:
             self._learn_robots(job, answer)
             return

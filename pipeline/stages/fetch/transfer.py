@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import socket
 import ssl
@@ -18,6 +19,7 @@ from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
 from pipeline.stages.fetch.encodings import TooLargeError, UndecodableError, decoded
+from pipeline.stages.fetch.outage import LocalCause
 from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
 from pipeline.stages.fetch.wire import target_of
 
@@ -41,6 +43,8 @@ _BROKEN = {
     92: "the HTTP/2 stream was reset",
 }
 _HEALING = frozenset({16, 18, 52, 55, 56, 92})
+_PROXY_LOGIN = 407
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EPERM})
 _KEPT_HEADERS = frozenset({b"content-type", b"retry-after"})
 _JOINED_HEADERS = frozenset({b"content-encoding", b"tdm-reservation"})
 """Those that mean one list, however many lines it takes (RFC 9110, section 5.3)."""
@@ -59,6 +63,7 @@ class Answer:
     heals: bool = False  # whether trying again may help
     retry_after: str | None = None
     elapsed_s: float = 0.0
+    local: LocalCause | None = None  # why the request did not leave this machine, or its proxy
 
 
 class Transfer:
@@ -152,6 +157,7 @@ class Transfer:
             body, reason, detail = self._decoded()
         if reason is not None:
             return Answer(
+                local=self._local_cause(code, reason),
                 reason=reason,
                 detail=detail,
                 http_status=status,
@@ -203,6 +209,19 @@ class Transfer:
         if code in (1, 3) and not self.curl.getinfo(pycurl.REQUEST_SIZE):
             return "bad_url", None, False
         return "transfer", _BROKEN.get(code, f"libcurl error {code}"), code in _HEALING
+
+    def _local_cause(self, code: int, reason: str) -> LocalCause | None:
+        """What kept the request from reaching any host, by libcurl's `code` and the `reason` that was given."""
+        if reason == "address_not_allowed":
+            return LocalCause.ADDRESS
+        if self._config.proxy:
+            refused = code == 7 and self.curl.getinfo(pycurl.HTTP_CONNECTCODE) in (0, _PROXY_LOGIN)
+            return LocalCause.PROXY if code == 5 or refused or self._status == _PROXY_LOGIN else None
+        if reason == "dns":
+            return LocalCause.RESOLVER  # as far as one can see; `outage` looks again
+        if code == 7 and self.curl.getinfo(pycurl.OS_ERRNO) in _NO_ROUTE:
+            return LocalCause.NETWORK
+        return None
 
     def _kind_of_timeout(self, message: str) -> tuple[str, str]:
         if "too slow" in message:
