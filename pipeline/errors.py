@@ -3,6 +3,7 @@
     PipelineError
     |- InputError        a source file is missing, unreadable or not what it claims to be
     |- OutputError       the output directory is not ours, of a newer format, unwritable or full
+    |- EmptyError        a run came to its end, and no sample is left to publish
     |- LockedError       another live run holds the output directory
     |- QueryListError    the query list is missing, damaged or of another version
     |- NetworkError      this machine reaches nothing: addresses not allowed, no route, no resolver, the proxy
@@ -17,6 +18,7 @@ config is a `configs.load.ConfigError`.
 from __future__ import annotations
 
 __all__ = [
+    "EmptyError",
     "EngineError",
     "InputError",
     "LockedError",
@@ -38,6 +40,10 @@ class InputError(PipelineError):
 
 class OutputError(PipelineError):
     """The output directory is not ours, of a newer format, unwritable, or its disk is full."""
+
+
+class EmptyError(PipelineError):
+    """A run came to its end, and no sample is left: nothing is published, and what was published stays."""
 
 
 class LockedError(OutputError):

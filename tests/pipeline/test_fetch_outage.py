@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from pipeline.stages.fetch.outage import ENOUGH, LEAST_HOSTS
 from pipeline.steps import fetch as fetch_step
 from pipeline.steps.requests import MISSING
 from tests.pipeline.loopback_server import LoopbackServer, answer, redirect, text
+from tests.pipeline.small_run import SmallRun, picture
 from tests.pipeline.test_fetch import CONFIG, fetch_all
 
 NOT_ALLOWED = replace(CONFIG, allow_addresses=())
@@ -129,3 +131,77 @@ def test_what_a_stopped_shard_saw_is_not_kept(tmp_path: Path) -> None:
     with open_engine(EngineConfig(kind="inline")) as engine, pytest.raises(NetworkError):
         engine.run_step(tmp_path / "fetch", [task])
     assert [path for path in (tmp_path / "fetch").rglob("*") if path.is_file()] == []
+
+
+# --- runs without a sample ----------------------------------------------------------------------
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_a_run_that_makes_nothing_says_who_took_it_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LoopbackServer({"/a": text(picture(0)), "/b": text(picture(1))}) as server:
+        run = SmallRun.make(tmp_path, server, ["/a", "/b", "/gone"])
+        assert run.run("--fetch.allow_addresses", "[10.0.0.0/8]") == 2
+        line = error_of(capsys)
+        assert "stage fetch took the last 3 pairs (address_not_allowed 3); name addresses" in line
+        assert "fetch.allow_addresses" in line
+        assert not (run.output / "shards").exists()
+        assert run.run("--fetch.allow_addresses", "[10.0.0.0/8]") == 2, "nor is it a success to have nothing to do"
+        assert error_of(capsys) == line
+        assert run.run() == 0
+        assert run.samples() == ["/a", "/b"]
+        published = run.published()
+        assert run.run("--image.min_side", "1000") == 2
+        line = error_of(capsys)
+        assert "stage check_image took the last 2 pairs (too_small 2)" in line
+        assert line.endswith("the version that was published before stays")
+        assert run.published() == published
+    statuses = [json.loads(line)["status"] for line in (run.output / "runs.jsonl").read_text().splitlines()]
+    assert statuses == ["empty", "empty", "finished", "empty"]
+
+
+@pytest.mark.parametrize(
+    ("queries", "alts", "words"),
+    [
+        ("zebra\n", ["a red house beside the river"], "stage match took the last 1 links (no_query 1)"),
+        ("house\n", [""], "stage extract took the last 1 links (no_text 1)"),
+        ("house\n", [], "the sources hold nothing"),
+    ],
+)
+def test_texts_can_be_what_took_the_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], queries: str, alts: list[str], words: str
+) -> None:
+    with LoopbackServer({}) as server:
+        run = SmallRun.make(tmp_path, server, ["/a"])
+    (tmp_path / "queries.txt").write_text(queries)
+    columns = {"url": pa.array(["http://a.localhost/1"] * len(alts), pa.string()), "alt": pa.array(alts, pa.string())}
+    pq.write_table(pa.table(columns), tmp_path / "links.parquet")
+    assert run.run() == 2
+    assert words in error_of(capsys)
+
+
+def test_an_empty_run_ends_its_retry_so_that_another_can_ask(tmp_path: Path) -> None:
+    with LoopbackServer({"/a": answer(503)}) as server:
+        run = SmallRun.make(tmp_path, server, ["/a"])
+        assert run.run() == 2
+        assert run.run("--retry-failed") == 2
+        server.routes = {"/a": text(picture(0))}
+        assert run.run("--retry-failed") == 0
+        assert run.samples() == ["/a"]
+
+
+def test_pictures_that_the_block_list_names_go_even_if_none_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LoopbackServer({"/a": text(picture(0))}) as server:
+        run = SmallRun.make(tmp_path, server, ["/a", "/gone"])
+        assert run.run() == 0
+        assert run.run("--fetch.block", f"[{server.url('/a')}]") == 2, "a 404 took the other"
+        assert "the published version is empty now, since the block list" in error_of(capsys)
+        assert run.samples() == []
+        assert run.run("--fetch.block", "[a.localhost]") == 0, "that is what was asked for"
