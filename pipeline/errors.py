@@ -3,8 +3,10 @@
     PipelineError
     |- InputError        a source file is missing, unreadable or not what it claims to be
     |- OutputError       the output directory is not ours, of a newer format, unwritable or full
+    |- EmptyError        a run came to its end, and no sample is left to publish
     |- LockedError       another live run holds the output directory
     |- QueryListError    the query list is missing, damaged or of another version
+    |- NetworkError      this machine reaches nothing: addresses not allowed, no route, no resolver, the proxy
     |- ServerError       the sample web's server cannot start (a port in use)
     `- EngineError       Ray cannot start or be reached, or a task died again and again
 
@@ -16,9 +18,11 @@ config is a `configs.load.ConfigError`.
 from __future__ import annotations
 
 __all__ = [
+    "EmptyError",
     "EngineError",
     "InputError",
     "LockedError",
+    "NetworkError",
     "OutputError",
     "PipelineError",
     "QueryListError",
@@ -38,12 +42,20 @@ class OutputError(PipelineError):
     """The output directory is not ours, of a newer format, unwritable, or its disk is full."""
 
 
+class EmptyError(PipelineError):
+    """A run came to its end, and no sample is left: nothing is published, and what was published stays."""
+
+
 class LockedError(OutputError):
     """Another live run holds the output directory."""
 
 
 class QueryListError(PipelineError):
     """The query list is missing, damaged, or not the one that the matched files were made with."""
+
+
+class NetworkError(PipelineError):
+    """This machine reaches nothing of what it is to fetch, for a cause of its own."""
 
 
 class ServerError(PipelineError):

@@ -6,7 +6,7 @@ its rows go to a `.rejections.parquet` beside the task's output. `totals` adds t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pipeline.outcome import Outcome
 from pipeline.schema import REJECTIONS
 from pipeline.storage import parquet_writer
 
-__all__ = ["Ledger", "LedgerConfig", "LedgerError", "Line", "totals"]
+__all__ = ["Ledger", "LedgerConfig", "LedgerError", "Line", "last_reached", "totals"]
 
 
 class LedgerError(PipelineError):
@@ -124,6 +124,11 @@ def totals(infos: Iterable[Mapping[str, Any]]) -> list[Line]:
     for line in sums.values():
         line.check()
     return list(sums.values())
+
+
+def last_reached(lines: Sequence[Line]) -> Line | None:
+    """The line of the last stage that saw any rows; None where none did."""
+    return next((line for line in reversed(lines) if line.rows_in), None)
 
 
 def _count(rejected: pa.RecordBatch) -> dict[str, int]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, dump, fingerprint, load
+from pipeline.emptiness import is_to_be_published, refuse_emptiness
 from pipeline.engine import Done, finished, open_engine
 from pipeline.errors import OutputError
 from pipeline.extend import begin, end, extended, plan_changes
@@ -66,7 +67,8 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     """Bring the data set that `config` describes to done, from wherever it is.
 
     With `extend` the sources of the data set that is there come first, and what the added ones changed in the
-    plan is listed (`extend.py`). Raises PipelineError (see errors.py); nothing that was finished is lost.
+    plan is listed (`extend.py`). Raises PipelineError (see errors.py), among them EmptyError where no sample is left;
+    nothing that was finished is lost, and an empty version never replaces what is published.
     """
     progress = progress or Progress()
     started = time.time()
@@ -104,14 +106,20 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
                         work_directory(output, changes.name), changes.tasks, title=changes.title
                     )
                     log[changes.name] = {name: listed.info[name] for name in ("added", "evicted")}
-            version, fresh = publish(output, records["shards"], config_yaml)
+            samples = sum(int(record.info["rows"]) for record in records["shards"])
+            lines = _lines(records)
+            version, fresh = output / "shards", False
+            if is_to_be_published(samples, lines):
+                version, fresh = publish(output, records["shards"], config_yaml)
+                end(output)
             if ran or fresh:
                 _write_ledger(output, records)
-            end(output)
             retry = _end_retry(output, records["fetched"])
             if retry is not None:
                 log["fetched"] |= dataclasses.asdict(retry)
-            status = "finished"
+            status = "finished" if samples else "empty"
+            if not samples:
+                refuse_emptiness(output, lines)
         except KeyboardInterrupt:
             status = "stopped"
             raise
@@ -122,8 +130,8 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     return RunResult(
         version=version,
         ran_tasks=ran,
-        lines=_lines(records),
-        samples=sum(int(record.info["rows"]) for record in records["shards"]),
+        lines=lines,
+        samples=samples,
         num_bytes=sum(int(record.info["bytes"]) for record in records["shards"]),
         seconds=time.time() - started,
         retry=retry,

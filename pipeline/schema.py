@@ -126,7 +126,9 @@ FACTS = pa.schema(
         *_fields(("url_id", _ID)),
         pa.field("stage", pa.string()),  # null on success, else the stage that turned the picture away
         pa.field("detail", pa.string()),  # for people, with `reason`
-        pa.field("redirects", pa.list_(pa.string())),  # canonical URLs that followed the first one; null for none
+        pa.field(
+            "redirects", pa.list_(pa.string())
+        ),  # URLs that followed the first one, as they were asked for; null for none
         *_ANSWER,
     ]
 )

@@ -119,7 +119,7 @@ def run_command(words: Words) -> int:
         soft_wrap=True,
     )
     if not result.samples:
-        console.print("No sample survived: look at `python -m pipeline sql` ... failures")
+        console.print("The block list names every picture of the plan.")
     return 0
 
 

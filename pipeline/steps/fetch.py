@@ -28,7 +28,7 @@ from pipeline.tar import TarWriter
 
 __all__ = ["VERSION", "keep_picture", "plan"]
 
-VERSION = "fetch-3"
+VERSION = "fetch-4"
 
 
 def plan(

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.engine import Done, Task
-from pipeline.identity import canonical_url
 from pipeline.schema import FACTS
 from pipeline.stages.fetch import BlockList, FetchConfig
 from pipeline.stages.fetch.retry import merge_facts, worth_retrying
@@ -31,7 +30,7 @@ from pipeline.storage import read_json, write_parquet
 __all__ = ["KNOWN", "MISSING", "NAME", "VERSION", "can_heal", "plan"]
 
 NAME = "requests"
-VERSION = "requests-2"
+VERSION = "requests-3"
 KNOWN = pa.schema(
     [
         pa.field("url_id", pa.binary(16), nullable=False),
@@ -181,7 +180,7 @@ def _blocked(block: BlockList, urls: Mapping[bytes, str], found: pa.Table) -> di
     blocked: dict[bytes, str] = {}
     for url_id, url in urls.items():
         try:
-            entry = block.match_url(canonical_url(url))
+            entry = block.match_url(url)
         except ValueError:
             continue  # the fetch stage says what is wrong with it
         if entry is not None:

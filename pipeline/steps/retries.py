@@ -2,7 +2,7 @@
 
     OUT/work/retries.json    {"finished": [{"retried": 79, "healed": 60}], "under_way": false}
 
-A retry is begun by `run --retry-failed` and carried out by whatever run comes next, until one publishes. Its
+A retry is begun by `run --retry-failed` and carried out by whatever run comes next, until one comes to its end. Its
 number, from 1, is part of what `requests` does; 0 is the time before the first.
 """
 
@@ -51,7 +51,7 @@ def begin(output: Path) -> None:
 
 
 def end(output: Path, outcome: Retried) -> None:
-    """The retry under way is published. Raises OutputError."""
+    """The retry under way has come to its end. Raises OutputError."""
     _write(output, Retries(finished=(*retries_of(output).finished, outcome)))
 
 

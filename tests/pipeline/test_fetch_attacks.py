@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import itertools
+import random
 import socket
 import time
 import zlib
@@ -301,3 +302,17 @@ def test_many_faults_at_once_leave_every_good_body_whole() -> None:
         assert got[urls[i]].reason == expected
     good = [fetched.body for fetched in got.values() if fetched.body is not None]
     assert sorted(good) == sorted(b"%d" % i * 1000 for i in range(100))
+
+
+def test_hosts_that_hang_do_not_hold_up_those_that_answer() -> None:
+    """Of 60 hosts 18 never answer: each may cost one time limit before the last good body, not all of its URLs'."""
+    silent = endless(b"", b"", 0.1)
+    urls = [(host, i) for host in range(60) for i in range(6)]
+    random.Random(0).shuffle(urls)
+    routes = {f"/{host}/{i}": silent if host % 10 in (1, 4, 7) else text(b"x") for host, i in urls}
+    config = replace(CONFIG, timeout_s=0.5, concurrency=16, per_host_failures=4)
+    with LoopbackServer(routes) as server:
+        order = list(fetch([server.url(f"/{host}/{i}", host=f"h{host}.localhost") for host, i in urls], config))
+    assert sum(fetched.body == b"x" for fetched in order) == 42 * 6
+    last = max(number for number, fetched in enumerate(order) if fetched.body)
+    assert sum(fetched.body is None for fetched in order[:last]) <= 30, "of 72 and more; 93 to 105 when all took turns"

@@ -218,7 +218,7 @@ def test_run_says_at_its_start_what_the_engine_cannot_do(
     stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text("{}\n")
-    assert main(["run", str(tmp_path / "config.yaml"), *words_for(tmp_path, stand_in)]) == 0
+    assert main(["run", str(tmp_path / "config.yaml"), *words_for(tmp_path, stand_in)]) == 2, "no sample is left"
     first, *rest = capsys.readouterr().err.splitlines()
     assert first == LIMITS
     assert any("not_an_image 1" in line for line in rest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
+import random
 
 import pytest
 from hypothesis import given
@@ -84,17 +86,17 @@ Steps = st.lists(
         st.tuples(st.just("hold"), st.sampled_from("abc"), st.floats(0, 3)),
         st.tuples(st.just("pass"), st.just(""), st.floats(0, 2)),
         st.tuples(st.just("next"), st.just(""), st.just(0.0)),
-        st.tuples(st.just("release"), st.sampled_from("abc"), st.just(0.0)),
+        st.tuples(st.sampled_from(["release", "answer", "silence"]), st.sampled_from("abc"), st.just(0.0)),
     ),
     max_size=60,
 )
 
 
-@given(Steps, st.integers(1, 3), st.sampled_from([0.0, 1.0, 4.0]))
+@given(Steps, st.integers(1, 3), st.sampled_from([0.0, 1.0, 4.0]), st.sampled_from([1, 3, 64]))
 def test_every_job_comes_out_once_within_its_hosts_limits(
-    steps: list[tuple[str, str, float]], limit: int, rate: float
+    steps: list[tuple[str, str, float]], limit: int, rate: float, places: int
 ) -> None:
-    schedule: Schedule[int] = Schedule(per_host_concurrency=limit, per_host_rate=rate)
+    schedule: Schedule[int] = Schedule(per_host_concurrency=limit, per_host_rate=rate, concurrency=places)
     now, added, out = 0.0, 0, []
     active = dict.fromkeys("abc", 0)
     last_start: dict[str, float] = {}
@@ -130,6 +132,8 @@ def test_every_job_comes_out_once_within_its_hosts_limits(
         elif kind == "next":
             take()
         elif active[host]:
+            if kind != "release":
+                schedule.heard(host, answered=kind == "answer")
             active[host] -= 1
             schedule.release(host)
         assert len(schedule) == added - len(out)
@@ -178,3 +182,76 @@ def test_a_host_that_was_not_asked_need_not_be_waited_for() -> None:
     schedule.release("a")
     assert schedule.next(5.0) is None
     assert schedule.next(10.0) == ("a", 2)
+
+
+# --- hosts that hang ----------------------------------------------------------------------------
+
+
+def last_good_s(
+    schedule: Schedule[int], *, places: int, urls: int, hanging: float, limit_s: float
+) -> tuple[float, float]:
+    """When the last good answer comes, and the end, of 200 hosts with `urls` each; good ones answer within 0.1 s."""
+    draw = random.Random(0)
+    silent = {f"h{i}" for i in draw.sample(range(200), round(200 * hanging))}
+    jobs = [f"h{i}" for i in range(200) for _ in range(urls)]
+    draw.shuffle(jobs)
+    for number, host in enumerate(jobs):
+        schedule.add(host, number)
+    flying: list[tuple[float, str]] = []
+    now = last = 0.0
+    while True:
+        while len(flying) < places and (turn := schedule.next(now)) is not None:
+            heapq.heappush(flying, (now + (limit_s if turn[0] in silent else draw.uniform(0.01, 0.1)), turn[0]))
+        if not flying:
+            assert not len(schedule)
+            return last, now
+        now, host = heapq.heappop(flying)
+        schedule.heard(host, answered=host not in silent)
+        schedule.release(host)
+        last = last if host in silent else now
+
+
+@pytest.mark.parametrize("urls", [1, 10, 50])
+@pytest.mark.parametrize("places", [8, 64])
+def test_hosts_that_hang_do_not_starve_good_ones(places: int, urls: int) -> None:
+    def run(hanging: float) -> tuple[float, float]:
+        schedule: Schedule[int] = Schedule(per_host_concurrency=4, per_host_rate=0, concurrency=places)
+        return last_good_s(schedule, places=places, urls=urls, hanging=hanging, limit_s=10.0)
+
+    alone, _ = run(0.0)
+    last, end = run(0.3)
+    rounds = -(-60 // (places // 2))  # in which each hanging host is met once, in at most half of the places
+    assert last <= 2 * alone + 10.0 * (rounds - 1) + 0.5
+    assert end <= 60 * urls * 10.0 / places + last + 10.0 * (1 + -(-urls // 4)), "no place stays empty for it"
+
+
+def test_a_host_that_has_shown_nothing_gets_a_second_place_only_when_others_need_none() -> None:
+    schedule: Schedule[str] = Schedule(per_host_concurrency=4, per_host_rate=0, concurrency=4)
+    for host in ("silent", "good"):
+        for i in range(3):
+            schedule.add(host, f"{host}{i}")
+    assert [schedule.next(0.0), schedule.next(0.0)] == [("silent", "silent0"), ("good", "good0")]
+    schedule.heard("good", answered=True)
+    schedule.release("good")
+    assert [schedule.next(0.0), schedule.next(0.0)] == [("good", "good1"), ("good", "good2")]
+    assert schedule.next(0.0) == ("silent", "silent1"), "half of the places may be theirs"
+    assert schedule.next(0.0) is None, "the rest is kept for a host that answers, and has work"
+    for _ in range(2):
+        schedule.release("good")
+    assert schedule.next(0.0) == ("silent", "silent2"), "it has none any more"
+
+
+def test_a_host_that_falls_silent_comes_last_until_it_answers() -> None:
+    schedule: Schedule[str] = Schedule(per_host_concurrency=1, per_host_rate=0)
+    for host in ("a", "b"):
+        for i in range(3):
+            schedule.add(host, f"{host}{i}")
+    order = []
+    for host, answered in (("a", False), ("b", True), ("b", True), ("b", True), ("a", True), ("a", True)):
+        turn = schedule.next(0.0)
+        assert turn is not None
+        order.append(turn[1])
+        assert turn[0] == host
+        schedule.heard(host, answered=answered)
+        schedule.release(host)
+    assert order == ["a0", "b0", "b1", "b2", "a1", "a2"]

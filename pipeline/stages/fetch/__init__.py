@@ -7,9 +7,12 @@ urls --admit--> Schedule (per host) --> curl transfers --judge--> Fetched
 
 config.py    FetchConfig
 download.py  fetch(), the loop: a URL's way from its turn to its result
+wire.py      the URL that is requested, and where a redirect leads
 transfer.py  one request and what its end means
+encodings.py Content-Encoding, undone
 multi.py     many of them at once
 hosts.py     what hosts have shown, and which are not asked any more
+outage.py    when it is this machine that reaches nothing
 schedule.py  whose turn it is: hosts, rates, waits
 address.py   which addresses may be connected to
 consent.py   X-Robots-Tag, tdm-reservation

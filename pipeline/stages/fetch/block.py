@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from configs.load import ConfigError, fingerprint
 from pipeline.identity import canonical_url
 from pipeline.stages.fetch.address import literal_address
+from pipeline.stages.fetch.wire import wire_url
 
 __all__ = ["BlockList"]
 
@@ -46,7 +47,7 @@ class BlockList:
             return
         try:
             if "://" in entry:
-                self._urls.add(canonical_url(entry))
+                self._urls.add(canonical_url(wire_url(entry)))
                 return
             host = _HOST.match(entry)
             if host is None:
@@ -69,7 +70,13 @@ class BlockList:
         return fingerprint(sorted(self._hosts), sorted(self._urls), sorted(self._hashes))
 
     def match_url(self, url: str) -> str | None:
-        """The entry that names canonical `url`, its host or a domain above it, or None."""
+        """The entry that names absolute `url` in any of its spellings, its host or a domain above it, or None.
+
+        Raises ValueError where there is no host.
+        """
+        if not self:
+            return None
+        url = canonical_url(wire_url(url))  # user info is never sent, so it makes no other URL
         if url in self._urls:
             return f"URL {url}"
         if self._hosts:

@@ -11,17 +11,19 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.hosts import Hosts
+from pipeline.stages.fetch.hosts import NO_ANSWER, Hosts
 from pipeline.stages.fetch.multi import Multi
+from pipeline.stages.fetch.outage import Outage
 from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
 from pipeline.stages.fetch.transfer import Answer, check_authorities
+from pipeline.stages.fetch.wire import OtherSchemeError, joined, wire_url
 
 __all__ = ["Fetched", "fetch"]
 
@@ -39,9 +41,9 @@ class Fetched:
     http_status: int | None = None
     """Of the last answer, if there was one."""
     final_url: str | None = None
-    """The canonical URL that was requested last, after redirects."""
+    """The URL that was requested last, after redirects, as it went over the wire (`wire.py`)."""
     redirects: tuple[str, ...] = ()
-    """The canonical URLs that followed the first one in the last attempt, `final_url` at their end."""
+    """The URLs that followed the first one in the last attempt, `final_url` at their end."""
     content_type: str | None = None
     attempts: int = 0
     """Attempts begun; 0 where nothing was requested."""
@@ -50,8 +52,9 @@ class Fetched:
 def fetch(urls: Sequence[str], config: FetchConfig) -> Iterator[Fetched]:
     """Download `urls`: exactly one Fetched for every index, in the order in which they complete.
 
-    Never raises for a URL's fault. Raises ConfigError for a block list or ca_file that cannot be read. Closing the
-    iterator stops all transfers.
+    Never raises for a URL's fault. Raises ConfigError for a block list or ca_file that cannot be read, NetworkError
+    where the first requests show that this machine reaches nothing (`outage.py`). Closing the iterator stops all
+    transfers.
     """
     loop = _Loop(urls, config)  # reads the files that the config names: a mistake in them shows before anything starts
     return loop.results()
@@ -62,12 +65,13 @@ class _Job:
     """One picture, or one robots.txt (index -1), on its way."""
 
     index: int
-    origin: str  # canonical
-    url: str  # canonical; differs from origin after a redirect
+    origin: str  # as it goes over the wire
+    url: str  # the same; differs from origin after a redirect
     attempts: int = 0
     spent_s: float = 0.0  # of the present attempt
-    redirects: list[str] = field(default_factory=list)  # canonical, of the present attempt
+    redirects: list[str] = field(default_factory=list)  # of the present attempt
     robots_of: str = ""  # the authority whose robots.txt this is
+    watched: bool = False  # by `outage`
 
     @property
     def is_robots(self) -> bool:
@@ -82,10 +86,13 @@ class _Loop:
         self._guard = AddressGuard(config.allow_addresses)
         self._block = BlockList(config.block, config.block_files)
         self._schedule: Schedule[_Job] = Schedule(
-            per_host_concurrency=config.per_host_concurrency, per_host_rate=config.per_host_rate
+            per_host_concurrency=config.per_host_concurrency,
+            per_host_rate=config.per_host_rate,
+            concurrency=config.concurrency,
         )
         self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
         self._hosts = Hosts(config, self._schedule.hold)
+        self._outage = Outage()
         self._open = len(urls)
         self._deadline_s = float("inf")
         # Between the threads: the results, their bytes, and the wish to stop.
@@ -159,17 +166,15 @@ class _Loop:
     # --- a job's way -----------------------------------------------------------------------------
 
     def _begin(self, index: int, url: str) -> None:
-        scheme, colon, _ = url.strip().partition(":")
-        if colon and scheme.isalnum() and scheme.lower() not in ("http", "https"):
-            self._finish(Fetched(index=index, reason="scheme_not_allowed", detail=f"{scheme.lower()[:20]}:"))
-            return
         try:
-            canonical = canonical_url(url)
-            canonical.encode("ascii")
+            origin = wire_url(url)
+        except OtherSchemeError as scheme:
+            self._finish(Fetched(index=index, reason="scheme_not_allowed", detail=f"{str(scheme)[:20]}:"))
+            return
         except ValueError:
             self._finish(Fetched(index=index, reason="bad_url"))
             return
-        self._admit(_Job(index, canonical, canonical), 0.0)
+        self._admit(_Job(index, origin, origin), 0.0)
 
     def _admit(self, job: _Job, not_before_s: float) -> None:
         """Let `job` request `job.url` when its turn comes, unless something forbids it."""
@@ -209,7 +214,9 @@ class _Loop:
             self._reject(job, "robots_txt", None)
             return False
         assert known.reason is not None
-        self._reject(job, known.reason, known.detail)
+        if known.local is not None and not job.attempts:
+            job.watched = self._outage.asked(parts.hostname or "")
+        self._conclude(job, Answer(reason=known.reason, detail=known.detail, local=known.local))
         return False
 
     def _start_transfers(self) -> None:
@@ -222,6 +229,8 @@ class _Loop:
             if turn is None:
                 return
             host, job = turn
+            if not (job.attempts or job.redirects):
+                job.watched = self._outage.asked(host)
             verdict = self._hosts.verdict(host)
             if verdict is not None:
                 self._schedule.release(host, asked=False)
@@ -236,6 +245,7 @@ class _Loop:
 
     def _collect(self) -> None:
         for (host, job), answer in self._transfers.ended():
+            self._schedule.heard(host, answered=answer.reason not in NO_ANSWER)
             self._schedule.release(host)
             job.spent_s += answer.elapsed_s
             self._hosts.remember(host, answer)
@@ -250,6 +260,10 @@ class _Loop:
         if answer.heals and wait_s is not None and job.attempts <= self._config.retries:
             self._try_again(job, wait_s)
             return
+        if job.watched:
+            job.watched = False
+            left = answer.local if not job.redirects else None
+            self._outage.ended(urlsplit(job.url).hostname or "", left, answer.detail or answer.reason or "")
         if job.is_robots:
             self._learn_robots(job, answer)
             return
@@ -271,12 +285,9 @@ class _Loop:
     def _follow(self, job: _Job, answer: Answer) -> None:
         target, reason, detail = "", None, None
         try:
-            target = urljoin(job.url, answer.redirect or "")
-            if urlsplit(target).scheme.lower() not in ("http", "https"):
-                reason, detail = "scheme_not_allowed", f"redirect to {urlsplit(target).scheme[:20]}:"
-            else:
-                target = canonical_url(target)
-                target.encode("ascii")
+            target = joined(job.url, answer.redirect or b"")
+        except OtherSchemeError as scheme:
+            reason, detail = "scheme_not_allowed", f"redirect to {str(scheme)[:20]}:"
         except ValueError:
             reason, detail = "bad_url", "redirect"
         if reason is None and target in (job.origin, *job.redirects):
@@ -341,5 +352,5 @@ class _Loop:
 
 def _jitter(job: _Job) -> float:
     """In [0, 1), from the URL and the attempt: spread over URLs, the same in every run."""
-    key = first_64_bits(url_id_of(job.origin))
+    key = first_64_bits(url_id_of(canonical_url(job.origin)))
     return float(keyed_hash(job.attempts, key)[0]) / 2.0**64

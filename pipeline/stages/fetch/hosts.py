@@ -7,12 +7,16 @@ from collections.abc import Callable
 
 from pipeline.answers import seconds_of_retry_after
 from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.outage import LocalCause
 from pipeline.stages.fetch.transfer import Answer
 
-__all__ = ["Hosts"]
+__all__ = ["NO_ANSWER", "Hosts"]
 
 _SILENCE = frozenset({"connect", "timeout", "too_slow"})
 """Reasons that cost much time and say that the host is at fault."""
+
+NO_ANSWER = _SILENCE | {"dns", "tls", "address_not_allowed"}
+"""Reasons after which it is not known how the host answers."""
 
 
 class Hosts:
@@ -21,20 +25,20 @@ class Hosts:
     def __init__(self, config: FetchConfig, hold: Callable[[str, float], None]) -> None:
         """`hold(host, until_s)` is to start nothing on the host before a time of the monotonic clock."""
         self._config, self._hold = config, hold
-        self._unresolved: set[str] = set()
+        self._unresolved: dict[str, LocalCause | None] = {}
         self._waits: dict[str, tuple[int, float]] = {}  # waits asked for in a row, end of the last
         self._silent: dict[str, int] = {}  # URLs in a row that were not answered in time
         self._left_alone: dict[str, Answer] = {}  # what is said to every URL of a host that is not asked any more
 
     def verdict(self, host: str) -> Answer | None:
         """What to say to a URL of a host that is not asked any more; None for any other."""
-        unresolved = Answer(reason="dns") if host in self._unresolved else None
+        unresolved = Answer(reason="dns", local=self._unresolved[host]) if host in self._unresolved else None
         return self._left_alone.get(host, unresolved)
 
     def remember(self, host: str, answer: Answer) -> None:
         """What `answer` says about the host that was asked."""
         if answer.reason == "dns":
-            self._unresolved.add(host)
+            self._unresolved[host] = answer.local
         if answer.http_status is not None and not answer.heals:
             self._waits.pop(host, None)
         if answer.reason not in _SILENCE:
@@ -43,7 +47,7 @@ class Hosts:
         self._silent[host] = self._silent.get(host, 0) + 1
         if self._silent[host] == self._config.per_host_failures:
             detail = "not asked: too many URLs of the host in a row found no connection or no end"
-            self._left_alone[host] = Answer(reason=answer.reason, detail=detail)
+            self._left_alone[host] = Answer(reason=answer.reason, detail=detail, local=answer.local)
 
     def granted_wait_s(self, host: str, answer: Answer) -> float | None:
         """The wait that `answer` asks for, 0 for none; None if it is not granted.

@@ -58,7 +58,7 @@ class Multi(Generic[Job]):
         return [transfer.job for transfer in self._active]
 
     def start(self, url: str, job: Job, *, timeout_s: float, is_robots: bool) -> bool:
-        """Request canonical `url`; False, with nothing done, where libcurl does not take it."""
+        """Request `url` (`wire.py`); False, with nothing done, where libcurl does not take it."""
         transfer = self._idle.pop() if self._idle else self._new_transfer()
         try:
             transfer.start(url, job, timeout_s=timeout_s, is_robots=is_robots)

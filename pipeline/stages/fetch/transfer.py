@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import socket
 import ssl
@@ -17,7 +18,10 @@ from pipeline.answers import can_heal
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
+from pipeline.stages.fetch.encodings import TooLargeError, UndecodableError, decoded
+from pipeline.stages.fetch.outage import LocalCause
 from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
+from pipeline.stages.fetch.wire import target_of
 
 __all__ = ["Answer", "Transfer", "check_authorities"]
 
@@ -39,7 +43,11 @@ _BROKEN = {
     92: "the HTTP/2 stream was reset",
 }
 _HEALING = frozenset({16, 18, 52, 55, 56, 92})
-_KEPT_HEADERS = frozenset({b"content-type", b"location", b"retry-after", b"x-robots-tag", b"tdm-reservation"})
+_PROXY_LOGIN = 407
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EPERM})
+_KEPT_HEADERS = frozenset({b"content-type", b"retry-after"})
+_JOINED_HEADERS = frozenset({b"content-encoding", b"tdm-reservation"})
+"""Those that mean one list, however many lines it takes (RFC 9110, section 5.3)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +55,7 @@ class Answer:
     """What one request came to. Exactly one of body, redirect and reason is not None."""
 
     body: bytes | None = None
-    redirect: str | None = None  # the Location, as the server wrote it
+    redirect: bytes | None = None  # the Location, as the server wrote it
     reason: str | None = None
     detail: str | None = None
     http_status: int | None = None
@@ -55,6 +63,7 @@ class Answer:
     heals: bool = False  # whether trying again may help
     retry_after: str | None = None
     elapsed_s: float = 0.0
+    local: LocalCause | None = None  # why the request did not leave this machine, or its proxy
 
 
 class Transfer:
@@ -74,9 +83,10 @@ class Transfer:
         curl.setopt(pycurl.FOLLOWLOCATION, 0)  # redirects are followed by the loop, one judged request each
         curl.setopt(pycurl.PROXY, config.proxy)  # the empty string also switches the environment's off
         curl.setopt(pycurl.NOPROXY, "")
+        self._asks_http_proxy = bool(config.proxy) and not config.proxy.lower().startswith("socks")
         curl.setopt(pycurl.USERAGENT, config.user_agent)
-        # Pictures are compressed already. What arrives encoded anyway is decoded, under the same limit.
-        curl.setopt(pycurl.ACCEPT_ENCODING, "")
+        # Pictures are compressed already. What arrives encoded anyway is decoded by `encodings`, under the same limit;
+        # libcurl, asked to, would refuse codings that it does not know.
         curl.setopt(pycurl.HTTPHEADER, ["Accept: image/*,*/*;q=0.1", "Accept-Encoding: identity"])
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, round(config.connect_timeout_s * 1000)))
         if config.low_speed_bytes and config.low_speed_time_s:
@@ -103,15 +113,19 @@ class Transfer:
         curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
     def start(self, url: str, job: Any, *, timeout_s: float, is_robots: bool) -> None:
-        """Get ready to request canonical `url`. Raises ValueError or pycurl.error if it cannot be."""
+        """Get ready to request `url` (`wire.py`). Raises ValueError or pycurl.error if it cannot be."""
         self._start_state()
         self._is_robots = is_robots
         self.curl.setopt(pycurl.URL, url.encode("ascii"))
+        # Left to itself, libcurl writes the path's escapes in upper case. A proxy for http wants the whole URL.
+        whole = self._asks_http_proxy and url.startswith("http:")
+        self.curl.setopt(pycurl.REQUEST_TARGET, (url if whole else target_of(url)).encode("ascii"))
         self.curl.setopt(pycurl.TIMEOUT_MS, max(1, round(timeout_s * 1000)))
         self.job = job
 
     def _start_state(self) -> None:
         self._status = 0
+        self._location: bytes | None = None
         self._headers: dict[str, str] = {}
         self._robots_tags: list[str] = []
         self._header_bytes = 0
@@ -128,9 +142,8 @@ class Transfer:
         elapsed_s = float(self.curl.getinfo(pycurl.TOTAL_TIME))
         reason, detail, heals = self._fault(code, message)
         status = self._status or None
-        if reason is None and status in _REDIRECTS and "location" in self._headers:
-            location = self._headers["location"]
-            return Answer(redirect=location, http_status=status, elapsed_s=elapsed_s)
+        if reason is None and status in _REDIRECTS and self._location is not None:
+            return Answer(redirect=self._location, http_status=status, elapsed_s=elapsed_s)
         content_type = self._headers.get("content-type")
         retry_after = None
         if reason is None and not (200 <= self._status < 300 and self._status != 206):
@@ -139,8 +152,12 @@ class Transfer:
             retry_after = self._headers.get("retry-after")
         if reason is None and not self._body:
             reason = "empty_body"
+        body = b""
+        if reason is None:
+            body, reason, detail = self._decoded()
         if reason is not None:
             return Answer(
+                local=self._local_cause(code, reason),
                 reason=reason,
                 detail=detail,
                 http_status=status,
@@ -149,9 +166,21 @@ class Transfer:
                 retry_after=retry_after,
                 elapsed_s=elapsed_s,
             )
-        body = bytes(self._body)
-        self._body = bytearray()
         return Answer(body=body, http_status=status, content_type=content_type, elapsed_s=elapsed_s)
+
+    def _decoded(self) -> tuple[bytes, str | None, str | None]:
+        """(body, None, None), or (b"", reason, detail)."""
+        body, self._body = bytes(self._body), bytearray()
+        encodings = self._headers.get("content-encoding")
+        if encodings is None:
+            return body, None, None
+        limit = self._config.max_bytes
+        try:
+            return decoded(body, encodings, limit), None, None
+        except TooLargeError:
+            return b"", "too_large", f"more than {limit} bytes"
+        except UndecodableError:
+            return b"", "transfer", "the body cannot be decoded"
 
     def _fault(self, code: int, message: str) -> tuple[str | None, str | None, bool]:
         """(reason, detail, heals) of a request that did not end as HTTP means it to; (None, None, False) else."""
@@ -163,10 +192,8 @@ class Transfer:
             return "address_not_allowed", f"would connect to {self._refused}", False
         if self._headers_done and not 200 <= self._status < 300:
             return None, None, False  # the status says enough, whatever became of the error page
-        if code == _WRITE_ERROR:
-            # Ours when a robots.txt was long enough; else libcurl could not decode what came.
-            enough = self._is_robots and len(self._body) >= MAX_ROBOTS_BYTES
-            return (None, None, False) if enough else ("transfer", "the body cannot be decoded", False)
+        if code == _WRITE_ERROR and self._is_robots and len(self._body) >= MAX_ROBOTS_BYTES:
+            return None, None, False  # we ended it: that much of a robots.txt is read
         if code == _TIMED_OUT:
             return (*self._kind_of_timeout(message), False)
         if code in (5, 6):
@@ -179,11 +206,22 @@ class Transfer:
             return "too_large", f"more than {self._config.max_bytes} bytes", False
         if code == 100:
             return "too_large", "header lines", False
-        if code == 61:
-            return "transfer", "the body cannot be decoded", False
         if code in (1, 3) and not self.curl.getinfo(pycurl.REQUEST_SIZE):
             return "bad_url", None, False
         return "transfer", _BROKEN.get(code, f"libcurl error {code}"), code in _HEALING
+
+    def _local_cause(self, code: int, reason: str) -> LocalCause | None:
+        """What kept the request from reaching any host, by libcurl's `code` and the `reason` that was given."""
+        if reason == "address_not_allowed":
+            return LocalCause.ADDRESS
+        if self._config.proxy:
+            refused = code == 7 and self.curl.getinfo(pycurl.HTTP_CONNECTCODE) in (0, _PROXY_LOGIN)
+            return LocalCause.PROXY if code == 5 or refused or self._status == _PROXY_LOGIN else None
+        if reason == "dns":
+            return LocalCause.RESOLVER  # as far as one can see; `outage` looks again
+        if code == 7 and self.curl.getinfo(pycurl.OS_ERRNO) in _NO_ROUTE:
+            return LocalCause.NETWORK
+        return None
 
     def _kind_of_timeout(self, message: str) -> tuple[str, str]:
         if "too slow" in message:
@@ -219,7 +257,7 @@ class Transfer:
         if line.startswith(b"HTTP/"):
             words = line.split(None, 2)
             self._status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-            self._headers, self._robots_tags, self._headers_done = {}, [], False
+            self._location, self._headers, self._robots_tags, self._headers_done = None, {}, [], False
             return None
         if line in (b"\r\n", b"\n"):
             if self._status >= 200 and not self._headers_done:
@@ -228,14 +266,18 @@ class Transfer:
             return None
         name, _, value = line.partition(b":")
         name = name.strip().lower()
-        if name in _KEPT_HEADERS and not self._headers_done:
-            text = _text(value.strip())
-            if name == b"x-robots-tag":
-                self._robots_tags.append(text)
-            elif name == b"tdm-reservation":
-                self._headers["tdm-reservation"] = f"{self._headers.get('tdm-reservation', '')},{text}"
-            else:
-                self._headers.setdefault(name.decode(), text)
+        value = value.strip()
+        if self._headers_done:  # a trailer
+            return None
+        if name == b"location":
+            self._location = value if self._location is None else self._location
+        elif name == b"x-robots-tag":
+            self._robots_tags.append(_text(value))
+        elif name in _JOINED_HEADERS:
+            known = self._headers.get(name.decode())
+            self._headers[name.decode()] = _text(value) if known is None else f"{known},{_text(value)}"
+        elif name in _KEPT_HEADERS:
+            self._headers.setdefault(name.decode(), _text(value))
         return None
 
     def _consider_consent(self) -> int | None:
