@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+import ada_url
 import idna
 import numpy as np
 import numpy.typing as npt
@@ -128,8 +129,12 @@ def _canonical_host(host: str) -> str:
     if host.isascii():
         return f"[{host}]" if ":" in host else host.lower()
     try:
-        return idna.encode(host, uts46=True).decode("ascii")  # as browsers do (UTS 46, non-transitional)
+        return idna.encode(host, uts46=True).decode("ascii")  # UTS 46, non-transitional
     except UnicodeError:
+        pass  # no name to register, but browsers open it: symbols, underscores, hyphens in odd places
+    try:
+        return ada_url.URL(f"http://{host}/").hostname
+    except ValueError:
         raise ValueError("the host name is not valid") from None
 
 

@@ -21,7 +21,7 @@ from pipeline.storage import parquet_writer
 
 __all__ = ["VERSION", "plan"]
 
-VERSION = "extract-2"
+VERSION = "extract-3"
 
 
 def plan(sources: Mapping[str, Stamp], source_format: str, config: ExtractConfig, ledger: LedgerConfig) -> Step:

@@ -17,7 +17,7 @@ from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.stages.extract.charset import decode_html
-from pipeline.stages.extract.warc import best_of_srcset
+from pipeline.stages.extract.pictures import best_of_srcset
 from tests.pipeline.archives import html_block, members, warc_record, wat_block
 
 

@@ -26,7 +26,7 @@ from pipeline.schema import TEXT_SOURCES
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.config import ExtractConfig, Format
 from pipeline.stages.extract.files import open_binary
-from pipeline.stages.extract.links import resolver
+from pipeline.urls import resolver
 
 __all__ = ["read_table"]
 
