@@ -24,12 +24,16 @@ __all__ = ["SCHEME", "base_url", "resolver", "without_user_info"]
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 """The scheme that a URL begins with."""
 _LABEL = r"(?!xn--)[a-z0-9_][a-z0-9_-]*+"
+_ORIGIN = rf"https?://(?:{_LABEL}\.)*+(?!xn--)[a-z][a-z0-9_-]*+(?::(?!80\b|443\b)[1-9][0-9]{{0,3}})?"
 _SEGMENT = r"(?!\.|%2[Ee])[A-Za-z0-9_~!$&'()*+,;=:@%|\[\].-]*+"
-_is_plain = re.compile(
-    rf"https?://(?:{_LABEL}\.)*+(?!xn--)[a-z][a-z0-9_-]*+(?::(?!80/|443/)[1-9][0-9]{{0,3}})?"
-    rf"(?:/{_SEGMENT})++(?:\?[A-Za-z0-9_~!$&'()*+,;=:@%|\[\]./?-]*+)?"
+_QUERY = r"(?:\?[A-Za-z0-9_~!$&'()*+,;=:@%|\[\]./?-]*+)?"
+_plain = re.compile(
+    rf"({_ORIGIN}(?:/{_SEGMENT})++{_QUERY})"  # 1: absolute
+    rf"|((?!//)(?:/{_SEGMENT})++{_QUERY})"  # 2: from the root
+    rf"|((?=[^:/?]++(?:[/?]|\Z)){_SEGMENT}(?:/{_SEGMENT})*+{_QUERY})"  # 3: from the folder
 ).fullmatch
-"""Matches absolute URLs that are spelt as they would come out; the bulk of the web, so they skip the parser."""
+"""Matches URLs that come out as they are spelt, behind their base; the bulk of the web, so they skip the parser."""
+_base_parts = re.compile(rf"({_ORIGIN})(?:/{_SEGMENT})*+/").match
 _STRAY = re.compile("[\t\n\r]")
 _C0_AND_SPACE = "".join(map(chr, range(0x21)))
 _WHITE = (
@@ -51,9 +55,12 @@ def resolver(base: str) -> Callable[[str], str]:
     names a place in the page itself.
     """
     folder = _REFERENCE.match(_parsed(base, ""))[1] if base else ""  # type: ignore[index]  # it always matches
+    parts = _base_parts(folder)
+    starts = ("", parts[1], parts[0]) if parts is not None else ("",)
 
     def resolve(url: str) -> str:
-        return url if _is_plain(url) else _resolve(url, folder)
+        kind = plain.lastindex if (plain := _plain(url)) is not None else None
+        return starts[kind - 1] + url if kind is not None and kind <= len(starts) else _resolve(url, folder)
 
     return resolve
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.identity import canonical_url
-from pipeline.urls import _is_plain, _resolve, base_url, resolver, without_user_info
+from pipeline.urls import _resolve, base_url, resolver, without_user_info
 
 _PAGE = "https://ex.org/d/page.html?q#f"
 
@@ -152,10 +152,16 @@ _PIECES = st.lists(
 ).map("".join)
 
 
-@given(st.sampled_from(["http://", "https://", "http://a.b", "http://a.b/"]), _PIECES)
-def test_url_that_skips_the_parser_is_what_it_makes_of_it(start: str, rest: str) -> None:
-    if _is_plain(start + rest):
-        assert _resolve(start + rest, "") == start + rest
+@given(
+    st.sampled_from(["http://", "https://", "http://a.b", "http://a.b/", "/", "", "//", "../"]),
+    _PIECES,
+    st.sampled_from(
+        ["", "http://a.b", "http://a.b:80/%2e/x", "http://a.b:8080/c/d", "https://a.b/c//%7e|/d?/e", "ftp://a"]
+    ),
+)
+def test_url_that_skips_the_parser_is_what_it_makes_of_it(start: str, rest: str, base: str) -> None:
+    folder = base_url(base, "").partition("?")[0]
+    assert resolver(base)(start + rest) == _resolve(start + rest, folder)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))

@@ -37,7 +37,7 @@ _LAZY_ATTRIBUTES = (
     "lazysrc",
 )
 """The common ones, the surest first."""
-_MAY_BE_LAZY = re.compile(r"data-(?!.*(?:placeholder|fallback|error|loading|thumb|meta))|.*(?:lazy|src)")
+_MAY_BE_LAZY = re.compile(r"(?!.*(?:placeholder|fallback|error|loading))(?:data-|.*(?:lazy|src))")
 _OF_A_SET = re.compile("src-?set")
 _PICTURE_NAME = re.compile(
     r"[^\s,{}<>\"]+\.(?:jpe?g|jfif|png|webp|avif|gif|tiff?|bmp|jp2)(?:[?#][^\s{}<>\"]*)?", re.IGNORECASE
