@@ -32,6 +32,7 @@ from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched
+from pipeline.urls import resolver
 
 __all__ = ["LIMITS", "fetch_with_img2dataset", "find_img2dataset", "reason_of"]
 
@@ -135,22 +136,22 @@ def fetch_with_img2dataset(urls: Sequence[str], config: FetchConfig, scratch: Pa
 
 
 def _judge(index: int, url: str, block: BlockList, guard: AddressGuard) -> Fetched | str:
-    """The canonical URL to ask for, or why none is."""
+    """The URL to ask for, or why none is."""
     if not url.lower().startswith(("http://", "https://")):
         return Fetched(index=index, reason="scheme_not_allowed", detail=f"{url.partition(':')[0].lower()[:20]}:")
+    url = resolver("")(url)
     try:
         canonical = canonical_url(url)
-        canonical.encode("ascii")
-        parts = urlsplit(canonical)
+        parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         return Fetched(index=index, reason="bad_url")
     blocked = block.match_url(canonical)
     if blocked is not None:
-        return Fetched(index=index, reason="block_list", detail=blocked, final_url=canonical)
+        return Fetched(index=index, reason="block_list", detail=blocked, final_url=url)
     if not guard.permits_host(host, port):
-        return Fetched(index=index, reason="address_not_allowed", detail=f"{host} port {port}", final_url=canonical)
-    return canonical
+        return Fetched(index=index, reason="address_not_allowed", detail=f"{host} port {port}", final_url=url)
+    return url
 
 
 def _download(scratch: Path, config: FetchConfig) -> bool:
