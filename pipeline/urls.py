@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
 import ada_url
 
@@ -23,8 +22,8 @@ __all__ = ["SCHEME", "base_url", "resolver", "without_user_info"]
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 """The scheme that a URL begins with."""
-_LABEL = r"(?!xn--)[a-z0-9_][a-z0-9_-]*+"
-_ORIGIN = rf"https?://(?:{_LABEL}\.)*+(?!xn--)[a-z][a-z0-9_-]*+(?::(?!80\b|443\b)[1-9][0-9]{{0,3}})?"
+_LABEL = r"[a-z0-9_-]++"
+_ORIGIN = rf"https?://(?:{_LABEL}\.)*+[a-z][a-z0-9_-]*+(?::(?!80\b|443\b)[1-9][0-9]{{0,3}})?"
 _SEGMENT = r"(?!\.|%2[Ee])[A-Za-z0-9_~!$&'()*+,;=:@%|\[\].-]*+"
 _QUERY = r"(?:\?[A-Za-z0-9_~!$&'()*+,;=:@%|\[\]./?-]*+)?"
 _plain = re.compile(
@@ -105,26 +104,7 @@ def _parsed(url: str, base: str) -> str:
         found = ada_url.join_url(base, url) if base else ada_url.normalize_url(url)
     except ValueError:
         return ""
-    found = without_user_info(found.partition("#")[0])
-    if "xn--" in found and found.startswith("http") and not _is_valid_host(found.split("/", 3)[2].partition(":")[0]):
-        return ""
-    return found
-
-
-@lru_cache(maxsize=4096)
-def _is_valid_host(host: str) -> bool:
-    """Whether the `xn--` labels of an ASCII host name are what its Unicode form gives (UTS 46, section 4). The parser
-    takes them as they are."""
-    labels = host.split(".")
-    try:
-        decoded = [label[4:].encode().decode("punycode") if label.startswith("xn--") else label for label in labels]
-        return not any(map(_is_disguised, labels, decoded)) and ada_url.idna.encode(".".join(decoded)) == host.encode()
-    except ValueError:
-        return False
-
-
-def _is_disguised(label: str, decoded: str) -> bool:
-    return label.startswith("xn--") and decoded.isascii()
+    return without_user_info(found.partition("#")[0])
 
 
 def _escape(match: re.Match[str]) -> str:

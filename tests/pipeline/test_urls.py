@@ -56,8 +56,7 @@ def test_url_is_read_as_browsers_do(url: str, absolute: str) -> None:
     [
         "", " ", "#", "#top", "//:0", "//", "http://", "http:///", "http://[x", "http://a b/", "http://a%20b/",
         "http://a<b/", "http://a%00b/", "http://1.2.3.400/", "http://1.2.3.4.5/", "http://a:99999/", "http://a:x/",
-        "http://\xad/", "http://a\u200db.org/", "http://xn--a/", "http://xn--zz.org/", "http://xn--abc-.org/",
-        "http://xn--a-ecp.ru/", "http://a^b/",
+        "http://\xad/", "http://a\u200db.org/", "http://xn--a.ü.org/", "http://a^b/",
     ],
 )  # fmt: skip
 def test_what_browsers_do_not_request_has_no_url(url: str) -> None:
@@ -79,6 +78,7 @@ def test_what_browsers_do_not_request_has_no_url(url: str) -> None:
         ("faß.de", "xn--fa-hia.de"),
         ("xn--n3h.net", "xn--n3h.net"),
         ("XN--FA-HIA.de", "xn--fa-hia.de"),
+        ("xn--a.org", "xn--a.org"),  # no Punycode, but ASCII names pass as they are, by the standard of today
         ("my_host-.a.b", "my_host-.a.b"),
     ],
 )

@@ -21,9 +21,9 @@ from pipeline.stages.extract.json_scan import UNSURE, copy_bytes, put_character
 __all__ = ["base_parts", "canonical", "join", "unescape"]
 
 _RETURN, _SPACE = b"\r "
-_AMPERSAND, _HASH, _SEMICOLON, _EQUALS, _PERCENT, _HYPHEN, _AT = b"&#;=%-@"
+_AMPERSAND, _HASH, _SEMICOLON, _EQUALS, _PERCENT = b"&#;=%"
 _SLASH, _QUESTION, _COLON, _DOT, _BACKSLASH = b"/?:.\\"
-_ZERO, _TWO, _NINE, _UPPER_A, _UPPER_Z, _E, _N, _S, _X = b"029AZensx"
+_ZERO, _TWO, _NINE, _UPPER_A, _UPPER_Z, _E, _S, _X = b"029AZesx"
 _HTTP = np.frombuffer(b"http", np.uint8)
 _NOT_ASCII = 0x80
 _MAX_DIGITS, _MAX_PORT_DIGITS = 6, 4
@@ -171,29 +171,17 @@ def _is_letter(character):  # type: ignore[no-untyped-def]  # compiled: numba in
 
 
 @numba.njit
-def _is_punycode(text, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """bool: whether the label at `at` begins with xn--."""
-    return (
-        at + 3 < end
-        and text[at] | 0x20 == _X
-        and text[at + 1] | 0x20 == _N
-        and text[at + 2] == _HYPHEN
-        and text[at + 3] == _HYPHEN
-    )
-
-
-@numba.njit
 def _host_end(text, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the host and port at `at`, which are as they should be but for capitals; or UNSURE."""
     label = at
     while at < end and _is(text[at], _HOST):
         if text[at] == _DOT:
-            if at == label or _is_punycode(text, label, at):
+            if at == label:
                 return UNSURE
             label = at + 1
         at += 1
     # A last label that begins with a digit may be part of an IPv4 address.
-    if at == label or not _is_letter(text[label]) or _is_punycode(text, label, at):
+    if at == label or not _is_letter(text[label]):
         return UNSURE
     if at < end and text[at] == _COLON:
         port = 0
