@@ -63,6 +63,9 @@ def _rejected(outcomes: list[Outcome]) -> list[tuple[int | None, str]]:
         ('<img src="#" data-placeholder="s.jpg" data-fallback-src="f.jpg" data-full="p.jpg" alt="t">', "p.jpg"),
         ('<img src="#" data-lazy="about:blank" data-src="#" data-full="p.jpg" alt="t">', "p.jpg"),
         ('<img src="#" data-bgset="b.jpg 2x" data-lazy-srcset="s.jpg 1x, p.jpg 2x" alt="t">', "p.jpg"),
+        ('<img src="#" data-image=\'{"a": "x/y.jpg"}\' data-full="p.jpg" alt="t">', "p.jpg"),
+        ('<img src="#" srcset="blank.gif 2x" data-srcset="p.jpg" alt="t">', "p.jpg"),
+        ('<img srcset="blank.gif 2x" alt="t">', "blank.gif"),
         ('<img src="p.svg" data-src="other.jpg" alt="t">', "p.svg"),
         ('<img src="p" data-src="other.jpg" alt="t">', "p"),
         ('<picture><source srcset="p.jxl"><source srcset="s.jpg"><img alt="t"></picture>', "p.jxl"),  # as browsers do
@@ -98,6 +101,12 @@ def test_any_attribute_may_hold_the_picture_behind_a_stand_in(tmp_path: Path, na
     html = f'<img src="data:," {name}="p.jpg" alt="t">'
     (row,) = _kept(_page(tmp_path, html_block(html), url="http://example.com/a/page"))
     assert row["url"] == "http://example.com/a/p.jpg"
+
+
+def test_long_attributes_are_read_in_little_time(tmp_path: Path) -> None:
+    long = "/blank-" * 300_000
+    html = f'<img src="{long}"><img src="#" data-x="{"a.jpg?" * 300_000} b" alt=t>'
+    assert len(_rejected(_page(tmp_path, html_block(html)))) == 2
 
 
 @pytest.mark.parametrize(
@@ -328,6 +337,8 @@ def test_charset_is_found_as_browsers_do(data: bytes, header: str | None, text: 
         ("a.jpg nonsense, b.jpg 0.5x", "a.jpg"),
         ("", None),
         (" , ,", None),
+        ("a.jpg 1x, b.jpg 2x (c, d.jpg 9x", "b.jpg"),  # a bracket that is never closed takes the rest
+        ("a (" * 300_000, "a"),
     ],
 )
 def test_largest_candidate_of_srcset_wins(srcset: str, url: str | None) -> None:

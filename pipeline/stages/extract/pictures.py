@@ -39,9 +39,10 @@ _LAZY_ATTRIBUTES = (
 """The common ones, the surest first."""
 _MAY_BE_LAZY = re.compile(r"(?!.*(?:placeholder|fallback|error|loading))(?:data-|.*(?:lazy|src))")
 _OF_A_SET = re.compile("src-?set")
-_PICTURE_NAME = re.compile(
-    r"[^\s,{}<>\"]+\.(?:jpe?g|jfif|png|webp|avif|gif|tiff?|bmp|jp2)(?:[?#][^\s{}<>\"]*)?", re.IGNORECASE
-)
+_NOT_IN_URLS = re.compile(r"[\s,{}<>\"]")
+_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".jp2")
+_MAX_NAME_CHARS = 1024
+"""No stand-in has a longer URL; the search for its name would take long."""
 _STAND_IN = re.compile(
     r"(?:^|[/_.-])(?:blank|spacer|pixel|transparent|trans|clear|empty|dummy|grey|gray|1x1|placeholder|lazy|lazyload"
     r"|loading|loader|preload|ajax-loader)(?:[_.-][a-z0-9_-]*)?\.(?:gif|png|svg|jpe?g|webp)(?:[?#]|\Z)",
@@ -65,7 +66,7 @@ def image_url_of(node: Any, resolve: Callable[[str], str], document: str) -> str
     src = attributes.get("src")
 
     def is_picture(value: str | None) -> bool:
-        if not value or _STAND_IN.search(value.strip()) is not None:
+        if not value or (len(value) <= _MAX_NAME_CHARS and _STAND_IN.search(value.strip()) is not None):
             return False
         url = resolve(value)
         return url.startswith(("http://", "https://")) and url != document
@@ -74,28 +75,30 @@ def image_url_of(node: Any, resolve: Callable[[str], str], document: str) -> str
         return src
     for value in _lazy_values(attributes):
         if is_picture(value):
-            return value.strip()
-    for srcset in _srcsets(node, attributes):
-        best = best_of_srcset(srcset) if srcset else None
-        if best is not None:
-            return best
-    return src
+            return value
+    candidates = [best for srcset in _srcsets(node, attributes) if srcset and (best := best_of_srcset(srcset))]
+    chosen = next(filter(is_picture, candidates), None)
+    if chosen is None and src is None and candidates:
+        return candidates[0]
+    return chosen or src
 
 
 def _lazy_values(attributes: dict[str, str | None]) -> Iterator[str]:
     for name in _LAZY_ATTRIBUTES:
-        value = attributes.get(name)
-        if value and ("/" in value or "." in value):
+        value = (attributes.get(name) or "").strip()
+        if ("/" in value or "." in value) and value[0] not in "{[":
             yield value
-    for name, value in attributes.items():
-        if (
-            value
-            and name != "src"
-            and _MAY_BE_LAZY.match(name) is not None
-            and _OF_A_SET.search(name) is None
-            and _PICTURE_NAME.fullmatch(value.strip()) is not None
-        ):
-            yield value
+    for name, said in attributes.items():
+        if name != "src" and said and _MAY_BE_LAZY.match(name) is not None and _OF_A_SET.search(name) is None:
+            value = said.strip()
+            if _names_picture(value):
+                yield value
+
+
+def _names_picture(value: str) -> bool:
+    """Whether a text that could be anything is the URL of a picture."""
+    path = value.partition("#")[0].partition("?")[0]
+    return path.lower().endswith(_ENDINGS) and _NOT_IN_URLS.search(value) is None
 
 
 def _srcsets(node: Any, attributes: dict[str, str | None]) -> Iterator[str | None]:
@@ -115,7 +118,7 @@ def _srcsets(node: Any, attributes: dict[str, str | None]) -> Iterator[str | Non
             yield from (value for name, value in said.items() if name != "srcset" and _OF_A_SET.search(name))
 
 
-_SRCSET_ITEM = re.compile(r"[\s,]*(\S+)\s*([^,(]*(?:\([^)]*\)[^,(]*)*)")
+_SRCSET_ITEM = re.compile(r"[\s,]*(\S+)\s*([^,(]*(?:\([^)]*(?:\)|\Z)[^,(]*)*)")
 
 
 def best_of_srcset(srcset: str) -> str | None:
