@@ -17,7 +17,7 @@ from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.stages.extract.charset import decode_html
-from pipeline.stages.extract.figcaption import figcaption_of
+from pipeline.stages.extract.figcaption import Figcaptions
 from pipeline.stages.extract.pictures import best_of_srcset
 from tests.pipeline.archives import html_block, members, warc_record, wat_block
 
@@ -221,13 +221,14 @@ def test_figcaption_is_a_text_only_if_configured(tmp_path: Path) -> None:
 )
 def test_figcaption_is_read_as_it_is_seen(caption: str, text: str) -> None:
     tree = LexborHTMLParser(f"<figure><img><figcaption>{caption}</figcaption></figure>")
-    assert figcaption_of(tree.css_first("img")) == text
+    assert Figcaptions().of(tree.css_first("img")) == text
 
 
 def test_figcaption_is_that_of_the_nearest_figure() -> None:
     inner = "<figure><img id=b><figcaption>Inner</figcaption></figure>"
     tree = LexborHTMLParser(f"<figure><img id=a>{inner}<figcaption>Outer</figcaption></figure><img id=c>")
-    assert [figcaption_of(tree.css_first(f"#{name}")) for name in "abc"] == ["Outer", "Inner", ""]
+    captions = Figcaptions()
+    assert [captions.of(tree.css_first(f"#{name}")) for name in "abc"] == ["Outer", "Inner", ""]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["figcaption_of"]
+__all__ = ["Figcaptions"]
 
 _UNSEEN = frozenset({"script", "style", "noscript", "template", "-comment"})
 _BREAKS = frozenset(
@@ -19,14 +19,26 @@ _BREAKS = frozenset(
 """Elements that stand apart from what is before and behind them (HTML Standard, sections 15.3.3 to 15.3.10)."""
 
 
-def figcaption_of(node: Any) -> str:
-    """The text of the caption of the figure around a node; "" if there is none.
+class Figcaptions:
+    """The captions of one page's figures, each read once."""
 
-    White space stands where an element breaks the line; scripts, styles, `noscript` and `template` are left out.
-    """
-    figure = _figure_around(node)
-    if figure is None:
-        return ""
+    def __init__(self) -> None:
+        self._known: dict[int, str] = {}
+
+    def of(self, node: Any) -> str:
+        """The text of the caption of the figure around a node; "" if there is none.
+
+        White space stands where an element breaks the line; scripts, styles, `noscript` and `template` are left out.
+        """
+        figure = _figure_around(node)
+        if figure is None:
+            return ""
+        if figure.mem_id not in self._known:
+            self._known[figure.mem_id] = _caption_of(figure)
+        return self._known[figure.mem_id]
+
+
+def _caption_of(figure: Any) -> str:
     caption = next((each for each in figure.css("figcaption") if _is_same(_figure_around(each), figure)), None)
     if caption is None:
         return ""

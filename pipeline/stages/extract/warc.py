@@ -21,7 +21,7 @@ from pipeline.stages.extract.archive import Damage, Record, read_records
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.charset import decode_html
 from pipeline.stages.extract.config import ExtractConfig
-from pipeline.stages.extract.figcaption import figcaption_of
+from pipeline.stages.extract.figcaption import Figcaptions
 from pipeline.stages.extract.links import license_among
 from pipeline.stages.extract.pictures import image_url_of
 from pipeline.stages.extract.robots import PageRobots
@@ -173,7 +173,8 @@ def _read_page(
         license_url = resolve(license_url)
         if not 0 < len(license_url) <= config.max_url_chars:
             license_url = None
-    texts = [_first_text(node, config) for node in images]
+    captions = Figcaptions()
+    texts = [_first_text(node, captions, config) for node in images]
     textless = [i for i, (_, text) in enumerate(texts) if not text]
     with_text = [i for i, (_, text) in enumerate(texts) if text]
     batch.add_page(
@@ -194,11 +195,11 @@ def _metas(tree: LexborHTMLParser) -> Iterator[tuple[str, str]]:
         yield node.attributes.get("name") or "", node.attributes.get("content") or ""
 
 
-def _first_text(node: Any, config: ExtractConfig) -> tuple[str, str]:
+def _first_text(node: Any, captions: Figcaptions, config: ExtractConfig) -> tuple[str, str]:
     """The first text that is not blank; failing that, the first that is not empty; else ("alt", "")."""
     blank = ("alt", "")
     for source in config.text_sources:
-        text = figcaption_of(node) if source == "figcaption" else node.attributes.get(source) or ""
+        text = captions.of(node) if source == "figcaption" else node.attributes.get(source) or ""
         if text and not text.isspace():
             return source, text
         if text and not blank[1]:
