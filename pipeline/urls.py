@@ -29,7 +29,7 @@ _QUERY = r"(?:\?[A-Za-z0-9_~!$&'()*+,;=:@%|\[\]./?-]*+)?"
 _plain = re.compile(
     rf"({_ORIGIN}(?:/{_SEGMENT})++{_QUERY})"  # 1: absolute
     rf"|((?!//)(?:/{_SEGMENT})++{_QUERY})"  # 2: from the root
-    rf"|((?=[^:/?]++(?:[/?]|\Z)){_SEGMENT}(?:/{_SEGMENT})*+{_QUERY})"  # 3: from the folder
+    rf"|((?:\.\./)*+)((?=[^:/?]++(?:[/?]|\Z)){_SEGMENT}(?:/{_SEGMENT})*+{_QUERY})"  # 3, 4: folders up, from there
 ).fullmatch
 """Matches URLs that come out as they are spelt, behind their base; the bulk of the web, so they skip the parser."""
 _base_parts = re.compile(rf"({_ORIGIN})(?:/{_SEGMENT})*+/").match
@@ -55,11 +55,22 @@ def resolver(base: str) -> Callable[[str], str]:
     """
     folder = _REFERENCE.match(_parsed(base, ""))[1] if base else ""  # type: ignore[index]  # it always matches
     parts = _base_parts(folder)
-    starts = ("", parts[1], parts[0]) if parts is not None else ("",)
+    root = parts[1] if parts is not None else ""
+    folders = {"": parts[0]} if parts is not None else {}
 
     def resolve(url: str) -> str:
-        kind = plain.lastindex if (plain := _plain(url)) is not None else None
-        return starts[kind - 1] + url if kind is not None and kind <= len(starts) else _resolve(url, folder)
+        plain = _plain(url)
+        if plain is not None:
+            if plain.lastindex == 1:
+                return url
+            if root:
+                if plain.lastindex == 2:
+                    return root + url
+                climb, rest = plain.group(3, 4)
+                if climb not in folders:
+                    folders[climb] = _above(folders[""], len(climb) // 3, len(root))
+                return folders[climb] + rest
+        return _resolve(url, folder)
 
     return resolve
 
@@ -80,6 +91,14 @@ def base_url(page_url: str, href: str) -> str:
 def without_user_info(url: str) -> str:
     """A URL of any scheme, or what passes for one, without the name and password before its host."""
     return _USER_INFO.sub(r"\1", url, count=1) if "@" in url else url
+
+
+def _above(folder: str, num_folders: int, root_chars: int) -> str:
+    for _ in range(num_folders):
+        if len(folder) == root_chars + 1:
+            break  # at the root, ".." leads nowhere
+        folder = folder[: folder.rindex("/", 0, -1) + 1]
+    return folder
 
 
 def _resolve(url: str, folder: str) -> str:

@@ -153,7 +153,7 @@ _PIECES = st.lists(
 
 
 @given(
-    st.sampled_from(["http://", "https://", "http://a.b", "http://a.b/", "/", "", "//", "../"]),
+    st.sampled_from(["http://", "https://", "http://a.b", "http://a.b/", "/", "", "//", "../", "../../", "../../../a"]),
     _PIECES,
     st.sampled_from(
         ["", "http://a.b", "http://a.b:80/%2e/x", "http://a.b:8080/c/d", "https://a.b/c//%7e|/d?/e", "ftp://a"]
