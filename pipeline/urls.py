@@ -32,7 +32,7 @@ _plain = re.compile(
     rf"|((?:\.\./)*+)((?=[^:/?]++(?:[/?]|\Z)){_SEGMENT}(?:/{_SEGMENT})*+{_QUERY})"  # 3, 4: folders up, from there
 ).fullmatch
 """Matches URLs that come out as they are spelt, behind their base; the bulk of the web, so they skip the parser."""
-_base_parts = re.compile(rf"({_ORIGIN})(?:/{_SEGMENT})*+/").match
+_base_parts = re.compile(rf"(({_ORIGIN})/(?:{_SEGMENT}/)*+)[^/]*+").fullmatch
 _STRAY = re.compile("[\t\n\r]")
 _C0_AND_SPACE = "".join(map(chr, range(0x21)))
 _WHITE = (
@@ -55,8 +55,8 @@ def resolver(base: str) -> Callable[[str], str]:
     """
     folder = _REFERENCE.match(_parsed(base, ""))[1] if base else ""  # type: ignore[index]  # it always matches
     parts = _base_parts(folder)
-    root = parts[1] if parts is not None else ""
-    folders = {"": parts[0]} if parts is not None else {}
+    root = parts[2] if parts is not None else ""
+    folders = {"": parts[1]} if parts is not None else {}
 
     def resolve(url: str) -> str:
         plain = _plain(url)

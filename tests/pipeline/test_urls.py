@@ -156,7 +156,15 @@ _PIECES = st.lists(
     st.sampled_from(["http://", "https://", "http://a.b", "http://a.b/", "/", "", "//", "../", "../../", "../../../a"]),
     _PIECES,
     st.sampled_from(
-        ["", "http://a.b", "http://a.b:80/%2e/x", "http://a.b:8080/c/d", "https://a.b/c//%7e|/d?/e", "ftp://a"]
+        [
+            "",
+            "http://a.b",
+            "http://a.b:80/%2e/x",
+            "http://a.b:8080/c/d",
+            "https://a.b/c//%7e|/d?/e",
+            "http://a.b/.x/c",
+            "ftp://a",
+        ]
     ),
 )
 def test_url_that_skips_the_parser_is_what_it_makes_of_it(start: str, rest: str, base: str) -> None:
