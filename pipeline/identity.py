@@ -40,7 +40,8 @@ def canonical_url(url: str) -> str:
     names in punycode, default port and fragment removed, an empty path is "/", dot segments resolved,
     percent-escapes in upper-case hex and decoded where they stand for an unreserved character, white
     space and non-ASCII characters escaped as UTF-8. Query parameters, their order, user info, a
-    trailing dot or slash and "www." are left alone: a server may tell them apart.
+    trailing dot or slash and "www." are left alone: a server may tell them apart. (What links are
+    identified by comes from `pipeline.urls`, which leaves no user info.)
 
     Raises ValueError where there is no http(s) scheme or no host.
     """
