@@ -24,6 +24,7 @@ from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_has
 from pipeline.reasons import REASONS
 from pipeline.steps.step import load_vector
 from pipeline.summaries import outputs_of
+from pipeline.urls import resolver
 from pipeline.wit import PAGE, WitConfig, work_directory
 
 __all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
@@ -100,7 +101,7 @@ class Story:
 def explain(output: Path, *, uid: str | None = None, url: str | None = None) -> list[Story]:
     """Every place with this uid (32 hex digits) or URL, those that got furthest first; 20 at most.
 
-    A URL is compared in canonical form. Raises UnknownLinkError where there is none, or where `uid` is no
+    A URL may be in any of its spellings. Raises UnknownLinkError where there is none, or where `uid` is no
     uid; OutputError where `output` is not a data set.
     """
     config = _config(output)
@@ -143,7 +144,7 @@ def _uids(
         raise UnknownLinkError("name a link: --uid HEX or --url URL")
     found: list[bytes] = []
     try:
-        url_id = url_id_of(canonical_url(url))
+        url_id = url_id_of(canonical_url(resolver("")(url)))
     except ValueError:
         url_id = None
     if url_id is not None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+import ada_url
 import idna
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,8 @@ def canonical_url(url: str) -> str:
     names in punycode, default port and fragment removed, an empty path is "/", dot segments resolved,
     percent-escapes in upper-case hex and decoded where they stand for an unreserved character, white
     space and non-ASCII characters escaped as UTF-8. Query parameters, their order, user info, a
-    trailing dot or slash and "www." are left alone: a server may tell them apart.
+    trailing dot or slash and "www." are left alone: a server may tell them apart. (What links are
+    identified by comes from `pipeline.urls`, which leaves no user info.)
 
     Raises ValueError where there is no http(s) scheme or no host.
     """
@@ -128,8 +130,12 @@ def _canonical_host(host: str) -> str:
     if host.isascii():
         return f"[{host}]" if ":" in host else host.lower()
     try:
-        return idna.encode(host, uts46=True).decode("ascii")  # as browsers do (UTS 46, non-transitional)
+        return idna.encode(host, uts46=True).decode("ascii")  # UTS 46, non-transitional
     except UnicodeError:
+        pass  # no name to register, but browsers open it: symbols, underscores, hyphens in odd places
+    try:
+        return ada_url.URL(f"http://{host}/").hostname
+    except ValueError:
         raise ValueError("the host name is not valid") from None
 
 

@@ -12,7 +12,7 @@ REASONS: dict[str, dict[str, str]] = {
         "other_record": "a record of an archive without an answer: request, warcinfo; counted, without a row each",
         "oversized_record": "a record larger than the limit",
         "truncated_file": "the file ends in the middle of a record; what came before is used",
-        "opt_out": "the page's robots meta or header forbids this use (noai, noimageai)",
+        "opt_out": "the page's robots meta or header forbids this use (noai, noimageai, noml, tdm-reservation)",
         "no_text": "the link has no alt text, nor another text that the config reads",
         "bad_url": "the URL cannot be parsed or has no host",
         "no_picture": "the row of an img2dataset directory says that its picture is not stored",

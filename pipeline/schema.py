@@ -7,7 +7,7 @@
 Words:
     link       one image reference in one record of a source (a page, a table row)
     uid        128-bit identity of (canonical URL, text source, source text); see `identity.py`
-    url_id     128-bit identity of the canonical URL alone: one per picture that can be requested
+    url_id     128-bit identity of the canonical URL alone: one per picture that can be requested, however it is spelt
     alt_text   what the page said, entities decoded, otherwise untouched
     caption    `alt_text` made fit to train on; what the model sees
     query      an entry of the query list; `query_ids` are those that the caption contains
@@ -59,7 +59,7 @@ CANDIDATES = pa.schema(
         *_fields(
             ("uid", _ID),
             ("url_id", _ID),
-            ("url", pa.string()),  # absolute, as the page meant it; the one to request
+            ("url", pa.string()),  # absolute, as browsers spell what the page wrote (`urls.py`); the one to request
             ("alt_text", pa.string()),
             ("text_source", pa.string()),  # one of TEXT_SOURCES
         ),

@@ -1,6 +1,6 @@
 """fetch: the URLs that are missing in a staging shard -> their pictures in a staging tar, and their facts.
 
-A URL is requested once, however many captions it has. The done-record freezes the answers: a download
+A URL is requested once, however many captions and spellings it has. The done-record freezes the answers: a download
 cannot be repeated exactly. The order of the staging tar is the order of arrival; nothing reads it but by
 offset. What is written here stays, also when the plan changes (`facts.py`).
 """

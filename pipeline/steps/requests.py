@@ -136,7 +136,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 
 
 def _urls(arguments: Mapping[str, Any]) -> dict[bytes, str]:
-    """url_id -> URL, as one of its pages wrote it, in the plan's order."""
+    """url_id -> URL, in the plan's order; of several spellings that of the first row."""
     selected = pq.read_table(arguments["selected"], columns=["url_id", "url"])
     urls: dict[bytes, str] = {}
     for url_id, url in zip(selected["url_id"].to_pylist(), selected["url"].to_pylist(), strict=True):

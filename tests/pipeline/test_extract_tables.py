@@ -26,7 +26,7 @@ from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.stages.extract.batch import LinkBatch
-from pipeline.stages.extract.links import resolver
+from pipeline.urls import resolver
 
 _ROWS = [
     {"url": "http://h/1.jpg", "caption": 'A "quoted" dog,\nwith a line break'},

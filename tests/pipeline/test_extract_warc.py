@@ -17,7 +17,8 @@ from pipeline.errors import InputError
 from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
-from pipeline.stages.extract.warc import best_of_srcset
+from pipeline.stages.extract.figcaption import Figcaptions
+from pipeline.stages.extract.pictures import best_of_srcset
 from tests.pipeline.archives import html_block, members, warc_record, wat_block
 
 
@@ -58,11 +59,68 @@ def _rejected(outcomes: list[Outcome]) -> list[tuple[int | None, str]]:
         ('<noscript><img src="p.jpg" alt="t"></noscript>', "p.jpg"),
         ('<img src="blank.gif" alt="t">', "blank.gif"),
         ('<img src="?a=1&amp;b=2&copy=3" alt="t">', "page?a=1&b=2&copy=3"),
+        ('<img src="#" data-id="7" data-title="A dog." data-x="A p.jpg" data-y="p.jpg" alt="t">', "p.jpg"),
+        ('<img src="#" data-placeholder="s.jpg" data-fallback-src="f.jpg" data-full="p.jpg" alt="t">', "p.jpg"),
+        ('<img src="#" data-lazy="about:blank" data-src="#" data-full="p.jpg" alt="t">', "p.jpg"),
+        ('<img src="#" data-bgset="b.jpg 2x" data-lazy-srcset="s.jpg 1x, p.jpg 2x" alt="t">', "p.jpg"),
+        ('<img src="#" data-image=\'{"a": "x/y.jpg"}\' data-full="p.jpg" alt="t">', "p.jpg"),
+        ('<img src="#" srcset="blank.gif 2x" data-srcset="p.jpg" alt="t">', "p.jpg"),
+        ('<img srcset="blank.gif 2x" alt="t">', "blank.gif"),
+        ('<img src="p.svg" data-src="other.jpg" alt="t">', "p.svg"),
+        ('<img src="p" data-src="other.jpg" alt="t">', "p"),
+        ('<picture><source srcset="p.jxl"><source srcset="s.jpg"><img alt="t"></picture>', "p.jxl"),  # as browsers do
+        ('<picture><source srcset="s.jxl" type="image/jxl"><img src="p.jpg" alt="t"></picture>', "p.jpg"),
     ],
 )
 def test_one_url_is_chosen_for_each_img(tmp_path: Path, html: str, url: str) -> None:
     rows = _kept(_page(tmp_path, html_block(html), url="http://example.com/a/page"))
     assert [row["url"] for row in rows] == [f"http://example.com/a/{url}"]
+
+
+@pytest.mark.parametrize(
+    "stand_in",
+    [
+        "", " ", "#", "#a", "about:blank", "javascript:void(0)", "//:0", "//", "http://", "http:", "page", "page#x",
+        "blob:x", "file:///a.gif", "http://[x", "data:image/gif;base64,R0", "/img/blank.gif",
+    ],
+)  # fmt: skip
+def test_src_that_is_no_picture_of_another_document_gives_way(tmp_path: Path, stand_in: str) -> None:
+    html = f'<img src="{stand_in}" data-src="p.jpg" alt="t">'
+    (row,) = _kept(_page(tmp_path, html_block(html), url="http://example.com/a/page"))
+    assert row["url"] == "http://example.com/a/p.jpg"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data-cfsrc", "data-lazyload", "data-orig-file", "data-large_image", "data-src-retina", "lazy-src", "lazysrc",
+        "data-bg", "data-zoom", "data-thumb",
+    ],
+)  # fmt: skip
+def test_any_attribute_may_hold_the_picture_behind_a_stand_in(tmp_path: Path, name: str) -> None:
+    html = f'<img src="data:," {name}="p.jpg" alt="t">'
+    (row,) = _kept(_page(tmp_path, html_block(html), url="http://example.com/a/page"))
+    assert row["url"] == "http://example.com/a/p.jpg"
+
+
+def test_long_attributes_are_read_in_little_time(tmp_path: Path) -> None:
+    long = "/blank-" * 300_000
+    html = f'<img src="{long}"><img src="#" data-x="{"a.jpg?" * 300_000} b" alt=t>'
+    assert len(_rejected(_page(tmp_path, html_block(html)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_decoded"),
+    [
+        *((kind, False) for kind in ("image/jxl", "image/heic", "image/svg+xml", "IMAGE/HEIF; x", "video/mp4", "x")),
+        *((kind, True) for kind in ("image/jpeg", "Image/PNG", "image/webp; q=1", "image/avif", "image/gif", "")),
+        *((kind, True) for kind in ("image/tiff", "image/bmp", "image/jp2")),
+    ],
+)
+def test_source_of_a_picture_counts_if_its_type_is_decoded(tmp_path: Path, kind: str, is_decoded: bool) -> None:
+    html = f'<picture><source srcset="a.x" type="{kind}"><source srcset="b.jpg"><img alt="t"></picture>'
+    (row,) = _kept(_page(tmp_path, html_block(html), url="http://example.com/"))
+    assert row["url"] == f"http://example.com/{'a.x' if is_decoded else 'b.jpg'}"
 
 
 def test_links_are_numbered_in_page_order_and_counted(tmp_path: Path) -> None:
@@ -85,12 +143,92 @@ def test_base_licence_and_robots_of_the_page_are_read(tmp_path: Path) -> None:
     assert _rejected(_page(tmp_path, html_block("<img src=p.jpg alt=t>", headers=headers))) == [(0, "opt_out")]
 
 
+@pytest.mark.parametrize(
+    "base",
+    ["javascript:", "data:text/html,", "http://", "http://[bad", "http://a b/", "", "#"],
+)
+def test_base_that_is_no_base_counts_for_nothing(tmp_path: Path, base: str) -> None:
+    html = f'<base target=x><base href="{base}"><base href="/b/"><img src=p.jpg alt=t>'
+    (row,) = _kept(_page(tmp_path, html_block(html), url="http://example.com/a/"))
+    assert row["url"] == "http://example.com/a/p.jpg"  # the first with a href is the one, good or bad
+
+
+@pytest.mark.parametrize(
+    ("meta", "detail"),
+    [
+        ('name=googlebot content="noimageai"', "noimageai"),
+        ('name=GPTBot content="noai, noml"', "noai, noml"),
+        ('name=CCBot content="noindex NoAI"', "noai"),
+        ('name=somebot content="max-image-preview:large, made-up, noai"', "noai"),
+        ('name=robots content="noai is what we say"', "noai"),
+        ('name=robots content="noml"', "noml"),
+        ('name="tdm-reservation" content=" 1 "', "tdm-reservation"),
+        ('name="tdm-reservation" content="0"', None),
+        ('name=somebot content="noindex, nofollow"', None),
+        ('name=description content="noai"', None),
+        ('name=keywords content="art, noai"', None),
+        ('name=twitter:title content="noai"', None),
+        ('name=summary content="What noai means"', None),
+        ('property=robots content="noai"', None),
+    ],
+)
+def test_page_forbids_by_a_meta_for_any_robot(tmp_path: Path, meta: str, detail: str | None) -> None:
+    outcomes = _page(tmp_path, html_block(f"<meta {meta}><img src=p.jpg alt=t><img src=q.jpg>"))
+    said = [row["detail"] for outcome in outcomes for row in outcome.rejected.to_pylist() if row["reason"] == "opt_out"]
+    assert said == ([detail] * 2 if detail is not None else [])
+
+
+@pytest.mark.parametrize(("value", "forbids"), [("1", True), ("0, 1", True), ("0", False), ("11", False)])
+def test_page_forbids_by_the_header_of_tdm_reservation(tmp_path: Path, value: str, forbids: bool) -> None:
+    block = html_block("<img src=p alt=t>", headers=f"Content-Type: text/html\r\nTDM-Reservation: {value}\r\n")
+    assert _rejected(_page(tmp_path, block)) == ([(0, "opt_out")] if forbids else [])
+    assert _rejected(_page(tmp_path, block, ExtractConfig(respect_tdm_reservation=False))) == []
+
+
+def test_user_info_is_not_kept(tmp_path: Path) -> None:
+    html = '<link rel=license href="//u:p@cc.org/by"><img src=p.jpg alt=t><img src="http://u:p@b.org/q.jpg" alt=t>'
+    rows = _kept(_page(tmp_path, html_block(html), url="http://u:p@example.com/a/"))
+    assert [row["url"] for row in rows] == ["http://example.com/a/p.jpg", "http://b.org/q.jpg"]
+    assert {(row["page_url"], row["license"]) for row in rows} == {("http://example.com/a/", "http://cc.org/by")}
+
+
 def test_figcaption_is_a_text_only_if_configured(tmp_path: Path) -> None:
     html = "<figure><a><img src=p.jpg></a><figcaption> A <b>dog</b> </figcaption></figure><img src=q.jpg>"
     assert _kept(_page(tmp_path, html_block(html))) == []
     config = ExtractConfig(text_sources=("alt", "figcaption"))
     (row,) = _kept(_page(tmp_path, html_block(html), config))
     assert (row["alt_text"], row["text_source"]) == ("A dog", "figcaption")
+
+
+@pytest.mark.parametrize(
+    ("caption", "text"),
+    [
+        ("A dog<br>Photo: X", "A dog Photo: X"),
+        ("A dog<br>\nPhoto: X", "A dog\nPhoto: X"),
+        ("<p>One dog</p> <p>Two cats</p>", "One dog Two cats"),
+        ("<div>A dog</div><div>AP</div>", "A dog AP"),
+        ("<ul><li>A<li>B</ul>C", "A B C"),
+        ("<table><tr><td>A<td>B</table>", "A B"),
+        ("A dog<h3></h3><hr>AP", "A dog AP"),
+        ("A <b>d</b>og<i>gy</i>", "A doggy"),
+        ("A dog<script>var x=1;</script>", "A dog"),
+        ("A dog<style>.a{}</style>", "A dog"),
+        ("A dog<noscript>no <b>scripts</b></noscript><template>t</template><!-- c -->.", "A dog."),
+        ("A &lt;b&gt; dog", "A <b> dog"),
+        ("  ", ""),
+        ("<b>" * 30_000 + "A dog", "A dog"),
+    ],
+)
+def test_figcaption_is_read_as_it_is_seen(caption: str, text: str) -> None:
+    tree = LexborHTMLParser(f"<figure><img><figcaption>{caption}</figcaption></figure>")
+    assert Figcaptions().of(tree.css_first("img")) == text
+
+
+def test_figcaption_is_that_of_the_nearest_figure() -> None:
+    inner = "<figure><img id=b><figcaption>Inner</figcaption></figure>"
+    tree = LexborHTMLParser(f"<figure><img id=a>{inner}<figcaption>Outer</figcaption></figure><img id=c>")
+    captions = Figcaptions()
+    assert [captions.of(tree.css_first(f"#{name}")) for name in "abc"] == ["Outer", "Inner", ""]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +309,8 @@ def test_wat_read_as_warc_is_an_input_error(tmp_path: Path) -> None:
         ("a.jpg nonsense, b.jpg 0.5x", "a.jpg"),
         ("", None),
         (" , ,", None),
+        ("a.jpg 1x, b.jpg 2x (c, d.jpg 9x", "b.jpg"),  # a bracket that is never closed takes the rest
+        ("a (" * 300_000, "a"),
     ],
 )
 def test_largest_candidate_of_srcset_wins(srcset: str, url: str | None) -> None:

@@ -99,7 +99,7 @@ def test_link_becomes_candidate_with_identities_and_place(tmp_path: Path) -> Non
         (None, "../p.jpg", "http://example.com/p.jpg"),
         (None, "//cdn.example.org/p.jpg", "http://cdn.example.org/p.jpg"),
         (None, "?i=1&amp;copy=2", "http://example.com/a/b.html?i=1&copy=2"),
-        (None, "HTTPS://Example.org/P.jpg", "https://Example.org/P.jpg"),
+        (None, "HTTPS://Example.org/P.jpg", "https://example.org/P.jpg"),
         (None, " /p\n.jpg ", "http://example.com/p.jpg"),
         (None, "img\\p.jpg", "http://example.com/a/img/p.jpg"),
         ("http://cdn.example.org/x/", "p.jpg", "http://cdn.example.org/x/p.jpg"),
@@ -543,12 +543,14 @@ def test_candidates_equal_the_pairs_of_the_real_sites(shared_data: Path, host: s
     def page(url: str) -> str:
         return url + "index.html" if url.endswith("/") else url
 
-    found = collections.Counter((page(row["page_url"]), row["url"], row["alt_text"]) for row in _kept(outcomes))
+    found = collections.Counter(
+        (page(row["page_url"]), canonical_url(row["url"]), row["alt_text"]) for row in _kept(outcomes)
+    )
     wanted: collections.Counter[tuple[str, str, str]] = collections.Counter()
     for row in pq.read_table(shared_data / "pairs" / "pairs.parquet").to_pylist():
         if row["host"] == name and row["alt"]:
             url = f"http://{name}:8765/{row['page']}"
-            wanted[(url, urljoin(url, row["img_src"]), row["alt"])] += 1
+            wanted[(url, canonical_url(urljoin(url, row["img_src"])), row["alt"])] += 1
     front = f"http://{name}:8765/index.html"  # the oracle lists articles only
     extra = found - wanted
     assert wanted - found == collections.Counter()

@@ -24,7 +24,8 @@ _DIRECTIVES = ("noai", "noimageindex")
 
 
 def _scanner(sources: tuple[TextSource, ...] = ("alt",)) -> Scanner:
-    return Scanner(sources, _DIRECTIVES, ExtractConfig().max_url_chars)
+    words = wat._Robots(ExtractConfig(robots_directives=_DIRECTIVES)).words
+    return Scanner(sources, words, ExtractConfig().max_url_chars)
 
 
 def _left(blocks: list[bytes], sources: tuple[TextSource, ...] = ("alt",)) -> list[int]:
@@ -40,7 +41,7 @@ def _rows(blocks: list[bytes], scanner: Scanner | None, sources: tuple[TextSourc
     config = ExtractConfig(text_sources=sources, robots_directives=_DIRECTIVES)
     batch = LinkBatch("a", config, scanner.columns if scanner is not None else None, one_by_one=True)
     numbered = joined(list(range(len(blocks))), blocks)
-    outcomes = [*wat._read_blocks(batch, numbered, scanner, config, wat._Robots(_DIRECTIVES)), batch.take()]
+    outcomes = [*wat._read_blocks(batch, numbered, scanner, config, wat._Robots(config)), batch.take()]
     for outcome in outcomes:
         outcome.kept.validate(full=True)
         outcome.rejected.validate(full=True)
@@ -64,6 +65,13 @@ _LINKS: list[dict[str, Any]] = [
     {"path": "A@/href", "url": "/4", "text": "IMG@/src", "rel": "nofollow License"},
     {"path": "IMG@/srcset", "url": "/5", "alt": "no"},
     {"url": "/6", "alt": 'quote " back \\ slash / line \n tab \t é 狗 🐕 &amp;', "title": "x" * 300},
+    {"url": "/signed/a%2Db.jpg?s=%7e", "alt": "s"},
+    {"url": "http://U:P@Ex.org:80/%7e/ü |.jpg#f", "alt": "u"},
+    {"url": "HTTP://☃.net/x/../y", "alt": "idn"},
+    {"url": "http://xn--a/", "alt": "no host"},
+    {"url": "#", "alt": "the page"},
+    {"url": "//:0", "alt": "nothing"},
+    {"url": "//cdn.Ex.org/%2e/y.jpg?'q'", "alt": "dots"},
     {"url": "/7", "alt": "b", "more": {"alt": "c", "list": [1, -2, True, False, None, [], {}, [{"url": "x"}]]}},
     {"alt": "no url"},
     {},
@@ -82,6 +90,39 @@ def test_usual_records_are_read_as_a_parser_reads_them(
         block = json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode()
         _assert_agrees([block], sources)
         assert _left([block], sources) == []
+
+
+_METAS = [
+    {"name": "description", "content": "noai explained"},
+    {"name": "keywords", "content": "noai, noimageindex"},
+    {"name": "og:title", "content": "noai"},
+    {"name": "CCBot", "content": "index, noai"},
+    {"name": "GPTBot", "content": "noindex noai"},
+    {"name": "somebot", "content": "max-snippet:-1, NoImageIndex"},
+    {"name": "tdm-reservation", "content": "1"},
+    {"name": "tdm-reservation", "content": "0"},
+    {"name": "robots", "content": "no&#97;i"},
+]
+_PAGES: list[dict[str, Any]] = [
+    {},
+    *({"head": {"Metas": [meta]}} for meta in _METAS),
+    *({"head": {"Base": base}} for base in ("javascript:", "data:,x", "http://", "http://[bad", "", "mailto:x", "//b")),
+    {"headers": {"TDM-Reservation": "0, 1"}},
+    {"headers": {"tdm-reservation": "0"}},
+    {"headers": {"X-Robots-Tag": "gptbot: noai"}},
+    {"url": "http://u:p@ex.org/@/"},
+    {"url": "http:////u:p@ex.org/@/"},
+    {"url": "https://medium.com/@user/%7e/x"},
+    {"url": "http://Ex.org/%2e%2e/a/x"},
+    {"url": "ftp://u:p@ex.org/"},
+]
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=str)
+def test_page_of_any_kind_is_read_as_a_parser_reads_it(page: dict[str, Any]) -> None:
+    _assert_agrees([wat_block(links, **page) for links in (_LINKS, _LINKS[:2], _LINKS[-9:])], ("alt",))
+    kept, *_ = _rows([wat_block(_LINKS, **page)], _scanner(), ("alt",))
+    assert "u:p@" not in str([(row["url"], row["page_url"]) for row in kept]).lower()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +219,8 @@ def test_url_too_long_for_its_column_is_left_to_python() -> None:
 _FRAGMENTS = [
     b'"', b"\\", b"\\u2019", b"\\ud83d\\ude00", b"\\ud83d", b"{", b"}", b"[", b"]", b",", b":", b"null", b"-1", b"1.5",
     b"\xff", b"\x01", b"\n", b" ", b"&amp;", b'"alt":"",', b'"title":"t",', b'"rel":"x LICENSE",', b'"Links":[',
-    b'"Base":"/x/",', b'{"name":"robots","content":"noai"},', b'"path":"IMG@/src",', b'"url":5,', b"{},",
+    b'"Base":"/x/",', b'"Base":"data:",', b'{"name":"gptbot","content":"noai"},', b"u:p@", b"#", b"%2e", b"?",
+    b'{"name":"robots","content":"noai"},', b'"path":"IMG@/src",', b'"url":5,', b"{},",
     b'{"path":"IMG@/src","url":"/a b","alt":"q &quot;"},', b'"Envelope":{},', b'"HTML-Metadata":{},',
 ]  # fmt: skip
 _HOOKS = re.compile(rb'"Links": ?\[|"Metas": ?\[|"Head(?:ers)?": ?\{|"path":')

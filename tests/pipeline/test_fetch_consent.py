@@ -51,6 +51,11 @@ def test_forms_that_forbid(values: list[str], directive: str) -> None:
     assert forbids(*values) == directive
 
 
+def test_noml_forbids_where_it_is_respected() -> None:
+    said = forbidding_directive(["noarchive, NoML"], product="openwit-test", respected=("noml",), now=NOW)
+    assert said == "noml"
+
+
 @pytest.mark.parametrize(
     "values",
     [

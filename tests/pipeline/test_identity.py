@@ -38,6 +38,13 @@ VECTORS = [
     ("http://www.a.b./x/", "http://www.a.b./x/"),
     ("http://my_host.a.b/x", "http://my_host.a.b/x"),
     (" http://a.b/x ", "http://a.b/x"),
+    # Hosts that browsers open though nobody could register them; refused before ada-url.
+    ("http://☃.net/a.jpg", "http://xn--n3h.net/a.jpg"),
+    ("http://i❤.ws/", "http://xn--i-7iq.ws/"),
+    ("http://büro_1.example/", "http://xn--bro_1-kva.example/"),
+    ("http://ex-ämple-.com/", "http://xn--ex-mple--2za.com/"),
+    ("http://ab--ü.de/", "http://xn--ab---3ra.de/"),
+    ("http://ü..de/", "http://xn--tda..de/"),
 ]
 
 
@@ -47,7 +54,18 @@ def test_canonical_url_vectors(url: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "/a", "ftp://a/b", "data:image/png;base64,", "http://", "http://a:99999/", "http://[x/"]
+    "url",
+    [
+        "",
+        "/a",
+        "ftp://a/b",
+        "data:image/png;base64,",
+        "http://",
+        "http://a:99999/",
+        "http://[x/",
+        "http://ü<.de/",
+        "http://\xad/",
+    ],
 )
 def test_not_a_web_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|Port|host"):

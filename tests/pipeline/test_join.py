@@ -15,6 +15,7 @@ from pipeline.errors import InputError, OutputError
 from pipeline.export_list import LIST, export_list
 from pipeline.join import join
 from pipeline.stages.extract import ExtractConfig, extract
+from pipeline.urls import resolver
 from tests.pipeline.small_set import QUERIES_OF_THE_SET, make_set
 
 Rows = list[dict[str, Any]]
@@ -147,8 +148,12 @@ def test_list_is_a_source_with_the_same_uids(made: tuple[Path, Rows], tmp_path: 
     export_list(root, tmp_path / "list.parquet")
     outcomes = list(extract(str(tmp_path / "list.parquet"), ExtractConfig()))
     rows = [row for outcome in outcomes for row in outcome.kept.to_pylist()]
-    names = ("uid", "url_id", "url", "alt_text", "text_source", "page_url")
-    assert [[row[name] for name in names] for row in rows] == [[row[name] for name in names] for row in samples]
+    names = ("uid", "url_id", "alt_text", "text_source", "page_url")
+    assert [row["url"] for row in rows] == [resolver("")(row["url"]) for row in samples]
+    # Sets made before user info was left out have another identity for such URLs.
+    same = [(new, old) for new, old in zip(rows, samples, strict=True) if "@" not in old["url"]]
+    assert 0 < len(same) < len(rows)
+    assert [[new[name] for name in names] for new, _ in same] == [[old[name] for name in names] for _, old in same]
 
 
 def test_list_is_refused_where_it_would_harm(made: tuple[Path, Rows], tmp_path: Path) -> None:

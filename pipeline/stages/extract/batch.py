@@ -21,7 +21,7 @@ from pipeline.outcome import Outcome
 from pipeline.schema import CANDIDATES, REJECTIONS
 from pipeline.stages.extract.columns import LinkColumns
 from pipeline.stages.extract.config import ExtractConfig
-from pipeline.stages.extract.links import SCHEME
+from pipeline.urls import SCHEME, without_user_info
 
 __all__ = ["LinkBatch"]
 
@@ -110,8 +110,8 @@ class LinkBatch:
             else:
                 bad.append((link, *self._against_url(url, named)))
         num_added = len(self._url) - num_before
-        self._page_url += [page_url] * num_added
-        self._license += [license_url] * num_added
+        self._page_url += [page_url and without_user_info(page_url)] * num_added
+        self._license += [license_url and without_user_info(license_url)] * num_added
         self._record += [record] * num_added
         if bad:
             self._bad_record += [record] * len(bad)
@@ -140,8 +140,8 @@ class LinkBatch:
         self._url.append(url)
         self._alt_text.append(text)
         self._text_source.append(text_source)
-        self._page_url.append(page_url)
-        self._license.append(license_url)
+        self._page_url.append(page_url and without_user_info(page_url))
+        self._license.append(license_url and without_user_info(license_url))
         self._extra.append(extra)
         self._record.append(record)
         self._link.append(link)

@@ -1,18 +1,12 @@
-"""What a page says of its pictures, as browsers read it: entities, URLs, robots directives, licences.
-
-raw attribute --unescape_attribute--> text        URL as the page wrote it --resolver--> absolute URL
-"""
+"""What a page says of its pictures, as browsers read it: entities, licences."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from html.entities import html5
-from urllib.parse import urljoin
 
-__all__ = ["SCHEME", "directives_of", "license_among", "resolver", "unescape_attribute"]
-
-# --- text -------------------------------------------------------------------------------------
+__all__ = ["license_among", "unescape_attribute"]
 
 _REFERENCE = re.compile(r"&(?:#([0-9]+);?|#[xX]([0-9A-Fa-f]+);?|([A-Za-z][A-Za-z0-9]*+)(;?))")
 _WINDOWS_1252 = {
@@ -55,90 +49,6 @@ def _character(match: re.Match[str]) -> str:
     if code == 0 or code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
         return "\ufffd"
     return chr(code)
-
-
-# --- URLs -------------------------------------------------------------------------------------
-
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-"""The scheme that a URL begins with."""
-_SEGMENT = r"[A-Za-z0-9_~%+,=@!$&'()*-][A-Za-z0-9_~%+,=@!$&'()*.-]*+"
-_QUERY = r"\?[A-Za-z0-9_~%+,=@!$&'()*.:/?-]++"
-_plain_reference = re.compile(
-    r"(https?://[^/\\\x00-\x20][^\\\x00-\x20]*+)"  # 1: absolute
-    rf"|((?:/{_SEGMENT})++/?(?:{_QUERY})?)"  # 2: from the root
-    rf"|((?:\.\./)*+)({_SEGMENT}(?:/{_SEGMENT})*+/?(?:{_QUERY})?)"  # 3, 4: folders up, from there
-).fullmatch
-_base_parts = re.compile(rf"(https?://[^/?#\\\[\]\x00-\x20]++)(?:(/(?:{_SEGMENT}/)*+)[^/?#]*+)?(?:[?#]|\Z)").match
-_STRAY = re.compile("[\t\n\r]")
-_C0_AND_SPACE = "".join(map(chr, range(0x21)))
-_QUERY_OR_FRAGMENT = re.compile("[?#]")
-
-
-def resolver(base: str) -> Callable[[str], str]:
-    """A function that makes the URLs of one page absolute against `base`, itself absolute.
-
-    As browsers do (WHATWG URL Standard): white space around the URL and line breaks and tabs inside it
-    are dropped, and a backslash before the query is a slash. What is absolute already, or plainly
-    relative to the host or to the folder, is joined by concatenation, the rest by `urljoin`.
-
-    The function returns "" where nothing can be made of the URL, and URLs of other schemes (data:,
-    blob:) as they are.
-    """
-    known = _base_parts(base)
-    root = known[1] if known is not None else ""
-    folders = {"": root + (known[2] or "/")} if known is not None else {}
-
-    def resolve(url: str) -> str:
-        plain = _plain_reference(url)
-        if plain is not None:
-            kind = plain.lastindex
-            if kind == 1:
-                return url
-            if root:
-                if kind == 2:
-                    return root + url
-                climb, rest = plain.group(3, 4)
-                if climb not in folders:
-                    above = folders[""]
-                    for _ in range(len(climb) // 3):  # at the root, ".." leads nowhere
-                        above = above[: above.rindex("/", 0, -1) + 1] if len(above) > len(root) + 1 else above
-                    folders[climb] = above
-                return folders[climb] + rest
-        return _resolve_any(url, base)
-
-    return resolve
-
-
-def _resolve_any(url: str, base: str) -> str:
-    url = _STRAY.sub("", url.strip(_C0_AND_SPACE))
-    if not url:
-        return ""
-    scheme = SCHEME.match(url)
-    if scheme is not None and scheme[1].lower() not in ("http", "https"):
-        return url
-    if "\\" in url:
-        end = _QUERY_OR_FRAGMENT.search(url)
-        head = url if end is None else url[: end.start()]
-        url = head.replace("\\", "/") + url[len(head) :]
-    if scheme is not None:
-        name, rest = scheme[1].lower(), url[scheme.end() :]
-        if rest.startswith("//") or not base.startswith(f"{name}:"):
-            return f"{name}://{rest.lstrip('/')}"
-        url = rest  # "http:picture.jpg" on an http page is relative
-    try:
-        return urljoin(base, url)
-    except ValueError:  # a host in brackets that is no IPv6 address
-        return ""
-
-
-# --- robots, licences -------------------------------------------------------------------------
-
-_DIRECTIVE_BREAKS = re.compile(r"[\s,:;]+")
-
-
-def directives_of(values: Iterable[str]) -> set[str]:
-    """Every word of robots metas and X-Robots-Tag headers, in lower case: directives and robot names."""
-    return {word for value in values for word in _DIRECTIVE_BREAKS.split(value.lower()) if word}
 
 
 def license_among(links: Iterable[tuple[str, str]]) -> str | None:

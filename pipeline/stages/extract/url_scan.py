@@ -2,9 +2,9 @@
 
     unescape --> entities decoded, in place        base_parts, join --> absolute URL        canonical --> its identity
 
-Errs on one side only: what is accepted comes out as `unescape_attribute`, `resolver` (`links.py`) and `canonical_url`
-(`identity.py`) give it, byte for byte; those have to judge what is answered with UNSURE. Tests hold each function to
-its model.
+Errs on one side only: what is accepted comes out as `unescape_attribute` (`links.py`), `resolver` (`pipeline/urls.py`)
+and `canonical_url` (`pipeline/identity.py`) give it, byte for byte; those have to judge what is answered with UNSURE.
+Tests hold each function to its model.
 
 No function checks bounds: whoever calls sees to it that there is room for what is written.
 """
@@ -22,24 +22,26 @@ __all__ = ["base_parts", "canonical", "join", "unescape"]
 
 _RETURN, _SPACE = b"\r "
 _AMPERSAND, _HASH, _SEMICOLON, _EQUALS, _PERCENT = b"&#;=%"
-_SLASH, _QUESTION, _COLON, _DOT, _BACKSLASH, _OPEN_BRACKET, _CLOSE_BRACKET = b"/?:.\\[]"
-_ZERO, _NINE, _UPPER_A, _UPPER_Z, _S, _X = b"09AZsx"
+_SLASH, _QUESTION, _COLON, _DOT, _BACKSLASH = b"/?:.\\"
+_ZERO, _TWO, _NINE, _UPPER_A, _UPPER_Z, _E, _S, _X = b"029AZesx"
 _HTTP = np.frombuffer(b"http", np.uint8)
 _NOT_ASCII = 0x80
 _MAX_DIGITS, _MAX_PORT_DIGITS = 6, 4
 
 # --- classes of characters --------------------------------------------------------------------
 
-_SEGMENT, _QUERY, _PLAIN, _UNRESERVED, _HOST, _WORD, _HEX, _DECIMAL = (np.uint8(1 << bit) for bit in range(8))
+_SIMPLE, _IN_PATH, _IN_QUERY, _UNRESERVED, _HOST, _WORD, _HEX, _DECIMAL = (np.uint8(1 << bit) for bit in range(8))
 
 
 def _classes() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     word = string.ascii_letters + string.digits
+    printed = "".join(map(chr, range(0x21, 0x7F)))
     members = {
-        _SEGMENT: word + "_~%+,=@!$&'()*-.",  # of a relative URL that is joined without a parser; a dot not at first
-        _QUERY: word + "_~%+,=@!$&'()*.:/?-",  # likewise
-        _PLAIN: word + "_~!$&'()*+,;=:@.-/",  # what a canonical URL has as it stands, in its path and query
-        _UNRESERVED: word + "-._~",  # what it does not escape (RFC 3986, section 2.3)
+        _SIMPLE: word + "_~!$&'()*+,;=:@.-",  # what a canonical URL has as it stands, in its path and query
+        # What a URL is spelt with (URL Standard, path and special-query percent-encode sets; here "'" is not escaped).
+        _IN_PATH: "".join(c for c in printed if c not in '"#<>?^`{}\\'),
+        _IN_QUERY: "".join(c for c in printed if c not in '"#<>\\'),
+        _UNRESERVED: word + "-._~",  # what a canonical URL does not escape (RFC 3986, section 2.3)
         _HOST: word + "_.-",
         _WORD: word,
         _HEX: string.hexdigits,
@@ -142,6 +144,14 @@ def unescape(text, start, end):  # type: ignore[no-untyped-def]  # compiled: num
 
 
 @numba.njit
+def _put_escape(code, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    out[n] = _PERCENT
+    out[n + 1] = _HEX_DIGITS[code >> 4]
+    out[n + 2] = _HEX_DIGITS[code & 0xF]
+    return n + 3
+
+
+@numba.njit
 def _scheme_end(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind `http://` or `https://`, or UNSURE."""
     for k in range(_HTTP.shape[0]):
@@ -156,184 +166,214 @@ def _scheme_end(text, start, end):  # type: ignore[no-untyped-def]  # compiled: 
 
 
 @numba.njit
+def _is_letter(character):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    return _is(character, _WORD) and character > _NINE
+
+
+@numba.njit
+def _host_end(text, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """int64: the index behind the host and port at `at`, which are as they should be but for capitals; or UNSURE."""
+    label = at
+    while at < end and _is(text[at], _HOST):
+        if text[at] == _DOT:
+            if at == label:
+                return UNSURE
+            label = at + 1
+        at += 1
+    # A last label that begins with a digit may be part of an IPv4 address.
+    if at == label or not _is_letter(text[label]):
+        return UNSURE
+    if at < end and text[at] == _COLON:
+        port = 0
+        first = at + 1
+        at = first
+        while at < end and _is(text[at], _DECIMAL) and at - first < _MAX_PORT_DIGITS:
+            port = port * 10 + _digit(text[at])
+            at += 1
+        if at == first or text[first] == _ZERO or port in (80, 443):
+            return UNSURE
+    if at < end and text[at] not in (_SLASH, _QUESTION, _HASH):
+        return UNSURE
+    return at
+
+
+@numba.njit
+def _may_be_dots(text, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """bool: whether the segment at `at` begins as one that stands for a folder does."""
+    return at < end and (
+        text[at] == _DOT
+        or (at + 2 < end and text[at] == _PERCENT and text[at + 1] == _TWO and text[at + 2] | 0x20 == _E)
+    )
+
+
+@numba.njit
 def base_parts(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """(int64, int64): the index behind the host of the base URL text[start:end], and that behind its last folder (equal
-    where it has no path); or UNSURE."""
+    """(int64, int64, bool): the index behind the host of the base URL text[start:end], and that behind its last folder
+    (equal where it has no path); or UNSURE. And whether what stands before that is canonical."""
     host = _scheme_end(text, start, end)
-    if host < 0:
-        return UNSURE, UNSURE
-    root = host
-    while root < end and text[root] not in (_SLASH, _QUESTION, _HASH):
-        if text[root] <= _SPACE or text[root] in (_BACKSLASH, _OPEN_BRACKET, _CLOSE_BRACKET):
-            return UNSURE, UNSURE
-        root += 1
-    if root == host:
-        return UNSURE, UNSURE
-    if root == end or text[root] != _SLASH:
-        return root, root
-    folder = root + 1
-    is_plain = True  # so far in the segment that begins at `folder`
-    for at in range(folder, end):
+    root = _host_end(text, host, end) if host >= 0 else np.int64(UNSURE)
+    if root < 0:
+        return UNSURE, UNSURE, False
+    for at in range(host, root):
+        if _UPPER_A <= text[at] <= _UPPER_Z:
+            return UNSURE, UNSURE, False
+    folder = root
+    is_canonical = so_far = True
+    for at in range(root, end):
         c = text[at]
         if c in (_QUESTION, _HASH):
             break
-        if c != _SLASH:
-            is_plain = is_plain and _is(c, _SEGMENT)
-        elif is_plain and at > folder and text[folder] != _DOT:
+        if not _is(c, _IN_PATH) or (c == _SLASH and _may_be_dots(text, at + 1, end)):
+            return UNSURE, UNSURE, False
+        if c == _SLASH:
             folder = at + 1
+            is_canonical = so_far
         else:
-            return UNSURE, UNSURE
-    return root, folder
+            so_far = so_far and _is(c, _SIMPLE)
+    return root, folder, is_canonical
 
 
 @numba.njit
-def _is_plain_path(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """bool: whether text[start:end] is one or more segments without dots at their head, perhaps with a query."""
-    at = segment = start
-    while at < end and text[at] != _QUESTION:
-        if text[at] == _SLASH:
-            if at == segment:
-                return False
-            segment = at + 1
-        elif not _is(text[at], _SEGMENT) or (at == segment and text[at] == _DOT):
-            return False
+def _put_path(text, at, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """(int64, bool): `n` behind the path and query at `at`, as they are spelt; or UNSURE. And whether that is as
+    canonical as what stands before it."""
+    is_canonical = True
+    if out[n - 1] == _SLASH and _may_be_dots(text, at, end):
+        return UNSURE, False
+    while at < end:
+        c = text[at]
         at += 1
-    if at == end:
-        return at > start
-    if at == start or at + 1 == end:
-        return False
-    for k in range(at + 1, end):  # noqa: SIM110  # compiled code has no all()
-        if not _is(text[k], _QUERY):
-            return False
-    return True
-
-
-@numba.njit
-def _is_plain_host(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """bool: whether text[start:end] begins with a host without a port, and a plain path follows it."""
-    at = start
-    while at < end and _is(text[at], _HOST):
+        if _is(c, _SIMPLE):
+            out[n] = c
+            n += 1
+        elif c == _SLASH:
+            out[n] = c
+            n += 1
+            if _may_be_dots(text, at, end):
+                return UNSURE, False
+        elif _is(c, _IN_PATH):
+            out[n] = c
+            n += 1
+            is_canonical = False
+        elif c in (_QUESTION, _HASH):
+            at -= 1
+            break
+        elif c <= _SPACE or c == _BACKSLASH:
+            return UNSURE, False
+        else:
+            n = _put_escape(c, out, n)
+    if at == end or text[at] == _HASH:
+        return n, is_canonical
+    out[n] = _QUESTION
+    n += 1
+    at += 1
+    if at == end or text[at] == _HASH:
+        return n, False
+    while at < end and text[at] != _HASH:
+        c = text[at]
         at += 1
-    return at > start and at < end and text[at] == _SLASH and _is_plain_path(text, at + 1, end)
+        if _is(c, _IN_QUERY):
+            out[n] = c
+            n += 1
+            is_canonical = is_canonical and (_is(c, _SIMPLE) or c in (_SLASH, _QUESTION))
+        elif c <= _SPACE or c == _BACKSLASH:
+            return UNSURE, False
+        else:
+            n = _put_escape(c, out, n)
+    return n, is_canonical
 
 
 @numba.njit
-def join(text, start, end, base, root, folder, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: `n` behind the URL that text[start:end] means, in `out`; or UNSURE.
+def _put_absolute(text, start, host, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """(int64, bool): as `_put_path`, of a URL or its rest from text[start], whose host is at text[host]."""
+    path = _host_end(text, host, end)
+    if path < 0:
+        return UNSURE, False
+    for at in range(start, path):
+        out[n] = text[at] | 0x20 if _UPPER_A <= text[at] <= _UPPER_Z else text[at]
+        n += 1
+    if path == end or text[path] != _SLASH:
+        out[n] = _SLASH
+        n += 1
+    return _put_path(text, path, end, out, n)
 
-    The base URL begins at text[base]; `root` and `folder` are its `base_parts`. At most as many bytes are written as
-    both URLs have, and one."""
+
+@numba.njit
+def join(text, start, end, base, parts, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """(int64, bool): `n` behind the URL that text[start:end] means, in `out`; or UNSURE. And whether it is canonical.
+
+    The base URL begins at text[base] and has these `base_parts`. At most three times as many bytes are written as the
+    URL has, those of the base, and one."""
+    root, folder, is_canonical = parts
+    if start == end or text[end - 1] >= _NOT_ASCII:  # might be white space, which is dropped
+        return UNSURE, False
     host = _scheme_end(text, start, end)
     if host >= 0:
-        if host == end or text[host] == _SLASH:
-            return UNSURE
-        for k in range(host, end):
-            if text[k] <= _SPACE or text[k] == _BACKSLASH:
-                return UNSURE
-        return copy_bytes(text, start, end, out, n)
-    if root < 0 or start == end:
-        return UNSURE
+        return _put_absolute(text, start, host, end, out, n)
+    if root < 0:
+        return UNSURE, False
+    at = start
     if text[start] == _SLASH:
         if start + 1 < end and text[start + 1] == _SLASH:
-            if not _is_plain_host(text, start + 2, end):
-                return UNSURE
             scheme = base
             while text[scheme] != _SLASH:
                 scheme += 1
-            return copy_bytes(text, start, end, out, copy_bytes(text, base, scheme, out, n))
-        if not _is_plain_path(text, start + 1, end):
-            return UNSURE
-        return copy_bytes(text, start, end, out, copy_bytes(text, base, root, out, n))
-    at = start
-    while at + 2 < end and text[at] == _DOT and text[at + 1] == _DOT and text[at + 2] == _SLASH:
-        at += 3
-        if folder > root + 1:  # at the root, ".." leads nowhere
-            folder -= 1
-            while text[folder - 1] != _SLASH:
+            return _put_absolute(text, start, start + 2, end, out, copy_bytes(text, base, scheme, out, n))
+        folder = root
+        is_canonical = True
+        needs_root = False
+    else:
+        while at + 2 < end and text[at] == _DOT and text[at + 1] == _DOT and text[at + 2] == _SLASH:
+            at += 3
+            if folder > root + 1:  # at the root, ".." leads nowhere
                 folder -= 1
-    if not _is_plain_path(text, at, end):
-        return UNSURE
+                while text[folder - 1] != _SLASH:
+                    folder -= 1
+        for k in range(at, end):
+            if text[k] == _SLASH:
+                break
+            if text[k] in (_COLON, _QUESTION, _HASH):
+                if text[k] == _COLON or k == at:  # a scheme; the page itself
+                    return UNSURE, False
+                break
+        needs_root = folder == root
     n = copy_bytes(text, base, folder, out, n)
-    if folder == root:
+    if needs_root:
         out[n] = _SLASH
         n += 1
-    return copy_bytes(text, at, end, out, n)
+    n, rest_is_canonical = _put_path(text, at, end, out, n)
+    return n, is_canonical and rest_is_canonical
 
 
 # --- canonical URLs ---------------------------------------------------------------------------
 
 
 @numba.njit
-def _put_escape(code, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    out[n] = _PERCENT
-    out[n + 1] = _HEX_DIGITS[code >> 4]
-    out[n + 2] = _HEX_DIGITS[code & 0xF]
-    return n + 3
-
-
-@numba.njit
-def _copy_host(text, at, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """(int64, int64): the index behind the host and port at `at`, and `n` behind their canonical form; or UNSURE."""
-    first = at
-    while at < end and _is(text[at], _HOST):
-        out[n] = text[at] | 0x20 if _UPPER_A <= text[at] <= _UPPER_Z else text[at]
-        n += 1
-        at += 1
-    if at == first or text[first] == _DOT:
-        return UNSURE, UNSURE
-    if at < end and text[at] == _COLON:
-        port = 0
-        out[n] = _COLON
-        first = at + 1
-        at = first
-        while at < end and _is(text[at], _DECIMAL) and at - first < _MAX_PORT_DIGITS:
-            port = port * 10 + _digit(text[at])
-            out[n + 1 + at - first] = text[at]
-            at += 1
-        if at == first or text[first] == _ZERO or port in (80, 443):
-            return UNSURE, UNSURE
-        n += 1 + at - first
-    if at < end and text[at] not in (_SLASH, _QUESTION, _HASH):
-        return UNSURE, UNSURE
-    return at, n
-
-
-@numba.njit
 def canonical(text, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: `n` behind the canonical form of the URL text[start:end], as `join` gave it, in `out`; or UNSURE.
+    """int64: `n` behind the canonical form of the URL text[start:end], as `join` gave it, in `out`.
 
-    At most three times as many bytes are written, and one."""
-    host = _scheme_end(text, start, end)
-    if host < 0 or text[end - 1] >= _NOT_ASCII:  # might be white space, which is stripped
-        return UNSURE
-    at, n = _copy_host(text, host, end, out, copy_bytes(text, start, host, out, n))
-    if at < 0:
-        return UNSURE
-    if at == end or text[at] != _SLASH:
-        out[n] = _SLASH
-        n += 1
+    At most three times as many bytes are written."""
+    at = _scheme_end(text, start, end)
+    while text[at] != _SLASH:
+        at += 1
+    n = copy_bytes(text, start, at, out, n)
     in_query = False
-    while at < end and text[at] != _HASH:
+    while at < end:
         c = text[at]
         at += 1
         if c == _QUESTION and not in_query:
             in_query = True
-            if at == end or text[at] == _HASH:
+            if at == end:
                 break
-            out[n] = c
-            n += 1
-            continue
-        if c == _PERCENT and at + 1 < end and _is(text[at], _HEX) and _is(text[at + 1], _HEX):
+        elif c == _PERCENT and at + 1 < end and _is(text[at], _HEX) and _is(text[at + 1], _HEX):
             c = np.uint8(_digit(text[at]) << 4 | _digit(text[at + 1]))
             at += 2
             if not _is(c, _UNRESERVED):
                 n = _put_escape(c, out, n)
                 continue
-        elif c not in (_PERCENT, _QUESTION) and not _is(c, _PLAIN):
+        elif c not in (_PERCENT, _QUESTION, _SLASH) and not _is(c, _SIMPLE):
             n = _put_escape(c, out, n)
             continue
-        if c == _DOT and not in_query and out[n - 1] == _SLASH:
-            return UNSURE
         out[n] = c
         n += 1
     return n

@@ -1,12 +1,6 @@
 """WARC files: the pages themselves, read with a browser-grade HTML parser (lexbor).
 
-One link per `img` element. Of its URLs this one is taken, the first that is there and no stand-in:
-
-    src, unless it is a data: URL or named like one (blank.gif, spacer, 1x1, loading ...)
-    data-src and its kin, as lazy-loading scripts name them
-    the largest candidate of srcset, then of data-srcset
-    the largest candidate of the `source` elements of its `picture`
-    src after all, whatever it is
+One link per `img` element; `pictures.py` says which of its URLs.
 
 `noscript` is read as a browser without scripts does, so the picture behind a lazy loader is found there.
 """
@@ -15,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fastwarc.warc import WarcRecord, WarcRecordType
@@ -27,6 +21,7 @@ from pipeline.stages.extract.archive import Damage, Record, read_records
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.charset import ForbiddenEncodingError, decode_html
 from pipeline.stages.extract.config import ExtractConfig
+from pipeline.stages.extract.figcaption import Figcaptions
 from pipeline.stages.extract.http_message import (
     Answer,
     OversizedBodyError,
@@ -35,34 +30,20 @@ from pipeline.stages.extract.http_message import (
     starts_answer,
     unpack,
 )
-from pipeline.stages.extract.links import directives_of, license_among, resolver
+from pipeline.stages.extract.links import license_among
 from pipeline.stages.extract.media_type import MediaType, holds_binary, looks_like_html, media_type_of
+from pipeline.stages.extract.pictures import image_url_of
+from pipeline.stages.extract.robots import PageRobots
+from pipeline.urls import base_url, resolver
 
-__all__ = ["best_of_srcset", "image_url_of", "read_warc"]
+__all__ = ["read_warc"]
 
-_LAZY_ATTRIBUTES = (
-    "data-src",
-    "data-original",
-    "data-lazy-src",
-    "data-lazy",
-    "data-original-src",
-    "data-actualsrc",
-    "data-hi-res-src",
-    "data-image",
-    "data-url",
-    "data-echo",
-)
 _MAX_DEPTH = 2000
 """The parser's time grows with the square of the depth: a page of a million open divs would take hours.
 Browsers themselves stop at 512."""
 _BLOCK_TAG = re.compile(
     rb"<(/?)(?:div|section|article|aside|main|nav|header|footer|ul|ol|dl|blockquote|center|fieldset|figure|details"
     rb"|address|dir|menu|pre|listing|form|summary|hgroup|search|dialog|figcaption)[\s>/]",
-    re.IGNORECASE,
-)
-_STAND_IN = re.compile(
-    r"(?:^|[/_.-])(?:blank|spacer|pixel|transparent|trans|clear|empty|dummy|grey|gray|1x1|placeholder|lazy|lazyload"
-    r"|loading|loader|preload|ajax-loader)(?:[_.-][a-z0-9_-]*)?\.(?:gif|png|svg|jpe?g|webp)(?:[?#]|\Z)",
     re.IGNORECASE,
 )
 
@@ -116,8 +97,8 @@ class _Body(NamedTuple):
 
     html: bytes
     charset: str | None
-    robots: list[str]
-    """Values of X-Robots-Tag headers."""
+    headers: Sequence[tuple[str, str]]
+    """Of the response; names in lower case."""
 
 
 def _read_record(batch: LinkBatch, item: Record, config: ExtractConfig) -> None:
@@ -148,7 +129,7 @@ def _read_record(batch: LinkBatch, item: Record, config: ExtractConfig) -> None:
         batch.reject_record(item.offset, "bad_record", str(error))
         return
     batch.count_read()
-    _read_page(batch, item.offset, html, page_url, body.robots, config)
+    _read_page(batch, item.offset, html, page_url, body.headers, config)
 
 
 def _body_of(item: Record, max_bytes: int) -> _Body | None:
@@ -169,7 +150,7 @@ def _body_of(item: Record, max_bytes: int) -> _Body | None:
         if codings:
             raise UnreadableAnswerError(f"the body cannot be unpacked: {', '.join(codings)}")
         return None  # a picture or the like, called a page
-    return _Body(html, declared.charset or identified.charset, answer.values("x-robots-tag"))
+    return _Body(html, declared.charset or identified.charset, answer.headers)
 
 
 def _answer_of(item: Record) -> Answer:
@@ -205,28 +186,31 @@ def _is_nested_absurdly(body: bytes) -> bool:
 
 
 def _read_page(
-    batch: LinkBatch, offset: int, html: str, page_url: str, robots: list[str], config: ExtractConfig
+    batch: LinkBatch, offset: int, html: str, page_url: str, headers: Sequence[tuple[str, str]], config: ExtractConfig
 ) -> None:
+    """Adds the pictures of one page; `headers` are those of the response."""
     tree = LexborHTMLParser(html)
-    images = [node for node in tree.css("img") if image_url_of(node) is not None]
-    if not images:
-        return
-    if config.respect_page_robots:
-        for meta in tree.css("meta[name]"):
-            if (meta.attributes.get("name") or "").strip().lower() == "robots":
-                robots.append(meta.attributes.get("content") or "")
-        forbidden = directives_of(robots).intersection(config.robots_directives)
-        if forbidden:
-            for ordinal in range(len(images)):
-                batch.reject_link(offset, ordinal, "opt_out", ", ".join(sorted(forbidden)))
-            return
     base = page_url
     base_node = tree.css_first("base[href]")
     if base_node is not None:
-        base = resolver(page_url)(base_node.attributes.get("href") or "") or page_url
+        base = base_url(page_url, base_node.attributes.get("href") or "")
         if len(base) > config.max_url_chars:
             base = ""
     resolve = resolver(base)
+    document = resolver("")(page_url)
+    images, urls = [], []
+    for node in tree.css("img"):
+        url = image_url_of(node, resolve, document)
+        if url is not None:
+            images.append(node)
+            urls.append(url)
+    if not images:
+        return
+    forbidden = PageRobots(config).forbid(headers, _metas(tree))
+    if forbidden:
+        for ordinal in range(len(images)):
+            batch.reject_link(offset, ordinal, "opt_out", forbidden)
+        return
     license_url = license_among(
         (node.attributes.get("rel") or "", node.attributes.get("href") or "")
         for node in tree.css("link[rel][href], a[rel][href]")
@@ -235,8 +219,8 @@ def _read_page(
         license_url = resolve(license_url)
         if not 0 < len(license_url) <= config.max_url_chars:
             license_url = None
-    urls = [image_url_of(node) or "" for node in images]
-    texts = [_first_text(node, config) for node in images]
+    captions = Figcaptions()
+    texts = [_first_text(node, captions, config) for node in images]
     textless = [i for i, (_, text) in enumerate(texts) if not text]
     with_text = [i for i, (_, text) in enumerate(texts) if text]
     batch.add_page(
@@ -252,73 +236,18 @@ def _read_page(
     )
 
 
-def _first_text(node: Any, config: ExtractConfig) -> tuple[str, str]:
+def _metas(tree: LexborHTMLParser) -> Iterator[tuple[str, str]]:
+    for node in tree.css("meta[name]"):
+        yield node.attributes.get("name") or "", node.attributes.get("content") or ""
+
+
+def _first_text(node: Any, captions: Figcaptions, config: ExtractConfig) -> tuple[str, str]:
     """The first text that is not blank; failing that, the first that is not empty; else ("alt", "")."""
     blank = ("alt", "")
     for source in config.text_sources:
-        text = _figcaption(node) if source == "figcaption" else node.attributes.get(source) or ""
+        text = captions.of(node) if source == "figcaption" else node.attributes.get(source) or ""
         if text and not text.isspace():
             return source, text
         if text and not blank[1]:
             blank = (source, text)
     return blank
-
-
-def _figcaption(node: Any) -> str:
-    parent = node.parent
-    while parent is not None and parent.tag != "figure":
-        parent = parent.parent
-    caption = parent.css_first("figcaption") if parent is not None else None
-    return caption.text(deep=True).strip() if caption is not None else ""
-
-
-def image_url_of(node: Any) -> str | None:
-    """The URL of an `img` node by the module's rule, as the page wrote it; null if it has none at all."""
-    attributes: dict[str, str | None] = node.attributes
-    src = attributes.get("src")
-    stripped = (src or "").strip()
-    if stripped and stripped[:5].lower() != "data:" and not _STAND_IN.search(stripped):
-        return src
-    for name in _LAZY_ATTRIBUTES:
-        value = (attributes.get(name) or "").strip()
-        if value and value[:5].lower() != "data:" and ("/" in value or "." in value):
-            return value
-    candidates = [attributes.get("srcset"), attributes.get("data-srcset"), attributes.get("data-lazy-srcset")]
-    parent = node.parent
-    if parent is not None and parent.tag == "picture":
-        for source in parent.css("source"):
-            candidates += [source.attributes.get("srcset"), source.attributes.get("data-srcset")]
-    for candidate in candidates:
-        best = best_of_srcset(candidate) if candidate else None
-        if best is not None:
-            return best
-    return src
-
-
-_SRCSET_ITEM = re.compile(r"[\s,]*(\S+)\s*([^,(]*(?:\([^)]*\)[^,(]*)*)")
-
-
-def best_of_srcset(srcset: str) -> str | None:
-    """The URL with the widest `w`, else the greatest `x`, of a srcset; the first of equals; null if none.
-
-    data: URLs do not count. A URL may hold commas; one that ends in a comma ends there (HTML Standard,
-    section 4.8.4.2.1).
-    """
-    best: tuple[float, str] | None = None
-    at = 0
-    while (item := _SRCSET_ITEM.match(srcset, at)) is not None:
-        url, descriptors = item[1], item[2]
-        at = item.end()
-        if url.endswith(","):
-            url, descriptors = url.rstrip(","), ""
-            at = item.end(1)
-        size = 1.0
-        for word in descriptors.split():
-            if word[-1] in "wx":
-                try:
-                    size = float(word[:-1])
-                except ValueError:
-                    continue
-        if url and url[:5].lower() != "data:" and (best is None or size > best[0]):
-            best = (size, url)
-    return best[1] if best is not None else None

@@ -25,10 +25,12 @@ from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.blocks import Blocks
 from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.files import size_of
-from pipeline.stages.extract.links import directives_of, license_among, resolver, unescape_attribute
+from pipeline.stages.extract.links import license_among, unescape_attribute
 from pipeline.stages.extract.page import Page
+from pipeline.stages.extract.robots import PageRobots
 from pipeline.stages.extract.wat_json import BadPageError, parse_page, parse_tolerantly
 from pipeline.stages.extract.wat_scan import Scanner
+from pipeline.urls import base_url, resolver
 
 __all__ = ["read_wat"]
 
@@ -43,11 +45,10 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
 
     Raises InputError where the file cannot be read or holds no metadata records.
     """
-    directives = config.robots_directives if config.respect_page_robots else ()
-    robots = _Robots(directives)
+    robots = _Robots(config)
     scanner = None
     if is_web(path) or size_of(path) >= _COMPILED_FROM_BYTES:
-        scanner = Scanner(config.text_sources, directives, config.max_url_chars)
+        scanner = Scanner(config.text_sources, robots.words, config.max_url_chars)
     batch = LinkBatch(path, config, scanner.columns if scanner is not None else None, one_by_one=True)
     found_any = False
     others: Counter[str] = Counter()
@@ -149,7 +150,7 @@ def _add_page(batch: LinkBatch, offset: int, page: Page, config: ExtractConfig, 
     texts, text_sources = _texts(page, config.text_sources)
     base = page_url
     if page.base:
-        base = resolver(page_url)(unescape_attribute(page.base)) or page_url
+        base = base_url(page_url, unescape_attribute(page.base))
         if len(base) > config.max_url_chars:
             base = ""
     resolve = resolver(base)
@@ -193,30 +194,33 @@ def _unescaped(raw: Sequence[str]) -> list[str]:
 class _Robots:
     """The robots directives of a page, as far as they forbid the use."""
 
-    def __init__(self, directives: Sequence[str]) -> None:
-        self._directives = frozenset(directives)
-        self._words = [word.encode() for word in directives]
+    def __init__(self, config: ExtractConfig) -> None:
+        self._rules = PageRobots(config)
+        self.words = self._rules.words
+        self._words = [word.encode() for word in self.words]
 
     def forbid(self, headers: bytes, metas: bytes) -> str:
-        """The directives that forbid, for the ledger; "" if there are none. Both arguments are JSON."""
-        raw = headers + metas
-        lowered = raw.lower()
-        if b"robots" not in lowered:
-            return ""
+        """What forbids, for the ledger; "" if nothing does. Both arguments are JSON."""
+        lowered = (headers + metas).lower()
         for word in self._words:
             if word in lowered:
                 break
         else:
-            if b"&#" not in lowered or not self._words:
+            # Any word could be written with character references; that is looked for only where `robots` stands too.
+            if b"&#" not in lowered or b"robots" not in lowered or not self._words:
                 return ""
-        found: list[str] = []
-        for name, value in _items(headers):
-            if name.lower() == "x-robots-tag":
-                found.extend(map(str, value if isinstance(value, list) else [value]))
-        for meta in _mappings(metas):
-            if str(meta.get("name", "")).strip().lower() == "robots":
-                found.append(unescape_attribute(str(meta.get("content", ""))))
-        return ", ".join(sorted(directives_of(found) & self._directives)) if found else ""
+        return self._rules.forbid(_headers(headers), _metas(metas))
+
+
+def _headers(raw: bytes) -> Iterator[tuple[str, str]]:
+    for name, value in _items(raw):
+        for each in value if isinstance(value, list) else [value]:
+            yield name, str(each)
+
+
+def _metas(raw: bytes) -> Iterator[tuple[str, str]]:
+    for meta in _mappings(raw):
+        yield unescape_attribute(str(meta.get("name", ""))), unescape_attribute(str(meta.get("content", "")))
 
 
 def _license(links: Sequence[bytes]) -> str | None:

@@ -44,7 +44,7 @@ from pipeline.stages.extract.wat_walk import (
 
 __all__ = ["Scan", "Scanner"]
 
-CALLED = "2173559a980d086d"
+CALLED = "a146f3de7c9dc5d9"
 """State of the files whose functions are compiled into this one's, which numba does not look at; a test renews it."""
 
 _MAY_FORBID, _MAY_LICENSE, _HAS_BASE, _HAS_ODD_URL = 1, 2, 4, 8
@@ -53,6 +53,7 @@ _TEXTS = {"alt": ALT, "title": TITLE}
 _FIRST = np.int64(0)
 _AROUND_PAGE_URL = np.frombuffer(b"<> \t\r\n", np.uint8)
 _VISIBLE_FROM, _VISIBLE_TO = b"!~"
+_SLASH, _BACKSLASH, _QUESTION, _HASH, _AT = b"/\\?#@"
 
 
 class _Rules(NamedTuple):
@@ -64,7 +65,7 @@ class _Rules(NamedTuple):
     """NUL, source, NUL of each of them, end to end; up to `label_ends`."""
     label_ends: npt.NDArray[np.int64]
     words: npt.NDArray[np.uint64]
-    """What a page that has to be judged says beside `robots`; and how many bytes of it."""
+    """What a page that has to be judged says, the first only beside `robots`; and how many bytes of it."""
     word_lengths: npt.NDArray[np.int64]
     max_url_chars: int
 
@@ -86,14 +87,15 @@ class Scan(NamedTuple):
 class Scanner:
     """Reads WAT records under one config."""
 
-    def __init__(self, text_sources: Sequence[str], directives: Sequence[str], max_url_chars: int) -> None:
-        """`directives` are the robots directives for whose sake a page is left to Python."""
+    def __init__(self, text_sources: Sequence[str], words: Sequence[str], max_url_chars: int) -> None:
+        """`words`: one of them stands in the headers or metas of each page that has to be left to Python, which then
+        sees whether it forbids the use of its pictures."""
         self._sources = [name for name in text_sources if name in _TEXTS]
         self.columns = LinkColumns(self._sources)
         """The links that the pass was sure of."""
         labels = [f"\0{name}\0".encode() for name in self._sources]
-        # Any directive could be written with character references. Long ones are told by their beginnings.
-        words = [word for word in ("&#", *directives) if word] if directives else []
+        # Any word could be written with character references. Long ones are told by their beginnings.
+        words = [word for word in ("&#", *words) if word] if words else []
         self._rules = _Rules(
             np.array([_TEXTS[name] for name in self._sources], np.int64),
             np.frombuffer(b"".join(labels), np.uint8),
@@ -241,7 +243,7 @@ def _is_visible(data, start, end):  # type: ignore[no-untyped-def]  # compiled: 
 
 @numba.njit
 def _add_link(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    strings, starts, base, base_end, root, folder, rules, columns
+    strings, starts, base, base_end, parts, rules, columns
 ):
     """bool: whether the link was added to `columns`, whose strings are at `starts`, as `_copy_link` wrote them."""
     link = columns.used[LINKS]
@@ -252,16 +254,19 @@ def _add_link(  # type: ignore[no-untyped-def]  # compiled: numba infers the typ
     raw_end = unescape(strings, end, copy_bytes(strings, starts[0], starts[1] - 1, strings, end))
     if text_end < 0 or raw_end < 0:
         return False
-    most = raw_end - end + base_end - base + 1
-    most_id = 3 * most + rules.label_ends[-1] + text_end - text_start
-    if url_start + most > url.shape[0] or id_start + most_id > identity.shape[0]:
+    most = 3 * (raw_end - end) + base_end - base + 1
+    if url_start + most > url.shape[0]:
         return False
-    url_end = join(strings, end, raw_end, base, root, folder, url, url_start)
+    url_end, is_canonical = join(strings, end, raw_end, base, parts, url, url_start)
     if url_end < 0 or url_end - url_start > rules.max_url_chars:
         return False
-    n = canonical(url, url_start, url_end, identity, id_start)
-    if n < 0:
+    most_id = 3 * (url_end - url_start) + rules.label_ends[-1] + text_end - text_start
+    if id_start + most_id > identity.shape[0]:
         return False
+    if is_canonical:
+        n = copy_bytes(url, url_start, url_end, identity, id_start)
+    else:
+        n = canonical(url, url_start, url_end, identity, id_start)
     columns.canonical_end[link] = n
     n = copy_bytes(rules.labels, rules.label_ends[source], rules.label_ends[source + 1], identity, n)
     columns.identity.ends[link + 1] = copy_bytes(text, text_start, text_end, identity, n)
@@ -291,6 +296,26 @@ def _is_around(character):  # type: ignore[no-untyped-def]  # compiled: numba in
 
 
 @numba.njit
+def _may_have_user_info(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """bool: whether `without_user_info` might take something from the URL text[start:end]."""
+    num_slashes = 0
+    in_host = False
+    for at in range(start, end):
+        c = text[at]
+        if c in (_SLASH, _BACKSLASH):
+            if in_host:
+                return False
+            num_slashes += 1
+        elif c in (_QUESTION, _HASH):
+            return False
+        elif num_slashes >= 2:
+            if c == _AT:
+                return True
+            in_host = True
+    return False
+
+
+@numba.njit
 def _add_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, spans, images, num_images, rules, columns, out, n, ordinals, num_links, starts
 ):
@@ -303,9 +328,9 @@ def _add_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the typ
     num_unsure = 0
     if n >= 0:
         base, base_end = _page_url(out, first, n - 2)
-        if base == base_end:
+        if base == base_end or _may_have_user_info(out, base, base_end):
             return UNSURE, 0
-        root, folder = base_parts(out, base, base_end)
+        parts = base_parts(out, base, base_end)
         columns.page_url.ends[page + 1] = copy_bytes(
             out, base, base_end, columns.page_url.data, columns.page_url.ends[page]
         )
@@ -315,7 +340,7 @@ def _add_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the typ
             break
         if _has_text(images, k, rules.texts):
             end = _copy_link(data, images, k, rules.texts, out, n, starts)
-            if end >= 0 and _add_link(out, starts, base, base_end, root, folder, rules, columns):
+            if end >= 0 and _add_link(out, starts, base, base_end, parts, rules, columns):
                 link = columns.used[LINKS] - 1
                 columns.link_page[link] = page
                 columns.link_ordinal[link] = k
@@ -346,14 +371,14 @@ def _add_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the typ
 def _flags(data, spans, links_license, rules):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: why Python has to judge the page."""
     flags = 0
-    names = forbids = False
-    for member in (HEADERS, METAS):
-        names |= names_robots(data, spans[member, 0], spans[member, 1])
-    if names:
+    forbids = names = False
+    if rules.words.shape[0]:
         for member in (HEADERS, METAS):
-            for k in range(rules.words.shape[0]):
-                word = Word(rules.words[k], rules.word_lengths[k], _FIRST)
-                forbids |= holds_word(data, spans[member, 0], spans[member, 1], word)
+            names |= names_robots(data, spans[member, 0], spans[member, 1])
+    for k in range(0 if names else 1, rules.words.shape[0]):
+        word = Word(rules.words[k], rules.word_lengths[k], _FIRST)
+        for member in (HEADERS, METAS):
+            forbids |= holds_word(data, spans[member, 0], spans[member, 1], word)
     if forbids:
         flags |= _MAY_FORBID
     if links_license or names_license(data, spans[HEAD_LINKS, 0], spans[HEAD_LINKS, 1]):

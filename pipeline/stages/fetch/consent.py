@@ -2,7 +2,8 @@
 
 X-Robots-Tag is read as Google documents it (Robots meta tag specifications, "Using the X-Robots-Tag HTTP
 header"): comma-separated directives, optionally after `name:` for one crawler alone, among them
-`unavailable_after: DATE`. `noai` and `noimageai` are DeviantArt's addition, which the field has taken up.
+`unavailable_after: DATE`. `noai` and `noimageai` are DeviantArt's addition, which the field has taken up; `noml` says
+the same elsewhere. Which of them count is the caller's choice.
 """
 
 from __future__ import annotations

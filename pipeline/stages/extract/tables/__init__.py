@@ -18,13 +18,13 @@ from pipeline.outcome import Outcome
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.config import ExtractConfig, Format
 from pipeline.stages.extract.files import open_binary
-from pipeline.stages.extract.links import resolver
 from pipeline.stages.extract.tables.json_lines import json_rows
 from pipeline.stages.extract.tables.lines import Lines
 from pipeline.stages.extract.tables.parquet import parquet_rows
 from pipeline.stages.extract.tables.rows import BadRow, Rows
 from pipeline.stages.extract.tables.separated import separated_rows
 from pipeline.stages.extract.tables.unpack import unpacked
+from pipeline.urls import resolver
 
 __all__ = ["check_table", "read_table"]
 
