@@ -245,8 +245,8 @@ def _edges(matching: Path, parent: WitConfig, query_hashes: npt.NDArray[np.uint6
             queries = lists.flatten().to_numpy(zero_copy_only=False)
             rows = pc.list_parent_indices(lists)
             ids = first_64_bits(b"".join(uids.to_pylist()))[rows.to_numpy(zero_copy_only=False)]
-            per_pair = parent.balance.mode == "coordinated"
-            hashes = keyed_hash(parent.seed, ids, None if per_pair else query_hashes[queries])
+            own = None if parent.balance.one_hash_a_pair else query_hashes[queries]
+            hashes = keyed_hash(parent.seed, ids, own)
             columns = [pa.array(queries, pa.int32()), pa.array(hashes, pa.uint64()), uids.take(rows)]
             yield pa.RecordBatch.from_arrays(columns, schema=_EDGES)
 

@@ -129,6 +129,18 @@ def test_limit_per_query_is_the_naive_rule(made: tuple[Path, Rows], tmp_path: Pa
         assert contained == sum(query in row["query_ids"] for row in _rows(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(("mode", "one_hash_a_pair"), [("none", True), ("coordinated", True), ("metaclip", False)])
+def test_limit_per_query_draws_by_the_hash_of_the_sets_balance_mode(
+    tmp_path: Path, mode: str, one_hash_a_pair: bool
+) -> None:
+    samples = make_set(tmp_path / "set")
+    for path in (tmp_path / "set/config.yaml", tmp_path / "set/shards/config.yaml"):
+        path.write_text(path.read_text().replace("mode: quota", f"mode: {mode}"))
+    subset(tmp_path / "set", SubsetConfig(limit_per_query=3), tmp_path / "out")
+    expected = selects(samples, 3, "selected_by", one_hash_a_pair=one_hash_a_pair)
+    assert {row["uid"]: row["selected_by"] for row in _rows(tmp_path / "out")} == expected
+
+
 def test_limit_applies_to_what_the_condition_leaves(made: tuple[Path, Rows], tmp_path: Path) -> None:
     source, samples = made
     left = [row for row in samples if row["width"] > 100]
