@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import ConfigError, load
-from pipeline.catalog import SqlError, joined_files, open_catalog, quote_text, sql_errors
+from pipeline.catalog import SqlError, confine, joined_files, open_catalog, quote_text, sql_errors
 from pipeline.engine import Done, EngineConfig, Task, open_engine
 from pipeline.errors import InputError, OutputError
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
@@ -52,6 +52,8 @@ class SubsetConfig:
     """A file of uids: text with 32 hex digits a line, or Parquet with a column uid (16 bytes or hex)."""
     limit_per_query: int | None = None
     """The most samples that a query may choose; it keeps those of smallest keyed hash, as balancing does."""
+    allow_files: bool = False
+    """Let the condition read files that are not the data set's; `--allow-files` on the command line."""
     samples_per_shard: int | None = None
     """Samples in a tar, at most; default: as in the source's config."""
     engine: Literal["inline", "ray"] = "inline"
@@ -93,8 +95,10 @@ def subset(source: Path, config: SubsetConfig, out: Path, *, progress: Progress 
         manifest = read_json(source / "shards" / "manifest.json")
         if manifest is None:
             raise InputError(f"{source}: has no published shards yet; finish its run first")
-        _check_condition(database, config.where)  # before anything is written
         listed = None if config.uids is None else load_uids(database, Path(config.uids), "listed")
+        if not config.allow_files:
+            confine(database, [source, unfinished])
+        _check_condition(database, config.where)  # before anything is written
         with open_output(unfinished):  # its lock keeps another subset away from the same place
             try:
                 _remove_remains(unfinished)
