@@ -42,7 +42,7 @@ def locked(text: str) -> list[str]:
 
 
 def licence_of(package: str) -> str | None:
-    """What the installed package says of itself: SPDX expression, else classifier, else a line; None if not installed."""
+    """What the package says of itself: SPDX expression, else classifier, else a line; None if not installed."""
     try:
         stated = metadata(package)
     except PackageNotFoundError:
