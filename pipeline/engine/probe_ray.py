@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 
+from pipeline.printable import say
+
 __all__ = ["REFUSED"]
 
 REFUSED = 3
@@ -30,7 +32,7 @@ def _main(address: str) -> int:
     except ray.exceptions.AuthenticationError:
         return REFUSED
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
-        print(" ".join(str(error).split()) or type(error).__name__)
+        say(" ".join(str(error).split()) or type(error).__name__)
         return 1
     return 0
 

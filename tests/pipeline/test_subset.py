@@ -212,6 +212,48 @@ def test_wrong_condition_changes_nothing(made: tuple[Path, Rows], tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    "where",
+    [
+        "caption IN (SELECT content FROM read_text('/etc/passwd'))",
+        "uid IN (SELECT uid FROM '{dir}/uids.parquet')",
+        "uid IN (WITH a AS (COPY (SELECT 1) TO '{dir}/x.csv') SELECT uid FROM samples, a)",
+        "EXISTS (FROM glob('/etc/*'))",
+        "caption = getenv('HOME')",
+    ],
+)
+def test_condition_sees_the_data_set_alone(made: tuple[Path, Rows], tmp_path: Path, where: str) -> None:
+    source, samples = made
+    pq.write_table(pa.table({"uid": [row["uid"] for row in samples[:3]]}), tmp_path / "uids.parquet")
+    with pytest.raises(SqlError, match="--where: ") as caught:
+        subset(source, SubsetConfig(where=where.replace("{dir}", str(tmp_path))), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["uids.parquet"]
+
+
+def test_condition_reads_files_where_the_user_allows_it(made: tuple[Path, Rows], tmp_path: Path) -> None:
+    source, samples = made
+    pq.write_table(pa.table({"uid": [row["uid"] for row in samples[:3]]}), tmp_path / "uids.parquet")
+    where = f"uid IN (SELECT uid FROM '{tmp_path}/uids.parquet')"
+    assert main(["subset", str(source), "--where", where, "--out", str(tmp_path / "out"), "--allow-files"]) == 0
+    _check(tmp_path / "out", samples[:3])
+
+
+def test_subset_from_and_to_linked_and_relative_places(
+    made: tuple[Path, Rows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, samples = made
+    (tmp_path / "real").mkdir()
+    (tmp_path / "to").symlink_to("real")
+    (tmp_path / "from").symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    listed = Path("s.parquet")
+    pq.write_table(pa.table({"uid": [row["uid"] for row in samples[5:9]]}), listed)
+    subset(Path("from"), SubsetConfig(where="width > 0", uids=str(listed), limit_per_query=2), Path("to/out"))
+    assert (tmp_path / "real/out/shards/manifest.json").exists()
+    assert verify(Path("to/out")).damages == []
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("u.txt", b"12ab\n", "line 1 is no uid"),
