@@ -23,7 +23,7 @@ def _main(address: str) -> int:
         else:
             # As `ray health-check` does: `ray.init` would wait for minutes, and leave a job in the cluster's list.
             from ray._private.services import canonicalize_bootstrap_address
-            from ray._raylet import GcsClient
+            from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub leaves it out
 
             found = canonicalize_bootstrap_address(address)
             if found is None:

@@ -170,7 +170,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _read_environment() -> None:
     """Let Ray see the environment as it is: it keeps what it read at its import, and the first token that it saw."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # its stub leaves them out
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

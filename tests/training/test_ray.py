@@ -171,7 +171,7 @@ def test_a_mistake_on_ray_is_one_line_and_not_tried_again(config: TrainConfig, s
 def test_a_cluster_that_nobody_serves_is_one_line(config: TrainConfig, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(
-        DistributedError, match="nobody answers there .*check ray.address and RAY_ADDRESS, or use torch"
+        DistributedError, match=r"nobody answers there .*check ray.address and RAY_ADDRESS, or use torch"
     ):
         train_on_ray(replace(config, ray=RayConfig(address=address)))
     assert not list(tmp_path.glob("run.ray-*"))
