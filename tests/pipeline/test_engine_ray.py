@@ -81,8 +81,7 @@ def test_address_that_nobody_serves_is_one_line(scheme: str) -> None:
 def test_address_that_never_answers_is_one_line(scheme: str, silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_ray._CONNECT_S + start_ray._PROBE_S <= LIMIT_S
     monkeypatch.setattr(start_ray, "_PROBE_S", 3.0)
-    monkeypatch.setenv("RAY_ADDRESS", f"{scheme}127.0.0.1:{silent}")
-    engine = RayEngine(EngineConfig(), Progress())
+    engine = RayEngine(EngineConfig(address=f"{scheme}127.0.0.1:{silent}"), Progress())
     with pytest.raises(EngineError, match=r"has not answered as a Ray for 3 s; check engine.address and RAY_ADDRESS"):
         engine._start("pipeline")
     engine.close()
