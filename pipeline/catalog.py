@@ -9,12 +9,15 @@
 
 Views read done-records and manifests, never globs, so that no unfinished or stale file is seen. A view
 without files yet is empty, with its columns. Columns that `pipeline join` added lie in OUT/joined.
+
+A user's own SQL sees the data set and nothing else of the machine: `confine` before it runs, `check_query` on it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +45,8 @@ __all__ = [
     "NAMED_QUERIES",
     "VIEWS",
     "SqlError",
+    "check_query",
+    "confine",
     "joined_files",
     "named_query",
     "open_catalog",
@@ -82,6 +87,8 @@ _LEDGER = pa.schema(
 )
 _REASONS = pa.schema([("stage", pa.string()), ("unit", pa.string()), ("reason", pa.string()), ("count", pa.int64())])
 
+_EXPLAIN = re.compile(r"\A\s*EXPLAIN(\s+ANALYZE)?\s", re.IGNORECASE)
+
 _SQL_DIRECTORY = Path(__file__).parent / "sql"
 NAMED_QUERIES = tuple(sorted(path.stem for path in _SQL_DIRECTORY.glob("*.sql")))
 
@@ -98,6 +105,9 @@ def sql_errors(what: str = "SQL") -> Iterator[None]:
     """Turn DuckDB's errors into SqlError, one line that begins with `what`."""
     try:
         yield
+    except duckdb.PermissionException as error:
+        hint = "SQL sees the data set alone, unless --allow-files is given"
+        raise SqlError(f"{what}: {' '.join(str(error).split())}; {hint}") from error
     except duckdb.Error as error:
         raise SqlError(f"{what}: {' '.join(str(error).split())}") from error
 
@@ -119,6 +129,34 @@ def open_catalog(output: Path) -> Iterator[duckdb.DuckDBPyConnection]:
                 f"{output}: {' '.join(str(error).split())}; look at `python -m pipeline verify {output}`"
             ) from error
         yield database
+
+
+def confine(database: duckdb.DuckDBPyConnection, directories: Sequence[Path], files: Sequence[Path] = ()) -> None:
+    """Leave `database` these directories and files, for good: no other file, network, extension, setting or variable.
+
+    What is allowed comes first, since it cannot be changed once access is off; off alone would close the catalog's own
+    views (DuckDB 2.0, "Securing DuckDB"). Links are followed before they are judged. What is allowed could be written
+    as well: that, `check_query` prevents.
+    """
+    for name, paths in (("allowed_directories", directories), ("allowed_paths", files)):
+        database.execute(f"SET {name} = [{', '.join(quote_text(path.resolve()) for path in paths)}]")
+    for setting in (
+        *("autoinstall_known_extensions", "autoload_known_extensions", "allow_community_extensions"),
+        "python_enable_replacements",  # else a name in SQL may mean a variable of this process
+        "enable_external_access",
+    ):
+        database.execute(f"SET {setting} = false")
+    database.execute("SET lock_configuration = true")
+
+
+def check_query(database: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Raise SqlError unless `query` is one statement that only reads."""
+    with sql_errors():
+        statements = database.extract_statements(_EXPLAIN.sub("", query))
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise SqlError("SQL: give one SELECT, since nothing else only reads; --allow-files runs any statement")
+        # DuckDB 2.0 lets WITH hold a COPY or an INSERT, but at the top alone: in brackets it is refused.
+        database.execute(f"EXPLAIN SELECT * FROM (\n{statements[0].query.rstrip().rstrip(';')}\n)")
 
 
 def _define_views(output: Path, database: duckdb.DuckDBPyConnection) -> None:

@@ -322,7 +322,7 @@ def _hashes(config: WitConfig | None, uid: bytes, texts: Sequence[str | None]) -
     if config is None:
         return [None] * len(texts)
     ids = first_64_bits(uid)
-    if config.balance.mode in ("coordinated", "none"):
+    if config.balance.one_hash_a_pair:
         return [int(keyed_hash(config.seed, ids)[0])] * len(texts)
     return [
         None if text is None else int(keyed_hash(config.seed, ids, np.array([text_hash(text)], np.uint64))[0])

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from pipeline.printable import PrintableConsole
+
 __all__ = ["Progress"]
 
 
@@ -24,7 +26,7 @@ class Progress:
     """Draws one bar per step. `quiet` draws nothing (tests)."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or PrintableConsole(stderr=True)
         self.quiet = console is None if quiet is None else quiet
 
     @contextmanager
@@ -37,7 +39,7 @@ class Progress:
         rows_done = 0
         with Bars(
             SpinnerColumn(),
-            TextColumn("{task.description:<34}"),
+            TextColumn("{task.description:<34}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]:>16}"),

@@ -14,6 +14,7 @@ import duckdb
 from pipeline.balance_report import compare_modes
 from pipeline.catalog import named_query, open_catalog
 from pipeline.errors import OutputError
+from pipeline.printable import printable
 from pipeline.shard import extension_of, shard_name
 from pipeline.steps.retries import retries_of
 from pipeline.storage import read_json, write_bytes
@@ -111,7 +112,7 @@ def _modes(output: Path) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return html.escape(printable(str(value)))
 
 
 def _row(database: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:

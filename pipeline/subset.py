@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import ConfigError, load
-from pipeline.catalog import SqlError, joined_files, open_catalog, quote_text, sql_errors
+from pipeline.catalog import SqlError, confine, joined_files, open_catalog, quote_text, sql_errors
 from pipeline.engine import Done, EngineConfig, Task, open_engine
 from pipeline.errors import InputError, OutputError
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
@@ -52,6 +52,8 @@ class SubsetConfig:
     """A file of uids: text with 32 hex digits a line, or Parquet with a column uid (16 bytes or hex)."""
     limit_per_query: int | None = None
     """The most samples that a query may choose; it keeps those of smallest keyed hash, as balancing does."""
+    allow_files: bool = False
+    """Let the condition read files that are not the data set's; `--allow-files` on the command line."""
     samples_per_shard: int | None = None
     """Samples in a tar, at most; default: as in the source's config."""
     engine: Literal["inline", "ray"] = "inline"
@@ -93,8 +95,10 @@ def subset(source: Path, config: SubsetConfig, out: Path, *, progress: Progress 
         manifest = read_json(source / "shards" / "manifest.json")
         if manifest is None:
             raise InputError(f"{source}: has no published shards yet; finish its run first")
-        _check_condition(database, config.where)  # before anything is written
         listed = None if config.uids is None else load_uids(database, Path(config.uids), "listed")
+        if not config.allow_files:
+            confine(database, [source, unfinished])
+        _check_condition(database, config.where)  # before anything is written
         with open_output(unfinished):  # its lock keeps another subset away from the same place
             try:
                 _remove_remains(unfinished)
@@ -245,8 +249,8 @@ def _edges(matching: Path, parent: WitConfig, query_hashes: npt.NDArray[np.uint6
             queries = lists.flatten().to_numpy(zero_copy_only=False)
             rows = pc.list_parent_indices(lists)
             ids = first_64_bits(b"".join(uids.to_pylist()))[rows.to_numpy(zero_copy_only=False)]
-            per_pair = parent.balance.mode == "coordinated"
-            hashes = keyed_hash(parent.seed, ids, None if per_pair else query_hashes[queries])
+            own = None if parent.balance.one_hash_a_pair else query_hashes[queries]
+            hashes = keyed_hash(parent.seed, ids, own)
             columns = [pa.array(queries, pa.int32()), pa.array(hashes, pa.uint64()), uids.take(rows)]
             yield pa.RecordBatch.from_arrays(columns, schema=_EDGES)
 

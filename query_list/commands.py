@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from configs.load import ConfigError, describe, from_mapping, load, parse_overrides
 from pipeline.errors import PipelineError
+from pipeline.printable import PrintableConsole, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,10 +42,10 @@ def main(arguments: Sequence[str]) -> int:
             return _help(words[0])
         return command(words[1:])
     except (ConfigError, PipelineError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", to=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from here", file=sys.stderr)
+        say("stopped; run the same command again to go on from here", to=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
@@ -61,8 +62,6 @@ def _help(command: str) -> int:
 
 
 def _build(words: list[str]) -> int:
-    from rich.console import Console
-
     from pipeline.progress import Progress
     from pipeline.queries import read_queries
     from query_list.build import BuildConfig, build
@@ -70,7 +69,7 @@ def _build(words: list[str]) -> int:
     if not words or words[0].startswith("--"):
         raise ConfigError("give a config: python -m query_list build configs/queries/sample.yaml")
     config = load(BuildConfig, words[0], words[1:])
-    console = Console(stderr=True, highlight=False)
+    console = PrintableConsole(stderr=True, highlight=False)
     result = build(config, Progress(console))
     if not result.built:
         console.print(f"{result.path}: nothing to do, {result.num_queries:,} queries are up to date")
@@ -84,15 +83,13 @@ def _build(words: list[str]) -> int:
 
 
 def _stats(words: list[str]) -> int:
-    from rich.console import Console
-
     from pipeline.queries import read_queries
 
     path, rest = _list_path(words)
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}")
     found = read_queries(path)
-    console = Console(highlight=False)
+    console = PrintableConsole(highlight=False)
     _print_stats(found, console)
     console.print(f"{len(found.queries):,} queries, fingerprint {found.fingerprint}")
     return 0
@@ -109,9 +106,9 @@ def _lint(words: list[str]) -> int:
     config = from_mapping(MatchConfig, options, where="the command line")
     findings = lint(read_queries(path), config, read_texts(Path(texts)) if texts else ())
     for finding in findings:
-        print(f"{finding.kind:<15} {finding.query_id:>7}  {finding.query!r}: {finding.detail}")
+        say(f"{finding.kind:<15} {finding.query_id:>7}  {finding.query!r}: {finding.detail}")
     kinds = Counter(finding.kind for finding in findings)
-    print(", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())) or "nothing to report")
+    say(", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())) or "nothing to report")
     return 0
 
 
@@ -131,9 +128,9 @@ def _diff_rules(words: list[str]) -> int:
     for only in ("words", "metaclip"):
         found = [difference for difference in differences if difference.only == only]
         in_texts = len({difference.text for difference in found})
-        print(f"only {only}: {len(found):,} matches in {in_texts:,} of {len(texts):,} texts")
+        say(f"only {only}: {len(found):,} matches in {in_texts:,} of {len(texts):,} texts")
         for difference in found[:limit]:
-            print(f"  {difference.query!r} in {difference.text[:100]!r}")
+            say(f"  {difference.query!r} in {difference.text[:100]!r}")
     return 0
 
 

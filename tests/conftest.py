@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,25 @@ import pytest
 from pipeline.engine import Engine, EngineConfig, open_engine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+_FOREIGN = (
+    *("RAY_", "AWS_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_"),
+    *("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"),
+)
+"""How variables begin that change what the product does, and that a developer's machine may have set."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The tests' own environment: what stands in the developer's, or lies in their home, changes no result."""
+    for name in list(os.environ):
+        if name.upper().startswith(_FOREIGN):
+            del os.environ[name]
+    home = tempfile.mkdtemp(prefix="openwit-home-")
+    os.environ["HOME"] = home
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+
 
 # A busy machine is no failure, and the first example waits for the compiler.
 hypothesis.settings.register_profile("openwit", deadline=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TOKEN = secrets.token_hex(32)
 # Other tests start a Ray with a token in this process; that one is theirs.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+WITHOUT_TOKEN = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
     "RAY_USAGE_STATS_ENABLED": "0"
 }
+ENVIRONMENT = WITHOUT_TOKEN | {"RAY_AUTH_TOKEN": TOKEN}
+"""Of a run on the cluster: that it has to use the token it finds, the run sees for itself."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Cluster:
 
     address: str
     scratch: Path
+    head: subprocess.Popen[bytes]
 
     def size(self) -> int:
         """How many nodes are up, or were."""
@@ -41,16 +46,23 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A head node of one CPU, on a port and in a directory of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    scratch = tempfile.mkdtemp(prefix="ow-")  # short: socket paths may not pass 107 bytes
+    """A head node of one CPU, on ports and in a directory of its own."""
+    port, client_port = free_port(), free_port()
+    scratch = tempfile.mkdtemp(prefix="owt-")  # short: socket paths may not pass 107 bytes
+    head = ("--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false")
     try:
-        with _node("--head", f"--port={port}", f"--temp-dir={scratch}"):
-            yield Cluster(f"127.0.0.1:{port}", Path(scratch))
+        with _node(*head, f"--temp-dir={scratch}") as process:
+            yield Cluster(f"127.0.0.1:{port}", Path(scratch), process)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody serves now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def runs_tasks(node: subprocess.Popen[bytes]) -> bool:
@@ -76,7 +88,7 @@ def _node(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [f"{Path(sys.executable).parent}/ray", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
     process = subprocess.Popen(
         [*command, "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", *arguments],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"RAY_AUTH_MODE": "token"},  # a head finds that out alone, other nodes do not
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, describe, load
+from pipeline.printable import say
 
 _USAGE = """usage: python -m training COMMAND CONFIG.yaml [--section.key value ...]
 
@@ -40,13 +41,13 @@ def main(arguments: Sequence[str]) -> int:
         path = rest.pop(0) if rest and not rest[0].startswith("--") else None
         return _execute(command, path, rest)
     except (ConfigError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", to=sys.stderr)
         return 2
     except KeyboardInterrupt:  # under Ray, whose own handler takes the signal
         return 128 + signal.SIGINT
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        say(f"error: {where}{error.strerror or error}", to=sys.stderr)
         return 2
 
 
@@ -74,14 +75,14 @@ def _execute(command: str, path: str | None, overrides: list[str]) -> int:
 
     last, problems = find_last(Path(config.output) / "checkpoints")
     for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        say(f"warning: {problem}", to=sys.stderr)
     if last is None:
         raise CheckpointError(f"{config.output}: no whole checkpoint there; train first, or set --output")
     if command == "export":
         from training.export import export
 
         target = export(last, model=config.model.name, directory=Path(config.output) / "export")
-        print(f"wrote {target}: open_clip.create_model_and_transforms('local-dir:{target}')")
+        say(f"wrote {target}: open_clip.create_model_and_transforms('local-dir:{target}')")
         return 0
     from training.evaluate import evaluate_checkpoint
     from training.log import show_metrics, write_metrics

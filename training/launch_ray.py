@@ -2,7 +2,7 @@
 
     this process --Ray Train--> N workers, each: RANK, WORLD_SIZE, MASTER_* as torchrun sets them -> train(config)
          |                                                                                               |
-         +------> OUTPUT.ray-PID/: config.yaml, stop ------>    <------ console, outcome <---------------+
+         +------> OUTPUT.ray-*/r/: config.yaml, stop ----->    <------ console, outcome <----------------+
 
 A worker that dies ends the others; all begin anew, from the last checkpoint, with the same global batches at whatever
 number of workers Ray then finds. Ray keeps nothing of the training's state: the run's own directory does, which all
@@ -19,19 +19,21 @@ import math
 import os
 import pickle
 import secrets
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from configs.load import ConfigError, dump, load
+from pipeline.engine.scratch import scratch_directory
+from pipeline.engine.start_ray import RaySession, RayStart, start_ray
+from pipeline.errors import EngineError
+from pipeline.printable import say
 from training.config import TrainConfig
 from training.errors import DistributedError, TrainingError
 from training.stopping import stop_file, stop_signals
@@ -40,16 +42,9 @@ from training.train import Result, train
 __all__ = ["train_on_ray"]
 
 _ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-_LOCAL_ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray listens on every interface
-    "RAY_AUTH_MODE": "token",
 }
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's least is 75 MiB; no samples go through it."""
@@ -59,10 +54,10 @@ _LOOK_EVERY_S = 0.5
 
 def train_on_ray(config: TrainConfig) -> Result:
     """`train` on the workers of `config.ray`. Raises TrainingError, ConfigError."""
-    with _ray(config) as ray, _messages(config) as messages:
-        trainer = _trainer(ray, config, messages)
+    with _ray(config) as session, _messages(config) as messages:
+        trainer = _trainer(session.ray, config, messages)
         with _shown(messages / "console"):
-            failure = _fit(ray, trainer, messages)
+            failure = _fit(session, trainer, messages)
         outcome: Result | TrainingError | ConfigError | None = None
         if (messages / "outcome").exists():
             outcome = pickle.loads((messages / "outcome").read_bytes())
@@ -121,8 +116,8 @@ def _trainer(ray: Any, config: TrainConfig, messages: Path) -> Any:
     )
 
 
-def _fit(ray: Any, trainer: Any, messages: Path) -> str | None:
-    """Run to the end; in one line why the workers did not reach it, None if they did.
+def _fit(session: RaySession, trainer: Any, messages: Path) -> str | None:
+    """Run to the end; in one line why the workers did not reach it, None if they did. Raises EngineError.
 
     The first Ctrl-C or SIGTERM is handed on to the workers, which save and stop; the second one acts as usual.
     """
@@ -138,12 +133,13 @@ def _fit(ray: Any, trainer: Any, messages: Path) -> str | None:
     threading.Thread(target=fit, daemon=True).start()
     with stop_signals() as stop:
         while not wait([fitted], timeout=_LOOK_EVERY_S).done:
+            session.check()
             if stop.signal is not None and not (messages / "stop").exists():
                 _write(messages / "stop", str(int(stop.signal)).encode())
-                print("stopping after a checkpoint; once more stops at once", file=sys.stderr)
+                say("stopping after a checkpoint; once more stops at once", to=sys.stderr)
     try:
         fitted.result()
-    except ray.train.TrainingFailedError as error:
+    except session.ray.train.TrainingFailedError as error:
         return " ".join(str(error).split())[:200]
     return None
 
@@ -234,12 +230,9 @@ def _messages(config: TrainConfig) -> Iterator[Path]:
     """A directory beside the run's, with its config, for as long as it lasts."""
     output = Path(config.output).absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=f"{output.name}.ray-", dir=output.parent))
-    try:
+    with scratch_directory(f"{output.name}.ray-", output.parent) as path:
         (path / "config.yaml").write_text(dump(config), encoding="utf-8")
         yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -250,43 +243,19 @@ def _write(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _ray(config: TrainConfig) -> Iterator[Any]:
+def _ray(config: TrainConfig) -> Iterator[RaySession]:
     """Ray, reached or started, and left or stopped again. Raises DistributedError."""
-    os.environ.update(_ENVIRONMENT)
-    address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        os.environ.update(_LOCAL_ENVIRONMENT)
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-
-    if ray.is_initialized():  # the caller's own, which stays up
-        yield ray
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    scratch = tempfile.mkdtemp(prefix="ow-")  # short: socket paths may not pass 107 bytes
+    start = RayStart(
+        address=config.ray.address,
+        num_cpus=max(1, math.ceil(config.ray.num_workers * config.ray.cpus_per_worker)),
+        object_store_bytes=_OBJECT_STORE_BYTES,
+        packages=("configs", "pipeline", "training"),
+        option="ray.address",
+        otherwise="use torchrun",
+        environment=_ENVIRONMENT,
+    )
     try:
-        if address:
-            packages = [str(Path(__file__).resolve().parents[1] / name) for name in ("configs", "pipeline", "training")]
-            ray.init(address=address, runtime_env={"py_modules": packages}, **quiet)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=max(1, math.ceil(config.ray.num_workers * config.ray.cpus_per_worker)),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=scratch,
-                **quiet,
-            )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        where = f"the cluster at {address}" if address else "a local Ray"
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DistributedError(
-            f"cannot start or reach {where}: {first_line}; check ray.address and RAY_ADDRESS, or use torchrun"
-        ) from error
-    try:
-        yield ray
-    finally:
-        with suppress(RuntimeError):
-            ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+        with start_ray(start) as session:
+            yield session
+    except EngineError as error:
+        raise DistributedError(str(error)) from error

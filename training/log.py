@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from configs.load import ConfigError
+from pipeline.printable import PrintableConsole
 from training.metrics import Metric
 
 __all__ = ["LogConfig", "RunLog", "metrics_table", "show_metrics", "write_metrics"]
@@ -48,7 +49,7 @@ class RunLog:
         console: Console | None = None,
     ) -> None:
         """`resumed_at`: samples seen at the checkpoint that the run goes on from."""
-        self.console = console or Console(stderr=True)
+        self.console = console or PrintableConsole(stderr=True)
         self._path = directory / "log.jsonl"
         if self._path.is_file():
             lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _seen(line) <= resumed_at]
@@ -111,7 +112,7 @@ class RunLog:
 
     def warn(self, text: str) -> None:
         """One line for the user."""
-        self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+        self.console.print(f"warning: {text}", style="yellow", highlight=False)
 
     def _write(self, facts: dict[str, float]) -> None:
         self._file.write(json.dumps(facts) + "\n")
@@ -148,7 +149,7 @@ def write_metrics(path: Path, metrics: Sequence[Metric], *, samples_seen: int, m
 
 def show_metrics(metrics: Sequence[Metric], *, title: str) -> None:
     """Print the table to standard output."""
-    Console(file=sys.stdout).print(metrics_table(metrics, title=title))
+    PrintableConsole(file=sys.stdout).print(metrics_table(metrics, title=title))
 
 
 def _seen(line: str) -> int:

@@ -6,11 +6,13 @@ run         CONFIG.yaml [--section.key value ...]      build the data set, or go
             [--retry-failed]                           ask failed URLs again that time can heal
 status      CONFIG.yaml|DIR                            how far each step is
 sql         CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE]
+            [--allow-files]                            let the SQL read, and write, other files of this machine
 report      CONFIG.yaml|DIR [--to FILE.html]           the data card
 balance-report CONFIG.yaml|DIR                         what balancing does to the captions, mode by mode
 explain     CONFIG.yaml|DIR --uid HEX | --url URL      the story of one link
 verify      CONFIG.yaml|DIR                            check every tar, member, hash, row and count
 subset      DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N] [--samples_per_shard N]
+            [--allow-files]                            let the condition read other files of this machine
 join        DIR SCORES.parquet [--name NAME]           a user's columns, by uid
 export-list DIR --to FILE.parquet                      URLs and captions without images
 """
@@ -25,6 +27,7 @@ from collections.abc import Callable, Sequence
 
 from configs.load import ConfigError, describe
 from pipeline.errors import PipelineError
+from pipeline.printable import say
 
 __all__ = ["main"]
 
@@ -62,7 +65,7 @@ def _run(words: list[str]) -> int:
         print(__doc__)
         return 0 if words else 2
     if words[0] not in _COMMANDS:
-        print(f"error: no command {words[0]!r}; there are {', '.join(_COMMANDS)}", file=sys.stderr)
+        say(f"error: no command {words[0]!r}; there are {', '.join(_COMMANDS)}", to=sys.stderr)
         return 2
     try:
         command = _command(words[0])
@@ -72,10 +75,10 @@ def _run(words: list[str]) -> int:
 
         return command(Words(words[1:]))
     except (ConfigError, PipelineError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", to=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from here", file=sys.stderr)
+        say("stopped; run the same command again to go on from here", to=sys.stderr)
         return 130
 
 

@@ -10,11 +10,13 @@ import duckdb
 
 from configs.load import ConfigError
 from pipeline.balance_report import compare_modes
-from pipeline.catalog import NAMED_QUERIES, VIEWS, named_query, open_catalog, sql_errors
+from pipeline.catalog import NAMED_QUERIES, VIEWS, check_query, confine, named_query, open_catalog, sql_errors
 from pipeline.commands.results import shape_of, show
 from pipeline.commands.words import Words
 from pipeline.explain import explain, lines_of
+from pipeline.printable import printable_json, say
 from pipeline.report import write_report
+from pipeline.storage import temporary_name
 from pipeline.verify import verify
 
 __all__ = ["balance_report_command", "explain_command", "report_command", "sql_command", "verify_command"]
@@ -23,20 +25,26 @@ _DATA_SET = "CONFIG.yaml or a data set's directory"
 
 
 def sql_command(words: Words) -> int:
-    """sql CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE]
+    """sql CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE] [--allow-files]
 
-    Ask the data set in SQL (DuckDB), or by the name of a query.
+    Ask the data set in SQL (DuckDB), or by the name of a query. SQL sees the data set and nothing else of the machine,
+    and writes nothing, unless --allow-files is given.
     """
-    shape, to = words.take("format"), words.take("to")
+    shape, to, allow_files = words.take("format"), words.take("to"), words.take_flag("allow-files")
     shape = shape_of(shape, to)
     target, query = words.positional(2, f'{_DATA_SET}, and "SELECT ..." or one of {", ".join(NAMED_QUERIES)}')
     output = words.output(target)
-    if len(query.split()) == 1:
+    ours = len(query.split()) == 1
+    if ours:
         query = named_query(query.strip())
+    temporary = None if to is None else temporary_name(Path(to))
     with open_catalog(output) as database, sql_errors():
+        if not ours and not allow_files:
+            confine(database, [output], [] if temporary is None else [temporary])
+            check_query(database, query)
         relation = database.sql(query)
         if relation is not None:
-            show(relation, shape, to)
+            show(relation, shape, to, temporary)
     return 0
 
 
@@ -60,9 +68,11 @@ def explain_command(words: Words) -> int:
         stories = explain(output, uid=uid, url=url)
     if shape == "json":
         rows = [dataclasses.asdict(story) for story in stories]
-        print(json.dumps(rows, indent=1, ensure_ascii=False, default=_plain))
+        print(printable_json(json.dumps(rows, indent=1, ensure_ascii=False, default=_plain)))
     else:
-        print("\n\n".join("\n".join(lines_of(story)) for story in stories))
+        for number, story in enumerate(stories):
+            for line in ([""] if number else []) + lines_of(story):
+                say(line)
     return 0
 
 
@@ -97,7 +107,7 @@ def report_command(words: Words) -> int:
     path = Path(to) if to else output / "report.html"
     with sql_errors(str(output)):
         write_report(output, path)
-    print(f"wrote {path}")
+    say(f"wrote {path}")
     return 0
 
 
@@ -111,9 +121,7 @@ def verify_command(words: Words) -> int:
     output = words.output(target)
     result = verify(output)
     for damage in result.damages:
-        print(f"damaged: {damage.file}: {damage.what}")
+        say(f"damaged: {damage.file}: {damage.what}")
     verdict = f"{len(result.damages)} damaged" if result.damages else "all whole"
-    print(
-        f"{output}: {result.shards:,} shards, {result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB: {verdict}"
-    )
+    say(f"{output}: {result.shards:,} shards, {result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB: {verdict}")
     return 1 if result.damages else 0

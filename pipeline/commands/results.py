@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from configs.load import ConfigError
+from pipeline.printable import PrintableConsole, printable, printable_json
 from pipeline.storage import commit, temporary_name, unwritable
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ def shape_of(name: str | None, to: str | None) -> Shape:
     raise ConfigError(f"--format {name!r} is not one of {', '.join(get_args(Shape))}")
 
 
-def show(relation: duckdb.DuckDBPyRelation, shape: Shape, to: str | None) -> None:
-    """Print a query's rows, or write them to the file `to`, whole or not at all.
+def show(relation: duckdb.DuckDBPyRelation, shape: Shape, to: str | None, temporary: Path | None = None) -> None:
+    """Print a query's rows, or write them to the file `to`, whole or not at all; first as `temporary`, beside it.
 
     Identities and other bytes are shown in hex, except in Parquet. A table ends after 1,000 rows and says so.
     Raises OutputError where the file cannot be written.
@@ -54,7 +53,7 @@ def show(relation: duckdb.DuckDBPyRelation, shape: Shape, to: str | None) -> Non
         _write(relation, shape, sys.stdout)
         return
     path = Path(to)
-    temporary = temporary_name(path)
+    temporary = temporary or temporary_name(path)
     try:
         if shape == "parquet":
             relation.write_parquet(str(temporary), compression="zstd")
@@ -72,29 +71,29 @@ def show(relation: duckdb.DuckDBPyRelation, shape: Shape, to: str | None) -> Non
 def _write(relation: duckdb.DuckDBPyRelation, shape: Shape, file: TextIO) -> None:
     rows = ([_plain(value) for value in row] for row in relation.iter_rows())
     if shape == "csv":
+        shown = _shown if file.isatty() else _cell  # another program gets the text as it is
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(relation.columns)
-        writer.writerows([_cell(value) for value in row] for row in rows)
+        writer.writerow([shown(name) for name in relation.columns])
+        writer.writerows([shown(value) for value in row] for row in rows)
     elif shape == "json":
         file.write("[")
         for number, row in enumerate(rows):
             text = json.dumps(dict(zip(relation.columns, row, strict=True)), ensure_ascii=False)
-            file.write(f"{',' if number else ''}\n {text}")
+            file.write(f"{',' if number else ''}\n {printable_json(text)}")
         file.write("\n]\n")
     else:
         _write_table(relation.columns, rows, file)
 
 
 def _write_table(columns: list[str], rows: Iterable[list[Any]], file: TextIO) -> None:
-    # Text, not str: a caption may hold what rich would take for its own markup.
-    table = Table(*(escape(name) for name in columns), box=box.SIMPLE_HEAD)
+    table = Table(*(printable(name) for name in columns), box=box.SIMPLE_HEAD)
     more = 0
     for number, row in enumerate(rows):
         if number < _TABLE_ROWS:
-            table.add_row(*(Text("" if value is None else str(_cell(value))) for value in row))
+            table.add_row(*(Text("" if value is None else str(_shown(value))) for value in row))
         else:
             more += 1
-    console = Console(file=file, width=None if file is sys.stdout else _FILE_WIDTH)
+    console = PrintableConsole(file=file, width=None if file is sys.stdout else _FILE_WIDTH)
     console.print(table)
     if more:
         console.print(f"and {more:,} more rows; --format csv, json or parquet gives all of them")
@@ -118,3 +117,9 @@ def _plain(value: Any) -> Any:
 def _cell(value: Any) -> Any:
     """One cell of a table or CSV: lists and structures as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+def _shown(value: Any) -> Any:
+    """The same for people's eyes; escaped here already, since the width of a column depends on it."""
+    cell = _cell(value)
+    return printable(cell) if isinstance(cell, str) else cell

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import pipeline.schema as schemas
 from configs.load import ConfigError
 from pipeline.commands.words import Words
+from pipeline.printable import PrintableConsole
 from pipeline.progress import Progress
 from pipeline.retry import begin_retry
 from pipeline.run import StepState, inspect, run
@@ -45,7 +45,7 @@ def plan_command(words: Words) -> int:
     for entry in PAGE:
         todo = _todo(known.get(entry.step), entry)
         table.add_row(entry.step, entry.reads, entry.writes, entry.per, todo)
-    console = Console()
+    console = PrintableConsole()
     console.print(table)
     console.print()
     for name, fields in _rows():
@@ -92,7 +92,7 @@ def run_command(words: Words) -> int:
     config = words.config(target)
     if extend and retry:
         raise ConfigError("--extend and --retry-failed: one at a time; extend first, then retry")
-    console = Console(stderr=True)
+    console = PrintableConsole(stderr=True)
     if config.fetch.engine == "img2dataset":
         console.print(LIMITS, soft_wrap=True)
     if retry and not begin_retry(config):
@@ -138,7 +138,7 @@ def status_command(words: Words) -> int:
             table.add_row(entry.step, "-", "-", "-")
         else:
             table.add_row(entry.step, str(state.done), str(state.tasks), f"{state.rows:,}")
-    console = Console()
+    console = PrintableConsole()
     console.print(table)
     retries = retries_of(Path(config.output))
     for number, retried in enumerate(retries.finished, 1):

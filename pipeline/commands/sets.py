@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from configs.load import describe, from_mapping
 from pipeline.commands.words import Words
 from pipeline.export_list import export_list
 from pipeline.join import join
+from pipeline.printable import PrintableConsole, say
 from pipeline.progress import Progress
 from pipeline.subset import SubsetConfig, subset
 
@@ -19,20 +18,22 @@ __all__ = ["export_list_command", "join_command", "subset_command"]
 
 def subset_command(words: Words) -> int:
     """subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N] [--samples_per_shard N]
+        [--allow-files]
 
     New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a data set directory of its own.
     """
     out = Path(words.take_required("out"))
     options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids")}
     options |= {name: words.take_count(name.replace("_", "-")) for name in ("limit_per_query", "samples_per_shard")}
+    options["allow_files"] = words.take_flag("allow-files")
     options["engine"] = words.take("engine") or "inline"
     config = from_mapping(SubsetConfig, options, where="subset")
     (target,) = words.positional(1, "a data set's directory")
-    console = Console(stderr=True)
+    console = PrintableConsole(stderr=True)
     result = subset(words.output(target), config, out, progress=Progress(console))
     if result.unknown_uids:
         console.print(f"{result.unknown_uids:,} uids of {config.uids} are not in the set")
-    print(f"{out}: {result.samples:,} samples in {result.shards:,} shards, {result.num_bytes / 1e6:,.1f} MB")
+    say(f"{out}: {result.samples:,} samples in {result.shards:,} shards, {result.num_bytes / 1e6:,.1f} MB")
     return 0
 
 
@@ -48,7 +49,7 @@ def join_command(words: Words) -> int:
     name = words.take("name")
     target, scores = words.positional(2, "a data set's directory and a .parquet file")
     result = join(words.output(target), Path(scores), name)
-    print(
+    say(
         f"joined {', '.join(result.columns)} as {result.name}: {result.rows:,} rows, "
         f"{result.covered:,} of {result.samples:,} samples have one"
     )
@@ -63,5 +64,5 @@ def export_list_command(words: Words) -> int:
     to = Path(words.take_required("to"))
     (target,) = words.positional(1, "a data set's directory")
     rows = export_list(words.output(target), to)
-    print(f"wrote {rows:,} rows to {to}")
+    say(f"wrote {rows:,} rows to {to}")
     return 0

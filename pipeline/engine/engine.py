@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.load import ConfigError
 from pipeline.engine.task import Done, Task, finished, run_task
 from pipeline.progress import Progress
 from pipeline.storage import read_json, sweep, write_json
 
 __all__ = ["Engine", "EngineConfig", "InlineEngine", "open_engine"]
+
+_LEAST_STORE_MB = 75
+"""Ray refuses less (`ray._private.ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,14 @@ class EngineConfig:
     """Object store of the local Ray, in MB; only small records travel through it."""
     max_retries: int = 3
     """How often a task is tried again after its process died or an I/O error."""
+
+    def __post_init__(self) -> None:
+        if self.num_cpus is not None and self.num_cpus < 1:
+            raise ConfigError(f"num_cpus must be at least 1, or null for all, not {self.num_cpus}")
+        if self.object_store_mb < _LEAST_STORE_MB:
+            raise ConfigError(f"object_store_mb must be at least {_LEAST_STORE_MB}, not {self.object_store_mb}")
+        if self.max_retries < 0:
+            raise ConfigError(f"max_retries must not be negative, not {self.max_retries}")
 
 
 class Engine(ABC):

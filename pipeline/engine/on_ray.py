@@ -1,39 +1,28 @@
 """Tasks on Ray Core: a bounded window of small messages; the bytes go through files.
 
-Without an address the run starts a Ray of its own: loopback only, no dashboard, no usage reports, a
-token that lives as long as the run, and its files in a short temporary directory (socket paths may not
-pass 107 bytes). With one, nothing of that applies: the cluster is taken as it is.
+Which Ray, and how it is started or reached, is `start_ray.py`'s.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError
 from pipeline.engine.engine import Engine, EngineConfig
+from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.engine.task import Done, Task, run_task
 from pipeline.errors import EngineError, PipelineError
 from pipeline.progress import Progress
 
 __all__ = ["RayEngine", "run_task_in"]
 
-_LOCAL_ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray listens on every interface
-    "RAY_AUTH_MODE": "token",
-}
-_ANY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 _TASKS_PER_CPU = 2  # in flight: one runs, one waits; more would only hold memory
+_LOOK_EVERY_S = 2.0
+"""How long the driver waits for a task before it looks whether Ray is still there."""
 
 
 def run_task_in(working_directory: str, driver: tuple[str, int], directory: str, task: Task) -> Done:
@@ -71,12 +60,12 @@ class RayEngine(Engine):
 
     def __init__(self, config: EngineConfig, progress: Progress) -> None:
         super().__init__(config, progress)
-        self._ray: Any = None
-        self._owned = True
-        self._scratch: str | None = None
+        self._session: RaySession | None = None
+        self._started = ExitStack()
 
     def _execute(self, directory: Path, tasks: Sequence[Task]) -> Iterator[Done]:
-        ray = self._start(tasks[0].work.__module__)
+        session = self._start(tasks[0].work.__module__)
+        ray = session.ray
         remote = ray.remote(run_task_in).options(
             num_cpus=1,
             max_retries=self.config.max_retries,
@@ -93,16 +82,17 @@ class RayEngine(Engine):
                     live[remote.remote(os.getcwd(), driver, str(directory), task)] = task
                 if not live:
                     return
-                ready, _ = ray.wait(list(live), num_returns=1)
+                ready, _ = ray.wait(list(live), num_returns=1, timeout=_LOOK_EVERY_S)
+                session.check()
                 for reference in ready:
                     task = live.pop(reference)
-                    yield self._result(reference, task)
+                    yield self._result(ray, reference, task)
         finally:
-            for reference in live:
-                ray.cancel(reference, force=True)
+            if session.answers:
+                for reference in live:
+                    ray.cancel(reference, force=True)
 
-    def _result(self, reference: Any, task: Task) -> Done:
-        ray = self._ray
+    def _result(self, ray: Any, reference: Any, task: Task) -> Done:
         try:
             done: Done = ray.get(reference)
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
@@ -114,52 +104,24 @@ class RayEngine(Engine):
             if isinstance(error.cause, (PipelineError, ConfigError)):
                 raise error.cause from error  # the one clear line, without the worker's trace around it
             raise
+        except ray.exceptions.RayError as error:  # Ray's own trouble: a node, its daemon or the head is gone
+            first_line = str(error).strip().splitlines()[0]
+            raise EngineError(f"task {task.partition}: {first_line}; run again to go on from here") from error
         return done
 
-    def _start(self, module: str) -> Any:
-        if self._ray is not None:
-            return self._ray
-        os.environ.update(_ANY_ENVIRONMENT)
-        address = self.config.address or os.environ.get("RAY_ADDRESS")
-        if not address:
-            os.environ.update(_LOCAL_ENVIRONMENT)
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        import ray
-
-        if not address and ray.is_initialized():  # the caller's own Ray; it stays up when we close
-            self._ray, self._owned = ray, False
-            return ray
-        # `address` is always passed: left out, Ray would join whatever cluster it finds on this machine.
-        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-        try:
-            if address and address != "local":
-                names = sorted({"configs", "pipeline", module.partition(".")[0]})
-                packages = [str(Path(__file__).resolve().parents[2] / name) for name in names]
-                ray.init(address=address, runtime_env={"py_modules": packages}, **common)
-            else:
-                self._scratch = tempfile.mkdtemp(prefix="ow-")
-                ray.init(
-                    address="local",
-                    num_cpus=self.config.num_cpus,
-                    include_dashboard=False,
-                    object_store_memory=self.config.object_store_mb * 2**20,
-                    _temp_dir=self._scratch,
-                    **common,
-                )
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = f"the cluster at {address}" if address else "a local Ray"
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise EngineError(
-                f"cannot start or reach {where}: {first_line}; check engine.address and RAY_ADDRESS, "
-                "or use --engine.kind inline"
-            ) from error
-        self._ray = ray
-        return ray
+    def _start(self, module: str) -> RaySession:
+        if self._session is None:
+            start = RayStart(
+                address=self.config.address,
+                num_cpus=self.config.num_cpus,
+                object_store_bytes=self.config.object_store_mb * 2**20,
+                packages=sorted({"configs", "pipeline", module.partition(".")[0]}),
+                option="engine.address",
+                otherwise="use --engine.kind inline",
+            )
+            self._session = self._started.enter_context(start_ray(start))
+        return self._session
 
     def close(self) -> None:
-        if self._ray is not None and self._owned:
-            self._ray.shutdown()
-        self._ray = None
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
+        self._session = None
+        self._started.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.load import ConfigError, describe, load
 from pipeline.errors import PipelineError
+from pipeline.printable import say
 from pipeline.sample_web.build import SampleWebConfig, build_sample_web, is_built
 
 __all__ = ["ServeConfig", "main"]
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
             config = load(SampleWebConfig, None, options)
             done = is_built(config)
             path = build_sample_web(config)
-            print(f"{path}: the sample web is {'already there' if done else 'built'} ({config.links} links)")
+            say(f"{path}: the sample web is {'already there' if done else 'built'} ({config.links} links)")
         elif command == "serve":
             # Not at the top: `build` needs no server.
             from pipeline.sample_web.server import serve
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
         else:
             raise ConfigError(f"unknown command {command!r}; use build or serve")
     except (ConfigError, PipelineError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", to=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -22,6 +22,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from pipeline.errors import ServerError
+from pipeline.printable import say
 
 __all__ = ["serve"]
 
@@ -69,7 +70,7 @@ async def _serve(path: Path, port: int, table: dict[str, Any]) -> None:
         loop.call_soon_threadsafe(over.set)
 
     threading.Thread(target=wait_for_end_of_input, daemon=True).start()
-    print(f"serving the sample web at {path} on 127.0.0.1:{port}", flush=True)
+    say(f"serving the sample web at {path} on 127.0.0.1:{port}", flush=True)
     await over.wait()
     server.close()
 

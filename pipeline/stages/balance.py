@@ -118,6 +118,11 @@ class BalanceConfig:
         if not 1 <= self.reserve_slack <= 100:
             raise ConfigError(f"reserve_slack must be from 1 to 100, not {self.reserve_slack}")
 
+    @property
+    def one_hash_a_pair(self) -> bool:
+        """Whether every query orders its pairs by the hash of (seed, uid), not by one of its own."""
+        return self.mode in ("coordinated", "none")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
@@ -230,7 +235,7 @@ def gather(
     ids = first_64_bits(ids_of(batch.column("uid")))
     rows = np.empty(len(queries), np.int64)
     near_queries, near_hashes = np.empty(len(queries), np.int32), np.empty(len(queries), np.uint64)
-    per_pair = config.mode in ("coordinated", "none")
+    per_pair = config.one_hash_a_pair
     count = find_near(
         offsets, queries, ids, query_hashes, keyed_state(seed), per_pair,
         windows.lows, windows.highs, below, rows, near_queries, near_hashes,
@@ -350,7 +355,7 @@ def balance(
     offsets, queries = _edges(batch, column, config.mode)
     ids = first_64_bits(ids_of(batch.column("uid")))
     verdicts = np.empty(len(queries), np.uint8)
-    per_pair = config.mode in ("coordinated", "none")
+    per_pair = config.one_hash_a_pair
     ties = compare(offsets, queries, ids, query_hashes, keyed_state(seed), per_pair, thresholds.hashes, verdicts)
     if ties:
         tied = np.flatnonzero(verdicts == 2)

@@ -27,11 +27,13 @@ PER_SHARD = 25
 QUERIES_OF_THE_SET = ["red", "blue", "red circle", "a", "the", "square", "dog's", "猫"]
 
 
-def selects(rows: Sequence[Mapping[str, Any]], limit: int, column: str = "query_ids") -> dict[bytes, list[int]]:
+def selects(
+    rows: Sequence[Mapping[str, Any]], limit: int, column: str = "query_ids", *, one_hash_a_pair: bool = False
+) -> dict[bytes, list[int]]:
     """The naive rule of balance: uid -> the queries whose `limit` smallest (hash, uid) hold the row."""
     chosen: dict[bytes, list[int]] = {}
     for query, text in enumerate(QUERIES_OF_THE_SET):
-        key = np.array([text_hash(text)], np.uint64)
+        key = None if one_hash_a_pair else np.array([text_hash(text)], np.uint64)
         edges = sorted(
             (int(keyed_hash(SEED, first_64_bits(row["uid"]), key)[0]), row["uid"])
             for row in rows

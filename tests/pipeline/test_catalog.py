@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -201,3 +203,120 @@ def test_unknown_command_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_report_of_a_small_set_is_written(small: Path, tmp_path: Path) -> None:
     write_report(small, tmp_path / "card.html")
     assert "<figure>" in (tmp_path / "card.html").read_text()
+
+
+# --- what a user's SQL sees ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A Parquet, a text and a database outside the data set."""
+    pq.write_table(pa.table({"uid": [b"secret-bytes"]}), tmp_path / "secret.parquet")
+    (tmp_path / "secret.csv").write_text("a\nsecret-bytes\n")
+    return tmp_path
+
+
+OUTSIDE = (
+    "SELECT * FROM '{dir}/secret.parquet'",
+    "SELECT * FROM read_csv('{dir}/secret.csv')",
+    "SELECT * FROM read_text('{dir}/secret.csv')",
+    "SELECT * FROM read_blob('{set}/../secret.csv')",
+    "SELECT * FROM glob('{dir}/*')",
+    "SELECT * FROM sniff_csv('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_text('{set}/link')",
+    "SELECT * FROM read_parquet('http://127.0.0.1:1/x.parquet')",
+    "SELECT * FROM parquet_metadata('{dir}/secret.parquet')",
+    "SELECT * FROM query('SELECT * FROM read_text(''/etc/passwd'')')",
+    "SELECT getenv('HOME')",
+    "SELECT * FROM tmp_path",
+    "FROM duckdb_secrets()",
+)
+WRITING = (
+    "COPY samples TO '{set}/shards/00000.parquet'",
+    "COPY samples TO '{dir}/out.csv'",
+    "WITH a AS (COPY (SELECT 1) TO '{set}/shards/00000.tar') SELECT * FROM a",
+    "EXPLAIN ANALYZE COPY (SELECT 1) TO '{set}/shards/00000.tar'",
+    "EXPLAIN (ANALYZE) COPY (SELECT 1) TO '{set}/shards/00000.tar'",
+    "/**/ EXPLAIN/**/ANALYZE COPY (SELECT 1) TO '{set}/shards/00000.tar'",
+    "SELECT 1; COPY (SELECT 1) TO '{set}/shards/00000.tar'",
+    "SELECT 1) TO '{set}/x.csv'; COPY (SELECT 1",
+    "ATTACH '{set}/new.db'",
+    "EXPORT DATABASE '{set}/export'",
+    "INSTALL httpfs",
+    "LOAD '{set}/x.duckdb_extension'",
+    "SET enable_external_access = true",
+    "SET lock_configuration = false",
+    "RESET allowed_directories",
+    "CREATE TABLE t AS SELECT 1",
+    "CALL enable_logging()",
+    "PRAGMA database_list",
+)
+
+
+@pytest.mark.parametrize("query", OUTSIDE + WRITING)
+def test_users_sql_sees_the_data_set_alone_and_writes_nothing(
+    small: Path, secret: Path, query: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = secret / "set"
+    shutil.copytree(small, root, symlinks=True)
+    (root / "link").symlink_to(secret / "secret.csv")
+    before = {path: path.read_bytes() for path in secret.rglob("*") if path.is_file()}
+    query = query.replace("{set}", str(root)).replace("{dir}", str(secret))
+    assert main(["sql", str(root), query, "--format", "csv"]) == 2
+    printed = capsys.readouterr()
+    assert "secret-bytes" not in printed.out + printed.err
+    assert "root:" not in printed.out + printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert {path: path.read_bytes() for path in secret.rglob("*") if path.is_file()} == before
+
+
+def test_named_file_is_read_and_any_statement_runs_where_the_user_allows_it(
+    small: Path, secret: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = f"SELECT count(*) AS n FROM read_csv('{secret}/secret.csv')"
+    assert main(["sql", str(small), query]) == 2
+    assert "--allow-files" in capsys.readouterr().err
+    assert "1" in _sql(capsys, str(small), query, "--allow-files")
+    _sql(capsys, str(small), f"COPY (SELECT 1 AS a) TO '{secret}/out.csv'", "--allow-files")
+    assert (secret / "out.csv").read_text() == "a\n1\n"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT 1 AS n;",
+        "FROM (VALUES (1))",
+        "DESCRIBE samples",
+        "SHOW TABLES",
+        "SUMMARIZE samples",
+        "EXPLAIN SELECT * FROM samples",
+        "explain analyze SELECT count(*) FROM samples",
+        "WITH a AS (SELECT uid FROM samples) SELECT count(*) FROM a -- and so on",
+        "SELECT * FROM samples ORDER BY caption LIMIT 3",
+        "SELECT a.uid, b.uid FROM samples a, samples b LIMIT 1",
+        "SELECT * FROM read_parquet('{set}/shards/00000.parquet') LIMIT 1",
+    ],
+)
+def test_reading_in_every_form_still_works(small: Path, query: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _sql(capsys, str(small), query.replace("{set}", str(small)))
+
+
+def test_every_view_answers_wherever_the_data_set_lies(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(small, tmp_path / "it's here", symlinks=True)  # moved
+    (tmp_path / "link").symlink_to("it's here")
+    (tmp_path / "places").mkdir()
+    (tmp_path / "places" / "up").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "places")
+    query = "SELECT " + ", ".join(f"(SELECT count(*) FROM {view})" for view in VIEWS)
+    expected = _sql(capsys, str(small), query, "--format", "csv").splitlines()[1]
+    for place in (tmp_path / "it's here", tmp_path / "link", "../link", "up/link", "./../it's here"):
+        assert _sql(capsys, str(place), query, "--format", "csv").splitlines()[1] == expected
+        assert _sql(capsys, str(place), "SELECT uid FROM samples", "--to", "x.parquet") == ""
+        assert pq.read_table("x.parquet").num_rows == len(_samples(small))
+
+
+def _samples(root: Path) -> list[tuple[Any, ...]]:
+    return _ask(root, "SELECT uid FROM samples")

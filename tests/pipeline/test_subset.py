@@ -129,6 +129,18 @@ def test_limit_per_query_is_the_naive_rule(made: tuple[Path, Rows], tmp_path: Pa
         assert contained == sum(query in row["query_ids"] for row in _rows(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(("mode", "one_hash_a_pair"), [("none", True), ("coordinated", True), ("metaclip", False)])
+def test_limit_per_query_draws_by_the_hash_of_the_sets_balance_mode(
+    tmp_path: Path, mode: str, one_hash_a_pair: bool
+) -> None:
+    samples = make_set(tmp_path / "set")
+    for path in (tmp_path / "set/config.yaml", tmp_path / "set/shards/config.yaml"):
+        path.write_text(path.read_text().replace("mode: quota", f"mode: {mode}"))
+    subset(tmp_path / "set", SubsetConfig(limit_per_query=3), tmp_path / "out")
+    expected = selects(samples, 3, "selected_by", one_hash_a_pair=one_hash_a_pair)
+    assert {row["uid"]: row["selected_by"] for row in _rows(tmp_path / "out")} == expected
+
+
 def test_limit_applies_to_what_the_condition_leaves(made: tuple[Path, Rows], tmp_path: Path) -> None:
     source, samples = made
     left = [row for row in samples if row["width"] > 100]
@@ -197,6 +209,48 @@ def test_wrong_condition_changes_nothing(made: tuple[Path, Rows], tmp_path: Path
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     assert _files(source) == before
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "caption IN (SELECT content FROM read_text('/etc/passwd'))",
+        "uid IN (SELECT uid FROM '{dir}/uids.parquet')",
+        "uid IN (WITH a AS (COPY (SELECT 1) TO '{dir}/x.csv') SELECT uid FROM samples, a)",
+        "EXISTS (FROM glob('/etc/*'))",
+        "caption = getenv('HOME')",
+    ],
+)
+def test_condition_sees_the_data_set_alone(made: tuple[Path, Rows], tmp_path: Path, where: str) -> None:
+    source, samples = made
+    pq.write_table(pa.table({"uid": [row["uid"] for row in samples[:3]]}), tmp_path / "uids.parquet")
+    with pytest.raises(SqlError, match="--where: ") as caught:
+        subset(source, SubsetConfig(where=where.replace("{dir}", str(tmp_path))), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["uids.parquet"]
+
+
+def test_condition_reads_files_where_the_user_allows_it(made: tuple[Path, Rows], tmp_path: Path) -> None:
+    source, samples = made
+    pq.write_table(pa.table({"uid": [row["uid"] for row in samples[:3]]}), tmp_path / "uids.parquet")
+    where = f"uid IN (SELECT uid FROM '{tmp_path}/uids.parquet')"
+    assert main(["subset", str(source), "--where", where, "--out", str(tmp_path / "out"), "--allow-files"]) == 0
+    _check(tmp_path / "out", samples[:3])
+
+
+def test_subset_from_and_to_linked_and_relative_places(
+    made: tuple[Path, Rows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, samples = made
+    (tmp_path / "real").mkdir()
+    (tmp_path / "to").symlink_to("real")
+    (tmp_path / "from").symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    listed = Path("s.parquet")
+    pq.write_table(pa.table({"uid": [row["uid"] for row in samples[5:9]]}), listed)
+    subset(Path("from"), SubsetConfig(where="width > 0", uids=str(listed), limit_per_query=2), Path("to/out"))
+    assert (tmp_path / "real/out/shards/manifest.json").exists()
+    assert verify(Path("to/out")).damages == []
 
 
 @pytest.mark.parametrize(

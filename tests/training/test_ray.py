@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -15,13 +16,15 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError, dump, from_mapping
-from tests.ray_nodes import ENVIRONMENT, cluster, kill
+from tests.ray_nodes import ENVIRONMENT, cluster, free_port, kill
 from tests.training.conftest import tiny_run
 from tests.training.test_sharding import assert_close, last_of
 from tests.training.test_train import losses
 from training.checkpoint import CheckpointConfig, listed_checkpoints, read_progress
 from training.config import TrainConfig
+from training.errors import DistributedError
 from training.evaluate import EvaluationConfig
+from training.launch_ray import train_on_ray
 from training.loading import read_weights
 from training.ray_config import RayConfig
 from training.train import train
@@ -163,6 +166,26 @@ def test_a_mistake_on_ray_is_one_line_and_not_tried_again(config: TrainConfig, s
     output = process.communicate(timeout=280)[0]
     assert process.returncode == 2
     assert output == f"error: {tmp_path}/nowhere: no such directory; make the shards first, or set --data.path\n"
+
+
+def test_a_cluster_that_nobody_serves_is_one_line(config: TrainConfig, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(
+        DistributedError, match=r"nobody answers there .*check ray.address and RAY_ADDRESS, or use torch"
+    ):
+        train_on_ray(replace(config, ray=RayConfig(address=address)))
+    assert not list(tmp_path.glob("run.ray-*"))
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_left_is_swept_by_the_next(config: TrainConfig, start: Start, tmp_path: Path) -> None:
+    process = start(replace(config, samples=10**9, ray=RayConfig(num_workers=1)))
+    list(lines_until(process, "samples/s"))
+    kill(process)
+    (left,) = tmp_path.glob("run.ray-*")
+    assert stat.S_IMODE(left.stat().st_mode) == 0o700
+    output = start(replace(config, samples=64, ray=RayConfig(num_workers=1))).communicate(timeout=280)[0]
+    assert not list(tmp_path.glob("run.ray-*")), output
 
 
 @pytest.mark.parametrize(

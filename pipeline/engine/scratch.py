@@ -1,0 +1,94 @@
+"""A directory for as long as this process needs it: private, and swept by the next run where a kill left it.
+
+PREFIXxxxxxxxx/owner.json   node, process and its start: whose directory this is
+PREFIXxxxxxxxx/r/           what the caller fills, and may open to whom it likes (Ray makes its own 0777)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["scratch_directory", "sweep_scratch"]
+
+_OWNER = "owner.json"
+
+
+@contextmanager
+def scratch_directory(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new directory in `parent` (default: the temporary directory), gone after the block.
+
+    Nobody else can enter it (0700), whatever modes the caller gives to what is inside. Directories of the same
+    prefix that dead processes of this user left there are removed first.
+    """
+    place = Path(tempfile.gettempdir()) if parent is None else parent
+    sweep_scratch(prefix, place)
+    private = Path(tempfile.mkdtemp(prefix=prefix, dir=place))  # mkdtemp makes it 0700
+    try:
+        (private / "r").mkdir()  # one letter: socket paths may not pass 107 bytes
+        temporary = private / f"{_OWNER}.tmp"
+        temporary.write_text(json.dumps(_identity()), encoding="utf-8")
+        temporary.rename(private / _OWNER)
+        yield private / "r"
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def sweep_scratch(prefix: str, place: Path) -> None:
+    """Remove the directories of this prefix in `place` that are this user's and whose owner is dead.
+
+    One without a readable record stays, since it may be young or not ours at all; so does one of another node.
+    """
+    for path in place.glob(f"{prefix}*"):
+        try:
+            if path.is_symlink() or not path.is_dir() or path.stat().st_uid != os.geteuid():
+                continue
+            owner = json.loads((path / _OWNER).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(owner, dict) and _is_dead(owner):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _identity() -> dict[str, Any]:
+    process = os.getpid()
+    return {"node": os.uname().nodename, "boot": _boot(), "process": process, "started": _start_of(process)}
+
+
+def _is_dead(owner: dict[str, Any]) -> bool:
+    """Whether the process of the record is surely gone: its number may be another's by now."""
+    process = owner.get("process")
+    if owner.get("node") != os.uname().nodename or not isinstance(process, int) or process < 1:
+        return False
+    if owner.get("boot") != _boot():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # someone else's, so not the owner, who was this user
+        return True
+    started = _start_of(process)
+    return started is not None and started != owner.get("started")
+
+
+def _boot() -> str | None:
+    """What tells one start of the machine from another; None where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _start_of(process: int) -> str | None:
+    """When the process began, in ticks since the machine did (proc(5), field 22); None without /proc."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
