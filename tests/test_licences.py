@@ -48,5 +48,7 @@ def test_licences_page_names_every_locked_package_with_the_licence_it_states(lic
     for name in licences.locked(LOCK):
         assert name in stated, f"{name}: not on the page; run `make licences`"
         found = licences.licence_of(name)
-        assert found is None or stated[name] in (found, "not installed here"), f"{name}: another licence; run `make licences`"
+        assert found is None or stated[name] in (found, "not installed here"), (
+            f"{name}: another licence; run `make licences`"
+        )
     assert "lid.176.ftz" in PAGE

@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.printable import say
 from training.checkpoint import listed_checkpoints
 from training.data import DataConfig
 from training.distributed import World
@@ -145,4 +146,4 @@ class _Progress:
         """`done` of `total` shards are read."""
         if time.monotonic() - self._told >= self._EVERY_S:
             self._told = time.monotonic()
-            print(f"looking at the shards: {done:,} of {total:,}", file=sys.stderr, flush=True)
+            say(f"looking at the shards: {done:,} of {total:,}", file=sys.stderr)
