@@ -146,4 +146,4 @@ class _Progress:
         """`done` of `total` shards are read."""
         if time.monotonic() - self._told >= self._EVERY_S:
             self._told = time.monotonic()
-            say(f"looking at the shards: {done:,} of {total:,}", file=sys.stderr)
+            say(f"looking at the shards: {done:,} of {total:,}", to=sys.stderr)
