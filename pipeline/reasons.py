@@ -21,7 +21,7 @@ REASONS: dict[str, dict[str, str]] = {
         "too_long": "more characters than the limit, and no word's end to cut at",
         "file_name": "the text is a file name without words",
         "date": "the text is a date, a time or a number",
-        "placeholder": "the text says no more than that there is a picture or no text: image, untitled, nan, {{ title }}",
+        "placeholder": "the text says only that there is a picture or no text: image, untitled, nan, {{ title }}",
         "keyword_list": "a list of search terms, not a description",
         "web_address": "the text is a URL or an e-mail address",
     },

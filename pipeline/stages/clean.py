@@ -154,7 +154,7 @@ def normalise(text: str, config: CleanConfig = _DEFAULT) -> str:
     if config.fix_mojibake:
         text = fix_mojibake(text)
     text = _plain(text)
-    if config.read_file_names and is_file_name(text):
+    if config.read_file_names and (" " not in text or "." in text[-5:]) and is_file_name(text):
         text = words_of_name(text) or text
     if config.long_texts == "cut" and len(text) > config.max_chars:
         text = _cut(text, config.max_chars)
@@ -267,9 +267,13 @@ def reason_against(caption: str, config: CleanConfig) -> str | None:
 def _is_date(caption: str) -> bool:
     if not any(digit in caption for digit in "0123456789"):
         return False
-    caption = _ISO_TIME.sub(" ", _HALF_DAY.sub(r" \1\2", caption))
-    if any(word.group().lower() not in _DATE_WORDS for word in _LETTERS.finditer(caption)):
-        return False
+    others = {word.lower() for word in _LETTERS.findall(caption)} - _DATE_WORDS
+    if others:
+        if not others <= _CLOCK_LETTERS:
+            return False
+        caption = _ISO_TIME.sub(" ", _HALF_DAY.sub(r" \1\2", caption))
+        if any(word.lower() not in _DATE_WORDS for word in _LETTERS.findall(caption)):
+            return False
     return _NUMBERS_AND_MARKS.match(_LETTERS.sub("", caption)) is not None
 
 
@@ -278,4 +282,4 @@ def _is_placeholder(caption: str) -> bool:
         _NOT_LETTERS.sub("", caption).lower() in _PLACEHOLDERS or caption in _WRITTEN_VALUES
     ):
         return True
-    return has_template(caption) or caption.lower().startswith(_NO_TEXT)
+    return has_template(caption) or (caption[0] in "nNtT" and caption.lower().startswith(_NO_TEXT))

@@ -74,24 +74,27 @@ def has_template(caption: str) -> bool:
 
 # --- mojibake -----------------------------------------------------------------------------------
 
-_LEADS = "\u00c2-\u00f4"
-"""The bytes that begin a character in UTF-8, as Latin-1 and Windows-1252 show them."""
+_LEADS = {"\u00c2-\u00df": 1, "\u00e0-\u00ef": 2, "\u00f0-\u00f4": 3}
+"""The bytes that begin a character in UTF-8, as Latin-1 and Windows-1252 show them, and how many must follow."""
 CONTINUATIONS = "".join(sorted({*map(chr, range(0x80, 0xC0)), *bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")}))
 """The bytes that go on with one, as either shows them."""
-_MAYBE_MOJIBAKE = re.compile(f"[{_LEADS}][{re.escape(CONTINUATIONS)}]")
-_RIGHT = re.compile(
-    rf"(?<=[A-Z])[{_LEADS}][\u2122\xae\xa9\u2019\u201d\xbb\u2026\u2013\u2014](?!\w)|(?<![^\W\d_])\xc5[\xb2\xb3](?!\w)"
+_PAIR = re.compile(f"[\u00c2-\u00f4][{re.escape(CONTINUATIONS)}]")
+_MAYBE_MOJIBAKE = re.compile(
+    "|".join(f"[{leads}][{re.escape(CONTINUATIONS)}]{{{count}}}" for leads, count in _LEADS.items())
 )
-"""Such pairs that are rightly there: a mark behind a word in capitals (MANHÃ™), square angstroms."""
+_RIGHT = re.compile(
+    r"(?<=[A-Z])[\u00c2-\u00df][\u2122\xae\xa9\u2019\u201d\xbb\u2026\u2013\u2014](?!\w)|(?<![^\W\d_])\xc5[\xb2\xb3](?!\w)"
+)
+"""Pairs that are rightly there: a mark behind a word in capitals (MANHÃ™), square angstroms."""
 
 
 def fix_mojibake(text: str) -> str:
     """`text` as it was before its UTF-8 was read as Latin-1 or Windows-1252, where ftfy is sure of that.
 
     ftfy (Robyn Speer, "ftfy: fixes text for you") asks whether the letters are less odd when decoded anew; most texts
-    have no pair of characters that could be one of UTF-8, and are not asked about.
+    have no run of characters that could be one of UTF-8, and are not asked about.
     """
-    if text.isascii() or not _MAYBE_MOJIBAKE.search(text) or not _MAYBE_MOJIBAKE.search(_RIGHT.sub("", text)):
+    if text.isascii() or not _PAIR.search(text) or not _MAYBE_MOJIBAKE.search(_RIGHT.sub("", text)):
         return text
     import ftfy
 

@@ -28,7 +28,7 @@ _HEX_ID = re.compile(
 def is_file_name(caption: str) -> bool:
     """Whether a normalised text is a file name and nothing else."""
     num_spaces = caption.count(" ")
-    if num_spaces >= MAX_NAME_WORDS:
+    if num_spaces >= MAX_NAME_WORDS or (num_spaces and "." not in caption[-5:]):
         return False
     if _EXTENSION.search(caption) and "://" not in caption and not caption.startswith("www."):
         return True
@@ -37,6 +37,8 @@ def is_file_name(caption: str) -> bool:
     return bool(_CAMERA.match(caption) or _UNDERSCORED.match(caption) or _HEX_ID.match(caption))
 
 
+_MACHINE_MADE = re.compile(r"\d{5}|[a-wyz]\d|\d[a-wyz]", re.IGNORECASE | re.ASCII)
+"""Long numbers, and digits beside letters but in a size (800x600)."""
 _LEADING = re.compile(r"(?:file|image):", re.IGNORECASE | re.ASCII)
 _COUNTER = re.compile(r"(?:\s*\(\d{1,3}\)|\s+\d{1,2}|[\s-]+\d{2,4}\s?x\s?\d{2,4}(?:px)?)\Z", re.IGNORECASE | re.ASCII)
 _VERSIONS = frozenset("copy final scaled resized cropped edited thumb thumbnail hires lowres preview min web".split())  # noqa: SIM905  # easier to read so
@@ -50,7 +52,7 @@ _PAGE_PARTS = frozenset(
 """Words for parts of pages: a name of nothing else describes nothing."""
 _NEVER_READ = frozenset("bg btn display favicon img imgs lightbox nav pixel spacer sprite src tmp untitled".split())  # noqa: SIM905  # easier to read so
 """Words of names that only machines read."""
-_MARKS = "()[]'\"’“”,.;:!?&"
+_PARTS = re.compile(r"[^-()\[\]'\"’“”,.;:!?&\s]+")
 _CASED = re.compile(r"[a-z]+|[A-Z][a-z]+|[A-Z]{2,20}|[A-Z]?[a-z]{0,3}[A-Z][a-z]{2,}|[AaIO]", re.ASCII)
 """Lower, Title and UPPER case, and names such as iPhone and McDonald. What mixes them further is an id."""
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
@@ -69,6 +71,8 @@ def words_of_name(caption: str) -> str | None:
     """
     extension = _EXTENSION.search(caption)
     stem = caption[: extension.start()] if extension else caption
+    if _MACHINE_MADE.search(stem):
+        return None
     stem = _LEADING.sub("", stem, count=1).replace("%20", " ")
     if " " not in stem:
         stem = re.split(r"[/\\]", stem)[-1]
@@ -81,13 +85,11 @@ def words_of_name(caption: str) -> str | None:
     words = spaced.split()
     while len(words) > 2 and words[-1].lower() in _VERSIONS:
         words.pop()
-    parts = [
-        part for word in words for part in word.strip(_MARKS).replace("'", "-").replace("’", "-").split("-") if part
-    ]
+    parts = _PARTS.findall(" ".join(words))
     lowered = {part.lower() for part in parts}
-    if not lowered - _PAGE_PARTS or lowered & _NEVER_READ:
+    if lowered <= _PAGE_PARTS or not lowered.isdisjoint(_NEVER_READ):
         return None
-    letters = [part for part in parts if not part.isascii() or not part.isdecimal()]
+    letters = [part for part in parts if not (part.isascii() and part.isdecimal())]
     if not all(map(_is_word, letters)) or all(part.isascii() and len(part) < 3 for part in letters):
         return None
     for number in set(parts).difference(letters):

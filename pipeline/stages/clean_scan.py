@@ -28,14 +28,15 @@ _COUNT_BITS = 12
 _ONE_COUNT = np.uint64((1 << _COUNT_BITS) - 1)
 _MAX_BYTES = (1 << _COUNT_BITS) - 1
 """Longer texts are UNSURE: the counts below have so many bits each."""
-_SPACES, _DIGITS, _SEPARATORS, _AMPERSANDS, _TELLING = (np.uint64(_COUNT_BITS * place) for place in range(5))
-"""Where the counts begin. Telling characters alone make a text unsure: those of control, tags and templates."""
+_SPACES, _DIGITS, _SEPARATORS, _OPENERS, _TELLING = (np.uint64(_COUNT_BITS * place) for place in range(5))
+"""Where the counts begin. Openers begin an entity or [object Object], but mostly do not; telling characters make a
+text unsure at once: those of control, tags and templates."""
 
 
 def _counted() -> npt.NDArray[np.uint64]:
     increments = np.zeros(128, np.uint64)
-    telling = [*map(chr, range(32)), chr(127), "<", "{", "["]
-    kinds = ((" ", _SPACES), ("0123456789", _DIGITS), (",;|", _SEPARATORS), ("&", _AMPERSANDS), (telling, _TELLING))
+    telling = [*map(chr, range(32)), chr(127), "<", "{"]
+    kinds = ((" ", _SPACES), ("0123456789", _DIGITS), (",;|", _SEPARATORS), ("&[", _OPENERS), (telling, _TELLING))
     for characters, shift in kinds:
         for character in characters:
             increments[ord(character)] = np.uint64(1) << shift
@@ -181,6 +182,9 @@ def _may_open(data, at, end, openings):  # type: ignore[no-untyped-def]  # compi
     first = data[at] | 0x20
     if (first != 110 and first != 116) or end - at < _OPENING_BYTES:  # n, t
         return False
+    third = data[at + 2] | 0x20
+    if third != 32 and third != 105:  # "no ", "thi"
+        return False
     key = _FNV_START
     for i in range(at, at + _OPENING_BYTES):
         key = (key ^ np.uint64(data[i] | 0x20)) * _FNV_PRIME
@@ -188,19 +192,21 @@ def _may_open(data, at, end, openings):  # type: ignore[no-untyped-def]  # compi
 
 
 @numba.njit
-def _may_have_entity(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """Whether a semicolon ends a run of letters and digits behind an ampersand."""
+def _may_hold_code(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Whether an ampersand, letters or digits, and a semicolon follow each other, or [o."""
     inside = False
+    before = 0
     while at < end:
         byte = data[at]
         at += 1
         lowered = byte | 0x20
         if byte == 38:  # &
             inside = True
-        elif inside and byte == 59:  # ;
+        elif (inside and byte == 59) or (before == 91 and byte == 111):  # ; [ o
             return True
         elif not (97 <= lowered <= 122 or 48 <= byte <= 57 or byte == 35):  # letters, digits, #
             inside = False
+        before = byte
     return False
 
 
@@ -270,7 +276,8 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         # of the processor costs as much as five characters.
         counts = np.uint64(0)
         num_continuing = num_other = 0
-        lead_end = numba.int64(-1)  # where a character ended that may be the first byte of another, misread
+        lead_end = numba.int64(-1)  # where a character ended that may be a byte of another, misread ...
+        num_awaited = 0  # ... which so many more would make whole
         was_space = np.uint64(1)
         double_space = np.uint64(0)
         is_plain = True
@@ -300,10 +307,14 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                 is_plain = False
                 break
             if begin == lead_end and (tails[code >> 3] >> (code & 7)) & 1:
-                is_plain = False  # perhaps mojibake
-                break
-            if 0xC2 <= code <= 0xF4:
                 lead_end = at
+                num_awaited -= 1
+                if num_awaited == 0:
+                    is_plain = False  # perhaps mojibake
+                    break
+            elif 0xC2 <= code <= 0xF4:
+                lead_end = at
+                num_awaited = 1 + (code >= 0xE0) + (code >= 0xF0)
             num_other += 1
             was_space = np.uint64(0)
         if not is_plain or was_space or double_space or counts >> _TELLING:
@@ -312,7 +323,7 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         num_words = numba.int64((counts >> _SPACES) & _ONE_COUNT) + 1
         num_digits = numba.int64((counts >> _DIGITS) & _ONE_COUNT)
         num_separators = numba.int64((counts >> _SEPARATORS) & _ONE_COUNT)
-        if (counts >> _AMPERSANDS) & _ONE_COUNT and num_separators and _may_have_entity(data, start, end):
+        if (counts >> _OPENERS) & _ONE_COUNT and _may_hold_code(data, start, end):
             continue
         if num_words <= max_name_words and num_chars > 4 and (data[end - 4] == 46 or data[end - 5] == 46):
             continue  # extensions of three and four letters
