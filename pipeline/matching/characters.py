@@ -1,9 +1,10 @@
 """What a word is: one class and one folded form for every Unicode code point.
 
-The text normal form of matching by words: NFC; format characters and variation selectors removed; then
-the maximal runs of letters, marks and numbers are the words, and everything else only separates them. In
-scripts that are written without spaces every letter is a word of its own (with the marks that follow it),
-so that a query of several letters is found inside a longer run of them.
+The text normal form of matching by words: NFC; letters and numbers in their plain form (the option
+`compatibility_forms`); format characters and variation selectors removed. Then the maximal runs of letters,
+marks and numbers are the words, and everything else only separates them. In scripts that are written without
+spaces every letter is a word of its own (with the marks that follow it), so that a query of several letters is
+found inside a longer run of them.
 
 The tables come from Python's own Unicode data: `unicodedata.unidata_version` belongs to every fingerprint
 of something made with them.
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 __all__ = [
     "BOUNDARY",
+    "COMPATIBLE",
     "IGNORED",
     "KIND",
     "MARK",
@@ -31,6 +33,8 @@ __all__ = [
     "CharacterTables",
     "character_tables",
     "fold_case",
+    "has_capital",
+    "settled",
     "word_spans",
     "words",
 ]
@@ -41,6 +45,9 @@ KIND = 7
 """Mask of the kinds above within a class byte."""
 UNSETTLED = 8
 """Class bit: text with this character may not be in NFC. Without any such character it certainly is."""
+
+COMPATIBLE = 16
+"""Class bit: a letter or number that is only another form of others (NFKC): wide, a ligature, raised."""
 
 NUM_CODE_POINTS = 0x110000
 _SPACELESS = (
@@ -66,9 +73,11 @@ class CharacterTables:
     """Read-only tables with one entry per code point."""
 
     classes: npt.NDArray[np.uint8]
-    """uint8[0x110000]: a kind, and perhaps UNSETTLED."""
+    """uint8[0x110000]: a kind, and perhaps UNSETTLED and COMPATIBLE."""
     folds: npt.NDArray[np.int32]
     """int32[0x110000]: the code point after simple case folding."""
+    plain_forms: dict[int, str]
+    """What each COMPATIBLE code point is a form of."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -76,6 +85,7 @@ def character_tables() -> CharacterTables:
     """The tables of this Python's Unicode version; made once per process, in under a second."""
     classes = np.zeros(NUM_CODE_POINTS, np.uint8)
     folds = np.arange(NUM_CODE_POINTS, dtype=np.int32)
+    plain_forms: dict[int, str] = {}
     for point in range(NUM_CODE_POINTS):
         if 0x34000 <= point < 0xE0000 or point >= 0xE0200 or 0xAC00 <= point <= 0xDFFF:
             continue  # unassigned, private, surrogates; Hangul syllables are set below
@@ -87,6 +97,10 @@ def character_tables() -> CharacterTables:
         folds[point] = ord(_fold_character(character))
         if unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character):
             classes[point] |= UNSETTLED
+        plain = _plain_form(character, category)
+        if plain is not None:
+            plain_forms[point] = plain
+            classes[point] |= COMPATIBLE
         canonical = unicodedata.decomposition(character)
         if canonical and not canonical.startswith("<"):
             # The second half of a pair can join what stands before it.
@@ -97,7 +111,7 @@ def character_tables() -> CharacterTables:
     classes[0x11A8:0x11C3] |= UNSETTLED
     classes.flags.writeable = False
     folds.flags.writeable = False
-    return CharacterTables(classes=classes, folds=folds)
+    return CharacterTables(classes=classes, folds=folds, plain_forms=plain_forms)
 
 
 def fold_case(text: str) -> str:
@@ -107,18 +121,35 @@ def fold_case(text: str) -> str:
     return "".join(map(_fold_character, text))
 
 
-def words(text: str) -> list[str]:
-    """The words of `text` in its normal form (NFC, format characters removed), case kept."""
+def has_capital(text: str) -> bool:
+    """Whether a letter is written as a capital. Letters that only fold are none: a final sigma, a long s."""
+    if text.isascii():
+        return text != text.lower()
+    return any(c.lower() != c and _fold_character(c) != c for c in text)
+
+
+def settled(text: str, *, compatibility_forms: bool) -> str:
+    """NFC, with the plain forms of letters and numbers: `ＤＯＧ`, `ﬁ` and `m²` are `DOG`, `fi` and `m2`."""
+    text = unicodedata.normalize("NFC", text)
+    if not compatibility_forms or text.isascii():
+        return text
+    return unicodedata.normalize("NFC", text.translate(character_tables().plain_forms))
+
+
+def words(text: str, *, compatibility_forms: bool = True) -> list[str]:
+    """The words of `text` in its normal form (see above), case kept."""
     if text.isascii():
         return _ASCII_WORDS.findall(text)
-    text, starts, ends = word_spans(text)
+    text, starts, ends = word_spans(text, compatibility_forms=compatibility_forms)
     return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def word_spans(text: str) -> tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def word_spans(
+    text: str, *, compatibility_forms: bool = True
+) -> tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """`text` in normal form, with the starts and ends (int64[W], in code points) of its words."""
     tables = character_tables()
-    text = unicodedata.normalize("NFC", text)
+    text = settled(text, compatibility_forms=compatibility_forms)
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     kinds = tables.classes[points] & KIND
     ignored = kinds == IGNORED
@@ -150,6 +181,20 @@ def _kind(character: str, category: str) -> int:
     if category[0] in "LN":
         return SINGLE if unicodedata.name(character, "").startswith(_SPACELESS) else WORD
     return BOUNDARY
+
+
+def _plain_form(character: str, category: str) -> str | None:
+    """The NFKC form of a letter or number, if it is letters, numbers and marks alone.
+
+    Symbols stay marks between words (the trade mark sign is no TM), and so does what would bring in some: one half
+    would make eleven of 1½.
+    """
+    if category[0] not in "LN" or unicodedata.is_normalized("NFKC", character):
+        return None
+    plain = unicodedata.normalize("NFKC", character)
+    if plain == unicodedata.normalize("NFC", character):
+        return None
+    return plain if all(unicodedata.category(c)[0] in "LNM" for c in plain) else None
 
 
 def _fold_character(character: str) -> str:
