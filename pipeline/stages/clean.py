@@ -149,11 +149,14 @@ def normalise(text: str, config: CleanConfig = _DEFAULT) -> str:
     break a line). A zero-width joiner or non-joiner stays between two characters beyond ASCII: emoji are built with
     it, and Persian and Indic words spelt.
     """
-    if config.strip_markup:
-        text = strip_markup(text)
-    if config.fix_mojibake:
-        text = fix_mojibake(text)
-    text = _plain(text)
+    plain = " ".join(text.split())
+    if not plain.isascii() or not plain.isprintable() or "<" in plain or "&" in plain:  # most have white space to lose
+        if config.strip_markup:
+            text = strip_markup(text)
+        if config.fix_mojibake:
+            text = fix_mojibake(text)
+        plain = _plain(text)
+    text = plain
     if config.read_file_names and (" " not in text or "." in text[-5:]) and is_file_name(text):
         text = words_of_name(text) or text
     if config.long_texts == "cut" and len(text) > config.max_chars:
