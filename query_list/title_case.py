@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 __all__ = ["name_of_article"]
 
-_MAGIC_WORD = re.compile(r"\{\{\s*(\w+)\s*:(.*?)\}\}", re.DOTALL)
+_MAGIC_WORD = re.compile(r"\{\{\s*(\w+)\s*:([^{}]*)\}\}")
 _MARKUP = re.compile(r"<[^<>]*>|'{2,}")
 _QUALIFIER = re.compile(r"\s+\([^()]*\)\Z")
 _OPENING = " \t\u00a0\"'(\u2018\u201c\u00ab"

@@ -26,11 +26,15 @@ _LONE = frozenset("br hr img input p li div span font nobr wbr link meta source 
 """Elements whose tag is one without an end tag or an attribute: HTML lets the end tag away, or authors do. Of
 the others such a tag is a word: "the <table> element"."""
 _TAG = re.compile(
-    rf"<(?P<end>/?)(?P<name>{'|'.join(sorted(_INLINE | _BLOCKS, reverse=True))})"
-    r"(?P<attributes>\s+[^<>]*=[^<>]*)?\s*/?>",
+    rf"<(?P<end>/?)(?P<name>{'|'.join(sorted(_INLINE | _BLOCKS, reverse=True))})(?P<rest>[\s/][^<>]*+)?>",
     re.IGNORECASE | re.ASCII,
 )
-_UNSEEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+_UNSEEN = (
+    (re.compile("<!--"), re.compile("-->")),
+    (re.compile(r"<script\b", re.IGNORECASE), re.compile(r"</script\s*+>", re.IGNORECASE)),
+    (re.compile(r"<style\b", re.IGNORECASE), re.compile(r"</style\s*+>", re.IGNORECASE)),
+)
+"""Where what no reader sees begins, and where it ends."""
 
 
 def strip_markup(text: str) -> str:
@@ -42,10 +46,21 @@ def strip_markup(text: str) -> str:
     if "&" in text and ";" in text:
         text = _ENTITY.sub(_decoded, text)
     if "<" in text:
-        text = _UNSEEN.sub(" ", text)
+        for begins, ends in _UNSEEN:
+            text = _without(text, begins, ends)
         ended = {tag["name"].lower() for tag in _TAG.finditer(text) if tag["end"]}
         text = _TAG.sub(lambda tag: _shown(tag, ended), text)
     return text
+
+
+def _without(text: str, begins: re.Pattern[str], ends: re.Pattern[str]) -> str:
+    """`text` with a space for each such part; one pass, however hostile the text."""
+    parts: list[str] = []
+    at = 0
+    while (begin := begins.search(text, at)) and (end := ends.search(text, begin.end())):
+        parts += text[at : begin.start()], " "
+        at = end.end()
+    return "".join(parts) + text[at:]
 
 
 def _decoded(entity: re.Match[str]) -> str:
@@ -55,7 +70,7 @@ def _decoded(entity: re.Match[str]) -> str:
 
 def _shown(tag: re.Match[str], ended: set[str]) -> str:
     name = tag["name"].lower()
-    if name not in ended and name not in _LONE and not tag["attributes"]:
+    if name not in ended and name not in _LONE and "=" not in (tag["rest"] or ""):
         return tag.group()
     return "" if name in _INLINE else " "
 

@@ -58,6 +58,8 @@ _CASED = re.compile(r"[a-z]+|[A-Z][a-z]+|[A-Z]{2,20}|[A-Z]?[a-z]{0,3}[A-Z][a-z]{
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 _SHORT_WORDS = frozenset("mr mrs ms st dr vs jr sr nd rd th hd tv pc dj".split())  # noqa: SIM905  # easier to read so
 _MAX_WORD_CHARS = 20
+_MAX_NAME_CHARS = 255
+"""Of a name on usual file systems."""
 
 
 def words_of_name(caption: str) -> str | None:
@@ -69,6 +71,8 @@ def words_of_name(caption: str) -> str | None:
     case, in ASCII with a vowel; days and small numbers beside two words, years beside four. One word alone needs an
     extension to be a name.
     """
+    if len(caption) > _MAX_NAME_CHARS:
+        return None
     extension = _EXTENSION.search(caption)
     stem = caption[: extension.start()] if extension else caption
     if _MACHINE_MADE.search(stem):

@@ -21,6 +21,10 @@ __all__ = ["PLAIN", "TOO_LONG", "TOO_SHORT", "UNSURE", "scan"]
 
 UNSURE, PLAIN, TOO_SHORT, TOO_LONG = range(4)
 
+_INERT, _LETTER, _TAIL = 1, 2, 4
+"""Visible, no white space, in NFC by itself, and no part of a composition with what stands before it; a letter for
+placeholders, or a number that is no digit; a byte that goes on with a character, misread."""
+
 _FNV_START = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _OPENING_BYTES = 8
@@ -77,8 +81,7 @@ def scan(
         _scan(
             np.frombuffer(data, np.uint8),
             np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1],
-            _inert_characters(),
-            _bits(mojibake_tails),
+            _kinds(mojibake_tails),
             keys,
             _word_keys(date_words)[0],
             _opening_keys(openings),
@@ -90,9 +93,8 @@ def scan(
 
 
 @functools.cache
-def _inert_characters() -> npt.NDArray[np.uint8]:
-    """A bit for each code point up to U+FFFF: visible, no white space, in NFC by itself, and no part of a
-    composition with what stands before it."""
+def _kinds(mojibake_tails: str) -> npt.NDArray[np.uint8]:
+    """uint8[0x10000]: of each code point beyond ASCII whether it is _INERT, a _LETTER, one of the tails."""
     seconds = {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}  # jamo compose by rule, not by table
     for code in range(0x80, sys.maxunicode + 1):
         decomposition = unicodedata.decomposition(chr(code))
@@ -100,26 +102,22 @@ def _inert_characters() -> npt.NDArray[np.uint8]:
             parts = decomposition.split()
             if len(parts) == 2:
                 seconds.add(int(parts[1], 16))
-    inert = np.zeros(0x10000, np.bool_)
+    kinds = np.zeros(0x10000, np.uint8)
     for code in range(0x80, 0x10000):
         character = chr(code)
-        inert[code] = (
+        if (
             unicodedata.category(character)[0] in "LMNPS"
             and unicodedata.combining(character) == 0
             and code not in seconds
             and not character.isspace()
             and character != "\u180e"
             and unicodedata.is_normalized("NFC", character)
-        )
-    return np.packbits(inert, bitorder="little")
-
-
-@functools.cache
-def _bits(characters: str) -> npt.NDArray[np.uint8]:
-    """A bit for each code point up to U+FFFF: whether it is one of `characters`."""
-    found = np.zeros(0x10000, np.bool_)
-    found[[ord(character) for character in characters]] = True
-    return np.packbits(found, bitorder="little")
+        ):
+            kinds[code] |= _INERT
+        if character.isalnum() and not character.isdecimal():
+            kinds[code] |= _LETTER
+    kinds[[ord(character) for character in mojibake_tails]] |= _TAIL
+    return kinds
 
 
 @functools.cache
@@ -262,7 +260,7 @@ def _is_keyword_list(data, at, end, min_keywords, max_words_per_keyword):  # typ
 
 @numba.njit(cache=True, nogil=True)
 def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, offsets, inert, tails, keys, date_keys, openings, limits, max_words_per_keyword, verdicts
+    data, offsets, kinds, keys, date_keys, openings, limits, max_words_per_keyword, verdicts
 ) -> Any:
     min_chars, max_chars, min_words, min_keywords = limits[0], limits[1], limits[2], limits[3]
     max_name_words, max_date_chars, max_placeholder_chars = limits[4], limits[5], limits[6]
@@ -275,7 +273,7 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         # No branch on what ASCII characters are: which comes next cannot be foretold, and each wrong guess
         # of the processor costs as much as five characters.
         counts = np.uint64(0)
-        num_continuing = num_other = 0
+        num_continuing = num_other = num_other_letters = 0
         lead_end = numba.int64(-1)  # where a character ended that may be a byte of another, misread ...
         num_awaited = 0  # ... which so many more would make whole
         was_space = np.uint64(1)
@@ -303,10 +301,11 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                 code = ((byte & 0x1F) << 6) | (data[at + 1] & 0x3F)
                 at += 2
                 num_continuing += 1
-            if not (inert[code >> 3] >> (code & 7)) & 1:
+            kind = kinds[code]
+            if not kind & _INERT:
                 is_plain = False
                 break
-            if begin == lead_end and (tails[code >> 3] >> (code & 7)) & 1:
+            if begin == lead_end and kind & _TAIL:
                 lead_end = at
                 num_awaited -= 1
                 if num_awaited == 0:
@@ -316,6 +315,7 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                 lead_end = at
                 num_awaited = 1 + (code >= 0xE0) + (code >= 0xF0)
             num_other += 1
+            num_other_letters += (kind & _LETTER) != 0
             was_space = np.uint64(0)
         if not is_plain or was_space or double_space or counts >> _TELLING:
             continue
@@ -345,7 +345,7 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
             continue
         if num_chars <= max_placeholder_chars:
             key, num_letters = _letters(data, start, end)
-            if num_other > 0 and num_letters + num_other <= longest_other:
+            if num_other_letters > 0 and num_letters + num_other_letters <= longest_other:
                 continue
             if _holds(keys, key):
                 continue

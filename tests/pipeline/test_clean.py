@@ -120,6 +120,30 @@ def test_what_only_looks_like_markup_stays(text: str) -> None:
     assert _captions([text]) == [text]
 
 
+@pytest.mark.timeout(30)
+def test_hostile_texts_cost_no_more_than_their_length() -> None:
+    size = 60_000  # the square of this would take minutes
+    pieces = (
+        "<a ",
+        "<a =",
+        "<!--",
+        "<script",
+        "</script ",
+        "</script>",
+        "{{",
+        "{%%",
+        "<% ",
+        "&amp",
+        "&#1",
+        "a_1",
+        "Ã ",
+        "Â©é",
+    )
+    texts = [(piece * size)[:size] + end for piece in pieces for end in ("", ".jpg", "-->", ">")]
+    texts += ["<a" + " " * size, "<script>" + "</script" + " " * size, "a" + "_1" * size + ".jpg"]
+    assert _clean(texts).num_in == len(texts)
+
+
 RIGHT_TEXTS = [
     "Été à la plage : l’été, “CAFÉ”, DÉJÀ VU…",
     "Größe über Äpfel – „ÖL“, STRAẞE",
@@ -254,6 +278,7 @@ def test_long_texts_end_behind_the_last_word_that_fits() -> None:
                 "изображение",
                 "图片 1",
                 "ФОТО",
+                "“ИЗОБРАЖЕНИЕ”…",
                 "“image”",
                 "alt text",
                 "null",
