@@ -76,8 +76,6 @@ class CharacterTables:
     """uint8[0x110000]: a kind, and perhaps UNSETTLED and COMPATIBLE."""
     folds: npt.NDArray[np.int32]
     """int32[0x110000]: the code point after simple case folding."""
-    plain_forms: dict[int, str]
-    """What each COMPATIBLE code point is a form of."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -85,7 +83,6 @@ def character_tables() -> CharacterTables:
     """The tables of this Python's Unicode version; made once per process, in under a second."""
     classes = np.zeros(NUM_CODE_POINTS, np.uint8)
     folds = np.arange(NUM_CODE_POINTS, dtype=np.int32)
-    plain_forms: dict[int, str] = {}
     for point in range(NUM_CODE_POINTS):
         if 0x34000 <= point < 0xE0000 or point >= 0xE0200 or 0xAC00 <= point <= 0xDFFF:
             continue  # unassigned, private, surrogates; Hangul syllables are set below
@@ -97,21 +94,18 @@ def character_tables() -> CharacterTables:
         folds[point] = ord(_fold_character(character))
         if unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character):
             classes[point] |= UNSETTLED
-        plain = _plain_form(character, category)
-        if plain is not None:
-            plain_forms[point] = plain
-            classes[point] |= COMPATIBLE
         canonical = unicodedata.decomposition(character)
         if canonical and not canonical.startswith("<"):
             # The second half of a pair can join what stands before it.
             for half in canonical.split()[1:]:
                 classes[int(half, 16)] |= UNSETTLED
+    classes[list(_plain_forms())] |= COMPATIBLE
     classes[0xAC00:0xD7A4] = WORD
     classes[0x1161:0x1176] |= UNSETTLED  # Hangul vowels and final consonants join into syllables
     classes[0x11A8:0x11C3] |= UNSETTLED
     classes.flags.writeable = False
     folds.flags.writeable = False
-    return CharacterTables(classes=classes, folds=folds, plain_forms=plain_forms)
+    return CharacterTables(classes=classes, folds=folds)
 
 
 def fold_case(text: str) -> str:
@@ -133,7 +127,7 @@ def settled(text: str, *, compatibility_forms: bool) -> str:
     text = unicodedata.normalize("NFC", text)
     if not compatibility_forms or text.isascii():
         return text
-    return unicodedata.normalize("NFC", text.translate(character_tables().plain_forms))
+    return unicodedata.normalize("NFC", text.translate(_plain_forms()))
 
 
 def words(text: str, *, compatibility_forms: bool = True) -> list[str]:
@@ -183,13 +177,26 @@ def _kind(character: str, category: str) -> int:
     return BOUNDARY
 
 
+@functools.lru_cache(maxsize=1)
+def _plain_forms() -> dict[int, str]:
+    """What each COMPATIBLE code point is a form of: some thousands, found in a twentieth of a second."""
+    found: dict[int, str] = {}
+    for point in (*range(0x80, 0xD800), *range(0xE000, 0x34000)):
+        character = chr(point)
+        if not unicodedata.is_normalized("NFKC", character):
+            plain = _plain_form(character, unicodedata.category(character))
+            if plain is not None:
+                found[point] = plain
+    return found
+
+
 def _plain_form(character: str, category: str) -> str | None:
     """The NFKC form of a letter or number, if it is letters, numbers and marks alone.
 
     Symbols stay marks between words (the trade mark sign is no TM), and so does what would bring in some: one half
     would make eleven of 1½.
     """
-    if category[0] not in "LN" or unicodedata.is_normalized("NFKC", character):
+    if category[0] not in "LN":
         return None
     plain = unicodedata.normalize("NFKC", character)
     if plain == unicodedata.normalize("NFC", character):
