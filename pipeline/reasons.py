@@ -21,10 +21,10 @@ REASONS: dict[str, dict[str, str]] = {
     "clean": {
         "empty": "nothing is left after white space and control characters are gone",
         "too_short": "fewer characters or words than the limit",
-        "too_long": "more characters than the limit",
-        "file_name": "the text is a file name",
+        "too_long": "more characters than the limit, and no word's end to cut at",
+        "file_name": "the text is a file name without words",
         "date": "the text is a date, a time or a number",
-        "placeholder": "the text only says that there is a picture: image, photo, untitled",
+        "placeholder": "the text says only that there is a picture or no text: image, untitled, nan, {{ title }}",
         "keyword_list": "a list of search terms, not a description",
         "web_address": "the text is a URL or an e-mail address",
     },

@@ -29,16 +29,19 @@ from query_list.corpus import PAGES, DumpConfig, count_range
 from query_list.counting import COUNTS, read_bucket, sum_counts, write_buckets
 from query_list.dump import ranges
 from query_list.inputs import Input, expand, identify
+from query_list.stop_words import FUNCTION_WORDS, EmptyQueriesConfig, Judge
 from query_list.titles import TitlesConfig, count_views, titles
 from query_list.unigrams import UnigramsConfig, unigrams
 from query_list.wordnet import WordnetConfig, wordnet
 
 __all__ = ["BUILD_VERSION", "BuildConfig", "BuildResult", "build"]
 
-BUILD_VERSION = 2
+BUILD_VERSION = 3
 """Grows with every change that alters a list built from the same inputs."""
 _BYTES_PER_BUCKET = 32 << 20
 _MAX_BUCKETS = 512
+_SPARE_TITLES = 10_000
+"""So many more titles are asked for, since those that say nothing are passed over: letters, digits, short words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class BuildConfig:
     bigrams: BigramsConfig | None = field(default_factory=BigramsConfig)
     titles: TitlesConfig | None = field(default_factory=TitlesConfig)
     wordnet: WordnetConfig | None = field(default_factory=WordnetConfig)
+    empty_queries: EmptyQueriesConfig = field(default_factory=EmptyQueriesConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -99,9 +103,9 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     if before != done.outputs["queries.parquet"]:
         _publish(work / "list" / "queries.parquet", output)
     facts: dict[str, int] = {}
-    for record in (*counted, *viewed):
+    for record in (*counted, *viewed, done):
         for name, value in record.info.items():
-            if name != "rows":
+            if name not in ("rows", "fingerprint"):
                 facts[name] = facts.get(name, 0) + int(value)
     return BuildResult(
         path=output,
@@ -147,6 +151,9 @@ def _count_tasks(config: BuildConfig, dump: Sequence[Input], hashes: Mapping[str
                 "max_entries": config.dump.max_entries_in_memory,
                 "disambiguation_templates": list(config.dump.disambiguation_templates),
                 "disambiguation_suffix": config.dump.disambiguation_suffix,
+                "title_words": list(config.dump.title_words),
+                "lowercase_templates": list(config.dump.lowercase_templates),
+                "function_words": sorted(FUNCTION_WORDS[config.empty_queries.function_words]),
             }
             tasks.append(
                 Task(
@@ -218,7 +225,10 @@ def _list_task(
     counted: Sequence[Done],
     merged: Sequence[Done],
 ) -> Task:
-    sections = {name: to_mapping(getattr(config, name)) for name in ("unigrams", "bigrams", "titles", "wordnet")}
+    sections = {
+        name: to_mapping(getattr(config, name))
+        for name in ("unigrams", "bigrams", "titles", "wordnet", "empty_queries")
+    }
     files = {name: [file.path for file in inputs[name]] for name in ("index", "data", "lists")}
     arguments = {
         **sections,
@@ -261,19 +271,24 @@ def _merge_bucket(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> 
 def _select(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     """Engine task: take from each source in turn what no earlier one gave, up to its budget."""
     chosen: dict[str, tuple[str, int, Candidate]] = {}
+    dropped = {"lone_letter": 0, "near_stop_word": 0}
+    words = _merged(arguments, "words.arrow")
+    judge = _judge(arguments, words)
 
     def take(source: str, candidates: Sequence[Candidate], budget: int | None) -> None:
         rank = 0
         for candidate in candidates:
             if rank == budget:
                 return
-            if candidate.query not in chosen:
+            empty = judge.reason(candidate.query) if judge and source != "file" else None
+            if empty is not None:
+                dropped[empty[0]] += 1
+            elif candidate.query not in chosen:
                 chosen[candidate.query] = (source, rank, candidate)
                 rank += 1
 
     for path in arguments["lists"]:
         take("file", [Candidate(query=query) for query in read_queries(path).queries], None)
-    words = _merged(arguments, "words.arrow")
     single: set[str] = set()
     if arguments["unigrams"] is not None:
         unigrams_config = from_mapping(UnigramsConfig, arguments["unigrams"])
@@ -287,7 +302,7 @@ def _select(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[s
     if arguments["titles"] is not None:
         titles_config = from_mapping(TitlesConfig, arguments["titles"])
         # What earlier sources gave already is passed over, so so many more are asked for.
-        limit = titles_config.budget + len(chosen)
+        limit = titles_config.budget + len(chosen) + _SPARE_TITLES
         (output,) = outputs.values()
         views, pages = _merged_reader(arguments, "views.arrow"), _pages_reader(arguments["pages"])
         take("titles", titles(views, pages, titles_config, limit=limit, scratch=output.parent), titles_config.budget)
@@ -300,7 +315,15 @@ def _select(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[s
             "or lower the minimum counts"
         )
     mark = write_queries(_table(chosen), outputs["queries.parquet"])
-    return {"rows": len(chosen), "fingerprint": mark}
+    return {"rows": len(chosen), "fingerprint": mark, **dropped}
+
+
+def _judge(arguments: Mapping[str, Any], words: pa.Table) -> Judge | None:
+    config = from_mapping(EmptyQueriesConfig, arguments["empty_queries"])
+    if config.rule == "keep":
+        return None
+    counts = dict(zip(words.column("key").to_pylist(), words.column("count").to_pylist(), strict=True))
+    return Judge(config, counts, arguments["num_words"])
 
 
 def _merged(arguments: Mapping[str, Any], kind: str) -> pa.Table:

@@ -3,6 +3,7 @@
 build       CONFIG.yaml [--section.key value ...]            make the list, or bring it up to date
 stats       CONFIG.yaml|LIST                                 sizes by source, examples
 lint        CONFIG.yaml|LIST [--texts FILE] [--rule words|metaclip] [--case smart|fold|exact]
+            [--function_words en|de|none]                    what matches never, twice, or says nothing
 diff-rules  CONFIG.yaml|LIST TEXTS [--case smart|fold|exact] [--limit N]
             what each rule of matching finds in a sample of texts that the other does not
 
@@ -74,7 +75,17 @@ def _build(words: list[str]) -> int:
     if not result.built:
         console.print(f"{result.path}: nothing to do, {result.num_queries:,} queries are up to date")
         return 0
-    for name in ("pages", "articles", "redirects", "disambiguations", "broken_pages", "words", "broken_lines"):
+    for name in (
+        "pages",
+        "articles",
+        "redirects",
+        "disambiguations",
+        "broken_pages",
+        "words",
+        "broken_lines",
+        "lone_letter",
+        "near_stop_word",
+    ):
         if result.facts.get(name):
             console.print(f"  {name.replace('_', ' '):<18} {result.facts[name]:>14,}")
     _print_stats(read_queries(result.path), console)
@@ -99,12 +110,16 @@ def _lint(words: list[str]) -> int:
     from pipeline.matching import MatchConfig
     from pipeline.queries import read_queries
     from query_list.report import lint, read_texts
+    from query_list.stop_words import EmptyQueriesConfig
 
     path, rest = _list_path(words)
     options = dict(parse_overrides(rest))
     texts = options.pop("texts", None)
+    language = {"function_words": options.pop("function_words")} if "function_words" in options else {}
+    empty_queries = from_mapping(EmptyQueriesConfig, language, where="the command line")
     config = from_mapping(MatchConfig, options, where="the command line")
-    findings = lint(read_queries(path), config, read_texts(Path(texts)) if texts else ())
+    sample = read_texts(Path(texts)) if texts else ()
+    findings = lint(read_queries(path), config, sample, empty_queries=empty_queries)
     for finding in findings:
         say(f"{finding.kind:<15} {finding.query_id:>7}  {finding.query!r}: {finding.detail}")
     kinds = Counter(finding.kind for finding in findings)

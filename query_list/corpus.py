@@ -16,6 +16,7 @@ from pipeline.storage import write_parquet
 from query_list.counting import SpillingCounter
 from query_list.dump import read_namespaces, read_pages
 from query_list.prose import read_article
+from query_list.title_case import name_of_article
 
 __all__ = ["PAGES", "DumpConfig", "count_range", "neighbours"]
 
@@ -24,6 +25,7 @@ PAGES = pa.schema(
         pa.field("title", pa.string(), nullable=False),
         pa.field("redirect", pa.string()),  # the title that it leads to, null for an article
         pa.field("disambiguation", pa.bool_(), nullable=False),
+        pa.field("name", pa.string()),  # of an article: the title in the case of its own prose
     ]
 )
 """One page of the article namespace."""
@@ -66,6 +68,10 @@ class DumpConfig:
     """Lower-case names of the templates that mark a page as a disambiguation; other wikis use other names."""
     disambiguation_suffix: str = "(disambiguation)"
     """Titles that end with this are disambiguations as well; empty for none."""
+    title_words: tuple[str, ...] = ("DISPLAYTITLE",)
+    """Magic words with which a page says how its title is written; wikis have names of their own beside this one."""
+    lowercase_templates: tuple[str, ...] = ("lowercase title", "lowercase", "lowercasetitle", "lowercase first")
+    """Lower-case names of the templates that say that a page's name begins with a small letter."""
     max_entries_in_memory: int = 2_000_000
     """Distinct words, and as many pairs, that a task counts in memory (150 bytes each) before it spills."""
 
@@ -95,6 +101,9 @@ def _pages(
     namespaces = read_namespaces(path)
     templates = frozenset(arguments["disambiguation_templates"])
     suffix = str(arguments["disambiguation_suffix"])
+    title_words = frozenset(arguments["title_words"])
+    lowercase_templates = frozenset(arguments["lowercase_templates"])
+    function_words = frozenset(arguments["function_words"])
     for page in read_pages(path, int(arguments["begin"]), int(arguments["end"])):
         info["pages"] += 1
         if page.broken or not page.title:
@@ -102,7 +111,7 @@ def _pages(
             continue
         if page.redirect is not None:
             info["redirects"] += 1
-            yield {"title": page.title, "redirect": page.redirect, "disambiguation": False}
+            yield {"title": page.title, "redirect": page.redirect, "disambiguation": False, "name": None}
             continue
         article = read_article(page.text, namespaces)
         if article is None:
@@ -110,7 +119,18 @@ def _pages(
         disambiguation = bool(suffix and page.title.endswith(suffix)) or bool(
             article and not templates.isdisjoint(article.templates)
         )
-        yield {"title": page.title, "redirect": None, "disambiguation": disambiguation}
+        name = page.title
+        if article is not None and not disambiguation:
+            name = name_of_article(
+                page.title,
+                article.prose,
+                page.text,
+                article.templates,
+                title_words=title_words,
+                lowercase_templates=lowercase_templates,
+                function_words=function_words,
+            )
+        yield {"title": page.title, "redirect": None, "disambiguation": disambiguation, "name": name}
         if disambiguation:
             info["disambiguations"] += 1  # a list of names, not prose
         elif article is not None:

@@ -15,13 +15,12 @@ from pipeline.errors import InputError
 from pipeline.lines import read_lines
 from pipeline.matching import MatchConfig, Matcher, can_match, normal_form
 from pipeline.queries import QueryList
+from query_list.stop_words import EmptyQueriesConfig, Judge
 
 __all__ = ["Difference", "Finding", "SourceFacts", "diff_rules", "lint", "read_texts", "stats"]
 
-_NEAR_STOP_SHARE = 2e-3
-"""A unigram is called a near-stop-word from this share of all counted words on; English has a few dozen such."""
 _NEAR_STOP_TEXTS = 0.05
-"""The same, by the share of sample texts that contain the query."""
+"""A query is called a near stop word from this share of sample texts that contain it on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Finding:
     """One query that deserves a look."""
 
     kind: str
-    """never_matches, duplicate, near_stop_word."""
+    """never_matches, duplicate, lone_letter, near_stop_word."""
     query_id: int
     query: str
     detail: str
@@ -82,16 +81,21 @@ def stats(query_list: QueryList, examples: int = 5) -> list[SourceFacts]:
     return facts
 
 
-def lint(query_list: QueryList, config: MatchConfig, texts: Sequence[str] = ()) -> list[Finding]:
-    """Queries that can never match, that match what an earlier one matches, or that are nearly stop words.
+def lint(
+    query_list: QueryList,
+    config: MatchConfig,
+    texts: Sequence[str] = (),
+    *,
+    empty_queries: EmptyQueriesConfig | None = None,
+) -> list[Finding]:
+    """Queries that can never match, that match what an earlier one matches, or that say nothing about a picture.
 
-    Near-stop-words go by the list's own counts, and by the share of `texts` (if given) that contain them.
+    These go by the rule of `build` (stop_words.py) with the list's own counts if it has some, and by the share of
+    `texts` (if given) that contain them.
     """
     findings: list[Finding] = []
     seen: dict[str, int] = {}
-    counts = query_list.table.column("count").to_pylist()
-    sources = query_list.table.column("source").to_pylist()
-    counted = sum(count for count, source in zip(counts, sources, strict=True) if count and source == "unigrams")
+    judge = _judge(query_list, empty_queries or EmptyQueriesConfig())
     share_of_texts = _shares(query_list, config, texts)
     for query_id, query in enumerate(query_list.queries):
         if not can_match(query, config):
@@ -102,14 +106,19 @@ def lint(query_list: QueryList, config: MatchConfig, texts: Sequence[str] = ()) 
         if first != query_id:
             detail = f"matches exactly what {query_list.queries[first]!r} (query {first}) matches"
             findings.append(Finding(kind="duplicate", query_id=query_id, query=query, detail=detail))
-        count = counts[query_id]
-        if sources[query_id] == "unigrams" and count and count >= _NEAR_STOP_SHARE * counted:
-            detail = f"{count / counted:.2%} of all counted words"
-            findings.append(Finding(kind="near_stop_word", query_id=query_id, query=query, detail=detail))
-        elif len(texts) and share_of_texts[query_id] >= _NEAR_STOP_TEXTS:
-            detail = f"in {share_of_texts[query_id]:.1%} of the texts"
-            findings.append(Finding(kind="near_stop_word", query_id=query_id, query=query, detail=detail))
+        empty = judge.reason(query)
+        if empty is None and len(texts) and share_of_texts[query_id] >= _NEAR_STOP_TEXTS:
+            empty = "near_stop_word", f"in {share_of_texts[query_id]:.1%} of the texts"
+        if empty is not None:
+            findings.append(Finding(kind=empty[0], query_id=query_id, query=query, detail=empty[1]))
     return findings
+
+
+def _judge(query_list: QueryList, config: EmptyQueriesConfig) -> Judge:
+    table = query_list.table
+    rows = zip(*(table.column(name).to_pylist() for name in ("query", "count", "source")), strict=True)
+    counts = {query: count for query, count, source in rows if count and source == "unigrams"}
+    return Judge(config, counts, sum(counts.values()))
 
 
 def diff_rules(query_list: QueryList, texts: Sequence[str], config: MatchConfig) -> list[Difference]:

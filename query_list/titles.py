@@ -1,6 +1,8 @@
 """Names of articles that people look up: "names of all Wikipedia articles above a search volume" (CLIP, 2.2).
 
 page-view files --sum per title--> views --follow redirects--> views per article --> names by views
+
+A name has the case of its article's prose (title_case.py).
 """
 
 from __future__ import annotations
@@ -101,8 +103,8 @@ def titles(
         database.execute("CREATE TABLE views_0 AS SELECT key, count FROM views_given")
         # Parts of a dump may overlap; a title is one page all the same.
         database.execute(
-            "CREATE TABLE pages AS SELECT title, min(redirect) AS redirect, bool_or(disambiguation) AS disambiguation"
-            " FROM pages_given GROUP BY title"
+            "CREATE TABLE pages AS SELECT title, min(redirect) AS redirect, bool_or(disambiguation) AS disambiguation,"
+            " coalesce(min(name), title) AS name FROM pages_given GROUP BY title"
         )
         for hop in range(_MAX_HOPS):
             database.execute(
@@ -110,11 +112,11 @@ def titles(
                 f" FROM views_{hop} LEFT JOIN pages ON title = key GROUP BY ALL"
             )
             database.execute(f"DROP TABLE views_{hop}")
-        name = f"coalesce(nullif(regexp_replace(title, '{_QUALIFIER}', ''), ''), title)"
+        name = f"coalesce(nullif(regexp_replace(pages.name, '{_QUALIFIER}', ''), ''), pages.name)"
         found = database.execute(
-            f"SELECT {name if config.strip_qualifier else 'title'} AS name, sum(count)::BIGINT AS total"
+            f"SELECT {name if config.strip_qualifier else 'pages.name'} AS query, sum(count)::BIGINT AS total"
             f" FROM views_{_MAX_HOPS} JOIN pages ON title = key WHERE redirect IS NULL AND NOT disambiguation"
-            " GROUP BY name HAVING total >= $1 ORDER BY total DESC, name LIMIT $2",
+            " GROUP BY query HAVING total >= $1 ORDER BY total DESC, query LIMIT $2",
             [config.min_views, 1 << 62 if limit is None else limit],
         ).fetchall()
     return [Candidate(query=name, views=views) for name, views in found]

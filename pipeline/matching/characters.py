@@ -1,9 +1,10 @@
 """What a word is: one class and one folded form for every Unicode code point.
 
-The text normal form of matching by words: NFC; format characters and variation selectors removed; then
-the maximal runs of letters, marks and numbers are the words, and everything else only separates them. In
-scripts that are written without spaces every letter is a word of its own (with the marks that follow it),
-so that a query of several letters is found inside a longer run of them.
+The text normal form of matching by words: NFC; letters and numbers in their plain form (the option
+`compatibility_forms`); format characters and variation selectors removed. Then the maximal runs of letters,
+marks and numbers are the words, and everything else only separates them. In scripts that are written without
+spaces every letter is a word of its own (with the marks that follow it), so that a query of several letters is
+found inside a longer run of them.
 
 The tables come from Python's own Unicode data: `unicodedata.unidata_version` belongs to every fingerprint
 of something made with them.
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 __all__ = [
     "BOUNDARY",
+    "COMPATIBLE",
     "IGNORED",
     "KIND",
     "MARK",
@@ -31,6 +33,8 @@ __all__ = [
     "CharacterTables",
     "character_tables",
     "fold_case",
+    "has_capital",
+    "settled",
     "word_spans",
     "words",
 ]
@@ -41,6 +45,9 @@ KIND = 7
 """Mask of the kinds above within a class byte."""
 UNSETTLED = 8
 """Class bit: text with this character may not be in NFC. Without any such character it certainly is."""
+
+COMPATIBLE = 16
+"""Class bit: a letter or number that is only another form of others (NFKC): wide, a ligature, raised."""
 
 NUM_CODE_POINTS = 0x110000
 _SPACELESS = (
@@ -66,7 +73,7 @@ class CharacterTables:
     """Read-only tables with one entry per code point."""
 
     classes: npt.NDArray[np.uint8]
-    """uint8[0x110000]: a kind, and perhaps UNSETTLED."""
+    """uint8[0x110000]: a kind, and perhaps UNSETTLED and COMPATIBLE."""
     folds: npt.NDArray[np.int32]
     """int32[0x110000]: the code point after simple case folding."""
 
@@ -92,6 +99,7 @@ def character_tables() -> CharacterTables:
             # The second half of a pair can join what stands before it.
             for half in canonical.split()[1:]:
                 classes[int(half, 16)] |= UNSETTLED
+    classes[list(_plain_forms())] |= COMPATIBLE
     classes[0xAC00:0xD7A4] = WORD
     classes[0x1161:0x1176] |= UNSETTLED  # Hangul vowels and final consonants join into syllables
     classes[0x11A8:0x11C3] |= UNSETTLED
@@ -107,18 +115,35 @@ def fold_case(text: str) -> str:
     return "".join(map(_fold_character, text))
 
 
-def words(text: str) -> list[str]:
-    """The words of `text` in its normal form (NFC, format characters removed), case kept."""
+def has_capital(text: str) -> bool:
+    """Whether a letter is written as a capital. Letters that only fold are none: a final sigma, a long s."""
+    if text.isascii():
+        return text != text.lower()
+    return any(c.lower() != c and _fold_character(c) != c for c in text)
+
+
+def settled(text: str, *, compatibility_forms: bool) -> str:
+    """NFC, with the plain forms of letters and numbers: `ＤＯＧ`, `ﬁ` and `m²` are `DOG`, `fi` and `m2`."""
+    text = unicodedata.normalize("NFC", text)
+    if not compatibility_forms or text.isascii():
+        return text
+    return unicodedata.normalize("NFC", text.translate(_plain_forms()))
+
+
+def words(text: str, *, compatibility_forms: bool = True) -> list[str]:
+    """The words of `text` in its normal form (see above), case kept."""
     if text.isascii():
         return _ASCII_WORDS.findall(text)
-    text, starts, ends = word_spans(text)
+    text, starts, ends = word_spans(text, compatibility_forms=compatibility_forms)
     return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def word_spans(text: str) -> tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def word_spans(
+    text: str, *, compatibility_forms: bool = True
+) -> tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """`text` in normal form, with the starts and ends (int64[W], in code points) of its words."""
     tables = character_tables()
-    text = unicodedata.normalize("NFC", text)
+    text = settled(text, compatibility_forms=compatibility_forms)
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     kinds = tables.classes[points] & KIND
     ignored = kinds == IGNORED
@@ -150,6 +175,33 @@ def _kind(character: str, category: str) -> int:
     if category[0] in "LN":
         return SINGLE if unicodedata.name(character, "").startswith(_SPACELESS) else WORD
     return BOUNDARY
+
+
+@functools.lru_cache(maxsize=1)
+def _plain_forms() -> dict[int, str]:
+    """What each COMPATIBLE code point is a form of: some thousands, found in a twentieth of a second."""
+    found: dict[int, str] = {}
+    for point in (*range(0x80, 0xD800), *range(0xE000, 0x34000)):
+        character = chr(point)
+        if not unicodedata.is_normalized("NFKC", character):
+            plain = _plain_form(character, unicodedata.category(character))
+            if plain is not None:
+                found[point] = plain
+    return found
+
+
+def _plain_form(character: str, category: str) -> str | None:
+    """The NFKC form of a letter or number, if it is letters, numbers and marks alone.
+
+    Symbols stay marks between words (the trade mark sign is no TM), and so does what would bring in some: one half
+    would make eleven of 1½.
+    """
+    if category[0] not in "LN":
+        return None
+    plain = unicodedata.normalize("NFKC", character)
+    if plain == unicodedata.normalize("NFC", character):
+        return None
+    return plain if all(unicodedata.category(c)[0] in "LNM" for c in plain) else None
 
 
 def _fold_character(character: str) -> str:

@@ -15,7 +15,16 @@ import pyarrow as pa
 
 from configs.load import ConfigError, fingerprint, from_mapping, to_mapping
 from pipeline.errors import QueryListError
-from pipeline.matching.characters import NUM_CODE_POINTS, character_tables, fold_case, words
+from pipeline.matching.characters import (
+    COMPATIBLE,
+    NUM_CODE_POINTS,
+    UNSETTLED,
+    character_tables,
+    fold_case,
+    has_capital,
+    settled,
+    words,
+)
 from pipeline.storage import commit, temporary_name, write_json
 
 if TYPE_CHECKING:
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MATCH_VERSION", "MatchConfig", "Matcher", "can_match", "normal_form"]
 
-MATCH_VERSION = 4
+MATCH_VERSION = 5
 """Grows with every change of a rule or of the tables' layout."""
 _ALL_BITS = 0xFFFFFFFFFFFFFFFF
 _WRAPPED = ",.;:?!`"
@@ -44,6 +53,9 @@ class MatchConfig:
     case: Literal["smart", "fold", "exact"] = "smart"
     """For the rule `words`. smart: a query without capitals matches any case, a query with capitals only as
     written. fold: case never counts. exact: it always does. The rule `metaclip` is always exact."""
+    compatibility_forms: bool = True
+    """For the rule `words`: letters and numbers that are forms of others match them (Unicode NFKC): wide ones,
+    ligatures, raised and lowered ones, mathematical alphabets. Captions stay as they are."""
 
 
 def normal_form(query: str, config: MatchConfig) -> str:
@@ -53,14 +65,15 @@ def normal_form(query: str, config: MatchConfig) -> str:
     """
     if config.rule == "metaclip":
         return query
-    text = " ".join(words(query))
-    return fold_case(text) if config.case == "fold" else text
+    text = " ".join(words(query, compatibility_forms=config.compatibility_forms))
+    any_case = config.case == "fold" or (config.case == "smart" and not has_capital(text))
+    return fold_case(text) if any_case else text
 
 
 def can_match(query: str, config: MatchConfig) -> bool:
     """Whether any caption at all can contain the query under the rule."""
     if config.rule == "words":
-        return bool(words(query))
+        return bool(words(query, compatibility_forms=config.compatibility_forms))
     if any(c in query for c in _TURNED_INTO_SPACE):
         return False  # captions have none left
     # A wrapped mark never touches another character in a caption.
@@ -100,13 +113,16 @@ class Matcher:
         as_written = np.zeros(len(queries), bool)
         if config.rule == "words":
             rule = kernel.RULE_WORDS
-            texts = [" ".join(words(query)) for query in queries]
+            forms = config.compatibility_forms
+            texts = [" ".join(words(query, compatibility_forms=forms)) for query in queries]
             shown = texts if config.case == "exact" else [fold_case(text) for text in texts]
             if config.case == "smart":
-                as_written = np.array([a != b for a, b in zip(texts, shown, strict=True)], bool)
+                as_written = np.array([has_capital(text) for text in texts], bool)
                 shown = [a if keep else b for a, b, keep in zip(texts, shown, as_written.tolist(), strict=True)]
             tables = character_tables()
-            classes = tables.classes
+            compatible = tables.classes & COMPATIBLE != 0
+            # For the kernel a text is settled or not: `find` brings the others into normal form.
+            classes = np.where(compatible & forms, tables.classes | UNSETTLED, tables.classes)
             folds = tables.folds if config.case != "exact" else np.arange(NUM_CODE_POINTS, dtype=np.int32)
         else:
             rule = kernel.RULE_SPACES
@@ -193,7 +209,8 @@ class Matcher:
         offsets, ids, unsettled = self._run(array, check_settled=settled_only)
         rows = np.flatnonzero(unsettled)
         if len(rows):
-            texts = [unicodedata.normalize("NFC", text) for text in array.take(pa.array(rows)).to_pylist()]
+            forms = self.config.compatibility_forms
+            texts = [settled(text, compatibility_forms=forms) for text in array.take(pa.array(rows)).to_pylist()]
             more_offsets, more_ids, _ = self._run(pa.array(texts, pa.large_string()), check_settled=False)
             offsets, ids = _spliced(offsets, ids, rows, more_offsets, more_ids)
         return offsets, ids

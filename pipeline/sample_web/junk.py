@@ -95,7 +95,7 @@ def junk_text(dice: Dice, fate: str) -> str | None:
                 )
             )
         case "clean/too_short":
-            return dice.choice(("a", "ok", "I", "x", "to", "no"))
+            return dice.choice(("a", "-", "I", "x", "?", "1"))
         case "clean/empty":
             return dice.choice(("\u200b", "\ufeff", "\u200b\u200b"))  # zero-width: nothing to see
         case _:

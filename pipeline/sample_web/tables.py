@@ -139,6 +139,7 @@ def _row(page: Page, place: Place, shown: Shown) -> dict[str, object]:
 
 def _clean(text: str) -> str:
     """The caption of an alt text: white space runs to one space, unseen characters away."""
+    text = text.replace("\u200b", " ")  # the zero-width space is a space
     kept = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf"))
     return " ".join(kept.split())
 

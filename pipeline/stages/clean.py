@@ -6,7 +6,7 @@
 
 `normalise` and `reason_against` are the definition, one text at a time. The kernel only recognises the
 many texts that `normalise` leaves as they are and on which the rules are easily decided; the tests hold it
-to them.
+to them. docs/cleaning.md shows both by examples.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ import pyarrow.compute as pc
 from configs.load import ConfigError
 from pipeline.outcome import Outcome, reject
 from pipeline.schema import CLEANED
+from pipeline.stages.clean_keywords import is_keyword_list
+from pipeline.stages.clean_markup import CONTINUATIONS, fix_mojibake, has_template, strip_markup
+from pipeline.stages.clean_names import MAX_NAME_WORDS, is_file_name, words_of_name
 
 __all__ = ["CleanConfig", "clean", "normalise", "reason_against"]
 
@@ -31,24 +35,34 @@ __all__ = ["CleanConfig", "clean", "normalise", "reason_against"]
 class CleanConfig:
     """What a text must be to become a caption."""
 
-    min_chars: int = 3
-    """Fewer characters are `too_short`."""
+    strip_markup: bool = True
+    """Decode entities that were escaped twice, and take tags away: `<b>Red car</b>` becomes `Red car`."""
+    fix_mojibake: bool = True
+    """Undo UTF-8 that was read as Latin-1 or Windows-1252: `cafÃ©` becomes `café`."""
+    read_file_names: bool = True
+    """Take the words out of file names that have words: `isle_of_man.jpg` becomes `isle of man`."""
+    min_chars: int = 2
+    """Fewer characters are `too_short`; an ideograph, kana or Hangul syllable counts as two."""
     min_words: int = 1
     """Fewer words (runs without white space) are `too_short`."""
     max_chars: int = 1000
-    """More characters are `too_long`."""
+    """Longest caption."""
+    long_texts: Literal["cut", "reject"] = "cut"
+    """cut: end a longer text behind the last word that fits; reject it, if that is not in its second half, and with
+    `reject` always, as `too_long`."""
     drop_file_names: bool = True
-    """Reject what is a file name: IMG_1234, banner_left.png."""
+    """Reject what is a file name without words: IMG_1234, banner_left_2x.png."""
     drop_dates: bool = True
     """Reject what is only a date, a time, a number or a price."""
     drop_placeholders: bool = True
-    """Reject what only says that there is a picture: image, photo 3, untitled."""
+    """Reject what only says that there is a picture (image, photo 3, untitled), that there is no text (null, No photo
+    description available), or where a template was not filled in ({{ product.title }})."""
     drop_keyword_lists: bool = True
     """Reject lists of search terms: see the next two."""
     min_keywords: int = 8
     """At least so many parts between commas, semicolons or bars make a list of search terms ..."""
     max_words_per_keyword: float = 2.5
-    """... if they have at most so many words each on average."""
+    """... if they have at most so many words each on average, and are no sentence that lists things."""
     drop_web_addresses: bool = True
     """Reject what is only a URL, a host name or an e-mail address."""
 
@@ -61,6 +75,9 @@ class CleanConfig:
             raise ConfigError("min_keywords must be at least 2")
 
 
+_DEFAULT = CleanConfig()
+
+
 def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
     """Add `caption` to a batch with a column `alt_text`; the unit is a candidate.
 
@@ -71,7 +88,7 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
     texts = batch.column("alt_text")
     verdicts = _scan(texts, config)
     unsure = np.flatnonzero(verdicts == clean_scan.UNSURE)
-    normalised = pa.array([normalise(text) for text in texts.take(pa.array(unsure)).to_pylist()], pa.string())
+    normalised = pa.array([normalise(text, config) for text in texts.take(pa.array(unsure)).to_pylist()], pa.string())
     verdicts[unsure] = _scan(normalised, config)  # most only had white space to lose
     still = verdicts[unsure] == clean_scan.UNSURE
     judged = [reason_against(text, config) for text in normalised.filter(pa.array(still)).to_pylist()]
@@ -92,14 +109,17 @@ def _scan(texts: pa.StringArray, config: CleanConfig) -> npt.NDArray[np.uint8]:
         texts,
         min_chars=config.min_chars,
         max_chars=config.max_chars,
+        cuts_long_texts=config.long_texts == "cut",
         min_words=config.min_words,
         min_keywords=config.min_keywords,
         max_words_per_keyword=config.max_words_per_keyword,
-        max_name_words=_MAX_NAME_WORDS,
+        max_name_words=MAX_NAME_WORDS,
         max_date_chars=_MAX_DATE_CHARS,
         max_placeholder_chars=_MAX_PLACEHOLDER_CHARS,
-        placeholders=_PLACEHOLDERS,
-        date_words=_DATE_WORDS,
+        placeholders=_PLACEHOLDERS | _WRITTEN_VALUES,
+        openings=_NO_TEXT,
+        date_words=_DATE_WORDS | _CLOCK_LETTERS,
+        mojibake_tails=CONTINUATIONS if config.fix_mojibake else "",
     )
 
 
@@ -113,22 +133,40 @@ def _mask_of(rows: npt.NDArray[np.intp], size: int) -> pa.BooleanArray:
 
 _DROPPED = (
     "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # control characters that are no white space
-    "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+    "\u00ad\u061c\u180e\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
 )
 _JOINERS = "\u200c\u200d"
 _BESIDE_JOINER = rf"[^\x00-\x7f\s{_JOINERS}]"
 _INVISIBLE = re.compile(rf"[{_DROPPED}]|(?<!{_BESIDE_JOINER})[{_JOINERS}]|[{_JOINERS}](?!{_BESIDE_JOINER})")
+_ZERO_WIDTH_SPACE = "\u200b"
 
 
-def normalise(text: str) -> str:
-    """NFC, each run of Unicode white space one space, none at the ends, control and zero-width
-    characters gone. Case, punctuation and all else stay.
+def normalise(text: str, config: CleanConfig = _DEFAULT) -> str:
+    """The caption of a text, fit or not: without mark-up, in plain form, a file name's words, cut to length.
 
-    A zero-width joiner or non-joiner stays between two characters beyond ASCII: emoji are built with
+    Plain form is NFC, each run of Unicode white space one space, none at the ends, control and invisible
+    characters gone. Case, punctuation and all else stay. The zero-width space is white space (UAX #14: a place to
+    break a line). A zero-width joiner or non-joiner stays between two characters beyond ASCII: emoji are built with
     it, and Persian and Indic words spelt.
     """
+    plain = " ".join(text.split())
+    if not plain.isascii() or not plain.isprintable() or "<" in plain or "&" in plain:  # most have white space to lose
+        if config.strip_markup:
+            text = strip_markup(text)
+        if config.fix_mojibake:
+            text = fix_mojibake(text)
+        plain = _plain(text)
+    text = plain
+    if config.read_file_names and (" " not in text or "." in text[-5:]) and is_file_name(text):
+        text = words_of_name(text) or text
+    if config.long_texts == "cut" and len(text) > config.max_chars:
+        text = _cut(text, config.max_chars)
+    return text
+
+
+def _plain(text: str) -> str:
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", text.replace(_ZERO_WIDTH_SPACE, " "))
     if not text.isprintable():
         text = _INVISIBLE.sub("", text)
     text = " ".join(text.split())
@@ -137,29 +175,27 @@ def normalise(text: str) -> str:
     return text
 
 
-_MAX_NAME_WORDS = 8
-"""Longer texts are prose, even if they end in ".jpg"."""
-_EXTENSION = re.compile(
-    r"\.(?:jpe?g|jpe|jfif|png|gif|webp|avif|bmp|svg|tiff?|hei[cf]|ico|psd|eps|raw|cr2|nef|pdf|mp4|mov|avi|webm)\Z",
-    re.IGNORECASE | re.ASCII,
-)
-_CAMERA = re.compile(
-    r"(?:(?:IMG|IMAG|DSC[NF]?|DSCF|DCIM|MVI|PICT|PXL|VID|GOPR|CIMG|SAM|WP|KIF|Screenshot|Photo|Image|Picture|File|Unknown)"
-    r"[-_]?\d{3,}\S*|P\d{7}|[A-Z]{2,4}_\d{3,}\S*|\d{8}_\d{4,6}\S*)\Z",
-    re.IGNORECASE | re.ASCII,
-)
-_UNDERSCORED = re.compile(r"\S*\w_\w\S*\Z")
-_HEX_ID = re.compile(
-    r"(?=\S*\d)(?:[0-9a-f]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z", re.IGNORECASE | re.ASCII
-)
+_BREAKS = " \u3001\u3002\uff0c\uff01\uff1f\uff1b\uff1a"
+"""A caption may end at a space, or behind a mark of the scripts that put none after it."""
+
+
+def _cut(text: str, max_chars: int) -> str:
+    """The words that fit, if they fill half the room; else the whole text."""
+    end = max(max(text.rfind(" ", 0, max_chars + 1), text.rfind(mark, 0, max_chars) + 1) for mark in _BREAKS)
+    return text[:end].rstrip(" ,;:([{|/&-\u2013\u2014") if end > max_chars // 2 else text
+
 
 _MAX_DATE_CHARS = 60
 _DATE_WORDS = frozenset(
     """january february march april may june july august september october november december
     jan feb mar apr jun jul aug sep sept oct nov dec
     monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri sat sun
-    st nd rd th of at the am pm a p m utc gmt bc ad bce ce t z""".split()  # noqa: SIM905  # easier to read so
+    st nd rd th of at the am pm utc gmt bc ad bce ce""".split()  # noqa: SIM905  # easier to read so
 )
+_CLOCK_LETTERS = frozenset("apmtz")
+_HALF_DAY = re.compile(r"(?<=[\d\s])([ap])\.?\s?(m)\b\.?", re.IGNORECASE | re.ASCII)
+_ISO_TIME = re.compile(r"(?<=\d)T(?=\d\d:?\d\d)|(?<=\d)Z\Z", re.IGNORECASE | re.ASCII)
+"""Where lone letters belong to a time: `10:30 p.m.`, `2019-05-12T10:22Z`; in `M16` and `p2p` they do not."""
 _LETTERS = re.compile(r"[^\W\d_]+")
 _NUMBERS_AND_MARKS = re.compile(r"[0-9\s.,:;/\\()\[\]+\-\u2010-\u2015'\u2019#\u2116%$\u20ac\u00a3\u00a5]*\Z")
 
@@ -173,15 +209,23 @@ _PLACEHOLDER_WORDS = """
     articleimage postimage blogimage postthumbnail userimage profileimage imagedescription description
     imagetitle title notitle noname clicktoenlarge clickheretoenlarge enlarge enlargeimage viewlargerimage
     viewimage viewfullimage seeimage fullsizeimage largeimage stockphoto
+    nophotodescriptionavailable nodescriptionavailable nodescription imageunavailable imagepreview previewimage
+    profilepicture profilephoto objectobject
     foto fotos bild bilder imagen imagens imagem immagine afbeelding billede kuva obraz obrazek zdjęcie
     фото изображение картинка 图片 画像 圖片 图像
 """
 _PLACEHOLDERS = frozenset(_PLACEHOLDER_WORDS.split())
 """Letters only, in lower case; what a text is compared with after digits, marks and spaces are gone."""
+_WRITTEN_VALUES = frozenset({"nan", "NaN", "NaT", "<NA>", "true", "false"})
+"""What programs write for a value that is no text (pandas, JSON). Nan is a name, and a bread."""
+_NO_TEXT = (
+    "no alternative text description",
+    "no automatic alt text available",
+    "this image has an empty alt attribute",
+)
+"""How the texts begin, in lower case, that sites put where they have none."""
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 _MAX_PLACEHOLDER_CHARS = 40
-
-_SEPARATOR = re.compile(r"[,;|]")
 
 _ADDRESS = re.compile(
     r"(?:[a-z][a-z0-9+.-]{1,20}://\S+|www\.\S+\.\S+|(?:mailto:)?[^\s@]+@[^\s@]+\.[^\s@]+"
@@ -189,6 +233,9 @@ _ADDRESS = re.compile(
     r"(?::\d+)?(?:/\S*)?)\Z",
     re.IGNORECASE | re.ASCII,
 )
+_NET_PRODUCT = re.compile(r"(?:[A-Z]{1,4}|\w*[a-z]\w*)\.NET\Z", re.ASCII)
+"""ASP.NET, Paint.NET: who writes a host's name so writes all of it in capitals."""
+_WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def reason_against(caption: str, config: CleanConfig) -> str | None:
@@ -199,51 +246,43 @@ def reason_against(caption: str, config: CleanConfig) -> str | None:
     if not caption:
         return "empty"
     num_spaces = caption.count(" ")
-    if len(caption) < config.min_chars or num_spaces + 1 < config.min_words:
+    if num_spaces + 1 < config.min_words:
+        return "too_short"
+    if len(caption) < config.min_chars and len(caption) + len(_WIDE.findall(caption)) < config.min_chars:
         return "too_short"
     if len(caption) > config.max_chars:
         return "too_long"
-    if config.drop_file_names and _is_file_name(caption, num_spaces):
+    if config.drop_file_names and is_file_name(caption):
         return "file_name"
     if config.drop_dates and len(caption) <= _MAX_DATE_CHARS and _is_date(caption):
         return "date"
-    if (
-        config.drop_placeholders
-        and len(caption) <= _MAX_PLACEHOLDER_CHARS
-        and _NOT_LETTERS.sub("", caption).lower() in _PLACEHOLDERS
-    ):
+    if config.drop_placeholders and _is_placeholder(caption):
         return "placeholder"
-    if config.drop_keyword_lists and _is_keyword_list(caption, config):
+    if config.drop_keyword_lists and is_keyword_list(
+        caption, min_keywords=config.min_keywords, max_words_per_keyword=config.max_words_per_keyword
+    ):
         return "keyword_list"
-    if config.drop_web_addresses and num_spaces == 0 and _ADDRESS.match(caption):
+    if config.drop_web_addresses and num_spaces == 0 and _ADDRESS.match(caption) and not _NET_PRODUCT.match(caption):
         return "web_address"
     return None
-
-
-def _is_file_name(caption: str, num_spaces: int) -> bool:
-    if num_spaces >= _MAX_NAME_WORDS:
-        return False
-    if _EXTENSION.search(caption) and "://" not in caption and not caption.startswith("www."):
-        return True
-    if num_spaces:
-        return False
-    if "://" in caption or "@" in caption:
-        return False
-    return bool(_CAMERA.match(caption) or _UNDERSCORED.match(caption) or _HEX_ID.match(caption))
 
 
 def _is_date(caption: str) -> bool:
     if not any(digit in caption for digit in "0123456789"):
         return False
-    if any(word.group().lower() not in _DATE_WORDS for word in _LETTERS.finditer(caption)):
-        return False
+    others = {word.lower() for word in _LETTERS.findall(caption)} - _DATE_WORDS
+    if others:
+        if not others <= _CLOCK_LETTERS:
+            return False
+        caption = _ISO_TIME.sub(" ", _HALF_DAY.sub(r" \1\2", caption))
+        if any(word.lower() not in _DATE_WORDS for word in _LETTERS.findall(caption)):
+            return False
     return _NUMBERS_AND_MARKS.match(_LETTERS.sub("", caption)) is not None
 
 
-def _is_keyword_list(caption: str, config: CleanConfig) -> bool:
-    if len(_SEPARATOR.findall(caption)) + 1 < config.min_keywords:
-        return False
-    parts = [part for part in (piece.split() for piece in _SEPARATOR.split(caption)) if part]
-    if len(parts) < config.min_keywords:
-        return False
-    return sum(map(len, parts)) <= config.max_words_per_keyword * len(parts)
+def _is_placeholder(caption: str) -> bool:
+    if len(caption) <= _MAX_PLACEHOLDER_CHARS and (
+        _NOT_LETTERS.sub("", caption).lower() in _PLACEHOLDERS or caption in _WRITTEN_VALUES
+    ):
+        return True
+    return has_template(caption) or (caption[0] in "nNtT" and caption.lower().startswith(_NO_TEXT))

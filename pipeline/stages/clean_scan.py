@@ -21,22 +21,34 @@ __all__ = ["PLAIN", "TOO_LONG", "TOO_SHORT", "UNSURE", "scan"]
 
 UNSURE, PLAIN, TOO_SHORT, TOO_LONG = range(4)
 
+_INERT, _LETTER, _TAIL = 1, 2, 4
+"""Visible, no white space, in NFC by itself, and no part of a composition with what stands before it; a letter for
+placeholders, or a number that is no digit; a byte that goes on with a character, misread."""
+
 _FNV_START = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
-_MAX_BYTES = 0xFFFF
-"""Longer texts are UNSURE: the counts below have 16 bits each."""
+_OPENING_BYTES = 8
+_COUNT_BITS = 12
+_ONE_COUNT = np.uint64((1 << _COUNT_BITS) - 1)
+_MAX_BYTES = (1 << _COUNT_BITS) - 1
+"""Longer texts are UNSURE: the counts below have so many bits each."""
+_SPACES, _DIGITS, _SEPARATORS, _OPENERS, _TELLING = (np.uint64(_COUNT_BITS * place) for place in range(5))
+"""Where the counts begin. Openers begin an entity or [object Object], but mostly do not; telling characters make a
+text unsure at once: those of control, tags and templates."""
 
 
 def _counted() -> npt.NDArray[np.uint64]:
     increments = np.zeros(128, np.uint64)
-    for characters, shift in ((" ", 0), ("0123456789", 16), (",;|", 32), ([*map(chr, range(32)), chr(127)], 48)):
+    telling = [*map(chr, range(32)), chr(127), "<", "{"]
+    kinds = ((" ", _SPACES), ("0123456789", _DIGITS), (",;|", _SEPARATORS), ("&[", _OPENERS), (telling, _TELLING))
+    for characters, shift in kinds:
         for character in characters:
-            increments[ord(character)] = 1 << shift
+            increments[ord(character)] = np.uint64(1) << shift
     return increments
 
 
 _COUNTED = _counted()
-"""uint64[128]: what an ASCII character adds to the counts of spaces, digits, separators, control characters."""
+"""uint64[128]: what an ASCII character adds to the counts."""
 
 
 def scan(
@@ -44,6 +56,7 @@ def scan(
     *,
     min_chars: int,
     max_chars: int,
+    cuts_long_texts: bool,
     min_words: int,
     min_keywords: int,
     max_words_per_keyword: float,
@@ -51,7 +64,9 @@ def scan(
     max_date_chars: int,
     max_placeholder_chars: int,
     placeholders: frozenset[str],
+    openings: tuple[str, ...],
     date_words: frozenset[str],
+    mojibake_tails: str,
 ) -> npt.NDArray[np.uint8]:
     """Verdicts uint8[N] on string[N] without nulls. Limits as in `clean`."""
     texts = texts.cast(pa.large_string())
@@ -61,14 +76,15 @@ def scan(
         keys, longest_other = _word_keys(placeholders)
         limits = (
             min_chars, max_chars, min_words, min_keywords,
-            max_name_words, max_date_chars, max_placeholder_chars, longest_other,
+            max_name_words, max_date_chars, max_placeholder_chars, longest_other, int(cuts_long_texts),
         )  # fmt: skip
         _scan(
             np.frombuffer(data, np.uint8),
             np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1],
-            _inert_characters(),
+            _kinds(mojibake_tails),
             keys,
             _word_keys(date_words)[0],
+            _opening_keys(openings),
             np.array(limits, np.int64),
             max_words_per_keyword,
             verdicts,
@@ -77,9 +93,8 @@ def scan(
 
 
 @functools.cache
-def _inert_characters() -> npt.NDArray[np.uint8]:
-    """A bit for each code point up to U+FFFF: visible, no white space, in NFC by itself, and no part of a
-    composition with what stands before it."""
+def _kinds(mojibake_tails: str) -> npt.NDArray[np.uint8]:
+    """uint8[0x10000]: of each code point beyond ASCII whether it is _INERT, a _LETTER, one of the tails."""
     seconds = {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}  # jamo compose by rule, not by table
     for code in range(0x80, sys.maxunicode + 1):
         decomposition = unicodedata.decomposition(chr(code))
@@ -87,25 +102,39 @@ def _inert_characters() -> npt.NDArray[np.uint8]:
             parts = decomposition.split()
             if len(parts) == 2:
                 seconds.add(int(parts[1], 16))
-    inert = np.zeros(0x10000, np.bool_)
+    kinds = np.zeros(0x10000, np.uint8)
     for code in range(0x80, 0x10000):
         character = chr(code)
-        inert[code] = (
+        if (
             unicodedata.category(character)[0] in "LMNPS"
             and unicodedata.combining(character) == 0
             and code not in seconds
             and not character.isspace()
             and character != "\u180e"
             and unicodedata.is_normalized("NFC", character)
-        )
-    return np.packbits(inert, bitorder="little")
+        ):
+            kinds[code] |= _INERT
+        if character.isalnum() and not character.isdecimal():
+            kinds[code] |= _LETTER
+    kinds[[ord(character) for character in mojibake_tails]] |= _TAIL
+    return kinds
+
+
+@functools.cache
+def _opening_keys(openings: tuple[str, ...]) -> npt.NDArray[np.uint64]:
+    """Keys of the first eight letters or spaces of each, uint64[K]."""
+    return np.array([_key(opening[:_OPENING_BYTES].encode()) for opening in openings], np.uint64)
 
 
 @functools.cache
 def _word_keys(words: frozenset[str]) -> tuple[npt.NDArray[np.uint64], int]:
     """Sorted keys of the ASCII words uint64[K], and the length of the longest of the others."""
-    keys = sorted(_key(word.encode()) for word in words if word.isascii())
+    keys = sorted(_key(_ascii_letters(word)) for word in words if word.isascii())
     return np.array(keys, np.uint64), max((len(word) for word in words if not word.isascii()), default=0)
+
+
+def _ascii_letters(word: str) -> bytes:
+    return "".join(letter for letter in word.lower() if letter.isalpha()).encode()
 
 
 def _key(letters: Iterable[int]) -> int:
@@ -142,6 +171,40 @@ def _has_mark_of_names(data, at, end):  # type: ignore[no-untyped-def]  # compil
         at += 1
         if byte == 46 or byte == 95 or byte == 64 or byte == 58:  # . _ @ :
             return True
+    return False
+
+
+@numba.njit
+def _may_open(data, at, end, openings):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Whether the text begins as one of the openings does, for its first eight bytes."""
+    first = data[at] | 0x20
+    if (first != 110 and first != 116) or end - at < _OPENING_BYTES:  # n, t
+        return False
+    third = data[at + 2] | 0x20
+    if third != 32 and third != 105:  # "no ", "thi"
+        return False
+    key = _FNV_START
+    for i in range(at, at + _OPENING_BYTES):
+        key = (key ^ np.uint64(data[i] | 0x20)) * _FNV_PRIME
+    return np.any(openings == key)
+
+
+@numba.njit
+def _may_hold_code(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Whether an ampersand, letters or digits, and a semicolon follow each other, or [o."""
+    inside = False
+    before = 0
+    while at < end:
+        byte = data[at]
+        at += 1
+        lowered = byte | 0x20
+        if byte == 38:  # &
+            inside = True
+        elif (inside and byte == 59) or (before == 91 and byte == 111):  # ; [ o
+            return True
+        elif not (97 <= lowered <= 122 or 48 <= byte <= 57 or byte == 35):  # letters, digits, #
+            inside = False
+        before = byte
     return False
 
 
@@ -197,11 +260,11 @@ def _is_keyword_list(data, at, end, min_keywords, max_words_per_keyword):  # typ
 
 @numba.njit(cache=True, nogil=True)
 def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, offsets, inert, keys, date_keys, limits, max_words_per_keyword, verdicts
+    data, offsets, kinds, keys, date_keys, openings, limits, max_words_per_keyword, verdicts
 ) -> Any:
     min_chars, max_chars, min_words, min_keywords = limits[0], limits[1], limits[2], limits[3]
     max_name_words, max_date_chars, max_placeholder_chars = limits[4], limits[5], limits[6]
-    longest_other = limits[7]
+    longest_other, cuts_long_texts = limits[7], limits[8]
     for t in range(offsets.shape[0] - 1):
         start, end = offsets[t], offsets[t + 1]
         at = start
@@ -210,7 +273,9 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         # No branch on what ASCII characters are: which comes next cannot be foretold, and each wrong guess
         # of the processor costs as much as five characters.
         counts = np.uint64(0)
-        num_continuing = num_other = 0
+        num_continuing = num_other = num_other_letters = 0
+        lead_end = numba.int64(-1)  # where a character ended that may be a byte of another, misread ...
+        num_awaited = 0  # ... which so many more would make whole
         was_space = np.uint64(1)
         double_space = np.uint64(0)
         is_plain = True
@@ -227,6 +292,7 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
             if byte >= 0xF0:
                 is_plain = False  # beyond the table
                 break
+            begin = at
             if byte >= 0xE0:
                 code = ((byte & 0x0F) << 12) | ((data[at + 1] & 0x3F) << 6) | (data[at + 2] & 0x3F)
                 at += 3
@@ -235,37 +301,54 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                 code = ((byte & 0x1F) << 6) | (data[at + 1] & 0x3F)
                 at += 2
                 num_continuing += 1
-            if not (inert[code >> 3] >> (code & 7)) & 1:
+            kind = kinds[code]
+            if not kind & _INERT:
                 is_plain = False
                 break
+            if begin == lead_end and kind & _TAIL:
+                lead_end = at
+                num_awaited -= 1
+                if num_awaited == 0:
+                    is_plain = False  # perhaps mojibake
+                    break
+            elif 0xC2 <= code <= 0xF4:
+                lead_end = at
+                num_awaited = 1 + (code >= 0xE0) + (code >= 0xF0)
             num_other += 1
+            num_other_letters += (kind & _LETTER) != 0
             was_space = np.uint64(0)
-        if not is_plain or was_space or double_space or counts >> np.uint64(48):
+        if not is_plain or was_space or double_space or counts >> _TELLING:
             continue
         num_chars = end - start - num_continuing
-        num_words = numba.int64(counts & np.uint64(0xFFFF)) + 1
-        num_digits = numba.int64((counts >> np.uint64(16)) & np.uint64(0xFFFF))
-        num_separators = numba.int64((counts >> np.uint64(32)) & np.uint64(0xFFFF))
-        if num_chars < min_chars or num_words < min_words:
-            verdicts[t] = TOO_SHORT
-            continue
-        if num_chars > max_chars:
-            verdicts[t] = TOO_LONG
-            continue
-        if num_separators + 1 >= min_keywords and _is_keyword_list(
-            data, start, end, min_keywords, max_words_per_keyword
-        ):
+        num_words = numba.int64((counts >> _SPACES) & _ONE_COUNT) + 1
+        num_digits = numba.int64((counts >> _DIGITS) & _ONE_COUNT)
+        num_separators = numba.int64((counts >> _SEPARATORS) & _ONE_COUNT)
+        if (counts >> _OPENERS) & _ONE_COUNT and _may_hold_code(data, start, end):
             continue
         if num_words <= max_name_words and num_chars > 4 and (data[end - 4] == 46 or data[end - 5] == 46):
             continue  # extensions of three and four letters
         if num_words == 1 and (num_digits > 0 or _has_mark_of_names(data, start, end)):
             continue
+        if num_chars < min_chars or num_words < min_words:
+            if num_other == 0 or num_words < min_words:
+                verdicts[t] = TOO_SHORT
+            continue  # perhaps wide characters
+        if num_chars > max_chars:
+            if not cuts_long_texts:
+                verdicts[t] = TOO_LONG
+            continue
+        if num_separators + 1 >= min_keywords and _is_keyword_list(
+            data, start, end, min_keywords, max_words_per_keyword
+        ):
+            continue
         if num_digits > 0 and num_chars <= max_date_chars and not _surely_no_date(data, start, end, date_keys):
             continue
         if num_chars <= max_placeholder_chars:
             key, num_letters = _letters(data, start, end)
-            if num_other > 0 and num_letters + num_other <= longest_other:
+            if num_other_letters > 0 and num_letters + num_other_letters <= longest_other:
                 continue
             if _holds(keys, key):
                 continue
+        if _may_open(data, start, end, openings):
+            continue
         verdicts[t] = PLAIN

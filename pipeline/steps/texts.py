@@ -24,7 +24,7 @@ from pipeline.storage import parquet_writer
 
 __all__ = ["VERSION", "TextsConfig", "plan"]
 
-VERSION = "texts-3"
+VERSION = "texts-4"
 _ROW_GROUP_ROWS = 65_536
 _JUDGED = ["uid", "source", "record", "link", "alt_text"]
 _PLACE = pa.field("place", pa.int32(), nullable=False)

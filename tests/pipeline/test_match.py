@@ -23,6 +23,7 @@ from pipeline.queries import query_list_of
 from pipeline.stages.match import MatchConfig, Matcher, match
 
 Case = Literal["smart", "fold", "exact"]
+CASES: tuple[Case, ...] = ("smart", "fold", "exact")
 METACLIP = MatchConfig(rule="metaclip")
 
 
@@ -32,12 +33,26 @@ SOUTH_EAST = ("THAI", "LAO", "KHMER", "MYANMAR")
 # --- the oracles --------------------------------------------------------------------------------
 
 
-def naive_words(text: str) -> list[str]:
+def naive_settled(text: str) -> str:
+    """Letters and numbers in their plain form, where that is letters, numbers and marks."""
+
+    def is_word(c: str) -> bool:
+        return unicodedata.category(c)[0] in "LNM"
+
+    plain = ""
+    for c in unicodedata.normalize("NFC", text):
+        other = unicodedata.normalize("NFKC", c)
+        is_form = unicodedata.category(c)[0] in "LN" and all(map(is_word, other))
+        plain += other if is_form else c
+    return unicodedata.normalize("NFC", plain)
+
+
+def naive_words(text: str, forms: bool = True) -> list[str]:
     """Character by character, straight from docs/matching.md."""
     found: list[str] = []
     current = ""
     spaceless = False
-    for c in unicodedata.normalize("NFC", text):
+    for c in naive_settled(text) if forms else unicodedata.normalize("NFC", text):
         category = unicodedata.category(c)
         if (category == "Cf" and c != "\u200b") or 0xFE00 <= ord(c) <= 0xFE0F or 0xE0100 <= ord(c) <= 0xE01EF:
             continue
@@ -68,15 +83,20 @@ def naive_fold(text: str) -> str:
     )
 
 
-def naive_words_match(queries: list[str], text: str, case: Case) -> list[int]:
-    have = "\0" + "\0".join(naive_words(text)) + "\0"
+def naive_has_capital(text: str) -> bool:
+    """A letter that folding changes, and whose lower-case form is another."""
+    return any(naive_fold(c) != c and c.lower() != c for c in text)
+
+
+def naive_words_match(queries: list[str], text: str, case: Case, forms: bool = True) -> list[int]:
+    have = "\0" + "\0".join(naive_words(text, forms)) + "\0"
     folded = naive_fold(have)
     found = []
     for q, query in enumerate(queries):
-        want = "\0".join(naive_words(query))
+        want = "\0".join(naive_words(query, forms))
         if not want:
             continue
-        any_case = case == "fold" or (case == "smart" and want == naive_fold(want))
+        any_case = case == "fold" or (case == "smart" and not naive_has_capital(want))
         if f"\0{naive_fold(want) if any_case else want}\0" in (folded if any_case else have):
             found.append(q)
     return found
@@ -155,6 +175,28 @@ PIECES = (
         "(",
         ")",
     ),
+    *(
+        "ＤＯＧ",
+        "ｄｏｇ",
+        "dog²",
+        "ﬁsh",
+        "fish",
+        "ℌ",
+        "½",
+        "㎡",
+        "™",
+        "ｶﾞ",
+        "ガ",
+        "น้ำ",
+        "ﷺ",
+        "λόγος",
+        "λόγοσ",
+        "ΛΌΓΟΣ",
+        "ſ",
+        "𝐃og",
+        "Ꭰ",
+        "ꭰ",
+    ),
     *("12345678", "123456789", "ABCDEFGHIJKLMNOPQ", "\x00", "|", "", "Σ", "ς", "Å", "\u212b", "\U00013000", "ˈ", "ͅ"),
 )
 text_strategy = st.one_of(
@@ -174,10 +216,11 @@ query_strategy = st.one_of(
     st.lists(query_strategy, max_size=12),
     st.lists(text_strategy, max_size=8),
     st.sampled_from(["smart", "fold", "exact"]),
+    st.booleans(),
 )
-def test_words_rule_equals_the_naive_one(queries: list[str], texts: list[str], case: Case) -> None:
-    matcher = Matcher.build(query_list_of(queries), MatchConfig(case=case))
-    assert found_by(matcher, texts) == [naive_words_match(queries, text, case) for text in texts]
+def test_words_rule_equals_the_naive_one(queries: list[str], texts: list[str], case: Case, forms: bool) -> None:
+    matcher = Matcher.build(query_list_of(queries), MatchConfig(case=case, compatibility_forms=forms))
+    assert found_by(matcher, texts) == [naive_words_match(queries, text, case, forms) for text in texts]
 
 
 @settings(max_examples=300)
@@ -202,6 +245,7 @@ def test_a_weak_hash_changes_no_match(queries: list[str], texts: list[str], mask
 @given(text_strategy)
 def test_words_are_the_naive_words(text: str) -> None:
     assert words(text) == naive_words(text)
+    assert words(text, compatibility_forms=False) == naive_words(text, forms=False)
     normal, starts, ends = word_spans(text)
     assert [normal[a:b] for a, b in zip(starts, ends, strict=True)] == naive_words(text)
     assert fold_case(text) == naive_fold(text)
@@ -210,7 +254,8 @@ def test_words_are_the_naive_words(text: str) -> None:
 @settings(max_examples=200)
 @given(query_strategy)
 def test_a_query_matches_itself_exactly_when_it_can_match(query: str) -> None:
-    for config in (MatchConfig(), MatchConfig(case="fold"), MatchConfig(case="exact")):
+    configs = [MatchConfig(case=case, compatibility_forms=forms) for case in CASES for forms in (True, False)]
+    for config in configs:
         assert found_by(Matcher.build(query_list_of([query]), config), [query]) == [
             [0] if can_match(query, config) else []
         ]
@@ -300,6 +345,8 @@ def indexed_oracle(queries: list[str], config: MatchConfig) -> dict[tuple[str, .
     index: dict[tuple[str, ...], list[int]] = {}
     for q, query in enumerate(queries):
         tokens = tuple(query.split(" ")) if config.rule == "metaclip" else tuple(naive_words(query))
+        if config.rule == "words" and not any(map(naive_has_capital, tokens)):
+            tokens = tuple(map(naive_fold, tokens))
         if tokens:
             index.setdefault(tokens, []).append(q)
     return index
@@ -319,7 +366,7 @@ def indexed_match(index: dict[tuple[str, ...], list[int]], longest: int, text: s
         for i in range(len(variant)):
             for n in range(1, longest + 1):
                 run = tuple(variant[i : i + n])
-                if len(run) == n and run in index and (v == 0 or all(naive_fold(t) == t for t in run)):
+                if len(run) == n and run in index and (v == 0 or not any(map(naive_has_capital, run))):
                     found.update(index[run])
     return sorted(found)
 
@@ -426,6 +473,25 @@ def test_fingerprint_follows_list_and_rule() -> None:
         for config in (MatchConfig(), MatchConfig(case="fold"), METACLIP)
     }
     assert len(marks) == 6
+
+
+def test_forms_of_letters_match_unless_the_option_is_off() -> None:
+    queries = ["dog", "fish", "m2", "cafe\u0301"]
+    texts = ["ｄｏｇ", "a ﬁsh", "12 m²", "ｃａｆｅ\u0301", "a dog"]
+    assert found_by(Matcher.build(query_list_of(queries), MatchConfig()), texts) == [[0], [1], [2], [3], [0]]
+    off = Matcher.build(query_list_of(queries), MatchConfig(compatibility_forms=False))
+    assert found_by(off, texts) == [[], [], [], [], [0]]
+    assert found_by(Matcher.build(query_list_of(["ｄｏｇ", "m²"]), MatchConfig()), ["dog", "5 m2"]) == [[0], [1]]
+    # The published rule compares letters as they are.
+    assert found_by(Matcher.build(query_list_of(queries), METACLIP), texts) == [[], [], [], [], [0]]
+
+
+def test_letters_that_only_fold_are_no_capitals() -> None:
+    for query, text in (("λόγος", "ΛΌΓΟΣ"), ("ſea", "SEA"), ("λόγοσ", "λόγος")):
+        config = MatchConfig(compatibility_forms=False)
+        assert found_by(Matcher.build(query_list_of([query]), config), [text]) == [[0]]
+        assert normal_form(query, config) == fold_case(query)
+    assert found_by(Matcher.build(query_list_of(["Λόγος"]), MatchConfig()), ["λόγος", "Λόγος"]) == [[], [0]]
 
 
 def test_tables_are_read_only() -> None:

@@ -21,6 +21,7 @@ from pipeline.queries import query_list_of, read_queries
 from query_list.build import BuildConfig, build
 from query_list.commands import main
 from query_list.report import diff_rules, lint, stats
+from query_list.stop_words import EmptyQueriesConfig, Judge
 from tests.query_list.small_wiki import HEAD, article, redirect, write_dump, write_views, write_wordnet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,6 +34,7 @@ def pages() -> list[str]:
         article("New York (city)", "New York is a city. {{Infobox}} The dog likes New York. " * 6),
         article("Bank", "{{Disambig}} words that must not count"),
         article("File:X", "nor these", namespace=6),
+        article("Old Tom", "Old Tom sleeps."),
     ]
 
 
@@ -52,7 +54,10 @@ def config_for(directory: Path, **changes: object) -> BuildConfig:
 @pytest.fixture
 def wiki(tmp_path: Path) -> Path:
     write_dump(tmp_path / "dump.bz2", pages(), cuts=[len(HEAD), len(HEAD) + 700])
-    write_views(tmp_path / "views.gz", ["en Dog 5 0", "en Dogs 2 0", "en New_York_(city) 9 0", "en Bank 100 0"])
+    write_views(
+        tmp_path / "views.gz",
+        ["en Dog 5 0", "en Dogs 2 0", "en New_York_(city) 9 0", "en Bank 100 0", "en Old_Tom 3 0"],
+    )
     write_wordnet(tmp_path)
     return tmp_path
 
@@ -63,13 +68,13 @@ def test_sources_in_order_each_giving_what_is_new(wiki: Path) -> None:
     rows = {source: [] for source in ("unigrams", "bigrams", "titles", "wordnet")}
     for row in table.to_pylist():
         rows[row["source"]].append(row["query"])
-    assert rows["unigrams"][:2] == ["The", "dog"]  # equally often, so by code point
+    assert rows["unigrams"][:2] == ["dog", "New"]  # The, is, an and the like are no queries
     assert "New York" in rows["bigrams"]
-    assert rows["titles"] == ["Dog"]  # New York is there already, Bank is a disambiguation
+    assert rows["titles"] == ["Old Tom"]  # New York and dog are there already, Bank is a disambiguation
     assert rows["wordnet"] == ["disease", "cold", "domestic dog", "flu"]  # so is animal
     assert table.column("query_id").to_pylist() == list(range(table.num_rows))
-    dog = next(row for row in table.to_pylist() if row["query"] == "Dog")
-    assert (dog["views"], dog["count"], dog["rank"]) == (7, None, 0)
+    tom = next(row for row in table.to_pylist() if row["query"] == "Old Tom")
+    assert (tom["views"], tom["count"], tom["rank"]) == (3, None, 0)
     assert not {"words", "nor", "Infobox"} & set(table.column("query").to_pylist())
     assert result.facts["disambiguations"] == 1
 
@@ -121,8 +126,8 @@ def test_budgets_cut_by_rank_and_own_lists_come_first(wiki: Path) -> None:
     assert [(row["query"], row["source"]) for row in rows[:4]] == [
         ("zebra", "file"),
         ("dog", "file"),
-        ("The", "unigrams"),
-        ("is", "unigrams"),
+        ("New", "unigrams"),
+        ("York", "unigrams"),
     ]
 
 
@@ -169,7 +174,7 @@ def test_a_real_slice_of_wikipedia(shared_data: Path, tmp_path: Path) -> None:
     }
     found = read_queries(build(from_mapping(BuildConfig, mapping)).path)
     by_source = {facts.source: facts for facts in stats(found)}
-    assert by_source["unigrams"].first[:3] == ("the", "of", "and")
+    assert by_source["unigrams"].first[:3] == ("two", "time", "state")
     assert by_source["bigrams"].num_queries == 500
     assert by_source["wordnet"].num_queries == 86_654
     bigrams = {
@@ -183,10 +188,62 @@ def test_a_real_slice_of_wikipedia(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_lint_names_what_is_in_vain() -> None:
-    made = query_list_of(["dog", "...", "C", "C++", "St. Louis", "a"])
+    made = query_list_of(
+        ["dog", "...", "C", "C++", "St. Louis", "a", "no", "On!", "part", "of the", "The Who", "IT", "犬"]
+    )
+    empty = {
+        *(("lone_letter", query) for query in ("C", "C++", "a")),
+        *(("near_stop_word", query) for query in ("no", "On!", "part", "of the")),
+    }
+    kinds = {(f.kind, f.query) for f in lint(made, MatchConfig())}
+    assert kinds == {("never_matches", "..."), ("duplicate", "C++"), *empty}
     kinds = {(f.kind, f.query) for f in lint(made, MatchConfig(), ["a dog", "a cat"])}
-    assert kinds == {("never_matches", "..."), ("duplicate", "C++"), ("near_stop_word", "a"), ("near_stop_word", "dog")}
-    assert {f.query for f in lint(made, MatchConfig(rule="metaclip"))} == {"...", "St. Louis"}
+    assert kinds == {("never_matches", "..."), ("duplicate", "C++"), *empty, ("near_stop_word", "dog")}
+    metaclip = {f.query for f in lint(made, MatchConfig(rule="metaclip")) if f.kind == "never_matches"}
+    assert metaclip == {"...", "On!", "St. Louis"}
+    none = lint(made, MatchConfig(), empty_queries=EmptyQueriesConfig(function_words="none"))
+    assert {f.query for f in none if f.kind == "near_stop_word"} == set()
+
+
+def test_frequent_words_of_a_large_corpus_are_near_stop_words_in_any_language() -> None:
+    counts = {"egy": 3_000, "kutya": 1_999, "A": 9_000}
+    judge = Judge(EmptyQueriesConfig(function_words="none"), counts, 1_000_000)
+    assert [judge.reason(query) is None for query in ("egy", "kutya", "egy kutya", "egy egy")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    small = Judge(EmptyQueriesConfig(function_words="none"), counts, 999_999)
+    assert small.reason("egy") is None  # in a small corpus a share says little
+
+
+def test_empty_queries_can_be_kept_as_the_published_recipe_does(wiki: Path) -> None:
+    (wiki / "mine.txt").write_text("a\nno\n")
+    lists = [str(wiki / "mine.txt")]
+    dropped = build(config_for(wiki, lists=lists))
+    assert read_queries(dropped.path).queries[:2] == ["a", "no"]  # your own lists are as they are
+    assert dropped.facts["near_stop_word"] > 0
+    assert not {"The", "is"} & set(read_queries(dropped.path).queries)
+    kept = build(config_for(wiki, lists=lists, empty_queries={"rule": "keep"}))
+    assert {"The", "is", "dog"} <= set(read_queries(kept.path).queries)
+
+
+def test_titles_have_the_case_of_their_articles(tmp_path: Path) -> None:
+    pages = [
+        article("Ice hockey", "'''Ice hockey''' is a game. We play ice hockey. The ice hockey team."),
+        article("IPhone", "{{Lowercase title}} IPhone. "),
+        article("EBay", "{{DISPLAYTITLE:eBay}} A market."),
+        article("Avatar (2009 film)", "'''Avatar''' is a film. In Avatar, an avatar is seen. See Avatar."),
+        article("A", "the letter a"),
+        redirect("Hockey on ice", "Ice hockey"),
+    ]
+    write_dump(tmp_path / "dump.bz2", pages)
+    views = ["Ice_hockey 5 0", "IPhone 4 0", "EBay 3 0", "Avatar_(2009_film) 2 0", "A 9 0", "Hockey_on_ice 1 0"]
+    write_views(tmp_path / "views.gz", [f"en {line}" for line in views])
+    found = read_queries(build(config_for(tmp_path, unigrams=None, bigrams=None, wordnet=None)).path)
+    assert found.queries == ["ice hockey", "iPhone", "eBay", "Avatar"]
+    assert found.table.column("views").to_pylist() == [6, 4, 3, 2]
 
 
 def test_diff_rules_shows_both_sides() -> None:
@@ -206,6 +263,7 @@ def test_commands_end_with_status_and_one_line(wiki: Path, capsys: pytest.Captur
     assert "nothing to do" in capsys.readouterr().err
     assert main(["stats", str(output)]) == 0
     assert main(["lint", str(wiki / "c.yaml"), "--case", "fold"]) == 0
+    assert main(["lint", str(wiki / "c.yaml"), "--function_words", "none"]) == 0
     (wiki / "texts.txt").write_text("the (dog)\n")
     assert main(["diff-rules", str(output), str(wiki / "texts.txt"), "--limit", "3"]) == 0
     assert re.search(r"only words: [1-9]", capsys.readouterr().out)
@@ -215,6 +273,7 @@ def test_commands_end_with_status_and_one_line(wiki: Path, capsys: pytest.Captur
         ["build"],
         ["stats", str(wiki / "none.parquet")],
         ["lint", str(output), "--rule", "word"],
+        ["lint", str(output), "--function_words", "xx"],
         ["diff-rules", str(output), str(wiki / "none.txt")],
         ["nonsense"],
     ):

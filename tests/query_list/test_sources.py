@@ -22,6 +22,7 @@ from query_list.corpus import PAGES, neighbours
 from query_list.counting import COUNTS, SpillingCounter, read_bucket, sum_counts
 from query_list.dump import read_namespaces, read_pages
 from query_list.prose import read_article
+from query_list.title_case import name_of_article
 from query_list.titles import TitlesConfig, count_views, titles
 from query_list.unigrams import UnigramsConfig, unigrams
 from query_list.wordnet import WordnetConfig, wordnet
@@ -277,3 +278,39 @@ def test_wordnet_lemmas_by_use_and_by_subtree(tmp_path: Path) -> None:
             wordnet(index, files, WordnetConfig(roots=roots))
     with pytest.raises(InputError, match="line 2 is not"):
         wordnet(data, [], WordnetConfig())
+
+
+# --- the case of titles -------------------------------------------------------------------------
+
+NAMES = {
+    # title, prose, wikitext, templates: name
+    ("Dog", "Dogs. Dog. The dog is one. Dog again.", "", ()): "dog",
+    ("Alabama", "Alabama is a state. It is in Alabama.", "", ()): "Alabama",
+    ("IPhone", "iPhone is a phone. An iPhone. IPhone.", "", ()): "iPhone",
+    ("IPhone", "A phone.", "{{DISPLAYTITLE:iPhone}}", ()): "iPhone",
+    ("Homo sapiens", "In Homo sapiens.", "{{DISPLAYTITLE:''Homo sapiens''}}", ()): "Homo sapiens",
+    ("EBay", "A shop.", "", ("lowercase title",)): "eBay",
+    ("Ice hockey (sport)", "We play ice hockey.", "", ()): "ice hockey (sport)",
+    ("The Beatles", "He saw the Beatles. He heard the Beatles.", "", ()): "The Beatles",
+    ("The arts", "He likes the arts.", "", ()): "the arts",
+    ("Art", "Cartoons start a party.", "", ()): "Art",  # within other words
+    ("Hund", "Der Hund. Ein Hund.", "", ()): "Hund",
+    ("Écluse", "Une écluse.", "", ()): "écluse",
+    ("3D film", "A film.", "", ()): "3D film",
+    ("犬", "犬", "", ()): "犬",
+}
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_a_name_has_the_case_of_its_own_prose(page: tuple[str, str, str, tuple[str, ...]]) -> None:
+    title, text, wikitext, templates = page
+    found = name_of_article(
+        title,
+        text,
+        wikitext,
+        templates,
+        title_words=("DISPLAYTITLE",),
+        lowercase_templates=("lowercase title",),
+        function_words=("the",),
+    )
+    assert found == NAMES[page]

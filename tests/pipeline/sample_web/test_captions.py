@@ -115,7 +115,7 @@ def test_junk_stays_inside_its_rule(fate: str) -> None:
         "clean/placeholder": r"(?:image|photo|picture|img|untitled|spacer)",
         "clean/keyword_list": r"[^,|;]+(?:[,|;][^,|;]+){7,}",
         "clean/web_address": r"(?:https?://|www\.)\S+|\S+@\S+",
-        "clean/too_short": r".{1,2}",
+        "clean/too_short": r".",
         "clean/empty": r"[\u200b\ufeff]+",
         "extract/no_text": r"",
     }
