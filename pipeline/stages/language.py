@@ -152,12 +152,11 @@ def identify(batch: pa.RecordBatch, config: LanguageConfig) -> Outcome:
         if config.rule == "likeliest" and lexicon is None:
             continue
         if target == first:
-            p_target, known = found.p_target[open_rows], (found.words > 0) & (found.unknown == 0)
-            known = known[open_rows]
+            p_target, known = found.p_target[open_rows], found.known[open_rows]
         else:
             _, again = predict(captions.take(pa.array(open_rows)), target, lexicon)
-            p_target, known = again.p_target, (again.words > 0) & (again.unknown == 0)
-        taken = known & (p_target >= np.float32(config.known_min_probability)) & (lexicon is not None)
+            p_target, known = again.p_target, again.known
+        taken = known & (p_target >= np.float32(config.known_min_probability))
         if config.rule == "probability":
             enough = p_target >= _least(config, is_short[open_rows] & (lexicon is not None))
             by_model[open_rows] = sure = enough & ~abstained[open_rows]
@@ -227,12 +226,12 @@ def _run_library(captions: pa.StringArray, target: str, lexicon: Lexicon | None)
         likeliest = next(iter(found))
         words = count_words(text, lexicon.words if lexicon is not None else ())
         rows.append((labels.index(likeliest), found[likeliest], found.get(target, 0.0), *words))
-    label, p_label, p_target, num_words, unknown = zip(*rows, strict=True) if rows else ((),) * 5
+    label, p_label, p_target, num_words, known = zip(*rows, strict=True) if rows else ((),) * 5
     # The library adds 1e-5 inside its logarithms, so that a sure text comes out a little above 1.
     return labels, Predictions(
         label=np.array(label, np.int32),
         p_label=np.minimum(np.array(p_label, np.float32), 1),
         p_target=np.minimum(np.array(p_target, np.float32), 1),
         words=np.array(num_words, np.int32),
-        unknown=np.array(unknown, np.int32),
+        known=np.array(known, np.bool_),
     )

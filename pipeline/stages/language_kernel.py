@@ -37,6 +37,7 @@ __all__ = [
     "NUM_CHARACTERS",
     "Cache",
     "Words",
+    "lexicon_table",
     "new_cache",
     "predict",
     "word_table",
@@ -75,9 +76,10 @@ _TWO = np.uint64(2)
 
 _ROWS = 0x3F
 """A word's number of rows and its state travel in one byte; 15 bytes of letters have at most 46 rows."""
-_NO_LETTERS, _KNOWN, _UNKNOWN = 0, 1, 2  # states: all runs of letters are in the lexicon, or some are not
+_NO_LETTERS, _KNOWN, _UNKNOWN = 0, 1, 3  # states: all runs of letters are in the lexicon, or some are not
 _STATE_SHIFT = 6
 _ENDS_TEXT, _ASKS = -1, -2
+_FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 Cache = tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]
 Words = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int64]]
@@ -134,6 +136,34 @@ def _fill(word_hash, word_id, word_bytes, word_offsets):  # type: ignore[no-unty
         word_id[slot] = row
 
 
+def lexicon_table(words: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    """Open-addressing table of the words' 64-bit FNV-1a hashes uint64[C], 0 where free.
+
+    That two words share a hash, so that an unknown one passes for known, is expected once in 10^14 words.
+    """
+    capacity = 2
+    while capacity < 2 * len(words):
+        capacity *= 2
+    table = np.zeros(capacity, np.uint64)
+    letters, ends = np.frombuffer(b"".join(words) or b"\0", np.uint8), np.cumsum([0, *map(len, words)])
+    _fill_lexicon(table, letters, ends)
+    return table
+
+
+@numba.njit(cache=True)
+def _fill_lexicon(table, letters, ends):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Put all words into an empty table."""
+    for w in range(ends.shape[0] - 1):
+        value = _FNV_START
+        for k in range(ends[w], ends[w + 1]):
+            value = np.uint64((value ^ np.uint64(letters[k])) * _FNV_PRIME)
+        if not _holds(table, value):
+            slot = np.int64(value ^ (value >> _S32)) & (table.shape[0] - 1)
+            while table[slot] != _ZERO:
+                slot = (slot + 1) & (table.shape[0] - 1)
+            table[slot] = value
+
+
 @numba.njit(forceinline=True)
 def _lower8(letters):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Eight bytes with A to Z lowered."""
@@ -154,75 +184,77 @@ def _character_at(data, i):  # type: ignore[no-untyped-def]  # compiled: numba i
     return high | (np.int64(data[i + 2]) & 0x3F) << 6 | (np.int64(data[i + 3]) & 0x3F), 4
 
 
+@numba.njit(forceinline=True)
+def _holds(lexicon, value):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Whether a lexicon has the word of this hash."""
+    slot = np.int64(value ^ (value >> _S32)) & (lexicon.shape[0] - 1)
+    while lexicon[slot] != _ZERO:
+        if lexicon[slot] == value:
+            return True
+        slot = (slot + 1) & (lexicon.shape[0] - 1)
+    return False
+
+
 @numba.njit
-def _bracket_lower(data, start, length, characters, bracketed):  # type: ignore[no-untyped-def]  # compiled
-    """Write the word in lower case between < and >; returns its bytes, or -1 where Python must lower the text.
+def _bracket_lower(data, start, length, characters, lexicon, bracketed):  # type: ignore[no-untyped-def]  # compiled
+    """Write the word in lower case between < and >; returns its bytes (-1 where Python must lower the text) and state.
 
     `bracketed` has room for half as many bytes more than the word has, and two: no character becomes longer than that.
     """
     bracketed[0] = 60  # <
     at = 1
     i, end = start, start + length
+    state = _NO_LETTERS
+    run = _FNV_START
     while i < end:
         byte = data[i]
+        before = at
         if byte < 128:
-            bracketed[at] = byte | 32 if 65 <= byte <= 90 else byte
+            byte = byte | 32 if 65 <= byte <= 90 else byte
+            is_letter = 97 <= byte <= 122
+            bracketed[at] = byte
             at += 1
             i += 1
-            continue
-        code, size = _character_at(data, i)
-        if code >= characters.shape[0]:  # has one case
-            for k in range(size):
-                bracketed[at + k] = data[i + k]
-            at += size
-            i += size
-            continue
-        i += size
-        if characters[code] == ASK_PYTHON:
-            return -1
-        lower = characters[code] >> 1
-        if lower < 0x80:  # the Kelvin sign
-            bracketed[at] = lower
-            at += 1
-        elif lower < 0x800:
-            bracketed[at], bracketed[at + 1] = 0xC0 | lower >> 6, 0x80 | (lower & 0x3F)
-            at += 2
-        elif lower < 0x10000:
-            bracketed[at], bracketed[at + 1] = 0xE0 | lower >> 12, 0x80 | (lower >> 6 & 0x3F)
-            bracketed[at + 2] = 0x80 | (lower & 0x3F)
-            at += 3
         else:
-            bracketed[at], bracketed[at + 1] = 0xF0 | lower >> 18, 0x80 | (lower >> 12 & 0x3F)
-            bracketed[at + 2], bracketed[at + 3] = 0x80 | (lower >> 6 & 0x3F), 0x80 | (lower & 0x3F)
-            at += 4
+            code, size = _character_at(data, i)
+            i += size
+            if code >= characters.shape[0]:  # has one case
+                is_letter = code < _FIRST_NO_LETTER
+                for k in range(i - size, i):
+                    bracketed[at] = data[k]
+                    at += 1
+            elif characters[code] == ASK_PYTHON:
+                return -1, _NO_LETTERS
+            else:
+                is_letter = characters[code] & 1 != 0
+                at = _write_character(bracketed, at, characters[code] >> 1)
+        if is_letter:
+            for k in range(before, at):
+                run = np.uint64((run ^ np.uint64(bracketed[k])) * _FNV_PRIME)
+        elif run != _FNV_START:
+            state |= _KNOWN if _holds(lexicon, run) else _UNKNOWN
+            run = _FNV_START
+    if run != _FNV_START:
+        state |= _KNOWN if _holds(lexicon, run) else _UNKNOWN
     bracketed[at] = 62  # >
-    return at - 1
+    return at - 1, state
 
 
 @numba.njit
-def _state_of(bracketed, length, characters, lexicon):  # type: ignore[no-untyped-def]  # compiled: numba infers types
-    """Whether the runs of letters of a word between < and > are in the lexicon."""
-    state = _NO_LETTERS
-    begin = -1
-    i = 1
-    while i <= length + 1:  # the bracket at the end closes the last run
-        byte = bracketed[i]
-        size = 1
-        if byte < 128:
-            is_letter = 97 <= byte <= 122
-        else:
-            code, size = _character_at(bracketed, i)
-            is_letter = characters[code] & 1 != 0 if code < characters.shape[0] else code < _FIRST_NO_LETTER
-        if is_letter:
-            if begin < 0:
-                begin = i
-        elif begin >= 0:
-            if _find_word(bracketed, begin, i - begin, lexicon) < 0:
-                return _UNKNOWN
-            state = _KNOWN
-            begin = -1
-        i += size
-    return state
+def _write_character(data, at, code):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Write a character as UTF-8; returns where the next one goes."""
+    if code < 0x80:  # the Kelvin sign
+        data[at] = code
+        return at + 1
+    if code < 0x800:
+        data[at], data[at + 1] = 0xC0 | code >> 6, 0x80 | (code & 0x3F)
+        return at + 2
+    if code < 0x10000:
+        data[at], data[at + 1], data[at + 2] = 0xE0 | code >> 12, 0x80 | (code >> 6 & 0x3F), 0x80 | (code & 0x3F)
+        return at + 3
+    data[at], data[at + 1] = 0xF0 | code >> 18, 0x80 | (code >> 12 & 0x3F)
+    data[at + 2], data[at + 3] = 0x80 | (code >> 6 & 0x3F), 0x80 | (code & 0x3F)
+    return at + 4
 
 
 @numba.njit(forceinline=True)
@@ -285,10 +317,9 @@ def _add_up_word(  # type: ignore[no-untyped-def]  # compiled: numba infers the 
     is_kept, row_of_bucket = ngrams
     for d in range(DIM):
         total[0, d] = 0
-    length = _bracket_lower(data, start, length, characters, bracketed)
+    length, state = _bracket_lower(data, start, length, characters, lexicon, bracketed)
     if length < 0:
         return _ASKS, _NO_LETTERS
-    state = _state_of(bracketed, length, characters, lexicon)
     if length >= 9 and _is_label(bracketed, 1):
         return 0, state
     num_rows = 0
@@ -361,14 +392,14 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, offsets, vocabulary, ngrams, input_rows, tree, end_of_line, characters, lexicon, first_target, cache, results
 ) -> Any:
     """Fill `results`: label int32[N] (-1: to be lowered by Python), its probability float32[N], that of `first_target`
-    float32[N]; how many words have letters int32[N], and how many of these are not in the lexicon int32[N].
+    float32[N]; how many words have letters int32[N], and whether there are such and the lexicon has all bool[N].
 
     `cache` is one that `new_cache` made, used by one thread at a time and with one lexicon. The model's arrays are as
     in `LanguageModel`.
     """
     left, right, parent, is_right, weights = tree
     keys, sums = cache
-    label, p_label, p_first, words_in, unknown_in = results
+    label, p_label, p_first, words, known_words = results
     num_labels = (left.shape[0] + 1) // 2
     root = left.shape[0] - 1
     hidden = np.empty((1, DIM), np.float32)
@@ -383,14 +414,14 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     for t in range(offsets.shape[0] - 1):
         for d in range(DIM):
             hidden[0, d] = 0
-        num_rows = num_words_in = num_unknown = np.int64(0)
+        num_rows = num_with_letters = states = np.int64(0)
         begin, end = offsets[t], offsets[t + 1]
         ended = inside = asks = False
         start = begin
         for base in range(begin, end + 1, 64):
             # All words that end in these 64 bytes are looked for before one is used, so that the loads overlap.
-            words = ~_white_among(data, base, end)
-            edges = words ^ np.uint64((words << _ONE) | np.uint64(inside))
+            in_words = ~_white_among(data, base, end)
+            edges = in_words ^ np.uint64((in_words << _ONE) | np.uint64(inside))
             num_words = 0
             while edges != _ZERO:
                 at = base + lowest_bit(edges)
@@ -416,8 +447,8 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                     add16(hidden, 0, sums, place)
                     packed = np.int64(known >> _S56)
                     num_rows += packed & _ROWS
-                    num_words_in += packed >> _STATE_SHIFT != _NO_LETTERS
-                    num_unknown += packed >> _STATE_SHIFT == _UNKNOWN
+                    num_with_letters += packed >> _STATE_SHIFT & 1
+                    states |= packed
                     continue
                 if 2 * length + 2 > bracketed.shape[0]:
                     bracketed = np.empty(3 * length + 2, np.uint8)
@@ -440,10 +471,11 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                     break
                 add16(hidden, 0, total, 0)
                 num_rows += count
-                num_words_in += state != _NO_LETTERS
-                num_unknown += state == _UNKNOWN
+                packed = np.int64(state) << _STATE_SHIFT
+                num_with_letters += state & 1
+                states |= packed
                 if length <= MAX_KEPT:
-                    packed = np.int64(count) | np.int64(state) << _STATE_SHIFT
+                    packed |= np.int64(count)
                     keys[place, 0], keys[place, 1] = low, high | (np.uint64(packed) << _S56)
                     for d in range(DIM):
                         sums[place, d] = total[0, d]
@@ -452,7 +484,8 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         if asks:
             label[t] = -1
             continue
-        words_in[t], unknown_in[t] = num_words_in, num_unknown
+        words[t] = num_with_letters
+        known_words[t] = num_with_letters > 0 and states < _UNKNOWN << _STATE_SHIFT
         add16(hidden, 0, input_rows, end_of_line)
         scale = numba.float32(1.0 / (num_rows + 1))
         for d in range(DIM):

@@ -39,6 +39,7 @@ from pipeline.stages.language_kernel import (
     NUM_CHARACTERS,
     Cache,
     Words,
+    lexicon_table,
     new_cache,
     predict,
     word_table,
@@ -86,8 +87,8 @@ class Predictions:
     """Probability of the label that was asked for."""
     words: npt.NDArray[np.int32]
     """Words with letters, as white space separates them."""
-    unknown: npt.NDArray[np.int32]
-    """Of these, the words that the lexicon does not know; all of them without one."""
+    known: npt.NDArray[np.bool_]
+    """Whether there are such words and the lexicon has them all; False without one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +123,7 @@ class LanguageModel:
             p_label=np.empty(n, np.float32),
             p_target=np.empty(n, np.float32),
             words=np.empty(n, np.int32),
-            unknown=np.empty(n, np.int32),
+            known=np.empty(n, np.bool_),
         )
         _, offsets, data = texts.buffers()
         if n:
@@ -139,7 +140,7 @@ class LanguageModel:
                 table,
                 self.labels.index(target),
                 cache,
-                (found.label, found.p_label, found.p_target, found.words, found.unknown),
+                (found.label, found.p_label, found.p_target, found.words, found.known),
             )
             asked = np.flatnonzero(found.label < 0)
             if asked.size:
@@ -147,18 +148,18 @@ class LanguageModel:
                     [text.lower() for text in texts.take(pa.array(asked)).to_pylist()], pa.large_string()
                 )
                 answers = self.predict(lowered, target, lexicon)
-                for name in ("label", "p_label", "p_target", "words", "unknown"):
+                for name in ("label", "p_label", "p_target", "words", "known"):
                     getattr(found, name)[asked] = getattr(answers, name)
         return found
 
-    def _tables(self, lexicon: Lexicon | None) -> tuple[Words, Cache]:
+    def _tables(self, lexicon: Lexicon | None) -> tuple[npt.NDArray[np.uint64], Cache]:
         """The lexicon's table, and this thread's cache for it: what a word's state is depends on the lexicon."""
         if not hasattr(self._own, "of_lexicon"):
             self._own.of_lexicon = {}
-        of_lexicon = cast("dict[Lexicon | None, tuple[Words, Cache]]", self._own.of_lexicon)
+        of_lexicon = cast("dict[Lexicon | None, tuple[npt.NDArray[np.uint64], Cache]]", self._own.of_lexicon)
         if lexicon not in of_lexicon:
-            words = () if lexicon is None else sorted(lexicon.words)
-            of_lexicon[lexicon] = (word_table([word.encode() for word in words]), new_cache())
+            words = () if lexicon is None else lexicon.words
+            of_lexicon[lexicon] = (lexicon_table([word.encode() for word in words]), new_cache())
         return of_lexicon[lexicon]
 
 

@@ -58,16 +58,16 @@ def is_letter(character: str) -> bool:
     return character.isalpha() or unicodedata.category(character)[0] == "M"
 
 
-def count_words(text: str, words: Collection[str]) -> tuple[int, int]:
-    """How many words of `text` have letters, and how many of these have a run of letters that is not in `words`."""
-    with_letters = unknown = 0
+def count_words(text: str, lexicon: Collection[str]) -> tuple[int, bool]:
+    """How many words of `text` have letters, and whether there are such and `lexicon` has all their runs of letters."""
+    with_letters, known = 0, True
     for word in _WHITE.split(text.lower()):
         if word == _END_OF_TEXT:
             break
         runs = list(_runs(word))
         with_letters += bool(runs)
-        unknown += any(run not in words for run in runs)
-    return with_letters, unknown
+        known = known and all(run in lexicon for run in runs)
+    return with_letters, known and with_letters > 0
 
 
 def load_lexicon(language: str, sources: tuple[str, ...]) -> Lexicon:

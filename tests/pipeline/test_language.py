@@ -78,7 +78,7 @@ def _assert_same_as_library(texts: list[str], step: int = 1) -> None:
         if "__label__en" in names:
             expected = probabilities[names.index("__label__en")]
             assert found.p_target[i] == pytest.approx(min(expected, 1), abs=1e-5), texts[i]
-        assert (found.words[i], found.unknown[i]) == count_words(texts[i], _lexicon().words), texts[i]
+        assert (found.words[i], found.known[i]) == count_words(texts[i], _lexicon().words), texts[i]
 
 
 def test_english_is_kept_and_the_rest_rejected_with_language_and_probability() -> None:
@@ -174,7 +174,7 @@ def test_words_decide_where_the_model_knows_nothing_or_leans_elsewhere() -> None
 
 
 def test_what_neither_model_nor_lexicon_knows_is_unknown_whatever_the_threshold() -> None:
-    captions = ["cuchara", "一", "2019", "???", ""]
+    captions = ["cuchara", "低亮度按钮", "2019", "???", ""]
     for options in ({}, {"min_probability": 0.0}, {"min_probability": 0.0, "rule": "probability"}):
         for lexicons in (NO_LEXICON, {}):
             config = LanguageConfig(lexicons=lexicons, short_min_probability=0.0, **options)  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def test_known_words_do_not_outweigh_a_language_that_is_sure() -> None:
 def test_short_captions_of_unknown_words_need_more_probability() -> None:
     caption = "kyoanigirls comparison small"
     found = load_model().predict(pa.array([caption]), "en", _lexicon())
-    assert (found.words[0], found.unknown[0]) == (3, 1)
+    assert (found.words[0], found.known[0]) == (3, False)
     p = float(found.p_target[0])
     assert load_model().labels[found.label[0]] == "en"
     assert 0.2 < p < 0.4
@@ -300,7 +300,7 @@ def test_every_letter_is_lowered_as_python_does() -> None:
     found = load_model().predict(pa.array([f"x{letter}y" for letter in changed]), "en", _lexicon())
     expected = load_model().predict(pa.array([f"x{letter.lower()}y" for letter in changed]), "en", _lexicon())
     assert len(changed) > 1300
-    for name in ("label", "p_label", "p_target", "words", "unknown"):
+    for name in ("label", "p_label", "p_target", "words", "known"):
         assert np.array_equal(getattr(found, name), getattr(expected, name))
 
 
