@@ -74,7 +74,7 @@ class LanguageConfig:
     lv, nl, pt, ru), else none."""
     known_min_probability: float = 0.01
     """Keep a caption whose words are all in the target's lexicon at this probability already."""
-    short_min_probability: float = 0.4
+    short_min_probability: float = 0.3
     """With a lexicon: least probability of a caption of at most `short_words` words that are not all in it."""
     short_words: int = 3
     """How many words, as white space separates them, make a caption short; those without letters do not count."""
