@@ -22,7 +22,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import OutputError, PipelineError
 from pipeline.schema import (
@@ -173,7 +172,7 @@ def _define_samples(output: Path, database: duckdb.DuckDBPyConnection) -> None:
 
 def _define(database: duckdb.DuckDBPyConnection, view: str, files: Sequence[Path], schema: pa.Schema) -> None:
     if files:
-        there = set(pq.read_schema(files[0]).names)
+        there = database.sql(f"SELECT * FROM {read_parquet_sql(files[:1])}").columns
         kinds = database.from_arrow(schema.empty_table()).types
         missing = "".join(  # columns that the version which wrote the files did not have
             f", CAST(NULL AS {kind}) AS {quote_name(field.name)}"
