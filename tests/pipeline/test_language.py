@@ -15,15 +15,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.load import ConfigError
+from configs.load import ConfigError, load
+from pipeline.engine import Done
 from pipeline.errors import InputError
+from pipeline.ledger import LedgerConfig
 from pipeline.outcome import Outcome
 from pipeline.reasons import REASONS
 from pipeline.schema import CLEANED, IDENTIFIED
+from pipeline.stages.clean import CleanConfig
 from pipeline.stages.language import LANGUAGES, LanguageConfig, identify, lexicon_fingerprints
 from pipeline.stages.language_kernel import NUM_CHARACTERS
 from pipeline.stages.language_model import load_model, model_path
 from pipeline.stages.language_words import BUILTIN_LANGUAGES, Lexicon, count_words, is_letter, load_lexicon
+from pipeline.stages.match import MatchConfig
+from pipeline.steps import texts
+from pipeline.wit import WitConfig, recipe
 
 NO_LEXICON: dict[str, tuple[str, ...]] = {"en": ()}
 
@@ -193,7 +199,7 @@ def test_known_words_do_not_outweigh_a_language_that_is_sure() -> None:
 
 
 def test_short_captions_of_unknown_words_need_more_probability() -> None:
-    caption = "kyoanigirls comparison small"
+    caption = "Author Stacey Longo."
     found = load_model().predict(pa.array([caption]), "en", _lexicon())
     assert (found.words[0], found.known[0]) == (3, False)
     p = float(found.p_target[0])
@@ -241,7 +247,7 @@ def test_own_word_lists(tmp_path: Path) -> None:
     own.write_text("Zzxqy\nsleeping qwrtzp\n", encoding="utf-8")
     packed = tmp_path / "packed.txt.gz"
     packed.write_bytes(gzip.compress("ꙮ\n".encode()))
-    captions = ["ZZXQY", "the qwrtzp", "qwrtzp ꙮ"]
+    captions = ["ZZXQY", "a qwrtzp", "qwrtzp ꙮ"]
     assert _identify(captions).kept.num_rows == 0
     several = LanguageConfig(lexicons={"en": ("builtin", str(own), str(packed))}, known_min_probability=0)
     assert _identify(captions, several).kept["lang_by"].to_pylist() == ["lexicon"] * 3
@@ -370,3 +376,44 @@ def test_real_texts_equal_the_library(shared_data: Path) -> None:
 @pytest.mark.slow
 def test_every_real_text_equals_the_library(shared_data: Path) -> None:
     _assert_same_as_library(_real_texts(shared_data))
+
+
+def test_a_changed_list_is_read_anew_and_a_missing_one_stops_before_work(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    done = Done(partition="part", key="", outputs={"part.candidates.parquet": ""}, info={})
+
+    def key(config: LanguageConfig) -> str:
+        (task,) = texts.plan(
+            [(done, tmp_path)],
+            done,
+            tmp_path,
+            texts=texts.TextsConfig(),
+            clean_config=CleanConfig(),
+            language=config,
+            match_config=MatchConfig(),
+            ledger=LedgerConfig(),
+        ).tasks
+        return task.key
+
+    config = LanguageConfig(lexicons={"en": (str(own),)})
+    page = recipe(
+        load(
+            WitConfig,
+            None,
+            [
+                *("--sources=[x.parquet]", "--queries=q.txt", f"--output={tmp_path / 'out'}"),
+                *("--fetch.user_agent=test (+http://a.b)", f"--language.lexicons={{en: [{own}]}}"),
+            ],
+        )
+    )
+    (tmp_path / "x.parquet").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        with pytest.raises(InputError, match=r"own\.txt: cannot read the word list"):
+            next(page)
+    assert not (tmp_path / "out").exists()
+    own.write_text("cow\n", encoding="utf-8")
+    before = key(config)
+    assert before == key(config) != key(LanguageConfig())
+    own.write_text("ox\n", encoding="utf-8")
+    assert key(config) != before
