@@ -58,7 +58,7 @@ _FIRST_NO_LETTER = 0x40000
 ASK_PYTHON = -1
 """In the table of characters: what `str.lower` makes of it depends on its neighbours, or is two characters."""
 
-_CACHE_BITS = 18
+_CACHE_BITS = 19
 MAX_KEPT = 15
 """Bytes of the longest word that the cache keeps."""
 _KEY_BYTES, _SUM_BYTES = 16, 4 * DIM
@@ -88,10 +88,10 @@ uint8[...], their offsets int64[W + 1]."""
 
 
 def new_cache() -> Cache:
-    """Room for 262,144 words, empty, 20 MB. A word has one place, and takes it from whoever was there.
+    """Room for 524,288 words, empty, 42 MB. A word has one place, and takes it from whoever was there.
 
-    Keys uint64[262144, 2]: 15 bytes of letters, then one with the number of rows and the word's state; zeros where
-    free. The sums of the rows float32[262144, 16], each in one cache line.
+    Keys uint64[524288, 2]: 15 bytes of letters, then one with the number of rows and the word's state; zeros where
+    free. The sums of the rows float32[524288, 16], each in one cache line.
     """
     keys = np.zeros((1 << _CACHE_BITS, 2), np.uint64)
     room = np.empty((1 << _CACHE_BITS) * DIM + DIM, np.float32)

@@ -92,7 +92,7 @@ def lexicon_fingerprint(language: str, sources: tuple[str, ...]) -> str:
 _Stamp = tuple[Path, int, int]
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _load(stamps: tuple[_Stamp, ...]) -> Lexicon:
     words = frozenset(run for path, _, _ in stamps for entry in _entries(path) for run in _runs(entry.lower()))
     return Lexicon(words=words)
@@ -106,6 +106,7 @@ def _stamp(path: Path) -> _Stamp:
     return path, status.st_mtime_ns, status.st_size
 
 
+@functools.lru_cache(maxsize=64)
 def _path_of(language: str, source: str) -> Path:
     """Where a list is; pyspellchecker itself is not imported."""
     if source != BUILTIN:
