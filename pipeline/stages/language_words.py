@@ -80,13 +80,7 @@ def load_lexicon(language: str, sources: tuple[str, ...]) -> Lexicon:
 
 def lexicon_fingerprint(language: str, sources: tuple[str, ...]) -> str:
     """64 hex digits over the bytes of all `sources`. Raises InputError as `load_lexicon` does."""
-    digest = hashlib.sha256()
-    for source in sources:
-        path = _path_of(language, source)
-        digest.update(hashlib.sha256(_read(path)).digest())
-        for _ in _entries(path):  # a list that cannot be read must not wait for the first worker to be seen
-            pass
-    return digest.hexdigest()
+    return _fingerprint(tuple(_stamp(_path_of(language, source)) for source in sources))
 
 
 _Stamp = tuple[Path, int, int]
@@ -96,6 +90,15 @@ _Stamp = tuple[Path, int, int]
 def _load(stamps: tuple[_Stamp, ...]) -> Lexicon:
     words = frozenset(run for path, _, _ in stamps for entry in _entries(path) for run in _runs(entry.lower()))
     return Lexicon(words=words)
+
+
+@functools.lru_cache(maxsize=64)
+def _fingerprint(stamps: tuple[_Stamp, ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _ in stamps:
+        digest.update(hashlib.sha256(_read(path)).digest())
+        list(_entries(path))  # a list that cannot be read must not wait for the first worker to be seen
+    return digest.hexdigest()
 
 
 def _stamp(path: Path) -> _Stamp:
