@@ -153,7 +153,7 @@ _PAIR = f"""
     'https://' || host_of(i) || '/page/' || hash(i, 4) AS page_url, NULL::VARCHAR AS license,
     'crawl/' || (i // 100000) || '.warc.wat.gz' AS source, i * 1000 AS record, (i % 30)::INTEGER AS link,
     'a caption of the picture ' || hash(i, 3) || ' as the page says it' AS caption,
-    'en' AS lang, (0.5 + draw(i, 5) / 2)::FLOAT AS p_en,
+    'en' AS lang, (0.5 + draw(i, 5) / 2)::FLOAT AS p_en, 'model' AS lang_by,
     [zipf(i, 6, {NUM_QUERIES}), zipf(i, 7, {NUM_QUERIES}), zipf(i, 8, {NUM_QUERIES})] AS query_ids"""
 _FACTS = f"""
     [zipf(i, 6, {NUM_QUERIES})] AS selected_by, (i * 1844674407)::UBIGINT AS "order",

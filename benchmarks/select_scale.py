@@ -100,6 +100,7 @@ def match_rows(first: int, count: int, total: int, table: np.ndarray) -> pa.Reco
         "caption": words,
         "lang": pa.array(["en"]).take(pa.array(np.zeros(count, np.int32))),
         "p_en": pa.array((mix(text) % np.uint64(100)).astype(np.float32) / 100),
+        "lang_by": pa.array(["model"]).take(pa.array(np.zeros(count, np.int32))),
         "query_ids": lists,
     }
     arrays = [columns[f.name] if f.name in columns else pa.nulls(count, f.type) for f in MATCHED]

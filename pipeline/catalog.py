@@ -210,7 +210,14 @@ def _define_samples(output: Path, database: duckdb.DuckDBPyConnection) -> None:
 
 def _define(database: duckdb.DuckDBPyConnection, view: str, files: Sequence[Path], schema: pa.Schema) -> None:
     if files:
-        database.execute(f"CREATE VIEW {view} AS SELECT * FROM {read_parquet_sql(files)}")
+        there = database.sql(f"SELECT * FROM {read_parquet_sql(files[:1])}").columns
+        kinds = database.from_arrow(schema.empty_table()).types
+        missing = "".join(  # columns that the version which wrote the files did not have
+            f", CAST(NULL AS {kind}) AS {quote_name(field.name)}"
+            for field, kind in zip(schema, kinds, strict=True)
+            if field.name not in there
+        )
+        database.execute(f"CREATE VIEW {view} AS SELECT *{missing} FROM {read_parquet_sql(files)}")
     else:
         _table(database, view, [], schema)
 

@@ -353,7 +353,8 @@ def lines_of(story: Story) -> list[str]:
     names = {"url": "url", "page_url": "page", "license": "license", "alt_text": "alt text", "caption": "caption"}
     lines += [f"{shown:<8} {row[name]}" for name, shown in names.items() if row.get(name) is not None]
     if row.get("lang") is not None:
-        lines.append(f"language {row['lang']}, p_en {row['p_en']:.3f}")
+        by = f", by the {row['lang_by']}" if row.get("lang_by") is not None else ""
+        lines.append(f"language {row['lang']}{by}, p_en {row['p_en']:.3f}")
     lines.append("stages")
     for verdict in story.verdicts:
         said = ": ".join(text for text in (verdict.reason, verdict.detail) if text)

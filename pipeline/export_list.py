@@ -24,7 +24,7 @@ __all__ = ["LIST", "export_list"]
 
 _COPIED = (
     *("uid", "url", "alt_text", "caption", "text_source", "page_url", "license", "source", "record", "link"),
-    *("lang", "p_en", "query_ids", "selected_by"),
+    *("lang", "p_en", "lang_by", "query_ids", "selected_by"),
 )
 _FACTS = ("sha256", "phash", "original_width", "original_height", "original_format", "original_bytes")
 _TEXTS = pa.list_(pa.string())
@@ -73,12 +73,17 @@ def _batches(shards: Path, names: list[str], queries: pa.Table) -> Iterator[pa.R
     texts = queries["query"].combine_chunks()  # a query's id is its place
     for name in names:
         with pq.ParquetFile(shards / name) as file:
-            for batch in file.iter_batches(columns=[*_COPIED, *_FACTS]):
+            there = [column for column in (*_COPIED, *_FACTS) if column in file.schema_arrow.names]
+            for batch in file.iter_batches(columns=there):
                 lists = batch.column("query_ids")
                 named = pa.ListArray.from_arrays(
                     pa.array(lists.offsets.to_numpy() - lists.offsets[0].as_py(), pa.int32()),
                     texts.take(lists.flatten()),
                 )
-                columns = {column: batch.column(column) for column in (*_COPIED, *_FACTS)} | {"queries": named}
-                arrays = [columns[field.name].cast(field.type) for field in LIST]
+                columns = {column: batch.column(column) for column in there} | {"queries": named}
+                arrays = [
+                    # What an earlier version did not write is null.
+                    columns[field.name].cast(field.type) if field.name in columns else pa.nulls(len(batch), field.type)
+                    for field in LIST
+                ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=LIST)

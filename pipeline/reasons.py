@@ -30,7 +30,8 @@ REASONS: dict[str, dict[str, str]] = {
     },
     "language": {
         "other_language": "the likeliest language is not a target language",
-        "low_confidence": "a target language, below the least probability",
+        "low_confidence": "the likeliest language is a target language, below the least probability",
+        "unknown_language": "the model knows nothing of the text, nor do the lexicons know all its words",
     },
     "match": {"no_query": "the caption contains no query of the list"},
     "dedup": {

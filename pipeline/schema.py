@@ -78,8 +78,9 @@ IDENTIFIED = pa.schema(
     [
         *CLEANED,
         *_fields(
-            ("lang", pa.string()),  # fastText label without its prefix: en, de, zh, ...
+            ("lang", pa.string()),  # the target that it is kept as, a fastText label without its prefix: en, de, ...
             ("p_en", pa.float32()),  # probability of the first target language, in 0..1
+            ("lang_by", pa.string()),  # model, or lexicon: the model alone would have turned it away
         ),
     ]
 )
@@ -168,6 +169,7 @@ SAMPLES = pa.schema(
         pa.field("extra", pa.string()),
         *_WHERE_FOUND,
         *_fields(("lang", pa.string()), ("p_en", pa.float32())),
+        pa.field("lang_by", pa.string()),  # sets published by earlier versions lack the column
         pa.field("query_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("selected_by", pa.list_(pa.int32()), nullable=False),
         *_fields(

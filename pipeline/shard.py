@@ -23,7 +23,16 @@ from pipeline.schema import SAMPLES
 from pipeline.storage import write_parquet
 from pipeline.tar import TarWriter
 
-__all__ = ["extension_of", "json_of", "key_of_sample", "ranks_of", "shard_name", "shard_outputs", "write_shard"]
+__all__ = [
+    "extension_of",
+    "json_of",
+    "key_of_sample",
+    "ranks_of",
+    "samples_of",
+    "shard_name",
+    "shard_outputs",
+    "write_shard",
+]
 
 _IN_HEX = ("uid", "url_id", "phash", "order")
 """Binary or uint64 in Parquet, hex in JSON: readers of JSON take numbers for int64 (Hugging Face datasets), or for
@@ -85,6 +94,17 @@ def write_shard(
     }
     stats_path.write_text(json.dumps(stats, indent=1) + "\n", encoding="utf-8")
     return {"rows": len(rows), "bytes": tar_path.stat().st_size}
+
+
+def samples_of(table: pa.Table) -> pa.Table:
+    """The rows of a published Parquet as SAMPLES; what an earlier version did not write is null.
+
+    Raises ValueError or ArrowInvalid where they are not rows of SAMPLES.
+    """
+    for index, field in enumerate(SAMPLES):
+        if field.nullable and field.name not in table.column_names:
+            table = table.add_column(index, field, pa.nulls(table.num_rows, field.type))
+    return table.cast(SAMPLES)
 
 
 def json_of(row: Mapping[str, Any]) -> bytes:

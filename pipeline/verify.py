@@ -25,8 +25,7 @@ import pyarrow.parquet as pq
 
 from configs.load import fingerprint
 from pipeline.errors import OutputError
-from pipeline.schema import SAMPLES
-from pipeline.shard import extension_of, json_of
+from pipeline.shard import extension_of, json_of, samples_of
 from pipeline.steps.publish import MANIFEST_VERSION
 from pipeline.storage import check_output, read_json, sha256_of
 from pipeline.summaries import read_parquet_sql
@@ -216,7 +215,7 @@ def _check_shard(root: Path, entry: Mapping[str, Any]) -> _Checked:
             damages.append(_damage(name, f"cannot be read ({error.strerror})"))
     try:
         table = pq.read_table(root / entry["parquet"], partitioning=None)
-        rows = table.cast(SAMPLES)
+        rows = samples_of(table)
     except (OSError, pa.ArrowException, ValueError) as error:
         if (root / entry["parquet"]).exists():
             damages.append(_damage(entry["parquet"], f"its rows cannot be read ({_one_line(error)})"))
@@ -226,7 +225,9 @@ def _check_shard(root: Path, entry: Mapping[str, Any]) -> _Checked:
     damages += _first(_rows(entry, rows))
     damages += _stats(root, entry)
     if (root / entry["name"]).exists():
-        damages += _first(_damage(entry["name"], what) for what in _members(root / entry["name"], rows))
+        damages += _first(
+            _damage(entry["name"], what) for what in _members(root / entry["name"], rows.select(table.column_names))
+        )
     keys = [int(key) for key in (rows["key"][0].as_py(), rows["key"][-1].as_py()) if key.isdigit()] if len(rows) else []
     return _Checked(
         samples=rows.num_rows,

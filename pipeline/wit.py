@@ -28,7 +28,7 @@ from pipeline.stages.decontaminate import DecontaminateConfig
 from pipeline.stages.extract import ExtractConfig
 from pipeline.stages.fetch import BlockList, FetchConfig, check_authorities
 from pipeline.stages.image_filters import FiltersConfig
-from pipeline.stages.language import LanguageConfig
+from pipeline.stages.language import LanguageConfig, lexicon_fingerprints
 from pipeline.stages.match import MatchConfig
 from pipeline.steps import (
     decontaminate,
@@ -125,7 +125,8 @@ def recipe(config: WitConfig) -> Recipe:
 
     sources = sources_of(config)  # a missing one stops here, and a table without the columns that are read
     extract.check(sources, config.source_format, config.extract, max_bad=config.max_bad_sources)
-    check_authorities(config.fetch)  # so do mistakes in the files that fetching goes by
+    lexicon_fingerprints(config.language)  # so does a word list that cannot be read
+    check_authorities(config.fetch)  # and mistakes in the files that fetching goes by
     block = BlockList(config.fetch.block, config.fetch.block_files)
 
     # The query list, with the matcher's tables.                                          QUERIES

@@ -1,19 +1,25 @@
 """The compiled loop of the language identifier: words to their vectors, the mean, down the tree of labels.
 
-    64 bytes --classify--> word edges --16 bytes as key--> cache of word vectors --> mean --> label, probability
-                                          | not there
-                                          `--> own row + rows of its n-grams of 2 to 4 characters
+    64 bytes --classify--> word edges --16 bytes as key--> cache of words --> mean --> label, probability
+                                          | not there         `--> are its letters in the lexicon?
+                                          `--> lower case --> own row + rows of its n-grams of 2 to 4 characters
 
 fastText adds up the rows of every word and n-gram of a text. Most words of a batch have been seen before in it, so
 here a word's rows are added up first, kept under its letters (never a hash of them), and the words' sums are added
 up then: the same number up to the rounding of its last bits, and always the same one, because the order of the
 additions does not depend on what the cache holds.
 
+All of it is done to the text in lower case, as Python's `str.lower` has it. Upper case changes neither white space
+nor where words end, so words are lower-cased one by one, when their rows are added up; the cache knows them by their
+letters with A to Z lowered. Two letters need the letters around them, or become two: a text with one of these gets
+the label -1, and `language_model.py` lowers it in Python and asks again.
+
 Everything here is called by `language_model.py` only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -22,7 +28,20 @@ import numpy.typing as npt
 
 from pipeline.matching.vectors import add16, load8, lowest_bit, prefetch, white
 
-__all__ = ["BUCKETS", "DIM", "MAX_N", "MIN_N", "Cache", "new_cache", "predict"]
+__all__ = [
+    "ASK_PYTHON",
+    "BUCKETS",
+    "DIM",
+    "MAX_N",
+    "MIN_N",
+    "NUM_CHARACTERS",
+    "Cache",
+    "Words",
+    "lexicon_table",
+    "new_cache",
+    "predict",
+    "word_table",
+]
 
 CALLED = "d8f127b3b2ccf0e1"
 """State of the files whose functions are compiled into this one's, which numba does not look at; a test renews it."""
@@ -32,7 +51,14 @@ BUCKETS = 2_000_000
 MIN_N, MAX_N = 2, 4
 """What lid.176 was trained with; compiled in, `load_model` refuses a file with others."""
 
-_CACHE_BITS = 18
+NUM_CHARACTERS = 0x20000
+"""Code points with a place in the table of characters. Of those above, the CJK ideographs are letters, and none has
+another case (Unicode 16; a test asks Python)."""
+_FIRST_NO_LETTER = 0x40000
+ASK_PYTHON = -1
+"""In the table of characters: what `str.lower` makes of it depends on its neighbours, or is two characters."""
+
+_CACHE_BITS = 19
 MAX_KEPT = 15
 """Bytes of the longest word that the cache keeps."""
 _KEY_BYTES, _SUM_BYTES = 16, 4 * DIM
@@ -44,20 +70,46 @@ _B = np.uint64(0xD6E8FEB86659FD93)
 _PLACE_SHIFT = np.uint64(64 - _CACHE_BITS)
 _ZERO, _ONE, _S3, _EIGHT, _S32, _S56 = (np.uint64(n) for n in (0, 1, 3, 8, 32, 56))
 _ALL, _LETTERS = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0x00FFFFFFFFFFFFFF)
+_TOPS, _SEVENS = np.uint64(0x8080808080808080), np.uint64(0x7F7F7F7F7F7F7F7F)
+_FROM_A, _ABOVE_Z = np.uint64(0x3F3F3F3F3F3F3F3F), np.uint64(0x2525252525252525)  # 0x80 - "A", 0x7F - "Z", eight times
+_TWO = np.uint64(2)
+
+_ROWS = 0x3F
+"""A word's number of rows and its state travel in one byte; 15 bytes of letters have at most 46 rows."""
+_NO_LETTERS, _KNOWN, _UNKNOWN = 0, 1, 3  # states: all runs of letters are in the lexicon, or some are not
+_STATE_SHIFT = 6
+_ENDS_TEXT, _ASKS = -1, -2
+_FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 Cache = tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]
+Words = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+"""Open-addressing table of words: hash uint32[C], word id int32[C] (-1: free); the words' bytes laid end to end
+uint8[...], their offsets int64[W + 1]."""
 
 
 def new_cache() -> Cache:
-    """Room for 262,144 words, empty, 20 MB. A word has one place, and takes it from whoever was there.
+    """Room for 524,288 words, empty, 42 MB. A word has one place, and takes it from whoever was there.
 
-    Keys uint64[262144, 2]: 15 bytes of letters, then one with the number of rows; zeros where free. The sums of the
-    rows float32[262144, 16], each in one cache line.
+    Keys uint64[524288, 2]: 15 bytes of letters, then one with the number of rows and the word's state; zeros where
+    free. The sums of the rows float32[524288, 16], each in one cache line.
     """
     keys = np.zeros((1 << _CACHE_BITS, 2), np.uint64)
     room = np.empty((1 << _CACHE_BITS) * DIM + DIM, np.float32)
     first = -room.ctypes.data % _SUM_BYTES // room.itemsize
     return keys, room[first : first + (1 << _CACHE_BITS) * DIM].reshape(-1, DIM)
+
+
+def word_table(words: Sequence[bytes]) -> Words:
+    """The table of these words, each given once."""
+    capacity = 1
+    while capacity < 4 * len(words):
+        capacity *= 2
+    offsets = np.zeros(len(words) + 1, np.int64)
+    np.cumsum([len(word) for word in words], out=offsets[1:])
+    letters = np.frombuffer(b"".join(words) or b"\0", np.uint8)
+    table = (np.zeros(capacity, np.uint32), np.full(capacity, -1, np.int32), letters, offsets)
+    _fill(*table)
+    return table
 
 
 @numba.njit(forceinline=True)
@@ -67,6 +119,142 @@ def _step(value, byte):  # type: ignore[no-untyped-def]  # compiled: numba infer
     if byte >= 128:
         extended |= numba.uint32(0xFFFFFF00)
     return numba.uint32((value ^ extended) * numba.uint32(16_777_619))
+
+
+@numba.njit(cache=True)
+def _fill(word_hash, word_id, word_bytes, word_offsets):  # type: ignore[no-untyped-def]  # compiled: numba infers types
+    """Put all words into an empty table."""
+    mask = word_hash.shape[0] - 1
+    for row in range(word_offsets.shape[0] - 1):
+        value = numba.uint32(2_166_136_261)
+        for i in range(word_offsets[row], word_offsets[row + 1]):
+            value = _step(value, word_bytes[i])
+        slot = numba.int64(value) & mask
+        while word_id[slot] >= 0:
+            slot = (slot + 1) & mask
+        word_hash[slot] = value
+        word_id[slot] = row
+
+
+def lexicon_table(words: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    """Open-addressing table of the words' 64-bit FNV-1a hashes uint64[C], 0 where free.
+
+    That two words share a hash, so that an unknown one passes for known, is expected once in 10^14 words.
+    """
+    capacity = 2
+    while capacity < 2 * len(words):
+        capacity *= 2
+    table = np.zeros(capacity, np.uint64)
+    letters, ends = np.frombuffer(b"".join(words) or b"\0", np.uint8), np.cumsum([0, *map(len, words)])
+    _fill_lexicon(table, letters, ends)
+    return table
+
+
+@numba.njit(cache=True)
+def _fill_lexicon(table, letters, ends):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Put all words into an empty table."""
+    for w in range(ends.shape[0] - 1):
+        value = _FNV_START
+        for k in range(ends[w], ends[w + 1]):
+            value = np.uint64((value ^ np.uint64(letters[k])) * _FNV_PRIME)
+        if not _holds(table, value):
+            slot = np.int64(value ^ (value >> _S32)) & (table.shape[0] - 1)
+            while table[slot] != _ZERO:
+                slot = (slot + 1) & (table.shape[0] - 1)
+            table[slot] = value
+
+
+@numba.njit(forceinline=True)
+def _lower8(letters):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Eight bytes with A to Z lowered."""
+    seven = letters & _SEVENS
+    upper = np.uint64(seven + _FROM_A) & ~np.uint64(seven + _ABOVE_Z) & ~letters & _TOPS
+    return letters | (upper >> _TWO)
+
+
+@numba.njit(forceinline=True)
+def _character_at(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Code point and bytes of the character at data[i], which is not ASCII."""
+    byte = np.int64(data[i])
+    if byte < 0xE0:
+        return (byte & 0x1F) << 6 | (np.int64(data[i + 1]) & 0x3F), 2
+    if byte < 0xF0:
+        return (byte & 0x0F) << 12 | (np.int64(data[i + 1]) & 0x3F) << 6 | (np.int64(data[i + 2]) & 0x3F), 3
+    high = (byte & 0x07) << 18 | (np.int64(data[i + 1]) & 0x3F) << 12
+    return high | (np.int64(data[i + 2]) & 0x3F) << 6 | (np.int64(data[i + 3]) & 0x3F), 4
+
+
+@numba.njit(forceinline=True)
+def _holds(lexicon, value):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Whether a lexicon has the word of this hash."""
+    slot = np.int64(value ^ (value >> _S32)) & (lexicon.shape[0] - 1)
+    while lexicon[slot] != _ZERO:
+        if lexicon[slot] == value:
+            return True
+        slot = (slot + 1) & (lexicon.shape[0] - 1)
+    return False
+
+
+@numba.njit
+def _bracket_lower(data, start, length, characters, lexicon, bracketed):  # type: ignore[no-untyped-def]  # compiled
+    """Write the word in lower case between < and >; returns its bytes (-1 where Python must lower the text) and state.
+
+    `bracketed` has room for half as many bytes more than the word has, and two: no character becomes longer than that.
+    """
+    bracketed[0] = 60  # <
+    at = 1
+    i, end = start, start + length
+    state = _NO_LETTERS
+    run = _FNV_START
+    while i < end:
+        byte = data[i]
+        before = at
+        if byte < 128:
+            byte = byte | 32 if 65 <= byte <= 90 else byte
+            is_letter = 97 <= byte <= 122
+            bracketed[at] = byte
+            at += 1
+            i += 1
+        else:
+            code, size = _character_at(data, i)
+            i += size
+            if code >= characters.shape[0]:  # has one case
+                is_letter = code < _FIRST_NO_LETTER
+                for k in range(i - size, i):
+                    bracketed[at] = data[k]
+                    at += 1
+            elif characters[code] == ASK_PYTHON:
+                return -1, _NO_LETTERS
+            else:
+                is_letter = characters[code] & 1 != 0
+                at = _write_character(bracketed, at, characters[code] >> 1)
+        if is_letter:
+            for k in range(before, at):
+                run = np.uint64((run ^ np.uint64(bracketed[k])) * _FNV_PRIME)
+        elif run != _FNV_START:
+            state |= _KNOWN if _holds(lexicon, run) else _UNKNOWN
+            run = _FNV_START
+    if run != _FNV_START:
+        state |= _KNOWN if _holds(lexicon, run) else _UNKNOWN
+    bracketed[at] = 62  # >
+    return at - 1, state
+
+
+@numba.njit
+def _write_character(data, at, code):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Write a character as UTF-8; returns where the next one goes."""
+    if code < 0x80:  # the Kelvin sign
+        data[at] = code
+        return at + 1
+    if code < 0x800:
+        data[at], data[at + 1] = 0xC0 | code >> 6, 0x80 | (code & 0x3F)
+        return at + 2
+    if code < 0x10000:
+        data[at], data[at + 1], data[at + 2] = 0xE0 | code >> 12, 0x80 | (code >> 6 & 0x3F), 0x80 | (code & 0x3F)
+        return at + 3
+    data[at], data[at + 1] = 0xF0 | code >> 18, 0x80 | (code >> 12 & 0x3F)
+    data[at + 2], data[at + 3] = 0x80 | (code >> 6 & 0x3F), 0x80 | (code & 0x3F)
+    return at + 4
 
 
 @numba.njit(forceinline=True)
@@ -123,25 +311,24 @@ def _find_word(data, start, length, vocabulary):  # type: ignore[no-untyped-def]
 
 @numba.njit
 def _add_up_word(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, start, length, vocabulary, ngrams, input_rows, end_of_line, bracketed, total
+    data, start, length, vocabulary, ngrams, input_rows, end_of_line, characters, lexicon, bracketed, total
 ):
-    """Set `total` to the sum of a word's rows; returns their number, or -1 for the token that ends a text."""
+    """Set `total` to the sum of a word's rows; returns their number, or _ENDS_TEXT or _ASKS, and the word's state."""
     is_kept, row_of_bucket = ngrams
     for d in range(DIM):
         total[0, d] = 0
-    if length >= 9 and _is_label(data, start):
-        return 0
+    length, state = _bracket_lower(data, start, length, characters, lexicon, bracketed)
+    if length < 0:
+        return _ASKS, _NO_LETTERS
+    if length >= 9 and _is_label(bracketed, 1):
+        return 0, state
     num_rows = 0
-    row = _find_word(data, start, length, vocabulary)
+    row = _find_word(bracketed, 1, length, vocabulary)
     if row == end_of_line:
-        return -1
+        return _ENDS_TEXT, _NO_LETTERS
     if row >= 0:
         add16(total, 0, input_rows, row)
         num_rows += 1
-    bracketed[0] = 60  # <
-    for i in range(length):
-        bracketed[i + 1] = data[start + i]
-    bracketed[length + 1] = 62  # >
     last = length + 2
     for i in range(last):
         if (bracketed[i] & 0xC0) == 0x80:
@@ -161,7 +348,7 @@ def _add_up_word(  # type: ignore[no-untyped-def]  # compiled: numba infers the 
                 if (is_kept[bucket >> 3] >> (bucket & 7)) & 1:
                     add16(total, 0, input_rows, numba.int64(row_of_bucket[bucket]))
                     num_rows += 1
-    return num_rows
+    return num_rows, state
 
 
 @numba.njit(forceinline=True)
@@ -182,7 +369,7 @@ def _white_among(data, base, end):  # type: ignore[no-untyped-def]  # compiled: 
 
 @numba.njit(forceinline=True)
 def _key_of(data, start, length):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """The first 15 bytes of a word, then zeros; no word has a zero byte, so that short words' keys differ."""
+    """The first 15 bytes of a word, A to Z lowered, then zeros: no word has a zero byte, so short keys differ."""
     n = np.uint64(min(length, MAX_KEPT))
     if start + 16 <= data.shape[0]:
         low, high = load8(data, start), load8(data, start + 8)
@@ -195,22 +382,24 @@ def _key_of(data, start, length):  # type: ignore[no-untyped-def]  # compiled: n
                 high |= np.uint64(data[start + i]) << np.uint64(8 * (i - 8))
     of_low = min(n, _EIGHT)
     return (
-        low & (_ALL >> ((_EIGHT - of_low) << _S3)),
-        high & np.uint64((_ONE << ((n - of_low) << _S3)) - _ONE),
+        _lower8(low & (_ALL >> ((_EIGHT - of_low) << _S3))),
+        _lower8(high & np.uint64((_ONE << ((n - of_low) << _S3)) - _ONE)),
     )
 
 
 @numba.njit(cache=True, nogil=True)
 def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, offsets, vocabulary, ngrams, input_rows, tree, end_of_line, first_target, cache, results
+    data, offsets, vocabulary, ngrams, input_rows, tree, end_of_line, characters, lexicon, first_target, cache, results
 ) -> Any:
-    """Fill `results`: label int32[N], its probability float32[N], that of `first_target` float32[N].
+    """Fill `results`: label int32[N] (-1: to be lowered by Python), its probability float32[N], that of `first_target`
+    float32[N]; how many words have letters int32[N], and whether there are such and the lexicon has all bool[N].
 
-    `cache` is one that `new_cache` made, used by one thread at a time. The model's arrays are as in `LanguageModel`.
+    `cache` is one that `new_cache` made, used by one thread at a time and with one lexicon. The model's arrays are as
+    in `LanguageModel`.
     """
     left, right, parent, is_right, weights = tree
     keys, sums = cache
-    label, p_label, p_first = results
+    label, p_label, p_first, words, known_words = results
     num_labels = (left.shape[0] + 1) // 2
     root = left.shape[0] - 1
     hidden = np.empty((1, DIM), np.float32)
@@ -225,14 +414,14 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     for t in range(offsets.shape[0] - 1):
         for d in range(DIM):
             hidden[0, d] = 0
-        num_rows = np.int64(0)
+        num_rows = num_with_letters = states = np.int64(0)
         begin, end = offsets[t], offsets[t + 1]
-        ended = inside = False
+        ended = inside = asks = False
         start = begin
         for base in range(begin, end + 1, 64):
             # All words that end in these 64 bytes are looked for before one is used, so that the loads overlap.
-            words = ~_white_among(data, base, end)
-            edges = words ^ np.uint64((words << _ONE) | np.uint64(inside))
+            in_words = ~_white_among(data, base, end)
+            edges = in_words ^ np.uint64((in_words << _ONE) | np.uint64(inside))
             num_words = 0
             while edges != _ZERO:
                 at = base + lowest_bit(edges)
@@ -256,24 +445,47 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                 known = keys[place, 1]
                 if length <= MAX_KEPT and (keys[place, 0] == low) & (known & _LETTERS == high):
                     add16(hidden, 0, sums, place)
-                    num_rows += np.int64(known >> _S56)
+                    packed = np.int64(known >> _S56)
+                    num_rows += packed & _ROWS
+                    num_with_letters += packed >> _STATE_SHIFT & 1
+                    states |= packed
                     continue
-                if length + 2 > bracketed.shape[0]:
-                    bracketed = np.empty(2 * length + 2, np.uint8)
-                count = _add_up_word(
-                    data, block_starts[w], length, vocabulary, ngrams, input_rows, end_of_line, bracketed, total
+                if 2 * length + 2 > bracketed.shape[0]:
+                    bracketed = np.empty(3 * length + 2, np.uint8)
+                count, state = _add_up_word(
+                    data,
+                    block_starts[w],
+                    length,
+                    vocabulary,
+                    ngrams,
+                    input_rows,
+                    end_of_line,
+                    characters,
+                    lexicon,
+                    bracketed,
+                    total,
                 )
-                if count < 0:  # the token "</s>", written out, ends a line for fastText
+                if count < 0:  # asks, or the token "</s>", written out, which ends a line for fastText
                     ended = True
+                    asks = count == _ASKS
                     break
                 add16(hidden, 0, total, 0)
                 num_rows += count
+                packed = np.int64(state) << _STATE_SHIFT
+                num_with_letters += state & 1
+                states |= packed
                 if length <= MAX_KEPT:
-                    keys[place, 0], keys[place, 1] = low, high | (np.uint64(count) << _S56)
+                    packed |= np.int64(count)
+                    keys[place, 0], keys[place, 1] = low, high | (np.uint64(packed) << _S56)
                     for d in range(DIM):
                         sums[place, d] = total[0, d]
             if ended:
                 break
+        if asks:
+            label[t] = -1
+            continue
+        words[t] = num_with_letters
+        known_words[t] = num_with_letters > 0 and states < _UNKNOWN << _STATE_SHIFT
         add16(hidden, 0, input_rows, end_of_line)
         scale = numba.float32(1.0 / (num_rows + 1))
         for d in range(DIM):

@@ -1,9 +1,11 @@
 """fastText's language identifier, lid.176.ftz, read from its file and run over Arrow buffers.
 
-    text bytes --words, character n-grams--> rows of the input matrix --mean--> hidden[16]
+    text bytes --lower case, words, character n-grams--> rows of the input matrix --mean--> hidden[16]
     hidden --Huffman tree of binary classifiers--> likeliest label, P(first target)
 
-This module reads the file and lays out its tables; `language_kernel` runs them.
+This module reads the file and lays out its tables; `language_kernel` runs them. A text is identified in lower case, as
+`str.lower` has it: the model was trained on text as it comes, knows few words in capitals, and takes most of them for
+another language (docs/language.md).
 
 The model is that of Joulin et al., "Bag of Tricks for Efficient Text Classification" (2016) and
 "FastText.zip" (2016); file layout and the order of operations are those of fastText 0.9.2
@@ -28,14 +30,29 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.stages.language_kernel import BUCKETS, DIM, MAX_N, MIN_N, Cache, new_cache, predict
+from pipeline.stages.language_kernel import (
+    ASK_PYTHON,
+    BUCKETS,
+    DIM,
+    MAX_N,
+    MIN_N,
+    NUM_CHARACTERS,
+    Cache,
+    Words,
+    lexicon_table,
+    new_cache,
+    predict,
+    word_table,
+)
+from pipeline.stages.language_words import Lexicon, is_letter
 
-__all__ = ["LanguageModel", "load_model", "model_path"]
+__all__ = ["LanguageModel", "Predictions", "load_model", "model_path"]
 
 _MAGIC = 793_712_314
 _HIERARCHICAL_SOFTMAX = 1
 _LABEL = b"__label__"
 _END_OF_LINE = b"</s>"
+_CAPITAL_SIGMA = 0x3A3
 
 
 def model_path() -> Path:
@@ -60,13 +77,26 @@ def load_model(path: Path | None = None) -> LanguageModel:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What the model says of N texts, and what their words are."""
+
+    label: npt.NDArray[np.int32]
+    """Index of the likeliest label."""
+    p_label: npt.NDArray[np.float32]
+    p_target: npt.NDArray[np.float32]
+    """Probability of the label that was asked for."""
+    words: npt.NDArray[np.int32]
+    """Words with letters, as white space separates them."""
+    known: npt.NDArray[np.bool_]
+    """Whether there are such words and the lexicon has them all; False without one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LanguageModel:
     """The identifier. `labels` are its languages, as fastText names them without prefix."""
 
     labels: tuple[str, ...]
-    vocabulary: tuple[npt.NDArray[Any], ...]
-    """Open-addressing table of words: hash uint32[C], word id int32[C] (-1: free); the words' bytes laid
-    end to end uint8[...], their offsets int64[W + 1]."""
+    vocabulary: Words
     ngrams: tuple[npt.NDArray[Any], ...]
     """Bit uint8[B / 8] per hash bucket: was it kept by pruning; its row int32[B]."""
     input_rows: npt.NDArray[np.float32]
@@ -79,23 +109,25 @@ class LanguageModel:
     _own: threading.local = field(default_factory=threading.local)
     """Each thread's cache of words; it changes how fast the answers come, never what they are."""
 
-    def predict(
-        self, texts: pa.Array, first_target: str
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """For string[N] without nulls: index of the likeliest label int32[N], its probability float32[N],
-        and the probability of the label `first_target` float32[N].
+    def predict(self, texts: pa.Array, target: str, lexicon: Lexicon | None = None) -> Predictions:
+        """For string[N] without nulls, in lower case: the likeliest label and the probability of the label `target`.
 
-        White space (also line breaks) separates words. Raises KeyError for an unknown `first_target`.
+        White space (also line breaks) separates words. Raises KeyError for an unknown `target`.
         """
-        if first_target not in self.labels:
-            raise KeyError(first_target)
+        if target not in self.labels:
+            raise KeyError(target)
         texts = texts.cast(pa.large_string())
         n = len(texts)
-        label = np.empty(n, np.int32)
-        p_label = np.empty(n, np.float32)
-        p_first = np.empty(n, np.float32)
+        found = Predictions(
+            label=np.empty(n, np.int32),
+            p_label=np.empty(n, np.float32),
+            p_target=np.empty(n, np.float32),
+            words=np.empty(n, np.int32),
+            known=np.empty(n, np.bool_),
+        )
         _, offsets, data = texts.buffers()
         if n:
+            table, cache = self._tables(lexicon)
             predict(
                 np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8),
                 np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + n + 1],
@@ -104,16 +136,46 @@ class LanguageModel:
                 self.input_rows,
                 self.tree,
                 self.end_of_line,
-                self.labels.index(first_target),
-                self._cache(),
-                (label, p_label, p_first),
+                _characters(),
+                table,
+                self.labels.index(target),
+                cache,
+                (found.label, found.p_label, found.p_target, found.words, found.known),
             )
-        return label, p_label, p_first
+            asked = np.flatnonzero(found.label < 0)
+            if asked.size:
+                lowered = pa.array(
+                    [text.lower() for text in texts.take(pa.array(asked)).to_pylist()], pa.large_string()
+                )
+                answers = self.predict(lowered, target, lexicon)
+                for name in ("label", "p_label", "p_target", "words", "known"):
+                    getattr(found, name)[asked] = getattr(answers, name)
+        return found
 
-    def _cache(self) -> Cache:
-        if not hasattr(self._own, "cache"):
-            self._own.cache = new_cache()
-        return cast(Cache, self._own.cache)
+    def _tables(self, lexicon: Lexicon | None) -> tuple[npt.NDArray[np.uint64], Cache]:
+        """The lexicon's table, and this thread's cache for it: what a word's state is depends on the lexicon."""
+        if not hasattr(self._own, "of_lexicon"):
+            self._own.of_lexicon = {}
+        of_lexicon = cast("dict[Lexicon | None, tuple[npt.NDArray[np.uint64], Cache]]", self._own.of_lexicon)
+        if lexicon not in of_lexicon:
+            words = () if lexicon is None else lexicon.words
+            of_lexicon[lexicon] = (lexicon_table([word.encode() for word in words]), new_cache())
+        return of_lexicon[lexicon]
+
+
+@functools.cache
+def _characters() -> npt.NDArray[np.int32]:
+    """int32[NUM_CHARACTERS]: a character's lower case, twice, plus 1 where it is a letter; or ASK_PYTHON.
+
+    All from this Python's own tables. Asked is for capital sigma, which is another letter at a word's end, and for
+    what becomes several characters (the Turkish capital I with a dot).
+    """
+    table = np.empty(NUM_CHARACTERS, np.int32)
+    for code in range(NUM_CHARACTERS):
+        lower = chr(code).lower()
+        asks = len(lower) > 1 or code == _CAPITAL_SIGMA
+        table[code] = ASK_PYTHON if asks else ord(lower) << 1 | is_letter(chr(code))
+    return table
 
 
 # --- the file ---------------------------------------------------------------------------------
@@ -167,7 +229,7 @@ def _read_model(data: bytes) -> LanguageModel:
     is_kept[kept[:, 0]] = True
     return LanguageModel(
         labels=tuple(word.removeprefix(_LABEL).decode() for word, _, _ in entries[num_words:]),
-        vocabulary=_word_table(words),
+        vocabulary=word_table(words),
         ngrams=(np.packbits(is_kept, bitorder="little"), row_of_bucket),
         input_rows=np.ascontiguousarray(input_rows, np.float32),
         tree=(*_huffman_tree([count for _, count, _ in entries[num_words:]]), output_rows),
@@ -200,32 +262,6 @@ def _read_quantised(reader: _Reader) -> npt.NDArray[np.float32]:
 def _read_quantiser(reader: _Reader) -> tuple[npt.NDArray[np.float32], int, int, int]:
     dim, num_parts, width, last_width = reader.take("4i")
     return reader.array("<f4", dim * 256), num_parts, width, last_width
-
-
-def _word_table(words: list[bytes]) -> tuple[npt.NDArray[Any], ...]:
-    capacity = 1
-    while capacity < 4 * len(words):
-        capacity *= 2
-    hashes = np.zeros(capacity, np.uint32)
-    ids = np.full(capacity, -1, np.int32)
-    for i, word in enumerate(words):
-        value = _fnv(word)
-        slot = value & (capacity - 1)
-        while ids[slot] >= 0:
-            slot = (slot + 1) & (capacity - 1)
-        hashes[slot] = value
-        ids[slot] = i
-    offsets = np.zeros(len(words) + 1, np.int64)
-    np.cumsum([len(word) for word in words], out=offsets[1:])
-    return hashes, ids, np.frombuffer(b"".join(words), np.uint8), offsets
-
-
-def _fnv(word: bytes) -> int:
-    """FNV-1a in 32 bits, with fastText's slip kept: bytes enter as signed characters."""
-    value = 2_166_136_261
-    for byte in word:
-        value = ((value ^ (byte | 0xFFFFFF00 if byte >= 128 else byte)) * 16_777_619) & 0xFFFFFFFF
-    return value
 
 
 def _huffman_tree(counts: list[int]) -> tuple[npt.NDArray[Any], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.schema import CANDIDATES, MATCHED
 from pipeline.stages.clean import CleanConfig, clean
-from pipeline.stages.language import LanguageConfig, identify
+from pipeline.stages.language import LanguageConfig, identify, lexicon_fingerprints
 from pipeline.stages.match import MatchConfig, Matcher, match
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import parquet_writer
@@ -57,8 +58,10 @@ def plan(
     match_config: MatchConfig,
     ledger: LedgerConfig,
 ) -> Step:
-    """One task per file of candidates, named like it."""
+    """One task per file of candidates, named like it. Raises InputError for a word list that cannot be read."""
     tasks = []
+    # What a word is, in which case, depends on these beyond the config.
+    words = (lexicon_fingerprints(language), unicodedata.unidata_version)
     for done, directory in extracted:
         config = {
             "batch_rows": texts.batch_rows,
@@ -74,7 +77,7 @@ def plan(
                 work=_work,
                 arguments={"candidates": str(candidates), "matcher": str(queries_directory), **config},
                 outputs=(f"{done.partition}.matched.parquet", f"{done.partition}.rejections.parquet"),
-                key=key_of(VERSION, [done, queries], config),
+                key=key_of(VERSION, [done, queries], config, words),
             )
         )
     return Step(name="texts", title="clean, language, match", tasks=tasks)

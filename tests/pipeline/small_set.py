@@ -71,6 +71,7 @@ def make_rows(pairs: int) -> list[dict[str, Any]]:
                 "caption": text,
                 "lang": "en",
                 "p_en": float(np.float32(0.5 + (i % 50) / 100)),
+                "lang_by": "model",
                 "query_ids": _queries(i),
             }
         )

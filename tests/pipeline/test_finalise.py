@@ -51,6 +51,7 @@ def row(number: int, **facts: Any) -> Row:
         "caption": "a red fox in the snow",
         "lang": "en",
         "p_en": 0.9,
+        "lang_by": "model",
         "query_ids": [1],
         "selected_by": [1],
         "order": int(keyed_hash(0, first_64_bits(url_id))[0]),

@@ -48,6 +48,7 @@ def make_rows(count: int, urls: int) -> list[dict[str, Any]]:
                 "caption": f"text {text}",
                 "lang": "en",
                 "p_en": 0.5,
+                "lang_by": "model",
                 "query_ids": queries,
             }
         )

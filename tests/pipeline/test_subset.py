@@ -19,7 +19,9 @@ from pipeline.catalog import SqlError, named_query, open_catalog
 from pipeline.commands import main
 from pipeline.errors import InputError, LockedError, OutputError
 from pipeline.explain import explain
+from pipeline.export_list import export_list
 from pipeline.join import join
+from pipeline.schema import SAMPLES
 from pipeline.storage import open_output
 from pipeline.subset import SubsetConfig, subset
 from pipeline.verify import verify
@@ -338,3 +340,24 @@ def test_command_line(made: tuple[Path, Rows], tmp_path: Path, capsys: pytest.Ca
         assert main(["subset", str(source), *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+def test_set_of_an_earlier_version_lacks_columns_and_stays_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = tmp_path / "set", tmp_path / "out"
+    with monkeypatch.context() as earlier:
+        earlier.setattr("pipeline.shard.SAMPLES", pa.schema([f for f in SAMPLES if f.name != "lang_by"]))
+        samples = make_set(root)
+    assert "lang_by" not in pq.read_schema(root / "shards/00000.parquet").names
+    assert verify(root).damages == []
+    with open_catalog(root) as database:
+        everything = "SELECT count(*), count(lang_by), count(lang) FROM"
+        for view in ("samples", "published"):
+            assert database.sql(f"{everything} {view}").fetchall() == [(len(samples), 0, len(samples))]
+    export_list(root, tmp_path / "list.parquet")
+    listed = pq.read_table(tmp_path / "list.parquet")
+    assert (listed["lang_by"].null_count, listed["lang"].null_count) == (len(samples), 0)
+    subset(root, SubsetConfig(where="lang_by IS NULL"), out)
+    assert {row["lang_by"] for row in _rows(out)} == {None}
+    assert verify(out).damages == []
