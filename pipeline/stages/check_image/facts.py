@@ -12,34 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from pipeline.pictures import Pixels
 from pipeline.stages.check_image.area import shrink
-from pipeline.stages.check_image.geometry import Pixels
 
-__all__ = ["exif_json", "exif_of", "orientation_of", "perceptual_hash"]
+__all__ = ["exif_json", "perceptual_hash"]
 
-_ORIENTATION = 0x0112
 _SUB_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _MAX_VALUE_CHARS = 500
 _SIDE = 32  # of the gray picture that the hash is taken from
-
-
-def exif_of(data: bytes) -> Image.Exif | None:
-    """Read an EXIF block (with or without its `Exif\\0\\0` prefix); None if it cannot be read."""
-    exif = Image.Exif()
-    try:
-        exif.load(data)
-    except Exception:  # noqa: BLE001 - hostile bytes make the parser raise almost anything
-        return None
-    return exif
-
-
-def orientation_of(exif: Image.Exif | None) -> int:
-    """EXIF orientation, 1 (upright) where there is none or it makes no sense."""
-    try:
-        value = exif.get(_ORIENTATION, 1) if exif is not None else 1
-    except Exception:  # noqa: BLE001 - values are parsed on access, from hostile bytes
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def exif_json(exif: Image.Exif | None, wanted: Collection[str]) -> str | None:
