@@ -10,7 +10,7 @@ import simplejpeg
 
 from pipeline.pictures import Decoded, Pixels, Rejected, decode, profile_to_srgb, quiet_pillow, upright
 from pipeline.stages.check_image.config import ImageConfig, Picture
-from pipeline.stages.check_image.facts import exif_json, perceptual_hash
+from pipeline.stages.check_image.facts import exif_json, gray_32, perceptual_hash, thumbnail
 from pipeline.stages.check_image.geometry import crop_or_pad, plan_size, scale
 
 __all__ = ["check_image"]
@@ -58,8 +58,9 @@ def check_image(body: bytes, config: ImageConfig) -> Picture | Rejected:
 def _finish(body: bytes, decoded: Decoded, config: ImageConfig) -> Picture:
     plan, turned = plan_size(*decoded.size, config), decoded.orientation >= 5
     pixels = scale(decoded.pixels, plan.scaled[::-1] if turned else plan.scaled)
-    pixels = upright(profile_to_srgb(pixels, decoded.icc), decoded.orientation)
-    phash = perceptual_hash(pixels)
+    pixels = np.ascontiguousarray(upright(profile_to_srgb(pixels, decoded.icc), decoded.orientation))
+    gray = gray_32(pixels)
+    phash, small = perceptual_hash(gray), thumbnail(pixels, gray)
     if config.store_original:
         encoded, extension = body, _EXTENSIONS[decoded.form]
         width, height = decoded.size
@@ -79,6 +80,7 @@ def _finish(body: bytes, decoded: Decoded, config: ImageConfig) -> Picture:
         exif=exif_json(decoded.exif, config.exif_tags),
         sha256=hashlib.sha256(body).hexdigest(),
         phash=phash,
+        thumbnail=small,
     )
 
 

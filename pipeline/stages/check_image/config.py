@@ -112,3 +112,5 @@ class Picture:
     """Of the body, 64 hex digits."""
     phash: int
     """64-bit perceptual hash of the upright picture; see `facts.py`."""
+    thumbnail: bytes
+    """288 bytes of the upright picture, see `pipeline.thumbnail`; tells pictures with near hashes apart."""
