@@ -104,7 +104,7 @@ def random_crop(
     image: npt.NDArray[np.uint8], draw: npt.NDArray[np.float64], *, size: int, config: AugmentConfig
 ) -> npt.NDArray[np.uint8]:
     """uint8[size, size, 3]: the crop of uint8[H, W, 3] that `crop_box` draws, resized, and mirrored or not."""
-    top, left, height, width = crop_box(*image.shape[:2], draw, config)
+    top, left, height, width = crop_box(image.shape[0], image.shape[1], draw, config)
     crop = _resized(image[top : top + height, left : left + width], size)
     if draw[_FLIP] < config.flip_probability:
         crop = crop[:, ::-1]

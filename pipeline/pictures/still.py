@@ -123,9 +123,8 @@ def _covers(image: Image.Image) -> bool:
     if image.format != "TIFF":
         return True
     tiles = [t for t in image.tile if t.codec_name != "raw" or t.offset > 0]  # type: ignore[attr-defined]  # as in _gif
-    return (
-        sum((t.extents[2] - t.extents[0]) * (t.extents[3] - t.extents[1]) for t in tiles) >= image.width * image.height
-    )
+    areas: list[int] = [(t.extents[2] - t.extents[0]) * (t.extents[3] - t.extents[1]) for t in tiles]
+    return sum(areas) >= image.width * image.height
 
 
 def _is_short(image: Image.Image, png: Png) -> bool:
