@@ -6,6 +6,7 @@
 
 Hashes find the pairs, thumbnails decide (`pipeline.thumbnail`). Facts of before there were thumbnails are judged by
 their hashes alone; the done-records count what goes so (`by_hash_alone`).
+
 Of equals the largest original stays, then the first in the set's order. A picture stands or falls with all
 its pairs. Nothing here holds the set: a partition's pictures, a key range's hashes, the pairs that look alike.
 """

@@ -95,8 +95,7 @@ def thumbnail(pixels: Pixels, gray: Pixels) -> bytes:
     luma = cv2.resize(gray, (LUMA_SIDE, LUMA_SIDE), interpolation=cv2.INTER_AREA)  # of 2 x 2 each: exact
     if pixels.ndim == 2:
         return luma.tobytes() + bytes([128]) * (NUM_BYTES - luma.size)
-    sampled = cv2.resize(
-        pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST
-    )  # all pixels would take 3 times as long
+    # Colours are of 32 x 32 pixels: the mean of all of them would take three times as long.
+    sampled = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
     small = cv2.resize(sampled, (CHROMA_SIDE, CHROMA_SIDE), interpolation=cv2.INTER_AREA)
     return luma.tobytes() + cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb)[:, :, 1:].tobytes()
