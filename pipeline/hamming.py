@@ -15,7 +15,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["band_keys", "band_masks", "distances", "find_matches", "find_pairs", "pairs_in_band", "resolve"]
+__all__ = [
+    "Hashes",
+    "Pairs",
+    "band_keys",
+    "band_masks",
+    "distances",
+    "find_matches",
+    "find_pairs",
+    "pairs_in_band",
+    "resolve",
+]
 
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]

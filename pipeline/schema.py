@@ -122,6 +122,8 @@ _ANSWER = [
     pa.field("num_bytes", pa.int64()),  # of the image as stored
 ]
 
+_LOOK = pa.field("thumbnail", pa.binary(288))  # see `thumbnail.py`; null in facts of before there was one
+
 FACTS = pa.schema(
     [
         *_fields(("url_id", _ID)),
@@ -131,6 +133,7 @@ FACTS = pa.schema(
             "redirects", pa.list_(pa.string())
         ),  # URLs that followed the first one, as they were asked for; null for none
         *_ANSWER,
+        _LOOK,
     ]
 )
 """What came of requesting one URL: kept for good, and used by every later plan that holds the URL."""
@@ -139,6 +142,7 @@ FETCHED = pa.schema(
     [
         *SELECTED,
         *_ANSWER,
+        _LOOK,
         pa.field("staging_tar", pa.string()),  # the file under work/fetch that holds the image
     ]
 )

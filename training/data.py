@@ -15,7 +15,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -252,7 +251,7 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
     def _picture(self, index: SampleIndex, sample: int) -> npt.NDArray[np.uint8] | None:
         tar = self._descriptor(index, int(index.shard[sample]))
         data = os.pread(tar, int(index.num_bytes[sample]), int(index.offset[sample]))
-        # Decoding at twice the crop's side keeps the area filter's work without its aliasing.
+        # At twice the crop's side a scaled decode is near the whole one (docs/training.md has the figures).
         return decode(data, min_side=2 * self.image_size)
 
 
@@ -351,5 +350,4 @@ def _as_it_is(batch: Batch) -> Batch:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)
     watch_parent()

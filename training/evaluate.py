@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.lines import read_lines
 from training.checkpoint import Progress, read_progress
+from training.decode import centre_crop, decode
 from training.distributed import World, place_of
 from training.errors import EvaluationError
 from training.loading import load_checkpoint
@@ -138,16 +137,11 @@ class EvaluationSet:
 
 
 def prepare(data: bytes, size: int) -> npt.NDArray[np.uint8]:
-    """RGB uint8[size, size, 3]: shorter side to `size` (bicubic), centre crop, as open_clip evaluates."""
-    with Image.open(io.BytesIO(data)) as picture:
-        image = picture.convert("RGB")
-    width, height = image.size
-    if min(width, height) != size:
-        short = min(width, height)
-        width, height = int(size * width / short), int(size * height / short)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.array(image.crop((left, top, left + size, top + size)))
+    """RGB uint8[size, size, 3]: every pixel decoded, then `centre_crop`. EvaluationError for what is no picture."""
+    pixels = decode(data)
+    if pixels is None:
+        raise EvaluationError("a picture cannot be decoded")
+    return centre_crop(pixels, size)
 
 
 def class_embeddings(model: Model, classes: list[str], templates: list[str], *, batch_size: int = 256) -> Tensor:
@@ -246,10 +240,8 @@ def _embed_share(data: EvaluationSet, model: Model, config: EvaluationConfig, wo
         for batch in _in_step(mine, config.batch_size, model, world):
             try:
                 pixels = list(pool.map(lambda item: prepare(item[1].image, model.image_size), batch))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise EvaluationError(
-                    f"{data.root}: a picture cannot be decoded ({error}); make the set again"
-                ) from error
+            except EvaluationError as error:
+                raise EvaluationError(f"{data.root}: {error}; make the set again") from error
             images_BHWC = torch.from_numpy(np.stack(pixels or [blank])).to(model.device)
             parts.append(model.encode_image(images_BHWC)[: len(batch)].cpu())
             for number, example in batch:

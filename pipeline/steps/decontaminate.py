@@ -33,7 +33,7 @@ from pipeline.storage import write_parquet
 
 __all__ = ["EVALUATION", "VERSION", "plan", "plan_evaluation"]
 
-VERSION = "decontaminate-1"
+VERSION = "decontaminate-2"
 EVALUATION = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),  # of the picture or line in its source

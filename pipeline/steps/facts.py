@@ -93,4 +93,7 @@ def read_facts(path: Path, orders: tuple[int, int], columns: Sequence[str] = tup
         tar = pa.scalar(path.name.removesuffix(".facts.parquet") + ".tar")
         own = pc.if_else(pc.equal(table["status"], "success"), tar, pa.scalar(None, pa.string()))
         table = table.append_column(STORED.field("staging_tar"), own)
+    for name in columns:  # what facts of earlier versions do not have
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, STORED.field(name).type))
     return table.select(columns).cast(pa.schema([STORED.field(name) for name in columns]))

@@ -121,4 +121,4 @@ def keep_picture(url_id: bytes, body: bytes, checker: IsolatedChecker, tar: TarW
 
 def _facts_of(picture: Picture) -> dict[str, Any]:
     names = ("width", "height", "original_width", "original_height", "original_format", "original_bytes")
-    return {name: getattr(picture, name) for name in (*names, "exif", "sha256", "phash")}
+    return {name: getattr(picture, name) for name in (*names, "exif", "sha256", "phash", "thumbnail")}

@@ -21,7 +21,7 @@ from pipeline.storage import write_parquet
 
 __all__ = ["VERSION", "plan"]
 
-VERSION = "fetched-2"
+VERSION = "fetched-3"
 
 
 def plan(

@@ -2,7 +2,10 @@
 
     FETCHED --pictures--> one row per picture, in row groups by hash partition
             --same_pictures--> losers, winners (per partition) --near_pictures--> pairs (per band and key range)
-            --clusters--> who goes for whom --image_dedup--> FETCHED (per staging shard)
+            --clusters, by thumbnail--> who goes for whom --image_dedup--> FETCHED (per staging shard)
+
+Hashes find the pairs, thumbnails decide (`pipeline.thumbnail`). Facts of before there were thumbnails are judged by
+their hashes alone; the done-records count what goes so (`by_hash_alone`).
 
 Of equals the largest original stays, then the first in the set's order. A picture stands or falls with all
 its pairs. Nothing here holds the set: a partition's pictures, a key range's hashes, the pairs that look alike.
@@ -24,17 +27,18 @@ import pyarrow.parquet as pq
 
 from configs.load import ConfigError, from_mapping, to_mapping
 from pipeline.engine import Done, Task
-from pipeline.hamming import band_keys, band_masks, pairs_in_band, resolve
+from pipeline.hamming import Hashes, Pairs, band_keys, band_masks, pairs_in_band, resolve
 from pipeline.identity import keyed_hash
 from pipeline.ledger import LedgerConfig
 from pipeline.outcome import Outcome, reject
 from pipeline.steps.judge import Survivors, judge, survivors_of
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import parquet_writer, write_parquet
+from pipeline.thumbnail import NUM_BYTES, look_alike
 
 __all__ = ["VERSION", "ImageDedupConfig", "plan", "plan_clusters", "plan_near", "plan_pictures", "plan_same"]
 
-VERSION = "image_dedup-1"
+VERSION = "image_dedup-2"
 Place = tuple[Sequence[Done], Path]
 
 _PICTURES = pa.schema(
@@ -45,6 +49,7 @@ _PICTURES = pa.schema(
         pa.field("pixels", pa.int64(), nullable=False),  # of the original
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("phash", pa.uint64(), nullable=False),
+        pa.field("thumbnail", pa.binary(NUM_BYTES)),  # null where there is none, and where none is needed
     ]
 )
 _GONE = pa.schema(
@@ -56,7 +61,12 @@ _GONE = pa.schema(
     ]
 )
 _PAIRS = pa.schema([pa.field("left", pa.uint64(), nullable=False), pa.field("right", pa.uint64(), nullable=False)])
-_FACTS = ("url_id", "uid", "order", "original_width", "original_height", "sha256", "phash")
+_FACTS = ("url_id", "uid", "order", "original_width", "original_height", "sha256", "phash", "thumbnail")
+_BEST_FIRST = [("pixels", "descending"), ("order", "ascending"), ("url_id", "ascending")]
+_MAX_EQUAL = 1024
+"""Of more pictures with one hash, all with other thumbnails, only the best are compared with others; the rest stay."""
+_BLOCK = 1 << 12
+"""Pairs whose thumbnails are compared at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +75,7 @@ class ImageDedupConfig:
 
     mode: Literal["off", "same_file", "near"] = "off"
     """off: every URL's picture stays. same_file: one of those with equal bytes stays. near: also one of those whose
-    perceptual hashes differ in at most `max_distance` bits."""
+    perceptual hashes differ in at most `max_distance` bits and whose thumbnails look alike."""
     max_distance: int = 4
     """Bits of 64 in which perceptual hashes may differ, for `near`."""
     partitions: int = 8
@@ -106,6 +116,7 @@ def _pictures(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict
             known["uid"] = min(known["uid"], row["uid"])
     for row in rows.values():
         row["pixels"] = row.pop("original_width") * row.pop("original_height")
+        row["thumbnail"] = row["thumbnail"] if config.mode == "near" else None
     table = pa.Table.from_pylist(list(rows.values()), schema=_PICTURES)
     where = _partition(table, config)
     with parquet_writer(path, _PICTURES) as writer:
@@ -132,9 +143,9 @@ _SAME = """
     ), by_hash AS (
         SELECT url_id, row_number() OVER hash AS place, first_value(uid) OVER hash AS best FROM by_file
         WHERE place = 1 AND phash <> 0 AND $near
-        WINDOW hash AS (PARTITION BY phash ORDER BY pixels DESC, "order", url_id)
+        WINDOW hash AS (PARTITION BY phash, thumbnail ORDER BY pixels DESC, "order", url_id)
     )
-    SELECT f.url_id, f.uid, f."order", f.pixels, f.phash,
+    SELECT f.url_id, f.uid, f."order", f.pixels, f.phash, f.thumbnail,
            CASE WHEN f.place > 1 THEN f.best WHEN h.place > 1 THEN h.best END AS kept,
            CASE WHEN f.place > 1 THEN 'same_file' WHEN h.place > 1 THEN 'same_picture' END AS reason
     FROM by_file f LEFT JOIN by_hash h USING (url_id) ORDER BY f."order", f.url_id
@@ -164,7 +175,7 @@ def _same(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
             with pq.ParquetFile(name) as file:
                 yield from file.read_row_group(partition).cast(_PICTURES).to_batches()
 
-    rows = gone = 0
+    rows = gone = by_hash_alone = 0
     with (
         duckdb.connect(config={"threads": 1, "memory_limit": f"{config.memory_mb}MB"}) as database,
         parquet_writer(gone_path, _GONE) as gone_file,
@@ -177,6 +188,8 @@ def _same(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
             stays = pc.is_null(batch.column("kept"))
             lost = batch.filter(pc.invert(stays))
             gone += lost.num_rows
+            of_hash = pc.equal(lost.column("reason"), "same_picture")
+            by_hash_alone += pc.sum(pc.and_(of_hash, pc.is_null(lost.column("thumbnail")))).as_py() or 0
             if lost.num_rows:
                 gone_file.write_batch(lost.select(_GONE.names).cast(_GONE))
             if near:
@@ -185,7 +198,7 @@ def _same(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
                 columns = [empty if name == "sha256" else won.column(name) for name in _PICTURES.names]
                 if won.num_rows:
                     winners_file.write_batch(pa.RecordBatch.from_arrays(columns, _PICTURES.names).cast(_PICTURES))
-    return {"rows": rows, "gone": gone}
+    return {"rows": rows, "gone": gone, "by_hash_alone": by_hash_alone}
 
 
 # --- near_pictures: hashes that differ in a few bits ----------------------------------------------
@@ -223,7 +236,7 @@ def _near(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
         hashes = pq.read_table(name, columns=["phash"])["phash"].to_numpy().astype(np.uint64)
         keys = band_keys(hashes, band, distance)
         found.append(hashes[(keys >= arguments["first"]) & (keys <= arguments["last"])])
-    hashes = np.sort(np.concatenate(found))  # distinct: of equal ones only the best has come so far
+    hashes = np.unique(np.concatenate(found))
     left, right = pairs_in_band(hashes, band, distance)
     order = np.lexsort((hashes[right], hashes[left]))
     table = pa.table([hashes[left[order]], hashes[right[order]]], schema=_PAIRS)
@@ -250,21 +263,24 @@ def _clusters(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict
     (path,) = outputs.values()
     pairs = pa.concat_tables([pq.read_table(name, schema=_PAIRS) for name in arguments["pairs"]])
     left, right = (pairs[name].to_numpy().astype(np.uint64) for name in _PAIRS.names)
-    hashes = np.unique(np.concatenate([left, right]))
+    hashes = [left, right]
+    for name in arguments["winners"]:
+        found, counts = np.unique(pq.read_table(name, columns=["phash"])["phash"].to_numpy(), return_counts=True)
+        hashes.append(found[counts > 1].astype(np.uint64))  # equal ones are all in one file
+    compared = np.unique(np.concatenate(hashes))
     parts = [_PICTURES.empty_table()]
     for name in arguments["winners"]:
         with pq.ParquetFile(name) as file:
             for batch in file.iter_batches(65_536):
-                keep = np.isin(batch.column("phash").to_numpy().astype(np.uint64), hashes)
+                keep = np.isin(batch.column("phash").to_numpy().astype(np.uint64), compared)
                 parts.append(pa.Table.from_batches([batch.filter(pa.array(keep))]).cast(_PICTURES))
-    winners = pa.concat_tables(parts).sort_by("phash")  # one row for each of `hashes`, in its order
-    best_first = pc.sort_indices(
-        winners, sort_keys=[("pixels", "descending"), ("order", "ascending"), ("url_id", "ascending")]
-    ).to_numpy()
-    rank = np.empty(len(hashes), np.int64)
-    rank[best_first] = np.arange(len(hashes))
-    kept_by = resolve(np.searchsorted(hashes, left), np.searchsorted(hashes, right), rank)
-    lost = np.flatnonzero(kept_by != np.arange(len(hashes)))
+    winners = pa.concat_tables(parts).sort_by([("phash", "ascending"), *_BEST_FIRST])
+    rank = np.empty(winners.num_rows, np.int64)
+    rank[pc.sort_indices(winners, sort_keys=_BEST_FIRST).to_numpy()] = np.arange(winners.num_rows)
+    unknown = winners["thumbnail"].is_null().to_numpy()
+    kept_by = resolve(*_alike(winners, unknown, left, right), rank)
+    lost = np.flatnonzero(kept_by != np.arange(winners.num_rows))
+    by_hash_alone = int((unknown[lost] | unknown[kept_by[lost]]).sum())
     gone = pa.table(
         [
             winners["order"].take(pa.array(lost)),
@@ -274,7 +290,46 @@ def _clusters(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict
         ],
         schema=_GONE,
     ).sort_by([("order", "ascending"), ("url_id", "ascending")])
-    return {"rows": pairs.num_rows, "gone": write_parquet(path, gone, _GONE)}
+    return {"rows": pairs.num_rows, "gone": write_parquet(path, gone, _GONE), "by_hash_alone": by_hash_alone}
+
+
+def _alike(winners: pa.Table, unknown: npt.NDArray[np.bool_], left: Hashes, right: Hashes) -> Pairs:
+    """Pairs of rows of `winners`, sorted by hash, whose hashes are equal or a pair of `left` and `right`.
+
+    Of these, those whose thumbnails look alike or of which one is `unknown`.
+    """
+    filled = pc.fill_null(winners["thumbnail"], bytes(NUM_BYTES)).to_pylist()
+    thumbnails = np.frombuffer(b"".join(filled), np.uint8).reshape(-1, NUM_BYTES)
+    phashes = winners["phash"].to_numpy().astype(np.uint64)
+    hashes, starts, counts = np.unique(phashes, return_index=True, return_counts=True)
+    several = np.flatnonzero(counts > 1)
+    one = np.concatenate([np.searchsorted(hashes, left), several])
+    other = np.concatenate([np.searchsorted(hashes, right), several])
+    ends = starts + np.minimum(counts, _MAX_EQUAL)
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    for i, j in _row_pairs((starts[one], ends[one]), (starts[other], ends[other])):
+        for first in range(0, len(i), _BLOCK):
+            k, m = i[first : first + _BLOCK], j[first : first + _BLOCK]
+            alike = look_alike(thumbnails[k], thumbnails[m]) | unknown[k] | unknown[m]
+            parts.append((k[alike], m[alike]))
+    return np.concatenate([k for k, _ in parts]), np.concatenate([m for _, m in parts])
+
+
+def _row_pairs(left: Pairs, right: Pairs) -> Iterator[Pairs]:
+    """Rows of the ranges left[p] with rows of right[p], for all p, some at a time; each pair of one range once."""
+    widths = right[1] - right[0]
+    sizes = (left[1] - left[0]) * widths
+    ends = np.cumsum(sizes)
+    first = 0
+    while first < len(sizes):  # as many as have _BLOCK pairs, at least one
+        done = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + _BLOCK, "right")))
+        p = np.repeat(np.arange(first, last), sizes[first:last])
+        within = np.arange(len(p)) - np.repeat(ends[first:last] - sizes[first:last] - done, sizes[first:last])
+        i, j = left[0][p] + within // widths[p], right[0][p] + within % widths[p]
+        each = (left[0][p] != right[0][p]) | (i < j)
+        yield i[each], j[each]
+        first = last
 
 
 # --- image_dedup: what that means for each pair ---------------------------------------------------

@@ -37,7 +37,7 @@ from pipeline.tar import TarWriter
 
 __all__ = ["DIRECTORY", "VERSION", "plan"]
 
-VERSION = "import-1"
+VERSION = "import-2"
 DIRECTORY = "imported"
 """Under work/fetch."""
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")

@@ -196,6 +196,7 @@ DEBATABLE = {
     "pillow/jpeg_ff00_header.jpg",
     "pillow/photoshop-200dpi-broken.jpg",
 }
+KEPT_WITHOUT_PILLOW = {"pillow/png_decompression_dos.png"}  # its bomb is a text, which is not unpacked
 
 
 def test_every_nasty_file_is_kept_or_rejected_for_a_sensible_reason(shared_data: Path) -> None:
@@ -214,7 +215,7 @@ def test_every_nasty_file_is_kept_or_rejected_for_a_sensible_reason(shared_data:
         name = str(path.relative_to(folder))
         row: dict[str, Any] = manifest.get(name, {})
         if isinstance(result, Picture):
-            assert row.get("ok") == "1", name
+            assert row.get("ok") == "1" or name in KEPT_WITHOUT_PILLOW, name
             with Image.open(io.BytesIO(result.encoded)) as image:
                 assert image.size == (result.width, result.height)
         elif row.get("ok") == "1" and row["fmt"] in DECODED and name not in DEBATABLE:

@@ -29,6 +29,7 @@ from pipeline.steps import decontaminate, image_dedup, image_filters
 from pipeline.steps.image_dedup import ImageDedupConfig
 from pipeline.steps.step import Step
 from pipeline.storage import write_parquet
+from pipeline.thumbnail import look_alike
 
 LEDGER = LedgerConfig()
 Row = dict[str, Any]
@@ -340,13 +341,26 @@ def naive(rows: Sequence[Row], config: ImageDedupConfig) -> set[int]:
             continue
         files.add(r["sha256"])
         limit = config.max_distance if config.mode == "near" else -1
-        if not any(r["phash"] and k["phash"] and (r["phash"] ^ k["phash"]).bit_count() <= limit for k in kept):
+        near = [k for k in kept if r["phash"] and k["phash"] and (r["phash"] ^ k["phash"]).bit_count() <= limit]
+        if not any(look_the_same(r, k) for k in near):
             kept.append(r)
     urls = {r["url_id"] for r in kept}
     return {r["record"] for r in rows if r["url_id"] in urls}
 
 
-def many_rows(seed: int) -> list[Row]:
+def look_the_same(a: Row, b: Row) -> bool:
+    if a["thumbnail"] is None or b["thumbnail"] is None:
+        return True
+    left, right = (np.frombuffer(r["thumbnail"], np.uint8)[None] for r in (a, b))
+    return bool(look_alike(left, right)[0])
+
+
+def gray_thumbnail(level: int) -> bytes:
+    """Levels up to 22 apart look alike: in a row of them not every one looks like every other."""
+    return bytes([level]) * 256 + bytes([128]) * 32
+
+
+def many_rows(seed: int, *, thumbnails: bool = False) -> list[Row]:
     """Pictures in clusters of like hashes, some under several URLs, some with several captions, some flat."""
     draw = np.random.default_rng(seed)
     rows = []
@@ -360,19 +374,21 @@ def many_rows(seed: int) -> list[Row]:
         if centre == 1:
             phash = 0
         side = 100 * int(draw.integers(1, 4))
-        rows.append(row(number, url=int(draw.integers(110)), file=file, original_width=side, phash=phash))
+        look = gray_thumbnail(100 + 9 * int(draw.integers(5))) if thumbnails and draw.random() < 0.8 else None
+        about = {"file": file, "original_width": side, "phash": phash, "thumbnail": look}
+        rows.append(row(number, url=int(draw.integers(110)), **about))
     first: dict[bytes, Row] = {}
-    files: dict[str, int] = {}
+    files: dict[str, tuple[int, bytes | None]] = {}
     for r in rows:  # a URL has one picture, a file one hash
-        r |= {k: first.setdefault(r["url_id"], r)[k] for k in ("sha256", "phash", "original_width")}
-        r["phash"] = files.setdefault(r["sha256"], r["phash"])
+        r |= {k: first.setdefault(r["url_id"], r)[k] for k in ("sha256", "phash", "original_width", "thumbnail")}
+        r["phash"], r["thumbnail"] = files.setdefault(r["sha256"], (r["phash"], r["thumbnail"]))
     return rows
 
 
-@pytest.mark.parametrize("mode", ["same_file", "near"])
-def test_dedup_equals_the_naive_rule_at_any_cut(mode: Any, run: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "thumbnails"), [("same_file", False), ("near", False), ("near", True)])
+def test_dedup_equals_the_naive_rule_at_any_cut(mode: Any, thumbnails: bool, run: Runner, tmp_path: Path) -> None:
     for seed, (shards, partitions, ranges) in enumerate([(1, 1, 1), (3, 4, 1), (5, 2, 7)]):
-        rows = many_rows(9)
+        rows = many_rows(9, thumbnails=thumbnails)
         config = ImageDedupConfig(mode=mode, partitions=partitions, ranges=ranges)
         kept, gone = deduplicated(run, staged(tmp_path / str(seed), rows, shards), config)
         assert kept == naive(rows, config)
@@ -401,6 +417,33 @@ def test_largest_original_stays_and_a_picture_keeps_its_captions(run: Runner, tm
     assert kept == {1, 2, 4, 5, 6}
     assert gone[0] == ("same_file", min(r["uid"] for r in rows[1:3]).hex())
     assert gone[3] == ("same_picture", rows[4]["uid"].hex())
+
+
+def test_pictures_of_one_hash_are_compared_by_their_thumbnails(run: Runner, tmp_path: Path) -> None:
+    looks = [gray_thumbnail(level) for level in (60, 80, 120, 140, 200)] + [None]
+    rows = [row(i, file=f"{i}", original_width=900 - i, phash=77, thumbnail=look) for i, look in enumerate(looks)]
+    rows.append(row(6, file="6", original_width=100, phash=77 ^ 0b11, thumbnail=gray_thumbnail(200)))
+    place = staged(tmp_path / "f", rows)
+    kept, gone = deduplicated(run, place, ImageDedupConfig(mode="near"))
+    assert kept == {0, 2, 4}
+    assert {record: detail for record, (_, detail) in gone.items()} == {
+        1: rows[0]["uid"].hex(),
+        3: rows[2]["uid"].hex(),
+        5: rows[0]["uid"].hex(),  # it has no thumbnail: by its hash alone
+        6: rows[4]["uid"].hex(),
+    }
+
+
+def test_what_goes_by_its_hash_alone_is_counted(run: Runner, tmp_path: Path) -> None:
+    looks = [None, None, gray_thumbnail(60), gray_thumbnail(60)]
+    rows = [
+        row(i, file=f"{i}", original_width=900 - i, phash=77 ^ (i % 2), thumbnail=look) for i, look in enumerate(looks)
+    ]
+    config = ImageDedupConfig(mode="near")
+    same = run(image_dedup.plan_same(run(image_dedup.plan_pictures(staged(tmp_path / "f", rows), config)), config))
+    clusters = run(image_dedup.plan_clusters(run(image_dedup.plan_near(same, config)), same, config))
+    counts = [record.info["by_hash_alone"] for place in (same, clusters) for record in place[0]]
+    assert sum(counts) == 3
 
 
 def test_off_and_an_empty_set_are_fine(run: Runner, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 
+from pipeline.stages.check_image import ImageConfig, Picture, check_image
 from tests.training.tiny_shards import make_shards
 from training.data import Batch, BatchDataset, DataConfig, batches
-from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
+from training.decode import AugmentConfig, crop_box, decode, draws, random_crop, sample_keys
 from training.index import write_index
 from training.stream import Segment, Stream
 
@@ -109,14 +111,73 @@ def test_crops_differ_between_epochs_and_seeds_but_not_between_runs(tiny_data: P
 def test_draws_are_uniform() -> None:
     found = draws(sample_keys(np.arange(20000, dtype=np.uint64), np.zeros(20000, np.int64), seed=4))
     assert np.abs(found.mean(axis=0) - 0.5).max() < 0.01
-    assert np.abs(np.corrcoef(found.T) - np.eye(8)).max() < 0.03
+    assert np.abs(np.corrcoef(found.T) - np.eye(found.shape[1])).max() < 0.03
 
 
 def test_whole_picture_crop_changes_nothing() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     config = AugmentConfig(min_crop_area=1.0, max_crop_aspect=1.0)
-    crop = random_crop(image, np.full(8, 0.5), size=32, config=config)
+    crop = random_crop(image, np.full(23, 0.5), size=32, config=config)
     assert np.array_equal(crop, image)
+
+
+def crop_boxes(height: int, width: int, config: AugmentConfig, count: int) -> np.ndarray:
+    """float64[count, 4]: share of the area, log aspect, and the place of the top left corner of drawn crops."""
+    rows = []
+    for draw in draws(sample_keys(np.arange(count, dtype=np.uint64), np.zeros(count, np.int64), seed=3)):
+        rows.append(crop_box(height, width, draw, config))
+    return described(np.array(rows), height, width)
+
+
+def described(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left, crop_height, crop_width = boxes.T
+    share, aspect = crop_height * crop_width / (height * width), np.log(crop_width / crop_height)
+    return np.stack([share, aspect, top / height, left / width], axis=1)
+
+
+@pytest.mark.parametrize("least", [0.9, 0.3])
+@pytest.mark.parametrize("size", [(256, 341), (341, 256), (256, 256), (256, 400), (90, 300)])
+def test_crops_are_distributed_as_torchvisions(size: tuple[int, int], least: float) -> None:
+    """Area, aspect and place, by the greatest distance of their distribution functions (Kolmogorov and Smirnov).
+
+    Of 256 x 400 few of the first draws fit, of 90 x 300 hardly any of ten.
+    """
+    count = 1500
+    found = crop_boxes(*size, AugmentConfig(min_crop_area=least), count)
+    torch.manual_seed(0)
+    blank = torch.empty(3, *size)
+    boxes = [RandomResizedCrop.get_params(blank, [least, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
+    expected = described(np.array(boxes), *size)
+    for column, name in enumerate(("area", "aspect", "top", "left")):
+        ours, theirs = np.sort(found[:, column]), np.sort(expected[:, column])
+        at = np.concatenate([ours, theirs])
+        shares = [np.searchsorted(each, at + 1e-9) / count for each in (ours, theirs)]
+        assert np.abs(shares[0] - shares[1]).max() < 0.06, name
+
+
+def test_crops_keep_the_least_area() -> None:
+    found = crop_boxes(256, 341, AugmentConfig(), 3000)
+    assert found[:, 0].min() > 0.9 - 0.003  # sides are whole pixels
+    assert 0.955 < found[:, 0].mean() < 0.963
+    assert np.exp(np.abs(found[:, 1])).max() < 4 / 3 + 0.01
+
+
+def test_a_picture_longer_than_crops_may_be_gives_its_middle() -> None:
+    draw = draws(sample_keys(np.arange(1, dtype=np.uint64), np.zeros(1, np.int64), seed=0))[0]
+    assert crop_box(90, 300, draw, AugmentConfig()) == (0, 90, 90, 120)
+    assert crop_box(300, 90, draw, AugmentConfig()) == (90, 0, 120, 90)
+    assert crop_box(256, 341, draw, AugmentConfig(min_crop_area=1.0, max_crop_aspect=1.0)) == (0, 42, 256, 256)
+
+
+@pytest.mark.parametrize("shape", [(256, 341), (300, 256), (100, 90), (40, 300)])
+def test_crops_are_resized_as_pillow_resizes_them(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(noise).resize(shape[::-1], Image.Resampling.BICUBIC))
+    for draw in draws(sample_keys(np.arange(5, dtype=np.uint64), np.zeros(5, np.int64), seed=0)):
+        top, left, height, width = crop_box(*shape, draw, AugmentConfig())
+        crop = Image.fromarray(image[top : top + height, left : left + width])
+        expected = np.asarray(crop.resize((112, 112), Image.Resampling.BICUBIC)).astype(int)
+        assert np.abs(random_crop(image, draw, size=112, config=AugmentConfig()) - expected).mean() < 0.1
 
 
 def test_crops_stay_inside_and_keep_their_area() -> None:
@@ -129,7 +190,7 @@ def test_crops_stay_inside_and_keep_their_area() -> None:
         assert crop.dtype == np.uint8
         assert crop.max() <= 79
     flipped = random_crop(
-        image, np.zeros(8), size=20, config=AugmentConfig(min_crop_area=0.5, max_crop_aspect=1.0, flip_probability=1)
+        image, np.zeros(23), size=20, config=AugmentConfig(min_crop_area=0.5, max_crop_aspect=1.0, flip_probability=1)
     )
     assert flipped[0, 0, 1] > flipped[0, -1, 1]
 
@@ -146,6 +207,40 @@ def test_every_kind_of_picture_decodes_to_rgb(kind: str) -> None:
         assert found.shape[2] == 3
         if mode != "L":
             assert found[..., 0].mean() > 150 > found[..., 1].mean()
+
+
+def oriented(pixels: np.ndarray, kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+def test_the_trainer_sees_what_the_image_check_saw() -> None:
+    """Pictures stored as they were served: turned, transparent, of 16 bits, inverted."""
+    random = np.random.default_rng(0)
+    colours = np.asarray(Image.fromarray(random.integers(0, 256, (5, 8, 3), np.uint8)).resize((80, 40)))
+    rgba = np.dstack([colours, np.linspace(0, 255, 80 * 40).astype(np.uint8).reshape(40, 80)])
+    levels = np.linspace(0, 65535, 80 * 40).astype(np.uint16).reshape(40, 80)
+    pictures = [oriented(colours, kind, turn) for kind in ("JPEG", "PNG", "WEBP") for turn in range(1, 9)]
+    for image, kind in (
+        (Image.fromarray(rgba), "PNG"),
+        (Image.fromarray(rgba), "WEBP"),
+        (Image.fromarray(levels), "PNG"),
+        (Image.fromarray(colours).convert("CMYK"), "JPEG"),
+        (Image.fromarray(colours).convert("L"), "JPEG"),
+        (Image.fromarray(colours).quantize(8), "GIF"),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        pictures.append(buffer.getvalue())
+    plain = ImageConfig(resize_mode="no", scaled_decoding="exact", encode_format="png", encode_quality=1)
+    for body in pictures:
+        checked = check_image(body, plain)
+        assert isinstance(checked, Picture)
+        with Image.open(io.BytesIO(checked.encoded)) as image:
+            assert np.array_equal(decode(body, min_side=32), np.asarray(image))
 
 
 def test_large_jpegs_are_decoded_at_a_fraction_of_their_size() -> None:

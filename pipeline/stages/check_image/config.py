@@ -7,7 +7,7 @@ from typing import Literal
 
 from configs.load import ConfigError
 
-__all__ = ["EncodeFormat", "ImageConfig", "Picture", "Rejected", "ResizeMode"]
+__all__ = ["EncodeFormat", "ImageConfig", "Picture", "ResizeMode"]
 
 ResizeMode = Literal["no", "keep_ratio", "keep_ratio_largest", "center_crop", "border"]
 EncodeFormat = Literal["jpg", "png", "webp"]
@@ -112,11 +112,5 @@ class Picture:
     """Of the body, 64 hex digits."""
     phash: int
     """64-bit perceptual hash of the upright picture; see `facts.py`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejected:
-    """Why a body is not stored: a word of `pipeline.reasons`, stage check_image."""
-
-    reason: str
-    detail: str | None = None
+    thumbnail: bytes
+    """288 bytes of the upright picture, see `pipeline.thumbnail`; tells pictures with near hashes apart."""

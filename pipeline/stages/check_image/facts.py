@@ -1,4 +1,4 @@
-"""Facts about a picture: its EXIF tags and its perceptual hash."""
+"""Facts about a picture: its EXIF tags, its perceptual hash and its thumbnail."""
 
 from __future__ import annotations
 
@@ -12,34 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from pipeline.pictures import Pixels
 from pipeline.stages.check_image.area import shrink
-from pipeline.stages.check_image.geometry import Pixels
+from pipeline.thumbnail import CHROMA_SIDE, LUMA_SIDE, NUM_BYTES
 
-__all__ = ["exif_json", "exif_of", "orientation_of", "perceptual_hash"]
+__all__ = ["exif_json", "gray_32", "perceptual_hash", "thumbnail"]
 
-_ORIENTATION = 0x0112
 _SUB_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _MAX_VALUE_CHARS = 500
 _SIDE = 32  # of the gray picture that the hash is taken from
-
-
-def exif_of(data: bytes) -> Image.Exif | None:
-    """Read an EXIF block (with or without its `Exif\\0\\0` prefix); None if it cannot be read."""
-    exif = Image.Exif()
-    try:
-        exif.load(data)
-    except Exception:  # noqa: BLE001 - hostile bytes make the parser raise almost anything
-        return None
-    return exif
-
-
-def orientation_of(exif: Image.Exif | None) -> int:
-    """EXIF orientation, 1 (upright) where there is none or it makes no sense."""
-    try:
-        value = exif.get(_ORIENTATION, 1) if exif is not None else 1
-    except Exception:  # noqa: BLE001 - values are parsed on access, from hostile bytes
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def exif_json(exif: Image.Exif | None, wanted: Collection[str]) -> str | None:
@@ -83,25 +64,38 @@ def _low_frequencies() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     return rows, columns
 
 
-def perceptual_hash(pixels: Pixels) -> int:
-    """64-bit hash of an upright picture: alike for pictures that look alike (small Hamming distance).
-
-    Gray, 32 x 32 by areas, cosine transform; a bit for each of the 64 lowest frequencies but the constant
-    one: whether its coefficient (rounded, so that noise of the arithmetic in flat pictures has no say) is above
-    their median. After pHash (Zauner 2010, section 3.2.1), with diagonals instead of its square of
-    frequencies. `pixels` is uint8[h, w] or uint8[h, w, 3] RGB; the first frequency is the highest bit.
-    """
+def gray_32(pixels: Pixels) -> Pixels:
+    """uint8[32, 32]: the luma of an upright picture, uint8[h, w] or uint8[h, w, 3] RGB, by areas."""
     gray: Pixels = pixels
     if pixels.ndim == 3:
         gray = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
     if min(gray.shape) >= _SIDE:
-        small = shrink(gray, (_SIDE, _SIDE))
-    else:
-        small = np.asarray(
-            cv2.resize(np.ascontiguousarray(gray), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.uint8
-        )
-    spectrum = cv2.dct(small.astype(np.float32))
+        return shrink(gray, (_SIDE, _SIDE))
+    small = cv2.resize(np.ascontiguousarray(gray), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)
+
+
+def perceptual_hash(gray: Pixels) -> int:
+    """64-bit hash of an upright picture's `gray_32`: alike for pictures that look alike (small Hamming distance).
+
+    Cosine transform; a bit for each of the 64 lowest frequencies but the constant one: whether its coefficient
+    (rounded, so that noise of the arithmetic in flat pictures has no say) is above their median. After pHash
+    (Zauner 2010, section 3.2.1), with diagonals instead of its square of frequencies. The first frequency is the
+    highest bit.
+    """
+    spectrum = cv2.dct(gray.astype(np.float32))
     coefficients = np.rint(spectrum[_low_frequencies()])
     middle = np.sort(coefficients)[31:33]
     bits = coefficients > (middle[0] + middle[1]) / 2
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def thumbnail(pixels: Pixels, gray: Pixels) -> bytes:
+    """The bytes that `pipeline.thumbnail` compares, of an upright picture and its `gray_32`."""
+    luma = cv2.resize(gray, (LUMA_SIDE, LUMA_SIDE), interpolation=cv2.INTER_AREA)  # of 2 x 2 each: exact
+    if pixels.ndim == 2:
+        return luma.tobytes() + bytes([128]) * (NUM_BYTES - luma.size)
+    # Colours are of 32 x 32 pixels: the mean of all of them would take three times as long.
+    sampled = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
+    small = cv2.resize(sampled, (CHROMA_SIDE, CHROMA_SIDE), interpolation=cv2.INTER_AREA)
+    return luma.tobytes() + cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb)[:, :, 1:].tobytes()

@@ -1,4 +1,4 @@
-"""Sizes: where a picture goes in each resize mode, and turning it upright."""
+"""Sizes: where a picture goes in each resize mode."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.pictures import Pixels
 from pipeline.stages.check_image.area import shrink
 from pipeline.stages.check_image.config import ImageConfig
 
-__all__ = ["Plan", "crop_or_pad", "plan_size", "scale", "upright"]
-
-Pixels = npt.NDArray[np.uint8]
-"""uint8[height, width] (gray) or uint8[height, width, 3] (RGB)."""
+__all__ = ["Plan", "crop_or_pad", "plan_size", "scale"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,21 +52,6 @@ def scale(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     smaller = size[0] * size[1] < width * height  # one side may grow: a line of 8000 x 2
     how = cv2.INTER_AREA if smaller else cv2.INTER_LANCZOS4
     return cv2.resize(pixels, size, interpolation=how).astype(np.uint8, copy=False)
-
-
-def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn and mirror by the EXIF tag Orientation (1 to 8; EXIF 2.32, section 4.6.4). A view where possible."""
-    if orientation in (2, 3):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4):
-        pixels = pixels[::-1]
-    if orientation in (5, 6, 7, 8):
-        pixels = np.swapaxes(pixels, 0, 1)
-        if orientation in (6, 7):
-            pixels = pixels[:, ::-1]
-        if orientation in (7, 8):
-            pixels = pixels[::-1]
-    return pixels
 
 
 def crop_or_pad(pixels: Pixels, plan: Plan) -> Pixels:

@@ -23,10 +23,9 @@ import msgspec
 
 from configs.load import to_mapping
 from pipeline.errors import EngineError
+from pipeline.pictures import Rejected, identify, read_jpeg_header
 from pipeline.stages.check_image.check import check_image
-from pipeline.stages.check_image.config import ImageConfig, Picture, Rejected
-from pipeline.stages.check_image.identify import identify
-from pipeline.stages.check_image.jpeg import read_jpeg_header
+from pipeline.stages.check_image.config import ImageConfig, Picture
 
 __all__ = ["IsolatedChecker"]
 

@@ -10,11 +10,13 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 
-from pipeline.stages.check_image.geometry import Pixels
+__all__ = ["JpegHeader", "Pixels", "decode_jpeg", "read_jpeg_header"]
 
-__all__ = ["JpegHeader", "decode_jpeg", "read_jpeg_header"]
+Pixels = npt.NDArray[np.uint8]
+"""uint8[height, width] (gray) or uint8[height, width, 3] (RGB); within this package also uint8[h, w, 4] (CMYK)."""
 
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # all start-of-frame markers, not DHT, JPG, DAC
 _LOSSLESS = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})  # and hierarchical: not decoded
@@ -29,7 +31,6 @@ class JpegHeader:
     num_components: int
     precision: int
     decodable: bool
-    adobe: bool
     exif: bytes
     """The EXIF block, empty if there is none."""
     icc: bytes
@@ -40,7 +41,6 @@ def read_jpeg_header(body: bytes) -> JpegHeader | None:
     """Walk the marker segments up to the first scan (ITU-T T.81, annex B); None if there is no frame."""
     position = 2
     frame: tuple[int, int, int, int, int] | None = None
-    adobe = False
     exif = b""
     icc: dict[int, bytes] = {}
     num_icc = 0
@@ -67,8 +67,6 @@ def read_jpeg_header(body: bytes) -> JpegHeader | None:
         elif marker == 0xE2 and data.startswith(b"ICC_PROFILE\0") and len(data) > 14:
             icc[data[12]] = data[14:]
             num_icc = data[13]
-        elif marker == 0xEE and data.startswith(b"Adobe"):
-            adobe = True
     if frame is None:
         return None
     marker, precision, height, width, components = frame
@@ -79,7 +77,6 @@ def read_jpeg_header(body: bytes) -> JpegHeader | None:
         num_components=components,
         precision=precision,
         decodable=precision == 8 and components in (1, 3, 4) and marker not in _LOSSLESS,
-        adobe=adobe,
         exif=exif,
         icc=b"".join(icc[i] for i in range(1, num_icc + 1)) if complete else b"",
     )
@@ -98,6 +95,9 @@ def decode_jpeg(body: bytes, header: JpegHeader, at_least: tuple[int, int] | Non
     )
     if header.num_components == 1:
         return pixels[:, :, 0]
-    if header.num_components == 4 and header.adobe:
-        return np.invert(pixels)  # Adobe's applications store CMYK inverted (its Technical Note 5116)
+    if header.num_components == 4:
+        # Adobe's applications store CMYK inverted (its Technical Note 5116), and so it is read without their marker
+        # too: by browsers, OpenCV and Pillow (its JpegImagePlugin). libjpeg takes four components for YCCK only where
+        # the marker says so; that is how browsers show them.
+        return np.invert(pixels)
     return pixels

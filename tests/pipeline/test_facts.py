@@ -1,0 +1,22 @@
+"""Facts about pictures are kept for good: what earlier versions wrote stays readable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.schema import FACTS
+from pipeline.steps.facts import STORED, read_facts
+from pipeline.storage import write_parquet
+
+
+def test_facts_without_a_thumbnail_have_none(tmp_path: Path) -> None:
+    earlier = pa.schema([field for field in FACTS if field.name != "thumbnail"])
+    row = {**dict.fromkeys(earlier.names), "url_id": bytes(16), "status": "success", "phash": 5}
+    path = tmp_path / "00000-abc.facts.parquet"
+    write_parquet(path, pa.Table.from_pylist([row], schema=earlier), earlier)
+    table = read_facts(path, (0, 2**64 - 1))
+    assert table.schema == STORED
+    (found,) = table.to_pylist()
+    assert found == {**row, "thumbnail": None, "staging_tar": "00000-abc.tar"}
