@@ -170,7 +170,7 @@ def test_a_run_that_makes_nothing_says_who_took_it_and_what_to_do(
     [
         ("zebra\n", ["a red house beside the river"], "stage match took the last 1 links (no_query 1)"),
         ("house\n", [""], "stage extract took the last 1 links (no_text 1)"),
-        ("house\n", [], "the sources hold nothing"),
+        ("house\n", [], "nothing was found in the 1 sources that stage extract kept"),
     ],
 )
 def test_texts_can_be_what_took_the_last(
