@@ -123,10 +123,10 @@ def recipe(config: WitConfig) -> Recipe:
     def at(step: str) -> Path:
         return work_directory(Path(config.output), step)
 
-    sources = sources_of(config)  # a missing one stops here, and a table without the columns that are read
-    extract.check(sources, config.source_format, config.extract, max_bad=config.max_bad_sources)
+    sources = sources_of(config)  # a missing one stops here
     lexicon_fingerprints(config.language)  # so does a word list that cannot be read
-    check_authorities(config.fetch)  # and mistakes in the files that fetching goes by
+    check_authorities(config.fetch)  # mistakes in the files that fetching goes by
+    extract.check(sources, config.source_format, config.extract, max_bad=config.max_bad_sources)  # and missing columns
     block = BlockList(config.fetch.block, config.fetch.block_files)
 
     # The query list, with the matcher's tables.                                          QUERIES
