@@ -23,6 +23,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from pipeline.duck import quote_text
 from pipeline.errors import OutputError, PipelineError
 from pipeline.schema import (
     CANDIDATES,
@@ -46,7 +47,6 @@ __all__ = [
     "named_query",
     "open_catalog",
     "quote_name",
-    "quote_text",
     "sql_errors",
 ]
 
@@ -204,8 +204,3 @@ def _runs(output: Path) -> list[dict[str, Any]]:
 def quote_name(name: str) -> str:
     """An SQL identifier, whatever its characters."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def quote_text(text: object) -> str:
-    """An SQL string literal."""
-    return "'" + str(text).replace("'", "''") + "'"

@@ -3,6 +3,7 @@
     PipelineError
     |- InputError        a source file is missing, unreadable or not what it claims to be
     |- OutputError       the output directory is not ours, of a newer format, unwritable or full
+    |- DamagedFileError  a file that the pipeline wrote is no longer what it was
     |- LockedError       another live run holds the output directory
     |- QueryListError    the query list is missing, damaged or of another version
     |- ServerError       the sample web's server cannot start (a port in use)
@@ -16,6 +17,7 @@ config is a `configs.load.ConfigError`.
 from __future__ import annotations
 
 __all__ = [
+    "DamagedFileError",
     "EngineError",
     "InputError",
     "LockedError",
@@ -36,6 +38,18 @@ class InputError(PipelineError):
 
 class OutputError(PipelineError):
     """The output directory is not ours, of a newer format, unwritable, or its disk is full."""
+
+
+class DamagedFileError(PipelineError):
+    """A file that the pipeline wrote is no longer what it was, or is gone. `run` makes it again and goes on."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path}: damaged: {what}; run again to make it again, or look at `python -m pipeline verify`")
+        self.path = path
+        self.what = what
+
+    def __reduce__(self) -> tuple[type[DamagedFileError], tuple[str, str]]:
+        return type(self), (self.path, self.what)  # it comes from other processes
 
 
 class LockedError(OutputError):

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, dump, fingerprint, load
-from pipeline.engine import Done, finished, open_engine
-from pipeline.errors import OutputError
+from pipeline.damage import Patience, withdraw
+from pipeline.engine import Done, Engine, finished, open_engine
+from pipeline.errors import DamagedFileError, OutputError
 from pipeline.extend import begin, end, extended, plan_changes
 from pipeline.ledger import Line, totals
 from pipeline.progress import Progress
@@ -29,7 +30,7 @@ from pipeline.stages.fetch import find_img2dataset
 from pipeline.steps import retries
 from pipeline.steps.publish import publish
 from pipeline.steps.step import Step
-from pipeline.storage import append_line, check_output, open_output, write_bytes, write_json
+from pipeline.storage import append_line, check_output, open_output, read_json, write_bytes, write_json
 from pipeline.wit import Recipe, WitConfig, recipe, sources_of, work_directory
 
 __all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
@@ -43,6 +44,8 @@ class RunResult:
     """The published version's directory."""
     ran_tasks: int
     """Tasks that were not done before; 0 when there was nothing to do."""
+    put_back: Sequence[str]
+    """Published files that were missing or not of their size, and are there again."""
     lines: Sequence[Line]
     """The ledger over all stages."""
     samples: int
@@ -71,8 +74,8 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     progress = progress or Progress()
     started = time.time()
     log: dict[str, Any] = {}
-    records: dict[str, list[Done]] = {}
-    ran = 0
+    damaged: list[str] = []
+    patience = Patience()
     refuse_subset(Path(config.output))
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
     with open_output(Path(config.output)) as output:
@@ -81,30 +84,18 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
         status, config_yaml = "failed", dump(config)
         try:
             with open_engine(config.engine, progress) as engine:
-                page = recipe(config)
-                step: Step | None = next(page)
-                while step is not None:
-                    directory = work_directory(output, step.name)
-                    todo = sum(1 for task in step.tasks if finished(directory, task) is None)
-                    if todo and not ran:
-                        write_bytes(output / "config.yaml", config_yaml.encode())
-                    ran += todo
-                    began = time.time()
-                    with _served(config, needed=todo > 0 and step.name == "fetch"):
-                        done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep)
-                    log[step.name] = {"tasks": len(done), "ran": todo, "seconds": round(time.time() - began, 3)}
-                    records[step.name] = done
-                    if todo:
-                        _write_ledger(output, records)
-                    step = _send(page, done)
-                if (changes := plan_changes(config, records["balance"])) is not None:
-                    (listed,) = engine.run_step(
-                        work_directory(output, changes.name), changes.tasks, title=changes.title
-                    )
-                    log[changes.name] = {name: listed.info[name] for name in ("added", "evicted")}
-            version, fresh = publish(output, records["shards"], config_yaml)
-            if ran or fresh:
-                _write_ledger(output, records)
+                while True:
+                    try:
+                        records = _run_steps(config, output, engine, log)
+                        version, put_back = publish(output, records["shards"], config_yaml)
+                        break
+                    except DamagedFileError as error:
+                        patience.check(error)
+                        damaged.append(withdraw(output, error))
+                        progress.say(damaged[-1])
+            for name in put_back:
+                progress.say(f"damaged: shards/{name}: missing or not of its size; put back")
+            _write_ledger(output, records)
             end(output)
             retry = _end_retry(output, records["fetched"])
             if retry is not None:
@@ -114,18 +105,50 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
             status = "stopped"
             raise
         finally:
-            if ran or status != "finished":
+            ran = sum(int(step.get("ran", 0)) for step in log.values())
+            if ran or damaged or status != "finished":
                 with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
-                    append_line(output / "runs.jsonl", _run_record(config, started, status, log))
+                    append_line(output / "runs.jsonl", _run_record(config, started, status, log, damaged))
     return RunResult(
         version=version,
         ran_tasks=ran,
+        put_back=put_back,
         lines=_lines(records),
         samples=sum(int(record.info["rows"]) for record in records["shards"]),
         num_bytes=sum(int(record.info["bytes"]) for record in records["shards"]),
         seconds=time.time() - started,
         retry=retry,
     )
+
+
+def _run_steps(config: WitConfig, output: Path, engine: Engine, log: dict[str, Any]) -> dict[str, list[Done]]:
+    """Every step of the recipe; returns the records by step, and adds to `log` what each step ran, and how long.
+
+    The config is written before the first task. Raises DamagedFileError when a task meets a file that is not what its
+    record says; what ran before counts.
+    """
+    records: dict[str, list[Done]] = {}
+    page = recipe(config)
+    step: Step | None = next(page)
+    while step is not None:
+        directory = work_directory(output, step.name)
+        todo = sum(1 for task in step.tasks if finished(directory, task) is None)
+        if todo and not any(about["ran"] for about in log.values()):
+            write_bytes(output / "config.yaml", dump(config).encode())
+        about = log.setdefault(step.name, {"tasks": 0, "ran": 0, "seconds": 0.0})
+        about |= {"tasks": len(step.tasks), "ran": about["ran"] + todo}
+        began = time.time()
+        with _served(config, needed=todo > 0 and step.name == "fetch"):
+            done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep)
+        about["seconds"] = round(about["seconds"] + time.time() - began, 3)
+        records[step.name] = done
+        if todo:
+            _write_ledger(output, records)
+        step = _send(page, done)
+    if (changes := plan_changes(config, records["balance"])) is not None:
+        (listed,) = engine.run_step(work_directory(output, changes.name), changes.tasks, title=changes.title)
+        log[changes.name] = {"ran": 1} | {name: listed.info[name] for name in ("added", "evicted")}
+    return records
 
 
 def refuse_subset(output: Path) -> None:
@@ -214,10 +237,12 @@ def _lines(records: Mapping[str, Sequence[Done]]) -> Sequence[Line]:
 
 
 def _write_ledger(output: Path, records: Mapping[str, Sequence[Done]]) -> None:
-    write_json(output / "ledger.json", {"lines": [vars(line) for line in _lines(records)]})
+    content = {"lines": [vars(line) for line in _lines(records)]}
+    if read_json(output / "ledger.json") != content:
+        write_json(output / "ledger.json", content)
 
 
-def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str, Any]) -> str:
+def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str, Any], damaged: Sequence[str]) -> str:
     packages = ("openwit", "ray", "pyarrow", "duckdb", "numpy", "pillow", "pycurl")
     record = {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
@@ -229,6 +254,7 @@ def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in packages},
         "steps": log,
+        "damaged": damaged,
     }
     return json.dumps(record, sort_keys=True)
 

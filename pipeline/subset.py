@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import ConfigError, load
-from pipeline.catalog import SqlError, joined_files, open_catalog, quote_text, sql_errors
+from pipeline.catalog import SqlError, joined_files, open_catalog, sql_errors
+from pipeline.duck import quote_text
 from pipeline.engine import Done, EngineConfig, Task, open_engine
 from pipeline.errors import InputError, OutputError
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
@@ -157,7 +158,11 @@ def _build(
             "samples_per_shard": size,
         }
         name = shard_name(shard)
-        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=shard_outputs(shard), key=name))
+        tasks.append(
+            Task(
+                partition=name, work=_work, arguments=arguments, outputs=shard_outputs(shard), key=name, published=True
+            )
+        )
     with open_engine(EngineConfig(kind=config.engine), progress) as engine:
         done = engine.run_step(work_directory(root, "shards"), tasks, title="copy samples")
     publish(root, done, (source / "shards" / "config.yaml").read_text(encoding="utf-8"))

@@ -16,8 +16,10 @@ import duckdb
 import pyarrow as pa
 
 from configs.load import fingerprint
+from pipeline.duck import quote_text
+from pipeline.engine import digest_in, read_record
 from pipeline.schema import FETCHED
-from pipeline.storage import commit, read_json, temporary_name, unwritable
+from pipeline.storage import commit, read_sealed, temporary_name, unwritable
 
 __all__ = ["SUMMARIES", "Summary", "fresh_summary", "outputs_of", "read_parquet_sql", "write_summaries"]
 
@@ -53,15 +55,15 @@ SUMMARIES: dict[str, Summary] = {
 
 
 def outputs_of(step: Path, ending: str) -> dict[str, str]:
-    """File name -> sha256 of the step's finished tasks' outputs whose names end so, in task order."""
-    manifest = read_json(step / "manifest.json")
+    """File name -> digest of the step's finished tasks' outputs whose names end so, in task order."""
+    manifest = read_sealed(step / "manifest.json")
     if manifest is not None:
         records = manifest["tasks"]
-        found = {name: str(sha256) for record in records for name, sha256 in record["outputs"].items()}
+        found = {name: str(digest) for record in records for name, digest in record["outputs"].items()}
     else:  # the step is under way
-        records = [read_json(path) for path in sorted((step / "done").glob("*.json"))]
-        found = {name: str(out["sha256"]) for record in records if record for name, out in record["outputs"].items()}
-    return {name: sha256 for name, sha256 in found.items() if name.endswith(ending) and (step / name).exists()}
+        under_way = filter(None, map(read_record, sorted((step / "done").glob("*.json"))))
+        found = {name: digest_in(out) for record in under_way for name, out in record["outputs"].items()}
+    return {name: digest for name, digest in found.items() if name.endswith(ending) and (step / name).exists()}
 
 
 def fresh_summary(output: Path, name: str) -> Path | None:
@@ -99,9 +101,9 @@ def _write(output: Path, summary: Summary, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with duckdb.connect() as database:
-            database.execute(f"SET temp_directory = '{_quoted(f'{temporary}.spill')}'")
+            database.execute(f"SET temp_directory = {quote_text(f'{temporary}.spill')}")
             query = summary.query.replace("$ROWS", rows)
-            database.execute(f"COPY ({query}) TO '{_quoted(str(temporary))}' (FORMAT parquet, COMPRESSION zstd)")
+            database.execute(f"COPY ({query}) TO {quote_text(temporary)} (FORMAT parquet, COMPRESSION zstd)")
         commit(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -111,9 +113,4 @@ def _write(output: Path, summary: Summary, path: Path) -> None:
 
 def read_parquet_sql(files: Sequence[Path]) -> str:
     """The DuckDB table function over `files`, which must not be empty."""
-    names = ", ".join(f"'{_quoted(str(path))}'" for path in files)
-    return f"read_parquet([{names}])"
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+    return f"read_parquet([{', '.join(map(quote_text, files))}])"

@@ -21,7 +21,8 @@ from pipeline.schema import MATCHED
 from pipeline.stages.balance import BalanceConfig
 from pipeline.steps import dedup, exchange, schedule, select
 from pipeline.steps.dedup import DedupConfig
-from pipeline.steps.step import Step, save_vector
+from pipeline.steps.step import Step
+from pipeline.storage import save_vector
 
 QUERIES = 12
 PARTITIONS = 3
