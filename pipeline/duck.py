@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 __all__ = ["open_duckdb", "quote_text", "spill_beside"]
 
@@ -17,23 +18,43 @@ _OUT_OF_ROOM = (_FULL, "failed to offload data block", "max_temp_directory_size"
 """What DuckDB says where its spill does not fit on the disk."""
 
 
-@contextmanager
-def open_duckdb(spill: Path, *, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory; what passes `memory_mb` goes to the directory `spill`, which is gone afterwards.
+Streams = Mapping[str, tuple[pa.Schema, Iterator[pa.RecordBatch]]]
+"""Name of a table -> its schema and rows, to be read once."""
 
-    Raises OSError (ENOSPC) where the disk is too full for that.
+
+@contextmanager
+def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams = {}) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory with the tables `streams`; what passes `memory_mb` goes to the directory `spill`, which is
+    gone afterwards.
+
+    Raises what a stream raises (DuckDB would make an error of its own of it, its text a traceback), and OSError (ENOSPC)
+    where the disk is too full to spill.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "threads": 1,
         "memory_limit": f"{memory_mb}MB",
         "temp_directory": str(spill),
     }
+    failures: list[Exception] = []
     try:
         with duckdb.connect(config=config) as database:
+            for name, (schema, rows) in streams.items():
+                database.register(name, pa.RecordBatchReader.from_batches(schema, _watched(rows, failures)))
             yield database
     except duckdb.Error as error:
+        if failures:
+            raise failures[0] from error
         if any(words in str(error) for words in _OUT_OF_ROOM):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spill)) from error
+        raise
+
+
+def _watched(rows: Iterator[pa.RecordBatch], failures: list[Exception]) -> Iterator[pa.RecordBatch]:
+    """The same rows; what ends them is kept in `failures`."""
+    try:
+        yield from rows
+    except Exception as error:
+        failures.append(error)
         raise
 
 

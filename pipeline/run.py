@@ -65,11 +65,14 @@ class StepState:
     rows: int
 
 
-def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = False) -> RunResult:
+def run(
+    config: WitConfig, *, progress: Progress | None = None, extend: bool = False, offline: bool = False
+) -> RunResult:
     """Bring the data set that `config` describes to done, from wherever it is.
 
     With `extend` the sources of the data set that is there come first, and what the added ones changed in the
-    plan is listed (`extend.py`). Raises PipelineError (see errors.py); nothing that was finished is lost.
+    plan is listed (`extend.py`). With `offline` nothing is requested: OutputError where a picture is missing. Raises
+    PipelineError (see errors.py); nothing that was finished is lost.
     """
     progress = progress or Progress()
     started = time.time()
@@ -86,7 +89,7 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
             with open_engine(config.engine, progress) as engine:
                 while True:
                     try:
-                        records = _run_steps(config, output, engine, log)
+                        records = _run_steps(config, output, engine, log, offline=offline)
                         version, put_back = publish(output, records["shards"], config_yaml)
                         break
                     except DamagedFileError as error:
@@ -94,7 +97,7 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
                         damaged.append(withdraw(output, error))
                         progress.say(damaged[-1])
             for name in put_back:
-                progress.say(f"damaged: shards/{name}: missing or not of its size; put back")
+                progress.say(f"damaged: shards/{name}: missing or not what it should be; put back")
             _write_ledger(output, records)
             end(output)
             retry = _end_retry(output, records["fetched"])
@@ -121,7 +124,9 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
     )
 
 
-def _run_steps(config: WitConfig, output: Path, engine: Engine, log: dict[str, Any]) -> dict[str, list[Done]]:
+def _run_steps(
+    config: WitConfig, output: Path, engine: Engine, log: dict[str, Any], *, offline: bool
+) -> dict[str, list[Done]]:
     """Every step of the recipe; returns the records by step, and adds to `log` what each step ran, and how long.
 
     The config is written before the first task. Raises DamagedFileError when a task meets a file that is not what its
@@ -135,6 +140,12 @@ def _run_steps(config: WitConfig, output: Path, engine: Engine, log: dict[str, A
         todo = sum(1 for task in step.tasks if finished(directory, task) is None)
         if todo and not any(about["ran"] for about in log.values()):
             write_bytes(output / "config.yaml", dump(config).encode())
+        if todo and offline and step.name == "fetch":
+            missing = sum(int(record.info["missing"]) for record in records["requests"])
+            raise OutputError(
+                f"{output}: {missing:,} pictures cannot be repaired, nothing is left of them; "
+                "`python -m pipeline run` requests them again"
+            )
         about = log.setdefault(step.name, {"tasks": 0, "ran": 0, "seconds": 0.0})
         about |= {"tasks": len(step.tasks), "ran": about["ran"] + todo}
         began = time.time()

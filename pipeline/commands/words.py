@@ -17,7 +17,7 @@ from pipeline.wit import WitConfig
 __all__ = ["Words"]
 
 _OPTION = re.compile(r"--([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
-_FLAGS = ("extend", "retry-failed")
+_FLAGS = ("extend", "retry-failed", "work", "repair")
 """Options without a value."""
 
 

@@ -206,8 +206,7 @@ def _sorted(
             columns = [*plain.columns, pa.array(draws, pa.uint64()), pa.array(flags)]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    with open_duckdb(spill, memory_mb=config.memory_mb) as database:
-        database.register("rows_in", pa.RecordBatchReader.from_batches(schema, marked()))
+    with open_duckdb(spill, memory_mb=config.memory_mb, streams={"rows_in": (schema, marked())}) as database:
         for batch in database.sql(f"SELECT * FROM rows_in ORDER BY {order}").to_arrow_reader(_BATCH_ROWS):
             yield batch.cast(schema)
 
@@ -297,8 +296,8 @@ def _captions(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict
             rows += batch.num_rows
             yield batch.cast(_CAPTIONS)
 
-    with open_duckdb(spill_beside(path), memory_mb=config.memory_mb) as database:
-        database.register("captions", pa.RecordBatchReader.from_batches(_CAPTIONS, batches()))
+    streams = {"captions": (_CAPTIONS, batches())}
+    with open_duckdb(spill_beside(path), memory_mb=config.memory_mb, streams=streams) as database:
         found = database.sql(
             "SELECT digest, sum(urls)::BIGINT AS urls FROM captions GROUP BY digest "
             f"HAVING sum(urls) > {config.max_urls_per_caption} ORDER BY digest"

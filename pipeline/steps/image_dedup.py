@@ -166,11 +166,12 @@ def _same(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 
     rows = gone = 0
     with (
-        open_duckdb(spill_beside(gone_path), memory_mb=config.memory_mb) as database,
+        open_duckdb(
+            spill_beside(gone_path), memory_mb=config.memory_mb, streams={"pictures": (_PICTURES, rows_in())}
+        ) as database,
         parquet_writer(gone_path, _GONE) as gone_file,
         parquet_writer(winners_path, _PICTURES) as winners_file,
     ):
-        database.register("pictures", pa.RecordBatchReader.from_batches(_PICTURES, rows_in()))
         for batch in database.sql(_SAME.replace("$near", str(near))).to_arrow_reader(65_536):
             rows += batch.num_rows
             stays = pc.is_null(batch.column("kept"))

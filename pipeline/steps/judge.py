@@ -56,7 +56,8 @@ def named_files(patterns: Sequence[str], option: str) -> list[str]:
     """The paths that `patterns` (paths or globs) name, sorted, each once. InputError for one that names nothing."""
     found: set[str] = set()
     for pattern in patterns:
-        names = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern]
+        is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)  # a file may be named like one
+        names = glob.glob(pattern, recursive=True) if is_glob else [pattern]
         names = [name for name in names if os.path.exists(name)]
         if not names:
             raise InputError(f"{pattern}: no such file; correct `{option}` in the config")

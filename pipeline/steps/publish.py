@@ -28,8 +28,8 @@ MANIFEST_VERSION = 1
 
 
 def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[Path, list[str]]:
-    """Publish `finished` (tasks of the shards step); returns the version's directory, and the names of its files that
-    were put back: of a version that is published already, those that are missing or not of their size.
+    """Publish `finished` (tasks of the shards step); returns the version's directory, and which of its files were put
+    back: of a version that is published already those that are missing, not of their size, or of a shard made anew.
 
     Raises OutputError when the disk is full or not writable, DamagedFileError where a copy shows that a shard is not
     what it was.
@@ -79,7 +79,7 @@ def _fill(
     """Bring every file that a version must have to its directory, the manifest last; the names of those that came."""
     for record in finished:
         for name, digest in record.outputs.items():
-            if not _has_size(version / name, (source / name).stat().st_size):
+            if not _is_placed(source / name, version / name):
                 _place(Vouched(str(source / name), digest), version / name)
                 yield name
     sizes = {shard["name"]: shard["samples"] for shard in manifest["shards"]}
@@ -92,11 +92,15 @@ def _fill(
             yield name
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _is_placed(source: Path, destination: Path) -> bool:
+    """Whether a published file is that of the task: the same file, or a copy that was made after it."""
+    ours = source.stat()
     try:
-        return path.stat().st_size == size
+        there = destination.stat()
     except OSError:
         return False
+    is_copy = there.st_size == ours.st_size and there.st_mtime_ns >= ours.st_mtime_ns
+    return is_copy or os.path.samestat(there, ours)
 
 
 def _place(source: Vouched, destination: Path) -> None:

@@ -72,7 +72,8 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
             raise InputError(f"{pattern}: cannot be reached ({error}); check the URL and the access to it") from error
         found = {system.unstrip_protocol(name): _remote_stamp(about) for name, about in files.items()}
     else:
-        names = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern]
+        is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)  # a file may be named like one
+        names = glob.glob(pattern, recursive=True) if is_glob else [pattern]
         found = {name: stamp_of(name) for name in names if os.path.isfile(name)}
     if not found:
         raise InputError(f"{pattern}: no such source file; correct `sources` in the config")
