@@ -23,12 +23,12 @@ Streams = Mapping[str, tuple[pa.Schema, Iterator[pa.RecordBatch]]]
 
 
 @contextmanager
-def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams = {}) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory with the tables `streams`; what passes `memory_mb` goes to the directory `spill`, which is
     gone afterwards.
 
-    Raises what a stream raises (DuckDB would make an error of its own of it, its text a traceback), and OSError (ENOSPC)
-    where the disk is too full to spill.
+    Raises what a stream raises, of which DuckDB would make an error of its own with a traceback for a text, and OSError
+    (ENOSPC) where the disk is too full to spill.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "threads": 1,
@@ -38,7 +38,7 @@ def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams = {}) -> Iterat
     failures: list[Exception] = []
     try:
         with duckdb.connect(config=config) as database:
-            for name, (schema, rows) in streams.items():
+            for name, (schema, rows) in (streams or {}).items():
                 database.register(name, pa.RecordBatchReader.from_batches(schema, _watched(rows, failures)))
             yield database
     except duckdb.Error as error:

@@ -97,7 +97,7 @@ def run(
                         damaged.append(withdraw(output, error))
                         progress.say(damaged[-1])
             for name in put_back:
-                progress.say(f"damaged: shards/{name}: missing or not what it should be; put back")
+                progress.say(f"damaged: shards/{name}: missing, or not of its size; put back")
             _write_ledger(output, records)
             end(output)
             retry = _end_retry(output, records["fetched"])

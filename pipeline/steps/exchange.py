@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -116,6 +117,17 @@ class ExchangeWriter:
             hashes.append(xxhash.xxh3_64_intdigest(block))
         self._flushes.append(np.array([offsets, [*hashes, 0]], np.uint64))
 
+    def __enter__(self) -> ExchangeWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._file.close()
+
     def close(self) -> None:
         """Write what is held, and the index: uint64[flushes, 2, partitions + 1], where each block begins and the next
         one with it, and their xxh3-64 (0 after the last)."""
@@ -151,12 +163,11 @@ def read_blocks(files: Sequence[tuple[Vouched, Vouched]], partition: int) -> Ite
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     blocks, index = outputs.values()
     rows = 0
-    writer = ExchangeWriter(
+    with ExchangeWriter(
         blocks, index, MATCHED, partitions=arguments["partitions"], rows=arguments["rows"], by="url_id"
-    )
-    for name in arguments["matched"]:
-        for batch in read_batches(name, _BATCH_ROWS):
-            rows += batch.num_rows
-            writer.add(batch.cast(MATCHED))
-    writer.close()
+    ) as writer:
+        for file in arguments["matched"]:
+            for batch in read_batches(file, _BATCH_ROWS):
+                rows += batch.num_rows
+                writer.add(batch.cast(MATCHED))
     return {"rows": rows}

@@ -90,19 +90,18 @@ def facts_of(by_order: Sequence[Done], *, settings: str, seed: int) -> list[Fact
 def _cut(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     blocks, index = outputs.values()
     partitions, rows = arguments["partitions"], 0
-    writer = ExchangeWriter(blocks, index, _BLOCK, partitions=partitions, rows=arguments["rows"], by="order")
-    for file in arguments["facts"]:
-        name = Path(file.path).name.removesuffix(".facts.parquet")
-        for batch in read_batches(file):
-            rows += batch.num_rows
-            ids = first_64_bits(b"".join(batch.column("url_id").to_pylist()))
-            columns = [
-                *batch.cast(FACTS).columns,
-                pa.repeat(name, batch.num_rows),
-                pa.array(keyed_hash(arguments["seed"], ids)),
-            ]
-            writer.add(pa.RecordBatch.from_arrays(columns, schema=_BLOCK))
-    writer.close()
+    with ExchangeWriter(blocks, index, _BLOCK, partitions=partitions, rows=arguments["rows"], by="order") as writer:
+        for file in arguments["facts"]:
+            name = Path(file.path).name.removesuffix(".facts.parquet")
+            for batch in read_batches(file):
+                rows += batch.num_rows
+                ids = first_64_bits(b"".join(batch.column("url_id").to_pylist()))
+                columns = [
+                    *batch.cast(FACTS).columns,
+                    pa.repeat(name, batch.num_rows),
+                    pa.array(keyed_hash(arguments["seed"], ids)),
+                ]
+                writer.add(pa.RecordBatch.from_arrays(columns, schema=_BLOCK))
     return {"rows": rows, "partitions": partitions}
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from configs.load import fingerprint
 from pipeline.checked import Vouched, check
@@ -29,7 +29,7 @@ MANIFEST_VERSION = 1
 
 def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[Path, list[str]]:
     """Publish `finished` (tasks of the shards step); returns the version's directory, and which of its files were put
-    back: of a version that is published already those that are missing, not of their size, or of a shard made anew.
+    back: of a version that is published already those that were missing, or not of their size.
 
     Raises OutputError when the disk is full or not writable, DamagedFileError where a copy shows that a shard is not
     what it was.
@@ -79,8 +79,10 @@ def _fill(
     """Bring every file that a version must have to its directory, the manifest last; the names of those that came."""
     for record in finished:
         for name, digest in record.outputs.items():
-            if not _is_placed(source / name, version / name):
+            state = _state(source / name, version / name)
+            if state != "placed":
                 _place(Vouched(str(source / name), digest), version / name)
+            if state == "missing":
                 yield name
     sizes = {shard["name"]: shard["samples"] for shard in manifest["shards"]}
     if not (version / "config.yaml").exists():
@@ -92,15 +94,19 @@ def _fill(
             yield name
 
 
-def _is_placed(source: Path, destination: Path) -> bool:
-    """Whether a published file is that of the task: the same file, or a copy that was made after it."""
+def _state(source: Path, destination: Path) -> Literal["placed", "missing", "older"]:
+    """What a published file is to that of the task: the same, or a copy made after it; absent, or not of its size; of a
+    shard that was made anew since."""
     ours = source.stat()
     try:
         there = destination.stat()
     except OSError:
-        return False
-    is_copy = there.st_size == ours.st_size and there.st_mtime_ns >= ours.st_mtime_ns
-    return is_copy or os.path.samestat(there, ours)
+        return "missing"
+    if os.path.samestat(there, ours):
+        return "placed"
+    if there.st_size != ours.st_size:
+        return "missing"
+    return "placed" if there.st_mtime_ns >= ours.st_mtime_ns else "older"
 
 
 def _place(source: Vouched, destination: Path) -> None:

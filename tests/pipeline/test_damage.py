@@ -60,7 +60,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True)
     for path in (target / "versions").glob("*/*"):
         twin = target / "work" / "shards" / path.name
-        if twin.is_file():
+        if twin.is_file() and path.name != "manifest.json":
             path.unlink()
             path.hardlink_to(twin)
 
@@ -192,7 +192,7 @@ def test_a_damaged_record_is_a_task_that_is_not_done(small: SmallRun) -> None:
     want = small.published()
     records = [path for path in (small.output / "work").glob("*/done/*.json") if path.parent.parent.name != "fetch"]
     for number, path in enumerate(records):
-        data = path.read_bytes()
+        data, whole = path.read_bytes(), read_record(path)
         if number % 3 == 0:
             path.write_bytes(data[: len(data) // 2])
         elif number % 3 == 1:
@@ -201,7 +201,7 @@ def test_a_damaged_record_is_a_task_that_is_not_done(small: SmallRun) -> None:
             record = json.loads(data)
             record["info"]["rows"] = record["info"].get("rows", 0) ^ 4
             path.write_text(json.dumps(record))
-    assert all(read_record(path) is None for path in records)
+        assert read_record(path) in (None, whole), "a flipped space changes nothing"
     assert small.run() == 0
     assert small.published() == want
 
