@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-__all__ = ["open_duckdb", "quote_text", "spill_beside"]
+__all__ = ["full_disk", "open_duckdb", "quote_text", "spill_beside"]
 
 _FULL = "No space left on device"
 _OUT_OF_ROOM = (_FULL, "failed to offload data block", "max_temp_directory_size")
@@ -37,15 +37,24 @@ def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams | None = None) 
     }
     failures: list[Exception] = []
     try:
-        with duckdb.connect(config=config) as database:
+        with full_disk(spill), duckdb.connect(config=config) as database:
             for name, (schema, rows) in (streams or {}).items():
                 database.register(name, pa.RecordBatchReader.from_batches(schema, _watched(rows, failures)))
             yield database
     except duckdb.Error as error:
         if failures:
             raise failures[0] from error
+        raise
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turn DuckDB's error for a full disk, which has no number, into the OSError (ENOSPC) that it stands for."""
+    try:
+        yield
+    except duckdb.Error as error:
         if any(words in str(error) for words in _OUT_OF_ROOM):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spill)) from error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 
 

@@ -44,7 +44,7 @@ class DamagedFileError(PipelineError):
     """A file that the pipeline wrote is no longer what it was, or is gone. `run` makes it again and goes on."""
 
     def __init__(self, path: str, what: str) -> None:
-        super().__init__(f"{path}: damaged: {what}; run again to make it again, or look at `python -m pipeline verify`")
+        super().__init__(f"{path}: damaged: {what}; `python -m pipeline verify DIR --repair` makes it again")
         self.path = path
         self.what = what
 

@@ -129,7 +129,7 @@ def run_task(directory: str, task: Task, *, check: Callable[[], None] | None = N
         record = {"partition": task.partition, "key": task.key, "outputs": entries, "info": info}
         write_sealed(_record_path(root, task.partition), record)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise unwritable(root, error) from error
         raise
     finally:

@@ -126,16 +126,24 @@ def _listed(path: str, lists: Path | None) -> Mapping[str, Stamp]:
 
 
 def _read_list(path: str, lists: Path | None) -> bytes:
-    copy = lists / f"{xxhash.xxh3_64_hexdigest(path.encode())}.paths" if lists and is_web(path) else None
+    name = xxhash.xxh3_64_hexdigest(path.encode())
+    is_kept = lists is not None and is_web(path)
     try:
-        if copy is not None and copy.exists():
-            return copy.read_bytes()
+        if lists is not None and is_kept:
+            for copy in sorted(lists.glob(f"{name}-*.paths")):
+                kept = copy.read_bytes()
+                if copy.name == _copy_name(name, kept):  # a damaged one is asked for again
+                    return kept
         # Somebody waits for the answer, so a server that is not there is told of soon.
         with open_download(path, tries=_LIST_TRIES) if is_web(path) else open_binary(path) as file:
             data = file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    if copy is not None:
+    if lists is not None and is_kept:
         with contextlib.suppress(OutputError):  # it can be asked for again
-            write_bytes(copy, data)
+            write_bytes(lists / _copy_name(name, data), data)
     return data
+
+
+def _copy_name(name: str, data: bytes) -> str:
+    return f"{name}-{xxhash.xxh3_64_hexdigest(data)}.paths"

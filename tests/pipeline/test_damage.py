@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -186,6 +188,42 @@ def test_a_damaged_staging_tar_costs_exactly_the_pictures_that_are_damaged(
     before = len(server.requests)
     assert small.run("--balance.max_pairs_per_query", "7") == 0
     assert len(server.requests) == before, "what was kept is known"
+
+
+def test_a_directory_of_any_name_does_for_every_command(
+    small: SmallRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = str(small.output)
+    scores = small.output / "shards" / "00000.parquet"
+    uid = pq.read_table(scores, columns=["uid"])["uid"][0].as_py()
+    table = small.root / "its 'scores'.parquet"
+    pq.write_table(pa.table({"uid": pa.array([uid], pa.binary(16)), "score": [1.0]}), table)
+    for command in (
+        ["sql", target, "hosts"],
+        ["sql", target, "SELECT count(*) FROM samples JOIN rejections USING (uid)"],
+        ["join", target, str(table), "--name", "scores"],
+        ["explain", target, "--uid", uid.hex()],
+        ["report", target],
+        ["verify", target, "--work"],
+        ["balance-report", target],
+        ["export-list", target, "--to", str(small.root / "it's a list.parquet")],
+        ["subset", target, "--where", "score > 0", "--out", str(small.root / "it's %[a] subset")],
+        ["verify", str(small.root / "it's %[a] subset")],
+    ):
+        assert main(command) == 0, command
+    capsys.readouterr()
+
+
+def test_a_damaged_summary_is_not_read_and_made_again(small: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    (hosts,) = (small.output / "work" / "summaries").glob("hosts-*.parquet")
+    whole = hosts.read_bytes()
+    assert main(["sql", str(small.output), "hosts"]) == 0
+    want = capsys.readouterr().out
+    _damage(hosts, _zero)
+    assert main(["sql", str(small.output), "hosts"]) == 0
+    assert capsys.readouterr().out == want
+    assert small.run() == 0
+    assert hosts.read_bytes() == whole
 
 
 def test_a_damaged_record_is_a_task_that_is_not_done(small: SmallRun) -> None:
