@@ -14,8 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from configs.load import fingerprint
 from pipeline.commands import main
 from pipeline.engine import read_record
+from pipeline.schema import SAMPLES
+from pipeline.shard import json_of
+from pipeline.storage import sha256_of, write_json, write_parquet
+from pipeline.tar import TarWriter
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun, picture
 
@@ -305,3 +310,79 @@ def test_repair_says_what_it_cannot_repair_and_leaves_what_is_there(
     assert set(small.published()) == set(want)
     assert small.run() == 0
     assert small.published() == want
+
+
+def _publish_as_before(output: Path) -> None:
+    """What a version before hashes of pictures published: shards without them, in Parquet and JSON."""
+    shards = output / "shards"
+    manifest = json.loads((shards / "manifest.json").read_text())
+    for entry in manifest["shards"]:
+        tar, parquet = shards / entry["name"], shards / entry["parquet"]
+        data, rows = tar.read_bytes(), pq.read_table(parquet).drop_columns(["stored_xxh3"]).to_pylist()
+        tar.unlink()
+        parquet.unlink()
+        with TarWriter(tar) as writer:
+            for row in rows:
+                image = data[row["tar_offset"] : row["tar_offset"] + row["num_bytes"]]
+                row["tar_offset"] = writer.add(f"{row['key']}.jpg", image)
+                writer.add(f"{row['key']}.json", json_of(row))
+                writer.add(f"{row['key']}.txt", row["caption"].encode())
+        schema = pa.schema([field for field in SAMPLES if field.name != "stored_xxh3"])
+        write_parquet(parquet, pa.Table.from_pylist(rows, schema=schema), schema)
+        entry |= {"sha256": sha256_of(tar), "parquet_sha256": sha256_of(parquet), "bytes": tar.stat().st_size}
+    manifest["fingerprint"] = fingerprint("version", manifest["shards"])
+    write_json(shards / "manifest.json", manifest)
+
+
+def test_a_set_that_an_earlier_version_published_is_read_and_its_pictures_are_looked_at(
+    small: SmallRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _publish_as_before(small.output)
+    assert main(["verify", str(small.output)]) == 0
+    assert main(["sql", str(small.output), "SELECT count(*) FROM samples", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(PICTURES)
+    assert main(["subset", str(small.output), "--where", "true", "--out", str(tmp_path / "subset")]) == 0
+    assert pq.read_table(tmp_path / "subset" / "shards" / "00000.parquet")["stored_xxh3"].null_count == 0
+    assert main(["verify", str(tmp_path / "subset")]) == 0
+    # Zeros that were published as a picture: tar and manifest agree, and no hash says what should be there.
+    shards = small.output / "shards"
+    manifest = json.loads((shards / "manifest.json").read_text())
+    row = pq.read_table(shards / "00000.parquet").to_pylist()[1]
+    with (shards / "00000.tar").open("r+b") as file:
+        file.seek(row["tar_offset"])
+        file.write(bytes(row["num_bytes"]))
+    manifest["shards"][0]["sha256"] = sha256_of(shards / "00000.tar")
+    manifest["fingerprint"] = fingerprint("version", manifest["shards"])
+    write_json(shards / "manifest.json", manifest)
+    capsys.readouterr()
+    assert main(["verify", str(small.output)]) == 1
+    assert f"shards/00000.tar: sample {row['key']}: its picture is none (not_an_image" in capsys.readouterr().out
+
+
+def test_facts_of_an_earlier_version_are_used_and_their_tar_is_checked_whole(
+    small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    want, before = small.published(), len(server.requests)
+    store = small.output / "work" / "fetch"
+    for path in store.glob("done/*.json"):
+        record = json.loads(path.read_text())
+        del record["check"]
+        for name, entry in record["outputs"].items():
+            if name.endswith(".parquet"):
+                table = pq.read_table(store / name).drop_columns(["stored_xxh3"])
+                pq.write_table(table, store / name)
+            record["outputs"][name] = {"sha256": sha256_of(store / name), "bytes": (store / name).stat().st_size}
+            del entry["xxh3"]
+        path.write_text(json.dumps(record))
+    _read_again(small.output)
+    assert small.run() == 0
+    assert small.published() == want
+    assert len(server.requests) == before
+    tar = min(store.glob("*.tar"))
+    _damage(tar, _flip)
+    shutil.rmtree(small.output / "work" / "shards" / "done")
+    capsys.readouterr()
+    assert small.run() == 0
+    assert small.published() == want
+    assert any(str(tar.relative_to(small.output)) in line for line in _lines(capsys))
+    assert len(server.requests) > before
