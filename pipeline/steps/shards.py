@@ -98,13 +98,14 @@ def _survivors(parts: Sequence[Mapping[str, Any]], tars: Path) -> Iterator[tuple
                         opened.pop(next(iter(opened))).close()
                     opened[name] = stack.enter_context(open_file(tars / name))
                 if row["stored_xxh3"] is None:
-                    _check_old_tar(tars / name)
+                    _check_old_tar(tars / name, (tars / name).stat().st_mtime_ns)
                 yield row, read_range(opened[name], row["tar_offset"], row["num_bytes"], row["stored_xxh3"])
 
 
 @functools.lru_cache(maxsize=1024)
-def _check_old_tar(tar: Path) -> None:
-    """Hold a tar whose pictures have no hashes of their own, as earlier versions wrote it, against its record."""
+def _check_old_tar(tar: Path, changed_ns: int) -> None:
+    """Hold a tar whose pictures have no hashes of their own, as earlier versions wrote it, against its record; once in
+    a process, and again where the file was changed."""
     record = read_record(tar.parent / "done" / f"{tar.stem}.json")
     if record is None:
         raise DamagedFileError(str(tar), "nothing vouches for it")
