@@ -21,6 +21,7 @@ from pathlib import Path
 import duckdb
 
 from pipeline.catalog import NAMED_QUERIES, named_query, open_catalog
+from pipeline.checked import digest_of
 from pipeline.storage import write_json
 from pipeline.summaries import write_summaries
 
@@ -129,7 +130,11 @@ def _step(
         for number, (first, last) in enumerate(ranges):
             name = f"{number:05d}{ending}"
             _write(database, directory / name, select, first, last)
-            yield {"partition": f"{number:05d}", "key": f"{step}-{number}", "outputs": {name: f"{step}-{number}"}}
+            yield {
+                "partition": f"{number:05d}",
+                "key": f"{step}-{number}",
+                "outputs": {name: digest_of(directory / name)},
+            }
 
     write_json(directory / "manifest.json", {"tasks": list(tasks())})
 

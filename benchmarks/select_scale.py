@@ -37,8 +37,8 @@ from pipeline.schema import MATCHED
 from pipeline.stages.balance import BalanceConfig
 from pipeline.steps import dedup, exchange, schedule, select
 from pipeline.steps.dedup import DedupConfig
-from pipeline.steps.step import Step, save_vector
-from pipeline.storage import parquet_writer
+from pipeline.steps.step import Step
+from pipeline.storage import parquet_writer, save_vector
 
 QUERIES = 500_000
 ROWS_PER_FILE = 1_000_000
@@ -226,7 +226,7 @@ def measure(root: Path, rows: int, partitions: int, same: DedupConfig, engine: E
     (root / "queries").mkdir(parents=True, exist_ok=True)
     hashes = np.array([text_hash(f"query {i}") for i in range(QUERIES)], np.uint64)
     save_vector(root / "queries" / "all.query_hashes.npy", hashes)
-    queries = Done(partition="all", key="q", outputs={"all.query_hashes.npy": "h"}, info={}), root / "queries"
+    queries = Done(partition="all", key="q", outputs={"all.query_hashes.npy": ""}, info={}), root / "queries"
     inputs = [(done, root / "texts") for done in matched]
     blocks = run(exchange.plan(inputs, partitions=partitions, rows_per_task=1_000_000))
     exchanged = [(done, root / "exchange") for done in blocks]

@@ -106,7 +106,7 @@ def ours(candidates: Path, tables: Path, rule: MatchConfig, scratch: Path) -> in
     extracted = Done(partition="part", key="", outputs={candidates.name: ""}, info={})
     (task,) = texts_step.plan(
         [(extracted, candidates.parent)],
-        Done(partition="queries", key="", outputs={}, info={}),
+        Done(partition="queries", key="", outputs=dict.fromkeys(Matcher.FILES, ""), info={}),
         tables,
         texts=TextsConfig(),
         clean_config=CleanConfig(),

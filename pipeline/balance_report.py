@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.load import load
+from pipeline.checked import Vouched, load_vector, read_batches
+from pipeline.engine import read_record
 from pipeline.errors import OutputError
 from pipeline.stages.balance import BalanceConfig, Windows, balance, gather, solve
-from pipeline.storage import check_output, read_json
+from pipeline.storage import check_output
+from pipeline.summaries import outputs_of
 from pipeline.wit import WitConfig, work_directory
 
 __all__ = ["MODES", "compare_modes"]
@@ -47,20 +49,17 @@ def compare_modes(output: Path) -> pa.Table:
     """One row a mode (MODES), at the t of the data set in `output`. Raises OutputError before it is balanced."""
     check_output(output)
     config = load(WitConfig, output / "config.yaml")
-    unique, counts, limit = _outputs(output, "dedup"), _outputs(output, "count"), _outputs(output, "limit")
-    listed = _outputs(output, "queries")
-    if not (unique and counts and limit and listed):
+    unique, counts = _outputs(output, "dedup", ".unique.parquet"), _outputs(output, "count", "counts.npy")
+    listed = _outputs(output, "queries", ".query_hashes.npy")
+    record = read_record(work_directory(output, "limit") / "done" / "all.json")
+    if not (unique and counts and record and listed):
         raise OutputError(f"{output}: not balanced yet; go on with `python -m pipeline run` first")
-    files = [path for path in unique if path.name.endswith(".unique.parquet")]
-    counted = np.load(next(path for path in counts if path.name.endswith("counts.npy")))
-    hashes = np.load(next(path for path in listed if path.name.endswith(".query_hashes.npy")))
-    record = read_json(work_directory(output, "limit") / "done" / "all.json")
+    counted, hashes = np.array(load_vector(counts[0])), np.array(load_vector(listed[0]))
     t = config.balance.max_pairs_per_query if config.balance.mode == "none" else int(record["info"]["t"])
 
     def batches(columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-        for path in files:
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
+        for file in unique:
+            yield from read_batches(file, _BATCH_ROWS, columns)
 
     plain = BalanceConfig(max_pairs_per_query=t)
     modes = {mode: dataclasses.replace(plain, mode=mode) for mode in ("quota", "coordinated", "metaclip")}
@@ -83,11 +82,10 @@ def compare_modes(output: Path) -> pa.Table:
     return pa.Table.from_pylist([_row(mode, s, int(sums["offered"][0])) for mode, s in sums.items()], schema=MODES)
 
 
-def _outputs(output: Path, step: str) -> list[Path]:
-    """Files of a finished step."""
+def _outputs(output: Path, step: str, ending: str) -> list[Vouched]:
+    """The files of a finished step whose names end so."""
     directory = work_directory(output, step)
-    manifest = read_json(directory / "manifest.json") or {"tasks": []}
-    return [directory / name for task in manifest["tasks"] for name in task["outputs"]]
+    return [Vouched(str(directory / name), digest) for name, digest in outputs_of(directory, ending).items()]
 
 
 def _measure(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:

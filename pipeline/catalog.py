@@ -26,6 +26,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from pipeline.duck import quote_text
 from pipeline.errors import OutputError, PipelineError
 from pipeline.schema import (
     CANDIDATES,
@@ -51,7 +52,6 @@ __all__ = [
     "named_query",
     "open_catalog",
     "quote_name",
-    "quote_text",
     "sql_errors",
 ]
 
@@ -249,8 +249,3 @@ def _runs(output: Path) -> list[dict[str, Any]]:
 def quote_name(name: str) -> str:
     """An SQL identifier, whatever its characters."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def quote_text(text: object) -> str:
-    """An SQL string literal."""
-    return "'" + str(text).replace("'", "''") + "'"

@@ -4,6 +4,7 @@
     |- InputError        a source file is missing, unreadable or not what it claims to be
     |- OutputError       the output directory is not ours, of a newer format, unwritable or full
     |- EmptyError        a run came to its end, and no sample is left to publish
+    |- DamagedFileError  a file that the pipeline wrote is no longer what it was
     |- LockedError       another live run holds the output directory
     |- QueryListError    the query list is missing, damaged or of another version
     |- NetworkError      this machine reaches nothing: addresses not allowed, no route, no resolver, the proxy
@@ -18,6 +19,7 @@ config is a `configs.load.ConfigError`.
 from __future__ import annotations
 
 __all__ = [
+    "DamagedFileError",
     "EmptyError",
     "EngineError",
     "InputError",
@@ -44,6 +46,18 @@ class OutputError(PipelineError):
 
 class EmptyError(PipelineError):
     """A run came to its end, and no sample is left: nothing is published, and what was published stays."""
+
+
+class DamagedFileError(PipelineError):
+    """A file that the pipeline wrote is no longer what it was, or is gone. `run` makes it again and goes on."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path}: damaged: {what}; `python -m pipeline verify DIR --repair` makes it again")
+        self.path = path
+        self.what = what
+
+    def __reduce__(self) -> tuple[type[DamagedFileError], tuple[str, str]]:
+        return type(self), (self.path, self.what)  # it comes from other processes
 
 
 class LockedError(OutputError):

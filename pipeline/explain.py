@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from configs.load import ConfigError, load
 from pipeline.catalog import open_catalog
+from pipeline.checked import Vouched, load_vector
 from pipeline.errors import PipelineError
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, url_id_of
 from pipeline.reasons import REASONS
-from pipeline.steps.step import load_vector
 from pipeline.summaries import outputs_of
 from pipeline.urls import resolver
 from pipeline.wit import PAGE, WitConfig, work_directory
@@ -313,8 +313,9 @@ def _queries(
 def _final_thresholds(output: Path) -> npt.NDArray[np.uint64] | None:
     """uint64[Q]: the final balance's thresholds; None before there are any, and in a subset."""
     step = work_directory(output, "final_threshold")
-    (name,) = outputs_of(step, ".hashes.npy") or (None,)
-    return None if name is None else load_vector(step / name)
+    for name, digest in outputs_of(step, ".hashes.npy").items():
+        return load_vector(Vouched(str(step / name), digest))
+    return None
 
 
 def _hashes(config: WitConfig | None, uid: bytes, texts: Sequence[str | None]) -> list[int | None]:

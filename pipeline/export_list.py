@@ -9,13 +9,13 @@ That is what others publish as the data set. The list is a source as well: `sour
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.catalog import open_catalog
+from pipeline.checked import Vouched, read_batches, read_schema
 from pipeline.errors import InputError, OutputError
 from pipeline.schema import SAMPLES
 from pipeline.storage import commit, read_json, temporary_name, unwritable, write_parquet
@@ -58,8 +58,8 @@ def export_list(output: Path, to: Path) -> int:
     temporary = temporary_name(to)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        names = [shard["parquet"] for shard in manifest["shards"]]
-        rows = write_parquet(temporary, _batches(output / "shards", names, queries), LIST)
+        shards = [Vouched(str(output / "shards" / s["parquet"]), s["parquet_sha256"]) for s in manifest["shards"]]
+        rows = write_parquet(temporary, _batches(shards, queries), LIST)
         commit(temporary, to)
     except OSError as error:
         raise unwritable(to, error) from error
@@ -69,21 +69,20 @@ def export_list(output: Path, to: Path) -> int:
     return rows
 
 
-def _batches(shards: Path, names: list[str], queries: pa.Table) -> Iterator[pa.RecordBatch]:
+def _batches(shards: Sequence[Vouched], queries: pa.Table) -> Iterator[pa.RecordBatch]:
     texts = queries["query"].combine_chunks()  # a query's id is its place
-    for name in names:
-        with pq.ParquetFile(shards / name) as file:
-            there = [column for column in (*_COPIED, *_FACTS) if column in file.schema_arrow.names]
-            for batch in file.iter_batches(columns=there):
-                lists = batch.column("query_ids")
-                named = pa.ListArray.from_arrays(
-                    pa.array(lists.offsets.to_numpy() - lists.offsets[0].as_py(), pa.int32()),
-                    texts.take(lists.flatten()),
-                )
-                columns = {column: batch.column(column) for column in there} | {"queries": named}
-                arrays = [
-                    # What an earlier version did not write is null.
-                    columns[field.name].cast(field.type) if field.name in columns else pa.nulls(len(batch), field.type)
-                    for field in LIST
-                ]
-                yield pa.RecordBatch.from_arrays(arrays, schema=LIST)
+    for shard in shards:
+        there = [column for column in (*_COPIED, *_FACTS) if column in read_schema(shard).names]
+        for batch in read_batches(shard, columns=there):
+            lists = batch.column("query_ids")
+            named = pa.ListArray.from_arrays(
+                pa.array(lists.offsets.to_numpy() - lists.offsets[0].as_py(), pa.int32()),
+                texts.take(lists.flatten()),
+            )
+            columns = {column: batch.column(column) for column in there} | {"queries": named}
+            arrays = [
+                # What an earlier version did not write is null.
+                columns[field.name].cast(field.type) if field.name in columns else pa.nulls(len(batch), field.type)
+                for field in LIST
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=LIST)

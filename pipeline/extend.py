@@ -18,14 +18,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from configs.load import ConfigError, load, to_mapping
-from pipeline.engine import Done, Task
+from pipeline.checked import Vouched, check
+from pipeline.duck import open_duckdb, spill_beside
+from pipeline.engine import Done, Task, read_record
 from pipeline.queries import read_queries
 from pipeline.steps.step import Step, key_of
-from pipeline.storage import read_json, temporary_name, unwritable, write_json, write_parquet
+from pipeline.storage import read_sealed, temporary_name, unwritable, write_parquet, write_sealed
 from pipeline.wit import WitConfig, work_directory
 
 __all__ = ["CHANGES", "begin", "end", "extended", "plan_changes"]
@@ -66,7 +67,7 @@ def extended(config: WitConfig) -> WitConfig:
             f"--extend: max_sources is {config.max_sources}, but {output} was made with {before.max_sources or 'all'}; "
             "an extension only adds: put it back or raise it"
         )
-    listed = read_json(work_directory(output, "queries") / "done" / "all.json") or {}
+    listed = read_record(work_directory(output, "queries") / "done" / "all.json") or {}
     made_with = listed.get("info", {}).get("fingerprint")
     if made_with is not None and made_with != read_queries(config.queries).fingerprint:
         raise ConfigError(
@@ -74,7 +75,7 @@ def extended(config: WitConfig) -> WitConfig:
             "or run without --extend to build the set anew"
         )
     sources = tuple(dict.fromkeys((*before.sources, *config.sources)))
-    under_way = read_json(_before(output) / "extension.json")
+    under_way = read_sealed(_before(output) / "extension.json")
     if under_way is not None and tuple(under_way["sources"]) != sources:
         raise ConfigError(
             f"--extend: an extension of {output} by other sources is under way "
@@ -106,10 +107,10 @@ def begin(config: WitConfig) -> None:
     """
     output = Path(config.output)
     directory = _before(output)
-    if read_json(directory / "extension.json") is not None:
+    if read_sealed(directory / "extension.json") is not None:
         return
     present = work_directory(output, "balance")
-    manifest = read_json(present / "manifest.json") or {"tasks": []}
+    manifest = read_sealed(present / "manifest.json") or {"tasks": []}
     outputs = {name: sha for task in manifest["tasks"] for name, sha in task["outputs"].items()}
     chosen = {name: sha for name, sha in outputs.items() if name.endswith(".chosen.parquet")}
     temporary = temporary_name(output / "before")  # where the next run would sweep it
@@ -120,7 +121,7 @@ def begin(config: WitConfig) -> None:
                 os.link(present / name, temporary / name)
             except OSError:
                 shutil.copyfile(present / name, temporary / name)
-        write_json(temporary / "extension.json", {"sources": list(config.sources), "chosen": chosen})
+        write_sealed(temporary / "extension.json", {"sources": list(config.sources), "chosen": chosen})
         shutil.rmtree(directory, ignore_errors=True)
         temporary.rename(directory)
     except OSError as error:
@@ -130,7 +131,7 @@ def begin(config: WitConfig) -> None:
 def plan_changes(config: WitConfig, chosen: Sequence[Done]) -> Step | None:
     """One task: the pairs that the plan gained and lost; None where no extension by these sources is under way."""
     output = Path(config.output)
-    state = read_json(_before(output) / "extension.json")
+    state = read_sealed(_before(output) / "extension.json")
     if state is None or tuple(state["sources"]) != config.sources:
         return None
     present = work_directory(output, "balance")
@@ -138,8 +139,8 @@ def plan_changes(config: WitConfig, chosen: Sequence[Done]) -> Step | None:
         partition="all",
         work=_changes,
         arguments={
-            "before": [str(_before(output) / name) for name in sorted(state["chosen"])],
-            "after": [str(record.path(present, "chosen")) for record in chosen],
+            "before": [Vouched(str(_before(output) / name), sha) for name, sha in sorted(state["chosen"].items())],
+            "after": [record.file(present, "chosen") for record in chosen],
         },
         outputs=("all.added.parquet", "all.evicted.parquet"),
         key=key_of(VERSION, chosen, sorted(state["chosen"].items())),
@@ -159,14 +160,13 @@ def _changes(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[
     return {"rows": added + evicted, "added": added, "evicted": evicted}
 
 
-def _only_in(these: Sequence[str], others: Sequence[str], path: Path) -> int:
+def _only_in(these: Sequence[Vouched], others: Sequence[Vouched], path: Path) -> int:
     """Write the pairs of `these` files whose uid is not in the `others`, in the set's order."""
-    with duckdb.connect(config={"threads": 1, "memory_limit": f"{_MEMORY_MB}MB"}) as database:
-        database.execute(f"SET temp_directory = '{path}.spill'")
+    with open_duckdb(spill_beside(path), memory_mb=_MEMORY_MB) as database:
         for name, files in (("these", these), ("others", others)):
             columns = 'uid, url_id, url, caption, "order"'
             if files:
-                database.from_parquet(list(files)).project(columns).create_view(name)
+                database.from_parquet([check(file) for file in files]).project(columns).create_view(name)
             else:
                 empty = ", ".join(f"NULL::{kind} AS c" for kind in ("BLOB", "BLOB", "VARCHAR", "VARCHAR", "UBIGINT"))
                 database.execute(f'CREATE VIEW {name}(uid, url_id, url, caption, "order") AS SELECT {empty} LIMIT 0')

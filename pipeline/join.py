@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.catalog import joined_files, open_catalog, quote_name, quote_text, sql_errors
+from pipeline.catalog import joined_files, open_catalog, quote_name, sql_errors
+from pipeline.duck import quote_text
 from pipeline.errors import InputError, OutputError
 from pipeline.storage import commit, temporary_name, unwritable
 from pipeline.uid_tables import rows_by_uid

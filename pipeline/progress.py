@@ -29,6 +29,11 @@ class Progress:
         self.console = console or PrintableConsole(stderr=True)
         self.quiet = console is None if quiet is None else quiet
 
+    def say(self, line: str) -> None:
+        """Print a line for people, unless quiet."""
+        if not self.quiet:
+            self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
     @contextmanager
     def step(self, title: str, *, total: int, skipped: int) -> Iterator[Callable[[int], None]]:
         """A bar of `total` tasks, `skipped` of them done before; call the result with rows per task."""

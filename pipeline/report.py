@@ -13,6 +13,7 @@ import duckdb
 
 from pipeline.balance_report import compare_modes
 from pipeline.catalog import named_query, open_catalog
+from pipeline.engine import read_record
 from pipeline.errors import OutputError
 from pipeline.printable import printable
 from pipeline.shard import extension_of, shard_name
@@ -99,7 +100,7 @@ def _retries(output: Path) -> str:
 
 def _modes(output: Path) -> str:
     """Captions by mode of balancing; nothing before the set is balanced, or where that would take minutes."""
-    balanced = read_json(output / "work" / "count" / "done" / "all.json") or {"info": {"pairs": 0}}
+    balanced = read_record(output / "work" / "count" / "done" / "all.json") or {"info": {"pairs": 0}}
     if not 0 < balanced["info"]["pairs"] <= _MODES_PAIRS:
         return ""
     try:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, dump, fingerprint, load
+from pipeline.damage import Patience, withdraw
 from pipeline.emptiness import is_to_be_published, refuse_emptiness
-from pipeline.engine import Done, finished, open_engine
-from pipeline.errors import OutputError
+from pipeline.engine import Done, Engine, finished, open_engine
+from pipeline.errors import DamagedFileError, OutputError
 from pipeline.extend import begin, end, extended, plan_changes
 from pipeline.ledger import Line, totals
 from pipeline.progress import Progress
@@ -30,7 +31,7 @@ from pipeline.stages.fetch import find_img2dataset
 from pipeline.steps import retries
 from pipeline.steps.publish import publish
 from pipeline.steps.step import Step
-from pipeline.storage import append_line, check_output, open_output, write_bytes, write_json
+from pipeline.storage import append_line, check_output, open_output, read_json, write_bytes, write_json
 from pipeline.wit import Recipe, WitConfig, recipe, sources_of, work_directory
 
 __all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
@@ -44,6 +45,8 @@ class RunResult:
     """The published version's directory."""
     ran_tasks: int
     """Tasks that were not done before; 0 when there was nothing to do."""
+    put_back: Sequence[str]
+    """Published files that were missing or not of their size, and are there again."""
     lines: Sequence[Line]
     """The ledger over all stages."""
     samples: int
@@ -63,18 +66,21 @@ class StepState:
     rows: int
 
 
-def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = False) -> RunResult:
+def run(
+    config: WitConfig, *, progress: Progress | None = None, extend: bool = False, offline: bool = False
+) -> RunResult:
     """Bring the data set that `config` describes to done, from wherever it is.
 
     With `extend` the sources of the data set that is there come first, and what the added ones changed in the
-    plan is listed (`extend.py`). Raises PipelineError (see errors.py), among them EmptyError where no sample is left;
-    nothing that was finished is lost, and an empty version never replaces what is published.
+    plan is listed (`extend.py`). With `offline` nothing is requested: OutputError where a picture is missing. Raises
+    PipelineError (see errors.py), among them EmptyError where no sample is left; nothing that was finished is lost, and
+    an empty version never replaces what is published.
     """
     progress = progress or Progress()
     started = time.time()
     log: dict[str, Any] = {}
-    records: dict[str, list[Done]] = {}
-    ran = 0
+    damaged: list[str] = []
+    patience = Patience()
     refuse_subset(Path(config.output))
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
     with open_output(Path(config.output)) as output:
@@ -83,37 +89,23 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
         status, config_yaml = "failed", dump(config)
         try:
             with open_engine(config.engine, progress) as engine:
-                page = recipe(config)
-                step: Step | None = next(page)
-                while step is not None:
-                    directory = work_directory(output, step.name)
-                    todo = sum(1 for task in step.tasks if finished(directory, task) is None)
-                    if todo and not ran:
-                        write_bytes(output / "config.yaml", config_yaml.encode())
-                    ran += todo
-                    began = time.time()
-                    with _served(config, needed=todo > 0 and step.name == "fetch"):
-                        done = engine.run_step(
-                            directory, step.tasks, title=step.title, keep=step.keep, accept=step.accept
-                        )
-                    log[step.name] = {"tasks": len(done), "ran": todo, "seconds": round(time.time() - began, 3)}
-                    records[step.name] = done
-                    if todo:
-                        _write_ledger(output, records)
-                    step = _send(page, done)
-                if (changes := plan_changes(config, records["balance"])) is not None:
-                    (listed,) = engine.run_step(
-                        work_directory(output, changes.name), changes.tasks, title=changes.title
-                    )
-                    log[changes.name] = {name: listed.info[name] for name in ("added", "evicted")}
-            samples = sum(int(record.info["rows"]) for record in records["shards"])
-            lines = _lines(records)
-            version, fresh = output / "shards", False
-            if is_to_be_published(samples, lines):
-                version, fresh = publish(output, records["shards"], config_yaml)
-                end(output)
-            if ran or fresh:
-                _write_ledger(output, records)
+                while True:
+                    try:
+                        records = _run_steps(config, output, engine, log, offline=offline)
+                        lines, samples = _lines(records), _sum(records["shards"], "rows")
+                        version: Path = output / "shards"
+                        put_back: Sequence[str] = ()
+                        if is_to_be_published(samples, lines):
+                            version, put_back = publish(output, records["shards"], config_yaml)
+                            end(output)
+                        break
+                    except DamagedFileError as error:
+                        patience.check(error)
+                        damaged.append(withdraw(output, error))
+                        progress.say(damaged[-1])
+            for name in put_back:
+                progress.say(f"damaged: shards/{name}: missing, or not of its size; put back")
+            _write_ledger(output, records)
             retry = _end_retry(output, records["fetched"])
             if retry is not None:
                 log["fetched"] |= dataclasses.asdict(retry)
@@ -124,18 +116,58 @@ def run(config: WitConfig, *, progress: Progress | None = None, extend: bool = F
             status = "stopped"
             raise
         finally:
-            if ran or status != "finished":
+            ran = sum(int(step.get("ran", 0)) for step in log.values())
+            if ran or damaged or status != "finished":
                 with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
-                    append_line(output / "runs.jsonl", _run_record(config, started, status, log))
+                    append_line(output / "runs.jsonl", _run_record(config, started, status, log, damaged))
     return RunResult(
         version=version,
         ran_tasks=ran,
+        put_back=put_back,
         lines=lines,
         samples=samples,
-        num_bytes=sum(int(record.info["bytes"]) for record in records["shards"]),
+        num_bytes=_sum(records["shards"], "bytes"),
         seconds=time.time() - started,
         retry=retry,
     )
+
+
+def _run_steps(
+    config: WitConfig, output: Path, engine: Engine, log: dict[str, Any], *, offline: bool
+) -> dict[str, list[Done]]:
+    """Every step of the recipe; returns the records by step, and adds to `log` what each step ran, and how long.
+
+    The config is written before the first task. Raises DamagedFileError when a task meets a file that is not what its
+    record says; what ran before counts.
+    """
+    records: dict[str, list[Done]] = {}
+    page = recipe(config)
+    step: Step | None = next(page)
+    while step is not None:
+        directory = work_directory(output, step.name)
+        todo = sum(1 for task in step.tasks if finished(directory, task) is None)
+        if todo and not any(about["ran"] for about in log.values()):
+            write_bytes(output / "config.yaml", dump(config).encode())
+        if todo and offline and step.name == "fetch":
+            missing = sum(int(record.info["missing"]) for record in records["requests"])
+            raise OutputError(
+                f"{output}: {missing:,} pictures cannot be repaired, nothing is left of them; "
+                "`python -m pipeline run` requests them again"
+            )
+        about = log.setdefault(step.name, {"tasks": 0, "ran": 0, "seconds": 0.0})
+        about |= {"tasks": len(step.tasks), "ran": about["ran"] + todo}
+        began = time.time()
+        with _served(config, needed=todo > 0 and step.name == "fetch"):
+            done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep, accept=step.accept)
+        about["seconds"] = round(about["seconds"] + time.time() - began, 3)
+        records[step.name] = done
+        if todo:
+            _write_ledger(output, records)
+        step = _send(page, done)
+    if (changes := plan_changes(config, records["balance"])) is not None:
+        (listed,) = engine.run_step(work_directory(output, changes.name), changes.tasks, title=changes.title)
+        log[changes.name] = {"ran": 1} | {name: listed.info[name] for name in ("added", "evicted")}
+    return records
 
 
 def refuse_subset(output: Path) -> None:
@@ -219,15 +251,21 @@ def _served(config: WitConfig, *, needed: bool) -> Iterator[None]:
         yield
 
 
+def _sum(records: Sequence[Done], name: str) -> int:
+    return sum(int(record.info[name]) for record in records)
+
+
 def _lines(records: Mapping[str, Sequence[Done]]) -> Sequence[Line]:
     return totals(record.info for step in records.values() for record in step)
 
 
 def _write_ledger(output: Path, records: Mapping[str, Sequence[Done]]) -> None:
-    write_json(output / "ledger.json", {"lines": [vars(line) for line in _lines(records)]})
+    content = {"lines": [vars(line) for line in _lines(records)]}
+    if read_json(output / "ledger.json") != content:
+        write_json(output / "ledger.json", content)
 
 
-def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str, Any]) -> str:
+def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str, Any], damaged: Sequence[str]) -> str:
     packages = ("openwit", "ray", "pyarrow", "duckdb", "numpy", "pillow", "pycurl")
     record = {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
@@ -239,6 +277,7 @@ def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in packages},
         "steps": log,
+        "damaged": damaged,
     }
     return json.dumps(record, sort_keys=True)
 

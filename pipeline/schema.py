@@ -120,6 +120,7 @@ _ANSWER = [
     *_IMAGE_FACTS,
     pa.field("tar_offset", pa.int64()),  # of the image's bytes in the staging tar
     pa.field("num_bytes", pa.int64()),  # of the image as stored
+    pa.field("stored_xxh3", _ID),  # xxh3-128 of these bytes; null where an earlier version stored them
 ]
 
 _LOOK = pa.field("thumbnail", pa.binary(288))  # see `thumbnail.py`; null in facts of before there was one
@@ -185,6 +186,7 @@ SAMPLES = pa.schema(
             ("tar_offset", pa.int64()),  # of the image's bytes in the shard's tar
             ("num_bytes", pa.int64()),
         ),
+        pa.field("stored_xxh3", _ID),  # xxh3-128 of these bytes; sets published by earlier versions lack the column
     ]
 )
 """A published sample: one row beside its tar member, same order."""

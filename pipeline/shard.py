@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.checked import picture_hash
 from pipeline.schema import SAMPLES
 from pipeline.storage import write_parquet
 from pipeline.tar import TarWriter
@@ -34,7 +35,7 @@ __all__ = [
     "write_shard",
 ]
 
-_IN_HEX = ("uid", "url_id", "phash", "order")
+_IN_HEX = ("uid", "url_id", "phash", "order", "stored_xxh3")
 """Binary or uint64 in Parquet, hex in JSON: readers of JSON take numbers for int64 (Hugging Face datasets), or for
 float64 (JavaScript)."""
 
@@ -71,8 +72,9 @@ def write_shard(
 ) -> dict[str, Any]:
     """Write one shard from (facts, picture) pairs; returns its row and byte counts for the done-record.
 
-    `outputs` are the paths of `shard_outputs`, in that order. Facts are by SAMPLES column; key, shard and
-    tar_offset are set here, columns without a fact are null. Holds the rows of one shard in memory.
+    `outputs` are the paths of `shard_outputs`, in that order. Facts are by SAMPLES column; key, shard and tar_offset
+    are set here, and the picture's hash where there is none; columns without a fact are null. Holds the rows of one
+    shard in memory.
     """
     parquet_path, tar_path, stats_path = outputs.values()
     rows: list[dict[str, Any]] = []
@@ -80,6 +82,7 @@ def write_shard(
         for index, (facts, image) in enumerate(samples):
             key = key_of_sample(shard, index, samples_per_shard)
             row: dict[str, Any] = {name: facts.get(name) for name in SAMPLES.names} | {"key": key, "shard": shard}
+            row["stored_xxh3"] = row["stored_xxh3"] or picture_hash(image)
             row["tar_offset"] = tar.add(f"{key}.{extension_of(image)}", image)
             tar.add(f"{key}.json", json_of(row))
             tar.add(f"{key}.txt", row["caption"].encode())

@@ -10,6 +10,7 @@ limit, beyond which it spills to disk.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import ConfigError, load
-from pipeline.catalog import SqlError, confine, joined_files, open_catalog, quote_text, sql_errors
+from pipeline.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
+from pipeline.checked import Vouched, check, open_file, read_range, read_table
+from pipeline.duck import full_disk, quote_text
 from pipeline.engine import Done, EngineConfig, Task, open_engine
 from pipeline.errors import InputError, OutputError
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
@@ -102,7 +105,7 @@ def subset(source: Path, config: SubsetConfig, out: Path, *, progress: Progress 
         with open_output(unfinished):  # its lock keeps another subset away from the same place
             try:
                 _remove_remains(unfinished)
-                result = _build(source, config, unfinished, database, progress or Progress())
+                result = _build(source, manifest["fingerprint"], config, unfinished, database, progress or Progress())
                 taken = {"taken_from": manifest["fingerprint"], "version": 1, **_options(config)}
                 write_json(unfinished / "subset.json", taken)
                 if out.exists():
@@ -139,9 +142,14 @@ def _remove_remains(unfinished: Path) -> None:
 
 
 def _build(
-    source: Path, config: SubsetConfig, root: Path, database: duckdb.DuckDBPyConnection, progress: Progress
+    source: Path,
+    fingerprint: str,
+    config: SubsetConfig,
+    root: Path,
+    database: duckdb.DuckDBPyConnection,
+    progress: Progress,
 ) -> list[Done]:
-    """Fill `root`; returns the records of its shards."""
+    """Fill `root`; returns the records of its shards. `fingerprint` is of the source's version."""
     scratch = root / "work" / "chosen"
     scratch.mkdir(parents=True)
     chosen, parent = scratch / "chosen.parquet", load(WitConfig, source / "shards" / "config.yaml")
@@ -157,11 +165,16 @@ def _build(
             "first": first,
             "last": last,
             "source": str((source / "shards").resolve()),
+            "fingerprint": fingerprint,
             "shard": shard,
             "samples_per_shard": size,
         }
         name = shard_name(shard)
-        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=shard_outputs(shard), key=name))
+        tasks.append(
+            Task(
+                partition=name, work=_work, arguments=arguments, outputs=shard_outputs(shard), key=name, published=True
+            )
+        )
     with open_engine(EngineConfig(kind=config.engine), progress) as engine:
         done = engine.run_step(work_directory(root, "shards"), tasks, title="copy samples")
     publish(root, done, (source / "shards" / "config.yaml").read_text(encoding="utf-8"))
@@ -256,7 +269,10 @@ def _edges(matching: Path, parent: WitConfig, query_hashes: npt.NDArray[np.uint6
 
 
 def _copy(database: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
-    database.execute(f"COPY ({query}) TO {quote_text(path)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)")
+    with full_disk(path):
+        database.execute(
+            f"COPY ({query}) TO {quote_text(path)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)"
+        )
 
 
 # --- copying ------------------------------------------------------------------------------------
@@ -269,19 +285,28 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 
 def _samples(arguments: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """(facts, picture) of the task's ranks, old shard after old shard."""
-    source = Path(arguments["source"])
+    vouched = _published(Path(arguments["source"]), arguments["fingerprint"])
     ranks = _ranks(arguments["chosen"], arguments["first"], arguments["last"])
     for shard, group in itertools.groupby(ranks, key=lambda row: int(row["shard"])):
         chosen = {row["tar_offset"]: row["selected_by"] for row in group}
-        table = pq.read_table(source / f"{shard_name(shard)}.parquet")
+        tar, parquet = (vouched[f"{shard_name(shard)}.{kind}"] for kind in ("tar", "parquet"))
+        table = read_table(parquet)
+        if "stored_xxh3" not in table.column_names:  # published by an earlier version
+            check(tar)
         table = table.filter(pc.is_in(table["tar_offset"], pa.array(chosen, pa.int64())))
-        with (source / f"{shard_name(shard)}.tar").open("rb") as tar:
+        with open_file(tar.path) as file:
             for row in table.to_pylist():
-                tar.seek(row["tar_offset"])
-                image = tar.read(row["num_bytes"])
-                if len(image) != row["num_bytes"]:
-                    raise InputError(f"{tar.name}: shorter than its metadata says; see `python -m pipeline verify`")
+                image = read_range(file, row["tar_offset"], row["num_bytes"], row.get("stored_xxh3"))
                 yield row | {"selected_by": chosen[row["tar_offset"]]}, image
+
+
+@functools.lru_cache(maxsize=2)
+def _published(shards: Path, fingerprint: str) -> Mapping[str, Vouched]:
+    """Name -> what the manifest, which has this fingerprint, says of tars and Parquet files; read once a process."""
+    manifest = read_json(shards / "manifest.json") or {"shards": []}
+    digests = {entry["name"]: entry["sha256"] for entry in manifest["shards"]}
+    digests |= {entry["parquet"]: entry["parquet_sha256"] for entry in manifest["shards"]}
+    return {name: Vouched(str(shards / name), digest) for name, digest in digests.items()}
 
 
 def _ranks(path: str, first: int, last: int) -> Iterator[dict[str, Any]]:

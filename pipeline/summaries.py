@@ -1,9 +1,9 @@
 """Small tables that answer slow questions at once: made when a run publishes, used while they are fresh.
 
-    work/fetched (FETCHED) --group by host--> work/summaries/hosts-KEY.parquet
+    work/fetched (FETCHED) --group by host--> work/summaries/hosts-KEY-HASH.parquet
 
-KEY is a hash of the content that the table sums up. Whoever asks while a step is under way, or after it
-was redone, finds no table of that key, and the catalog computes the answer from the rows themselves.
+KEY is a hash of the content that the table sums up, HASH one of the table itself. Whoever asks while a step is under
+way, or after it was redone, finds no table of that key, and the catalog computes the answer from the rows themselves.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import duckdb
 import pyarrow as pa
 
 from configs.load import fingerprint
+from pipeline.checked import Vouched, check, digest_of
+from pipeline.duck import full_disk, quote_text
+from pipeline.engine import digest_in, read_record
 from pipeline.schema import FETCHED
-from pipeline.storage import commit, read_json, temporary_name, unwritable
+from pipeline.storage import commit, read_sealed, temporary_name, unwritable
 
 __all__ = ["SUMMARIES", "Summary", "fresh_summary", "outputs_of", "read_parquet_sql", "write_summaries"]
 
@@ -53,67 +56,72 @@ SUMMARIES: dict[str, Summary] = {
 
 
 def outputs_of(step: Path, ending: str) -> dict[str, str]:
-    """File name -> sha256 of the step's finished tasks' outputs whose names end so, in task order."""
-    manifest = read_json(step / "manifest.json")
+    """File name -> digest of the step's finished tasks' outputs whose names end so, in task order."""
+    manifest = read_sealed(step / "manifest.json")
     if manifest is not None:
         records = manifest["tasks"]
-        found = {name: str(sha256) for record in records for name, sha256 in record["outputs"].items()}
+        found = {name: str(digest) for record in records for name, digest in record["outputs"].items()}
     else:  # the step is under way
-        records = [read_json(path) for path in sorted((step / "done").glob("*.json"))]
-        found = {name: str(out["sha256"]) for record in records if record for name, out in record["outputs"].items()}
-    return {name: sha256 for name, sha256 in found.items() if name.endswith(ending) and (step / name).exists()}
+        under_way = filter(None, map(read_record, sorted((step / "done").glob("*.json"))))
+        found = {name: digest_in(out) for record in under_way for name, out in record["outputs"].items()}
+    return {name: digest for name, digest in found.items() if name.endswith(ending) and (step / name).exists()}
 
 
 def fresh_summary(output: Path, name: str) -> Path | None:
-    """The summary's file, or None where it is absent or of other rows."""
-    path = _path(output, name)
-    return path if path is not None and path.exists() else None
+    """The summary's file, or None where it is absent, damaged or of other rows."""
+    pattern = _pattern(output, name)
+    for path in () if pattern is None else sorted((output / "work" / "summaries").glob(pattern)):
+        digest = path.stem.rpartition("-")[2]
+        if digest_of(path).startswith(digest):
+            return path
+    return None
 
 
 def write_summaries(output: Path) -> None:
     """Make every summary that is not fresh, and drop those of other rows. Raises OutputError."""
     directory = output / "work" / "summaries"
-    paths = {name: _path(output, name) for name in SUMMARIES}
-    for name, path in paths.items():
-        if path is not None and not path.exists():
-            _write(output, SUMMARIES[name], path)
+    kept: set[Path | None] = set()
+    for name, summary in SUMMARIES.items():
+        pattern = _pattern(output, name)
+        if pattern is not None:
+            kept.add(fresh_summary(output, name) or _write(output, summary, directory, pattern))
     if directory.is_dir():
         for path in directory.iterdir():
-            if path not in paths.values():
+            if path not in kept:
                 path.unlink()
 
 
-def _path(output: Path, name: str) -> Path | None:
+def _pattern(output: Path, name: str) -> str | None:
+    """The summary's file name, with a star for the hash of its content; None where there is nothing to sum up."""
     summary = SUMMARIES[name]
     outputs = outputs_of(output / "work" / summary.step, summary.ending)
     if not outputs:
         return None
     key = fingerprint(name, summary.query, list(outputs.items()))[:12]
-    return output / "work" / "summaries" / f"{name}-{key}.parquet"
+    return f"{name}-{key}-*.parquet"
 
 
-def _write(output: Path, summary: Summary, path: Path) -> None:
+def _write(output: Path, summary: Summary, directory: Path, pattern: str) -> Path:
+    path = directory / pattern.replace("*", "new")
     temporary = temporary_name(path)
     step = output / "work" / summary.step
-    rows = read_parquet_sql([step / name for name in outputs_of(step, summary.ending)])
+    files = [Vouched(str(step / name), digest) for name, digest in outputs_of(step, summary.ending).items()]
+    rows = read_parquet_sql([Path(check(file)) for file in files])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with duckdb.connect() as database:
-            database.execute(f"SET temp_directory = '{_quoted(f'{temporary}.spill')}'")
+        with full_disk(path), duckdb.connect() as database:
+            database.execute(f"SET temp_directory = {quote_text(f'{temporary}.spill')}")
             query = summary.query.replace("$ROWS", rows)
-            database.execute(f"COPY ({query}) TO '{_quoted(str(temporary))}' (FORMAT parquet, COMPRESSION zstd)")
+            database.execute(f"COPY ({query}) TO {quote_text(temporary)} (FORMAT parquet, COMPRESSION zstd)")
+        path = directory / pattern.replace("*", digest_of(temporary)[:16])
         commit(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+    return path
 
 
 def read_parquet_sql(files: Sequence[Path]) -> str:
     """The DuckDB table function over `files`, which must not be empty."""
-    names = ", ".join(f"'{_quoted(str(path))}'" for path in files)
-    return f"read_parquet([{names}])"
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+    return f"read_parquet([{', '.join(map(quote_text, files))}])"

@@ -8,7 +8,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from pipeline.catalog import quote_name, quote_text
+from pipeline.catalog import quote_name
+from pipeline.duck import quote_text
 from pipeline.errors import InputError
 
 __all__ = ["load_uids", "rows_by_uid"]

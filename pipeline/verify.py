@@ -4,11 +4,15 @@
                   --counts---------> sizes.json, _stats.json, the manifest's own sum and fingerprint
 
 Each damage is one line: which file, and what about it. Shards are read once, as streams; memory is bounded
-by one shard's rows and one picture. Pictures are not decoded: their bytes are vouched for by the tar's sha256.
+by one shard's rows and one picture. A picture is held against the hash in its row; where an earlier version published
+the set, there is none, and the picture is decoded: what is no picture is damage, whatever vouches for the tar.
+
+`verify_work.py` looks at work/, `repair.py` makes damaged parts again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,8 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import fingerprint
+from pipeline.checked import picture_hash
 from pipeline.errors import OutputError
 from pipeline.shard import extension_of, json_of, samples_of
+from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Rejected
 from pipeline.steps.publish import MANIFEST_VERSION
 from pipeline.storage import check_output, read_json, sha256_of
 from pipeline.summaries import read_parquet_sql
@@ -214,7 +220,7 @@ def _check_shard(root: Path, entry: Mapping[str, Any]) -> _Checked:
         except OSError as error:
             damages.append(_damage(name, f"cannot be read ({error.strerror})"))
     try:
-        table = pq.read_table(root / entry["parquet"], partitioning=None)
+        table = pq.read_table(root / entry["parquet"], partitioning=None, page_checksum_verification=True)
         rows = samples_of(table)
     except (OSError, pa.ArrowException, ValueError) as error:
         if (root / entry["parquet"]).exists():
@@ -282,10 +288,16 @@ def _rows(entry: Mapping[str, Any], rows: pa.Table) -> Iterator[Damage]:
             yield _damage(entry["parquet"], f"row {number}: selected by a query that it does not contain")
 
 
+_ANY_PICTURE = ImageConfig(min_side=1, max_aspect_ratio=0.0, max_pixels=2**31)
+
+
 def _members(path: Path, rows: pa.Table) -> Iterator[str]:
     """Compare the tar with what its rows say, from the first byte to the last."""
     position = 0
-    with path.open("rb") as file:
+    with path.open("rb") as file, contextlib.ExitStack() as stack:
+        checker = None
+        if "stored_xxh3" not in rows.column_names:
+            checker = stack.enter_context(IsolatedChecker(_ANY_PICTURE))
         for batch in rows.to_batches(max_chunksize=1024):
             for row in batch.to_pylist():
                 key, size = row["key"], row["num_bytes"]
@@ -299,6 +311,8 @@ def _members(path: Path, rows: pa.Table) -> Iterator[str]:
                 if len(image) != size:
                     yield f"ends inside sample {key}"
                     return
+                if problem := _picture_problem(image, row.get("stored_xxh3"), checker):
+                    yield f"sample {key}: {problem}"
                 if header != _header(name, size):
                     yield f"sample {key}: {_instead(header)} where the header of {name} ({size} bytes) should be"
                     return
@@ -311,6 +325,16 @@ def _members(path: Path, rows: pa.Table) -> Iterator[str]:
                         return
                     position += used
         yield from _end(file, position)
+
+
+def _picture_problem(image: bytes, digest: bytes | None, checker: IsolatedChecker | None) -> str | None:
+    """Why these are not the bytes that were stored or, where only a `checker` can tell, of any picture."""
+    if checker is None:
+        return None if picture_hash(image) == digest else "the picture's bytes are not those that were stored"
+    (checked,) = checker.check([image])
+    if not isinstance(checked, Rejected):
+        return None
+    return f"its picture is none ({checked.reason}: {checked.detail})"
 
 
 def _text_member(file: BinaryIO, name: str, expected: bytes) -> tuple[str | None, int]:

@@ -10,7 +10,7 @@ sql         CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] 
 report      CONFIG.yaml|DIR [--to FILE.html]           the data card
 balance-report CONFIG.yaml|DIR                         what balancing does to the captions, mode by mode
 explain     CONFIG.yaml|DIR --uid HEX | --url URL      the story of one link
-verify      CONFIG.yaml|DIR                            check every tar, member, hash, row and count
+verify      CONFIG.yaml|DIR [--work] [--repair]        check every tar, picture, hash, row and count
 subset      DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N] [--samples_per_shard N]
             [--allow-files]                            let the condition read other files of this machine
 join        DIR SCORES.parquet [--name NAME]           a user's columns, by uid

@@ -14,14 +14,18 @@ from pipeline.catalog import NAMED_QUERIES, VIEWS, check_query, confine, named_q
 from pipeline.commands.results import shape_of, show
 from pipeline.commands.words import Words
 from pipeline.explain import explain, lines_of
-from pipeline.printable import printable_json, say
+from pipeline.printable import PrintableConsole, printable_json, say
+from pipeline.progress import Progress
+from pipeline.repair import repair
 from pipeline.report import write_report
 from pipeline.storage import temporary_name
-from pipeline.verify import verify
+from pipeline.verify import Damage, verify
+from pipeline.verify_work import verify_work
 
 __all__ = ["balance_report_command", "explain_command", "report_command", "sql_command", "verify_command"]
 
 _DATA_SET = "CONFIG.yaml or a data set's directory"
+_REPAIRS = 2
 
 
 def sql_command(words: Words) -> int:
@@ -112,16 +116,35 @@ def report_command(words: Words) -> int:
 
 
 def verify_command(words: Words) -> int:
-    """verify CONFIG.yaml|DIR
+    """verify CONFIG.yaml|DIR [--work] [--repair]
 
-    Check every tar, member, hash, row and count of the published shards. Each damage is a line; the exit status is
-    1 when there is one.
+    Check every tar, member, picture, hash, row and count of the published shards. Each damage is a line; the exit
+    status is 1 when there is one. With --work, check every file of work/ too, against its done-record. With --repair,
+    make again what is damaged, from what is left: nothing is requested.
     """
+    work, mend = words.take_flag("work"), words.take_flag("repair")
     (target,) = words.positional(1, _DATA_SET)
     output = words.output(target)
+    damages = _verify(output, work=work)
+    if mend and damages:
+        for _ in range(_REPAIRS):  # a damaged manifest hides what else is damaged
+            repair(output, damages, Progress(PrintableConsole(stderr=True)))
+            damages = _verify(output, work=work)
+            if not damages:
+                break
+    return 1 if damages else 0
+
+
+def _verify(output: Path, *, work: bool) -> list[Damage]:
+    """Print what is damaged, and a last line that sums up."""
     result = verify(output)
-    for damage in result.damages:
+    damages = list(result.damages)
+    checked = f"{result.shards:,} shards, {result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB"
+    if work:
+        beneath = verify_work(output)
+        damages += beneath.damages
+        checked += f", {beneath.shards:,} tasks of work/, {beneath.num_bytes / 1e6:,.1f} MB"
+    for damage in damages:
         say(f"damaged: {damage.file}: {damage.what}")
-    verdict = f"{len(result.damages)} damaged" if result.damages else "all whole"
-    say(f"{output}: {result.shards:,} shards, {result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB: {verdict}")
-    return 1 if result.damages else 0
+    say(f"{output}: {checked}: {f'{len(damages)} damaged' if damages else 'all whole'}")
+    return damages

@@ -101,7 +101,7 @@ def run_command(words: Words) -> int:
     result = run(config, progress=Progress(console), extend=extend)
     if result.retry is not None:
         console.print(f"retry: {_retried(result.retry)}")
-    if not result.ran_tasks:
+    if not result.ran_tasks and not result.put_back:
         console.print(f"{config.output}: nothing to do, {result.samples:,} samples are up to date", soft_wrap=True)
         return 0
     table = Table("stage", "unit", "in", "kept", "rejected", "most common reasons", box=box.SIMPLE_HEAD)

@@ -17,7 +17,7 @@ from pipeline.wit import WitConfig
 __all__ = ["Words"]
 
 _OPTION = re.compile(r"--([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
-_FLAGS = ("allow-files", "extend", "retry-failed")
+_FLAGS = ("allow-files", "extend", "repair", "retry-failed", "work")
 """Options without a value."""
 
 

@@ -7,6 +7,18 @@ The engine knows nothing of what a task means. Ray is imported only when a task 
 """
 
 from pipeline.engine.engine import Engine, EngineConfig, open_engine
-from pipeline.engine.task import Done, Task, Work, finished, forget, run_task
+from pipeline.engine.task import Done, Task, Work, digest_in, finished, forget, read_record, run_task
 
-__all__ = ["Done", "Engine", "EngineConfig", "Task", "Work", "finished", "forget", "open_engine", "run_task"]
+__all__ = [
+    "Done",
+    "Engine",
+    "EngineConfig",
+    "Task",
+    "Work",
+    "digest_in",
+    "finished",
+    "forget",
+    "open_engine",
+    "read_record",
+    "run_task",
+]

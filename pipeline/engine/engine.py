@@ -13,7 +13,7 @@ from typing import Any, Literal
 from configs.load import ConfigError
 from pipeline.engine.task import Done, Task, finished, run_task
 from pipeline.progress import Progress
-from pipeline.storage import read_json, sweep, write_json
+from pipeline.storage import read_sealed, sweep, write_sealed
 
 __all__ = ["Engine", "EngineConfig", "InlineEngine", "open_engine"]
 
@@ -89,9 +89,9 @@ class Engine(ABC):
                         accept(directory, record)
                     advance(int(record.info.get("rows", 0)))
         records = [done[task.partition] for task in tasks]
-        stale = read_json(directory / "manifest.json") != _manifest(records)
+        stale = read_sealed(directory / "manifest.json") != _manifest(records)
         if waiting or stale or (not keep and _has_strangers(directory, records)):
-            write_json(directory / "manifest.json", _manifest(records))
+            write_sealed(directory / "manifest.json", _manifest(records))
             if not keep:
                 _remove_strangers(directory, records)
         return records

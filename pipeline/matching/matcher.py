@@ -25,7 +25,7 @@ from pipeline.matching.characters import (
     settled,
     words,
 )
-from pipeline.storage import commit, temporary_name, write_json
+from pipeline.storage import commit, save_vector, temporary_name, write_json
 
 if TYPE_CHECKING:
     from pipeline.queries import QueryList
@@ -163,8 +163,7 @@ class Matcher:
         directory.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             temporary = temporary_name(directory / f"{name}.npy")
-            with temporary.open("wb") as file:
-                np.save(file, getattr(self, name))
+            save_vector(temporary, getattr(self, name))
             commit(temporary, directory / f"{name}.npy")
         write_json(
             directory / "matcher.json",

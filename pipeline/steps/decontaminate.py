@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from configs.load import fingerprint, from_mapping, to_mapping
+from pipeline.checked import Vouched, read_table
 from pipeline.engine import Done, Task
 from pipeline.errors import InputError
 from pipeline.ledger import LedgerConfig
@@ -177,11 +177,11 @@ def plan(
 ) -> Step:
     """One task per staging shard; none where no set is named."""
     tasks = []
-    files = [str(record.path(evaluation[1], "evaluation")) for record in evaluation[0]]
+    files = [record.file(evaluation[1], "evaluation") for record in evaluation[0]]
     for record in survivors[0] if config.active else ():
         name = record.partition
         arguments = {
-            "fetched": str(record.path(survivors[1], "fetched")),
+            "fetched": record.file(survivors[1], "fetched"),
             "evaluation": files,
             "max_distance": config.max_distance,
             "ledger": to_mapping(ledger),
@@ -193,9 +193,9 @@ def plan(
 
 
 @functools.lru_cache(maxsize=1)
-def _load(files: tuple[tuple[str, int], ...]) -> Evaluation:
-    """Read once a worker process; the times of change are in the key for a worker that outlives a run."""
-    table = pa.concat_tables([pq.read_table(path, schema=EVALUATION) for path, _ in files])
+def _load(files: tuple[Vouched, ...]) -> Evaluation:
+    """Read once a worker process."""
+    table = pa.concat_tables([read_table(file).cast(EVALUATION) for file in files])
     phashes = np.unique(table["phash"].drop_null().to_numpy().astype(np.uint64))
     return Evaluation(
         sha256=frozenset(table["sha256"].drop_null().to_pylist()),
@@ -205,6 +205,6 @@ def _load(files: tuple[tuple[str, int], ...]) -> Evaluation:
 
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    evaluation = _load(tuple((path, os.stat(path).st_mtime_ns) for path in arguments["evaluation"]))
+    evaluation = _load(tuple(arguments["evaluation"]))
     limit = arguments["max_distance"]
     return judge("decontaminate", arguments, outputs, lambda batch: decontaminate(batch, evaluation, limit))

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from configs.load import ConfigError, from_mapping, to_mapping
+from pipeline.checked import Vouched, check, read_batches, read_row_groups
+from pipeline.duck import open_duckdb, spill_beside
 from pipeline.engine import Done, Task
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import Ledger, LedgerConfig
@@ -33,8 +33,8 @@ from pipeline.outcome import reject
 from pipeline.schema import MATCHED
 from pipeline.stages.balance import ids_of
 from pipeline.steps.exchange import partition_of, read_blocks
-from pipeline.steps.step import Step, key_of, save_vector
-from pipeline.storage import parquet_writer, write_parquet
+from pipeline.steps.step import Step, key_of
+from pipeline.storage import parquet_writer, save_vector, write_parquet
 
 __all__ = ["VERSION", "DedupConfig", "plan", "plan_captions", "plan_pairs"]
 
@@ -94,7 +94,7 @@ def plan_pairs(exchanged: Inputs, *, partitions: int, config: DedupConfig, ledge
 
 def plan_captions(pairs: Sequence[Done], directory: Path, config: DedupConfig) -> Step:
     """One task per hash partition of captions: those on more than the limit of URLs. No task without a limit."""
-    files = [str(record.path(directory, "captions")) for record in pairs]
+    files = [record.file(directory, "captions") for record in pairs]
     key = key_of(VERSION, pairs, config.max_urls_per_caption, "captions")
     tasks = []
     for partition in range(len(pairs)):
@@ -107,8 +107,8 @@ def plan_captions(pairs: Sequence[Done], directory: Path, config: DedupConfig) -
     return Step(name="captions", title="find boilerplate captions", tasks=tasks)
 
 
-def _blocks(exchanged: Inputs) -> list[tuple[str, str]]:
-    return [(str(done.path(where, "blocks")), str(done.path(where, "index.npy"))) for done, where in exchanged]
+def _blocks(exchanged: Inputs) -> list[tuple[Vouched, Vouched]]:
+    return [(done.file(where, "blocks"), done.file(where, "index.npy")) for done, where in exchanged]
 
 
 def plan(
@@ -126,12 +126,12 @@ def plan(
     limited = pairs is not None and captions is not None and config.max_urls_per_caption is not None
     inputs = [done for done, _ in exchanged]
     files: list[Any] = list(_blocks(exchanged))
-    boilerplate: list[str] = []
+    boilerplate: list[Vouched] = []
     if limited:
         assert pairs is not None
         assert captions is not None
         inputs = [*pairs[0], *captions[0]]
-        boilerplate = [str(record.path(captions[1], "boilerplate")) for record in captions[0]]
+        boilerplate = [record.file(captions[1], "boilerplate") for record in captions[0]]
     key = key_of(VERSION, inputs, partitions, num_queries, config, ledger, seed)
     tasks = []
     for partition in range(partitions):
@@ -139,8 +139,8 @@ def plan(
         own = None
         if limited:
             assert pairs is not None
-            files = [str(pairs[0][partition].path(pairs[1], "pairs"))]
-            own = str(pairs[0][partition].path(pairs[1], "captions"))
+            files = [pairs[0][partition].file(pairs[1], "pairs")]
+            own = pairs[0][partition].file(pairs[1], "captions")
         arguments = {
             **_arguments(files, partition, partitions, config, ledger),
             "boilerplate": boilerplate,
@@ -171,16 +171,14 @@ def _arguments(
 
 def _row_groups(arguments: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
     """This partition's captions: its row group of every file, one at a time."""
-    for name in arguments["files"]:
-        with pq.ParquetFile(name) as file:
-            for group in range(arguments["partition"], file.num_row_groups, arguments["partitions"]):
-                yield from file.read_row_group(group).to_batches()
+    for file in arguments["files"]:
+        for group in read_row_groups(file, arguments["partition"], arguments["partitions"]):
+            yield from group.to_batches()
 
 
 def _whole_files(arguments: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
-    for name in arguments["files"]:
-        with pq.ParquetFile(name) as file:
-            yield from file.iter_batches(_BATCH_ROWS)
+    for file in arguments["files"]:
+        yield from read_batches(file, _BATCH_ROWS)
 
 
 def _digests(captions: pa.Array) -> npt.NDArray[np.void]:
@@ -208,9 +206,7 @@ def _sorted(
             columns = [*plain.columns, pa.array(draws, pa.uint64()), pa.array(flags)]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    with duckdb.connect(config={"threads": 1, "memory_limit": f"{config.memory_mb}MB"}) as database:
-        database.execute(f"SET temp_directory = '{spill}'")
-        database.register("rows_in", pa.RecordBatchReader.from_batches(schema, marked()))
+    with open_duckdb(spill, memory_mb=config.memory_mb, streams={"rows_in": (schema, marked())}) as database:
         for batch in database.sql(f"SELECT * FROM rows_in ORDER BY {order}").to_arrow_reader(_BATCH_ROWS):
             yield batch.cast(schema)
 
@@ -257,7 +253,7 @@ def _pairs(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[st
 
     def kept() -> Iterator[pa.RecordBatch]:
         nonlocal rows
-        spill = pairs_path.with_name(f"{pairs_path.name}.spill")
+        spill = spill_beside(pairs_path)
         for batch in _sorted(
             read_blocks(arguments["files"], arguments["partition"]), _ORDER["pair"], config, spill, 0, frozenset()
         ):
@@ -300,9 +296,8 @@ def _captions(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict
             rows += batch.num_rows
             yield batch.cast(_CAPTIONS)
 
-    with duckdb.connect(config={"threads": 1, "memory_limit": f"{config.memory_mb}MB"}) as database:
-        database.execute(f"SET temp_directory = '{path}.spill'")
-        database.register("captions", pa.RecordBatchReader.from_batches(_CAPTIONS, batches()))
+    streams = {"captions": (_CAPTIONS, batches())}
+    with open_duckdb(spill_beside(path), memory_mb=config.memory_mb, streams=streams) as database:
         found = database.sql(
             "SELECT digest, sum(urls)::BIGINT AS urls FROM captions GROUP BY digest "
             f"HAVING sum(urls) > {config.max_urls_per_caption} ORDER BY digest"
@@ -312,10 +307,10 @@ def _captions(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict
 
 def _boilerplate_here(arguments: Mapping[str, Any], config: DedupConfig, near: Path) -> frozenset[bytes]:
     """Digests of the boilerplate captions that stand in this very partition; the whole list may be large."""
-    with duckdb.connect(config={"threads": 1, "memory_limit": f"{config.memory_mb}MB"}) as database:
-        database.execute(f"SET temp_directory = '{near}.spill'")
-        database.from_parquet(arguments["own_captions"]).create_view("own")
-        database.from_parquet(list(arguments["boilerplate"])).create_view("boilerplate")
+    files = {"own": [arguments["own_captions"]], "boilerplate": arguments["boilerplate"]}
+    with open_duckdb(spill_beside(near), memory_mb=config.memory_mb) as database:
+        for name, parts in files.items():
+            database.from_parquet([check(file) for file in parts]).create_view(name)
         found = database.sql("SELECT digest FROM own SEMI JOIN boilerplate USING (digest)").to_arrow_table()
     return frozenset(found["digest"].to_pylist())
 
@@ -329,7 +324,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     blocks = stage == "dedup"
     batches = read_blocks(arguments["files"], arguments["partition"]) if blocks else _whole_files(arguments)
     order = _ORDER["pair" if config.by == "pair" else config.keep]
-    spill = unique_path.with_name(f"{unique_path.name}.spill")
+    spill = spill_beside(unique_path)
     counts = np.zeros(arguments["num_queries"], np.int64)
     before = _Neighbours()
     rows = 0

@@ -2,9 +2,9 @@
 
     matched, some files --cut into partitions--> one file: a block of rows per partition, one after the other
 
-A block is an Arrow stream of its own; the index says where each begins. A reader takes its blocks of every
-file and nothing else: no footer that grows with the number of partitions, no small file per pair of input and
-partition. Small inputs share a task, so that blocks stay large where a crawl has many files.
+A block is an Arrow stream of its own; the index says where each begins, and the hash of its bytes. A reader takes its
+blocks of every file and nothing else: no footer that grows with the number of partitions, no small file per pair of
+input and partition. Small inputs share a task, so that blocks stay large where a crawl has many files.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import xxhash
 
+from pipeline.checked import Vouched, load_vector, open_file, read_batches, read_range
 from pipeline.engine import Done, Task
 from pipeline.identity import first_64_bits
 from pipeline.schema import MATCHED
-from pipeline.steps.step import Step, key_of, load_vector, save_vector
+from pipeline.steps.step import Step, key_of
+from pipeline.storage import save_vector
 
 __all__ = ["VERSION", "ExchangeWriter", "first_of", "groups_of", "partition_of", "plan", "read_blocks"]
 
-VERSION = "exchange-1"
+VERSION = "exchange-2"
 _BATCH_ROWS = 65_536
 T = TypeVar("T")
 
@@ -37,7 +40,7 @@ def plan(matched: Sequence[tuple[Done, Path]], *, partitions: int, rows_per_task
     for number, group in enumerate(groups_of(matched, [int(done.info["kept"]) for done, _ in matched], rows_per_task)):
         name = f"{number:05d}"
         arguments = {
-            "matched": [str(done.path(directory, "matched")) for done, directory in group],
+            "matched": [done.file(directory, "matched") for done, directory in group],
             "partitions": partitions,
             "rows": rows_per_task,
         }
@@ -85,7 +88,7 @@ class ExchangeWriter:
         self._schema, self._partitions, self._rows, self._by = schema, partitions, rows, by
         self._held: list[pa.RecordBatch] = []
         self._held_rows = 0
-        self._offsets: list[npt.NDArray[np.int64]] = []
+        self._flushes: list[npt.NDArray[np.uint64]] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take a batch of the schema."""
@@ -106,19 +109,32 @@ class ExchangeWriter:
                 begin, end = int(ends[partition]), int(ends[partition + 1])
                 pieces[partition].append(ordered.slice(begin, end - begin))
         self._held, self._held_rows = [], 0
-        offsets = [self._file.tell()]
+        offsets, hashes = [self._file.tell()], []
         for rows in pieces:
-            if rows:
-                self._file.write(_block(rows, self._schema))
+            block = _block(rows, self._schema) if rows else b""
+            self._file.write(block)
             offsets.append(self._file.tell())
-        self._offsets.append(np.array(offsets, np.int64))
+            hashes.append(xxhash.xxh3_64_intdigest(block))
+        self._flushes.append(np.array([offsets, [*hashes, 0]], np.uint64))
+
+    def __enter__(self) -> ExchangeWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._file.close()
 
     def close(self) -> None:
-        """Write what is held, and the index: int64[flushes, partitions + 1], where each block begins and ends."""
+        """Write what is held, and the index: uint64[flushes, 2, partitions + 1], where each block begins and the next
+        one with it, and their xxh3-64 (0 after the last)."""
         if self._held:
             self._flush()
         self._file.close()
-        save_vector(self._index, np.array(self._offsets, np.int64).reshape(-1, self._partitions + 1))
+        save_vector(self._index, np.array(self._flushes, np.uint64).reshape(-1, 2, self._partitions + 1))
 
 
 def _block(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> bytes:
@@ -130,28 +146,28 @@ def _block(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> bytes:
     return sink.getvalue()
 
 
-def read_blocks(files: Sequence[tuple[str, str]], partition: int) -> Iterator[pa.RecordBatch]:
-    """The partition's rows of every (blocks, index) file, one block in memory at a time."""
+def read_blocks(files: Sequence[tuple[Vouched, Vouched]], partition: int) -> Iterator[pa.RecordBatch]:
+    """The partition's rows of every (blocks, index) file, one block in memory at a time.
+
+    Raises DamagedFileError, also where a file is gone.
+    """
     for blocks, index in files:
-        offsets = load_vector(index)
-        with open(blocks, "rb") as file:
-            for begin, end in offsets[:, partition : partition + 2].tolist():
+        places = load_vector(index)[:, :, partition : partition + 2].tolist()
+        with open_file(blocks.path) as file:
+            for (begin, end), (digest, _) in places:
                 if begin < end:
-                    file.seek(begin)
-                    with pa.ipc.open_stream(file.read(end - begin)) as stream:
+                    with pa.ipc.open_stream(read_range(file, begin, end - begin, digest)) as stream:
                         yield from stream
 
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     blocks, index = outputs.values()
     rows = 0
-    writer = ExchangeWriter(
+    with ExchangeWriter(
         blocks, index, MATCHED, partitions=arguments["partitions"], rows=arguments["rows"], by="url_id"
-    )
-    for name in arguments["matched"]:
-        with pq.ParquetFile(name) as file:
-            for batch in file.iter_batches(_BATCH_ROWS):
+    ) as writer:
+        for file in arguments["matched"]:
+            for batch in read_batches(file, _BATCH_ROWS):
                 rows += batch.num_rows
                 writer.add(batch.cast(MATCHED))
-    writer.close()
     return {"rows": rows}

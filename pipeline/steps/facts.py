@@ -17,16 +17,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.load import fingerprint, to_mapping
+from pipeline.checked import Vouched, read_part, read_schema, read_table
+from pipeline.engine import digest_in, read_record
 from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig
 from pipeline.stages.fetch import FetchConfig
-from pipeline.storage import read_json
 
-__all__ = ["STORED", "FactFile", "facts_for", "facts_in", "read_facts", "settings_of"]
+__all__ = ["STORE", "STORED", "FactFile", "facts_for", "facts_in", "read_facts", "settings_of"]
 
+STORE = "fetch"
+"""Its directory under OUT/work."""
 _SPEED_ONLY = (
     *("concurrency", "per_host_concurrency", "per_host_rate", "per_host_failures"),
     *("max_waiting_bytes", "shard_deadline_s"),
@@ -43,6 +45,7 @@ class FactFile:
 
     name: str
     """Of the Parquet, under work/fetch."""
+    digest: str
     settings: str
     seed: int
     first: int
@@ -62,15 +65,16 @@ def facts_in(directory: Path) -> list[FactFile]:
     """The files of all finished fetch tasks, of this plan and of earlier ones, by name."""
     found = []
     for path in sorted((directory / "done").glob("*.json")):
-        record = read_json(path)
-        if not isinstance(record, dict):
+        record = read_record(path)
+        if record is None:
             continue
-        outputs, info = record.get("outputs", {}), record.get("info", {})
+        outputs, info = record["outputs"], record["info"]
         whole = all((directory / name).exists() for name in outputs)
         facts = [name for name in outputs if name.endswith(".facts.parquet")]
         if whole and facts and "settings" in info:
             fields = {key: info[key] for key in ("settings", "seed", "first", "last")}
-            found.append(FactFile(name=facts[0], retry=info.get("retry", 0), **fields))
+            digest = digest_in(outputs[facts[0]])
+            found.append(FactFile(name=facts[0], digest=digest, retry=info.get("retry", 0), **fields))
     return found
 
 
@@ -83,14 +87,20 @@ def facts_for(files: Sequence[FactFile], *, settings: str, seed: int, first: int
     ]
 
 
-def read_facts(path: Path, orders: tuple[int, int], columns: Sequence[str] = tuple(STORED.names)) -> pa.Table:
+def read_facts(file: Vouched, orders: tuple[int, int], columns: Sequence[str] = tuple(STORED.names)) -> pa.Table:
     """Those `columns` of STORED in a file of facts; of one that is sorted by `order` only the range `orders`."""
-    held = pq.read_schema(path).names
+    held = read_schema(file).names
     first, last = (pa.scalar(order, pa.uint64()) for order in orders)
-    filters = [("order", ">=", first), ("order", "<=", last)] if "order" in held else None
-    table = pq.read_table(path, columns=[name for name in columns if name in held], filters=filters)
+    wanted = [name for name in columns if name in held]
+    if "order" in held:
+        table = read_part(file, [("order", ">=", first), ("order", "<=", last)], wanted)
+    else:
+        table = read_table(file, wanted)
+    if "stored_xxh3" in columns and "stored_xxh3" not in held:  # of an earlier version
+        field = STORED.field("stored_xxh3")
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     if "staging_tar" in columns and "staging_tar" not in held:
-        tar = pa.scalar(path.name.removesuffix(".facts.parquet") + ".tar")
+        tar = pa.scalar(Path(file.path).name.removesuffix(".facts.parquet") + ".tar")
         own = pc.if_else(pc.equal(table["status"], "success"), tar, pa.scalar(None, pa.string()))
         table = table.append_column(STORED.field("staging_tar"), own)
     for name in columns:  # what facts of earlier versions do not have

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.load import fingerprint, from_mapping, to_mapping
+from pipeline.checked import picture_hash, read_table
 from pipeline.engine import Done, Task
 from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture, Rejected
@@ -51,8 +51,8 @@ def plan(
     for record, shard in zip(requested, scheduled, strict=True):
         if not record.info["missing"]:
             continue
-        path = record.path(directory, "missing")
-        key = fingerprint(VERSION, record.outputs[path.name], settings, block.key)
+        missing = record.file(directory, "missing")
+        key = fingerprint(VERSION, missing.digest, settings, block.key)
         name = f"{record.partition}-{key[:12]}"
         about = {"settings": settings, "seed": seed, "first": shard.info["first"], "last": shard.info["last"]}
         about["retry"] = record.info["retry"]
@@ -60,7 +60,7 @@ def plan(
             Task(
                 partition=name,
                 work=_work,
-                arguments={"missing": str(path), "about": about, **config},
+                arguments={"missing": missing, "about": about, **config},
                 outputs=(f"{name}.facts.parquet", f"{name}.tar"),
                 key=key,
             )
@@ -70,7 +70,7 @@ def plan(
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     facts_path, tar_path = outputs.values()
-    missing = pq.read_table(arguments["missing"]).cast(MISSING)
+    missing = read_table(arguments["missing"]).cast(MISSING)
     urls = dict(zip(missing["url_id"].to_pylist(), missing["url"].to_pylist(), strict=True))
     with TarWriter(tar_path) as tar:
         facts = dict(_fetch_all(urls, arguments, tar, temporary_name(facts_path.with_name("bodies"))))
@@ -116,7 +116,8 @@ def keep_picture(url_id: bytes, body: bytes, checker: IsolatedChecker, tar: TarW
         facts = {"status": "failed_to_resize", "stage": "check_image"}
         return facts | {"reason": checked.reason, "detail": checked.detail}
     offset = tar.add(f"{url_id.hex()}.{checked.extension}", checked.encoded)
-    return _facts_of(checked) | {"status": "success", "num_bytes": len(checked.encoded), "tar_offset": offset}
+    stored = {"num_bytes": len(checked.encoded), "tar_offset": offset, "stored_xxh3": picture_hash(checked.encoded)}
+    return _facts_of(checked) | {"status": "success"} | stored
 
 
 def _facts_of(picture: Picture) -> dict[str, Any]:

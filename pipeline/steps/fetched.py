@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.load import from_mapping, to_mapping
+from pipeline.checked import Vouched, read_table
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.outcome import Outcome, rejections_from_rows
@@ -37,12 +37,13 @@ def plan(
         name = shard.partition
         own = new.get(name)
         arguments = {
-            "selected": str(shard.path(scheduled[1], "selected")),
-            "known": str(request.path(requested[1], "known")),
-            "missing": str(request.path(requested[1], "missing")),
+            "selected": shard.file(scheduled[1], "selected"),
+            "known": request.file(requested[1], "known"),
+            "missing": request.file(requested[1], "missing"),
             "store": str(fetched[1]),
+            "files": request.info["digests"],
             "orders": [shard.info["first"], shard.info["last"]],
-            "new": None if own is None else own.path(fetched[1], "facts").name,
+            "new": None if own is None else own.file(fetched[1], "facts"),
             "ledger": to_mapping(ledger),
         }
         inputs = [shard, request, *([] if own is None else [own])]
@@ -54,7 +55,7 @@ def plan(
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     fetched_path, rejections_path = outputs.values()
-    selected = pq.read_table(arguments["selected"]).cast(SELECTED)
+    selected = read_table(arguments["selected"]).cast(SELECTED)
     facts = _facts(arguments)
     rows = [{**facts[row["url_id"]], **row} for row in selected.to_pylist()]
     stages = [row.pop("stage") for row in rows]
@@ -63,7 +64,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
     _enter(ledger, rows, stages, details)
     success = sum(1 for row in rows if row["status"] == "success")
-    asked = pq.read_table(arguments["missing"], columns=["url_id", "retry"]).to_pylist()
+    asked = read_table(arguments["missing"], ["url_id", "retry"]).to_pylist()
     retried = [row["url_id"] for row in asked if row["retry"]]
     healed = sum(1 for url_id in retried if facts[url_id]["status"] == "success")
     counts = {"rows": len(rows), "success": success, "retried": len(retried), "healed": healed}
@@ -72,22 +73,22 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 
 def _facts(arguments: Mapping[str, Any]) -> dict[bytes, dict[str, Any]]:
     """url_id -> its facts and the tar that they point into, for every URL of the plan."""
-    known = pq.read_table(arguments["known"])
+    known = read_table(arguments["known"])
     facts: dict[bytes, dict[str, Any]] = {}
-    wanted: dict[str, set[bytes] | None] = {}
+    wanted: dict[str, set[bytes]] = {}
     for row in known.to_pylist():
         if row["facts"] is None:
             facts[row["url_id"]] = _blocked(row["blocked"])
-            continue
-        ids = wanted.setdefault(row["facts"], set())
-        assert ids is not None
-        ids.add(row["url_id"])
+        else:
+            wanted.setdefault(row["facts"], set()).add(row["url_id"])
+    tables = []
+    for name, ids in wanted.items():
+        file = Vouched(str(Path(arguments["store"]) / name), arguments["files"][name])
+        table = read_facts(file, arguments["orders"])
+        tables.append(table.filter(pc.is_in(table["url_id"], pa.array(ids, pa.binary(16)))))
     if arguments["new"] is not None:
-        wanted[arguments["new"]] = None  # all of it
-    for name, only in wanted.items():
-        table = read_facts(Path(arguments["store"]) / name, arguments["orders"])
-        if only is not None:
-            table = table.filter(pc.is_in(table["url_id"], pa.array(only, pa.binary(16))))
+        tables.append(read_facts(arguments["new"], arguments["orders"]))  # all of it
+    for table in tables:
         for row in table.to_pylist():
             facts[row["url_id"]] = row
     return facts

@@ -17,17 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.load import from_mapping, to_mapping
+from pipeline.checked import Vouched, load_vector, read_batches, read_table
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.schema import FETCHED, FINAL_COUNTS, QUERY_COUNTS
 from pipeline.stages.balance import BalanceConfig, Windows, gather, solve
 from pipeline.steps.select import count_ids
-from pipeline.steps.step import Step, key_of, load_vector, save_vector
-from pipeline.steps.thresholds import Place, balance_arguments, open_balance, path_of, save_thresholds
-from pipeline.storage import write_parquet
+from pipeline.steps.step import Step, key_of
+from pipeline.steps.thresholds import Place, balance_arguments, file_of, open_balance, save_thresholds
+from pipeline.storage import save_vector, write_parquet
 
 __all__ = ["VERSION", "plan_balance", "plan_counts", "plan_threshold"]
 
@@ -50,10 +50,10 @@ def plan_threshold(
         partition="all",
         work=_threshold,
         arguments={
-            "fetched": [str(record.path(directory, "fetched")) for record in fetched],
+            "fetched": [record.file(directory, "fetched") for record in fetched],
             "limit": limit[0].info["t"],
-            "planned_hashes": path_of(planned, "hashes.npy"),
-            "query_hashes": path_of(queries, "query_hashes.npy"),
+            "planned_hashes": file_of(planned, "hashes.npy"),
+            "query_hashes": file_of(queries, "query_hashes.npy"),
             "config": to_mapping(config),
             "seed": seed,
         },
@@ -63,12 +63,11 @@ def plan_threshold(
     return Step(name="final_threshold", title="find final thresholds", tasks=[task])
 
 
-def _survivors(paths: Sequence[str], columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+def _survivors(files: Sequence[Vouched], columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     """Batches of the rows whose picture is there."""
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-                yield batch.filter(pc.equal(batch.column("status"), "success"))
+    for file in files:
+        for batch in read_batches(file, _BATCH_ROWS, columns):
+            yield batch.filter(pc.equal(batch.column("status"), "success"))
 
 
 def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def plan_balance(
     for record in fetched:
         name = record.partition
         arguments = {
-            "fetched": str(record.path(directory, "fetched")),
+            "fetched": record.file(directory, "fetched"),
             "ledger": to_mapping(ledger),
             **balance_arguments(thresholds, queries, config, seed),
         }
@@ -147,9 +146,9 @@ def plan_counts(
         partition="all",
         work=_counts,
         arguments={
-            "final": [str(record.path(directory, "fetched")) for record in final],
-            "survived": path_of(thresholds, "survived.npy"),
-            "query_counts": path_of(query_counts, "query_counts"),
+            "final": [record.file(directory, "fetched") for record in final],
+            "survived": file_of(thresholds, "survived.npy"),
+            "query_counts": file_of(query_counts, "query_counts"),
             "limit": limit[0].info["t"],
             "mode": config.mode,
         },
@@ -161,7 +160,7 @@ def plan_counts(
 
 def _counts(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     (path,) = outputs.values()
-    planned = pq.read_table(arguments["query_counts"], schema=QUERY_COUNTS)["selected"].to_numpy()
+    planned = read_table(arguments["query_counts"]).cast(QUERY_COUNTS)["selected"].to_numpy()
     selected, contained = np.zeros(len(planned), np.int64), np.zeros(len(planned), np.int64)
     for batch in _survivors(arguments["final"], ["selected_by", "query_ids", "status"]):
         selected += count_ids(pa.chunked_array([batch.column("selected_by")]), len(planned))

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.load import ConfigError, from_mapping, to_mapping
+from pipeline.checked import Vouched, read_batches, read_part, read_row_groups, read_table
+from pipeline.duck import open_duckdb, spill_beside
 from pipeline.engine import Done, Task
 from pipeline.hamming import Hashes, Pairs, band_keys, band_masks, pairs_in_band, resolve
 from pipeline.identity import keyed_hash
@@ -99,7 +99,7 @@ def plan_pictures(survivors: Survivors, config: ImageDedupConfig) -> Step:
     """One task per staging shard; none in mode off."""
     tasks = []
     for record in survivors[0] if config.mode != "off" else ():
-        arguments = {"fetched": str(record.path(survivors[1], "fetched")), "config": to_mapping(config)}
+        arguments = {"fetched": record.file(survivors[1], "fetched"), "config": to_mapping(config)}
         outputs = (f"{record.partition}.pictures.parquet",)
         key = key_of(VERSION, [record], config.mode, config.partitions)
         tasks.append(Task(partition=record.partition, work=_pictures, arguments=arguments, outputs=outputs, key=key))
@@ -155,7 +155,7 @@ _SAME = """
 def plan_same(pictures: Place, config: ImageDedupConfig) -> Step:
     """One task per hash partition."""
     tasks = []
-    files = [str(record.path(pictures[1], "pictures")) for record in pictures[0]]
+    files = [record.file(pictures[1], "pictures") for record in pictures[0]]
     key = key_of(VERSION, pictures[0], config.mode, config.partitions)
     for partition in range(config.partitions if files else 0):
         name = f"part-{partition:05d}"
@@ -171,18 +171,18 @@ def _same(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     partition, near = arguments["partition"], config.mode == "near"
 
     def rows_in() -> Iterator[pa.RecordBatch]:
-        for name in arguments["files"]:
-            with pq.ParquetFile(name) as file:
-                yield from file.read_row_group(partition).cast(_PICTURES).to_batches()
+        for file in arguments["files"]:
+            for group in read_row_groups(file, partition, config.partitions):
+                yield from group.cast(_PICTURES).to_batches()
 
     rows = gone = by_hash_alone = 0
     with (
-        duckdb.connect(config={"threads": 1, "memory_limit": f"{config.memory_mb}MB"}) as database,
+        open_duckdb(
+            spill_beside(gone_path), memory_mb=config.memory_mb, streams={"pictures": (_PICTURES, rows_in())}
+        ) as database,
         parquet_writer(gone_path, _GONE) as gone_file,
         parquet_writer(winners_path, _PICTURES) as winners_file,
     ):
-        database.execute(f"SET temp_directory = '{gone_path}.spill'")
-        database.register("pictures", pa.RecordBatchReader.from_batches(_PICTURES, rows_in()))
         for batch in database.sql(_SAME.replace("$near", str(near))).to_arrow_reader(65_536):
             rows += batch.num_rows
             stays = pc.is_null(batch.column("kept"))
@@ -207,7 +207,7 @@ def _same(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 def plan_near(same: Place, config: ImageDedupConfig) -> Step:
     """One task per band and key range; none but in mode near."""
     tasks = []
-    files = [str(record.path(same[1], "winners")) for record in same[0]] if config.mode == "near" else []
+    files = [record.file(same[1], "winners") for record in same[0]] if config.mode == "near" else []
     key = key_of(VERSION, same[0], config.max_distance, config.ranges)
     for band, mask in enumerate(band_masks(config.max_distance) if files else ()):
         width = 1 << int(mask).bit_count()
@@ -232,8 +232,8 @@ def _near(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     (path,) = outputs.values()
     band, distance = arguments["band"], arguments["max_distance"]
     found = [np.empty(0, np.uint64)]
-    for name in arguments["files"]:
-        hashes = pq.read_table(name, columns=["phash"])["phash"].to_numpy().astype(np.uint64)
+    for file in arguments["files"]:
+        hashes = read_table(file, ["phash"])["phash"].to_numpy().astype(np.uint64)
         keys = band_keys(hashes, band, distance)
         found.append(hashes[(keys >= arguments["first"]) & (keys <= arguments["last"])])
     hashes = np.unique(np.concatenate(found))
@@ -246,8 +246,8 @@ def _near(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 def plan_clusters(near: Place, same: Place, config: ImageDedupConfig) -> Step:
     """One task over the pairs that look alike; none but in mode near."""
     arguments = {
-        "pairs": [str(record.path(near[1], "pairs")) for record in near[0]],
-        "winners": [str(record.path(same[1], "winners")) for record in same[0]],
+        "pairs": [record.file(near[1], "pairs") for record in near[0]],
+        "winners": [record.file(same[1], "winners") for record in same[0]],
     }
     task = Task(
         partition="all",
@@ -261,19 +261,18 @@ def plan_clusters(near: Place, same: Place, config: ImageDedupConfig) -> Step:
 
 def _clusters(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     (path,) = outputs.values()
-    pairs = pa.concat_tables([pq.read_table(name, schema=_PAIRS) for name in arguments["pairs"]])
+    pairs = pa.concat_tables([read_table(file).cast(_PAIRS) for file in arguments["pairs"]])
     left, right = (pairs[name].to_numpy().astype(np.uint64) for name in _PAIRS.names)
     hashes = [left, right]
-    for name in arguments["winners"]:
-        found, counts = np.unique(pq.read_table(name, columns=["phash"])["phash"].to_numpy(), return_counts=True)
+    for file in arguments["winners"]:
+        found, counts = np.unique(read_table(file, ["phash"])["phash"].to_numpy(), return_counts=True)
         hashes.append(found[counts > 1].astype(np.uint64))  # equal ones are all in one file
     compared = np.unique(np.concatenate(hashes))
     parts = [_PICTURES.empty_table()]
-    for name in arguments["winners"]:
-        with pq.ParquetFile(name) as file:
-            for batch in file.iter_batches(65_536):
-                keep = np.isin(batch.column("phash").to_numpy().astype(np.uint64), compared)
-                parts.append(pa.Table.from_batches([batch.filter(pa.array(keep))]).cast(_PICTURES))
+    for file in arguments["winners"]:
+        for batch in read_batches(file):
+            keep = np.isin(batch.column("phash").to_numpy().astype(np.uint64), compared)
+            parts.append(pa.Table.from_batches([batch.filter(pa.array(keep))]).cast(_PICTURES))
     winners = pa.concat_tables(parts).sort_by([("phash", "ascending"), *_BEST_FIRST])
     rank = np.empty(winners.num_rows, np.int64)
     rank[pc.sort_indices(winners, sort_keys=_BEST_FIRST).to_numpy()] = np.arange(winners.num_rows)
@@ -338,11 +337,11 @@ def _row_pairs(left: Pairs, right: Pairs) -> Iterator[Pairs]:
 def plan(survivors: Survivors, same: Place, clusters: Place, config: ImageDedupConfig, ledger: LedgerConfig) -> Step:
     """One task per staging shard; none in mode off."""
     tasks = []
-    files = [str(record.path(place[1], "gone")) for place in (same, clusters) for record in place[0]]
+    files = [record.file(place[1], "gone") for place in (same, clusters) for record in place[0]]
     for record in survivors[0] if config.mode != "off" else ():
         name = record.partition
         arguments = {
-            "fetched": str(record.path(survivors[1], "fetched")),
+            "fetched": record.file(survivors[1], "fetched"),
             "gone": files,
             "ledger": to_mapping(ledger),
         }
@@ -368,12 +367,12 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     return judge("image_dedup", arguments, outputs, decide)
 
 
-def _gone(files: Sequence[str], orders: pa.Array) -> dict[bytes, tuple[bytes, str]]:
+def _gone(files: Sequence[Vouched], orders: pa.Array) -> dict[bytes, tuple[bytes, str]]:
     """url_id -> (kept uid, reason) of the pictures in this range of `order` that go."""
     span = pc.min_max(orders)
     found: dict[bytes, tuple[bytes, str]] = {}
-    for name in files:
-        table = pq.read_table(name, filters=[("order", ">=", span["min"]), ("order", "<=", span["max"])])
+    for file in files:
+        table = read_part(file, [("order", ">=", span["min"]), ("order", "<=", span["max"])])
         columns = (table[column].to_pylist() for column in ("url_id", "kept", "reason"))
         found.update((url_id, (kept, reason)) for url_id, kept, reason in zip(*columns, strict=True))
     return found

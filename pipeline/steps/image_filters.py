@@ -6,6 +6,7 @@ FETCHED + vectors --filters (one task per staging shard)--> FETCHED
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import fingerprint, from_mapping, to_mapping
+from pipeline.checked import Vouched, load_vector
 from pipeline.engine import Done, Task
 from pipeline.errors import InputError
 from pipeline.ledger import LedgerConfig
 from pipeline.stages.image_filters import FiltersConfig, ScoreFilter, filter_facts
 from pipeline.steps.judge import Survivors, judge, named_files, stamp_of
-from pipeline.steps.step import Step, key_of, load_vector, save_vector
+from pipeline.steps.step import Step, key_of
+from pipeline.storage import save_vector
 
 __all__ = ["VERSION", "plan", "plan_scores"]
 
@@ -102,14 +105,14 @@ def plan(
 ) -> Step:
     """One task per staging shard; none where nothing is filtered."""
     tasks = []
-    vectors: dict[str, list[list[str]]] = {}
+    vectors: dict[str, list[list[Vouched]]] = {}
     for record in scores[0]:
-        pair = [str(record.path(scores[1], kind)) for kind in ("uids.npy", "values.npy")]
+        pair = [record.file(scores[1], kind) for kind in ("uids.npy", "values.npy")]
         vectors.setdefault(record.partition.split("-")[1], []).append(pair)
     for record in survivors[0] if config.active else ():
         name = record.partition
         arguments = {
-            "fetched": str(record.path(survivors[1], "fetched")),
+            "fetched": record.file(survivors[1], "fetched"),
             "vectors": [vectors[i] for i in sorted(vectors)],
             "config": to_mapping(config),
             "ledger": to_mapping(ledger),
@@ -133,12 +136,18 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     return judge("filters", arguments, outputs, decide)
 
 
-def _look_up(wanted: Keys, files: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
+@functools.lru_cache(maxsize=256)
+def _open_vector(file: Vouched) -> npt.NDArray[Any]:
+    """Checked and opened once a worker process: a task looks up few of the scores, and would read all of them."""
+    return load_vector(file)
+
+
+def _look_up(wanted: Keys, files: Sequence[Sequence[Vouched]]) -> npt.NDArray[np.float64]:
     """float64[N]: the values of `wanted` in the sorted vectors, NaN where there is none."""
     result = np.full(len(wanted), np.nan)
     where = ((wanted[:, 0] >> np.uint64(32)) * np.uint64(len(files))) >> np.uint64(32)
     for part, (uids_path, values_path) in enumerate(files):
-        uids, values = load_vector(uids_path), load_vector(values_path)
+        uids, values = _open_vector(uids_path), _open_vector(values_path)
         rows = np.flatnonzero(where == part)
         at = np.searchsorted(uids[:, 0], wanted[rows, 0], "left")
         while len(rows):  # more than once only where two uids share their first half

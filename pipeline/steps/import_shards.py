@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import fingerprint, from_mapping, to_mapping
+from pipeline.checked import Vouched, read_table
 from pipeline.engine import Done, Task
 from pipeline.errors import InputError
 from pipeline.img2dataset import pictures, tar_beside
@@ -63,14 +64,14 @@ def plan(
             continue  # nothing is wanted of it, or it could not be read at all
         tar = tar_beside(source)
         settings = {"image": to_mapping(image), "max_bytes": max_bytes, "missing": missing}
-        path = record.path(matched[1], "matched")
-        key = fingerprint(VERSION, settings, record.outputs[path.name], stamp_of(source), _stamp_of_tar(tar))
+        rows = record.file(matched[1], "matched")
+        key = fingerprint(VERSION, settings, rows.digest, stamp_of(source), _stamp_of_tar(tar))
         name = f"{record.partition}-{key[:12]}"
         tasks.append(
             Task(
                 partition=name,
                 work=_work,
-                arguments={"source": source, "tar": tar, "matched": str(path), **settings},
+                arguments={"source": source, "tar": tar, "matched": rows, **settings},
                 outputs=(f"{name}.facts.parquet", f"{name}.tar"),
                 key=key,
             )
@@ -131,9 +132,9 @@ def _failed(reason: str, detail: str) -> dict[str, Any]:
     return {"status": "failed_to_download", "stage": "fetch", "reason": reason, "detail": detail}
 
 
-def _rows(source: str, matched: str) -> dict[str, _Row]:
+def _rows(source: str, matched: Vouched) -> dict[str, _Row]:
     """Key -> what to look for, of the source's rows that are in `matched`, in the source's order."""
-    wanted = pq.read_table(matched, columns=["url_id", "record"]).sort_by("record")
+    wanted = read_table(matched, ["url_id", "record"]).sort_by("record")
     with open_binary(source) as file:
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names

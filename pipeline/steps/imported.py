@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline.checked import read_batches
 from pipeline.engine import Done, Task
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.schema import FACTS
@@ -30,7 +30,7 @@ from pipeline.storage import write_parquet
 
 __all__ = ["IMPORTED", "VERSION", "facts_of", "plan", "plan_exchange"]
 
-VERSION = "imported-1"
+VERSION = "imported-2"
 IMPORTED = pa.schema([*STORED, pa.field("order", pa.uint64(), nullable=False)])
 """Facts in the plan's order, one row a URL."""
 _BLOCK = pa.schema([*FACTS, pa.field("import", pa.string(), nullable=False), IMPORTED.field("order")])
@@ -46,7 +46,7 @@ def plan_exchange(stored: Sequence[Done], directory: Path, seed: int, *, rows_pe
     for number, group in enumerate(groups_of(stored, counts, rows_per_task)):
         name = f"{number:05d}"
         arguments = {
-            "facts": [str(directory / DIRECTORY / f"{done.partition}.facts.parquet") for done in group],
+            "facts": [done.file(directory / DIRECTORY, "facts") for done in group],
             "partitions": partitions,
             "rows": rows_per_task,
             "seed": seed,
@@ -60,7 +60,7 @@ def plan_exchange(stored: Sequence[Done], directory: Path, seed: int, *, rows_pe
 def plan(cut: Sequence[Done], directory: Path) -> Step:
     """One task per range of `order`; its file is named after what it holds, for `requests` to see a change."""
     partitions = int(cut[0].info["partitions"]) if cut else 0
-    files = [(str(done.path(directory, "blocks")), str(done.path(directory, "index.npy"))) for done in cut]
+    files = [(done.file(directory, "blocks"), done.file(directory, "index.npy")) for done in cut]
     key = key_of(VERSION, cut)
     tasks = []
     for partition in range(partitions):
@@ -76,24 +76,24 @@ def facts_of(by_order: Sequence[Done], *, settings: str, seed: int) -> list[Fact
     return [
         FactFile(
             name=f"{_BY_ORDER}/{name}",
+            digest=digest,
             settings=settings,
             seed=seed,
             first=done.info["first"],
             last=done.info["last"],
         )
         for done in by_order
-        for name in done.outputs
+        for name, digest in done.outputs.items()
     ]
 
 
 def _cut(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     blocks, index = outputs.values()
     partitions, rows = arguments["partitions"], 0
-    writer = ExchangeWriter(blocks, index, _BLOCK, partitions=partitions, rows=arguments["rows"], by="order")
-    for path in arguments["facts"]:
-        name = Path(path).name.removesuffix(".facts.parquet")
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+    with ExchangeWriter(blocks, index, _BLOCK, partitions=partitions, rows=arguments["rows"], by="order") as writer:
+        for file in arguments["facts"]:
+            name = Path(file.path).name.removesuffix(".facts.parquet")
+            for batch in read_batches(file):
                 rows += batch.num_rows
                 ids = first_64_bits(b"".join(batch.column("url_id").to_pylist()))
                 columns = [
@@ -102,7 +102,6 @@ def _cut(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str,
                     pa.array(keyed_hash(arguments["seed"], ids)),
                 ]
                 writer.add(pa.RecordBatch.from_arrays(columns, schema=_BLOCK))
-    writer.close()
     return {"rows": rows, "partitions": partitions}
 
 

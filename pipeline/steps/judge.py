@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.load import from_mapping
+from pipeline.checked import Vouched, read_batches
 from pipeline.engine import Done
 from pipeline.errors import InputError
 from pipeline.ledger import Ledger, LedgerConfig
@@ -33,13 +33,12 @@ Survivors = tuple[Sequence[Done], Path]
 _BATCH_ROWS = 65_536
 
 
-def survivors_of(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def survivors_of(file: Vouched, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Batches of the FETCHED rows whose picture is there; all columns, or `columns`."""
     wanted = None if columns is None else [*columns, *([] if "status" in columns else ["status"])]
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
-            kept = batch.filter(pc.equal(batch.column("status"), "success"))
-            yield kept.cast(FETCHED) if columns is None else kept.select(columns)
+    for batch in read_batches(file, _BATCH_ROWS, wanted):
+        kept = batch.filter(pc.equal(batch.column("status"), "success"))
+        yield kept.cast(FETCHED) if columns is None else kept.select(columns)
 
 
 def judge(
@@ -57,7 +56,8 @@ def named_files(patterns: Sequence[str], option: str) -> list[str]:
     """The paths that `patterns` (paths or globs) name, sorted, each once. InputError for one that names nothing."""
     found: set[str] = set()
     for pattern in patterns:
-        names = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern]
+        is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)  # a file may be named like one
+        names = glob.glob(pattern, recursive=True) if is_glob else [pattern]
         names = [name for name in names if os.path.exists(name)]
         if not names:
             raise InputError(f"{pattern}: no such file; correct `{option}` in the config")

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from configs.load import fingerprint
+from pipeline.checked import Vouched, check
 from pipeline.engine import Done
+from pipeline.errors import DamagedFileError
 from pipeline.storage import commit, read_json, temporary_name, unwritable, write_bytes, write_json
 from pipeline.summaries import write_summaries
 
@@ -25,24 +27,30 @@ __all__ = ["MANIFEST_VERSION", "publish"]
 MANIFEST_VERSION = 1
 
 
-def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[Path, bool]:
-    """Publish `finished` (tasks of the shards step); returns the version's directory and whether it is new.
+def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[Path, list[str]]:
+    """Publish `finished` (tasks of the shards step); returns the version's directory, and which of its files were put
+    back: of a version that is published already those that were missing, or not of their size.
 
-    Raises OutputError when the disk is full or not writable.
+    Raises OutputError when the disk is full or not writable, DamagedFileError where a copy shows that a shard is not
+    what it was.
     """
     shards = [_entry(record) for record in finished]
     identity = fingerprint("version", shards)
     version = output / "versions" / identity[:12]
     link = output / "shards"
     target = os.path.join("versions", version.name)
-    whole = read_json(version / "manifest.json")
-    if whole is None or whole.get("fingerprint") != identity:
-        try:
-            _assemble(output / "work" / "shards", version, finished, shards, identity, config_yaml)
-        except OSError as error:
-            raise unwritable(version, error) from error
-    fresh = not link.is_symlink() or os.readlink(link) != target
-    if fresh:
+    samples = sum(int(shard["samples"]) for shard in shards)
+    manifest = {"version": MANIFEST_VERSION, "fingerprint": identity, "samples": samples, "shards": shards}
+    is_published = link.is_symlink() and os.readlink(link) == target
+    try:
+        if not is_published:
+            shutil.rmtree(version, ignore_errors=True)  # of a run that was killed: nobody reads it
+        version.mkdir(parents=True, exist_ok=True)
+        put_back = list(_fill(output / "work" / "shards", version, finished, manifest, config_yaml))
+    except OSError as error:
+        raise unwritable(version, error) from error
+    if not is_published:
+        put_back = []
         temporary = temporary_name(link)
         temporary.symlink_to(target)
         temporary.replace(link)
@@ -50,7 +58,7 @@ def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[P
         if other != version:
             shutil.rmtree(other, ignore_errors=True)
     write_summaries(output)
-    return version, fresh
+    return version, put_back
 
 
 def _entry(record: Done) -> dict[str, Any]:
@@ -65,32 +73,53 @@ def _entry(record: Done) -> dict[str, Any]:
     }
 
 
-def _assemble(
-    source: Path,
-    version: Path,
-    finished: Sequence[Done],
-    shards: Sequence[dict[str, Any]],
-    identity: str,
-    config_yaml: str,
-) -> None:
-    """Fill a version's directory; its manifest, written last, says that it is whole."""
-    shutil.rmtree(version, ignore_errors=True)
-    version.mkdir(parents=True)
+def _fill(
+    source: Path, version: Path, finished: Sequence[Done], manifest: Mapping[str, Any], config_yaml: str
+) -> Iterator[str]:
+    """Bring every file that a version must have to its directory, the manifest last; the names of those that came."""
     for record in finished:
-        for name in record.outputs:
-            _place(source / name, version / name)
-    write_json(version / "sizes.json", {shard["name"]: shard["samples"] for shard in shards})
-    write_bytes(version / "config.yaml", config_yaml.encode())
-    samples = sum(int(shard["samples"]) for shard in shards)
-    manifest = {"version": MANIFEST_VERSION, "fingerprint": identity, "samples": samples, "shards": list(shards)}
-    write_json(version / "manifest.json", manifest)
+        for name, digest in record.outputs.items():
+            state = _state(source / name, version / name)
+            if state != "placed":
+                _place(Vouched(str(source / name), digest), version / name)
+            if state == "missing":
+                yield name
+    sizes = {shard["name"]: shard["samples"] for shard in manifest["shards"]}
+    if not (version / "config.yaml").exists():
+        write_bytes(version / "config.yaml", config_yaml.encode())
+        yield "config.yaml"
+    for name, content in (("sizes.json", sizes), ("manifest.json", manifest)):
+        if read_json(version / name) != content:
+            write_json(version / name, content)
+            yield name
 
 
-def _place(source: Path, destination: Path) -> None:
-    """The same file under a second name; a copy where the file system has no hard links."""
+def _state(source: Path, destination: Path) -> Literal["placed", "missing", "older"]:
+    """What a published file is to that of the task: the same, or a copy made after it; absent, or not of its size; of a
+    shard that was made anew since."""
+    ours = source.stat()
     try:
-        os.link(source, destination)
+        there = destination.stat()
     except OSError:
-        temporary = temporary_name(destination)
-        shutil.copyfile(source, temporary)
+        return "missing"
+    if os.path.samestat(there, ours):
+        return "placed"
+    if there.st_size != ours.st_size:
+        return "missing"
+    return "placed" if there.st_mtime_ns >= ours.st_mtime_ns else "older"
+
+
+def _place(source: Vouched, destination: Path) -> None:
+    """The same file under a second name; a copy, checked, where the file system has no hard links."""
+    temporary = temporary_name(destination)
+    try:
+        os.link(source.path, temporary)
+        temporary.replace(destination)
+    except OSError:
+        shutil.copyfile(source.path, temporary)
+        try:
+            check(Vouched(str(temporary), source.digest))
+        except DamagedFileError as error:
+            temporary.unlink()
+            raise DamagedFileError(source.path, error.what) from error
         commit(temporary, destination)

@@ -14,7 +14,8 @@ from pipeline.engine import Task
 from pipeline.matching.matcher import MATCH_VERSION
 from pipeline.queries import read_queries, write_queries
 from pipeline.stages.match import MatchConfig, Matcher
-from pipeline.steps.step import Step, save_vector
+from pipeline.steps.step import Step
+from pipeline.storage import save_vector
 
 __all__ = ["VERSION", "plan"]
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.engine import Done, Task
+from pipeline.checked import Vouched, read_table
+from pipeline.engine import Done, Task, read_record
 from pipeline.schema import FACTS
 from pipeline.stages.fetch import BlockList, FetchConfig
 from pipeline.stages.fetch.retry import merge_facts, worth_retrying
 from pipeline.steps.facts import FactFile, facts_for, read_facts
 from pipeline.steps.retries import Retries
 from pipeline.steps.step import Step, key_of
-from pipeline.storage import read_json, write_parquet
+from pipeline.storage import write_parquet
 
 __all__ = ["KNOWN", "MISSING", "NAME", "VERSION", "can_heal", "plan"]
 
@@ -76,9 +76,9 @@ def plan(
         name, (first, last) = record.partition, (record.info["first"], record.info["last"])
         found = facts_for(files, settings=settings, seed=seed, first=first, last=last)
         arguments = {
-            "selected": str(record.path(directory, "selected")),
+            "selected": record.file(directory, "selected"),
             "store": str(store_directory),
-            "files": [[file.name, file.retry] for file in found],
+            "files": [(file.name, file.digest, file.retry) for file in found],
             "orders": [first, last],
             "block": list(fetch.block),
             "block_files": list(fetch.block_files),
@@ -102,8 +102,8 @@ def can_heal(arguments: Mapping[str, Any]) -> bool:
 
 def _lost(own: Path, partition: str, names: set[str]) -> list[str]:
     """Files that the last split relied on and that somebody has removed since: then it must be made again."""
-    record = read_json(own / "done" / f"{partition}.json") or {}
-    return sorted(set(record.get("info", {}).get("files", [])) - names)
+    record = read_record(own / "done" / f"{partition}.json")
+    return [] if record is None else sorted(set(record["info"].get("digests", ())) - names)
 
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
@@ -125,19 +125,20 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
             missing.append((url_id, url, arguments["retry"] if url_id in again else 0))
     _write(known_path, known, KNOWN)
     _write(missing_path, missing, MISSING)
+    used = set(answered.values())
     return {
         "rows": len(urls),
         "known": len(known),
         "missing": len(missing),
         "retried": len(again),
         "retry": arguments["retry"],
-        "files": sorted(set(answered.values())),
+        "digests": {name: digest for name, digest, _ in arguments["files"] if name in used},
     }
 
 
 def _urls(arguments: Mapping[str, Any]) -> dict[bytes, str]:
     """url_id -> URL, in the plan's order; of several spellings that of the first row."""
-    selected = pq.read_table(arguments["selected"], columns=["url_id", "url"])
+    selected = read_table(arguments["selected"], ["url_id", "url"])
     urls: dict[bytes, str] = {}
     for url_id, url in zip(selected["url_id"].to_pylist(), selected["url"].to_pylist(), strict=True):
         urls.setdefault(url_id, url)
@@ -148,8 +149,9 @@ def _found(arguments: Mapping[str, Any], urls: Mapping[bytes, str], block: Block
     """The best answer (_FOUND) to each of `urls` that has one: a picture, else what was said last."""
     wanted = pa.array(urls, pa.binary(16))
     generations = [_FOUND.empty_table()]
-    for name, retry in sorted(arguments["files"], key=lambda file: (file[1], file[0])):
-        rows = read_facts(Path(arguments["store"]) / name, arguments["orders"], _ANSWER.names)
+    for name, digest, retry in sorted(arguments["files"], key=lambda file: (file[2], file[0])):
+        file = Vouched(str(Path(arguments["store"]) / name), digest)
+        rows = read_facts(file, arguments["orders"], _ANSWER.names)
         rows = rows.filter(pc.is_in(rows["url_id"], wanted))
         rows = rows.append_column("facts", pa.array([name] * rows.num_rows, pa.string()))
         rows = rows.append_column("retry", pa.array([retry] * rows.num_rows, pa.int32()))

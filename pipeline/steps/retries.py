@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.storage import read_json, write_json
+from pipeline.storage import read_sealed, write_sealed
 
 __all__ = ["Retried", "Retries", "begin", "end", "retries_of"]
 
@@ -40,8 +40,9 @@ class Retries:
 
 
 def retries_of(output: Path) -> Retries:
-    """The retries of the data set in `output`."""
-    state = read_json(_path(output)) or {"finished": [], "under_way": False}
+    """The retries of the data set in `output`; none where their record is damaged, so that every answer is taken as it
+    stands."""
+    state = read_sealed(_path(output)) or {"finished": [], "under_way": False}
     return Retries(finished=tuple(Retried(**one) for one in state["finished"]), under_way=state["under_way"])
 
 
@@ -60,4 +61,4 @@ def _path(output: Path) -> Path:
 
 
 def _write(output: Path, retries: Retries) -> None:
-    write_json(_path(output), dataclasses.asdict(retries))
+    write_sealed(_path(output), dataclasses.asdict(retries))

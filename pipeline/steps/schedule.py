@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.checked import read_part
 from pipeline.engine import Done, Task
 from pipeline.schema import SELECTED
 from pipeline.steps.step import Step, key_of
@@ -34,7 +34,7 @@ def plan(chosen: Sequence[Done], directory: Path, samples_per_shard: int) -> Ste
     total = sum(int(record.info["selected"]) for record in chosen)
     shards = max(1, math.ceil(total / samples_per_shard))
     key = key_of(VERSION, chosen, shards)
-    files = [str(record.path(directory, "chosen")) for record in chosen]
+    files = [record.file(directory, "chosen") for record in chosen]
     tasks = []
     for begin in range(0, shards, _SHARDS_PER_TASK):
         block = range(begin, min(begin + _SHARDS_PER_TASK, shards))
@@ -64,8 +64,8 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     bounds = arguments["bounds"]
     first, last = pa.scalar(bounds[0], pa.uint64()), pa.scalar(bounds[-1] - 1, pa.uint64())
     parts = []
-    for name in arguments["chosen"]:
-        part = pq.read_table(name, filters=[("order", ">=", first), ("order", "<=", last)])
+    for file in arguments["chosen"]:
+        part = read_part(file, [("order", ">=", first), ("order", "<=", last)])
         parts.append(part.cast(CHOSEN))
     table = pa.concat_tables(parts).sort_by([("order", "ascending"), ("uid", "ascending")])
     order = table["order"].to_numpy()

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.load import from_mapping, to_mapping
+from pipeline.checked import Vouched, load_vector, read_batches
 from pipeline.engine import Done, Task
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import Ledger, LedgerConfig
@@ -37,9 +37,9 @@ from pipeline.stages.balance import (
     unbounded,
 )
 from pipeline.steps.schedule import CHOSEN
-from pipeline.steps.step import Step, add_up, key_of, load_vector, save_vector
-from pipeline.steps.thresholds import Place, balance_arguments, open_balance, path_of, save_thresholds
-from pipeline.storage import parquet_writer, write_parquet
+from pipeline.steps.step import Step, add_up, key_of
+from pipeline.steps.thresholds import Place, balance_arguments, file_of, open_balance, save_thresholds
+from pipeline.storage import parquet_writer, save_vector, write_parquet
 
 __all__ = [
     "VERSION",
@@ -58,8 +58,8 @@ _CHOSEN_GROUP_ROWS = 2_048  # few: a task of `schedule` reads a narrow range of 
 _EDGE_COLUMNS = ["uid", "query_ids"]
 
 
-def _paths(done: Sequence[Done], directory: Path, kind: str) -> list[str]:
-    return [str(record.path(directory, kind)) for record in done]
+def _files(done: Sequence[Done], directory: Path, kind: str) -> list[Vouched]:
+    return [record.file(directory, kind) for record in done]
 
 
 # --- count: how many distinct pairs contain each query ------------------------------------------
@@ -71,7 +71,7 @@ def plan_count(unique: Sequence[Done], directory: Path) -> Step:
         partition="all",
         work=_count,
         arguments={
-            "counts": _paths(unique, directory, "counts.npy"),
+            "counts": _files(unique, directory, "counts.npy"),
             "pairs": sum(int(record.info["kept"]) for record in unique),
         },
         outputs=("all.counts.npy",),
@@ -95,7 +95,7 @@ def plan_limit(counts: Place, config: BalanceConfig) -> Step:
     task = Task(
         partition="all",
         work=_limit,
-        arguments={"counts": path_of(counts, "counts.npy"), "pairs": counts[0].info["pairs"], **_config(config)},
+        arguments={"counts": file_of(counts, "counts.npy"), "pairs": counts[0].info["pairs"], **_config(config)},
         outputs=("all.counted.npy", "all.lows.npy", "all.highs.npy"),
         key=key_of(VERSION, [counts[0]], counts[0].info["pairs"], config, "limit"),
     )
@@ -131,10 +131,10 @@ def plan_gather(
     tasks = []
     for record in unique:
         arguments = {
-            "unique": str(record.path(directory, "unique")),
-            "lows": path_of(limit, "lows.npy"),
-            "highs": path_of(limit, "highs.npy"),
-            "query_hashes": path_of(queries, "query_hashes.npy"),
+            "unique": record.file(directory, "unique"),
+            "lows": file_of(limit, "lows.npy"),
+            "highs": file_of(limit, "highs.npy"),
+            "query_hashes": file_of(queries, "query_hashes.npy"),
             "seed": seed,
             **_config(config),
         }
@@ -153,20 +153,19 @@ def _gather(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[s
     return {"rows": rows}
 
 
-def _load(path: str) -> np.ndarray[Any, Any]:
-    return np.array(load_vector(path))
+def _load(file: Vouched) -> np.ndarray[Any, Any]:
+    return np.array(load_vector(file))
 
 
 def _gathered(
-    unique: str, arguments: Mapping[str, Any], windows: Windows, below: np.ndarray[Any, Any]
+    unique: Vouched, arguments: Mapping[str, Any], windows: Windows, below: np.ndarray[Any, Any]
 ) -> Iterator[pa.RecordBatch]:
     hashes = _load(arguments["query_hashes"])
     config = from_mapping(BalanceConfig, arguments["config"])
     if not (windows.highs >= windows.lows).any():
         return
-    with pq.ParquetFile(unique) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=_EDGE_COLUMNS):
-            yield gather(batch, config, seed=arguments["seed"], query_hashes=hashes, windows=windows, below=below)
+    for batch in read_batches(unique, _BATCH_ROWS, _EDGE_COLUMNS):
+        yield gather(batch, config, seed=arguments["seed"], query_hashes=hashes, windows=windows, below=below)
 
 
 def plan_threshold(
@@ -183,14 +182,14 @@ def plan_threshold(
         partition="all",
         work=_threshold,
         arguments={
-            "edges": _paths(gathered, directory, "edges"),
-            "below": _paths(gathered, directory, "below.npy"),
-            "unique": _paths(*unique, "unique"),
-            "counted": path_of(limit, "counted.npy"),
-            "lows": path_of(limit, "lows.npy"),
-            "highs": path_of(limit, "highs.npy"),
+            "edges": _files(gathered, directory, "edges"),
+            "below": _files(gathered, directory, "below.npy"),
+            "unique": _files(*unique, "unique"),
+            "counted": file_of(limit, "counted.npy"),
+            "lows": file_of(limit, "lows.npy"),
+            "highs": file_of(limit, "highs.npy"),
             "limit": limit[0].info["planned_t"],
-            "query_hashes": path_of(queries, "query_hashes.npy"),
+            "query_hashes": file_of(queries, "query_hashes.npy"),
             "seed": seed,
             **_config(config),
         },
@@ -206,7 +205,7 @@ def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dic
     windows = Windows(lows=_load(arguments["lows"]), highs=_load(arguments["highs"]))
     below = np.zeros(len(counts), np.int64)
     below[windows.highs >= windows.lows] = add_up(arguments["below"])
-    edges = edges_of((b for path in arguments["edges"] for b in pq.ParquetFile(path).iter_batches()), below)
+    edges = edges_of((b for file in arguments["edges"] for b in read_batches(file)), below)
     thresholds, failed = find_thresholds(edges, counts, limit, config)
     if len(failed):  # the windows of these queries missed: gather all of their edges
         windows, below = unbounded(len(counts), failed), np.zeros(len(counts), np.int64)
@@ -236,7 +235,7 @@ def plan_balance(
     for record in unique:
         name = record.partition
         arguments = {
-            "unique": str(record.path(directory, "unique")),
+            "unique": record.file(directory, "unique"),
             "ledger": to_mapping(ledger),
             **balance_arguments(thresholds, queries, config, seed),
         }
@@ -254,10 +253,9 @@ def _balance(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
     kept: list[pa.RecordBatch] = []
     rows = 0
-    with pq.ParquetFile(arguments["unique"]) as file:
-        for batch in file.iter_batches(_BATCH_ROWS):
-            rows += batch.num_rows
-            kept.append(ledger.add("balance", "pair", select(batch.cast(MATCHED))))
+    for batch in read_batches(arguments["unique"], _BATCH_ROWS):
+        rows += batch.num_rows
+        kept.append(ledger.add("balance", "pair", select(batch.cast(MATCHED))))
     schema = pa.schema([*CHOSEN][:-1])
     table = pa.Table.from_batches([batch.cast(schema) for batch in kept], schema)
     url_ids = [first_64_bits(ids_of(batch.column("url_id"))) for batch in kept if batch.num_rows]
@@ -286,10 +284,10 @@ def plan_report(chosen: Sequence[Done], directory: Path, counts: Place, threshol
         partition="all",
         work=_report,
         arguments={
-            "counts": path_of(counts, "counts.npy"),
-            "hashes": path_of(thresholds, "hashes.npy"),
-            "selected": _paths(chosen, directory, "selected.npy"),
-            "contained": _paths(chosen, directory, "contained.npy"),
+            "counts": file_of(counts, "counts.npy"),
+            "hashes": file_of(thresholds, "hashes.npy"),
+            "selected": _files(chosen, directory, "selected.npy"),
+            "contained": _files(chosen, directory, "contained.npy"),
         },
         outputs=("all.query_counts.parquet",),
         key=key_of(VERSION, [*chosen, counts[0], thresholds[0]], "report"),

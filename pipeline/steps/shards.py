@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.load import ConfigError
-from pipeline.engine import Done, Task
+from pipeline.checked import Vouched, check, open_file, read_range, read_table
+from pipeline.engine import Done, Task, digest_in, read_record
+from pipeline.errors import DamagedFileError
 from pipeline.schema import FETCHED
 from pipeline.shard import ranks_of, shard_name, shard_outputs, write_shard
 from pipeline.steps.step import Step, key_of
 
 __all__ = ["VERSION", "ShardsConfig", "plan"]
 
-VERSION = "shards-2"
+VERSION = "shards-3"
 _MAX_OPEN_TARS = 256
 """A staging shard's pictures may lie in as many tars as the set has sources; processes may hold about 1,000 files."""
 
@@ -57,8 +59,8 @@ def plan(fetched: Sequence[Done], directory: Path, config: ShardsConfig, *, tars
         while starts[at] < last:
             begin, end = max(first, starts[at]), min(last, starts[at + 1])
             if begin < end:
-                facts = fetched[at].path(directory, "fetched")
-                part = {"facts": str(facts), "begin": begin - starts[at], "end": end - starts[at]}
+                facts = fetched[at].file(directory, "fetched")
+                part = {"facts": facts, "begin": begin - starts[at], "end": end - starts[at]}
                 parts.append(part)
                 inputs.append(fetched[at])
             at += 1
@@ -75,6 +77,7 @@ def plan(fetched: Sequence[Done], directory: Path, config: ShardsConfig, *, tars
                 work=_work,
                 arguments=arguments,
                 outputs=shard_outputs(shard),
+                published=True,
                 key=key_of(VERSION, inputs, shard, config.samples_per_shard, ranks),
             )
         )
@@ -86,16 +89,27 @@ def _survivors(parts: Sequence[Mapping[str, Any]], tars: Path) -> Iterator[tuple
     with contextlib.ExitStack() as stack:
         opened: dict[str, BinaryIO] = {}
         for part in parts:
-            table = pq.read_table(part["facts"]).cast(FETCHED)
+            table = read_table(part["facts"]).cast(FETCHED)
             table = table.filter(pc.equal(table["status"], "success")).slice(part["begin"], part["end"] - part["begin"])
             for row in table.to_pylist():
                 name = row["staging_tar"]
                 if name not in opened:
                     if len(opened) == _MAX_OPEN_TARS:
                         opened.pop(next(iter(opened))).close()
-                    opened[name] = stack.enter_context((tars / name).open("rb"))
-                opened[name].seek(row["tar_offset"])
-                yield row, opened[name].read(row["num_bytes"])
+                    opened[name] = stack.enter_context(open_file(tars / name))
+                if row["stored_xxh3"] is None:
+                    _check_old_tar(tars / name, (tars / name).stat().st_mtime_ns)
+                yield row, read_range(opened[name], row["tar_offset"], row["num_bytes"], row["stored_xxh3"])
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_old_tar(tar: Path, changed_ns: int) -> None:
+    """Hold a tar whose pictures have no hashes of their own, as earlier versions wrote it, against its record; once in
+    a process, and again where the file was changed."""
+    record = read_record(tar.parent / "done" / f"{tar.stem}.json")
+    if record is None:
+        raise DamagedFileError(str(tar), "nothing vouches for it")
+    check(Vouched(str(tar), digest_in(record["outputs"][tar.name])))
 
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:

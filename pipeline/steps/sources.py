@@ -81,7 +81,8 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
             raise InputError(f"{pattern}: cannot be reached ({error}); check the URL and the access to it") from error
         found = {system.unstrip_protocol(name): _remote_stamp(about) for name, about in files.items()}
     else:
-        names = glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern]
+        is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)  # a file may be named like one
+        names = glob.glob(pattern, recursive=True) if is_glob else [pattern]
         found = {name: stamp_of(name) for name in names if os.path.isfile(name)}
     if not found:
         raise InputError(f"{pattern}: no such source file; correct `sources` in the config")
@@ -147,16 +148,24 @@ def _listed(path: str, lists: Path | None, max_missing: float) -> Mapping[str, S
 
 
 def _read_list(path: str, lists: Path | None) -> bytes:
-    copy = lists / f"{xxhash.xxh3_64_hexdigest(path.encode())}.paths" if lists and is_web(path) else None
+    name = xxhash.xxh3_64_hexdigest(path.encode())
+    is_kept = lists is not None and is_web(path)
     try:
-        if copy is not None and copy.exists():
-            return copy.read_bytes()
+        if lists is not None and is_kept:
+            for copy in sorted(lists.glob(f"{name}-*.paths")):
+                kept = copy.read_bytes()
+                if copy.name == _copy_name(name, kept):  # a damaged one is asked for again
+                    return kept
         # Somebody waits for the answer, so a server that is not there is told of soon.
         with open_download(path, tries=_LIST_TRIES) if is_web(path) else open_binary(path) as file:
             data = file.read(_MAX_LIST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    if copy is not None:
+    if lists is not None and is_kept:
         with contextlib.suppress(OutputError):  # it can be asked for again
-            write_bytes(copy, data)
+            write_bytes(lists / _copy_name(name, data), data)
     return data
+
+
+def _copy_name(name: str, data: bytes) -> str:
+    return f"{name}-{xxhash.xxh3_64_hexdigest(data)}.paths"

@@ -1,4 +1,4 @@
-"""What a step is, and the two forms in which a sum over partitions travels."""
+"""What a step is, and how the sums of its partitions are added up."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.load import fingerprint
+from pipeline.checked import Vouched, load_vector
 from pipeline.engine import Done, Task
 
-__all__ = ["Step", "add_up", "key_of", "load_vector", "save_vector"]
+__all__ = ["Step", "add_up", "key_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +36,9 @@ def key_of(version: str, inputs: Iterable[Done], *rest: Any) -> str:
     return fingerprint(version, [sorted(done.outputs.items()) for done in inputs], *rest)
 
 
-def save_vector(path: Path, vector: npt.NDArray[Any]) -> None:
-    """Write a .npy under exactly this name."""
-    with path.open("wb") as file:
-        np.save(file, vector, allow_pickle=False)
-
-
-def load_vector(path: str | Path) -> npt.NDArray[Any]:
-    """Memory-map a .npy, so that the workers of a machine share it."""
-    vector: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return vector
-
-
-def add_up(paths: Sequence[str]) -> npt.NDArray[np.int64]:
+def add_up(files: Sequence[Vouched]) -> npt.NDArray[np.int64]:
     """Sum of int64 vectors of equal length, one file in memory at a time."""
-    total = np.array(load_vector(paths[0]), dtype=np.int64)
-    for path in paths[1:]:
-        total += load_vector(path)
+    total = np.array(load_vector(files[0]), dtype=np.int64)
+    for file in files[1:]:
+        total += load_vector(file)
     return total

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.load import ConfigError, from_mapping, to_mapping
+from pipeline.checked import Vouched, check, read_batches
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.schema import CANDIDATES, MATCHED
@@ -59,6 +59,7 @@ def plan(
     ledger: LedgerConfig,
 ) -> Step:
     """One task per file of candidates, named like it. Raises InputError for a word list that cannot be read."""
+    tables = tuple(queries.file(queries_directory, name) for name in Matcher.FILES)
     tasks = []
     # What a word is, in which case, depends on these beyond the config.
     words = (lexicon_fingerprints(language), unicodedata.unidata_version)
@@ -70,12 +71,11 @@ def plan(
             "match": to_mapping(match_config),
             "ledger": to_mapping(ledger),
         }
-        candidates = done.path(directory, "candidates")
         tasks.append(
             Task(
                 partition=done.partition,
                 work=_work,
-                arguments={"candidates": str(candidates), "matcher": str(queries_directory), **config},
+                arguments={"candidates": done.file(directory, "candidates"), "matcher": tables, **config},
                 outputs=(f"{done.partition}.matched.parquet", f"{done.partition}.rejections.parquet"),
                 key=key_of(VERSION, [done, queries], config, words),
             )
@@ -84,9 +84,10 @@ def plan(
 
 
 @functools.lru_cache(maxsize=1)
-def _open_matcher(directory: str) -> Matcher:
-    """Memory-mapped tables, opened once a worker process."""
-    return Matcher.open(Path(directory))
+def _open_matcher(tables: tuple[Vouched, ...]) -> Matcher:
+    """Memory-mapped tables, checked and opened once a worker process."""
+    (directory,) = {Path(check(table)).parent for table in tables}
+    return Matcher.open(directory)
 
 
 def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
@@ -98,8 +99,8 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
     held: list[pa.RecordBatch] = []
     rows = held_rows = matched = 0
-    with pq.ParquetFile(arguments["candidates"]) as file, parquet_writer(matched_path, MATCHED) as writer:
-        for batch in file.iter_batches(arguments["batch_rows"]):
+    with parquet_writer(matched_path, MATCHED) as writer:
+        for batch in read_batches(arguments["candidates"], arguments["batch_rows"]):
             rows += batch.num_rows
             kept = ledger.add("clean", "link", clean(_to_judge(batch), clean_config))
             kept = ledger.add("language", "link", identify(kept, language))

@@ -11,20 +11,21 @@ import numpy as np
 import pyarrow as pa
 
 from configs.load import from_mapping, to_mapping
+from pipeline.checked import Vouched, load_vector
 from pipeline.engine import Done
 from pipeline.outcome import Outcome
 from pipeline.stages.balance import BalanceConfig, Thresholds, balance
-from pipeline.steps.step import load_vector, save_vector
+from pipeline.storage import save_vector
 
-__all__ = ["Place", "balance_arguments", "open_balance", "path_of", "save_thresholds"]
+__all__ = ["Place", "balance_arguments", "file_of", "open_balance", "save_thresholds"]
 
 Place = tuple[Done, Path]
 """A finished task and the directory of its outputs."""
 
 
-def path_of(place: Place, kind: str) -> str:
+def file_of(place: Place, kind: str) -> Vouched:
     """The one output of a finished task that ends with `kind`."""
-    return str(place[0].path(place[1], kind))
+    return place[0].file(place[1], kind)
 
 
 def save_thresholds(thresholds: Thresholds, outputs: Mapping[str, Path]) -> None:
@@ -39,9 +40,9 @@ def save_thresholds(thresholds: Thresholds, outputs: Mapping[str, Path]) -> None
 def balance_arguments(thresholds: Place, queries: Place, config: BalanceConfig, seed: int) -> dict[str, Any]:
     """What a task that balances takes along."""
     return {
-        "threshold_hashes": path_of(thresholds, "hashes.npy"),
-        "threshold_uids": path_of(thresholds, "uids.npy"),
-        "query_hashes": path_of(queries, "query_hashes.npy"),
+        "threshold_hashes": file_of(thresholds, "hashes.npy"),
+        "threshold_uids": file_of(thresholds, "uids.npy"),
+        "query_hashes": file_of(queries, "query_hashes.npy"),
         "config": to_mapping(config),
         "seed": seed,
     }

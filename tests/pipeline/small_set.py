@@ -127,7 +127,9 @@ def make_set(root: Path, pairs: int = 150) -> list[dict[str, Any]]:
 def _shard(root: Path, shard: int, ranks: tuple[int, int], pairs: int) -> Done:
     arguments = {"shard": shard, "ranks": ranks, "pairs": pairs}
     name = shard_name(shard)
-    task = Task(partition=name, work=_write, arguments=arguments, outputs=shard_outputs(shard), key=name)
+    task = Task(
+        partition=name, work=_write, arguments=arguments, outputs=shard_outputs(shard), key=name, published=True
+    )
     return run_task(str(root / "work" / "shards"), task)
 
 

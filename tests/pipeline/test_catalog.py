@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.catalog import NAMED_QUERIES, VIEWS, SqlError, named_query, open_catalog
+from pipeline.checked import digest_of
 from pipeline.commands import main
 from pipeline.errors import OutputError
 from pipeline.report import write_report
@@ -117,7 +118,7 @@ def test_summary_serves_while_it_is_fresh_and_the_rows_when_it_is_not(tmp_path: 
     assert made.read_bytes() == first
     manifest = json.loads((root / "work/fetched/manifest.json").read_text())
     (root / "work/fetched/1.fetched.parquet").write_bytes((root / "work/fetched/0.fetched.parquet").read_bytes())
-    manifest["tasks"][0]["outputs"]["1.fetched.parquet"] = "another"
+    manifest["tasks"][0]["outputs"]["1.fetched.parquet"] = digest_of(root / "work/fetched/1.fetched.parquet")
     write_json(root / "work/fetched/manifest.json", manifest)
     assert fresh_summary(root, "hosts") is None
     doubled = [(host, 2 * pairs, 2 * fetched) for host, pairs, fetched in _hosts()]

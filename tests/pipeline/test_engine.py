@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.engine import EngineConfig, Task, open_engine
 from pipeline.engine.on_ray import run_task_in
-from pipeline.errors import EngineError, LockedError, OutputError
+from pipeline.errors import DamagedFileError, EngineError, LockedError, OutputError
 from pipeline.storage import open_output, read_json, sweep, write_json
 
 INLINE = EngineConfig(kind="inline")
@@ -133,6 +133,17 @@ def test_error_in_a_task_comes_back_as_itself(tmp_path: Path, ray_engine: Any) -
     with pytest.raises(OutputError, match="no space left") as caught:
         ray_engine.run_step(tmp_path / "step", [task])
     assert "\n" not in str(caught.value)
+
+
+def _meet_damage(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    raise DamagedFileError("/set/work/x.npy", "its bytes are not those that were written")
+
+
+def test_damage_that_a_worker_meets_comes_back_with_the_name_of_the_file(tmp_path: Path, ray_engine: Any) -> None:
+    task = Task(partition="a", work=_meet_damage, arguments={}, outputs=("a.txt",), key="k")
+    with pytest.raises(DamagedFileError) as caught:
+        ray_engine.run_step(tmp_path / "step", [task])
+    assert (caught.value.path, caught.value.what) == ("/set/work/x.npy", "its bytes are not those that were written")
 
 
 def test_unreachable_cluster_is_one_clear_line(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +19,8 @@ import pytest
 from PIL import Image
 
 from configs.load import to_mapping
+from pipeline.checked import Vouched, load_vector
+from pipeline.duck import open_duckdb
 from pipeline.engine import EngineConfig, Task, open_engine
 from pipeline.errors import OutputError
 from pipeline.schema import FACTS
@@ -23,6 +28,7 @@ from pipeline.stages.check_image import ImageConfig
 from pipeline.stages.fetch import FetchConfig
 from pipeline.steps import fetch
 from pipeline.steps.requests import MISSING
+from pipeline.storage import save_vector
 from tests.pipeline.loopback_server import LoopbackServer, text
 
 COUNT = 30
@@ -48,7 +54,7 @@ def fetch_task(tmp_path: Path, port: int, work: Any = fetch._work, retries: int 
         timeout_s=5,
     )
     arguments = {
-        "missing": str(tmp_path / "missing.parquet"),
+        "missing": Vouched(str(tmp_path / "missing.parquet"), ""),
         "about": {},
         "fetch": to_mapping(config),
         "image": to_mapping(ImageConfig(isolate="none")),
@@ -98,6 +104,49 @@ def test_a_server_that_dies_for_good_costs_only_what_it_had_not_sent(tmp_path: P
     tar = done.path(tmp_path / "fetch", "tar").read_bytes()
     for row in success:
         assert tar[row["tar_offset"] : row["tar_offset"] + row["num_bytes"]][:3] == b"\xff\xd8\xff"
+
+
+def _save_a_vector(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    (path,) = outputs.values()
+    save_vector(path, np.zeros(1 << 17))
+    return {}
+
+
+def test_a_disk_that_takes_only_half_of_a_npy_is_one_clear_line(tmp_path: Path) -> None:
+    # NumPy's own writer says "131072 requested and 65536 written", and not why.
+    task = Task(partition="a", work=_save_a_vector, arguments={}, outputs=("a.npy",), key="k")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, hard))
+    try:
+        with (
+            open_engine(EngineConfig(kind="inline")) as engine,
+            pytest.raises(OutputError, match=r"cannot write \(File too large\)"),
+        ):
+            engine.run_step(tmp_path / "step", [task])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [p for p in (tmp_path / "step").rglob("*") if p.is_file()]
+    with open_engine(EngineConfig(kind="inline")) as engine:
+        (done,) = engine.run_step(tmp_path / "step", [task])
+    assert load_vector(done.file(tmp_path / "step", "npy")).sum() == 0
+
+
+@pytest.mark.parametrize("shape", [(0, 16), (7,), (3, 4), (2, 2, 5), ()])
+def test_a_npy_is_what_numpy_reads_and_writes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    vector = np.arange(np.prod(shape, dtype=int), dtype=np.uint64).reshape(shape)
+    save_vector(tmp_path / "a.npy", vector.T)
+    np.save(tmp_path / "b.npy", np.ascontiguousarray(vector.T).reshape(vector.T.shape))
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def _full_spill(database: Any) -> None:
+    raise duckdb.IOException('IO Error: Could not write file "x": No space left on device')
+
+
+def test_a_disk_that_is_too_full_to_spill_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, open_duckdb(tmp_path / "x", memory_mb=64) as database:
+        _full_spill(database)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def _on_a_full_disk(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.load import ConfigError, fingerprint, from_mapping
+from configs.load import ConfigError, from_mapping
+from pipeline.checked import digest_of
 from pipeline.engine import Done, EngineConfig, open_engine
 from pipeline.errors import InputError
 from pipeline.identity import first_64_bits, keyed_hash
@@ -75,8 +76,8 @@ def staged(directory: Path, rows: Sequence[Row], shards: int = 3) -> tuple[list[
         mine.sort(key=lambda r: (r["order"], r["uid"]))
         name = f"{shard:05d}.fetched.parquet"
         write_parquet(directory / name, pa.Table.from_pylist(mine, schema=FETCHED), FETCHED)
-        content = fingerprint(repr(mine))
-        done.append(Done(partition=f"{shard:05d}", key="", outputs={name: content}, info={"success": len(mine)}))
+        digest = digest_of(directory / name)
+        done.append(Done(partition=f"{shard:05d}", key="", outputs={name: digest}, info={"success": len(mine)}))
     return done, directory
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.checked import digest_of
 from pipeline.engine import Done, Engine, EngineConfig, open_engine
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.ledger import LedgerConfig, Line, totals
@@ -21,7 +22,8 @@ from pipeline.schema import MATCHED
 from pipeline.stages.balance import BalanceConfig
 from pipeline.steps import dedup, exchange, schedule, select
 from pipeline.steps.dedup import DedupConfig
-from pipeline.steps.step import Step, save_vector
+from pipeline.steps.step import Step
+from pipeline.storage import save_vector
 
 QUERIES = 12
 PARTITIONS = 3
@@ -98,7 +100,8 @@ def run_plan(
     exchanged = write_exchanged(root, rows, files, engine)
     (root / "queries").mkdir()
     save_vector(root / "queries" / "q.query_hashes.npy", query_hashes())
-    queries = (Done(partition="all", key="q", outputs={"q.query_hashes.npy": "h"}, info={}), root / "queries")
+    digest = digest_of(root / "queries" / "q.query_hashes.npy")
+    queries = (Done(partition="all", key="q", outputs={"q.query_hashes.npy": digest}, info={}), root / "queries")
 
     def run(step: Step) -> list[Done]:
         return engine.run_step(root / step.name, step.tasks)
@@ -184,7 +187,7 @@ def test_exchange_brings_every_row_to_its_partition_once(tmp_path: Path) -> None
     with open_engine(EngineConfig(kind="inline")) as engine:
         files = write_exchanged(tmp_path, rows, 5, engine)
     assert len(files) > 2, "files that do not fit together share no task"
-    paths = [(str(d.path(where, "blocks")), str(d.path(where, "index.npy"))) for d, where in files]
+    paths = [(d.file(where, "blocks"), d.file(where, "index.npy")) for d, where in files]
     seen = []
     for partition in range(PARTITIONS):
         mine = [row for batch in exchange.read_blocks(paths, partition) for row in batch.to_pylist()]
@@ -202,6 +205,6 @@ def test_small_files_share_an_exchange_task_and_large_ones_flush_often(tmp_path:
         (tmp_path / "large").mkdir()
         ((done, where),) = write_exchanged(tmp_path / "large", rows, 1, engine)
     index = np.load(done.path(where, "index.npy"))
-    assert index.shape == (1, PARTITIONS + 1), "one batch of the file is one flush"
-    assert index[0, 0] == 0
-    assert index[-1, -1] == done.path(where, "blocks").stat().st_size
+    assert index.shape == (1, 2, PARTITIONS + 1), "one batch of the file is one flush"
+    assert index[0, 0, 0] == 0
+    assert index[-1, 0, -1] == done.path(where, "blocks").stat().st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from configs.load import ConfigError
 from pipeline.catalog import SqlError, named_query, open_catalog
 from pipeline.commands import main
-from pipeline.errors import InputError, LockedError, OutputError
+from pipeline.errors import InputError, LockedError, OutputError, PipelineError
 from pipeline.explain import explain
 from pipeline.export_list import export_list
 from pipeline.join import join
@@ -294,13 +295,27 @@ def test_no_match_an_existing_place_and_an_inner_place_are_refused(made: tuple[P
         subset(source, SubsetConfig(where="true"), Path("/proc/openwit/out"))
 
 
-def test_damaged_tar_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("00001.tar", lambda data: data[:2000], r"00001.tar: damaged: ends before"),
+        ("00001.tar", lambda data: bytes(len(data)), r"00001.tar: damaged: the \d+ bytes at 512 are not those"),
+        (
+            "00002.parquet",
+            lambda data: data[:100] + b"\0" + data[101:],
+            r"00002.parquet: damaged: its bytes are not those",
+        ),
+    ],
+)
+def test_damaged_shard_is_an_error_and_leaves_nothing(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes], message: str
+) -> None:
     make_set(tmp_path / "set")
-    tar = tmp_path / "set" / "shards" / "00001.tar"
-    data = tar.read_bytes()
-    tar.unlink()
-    tar.write_bytes(data[:2000])
-    with pytest.raises(InputError, match="shorter than its metadata says"):
+    path = tmp_path / "set" / "shards" / name
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(damage(data))
+    with pytest.raises(PipelineError, match=message):
         subset(tmp_path / "set", SubsetConfig(where="true"), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 

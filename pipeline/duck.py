@@ -1,0 +1,77 @@
+"""DuckDB for one task: one thread, a memory limit, a place to spill to, and its full disk told as everybody's."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+__all__ = ["full_disk", "open_duckdb", "quote_text", "spill_beside"]
+
+_FULL = "No space left on device"
+_OUT_OF_ROOM = (_FULL, "failed to offload data block", "max_temp_directory_size")
+"""What DuckDB says where its spill does not fit on the disk."""
+
+
+Streams = Mapping[str, tuple[pa.Schema, Iterator[pa.RecordBatch]]]
+"""Name of a table -> its schema and rows, to be read once."""
+
+
+@contextmanager
+def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory with the tables `streams`; what passes `memory_mb` goes to the directory `spill`, which is
+    gone afterwards.
+
+    Raises what a stream raises, of which DuckDB would make an error of its own with a traceback for a text, and OSError
+    (ENOSPC) where the disk is too full to spill.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "threads": 1,
+        "memory_limit": f"{memory_mb}MB",
+        "temp_directory": str(spill),
+    }
+    failures: list[Exception] = []
+    try:
+        with full_disk(spill), duckdb.connect(config=config) as database:
+            for name, (schema, rows) in (streams or {}).items():
+                database.register(name, pa.RecordBatchReader.from_batches(schema, _watched(rows, failures)))
+            yield database
+    except duckdb.Error as error:
+        if failures:
+            raise failures[0] from error
+        raise
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turn DuckDB's error for a full disk, which has no number, into the OSError (ENOSPC) that it stands for."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if any(words in str(error) for words in _OUT_OF_ROOM):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+def _watched(rows: Iterator[pa.RecordBatch], failures: list[Exception]) -> Iterator[pa.RecordBatch]:
+    """The same rows; what ends them is kept in `failures`."""
+    try:
+        yield from rows
+    except Exception as error:
+        failures.append(error)
+        raise
+
+
+def spill_beside(path: Path) -> Path:
+    """The directory for what a task that writes `path` spills; it is swept like the unfinished file."""
+    return path.with_name(f"{path.name}.spill")
+
+
+def quote_text(text: object) -> str:
+    """An SQL string literal."""
+    return "'" + str(text).replace("'", "''") + "'"

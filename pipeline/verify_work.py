@@ -1,0 +1,54 @@
+"""Check work/: every file of every step against the done-record that vouches for it.
+
+    work/**/done/*.json --each output--> digest
+
+A run finds the same as it reads (`checked.py`), but only in the files that it reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.checked import Vouched, check
+from pipeline.engine import digest_in, read_record
+from pipeline.errors import DamagedFileError
+from pipeline.storage import check_output
+from pipeline.verify import Damage, Verification
+
+__all__ = ["verify_work"]
+
+
+def verify_work(output: Path, *, advance: Callable[[int], None] | None = None) -> Verification:
+    """Hold every file of the steps in work/ against its done-record; calls `advance(1)` after each record.
+
+    `shards` counts the records, `samples` is 0. Raises OutputError where `output` is no data set.
+    """
+    check_output(output)
+    records = sorted((output / "work").glob("**/done/*.json"))
+    damages: list[Damage] = []
+    num_bytes = 0
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for found, size in pool.map(lambda path: _check_record(output, path), records):
+            damages += found
+            num_bytes += size
+            if advance is not None:
+                advance(1)
+    return Verification(shards=len(records), samples=0, num_bytes=num_bytes, damages=damages)
+
+
+def _check_record(output: Path, path: Path) -> tuple[list[Damage], int]:
+    """The damages of a task's files, and how many bytes they are."""
+    directory = path.parent.parent
+    record = read_record(path)
+    if record is None:
+        return [Damage(file=str(path.relative_to(output)), what="not a done-record; its task counts as not done")], 0
+    damages = []
+    for name, entry in record["outputs"].items():
+        try:
+            check(Vouched(str(directory / name), digest_in(entry)))
+        except DamagedFileError as error:
+            damages.append(Damage(file=str((directory / name).relative_to(output)), what=error.what))
+    return damages, sum(int(entry["bytes"]) for entry in record["outputs"].values())
