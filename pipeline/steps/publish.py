@@ -46,7 +46,8 @@ def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[P
         if not is_published:
             shutil.rmtree(version, ignore_errors=True)  # of a run that was killed: nobody reads it
         version.mkdir(parents=True, exist_ok=True)
-        put_back = list(_fill(output / "work" / "shards", version, finished, manifest, config_yaml))
+        shards_step = output / "work" / "shards"
+        put_back = list(_fill(shards_step, version, finished, manifest, config_yaml, doubted=is_published))
     except OSError as error:
         raise unwritable(version, error) from error
     if not is_published:
@@ -74,14 +75,26 @@ def _entry(record: Done) -> dict[str, Any]:
 
 
 def _fill(
-    source: Path, version: Path, finished: Sequence[Done], manifest: Mapping[str, Any], config_yaml: str
+    source: Path,
+    version: Path,
+    finished: Sequence[Done],
+    manifest: Mapping[str, Any],
+    config_yaml: str,
+    *,
+    doubted: bool,
 ) -> Iterator[str]:
-    """Bring every file that a version must have to its directory, the manifest last; the names of those that came."""
+    """Bring every file that a version must have to its directory, the manifest last; the names of those that came.
+
+    `doubted`: the version was whole once. What comes in the place of a file that was lost there is old, and is checked.
+    """
     for record in finished:
         for name, digest in record.outputs.items():
             state = _state(source / name, version / name)
             if state != "placed":
-                _place(Vouched(str(source / name), digest), version / name)
+                ours = Vouched(str(source / name), digest)
+                if doubted:
+                    check(ours)
+                _place(ours, version / name)
             if state == "missing":
                 yield name
     sizes = {shard["name"]: shard["samples"] for shard in manifest["shards"]}

@@ -291,6 +291,19 @@ def test_published_files_that_are_missing_or_short_are_put_back(
     assert main(["verify", str(small.output), "--work"]) == 0
 
 
+@pytest.mark.parametrize("name", ["00000.tar", "00001.parquet"])
+def test_what_takes_the_place_of_a_lost_published_file_is_checked(
+    small: SmallRun, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    want = small.published()
+    (small.output / "shards" / name).unlink()
+    _damage(small.output / "work" / "shards" / name, _flip)
+    assert small.run() == 0
+    assert f"work/shards/{name}" in capsys.readouterr().err
+    assert small.published() == want
+    assert main(["verify", str(small.output), "--work"]) == 0
+
+
 def test_repair_makes_a_shard_again_that_is_damaged_under_both_of_its_names(
     small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
