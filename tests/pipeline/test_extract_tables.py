@@ -399,6 +399,22 @@ def test_quotes_that_spark_escaped_are_read_when_asked_for_and_never_damaged(tmp
     assert [row["alt_text"] for row in escaped] == ['a "big" dog', 'a "big" cat, wet', 'a "b"']
 
 
+def test_backslash_before_neither_a_quote_nor_a_backslash_is_text(tmp_path: Path) -> None:
+    """As Spark writes it and reads it: only a quote, or what stands for the escape itself, is escaped."""
+    path = tmp_path / "a.csv"
+    captions = ['"C:\\new \\"x\\""', '"two \\\\ of"', "C:\\new", '"a\\\nb"', '"\\\\\\"q"', "end\\"]
+    path.write_text("url,caption\n" + "".join(f"http://h/{n},{text}\n" for n, text in enumerate(captions)))
+    rows = _kept(_extract(path, ExtractConfig(csv_escape="\\")))
+    assert [row["alt_text"] for row in rows] == [
+        'C:\\new "x"',
+        "two \\ of",
+        "C:\\new",
+        "a\\\nb",
+        '\\"q',
+        "end\\",
+    ]
+
+
 _TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1, max_size=20)
 
 
@@ -468,6 +484,26 @@ def test_other_columns_of_separated_values_are_strings(tmp_path: Path) -> None:
     path.write_text('n,url,caption,m\n1,http://h/1,a,"x ""y"""\n2,bad,b,\n3,http://h/3,c,\n')
     rows = _kept(_extract(path, ExtractConfig(extra_columns=("m", "n"))))
     assert [row["extra"] for row in rows] == ['{"m":"x \\"y\\"","n":"1"}', '{"m":"","n":"3"}']
+
+
+def test_value_that_python_lacks_costs_only_itself(tmp_path: Path) -> None:
+    """Dates behind the year 9999 come from sentinels such as "infinity"; a list may claim text and hold other bytes."""
+    not_text = pa.array([[b"fine"], [b"\xff"], [b"fine"]], pa.list_(pa.binary())).view(pa.list_(pa.string()))
+    table = {
+        "url": [f"http://h/{n}" for n in range(3)],
+        "caption": ["a", "b", "c"],
+        "day": pa.array([0, 2**31 - 1, 1], pa.date32()),
+        "time": pa.array([0, 10**12, 1], pa.timestamp("s")),
+        "tags": not_text,
+        "n": [1, 2, 3],
+    }
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(table), path)
+    rows = [json.loads(row["extra"]) for row in _kept(_extract(path, ExtractConfig(extra_columns=("*",))))]
+    assert [row["n"] for row in rows] == [1, 2, 3]
+    assert [row["day"] for row in rows] == ["1970-01-01", None, "1970-01-02"]
+    assert [row["time"] is None for row in rows] == [False, True, False]
+    assert [row["tags"] for row in rows] == [["fine"], None, ["fine"]]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv"])

@@ -141,16 +141,41 @@ def _failures(part: pa.RecordBatch) -> list[str | None]:
 
 
 def _extras(part: pa.RecordBatch) -> Sequence[str | None]:
+    rows = zip(*map(_plain_values, part.columns), strict=True)
+    return [_json_or_nulls(part.schema.names, row) for row in rows]
+
+
+def _json_or_nulls(names: Sequence[str], row: Sequence[object]) -> str:
+    """What cannot be written as JSON is null; the other values of its row stay."""
     try:
-        return [json_of(part.schema.names, row) for row in zip(*map(_plain_values, part.columns), strict=True)]
-    except (pa.ArrowException, UnicodeDecodeError, ValueError, TypeError):
-        return [None] * part.num_rows  # of a type without a Python value
+        return json_of(names, row)
+    except (UnicodeDecodeError, ValueError, TypeError):
+        return json_of(names, [value if _is_json(value) else None for value in row])
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json_of(["value"], [value])
+    except (UnicodeDecodeError, ValueError, TypeError):
+        return False
+    return True
 
 
 def _plain_values(column: pa.Array) -> list[object]:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return [None if isinstance(value, _NotText) else value for value in _strings(column)]
-    return cast("list[object]", column.to_pylist())
+    try:
+        return cast("list[object]", column.to_pylist())
+    except (pa.ArrowException, UnicodeDecodeError, ValueError, TypeError, OverflowError):
+        return [_plain_value(value) for value in column]
+
+
+def _plain_value(value: pa.Scalar) -> object:
+    """Null where Python has no such value: a date of the year 5,881,580, text that is not UTF-8 inside a list."""
+    try:
+        return value.as_py()
+    except (pa.ArrowException, UnicodeDecodeError, ValueError, TypeError, OverflowError):
+        return None
 
 
 class _NotText:

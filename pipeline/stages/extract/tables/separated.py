@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = ["separated_rows"]
 
 _MAX_LINES_PER_ROW = 1000
 """A quoted field may hold line breaks; one that runs on longer was opened by a stray quote."""
+_ESCAPE = re.compile(r'\\(["\\]?)')
 _ESCAPE_HINT = '; where quotes are written as \\" (Spark), set extract.csv_escape'
 
 
@@ -58,8 +60,8 @@ def _separated_records(lines: Lines, config: ExtractConfig, *, comma: bool) -> I
     """Rows as lists of fields. Where a quoted field runs away, or goes on behind its closing quote, its first line is
     given up as a bad row and reading goes on with the second."""
     csv.field_size_limit(max(csv.field_size_limit(), config.max_record_bytes))
-    feed = _Feed(iter(lines), config.max_record_bytes)
     quoted = comma or config.tsv_quoting
+    feed = _Feed(iter(lines), config.max_record_bytes, escape=quoted and bool(config.csv_escape))
     rules: dict[str, Any] = {"delimiter": "," if comma else "\t", "quoting": csv.QUOTE_NONE}
     if quoted:
         # Python's lenient reading makes `a \big\" dog"` of `"a \"big\" dog"`, and says nothing.
@@ -97,8 +99,9 @@ class _BadLineError(Exception):
 class _Feed:
     """Lines for a csv.reader; remembers those of the current row so that they can be read again."""
 
-    def __init__(self, lines: Iterator[bytes | Oversized], max_chars: int) -> None:
+    def __init__(self, lines: Iterator[bytes | Oversized], max_chars: int, *, escape: bool) -> None:
         self._lines = lines
+        self._escape = escape
         self._again: list[str | _BadLineError] = []
         self._row: list[str] = []
         self._max_chars = max_chars
@@ -111,7 +114,7 @@ class _Feed:
         if len(self._row) >= _MAX_LINES_PER_ROW or self._num_chars > self._max_chars:
             raise _RunawayError("a quoted field does not end")
         try:
-            line = self._again.pop() if self._again else _text_of(next(self._lines))
+            line = self._again.pop() if self._again else self._text_of(next(self._lines))
         except StopIteration:
             if self._row:  # asked for more in the middle of a row
                 raise _RunawayError("a quoted field does not end") from None
@@ -125,12 +128,22 @@ class _Feed:
         self._num_chars += len(line)
         return line
 
+    def _text_of(self, line: bytes | Oversized) -> str | _BadLineError:
+        text = _text_of(line)
+        return _ESCAPE.sub(_lone_doubled, text) if self._escape and isinstance(text, str) else text
+
     def begin_row(self) -> None:
         self._row.clear()
         self._num_chars = 0
 
     def give_back_all_but_first(self) -> None:
         self._again.extend(reversed(self._row[1:]))
+
+
+def _lone_doubled(escape: re.Match[str]) -> str:
+    """Python's reader takes any character behind an escape for itself and drops the escape. Spark's reader and writer
+    mean a quote or another escape alone, so that `C:\\new` keeps its backslash."""
+    return escape[0] if escape[1] else "\\\\"
 
 
 def _text_of(line: bytes | Oversized) -> str | _BadLineError:
