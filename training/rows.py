@@ -127,7 +127,7 @@ def _rows_from_tar(tar: Path) -> ShardRows:
         for key, found in _groups(tar):
             image = next((found[s] for s in IMAGE_SUFFIXES if s in found), None)
             text = found.get("txt")
-            if image is None:
+            if image is None or not image[1]:
                 num_without_image += 1
                 continue
             caption = b"" if text is None else os.pread(file.fileno(), text[1], text[0]).strip()
@@ -150,18 +150,21 @@ def _rows_from_tar(tar: Path) -> ShardRows:
 
 
 def _groups(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """(key, {extension: (offset, size)}) for each run of members with one key, as WebDataset groups."""
+    """(key, {extension: (offset, size)}) for each run of members with one key, as WebDataset groups; none has a name
+    twice."""
     current: str | None = None
     group: dict[str, tuple[int, int]] = {}
     for path, offset, size in members(tar):
         folder, _, name = path.rpartition("/")
         stem, _, extension = name.partition(".")
         key = f"{folder}/{stem}"
-        if key != current and current is not None:
+        extension = extension.lower()
+        # A name that comes again is of another sample: none takes the place of one before it.
+        if current is not None and (key != current or extension in group):
             yield current, group
             group = {}
         current = key
-        group[extension.lower()] = (offset, size)
+        group[extension] = (offset, size)
     if current is not None:
         yield current, group
 

@@ -40,9 +40,17 @@ def members(tar: Path) -> Iterator[tuple[str, int, int]]:
             for number, member in enumerate(files):
                 if number >= count:
                     yield member.name, member.offset_data, member.size
+            _check_end(tar, archive.offset)
     except (OSError, tarfile.TarError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{tar}: not a readable tar ({reason}); copy it again") from error
+
+
+def _check_end(tar: Path, position: int) -> None:
+    """Raise TarError where tarfile stopped at what is no end: it takes any header that it cannot read for one."""
+    with tar.open("rb") as file:
+        if any(os.pread(file.fileno(), _BLOCK, position)):
+            raise tarfile.TarError(f"no header at byte {position}")
 
 
 def _lean(tar: Path) -> Iterator[tuple[str, int, int]]:

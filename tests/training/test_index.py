@@ -17,6 +17,8 @@ from tests.training.conftest import index_of
 from tests.training.tiny_shards import make_shards
 from training.errors import DataError
 from training.index import write_index
+from training.rows import read_rows
+from training.shards import Shard
 from training.tar_headers import _lean, members
 
 
@@ -218,3 +220,35 @@ def test_captions_lose_white_space_of_every_kind_at_their_ends(shards: Path) -> 
     index = index_of(shards)
     assert [index.caption(i) for i in range(2)] == ["a dog", "a\u2028b"]
     assert index.num_without_text == 1
+
+
+def _foreign(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("at", [0, 100, 124, 148, 156])
+@pytest.mark.parametrize("member", [1, 2, 3])
+def test_a_header_that_cannot_be_read_is_no_end(tmp_path: Path, at: int, member: int) -> None:
+    """tarfile stops there without a word, and all samples behind it would be lost."""
+    names = ["0.jpg", "0.txt", "1.jpg", "1.txt"]
+    path = _foreign(tmp_path / "d" / "a.tar", [(name, b"x") for name in names])
+    data = bytearray(path.read_bytes())
+    data[member * 1024 + at] ^= 0x11
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"a\.tar: not a readable tar \(no header at byte {member * 1024}\)"):
+        list(members(path))
+
+
+def test_every_member_of_a_foreign_tar_is_a_sample_or_counted(tmp_path: Path) -> None:
+    rows = [("0.jpg", b"a"), ("0.txt", b"first"), ("0.jpg", b"b"), ("0.txt", b"second")]
+    rows += [("1.jpg", b"c"), ("1.JPG", b"d"), ("1.txt", b"third"), ("2.jpg", b""), ("2.txt", b"fourth")]
+    read = read_rows(Shard(path=_foreign(tmp_path / "d" / "a.tar", rows), samples=None, sha256=None))
+    assert read.captions == b"firstsecondthird"
+    assert [int(offset) // 1024 for offset in read.offset] == [0, 2, 5]
+    assert (read.num_without_text, read.num_without_image) == (1, 1)
