@@ -43,7 +43,9 @@ def scratch_directory(prefix: str, parent: Path | None = None) -> Iterator[Path]
 def sweep_scratch(prefix: str, place: Path) -> None:
     """Remove the directories of this prefix in `place` that are this user's and whose owner is dead.
 
-    One without a readable record stays, since it may be young or not ours at all; so does one of another node.
+    One without a readable record stays, since it may be young or not ours at all; so does one of another node, and for
+    the time being one that a process still names: Ray's daemons outlive a killed driver by seconds, and what is taken
+    from under them they make again, without a record and open to all.
     """
     for path in place.glob(f"{prefix}*"):
         try:
@@ -52,7 +54,7 @@ def sweep_scratch(prefix: str, place: Path) -> None:
             owner = json.loads((path / _OWNER).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(owner, dict) and _is_dead(owner):
+        if isinstance(owner, dict) and _is_dead(owner) and not _is_named(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -76,6 +78,18 @@ def _is_dead(owner: dict[str, Any]) -> bool:
         return True
     started = _start_of(process)
     return started is not None and started != owner.get("started")
+
+
+def _is_named(directory: Path) -> bool:
+    """Whether a live process has been started with a path inside; never without /proc."""
+    inside = os.fsencode(directory) + b"/"
+    for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if inside in arguments.read_bytes():
+                return True
+        except OSError:  # ended meanwhile
+            continue
+    return False
 
 
 def _boot() -> str | None:
