@@ -299,6 +299,8 @@ def _typed(*headers: str, body: bytes = _PAGE_BYTES) -> bytes:
         (_typed("Content-Type: text/html", body=b"no pictures"), "", "read"),
         (_typed("Content-Type: text/html", body=_PAGE.encode("utf-16")), "", "read"),
         (_typed("Content-Type: text/html; charset=utf-16", body=_PAGE.encode("utf-16-le")), "", "read"),
+        (_typed("Content-Type: text/html; charset=utf-16be", body=("\n" * 99 + _PAGE).encode("utf-16-be")), "", "read"),
+        (_typed("Content-Type: text/html; charset=utf-16", body=("ж" * 99 + _PAGE).encode("utf-16-le")), "", "read"),
     ],
 )
 def test_answer_is_read_as_a_page_or_counted_as_none(tmp_path: Path, block: bytes, identified: str, end: str) -> None:

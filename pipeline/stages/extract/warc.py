@@ -171,7 +171,8 @@ def _declared_type(head: WarcRecord) -> MediaType:
 
 
 def _names_pictures(html: bytes) -> bool:
-    return b"<img" in html.lower()
+    lower = html.lower()
+    return b"<img" in lower or b"<\0i\0m\0g" in lower  # the latter in UTF-16 of either order
 
 
 def _may_be_utf16(html: bytes) -> bool:
