@@ -40,6 +40,7 @@ __all__ = ["Damage", "Verification", "verify"]
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
+_SHARD_NAME = re.compile(r"[0-9]+\.tar")
 _MAX_PER_FILE = 10
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
@@ -131,6 +132,9 @@ def _manifest_problem(manifest: Any) -> str | None:
         for entry in entries
     ):
         return "a shard's entry is not whole"
+    for entry in entries:
+        if _SHARD_NAME.fullmatch(entry["name"]) is None or entry["parquet"] != entry["name"][:-4] + ".parquet":
+            return f"names {entry['name']!r} with {entry['parquet']!r}, which are no files of a shard"
     return None
 
 

@@ -217,6 +217,11 @@ def test_keys_must_rise_from_shard_to_shard(root: Path) -> None:
     assert any("is not above the last of the shard before" in what for _, what in _found(root))
 
 
+def _entry_of(name: str) -> dict[str, object]:
+    parquet = name.removesuffix(".tar") + ".parquet"
+    return {"name": name, "samples": 1, "bytes": 1, "sha256": "0", "parquet": parquet, "parquet_sha256": "0"}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -227,6 +232,10 @@ def test_keys_must_rise_from_shard_to_shard(root: Path) -> None:
         ("manifest.json", {"fingerprint": "0"}, "it was changed"),
         ("manifest.json", {"version": 99}, "of version 99"),
         ("manifest.json", {"shards": [{"name": "x"}]}, "entry is not whole"),
+        ("manifest.json", {"shards": [_entry_of("00000>tar")]}, "no files of a shard"),
+        ("manifest.json", {"shards": [_entry_of("../00000.tar")]}, "no files of a shard"),
+        ("manifest.json", {"shards": [_entry_of("x.tar")]}, "no files of a shard"),
+        ("manifest.json", {"shards": [_entry_of("00000.tar") | {"parquet": "00001.parquet"}]}, "no files of a shard"),
     ],
 )
 def test_changed_counts_are_found(root: Path, name: str, change: dict[str, Any], message: str) -> None:
