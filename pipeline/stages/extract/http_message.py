@@ -10,13 +10,11 @@ by what the bytes are; the header's names only say where to look for it. All dec
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
-import brotli
-import zstandard
-
+from pipeline.decoding import GZIP, ZSTD, Brotli, DamagedError, Decoder, Inflate, Unzstd, members, pieces
 from pipeline.stages.extract.media_type import holds_binary
 
 __all__ = ["Answer", "OversizedBodyError", "UnreadableAnswerError", "parse_answer", "starts_answer", "unpack"]
@@ -99,7 +97,6 @@ def _header_at(block: bytes, start: int) -> tuple[list[str], int]:
 
 _MAX_LAYERS = 8
 _MAX_ZSTD_WINDOW_BYTES = 1 << 23  # RFC 9659
-_PIECE_BYTES = 1 << 20
 _MAX_OVERHEAD_BYTES = 64
 """What packing may add to a text that cannot be packed."""
 _GZIP, _ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
@@ -156,20 +153,23 @@ def _dechunk(body: bytes) -> bytes:
 
 
 def _undo(coding: str, body: bytes, max_bytes: int) -> bytes:
-    """One content coding undone; `body` itself where it is not there, or not known."""
+    """One content coding undone; `body` itself where it is not there, or not known.
+
+    Gzip and Zstandard may be of several members; what follows them is ignored, as browsers do.
+    """
     if body.startswith(_GZIP):
-        return _inflate_members(body, max_bytes)
+        return _held("gzip", members(body, GZIP, partial(Inflate, Inflate.GZIP)), max_bytes)
     if body.startswith(_ZSTD):
-        return _unzstd(body, max_bytes)
+        return _held("zstd", members(body, ZSTD, partial(Unzstd, _MAX_ZSTD_WINDOW_BYTES)), max_bytes)
     if _is_zlib(body):
-        return _inflate_if_it_is_that(body, zlib.MAX_WBITS, max_bytes)
+        return _held_if_it_is_that(Inflate(Inflate.ZLIB), body, max_bytes)
     if not body or _MARKUP.match(body) is not None:
         return body  # has been unpacked already; what follows has no magic to tell
     unpacked = body
     if coding in _DEFLATE_NAMES:
-        unpacked = _inflate_if_it_is_that(body, -zlib.MAX_WBITS, max_bytes)
+        unpacked = _held_if_it_is_that(Inflate(Inflate.RAW), body, max_bytes)
     elif coding == "br":
-        unpacked = _unbrotli(body, max_bytes)
+        unpacked = _held_if_it_is_that(Brotli(), body, max_bytes)
     # A text may pass for either, for some bytes; then it comes to garbage, or to little.
     is_garbage = holds_binary(unpacked) and not unpacked.startswith(_MARKS)
     return body if is_garbage or len(unpacked) + _MAX_OVERHEAD_BYTES < len(body) else unpacked
@@ -180,76 +180,22 @@ def _is_zlib(body: bytes) -> bool:
     return body[:1] == b"\x78" and body[1:2] in (b"\x01", b"\x9c", b"\xda", b"\x5e")
 
 
-def _limited(body: bytes, max_bytes: int) -> bytes:
-    if len(body) > max_bytes:
-        raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
-    return body
-
-
-def _inflate(body: bytes, wbits: int, max_bytes: int) -> tuple[bytes, bytes]:
-    """What comes of `body`, and the bytes behind its end."""
-    inflate = zlib.decompressobj(wbits)
-    unpacked = _limited(inflate.decompress(body, max_bytes + 1), max_bytes)
-    if not unpacked and not inflate.eof:
-        raise zlib.error("cut short before the first byte")
-    return unpacked, inflate.unused_data
-
-
-def _inflate_members(body: bytes, max_bytes: int) -> bytes:
-    """A gzip body, which may be of several members; what follows them is ignored, as browsers do."""
-    pieces: list[bytes] = []
-    rest = body
-    while rest.startswith(_GZIP) and max_bytes >= 0:
-        try:
-            piece, rest = _inflate(rest, zlib.MAX_WBITS | 16, max_bytes)
-        except zlib.error as error:
-            raise UnreadableAnswerError(f"damaged gzip body: {error}") from error
-        max_bytes -= len(piece)
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _inflate_if_it_is_that(body: bytes, wbits: int, max_bytes: int) -> bytes:
-    # The two bytes of zlib's magic may begin a text too, and raw deflate has no magic at all.
+def _held(coding: str, unpacked: Iterable[bytes], max_bytes: int) -> bytes:
+    """The pieces together. Raises OversizedBodyError, and UnreadableAnswerError where they are of a damaged body."""
+    held = bytearray()
     try:
-        return _inflate(body, wbits, max_bytes)[0]
-    except zlib.error:
-        return body
-
-
-def _unbrotli(body: bytes, max_bytes: int) -> bytes:
-    decompressor = brotli.Decompressor()
-    pieces: list[bytes] = []
-    size = 0
-    data = body
-    try:
-        while not decompressor.is_finished():
-            piece = decompressor.process(data, output_buffer_limit=_PIECE_BYTES)
-            data = b""
-            size += len(piece)
-            pieces.append(piece)
-            if size > max_bytes:
+        for piece in unpacked:
+            held += piece
+            if len(held) > max_bytes:
                 raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
-            if not piece and decompressor.can_accept_more_data():
-                break  # it is cut short
-    except brotli.error:
-        return body
-    return b"".join(pieces) if pieces[0] else body
+    except DamagedError as error:
+        raise UnreadableAnswerError(f"damaged {coding} body: {error}") from error
+    return bytes(held)
 
 
-def _unzstd(body: bytes, max_bytes: int) -> bytes:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW_BYTES)
-    pieces: list[bytes] = []
-    size = 0
+def _held_if_it_is_that(decoder: Decoder, body: bytes, max_bytes: int) -> bytes:
+    # The two bytes of zlib's magic may begin a text too, and raw deflate and br have no magic at all.
     try:
-        with decompressor.stream_reader(body, read_across_frames=True) as reader:
-            while piece := reader.read(min(_PIECE_BYTES, max_bytes + 1)):
-                size += len(piece)
-                pieces.append(piece)
-                if size > max_bytes:
-                    raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
-    except zstandard.ZstdError as error:
-        raise UnreadableAnswerError(f"damaged zstd body: {error}") from error
-    if not size and len(body) > _MAX_OVERHEAD_BYTES:
-        raise UnreadableAnswerError("damaged zstd body: cut short before the first byte")
-    return b"".join(pieces)
+        return _held("", pieces(decoder, body), max_bytes)
+    except UnreadableAnswerError:
+        return body
