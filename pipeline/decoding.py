@@ -25,7 +25,7 @@ GZIP = re.compile(rb"\x1f\x8b\x08")
 ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 """How a Zstandard frame begins, or one that is to be skipped (RFC 8878, sections 3.1.1 and 3.1.2)."""
 
-_PIECE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 18
 """What one step takes and gives, about."""
 _ZSTD_STEP_BYTES = 1 << 8
 """zstandard's decoder has no limit for what a step gives; of so many bytes it makes 11 MB at most (a block of 128 KB
