@@ -10,7 +10,7 @@ by what the bytes are; the header's names only say where to look for it. All dec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -158,18 +158,18 @@ def _undo(coding: str, body: bytes, max_bytes: int) -> bytes:
     Gzip and Zstandard may be of several members; what follows them is ignored, as browsers do.
     """
     if body.startswith(_GZIP):
-        return _held("gzip", members(body, GZIP, partial(Inflate, Inflate.GZIP)), max_bytes)
+        return _all_members("gzip", GZIP, partial(Inflate, Inflate.GZIP), body, max_bytes)
     if body.startswith(_ZSTD):
-        return _held("zstd", members(body, ZSTD, partial(Unzstd, _MAX_ZSTD_WINDOW_BYTES)), max_bytes)
+        return _all_members("zstd", ZSTD, partial(Unzstd, _MAX_ZSTD_WINDOW_BYTES), body, max_bytes)
     if _is_zlib(body):
-        return _held_if_it_is_that(Inflate(Inflate.ZLIB), body, max_bytes)
+        return _stream_if_it_is_one(Inflate(Inflate.ZLIB), body, max_bytes)
     if not body or _MARKUP.match(body) is not None:
         return body  # has been unpacked already; what follows has no magic to tell
     unpacked = body
     if coding in _DEFLATE_NAMES:
-        unpacked = _held_if_it_is_that(Inflate(Inflate.RAW), body, max_bytes)
+        unpacked = _stream_if_it_is_one(Inflate(Inflate.RAW), body, max_bytes)
     elif coding == "br":
-        unpacked = _held_if_it_is_that(Brotli(), body, max_bytes)
+        unpacked = _stream_if_it_is_one(Brotli(), body, max_bytes)
     # A text may pass for either, for some bytes; then it comes to garbage, or to little.
     is_garbage = holds_binary(unpacked) and not unpacked.startswith(_MARKS)
     return body if is_garbage or len(unpacked) + _MAX_OVERHEAD_BYTES < len(body) else unpacked
@@ -180,22 +180,27 @@ def _is_zlib(body: bytes) -> bool:
     return body[:1] == b"\x78" and body[1:2] in (b"\x01", b"\x9c", b"\xda", b"\x5e")
 
 
-def _held(coding: str, unpacked: Iterable[bytes], max_bytes: int) -> bytes:
-    """The pieces together. Raises OversizedBodyError, and UnreadableAnswerError where they are of a damaged body."""
-    held = bytearray()
+def _all_members(
+    coding: str, magic: re.Pattern[bytes], new_decoder: Callable[[], Decoder], body: bytes, max_bytes: int
+) -> bytes:
     try:
-        for piece in unpacked:
-            held += piece
-            if len(held) > max_bytes:
-                raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
+        return _joined(members(body, magic, new_decoder), max_bytes)
     except DamagedError as error:
         raise UnreadableAnswerError(f"damaged {coding} body: {error}") from error
-    return bytes(held)
 
 
-def _held_if_it_is_that(decoder: Decoder, body: bytes, max_bytes: int) -> bytes:
+def _stream_if_it_is_one(decoder: Decoder, body: bytes, max_bytes: int) -> bytes:
     # The two bytes of zlib's magic may begin a text too, and raw deflate and br have no magic at all.
     try:
-        return _held("", pieces(decoder, body), max_bytes)
-    except UnreadableAnswerError:
+        return _joined(pieces(decoder, body), max_bytes)
+    except DamagedError:
         return body
+
+
+def _joined(unpacked: Iterable[bytes], max_bytes: int) -> bytes:
+    joined = bytearray()
+    for piece in unpacked:
+        joined += piece
+        if len(joined) > max_bytes:
+            raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
+    return bytes(joined)
