@@ -132,24 +132,24 @@ def unpack(answer: Answer, max_bytes: int) -> bytes:
 
 def _dechunk(body: bytes) -> bytes:
     """A chunked body put together (RFC 9112, section 7.1); itself where it does not begin with the size of a chunk."""
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     at = 0
     while at < len(body):
         head = _CHUNK.match(body, at)
         if head is None:
-            if not pieces:
+            if not chunks:
                 return body
             if _CUT_CHUNK.fullmatch(body, at) is not None:
                 break
             raise UnreadableAnswerError(f"the chunks break off at byte {at} of {len(body)}")
         size = int(head[1], 16)
         if size == 0:
-            if not pieces and body[head.end() :].strip():
+            if not chunks and body[head.end() :].strip():
                 return body  # a text that begins so
             break
         at = head.end() + size
-        pieces.append(body[head.end() : at])
-    return b"".join(pieces)
+        chunks.append(body[head.end() : at])
+    return b"".join(chunks)
 
 
 def _undo(coding: str, body: bytes, max_bytes: int) -> bytes:
