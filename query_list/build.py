@@ -8,6 +8,7 @@ then OUTPUT gets the list's bytes, whole or not at all
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import ConfigError, fingerprint, from_mapping, to_mapping
-from pipeline.engine import Done, EngineConfig, Task, open_engine
-from pipeline.errors import QueryListError
+from pipeline.checked import Vouched, check, digest_of
+from pipeline.engine import Done, EngineConfig, Task, finished, forget, open_engine
+from pipeline.errors import DamagedFileError, OutputError, QueryListError
+from pipeline.printable import say
 from pipeline.progress import Progress
 from pipeline.queries import read_queries, write_queries
 from pipeline.schema import QUERIES
-from pipeline.storage import commit, sha256_of, temporary_name, unwritable
+from pipeline.storage import commit, temporary_name, unwritable
 from query_list.bigrams import BigramsConfig, bigrams
 from query_list.candidate import Candidate
 from query_list.corpus import PAGES, DumpConfig, count_range
@@ -38,6 +41,8 @@ __all__ = ["BUILD_VERSION", "BuildConfig", "BuildResult", "build"]
 
 BUILD_VERSION = 3
 """Grows with every change that alters a list built from the same inputs."""
+_TRIES = 3
+"""So often damaged files are made again before the machine is at fault."""
 _BYTES_PER_BUCKET = 32 << 20
 _MAX_BUCKETS = 512
 _SPARE_TITLES = 10_000
@@ -92,14 +97,25 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     with open_engine(config.engine, progress) as engine:
         num_buckets = _num_buckets([*inputs["dump"], *inputs["pageviews"]])
         count_tasks = _count_tasks(config, inputs["dump"], hashes, num_buckets)
-        counted = engine.run_step(work / "count", count_tasks, title="count words")
         view_tasks = _view_tasks(config, inputs["pageviews"], hashes, num_buckets)
-        viewed = engine.run_step(work / "views", view_tasks, title="count views")
-        merge_tasks = _merge_tasks(config, work, counted, viewed, num_buckets)
-        merged = engine.run_step(work / "merge", merge_tasks, title="merge counts")
-        list_task = _list_task(config, work, inputs, hashes, counted, merged)
-        (done,) = engine.run_step(work / "list", [list_task], title="rank and cut")
-    before = sha256_of(output) if output.is_file() else None
+        for _ in range(_TRIES):
+            counted = engine.run_step(work / "count", count_tasks, title="count words")
+            viewed = engine.run_step(work / "views", view_tasks, title="count views")
+            merge_tasks = _merge_tasks(config, work, counted, viewed, num_buckets)
+            merges = any(finished(work / "merge", task) is None for task in merge_tasks)
+            if merges and _forget_damaged({work / "count": counted, work / "views": viewed}):
+                continue
+            merged = engine.run_step(work / "merge", merge_tasks, title="merge counts")
+            list_task = _list_task(config, work, inputs, hashes, counted, merged)
+            ranks = finished(work / "list", list_task) is None
+            if ranks and _forget_damaged({work / "count": counted, work / "merge": merged}):
+                continue
+            (done,) = engine.run_step(work / "list", [list_task], title="rank and cut")
+            if not _forget_damaged({work / "list": [done]}):
+                break
+        else:
+            raise OutputError(f"{work}: files are damaged again after they were made again; look at the machine's disk")
+    before = digest_of(output) if output.is_file() else None
     if before != done.outputs["queries.parquet"]:
         _publish(work / "list" / "queries.parquet", output)
     facts: dict[str, int] = {}
@@ -114,6 +130,21 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
         built=before != done.outputs["queries.parquet"],
         facts=facts,
     )
+
+
+def _forget_damaged(records: Mapping[Path, Sequence[Done]]) -> bool:
+    """Hold files that are about to be read against their records; those of damaged ones are made again, and named."""
+    found = False
+    for directory, done in records.items():
+        for record in done:
+            try:
+                for name, digest in record.outputs.items():
+                    check(Vouched(str(directory / name), digest))
+            except DamagedFileError as error:
+                say(f"damaged: {error.path}: {error.what}; made again", to=sys.stderr)
+                forget(directory, record.partition)
+                found = True
+    return found
 
 
 # --- the plan -----------------------------------------------------------------------------------

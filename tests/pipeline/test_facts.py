@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.checked import Vouched, digest_of
 from pipeline.schema import FACTS
 from pipeline.steps.facts import STORED, read_facts
 from pipeline.storage import write_parquet
@@ -16,7 +17,7 @@ def test_facts_without_a_thumbnail_have_none(tmp_path: Path) -> None:
     row = {**dict.fromkeys(earlier.names), "url_id": bytes(16), "status": "success", "phash": 5}
     path = tmp_path / "00000-abc.facts.parquet"
     write_parquet(path, pa.Table.from_pylist([row], schema=earlier), earlier)
-    table = read_facts(path, (0, 2**64 - 1))
+    table = read_facts(Vouched(str(path), digest_of(path)), (0, 2**64 - 1))
     assert table.schema == STORED
     (found,) = table.to_pylist()
     assert found == {**row, "thumbnail": None, "staging_tar": "00000-abc.tar"}

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import to_mapping
+from pipeline.checked import Vouched
 from pipeline.engine import EngineConfig, Task, open_engine
 from pipeline.errors import NetworkError
 from pipeline.stages.check_image import ImageConfig
@@ -121,7 +122,7 @@ def test_what_a_stopped_shard_saw_is_not_kept(tmp_path: Path) -> None:
     rows = [{"url_id": i.to_bytes(16, "big"), "url": url, "retry": 0} for i, url in enumerate(urls_of(50, ENOUGH))]
     pq.write_table(pa.Table.from_pylist(rows, schema=MISSING), tmp_path / "missing.parquet")
     arguments = {
-        "missing": str(tmp_path / "missing.parquet"),
+        "missing": Vouched(str(tmp_path / "missing.parquet"), ""),
         "about": {},
         "fetch": to_mapping(NOT_ALLOWED),
         "image": to_mapping(ImageConfig(isolate="none")),

@@ -19,6 +19,7 @@ from configs.load import ConfigError, load
 from pipeline.engine import Done
 from pipeline.errors import InputError
 from pipeline.ledger import LedgerConfig
+from pipeline.matching.matcher import Matcher
 from pipeline.outcome import Outcome
 from pipeline.reasons import REASONS
 from pipeline.schema import CLEANED, IDENTIFIED
@@ -391,7 +392,9 @@ def test_every_real_text_equals_the_library(shared_data: Path) -> None:
 
 def test_a_changed_list_is_read_anew_and_a_missing_one_stops_before_work(tmp_path: Path) -> None:
     own = tmp_path / "own.txt"
-    done = Done(partition="part", key="", outputs={"part.candidates.parquet": ""}, info={})
+    done = Done(
+        partition="part", key="", outputs=dict.fromkeys(("part.candidates.parquet", *Matcher.FILES), ""), info={}
+    )
 
     def key(config: LanguageConfig) -> str:
         (task,) = texts.plan(

@@ -252,6 +252,22 @@ def test_diff_rules_shows_both_sides() -> None:
     assert found == [("words", "dog", "(dog)"), ("metaclip", "?", "dog?")]
 
 
+def test_damaged_counts_are_made_again_and_named(wiki: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_for(wiki)
+    build(config)
+    whole = (wiki / "out" / "queries.parquet").read_bytes()
+    work = wiki / "out" / "queries.parquet.work"
+    for kind in ("count/range-00000.words.arrow", "merge/bucket-0000.words.arrow", "list/queries.parquet"):
+        path = work / kind
+        path.write_bytes(bytes(path.stat().st_size))
+        changed = replace(config, unigrams=replace(config.unigrams, budget=3)) if "list" not in kind else config
+        build(changed)
+        assert f"damaged: {path}: " in capsys.readouterr().err
+        build(config)
+        assert (wiki / "out" / "queries.parquet").read_bytes() == whole
+        capsys.readouterr()
+
+
 def test_commands_end_with_status_and_one_line(wiki: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = wiki / "out" / "queries.parquet"
     (wiki / "c.yaml").write_text(
