@@ -153,11 +153,14 @@ def normalise(text: str, config: CleanConfig = _DEFAULT) -> str:
     """
     plain = " ".join(text.split())
     if not plain.isascii() or not plain.isprintable() or "<" in plain or "&" in plain:  # most have white space to lose
-        if config.strip_markup:
-            text = strip_markup(text)
+        shown = strip_markup(text) if config.strip_markup else text
         if config.fix_mojibake:
-            text = fix_mojibake(text)
-        plain = _plain(text)
+            shown = fix_mojibake(shown)
+        shown = _visible(shown)
+        if shown != text:
+            plain = " ".join(shown.split())
+            if not plain.isascii():
+                plain = unicodedata.normalize("NFC", plain)  # characters that an invisible one kept apart
     text = plain
     if config.read_file_names and (" " not in text or "." in text[-5:]) and is_file_name(text):
         text = words_of_name(text) or text
@@ -166,15 +169,11 @@ def normalise(text: str, config: CleanConfig = _DEFAULT) -> str:
     return text
 
 
-def _plain(text: str) -> str:
+def _visible(text: str) -> str:
+    """NFC, without invisible characters."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text.replace(_ZERO_WIDTH_SPACE, " "))
-    size = len(text)
-    if not text.isprintable():
-        text = _INVISIBLE.sub("", text)
-    is_parted = len(text) < size and not text.isascii()
-    text = " ".join(text.split())
-    return unicodedata.normalize("NFC", text) if is_parted else text  # characters that an invisible one kept apart
+    return text if text.isprintable() else _INVISIBLE.sub("", text)
 
 
 _BREAKS = " \u3001\u3002\uff0c\uff01\uff1f\uff1b\uff1a"
