@@ -86,7 +86,9 @@ def words_of_name(caption: str) -> str | None:
     stem = _before_extension(caption) or caption
     if _MACHINE_MADE.search(stem):
         return None
-    stem = _LEADING.sub("", stem, count=1).replace("%20", " ")
+    if ":" in stem:
+        stem = _LEADING.sub("", stem, count=1)
+    stem = stem.replace("%20", " ")
     if " " not in stem:
         stem = stem.replace("\\", "/").rpartition("/")[2]
     spaced = stem.replace("_", " ").replace("+", " ")
