@@ -151,8 +151,10 @@ def normalise(text: str, config: CleanConfig = _DEFAULT) -> str:
     break a line). A zero-width joiner or non-joiner stays between two characters beyond ASCII: emoji are built with
     it, and Persian and Indic words spelt.
     """
-    plain = " ".join(text.split())
-    if not plain.isascii() or not plain.isprintable() or "<" in plain or "&" in plain:  # most have white space to lose
+    # Most have only white space to lose; of what is printable that can only be spaces.
+    is_plain = text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " "
+    plain = text if is_plain else " ".join(text.split())
+    if not plain.isascii() or not (is_plain or plain.isprintable()) or "<" in plain or "&" in plain:
         shown = strip_markup(text) if config.strip_markup else text
         if config.fix_mojibake:
             shown = fix_mojibake(shown)
