@@ -26,7 +26,6 @@ from pipeline.storage import write_json
 from pipeline.summaries import write_summaries
 
 NUM_QUERIES = 500_000
-HOSTS = 300_000
 ROWS_PER_SHARD = 10_000
 ROWS_PER_SOURCE = 100_000
 

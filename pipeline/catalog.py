@@ -25,6 +25,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.duck import quote_text
 from pipeline.errors import OutputError, PipelineError
@@ -87,6 +88,7 @@ _LEDGER = pa.schema(
 )
 _REASONS = pa.schema([("stage", pa.string()), ("unit", pa.string()), ("reason", pa.string()), ("count", pa.int64())])
 
+_LOOKED_AT = 16
 _EXPLAIN = re.compile(r"\A\s*EXPLAIN(\s+ANALYZE)?\s", re.IGNORECASE)
 
 _SQL_DIRECTORY = Path(__file__).parent / "sql"
@@ -124,7 +126,7 @@ def open_catalog(output: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         database.execute(f"SET temp_directory = {quote_text(output / f'catalog.tmp-{os.getpid()}')}")
         try:
             _define_views(output, database)
-        except (duckdb.Error, OSError) as error:
+        except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
             raise OutputError(
                 f"{output}: {' '.join(str(error).split())}; look at `python -m pipeline verify {output}`"
             ) from error
@@ -210,16 +212,26 @@ def _define_samples(output: Path, database: duckdb.DuckDBPyConnection) -> None:
 
 def _define(database: duckdb.DuckDBPyConnection, view: str, files: Sequence[Path], schema: pa.Schema) -> None:
     if files:
-        there = database.sql(f"SELECT * FROM {read_parquet_sql(files[:1])}").columns
+        rows = read_parquet_sql(files, differ=_differ(files))
+        there = database.sql(f"SELECT * FROM {rows}").columns
         kinds = database.from_arrow(schema.empty_table()).types
         missing = "".join(  # columns that the version which wrote the files did not have
             f", CAST(NULL AS {kind}) AS {quote_name(field.name)}"
             for field, kind in zip(schema, kinds, strict=True)
             if field.name not in there
         )
-        database.execute(f"CREATE VIEW {view} AS SELECT *{missing} FROM {read_parquet_sql(files)}")
+        database.execute(f"CREATE VIEW {view} AS SELECT *{missing} FROM {rows}")
     else:
         _table(database, view, [], schema)
+
+
+def _differ(files: Sequence[Path]) -> bool:
+    """Whether some of the files have other columns than others: a later version of ours is just going through them.
+
+    Of many, sixteen are looked at, the last among them: to open all would cost more than most questions.
+    """
+    looked_at = files[:: -(-len(files) // _LOOKED_AT)]
+    return len({tuple(pq.read_schema(file).names) for file in (*looked_at, files[-1])}) > 1
 
 
 def _table(database: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "PipelineError",
     "QueryListError",
     "ServerError",
+    "one_line",
 ]
 
 
@@ -78,3 +79,8 @@ class ServerError(PipelineError):
 
 class EngineError(PipelineError):
     """Ray cannot start or be reached, or a task died again and again."""
+
+
+def one_line(error: BaseException, max_chars: int = 200) -> str:
+    """What somebody else's error says, as a part of a line of ours."""
+    return " ".join(str(error).split())[:max_chars]

@@ -24,7 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, url_id_of
 from pipeline.reasons import REASONS
 from pipeline.summaries import outputs_of
-from pipeline.urls import resolver
+from pipeline.urls import resolver, without_user_info
 from pipeline.wit import PAGE, WitConfig, work_directory
 
 __all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
@@ -155,8 +155,8 @@ def _uids(
             found += [row[0] for row in rows if row[0] not in found]
     early = database.execute(
         "SELECT source, record, link, reason, detail FROM rejections "
-        f"WHERE stage = 'extract' AND link IS NOT NULL AND detail = ? ORDER BY ALL LIMIT {_MAX_STORIES}",
-        [url],
+        f"WHERE stage = 'extract' AND link IS NOT NULL AND detail IN (?, ?) ORDER BY ALL LIMIT {_MAX_STORIES}",
+        [url, without_user_info(url)],
     ).fetchall()
     return found, [_early(*row, off=off) for row in early]
 

@@ -57,10 +57,13 @@ def extended(config: WitConfig) -> WitConfig:
         raise ConfigError(f"--extend: {output} holds no data set yet; run without --extend first")
     before = load(WitConfig, made_by)
     old, new = to_mapping(before), to_mapping(config)
-    for key, was, now in _differences(old, new, ""):
+    differ = list(_differences(old, new, ""))
+    if differ:
+        (key, was, now), *others = differ
+        more = f" (and {', '.join(key for key, *_ in others)})" if others else ""
         raise ConfigError(
-            f"--extend: {key} is {now!r}, but {output} was made with {was!r}; an extension keeps the config: "
-            "put it back, or run without --extend to build the set anew"
+            f"--extend: {key} is {now!r}, but {output} was made with {was!r}{more}; an extension keeps the config: "
+            f"put it back ({made_by} has it whole), or run without --extend to build the set anew"
         )
     if config.max_sources is not None and config.max_sources < (before.max_sources or math.inf):
         raise ConfigError(

@@ -195,7 +195,7 @@ REJECTIONS = pa.schema(
     [
         pa.field("source", pa.string()),
         pa.field("record", pa.int64()),
-        pa.field("link", pa.int32()),  # null where the whole record is rejected
+        pa.field("link", pa.int32()),  # null where the whole record, or source, is rejected
         pa.field("uid", _ID),  # null before there is one
         *_fields(("stage", pa.string()), ("reason", pa.string())),
         pa.field("detail", pa.string()),  # for people: the offending value, shortened

@@ -122,6 +122,9 @@ def _write(output: Path, summary: Summary, directory: Path, pattern: str) -> Pat
     return path
 
 
-def read_parquet_sql(files: Sequence[Path]) -> str:
-    """The DuckDB table function over `files`, which must not be empty."""
-    return f"read_parquet([{', '.join(map(quote_text, files))}])"
+def read_parquet_sql(files: Sequence[Path], *, differ: bool = False) -> str:
+    """The DuckDB table function over `files`, which must not be empty; where they `differ`, with all of their columns.
+
+    To find those, every file is opened.
+    """
+    return f"read_parquet([{', '.join(map(quote_text, files))}]{', union_by_name = true' if differ else ''})"

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.catalog import quote_name
 from pipeline.duck import quote_text
-from pipeline.errors import InputError
+from pipeline.errors import InputError, one_line
 
 __all__ = ["load_uids", "rows_by_uid"]
 
@@ -28,7 +28,7 @@ def rows_by_uid(database: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, l
     try:
         described = database.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()
     except duckdb.Error as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({_one_line(error)})") from error
+        raise InputError(f"{path}: cannot be read as Parquet ({one_line(error)})") from error
     kinds = {name: kind for name, kind, *_ in described}
     if "uid" not in kinds:
         raise InputError(f"{path}: has no column uid (but {', '.join(kinds)}); rename the column")
@@ -41,7 +41,7 @@ def rows_by_uid(database: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, l
     try:
         wrong = database.execute(f"SELECT count(*) FROM {table} WHERE NOT coalesce({fits}, false)").fetchall()[0][0]
     except duckdb.Error as error:
-        raise InputError(f"{path}: cannot be read to its end ({_one_line(error)})") from error
+        raise InputError(f"{path}: cannot be read to its end ({one_line(error)})") from error
     if wrong:
         raise InputError(f"{path}: {wrong:,} rows have no valid uid; uids are 16 bytes or 32 hex digits")
     others = [name for name in kinds if name != "uid"]
@@ -86,8 +86,4 @@ def _batches(path: Path) -> Iterator[pa.Table]:
                     held = []
             yield pa.table({"uid": pa.array(held, pa.binary())})
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as text ({one_line(error)})") from error

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from configs.load import fingerprint
 from pipeline.checked import picture_hash
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, one_line
 from pipeline.shard import extension_of, json_of, samples_of
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Rejected
 from pipeline.steps.publish import MANIFEST_VERSION
@@ -187,7 +187,7 @@ def _repeated_uids(files: Sequence[Path]) -> Iterator[Damage]:
                 f"GROUP BY uid HAVING count(*) > 1 ORDER BY uid LIMIT {_MAX_PER_FILE}"
             ).fetchall()
     except duckdb.Error as error:
-        yield _damage(files[0].parent.name, f"uids cannot be compared ({_one_line(error)})")
+        yield _damage(files[0].parent.name, f"uids cannot be compared ({one_line(error)})")
         return
     for uid, count, name in rows:
         yield _damage(name, f"uid {uid} is there {count} times in the set")
@@ -228,7 +228,7 @@ def _check_shard(root: Path, entry: Mapping[str, Any]) -> _Checked:
         rows = samples_of(table)
     except (OSError, pa.ArrowException, ValueError) as error:
         if (root / entry["parquet"]).exists():
-            damages.append(_damage(entry["parquet"], f"its rows cannot be read ({_one_line(error)})"))
+            damages.append(_damage(entry["parquet"], f"its rows cannot be read ({one_line(error)})"))
         return _Checked(samples=0, num_bytes=num_bytes, first_key=None, last_key=None, readable=False, damages=damages)
     if rows.num_rows != entry["samples"]:
         damages.append(_damage(entry["parquet"], f"{rows.num_rows} rows, the manifest says {entry['samples']} samples"))
@@ -400,7 +400,3 @@ def _end(file: BinaryIO, position: int) -> Iterator[str]:
         yield f"holds more than its rows: {_instead(rest[:_BLOCK])} at byte {position}"
     elif len(rest) != expected:
         yield f"ends with {len(rest)} zero bytes, {expected} expected"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from pipeline.errors import one_line
 from training.checkpoint import Progress, holds_shards, read_progress
 from training.errors import CheckpointError
 from training.optim import empty_moments, moments_by_name, named_moments
@@ -38,11 +39,11 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.O
         else:
             _load_whole(root, model, optimiser)
     except (OSError, SafetensorError, CheckpointException, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"{root}: cannot read the checkpoint ({_one_line(error)})") from error
+        raise CheckpointError(f"{root}: cannot read the checkpoint ({one_line(error)})") from error
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{root}: holds a {progress.model_name}, which does not fit this model "
-            f"({_one_line(error)}); set model.name to the checkpoint's, or another output"
+            f"({one_line(error)}); set model.name to the checkpoint's, or another output"
         ) from error
     return progress
 
@@ -71,7 +72,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         RuntimeError,
         TypeError,
     ) as error:
-        raise CheckpointError(f"{root}: cannot read the weights ({_one_line(error)})") from error
+        raise CheckpointError(f"{root}: cannot read the weights ({one_line(error)})") from error
 
 
 def _load_shards(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
@@ -118,7 +119,3 @@ def _like(value: Tensor, own: Tensor | None) -> Tensor:
     # Every rank has read it: no source, so nothing is sent.
     local = value.to(own.device_mesh.device_type)
     return cast(Tensor, distribute_tensor(local, own.device_mesh, own.placements, src_data_rank=None))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from configs.load import ConfigError
+from pipeline.errors import one_line
 from training.checkpoint import find_last, holds_shards
 from training.data import Tokenizer
 from training.errors import CheckpointError, ModelError
@@ -302,7 +303,7 @@ def create_model(
     try:
         clip = open_clip.create_model(name, pretrained_text=False, output_dict=True, **overrides)
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
-        raise ModelError(f"{config.name}: open_clip cannot build it: {_one_line(error)}") from error
+        raise ModelError(f"{config.name}: open_clip cannot build it: {one_line(error, 300)}") from error
     finally:
         quiet.setLevel(level)
     if config.init_from is not None:
@@ -311,7 +312,7 @@ def create_model(
         try:
             clip.lock_image_tower(unlocked_groups=config.unlocked_image_groups, freeze_bn_stats=True)
         except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
-            raise ModelError(f"model.lock_image: {name} cannot be locked so ({_one_line(error)})") from error
+            raise ModelError(f"model.lock_image: {name} cannot be locked so ({one_line(error, 300)})") from error
     if config.patch_dropout:
         if not hasattr(clip.visual, "patch_dropout"):
             raise ModelError(f"model.patch_dropout: {name} has no image patches to drop; set it to 0")
@@ -372,7 +373,7 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
         CheckpointError,
     ) as error:
         raise ModelError(
-            f"model.init_from: {source} does not fit {name} ({_one_line(error)}); "
+            f"model.init_from: {source} does not fit {name} ({one_line(error, 300)}); "
             "set model.name to the model that it holds"
         ) from error
 
@@ -429,7 +430,3 @@ def _unit(features_BD: Tensor) -> Tensor:
     if features_BD.dtype in (torch.bfloat16, torch.float16):
         features_BD = features_BD.float()
     return F.normalize(features_BD, dim=-1)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from pipeline.errors import one_line
 from training.errors import DataError
 from training.shards import IMAGE_SUFFIXES, Shard
 from training.tar_headers import members
@@ -74,7 +75,7 @@ def _rows_from_parquet(tar: Path) -> ShardRows | None:
         table = pq.read_table(path, columns=columns, use_threads=False)
         captions = _stripped(table["caption"])
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the shard's metadata ({_one_line(error)}); copy it again") from error
+        raise DataError(f"{path}: cannot read the shard's metadata ({one_line(error)}); copy it again") from error
     offset, num_bytes = (pc.fill_null(table[n], -1).to_numpy().astype(np.int64) for n in ("tar_offset", "num_bytes"))
     caption_bytes = pc.binary_length(captions).to_numpy().astype(np.int64)
     has_image = (offset >= 0) & (num_bytes > 0)
@@ -171,7 +172,3 @@ def _groups(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
 
 def _foreign_uid(tar: Path, key: str) -> int:
     return xxhash.xxh3_64_intdigest(f"{tar.name}\0{key}".encode("utf-8", "surrogatepass"))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

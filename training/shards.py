@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.errors import one_line
 from training.errors import DataError
 
 __all__ = ["IMAGE_SUFFIXES", "Shard", "find_shards", "read_json"]
@@ -53,7 +54,7 @@ def find_shards(directory: str | Path, *, skip_unfinished: bool = False) -> list
                     sizes[name] = entry["bytes"]
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{manifest}: not a manifest of shards ({_one_line(error)}); copy or make it again"
+                f"{manifest}: not a manifest of shards ({one_line(error)}); copy or make it again"
             ) from error
     elif (counts := root / "sizes.json").is_file():
         for name, count in read_json(counts).items():
@@ -90,11 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON ({_one_line(error)}); copy or make it again") from error
+        raise DataError(f"{path}: not readable as JSON ({one_line(error)}); copy or make it again") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object; copy or make it again")
     return cast("dict[str, Any]", value)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

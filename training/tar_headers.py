@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.errors import one_line
 from training.errors import DataError
 
 __all__ = ["members"]
@@ -42,7 +43,7 @@ def members(tar: Path) -> Iterator[tuple[str, int, int]]:
                     yield member.name, member.offset_data, member.size
             _check_end(tar, archive.offset)
     except (OSError, tarfile.TarError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DataError(f"{tar}: not a readable tar ({reason}); copy it again") from error
 
 

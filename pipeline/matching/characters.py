@@ -99,7 +99,7 @@ def character_tables() -> CharacterTables:
             # The second half of a pair can join what stands before it.
             for half in canonical.split()[1:]:
                 classes[int(half, 16)] |= UNSETTLED
-    classes[list(_plain_forms())] |= COMPATIBLE
+    classes[list(map(ord, _plain_forms()))] |= COMPATIBLE
     classes[0xAC00:0xD7A4] = WORD
     classes[0x1161:0x1176] |= UNSETTLED  # Hangul vowels and final consonants join into syllables
     classes[0x11A8:0x11C3] |= UNSETTLED
@@ -127,7 +127,10 @@ def settled(text: str, *, compatibility_forms: bool) -> str:
     text = unicodedata.normalize("NFC", text)
     if not compatibility_forms or text.isascii():
         return text
-    return unicodedata.normalize("NFC", text.translate(_plain_forms()))
+    forms = _plain_forms()
+    for character in forms.keys() & set(text):  # `str.translate` asks for every character of the text
+        text = text.replace(character, forms[character])
+    return unicodedata.normalize("NFC", text)
 
 
 def words(text: str, *, compatibility_forms: bool = True) -> list[str]:
@@ -178,15 +181,15 @@ def _kind(character: str, category: str) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _plain_forms() -> dict[int, str]:
-    """What each COMPATIBLE code point is a form of: some thousands, found in a twentieth of a second."""
-    found: dict[int, str] = {}
+def _plain_forms() -> dict[str, str]:
+    """What each COMPATIBLE character is a form of: some thousands, found in a twentieth of a second."""
+    found: dict[str, str] = {}
     for point in (*range(0x80, 0xD800), *range(0xE000, 0x34000)):
         character = chr(point)
         if not unicodedata.is_normalized("NFKC", character):
             plain = _plain_form(character, unicodedata.category(character))
             if plain is not None:
-                found[point] = plain
+                found[character] = plain
     return found
 
 

@@ -284,14 +284,18 @@ def _spliced(
     more_offsets: npt.NDArray[np.int64],
     more_ids: npt.NDArray[np.int32],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Put the results of `rows` (which have none in `ids`) in their places."""
+    """Put the results of `rows` (which have none in `ids`) in their places: they are few, and the others are not
+    looked at one by one."""
     counts = np.diff(offsets)
     counts[rows] = np.diff(more_offsets)
-    joined = np.concatenate(([0], np.cumsum(counts)))
-    out = np.empty(int(joined[-1]), np.int32)
-    out[np.arange(len(ids)) + np.repeat(joined[:-1] - offsets[:-1], np.diff(offsets))] = ids
-    out[np.arange(len(more_ids)) + np.repeat(joined[rows] - more_offsets[:-1], np.diff(more_offsets))] = more_ids
-    return joined, out
+    pieces: list[npt.NDArray[np.int32]] = []
+    done = 0
+    for row, begin, end in zip(
+        offsets[rows].tolist(), more_offsets[:-1].tolist(), more_offsets[1:].tolist(), strict=True
+    ):
+        pieces += ids[done:row], more_ids[begin:end]
+        done = row
+    return np.concatenate(([0], np.cumsum(counts))), np.concatenate((*pieces, ids[done:]))
 
 
 def _records(

@@ -26,7 +26,7 @@ from pipeline.outcome import Outcome, reject
 from pipeline.schema import CLEANED
 from pipeline.stages.clean_keywords import is_keyword_list
 from pipeline.stages.clean_markup import CONTINUATIONS, fix_mojibake, has_template, strip_markup
-from pipeline.stages.clean_names import MAX_NAME_WORDS, is_file_name, words_of_name
+from pipeline.stages.clean_names import CAMERA_WORDS, EXTENSIONS, MAX_NAME_WORDS, is_file_name, words_of_name
 
 __all__ = ["CleanConfig", "clean", "normalise", "reason_against"]
 
@@ -114,6 +114,8 @@ def _scan(texts: pa.StringArray, config: CleanConfig) -> npt.NDArray[np.uint8]:
         min_keywords=config.min_keywords,
         max_words_per_keyword=config.max_words_per_keyword,
         max_name_words=MAX_NAME_WORDS,
+        extensions=EXTENSIONS,
+        camera_words=CAMERA_WORDS,
         max_date_chars=_MAX_DATE_CHARS,
         max_placeholder_chars=_MAX_PLACEHOLDER_CHARS,
         placeholders=_PLACEHOLDERS | _WRITTEN_VALUES,
@@ -149,13 +151,18 @@ def normalise(text: str, config: CleanConfig = _DEFAULT) -> str:
     break a line). A zero-width joiner or non-joiner stays between two characters beyond ASCII: emoji are built with
     it, and Persian and Indic words spelt.
     """
-    plain = " ".join(text.split())
-    if not plain.isascii() or not plain.isprintable() or "<" in plain or "&" in plain:  # most have white space to lose
-        if config.strip_markup:
-            text = strip_markup(text)
+    # Most have only white space to lose; of what is printable that can only be spaces.
+    is_plain = text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " "
+    plain = text if is_plain else " ".join(text.split())
+    if not plain.isascii() or not (is_plain or plain.isprintable()) or "<" in plain or "&" in plain:
+        shown = strip_markup(text) if config.strip_markup else text
         if config.fix_mojibake:
-            text = fix_mojibake(text)
-        plain = _plain(text)
+            shown = fix_mojibake(shown)
+        shown = _visible(shown)
+        if shown != text:
+            plain = " ".join(shown.split())
+            if not plain.isascii():
+                plain = unicodedata.normalize("NFC", plain)  # characters that an invisible one kept apart
     text = plain
     if config.read_file_names and (" " not in text or "." in text[-5:]) and is_file_name(text):
         text = words_of_name(text) or text
@@ -164,15 +171,11 @@ def normalise(text: str, config: CleanConfig = _DEFAULT) -> str:
     return text
 
 
-def _plain(text: str) -> str:
+def _visible(text: str) -> str:
+    """NFC, without invisible characters."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text.replace(_ZERO_WIDTH_SPACE, " "))
-    if not text.isprintable():
-        text = _INVISIBLE.sub("", text)
-    text = " ".join(text.split())
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)  # characters that an invisible one kept apart
-    return text
+    return text if text.isprintable() else _INVISIBLE.sub("", text)
 
 
 _BREAKS = " \u3001\u3002\uff0c\uff01\uff1f\uff1b\uff1a"
@@ -196,6 +199,7 @@ _CLOCK_LETTERS = frozenset("apmtz")
 _HALF_DAY = re.compile(r"(?<=[\d\s])([ap])\.?\s?(m)\b\.?", re.IGNORECASE | re.ASCII)
 _ISO_TIME = re.compile(r"(?<=\d)T(?=\d\d:?\d\d)|(?<=\d)Z\Z", re.IGNORECASE | re.ASCII)
 """Where lone letters belong to a time: `10:30 p.m.`, `2019-05-12T10:22Z`; in `M16` and `p2p` they do not."""
+_DIGIT = re.compile("[0-9]")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _NUMBERS_AND_MARKS = re.compile(r"[0-9\s.,:;/\\()\[\]+\-\u2010-\u2015'\u2019#\u2116%$\u20ac\u00a3\u00a5]*\Z")
 
@@ -268,12 +272,16 @@ def reason_against(caption: str, config: CleanConfig) -> str | None:
 
 
 def _is_date(caption: str) -> bool:
-    if not any(digit in caption for digit in "0123456789"):
+    if not _DIGIT.search(caption):
         return False
-    others = {word.lower() for word in _LETTERS.findall(caption)} - _DATE_WORDS
-    if others:
-        if not others <= _CLOCK_LETTERS:
-            return False
+    has_clock_letters = False
+    for word in _LETTERS.findall(caption):
+        lowered = word.lower()
+        if lowered not in _DATE_WORDS:
+            if lowered not in _CLOCK_LETTERS:
+                return False
+            has_clock_letters = True
+    if has_clock_letters:
         caption = _ISO_TIME.sub(" ", _HALF_DAY.sub(r" \1\2", caption))
         if any(word.lower() not in _DATE_WORDS for word in _LETTERS.findall(caption)):
             return False

@@ -25,10 +25,10 @@ _BLOCKS = frozenset(
 _LONE = frozenset("br hr img input p li div span font nobr wbr link meta source embed td tr".split())  # noqa: SIM905  # easier to read so
 """Elements whose tag is one without an end tag or an attribute: HTML lets the end tag away, or authors do. Of
 the others such a tag is a word: "the <table> element"."""
-_TAG = re.compile(
-    rf"<(?P<end>/?)(?P<name>{'|'.join(sorted(_INLINE | _BLOCKS, reverse=True))})(?P<rest>[\s/][^<>]*+)?>",
-    re.IGNORECASE | re.ASCII,
-)
+_ELEMENTS = _INLINE | _BLOCKS
+_TAG = re.compile(r"<(?P<end>/?)(?P<name>[a-z][a-z0-9]*+)(?P<rest>[\s/][^<>]*+)?>", re.IGNORECASE | re.ASCII)
+"""Of any element; `_shown` asks which."""
+_MAY_BE_UNSEEN = re.compile("<(?:!--|script|style)", re.IGNORECASE)
 _UNSEEN = (
     (re.compile("<!--"), re.compile("-->")),
     (re.compile(r"<script\b", re.IGNORECASE), re.compile(r"</script\s*+>", re.IGNORECASE)),
@@ -46,8 +46,9 @@ def strip_markup(text: str) -> str:
     if "&" in text and ";" in text:
         text = _ENTITY.sub(_decoded, text)
     if "<" in text:
-        for begins, ends in _UNSEEN:
-            text = _without(text, begins, ends)
+        if _MAY_BE_UNSEEN.search(text):
+            for begins, ends in _UNSEEN:
+                text = _without(text, begins, ends)
         ended = {tag["name"].lower() for tag in _TAG.finditer(text) if tag["end"]}
         text = _TAG.sub(lambda tag: _shown(tag, ended), text)
     return text
@@ -70,6 +71,8 @@ def _decoded(entity: re.Match[str]) -> str:
 
 def _shown(tag: re.Match[str], ended: set[str]) -> str:
     name = tag["name"].lower()
+    if name not in _ELEMENTS:
+        return tag.group()
     if name not in ended and name not in _LONE and "=" not in (tag["rest"] or ""):
         return tag.group()
     return "" if name in _INLINE else " "
@@ -93,6 +96,8 @@ _LEADS = {"\u00c2-\u00df": 1, "\u00e0-\u00ef": 2, "\u00f0-\u00f4": 3}
 """The bytes that begin a character in UTF-8, as Latin-1 and Windows-1252 show them, and how many must follow."""
 CONTINUATIONS = "".join(sorted({*map(chr, range(0x80, 0xC0)), *bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")}))
 """The bytes that go on with one, as either shows them."""
+_LEADS_IN_UTF_8 = b"\xc3"
+"""How every one of them begins in our own UTF-8: a search for one byte spares most texts the others."""
 _PAIR = re.compile(f"[\u00c2-\u00f4][{re.escape(CONTINUATIONS)}]")
 _MAYBE_MOJIBAKE = re.compile(
     "|".join(f"[{leads}][{re.escape(CONTINUATIONS)}]{{{count}}}" for leads, count in _LEADS.items())
@@ -109,7 +114,9 @@ def fix_mojibake(text: str) -> str:
     ftfy (Robyn Speer, "ftfy: fixes text for you") asks whether the letters are less odd when decoded anew; most texts
     have no run of characters that could be one of UTF-8, and are not asked about.
     """
-    if text.isascii() or not _PAIR.search(text) or not _MAYBE_MOJIBAKE.search(_RIGHT.sub("", text)):
+    if text.isascii() or _LEADS_IN_UTF_8 not in text.encode("utf-8", "surrogatepass"):
+        return text
+    if not _PAIR.search(text) or not _MAYBE_MOJIBAKE.search(_RIGHT.sub("", text)):
         return text
     import ftfy
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MAX_NAME_WORDS", "is_file_name", "words_of_name"]
+__all__ = ["CAMERA_WORDS", "EXTENSIONS", "MAX_NAME_WORDS", "is_file_name", "words_of_name"]
 
 MAX_NAME_WORDS = 8
 """Longer texts are prose, even if they end in ".jpg"."""
-_EXTENSIONS = frozenset(
+EXTENSIONS = frozenset(
     """jpg jpeg jpe jfif png gif webp avif bmp svg tif tiff heic heif ico psd eps raw cr2 nef pdf mp4 mov avi
     webm""".split()  # noqa: SIM905  # easier to read so
 )
+_BEFORE_NUMBERS = """img imag dsc dscn dscf dcim mvi pict pxl vid gopr cimg sam wp kif screenshot photo image picture
+    file unknown""".split()  # noqa: SIM905  # easier to read so
 _CAMERA = re.compile(
-    r"(?:(?:IMG|IMAG|DSC[NF]?|DSCF|DCIM|MVI|PICT|PXL|VID|GOPR|CIMG|SAM|WP|KIF|Screenshot|Photo|Image|Picture|File|Unknown)"
-    r"[-_]?\d{3,}\S*|P\d{7}|[A-Z]{2,4}_\d{3,}\S*|\d{8}_\d{4,6}\S*)\Z",
+    rf"(?:(?:{'|'.join(_BEFORE_NUMBERS)})[-_]?\d{{3,}}\S*|P\d{{7}}|[A-Z]{{2,4}}_\d{{3,}}\S*|\d{{8}}_\d{{4,6}}\S*)\Z",
     re.IGNORECASE | re.ASCII,
 )
+CAMERA_WORDS = frozenset({*_BEFORE_NUMBERS, "p"})
+"""The letters, in lower case, with which the names of `_CAMERA` begin that have no underscore."""
 _UNDERSCORED = re.compile(r"\S*\w_\w\S*\Z")
 _HEX_ID = re.compile(
     r"(?=\S*\d)(?:[0-9a-f]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z", re.IGNORECASE | re.ASCII
@@ -39,13 +42,15 @@ def is_file_name(caption: str) -> bool:
 def _before_extension(caption: str) -> str | None:
     """What stands before the dot of a usual extension; in `Convert your photos to .webp` that is no name."""
     stem, _, extension = caption.rpartition(".")
-    return stem if extension.lower() in _EXTENSIONS and stem and stem[-1] not in " ." else None
+    return stem if extension.lower() in EXTENSIONS and stem and stem[-1] not in " ." else None
 
 
 _MACHINE_MADE = re.compile(r"\d{5}|[a-wyz]\d|\d[a-wyz]", re.IGNORECASE | re.ASCII)
 """Long numbers, and digits beside letters but in a size (800x600)."""
 _LEADING = re.compile(r"(?:file|image):", re.IGNORECASE | re.ASCII)
 _COUNTER = re.compile(r"(?:\s*\(\d{1,3}\)|\s+\d{1,2}|[\s-]+\d{2,4}\s?x\s?\d{2,4}(?:px)?)\Z", re.IGNORECASE | re.ASCII)
+_COUNTER_ENDS = frozenset(")0123456789xX")
+"""How a counter ends; the search for where it begins is dear."""
 _VERSIONS = frozenset("copy final scaled resized cropped edited thumb thumbnail hires lowres preview min web".split())  # noqa: SIM905  # easier to read so
 """Last words of names that say how the file was made."""
 _PAGE_PARTS = frozenset(
@@ -81,14 +86,16 @@ def words_of_name(caption: str) -> str | None:
     stem = _before_extension(caption) or caption
     if _MACHINE_MADE.search(stem):
         return None
-    stem = _LEADING.sub("", stem, count=1).replace("%20", " ")
+    if ":" in stem:
+        stem = _LEADING.sub("", stem, count=1)
+    stem = stem.replace("%20", " ")
     if " " not in stem:
         stem = stem.replace("\\", "/").rpartition("/")[2]
     spaced = stem.replace("_", " ").replace("+", " ")
     if " " not in spaced.strip():
         spaced = spaced.replace("-", " ")
     spaced = " ".join(spaced.split())
-    while counter := _COUNTER.search(spaced):
+    while spaced[-1:] in _COUNTER_ENDS and (counter := _COUNTER.search(spaced)):
         spaced = spaced[: counter.start()].rstrip(" -")
     words = spaced.split()
     while len(words) > 2 and words[-1].lower() in _VERSIONS:

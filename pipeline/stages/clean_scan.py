@@ -61,6 +61,8 @@ def scan(
     min_keywords: int,
     max_words_per_keyword: float,
     max_name_words: int,
+    extensions: frozenset[str],
+    camera_words: frozenset[str],
     max_date_chars: int,
     max_placeholder_chars: int,
     placeholders: frozenset[str],
@@ -84,6 +86,8 @@ def scan(
             _kinds(mojibake_tails),
             keys,
             _word_keys(date_words)[0],
+            _word_keys(extensions)[0],
+            _word_keys(camera_words)[0],
             _opening_keys(openings),
             np.array(limits, np.int64),
             max_words_per_keyword,
@@ -175,6 +179,22 @@ def _has_mark_of_names(data, at, end):  # type: ignore[no-untyped-def]  # compil
 
 
 @numba.njit
+def _may_be_number(data, at, end, camera_keys):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """Whether a word with a digit begins as a camera's names do, or has no letter that hexadecimal numbers lack."""
+    key = _FNV_START
+    is_hexadecimal = leads = True
+    while at < end:
+        lowered = data[at] | 0x20
+        is_letter = 97 <= lowered <= 122
+        leads &= is_letter
+        if leads:
+            key = (key ^ np.uint64(lowered)) * _FNV_PRIME
+        is_hexadecimal &= not is_letter or lowered <= 102
+        at += 1
+    return is_hexadecimal or _holds(camera_keys, key)
+
+
+@numba.njit
 def _may_open(data, at, end, openings):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Whether the text begins as one of the openings does, for its first eight bytes."""
     first = data[at] | 0x20
@@ -260,7 +280,7 @@ def _is_keyword_list(data, at, end, min_keywords, max_words_per_keyword):  # typ
 
 @numba.njit(cache=True, nogil=True)
 def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, offsets, kinds, keys, date_keys, openings, limits, max_words_per_keyword, verdicts
+    data, offsets, kinds, keys, date_keys, extensions, camera_keys, openings, limits, max_words_per_keyword, verdicts
 ) -> Any:
     min_chars, max_chars, min_words, min_keywords = limits[0], limits[1], limits[2], limits[3]
     max_name_words, max_date_chars, max_placeholder_chars = limits[4], limits[5], limits[6]
@@ -326,8 +346,13 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         if (counts >> _OPENERS) & _ONE_COUNT and _may_hold_code(data, start, end):
             continue
         if num_words <= max_name_words and num_chars > 4 and (data[end - 4] == 46 or data[end - 5] == 46):
-            continue  # extensions of three and four letters
-        if num_words == 1 and (num_digits > 0 or _has_mark_of_names(data, start, end)):
+            # Extensions have three or four letters and digits.
+            extension, _ = _letters(data, end - 3 if data[end - 4] == 46 else end - 4, end)
+            if _holds(extensions, extension):
+                continue
+        if num_words == 1 and (
+            _has_mark_of_names(data, start, end) or (num_digits > 0 and _may_be_number(data, start, end, camera_keys))
+        ):
             continue
         if num_chars < min_chars or num_words < min_words:
             if num_other == 0 or num_words < min_words:

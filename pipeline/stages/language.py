@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -199,9 +199,6 @@ def _strings(values: tuple[str, ...]) -> pa.StringArray:
 def _details(labels: tuple[str, ...]) -> pa.StringArray:
     """ "en 0.00" to "en 1.00" for every label: the ledger's words, made once."""
     return pa.array([f"{label} {i / 100:.2f}" for label in labels for i in range(_HUNDREDTHS)], pa.string())
-
-
-_Predict = Callable[[pa.StringArray, str, "Lexicon | None"], "tuple[tuple[str, ...], Predictions]"]
 
 
 def _run_kernel(captions: pa.StringArray, target: str, lexicon: Lexicon | None) -> tuple[tuple[str, ...], Predictions]:

@@ -4,8 +4,8 @@
     work/fetch/done/NAME.json       the record, with the settings and the range of `order`
 
 Files are only ever added: a changed t, list, filter or an extension asks here first. A fact holds for the
-settings that it was made with. Left out of their fingerprint are those that only change speed, and the block list,
-which `requests` applies to every fact that a plan uses.
+settings that it was made with. Left out of their fingerprint are those that only change speed, the block list,
+which `requests` applies to every fact that a plan uses, and `noml` among the directives of X-Robots-Tag.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _SPEED_ONLY = (
     "engine_python",
 )
 _BLOCK_LIST = ("block", "block_files")
+_LATER_DIRECTIVES = ("noml",)
+"""Of `respect_x_robots_tag`: not yet in its default when sets were published whose facts would be made anew otherwise.
+Their pictures were looked at by the directives of their time, and stay; the header itself is in no fact."""
 STORED = pa.schema([*FACTS, pa.field("staging_tar", pa.string())])
 """Facts, and the tar under work/fetch that their offsets are places in; null where there is no picture."""
 
@@ -58,6 +61,8 @@ class FactFile:
 def settings_of(fetch: FetchConfig, image: ImageConfig) -> str:
     """32 hex digits over what decides an answer and the stored picture."""
     plain: dict[str, Any] = to_mapping(fetch)
+    directives = plain["respect_x_robots_tag"]
+    plain["respect_x_robots_tag"] = [name for name in directives if name not in _LATER_DIRECTIVES]
     return fingerprint({k: v for k, v in plain.items() if k not in _SPEED_ONLY + _BLOCK_LIST}, image)
 
 

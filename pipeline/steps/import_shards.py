@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from configs.load import fingerprint, from_mapping, to_mapping
 from pipeline.checked import Vouched, read_table
 from pipeline.engine import Done, Task
-from pipeline.errors import InputError
+from pipeline.errors import InputError, one_line
 from pipeline.img2dataset import pictures, tar_beside
 from pipeline.schema import FACTS
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker
@@ -146,7 +146,7 @@ def _rows(source: str, matched: Vouched) -> dict[str, _Row]:
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the storage failed, not the data
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise InputError(f"{source}: its keys cannot be read ({reason}); fetch it again") from error
     return {
         row["key"]: _Row(url_id=url_id, as_served=_as_served(row))

@@ -27,7 +27,8 @@ __all__ = ["VERSION", "TextsConfig", "plan"]
 
 VERSION = "texts-4"
 _ROW_GROUP_ROWS = 65_536
-_JUDGED = ["uid", "source", "record", "link", "alt_text"]
+_TEXT = "alt_text"
+_JUDGED = ["uid", "source", "record", "link"]
 _PLACE = pa.field("place", pa.int32(), nullable=False)
 
 
@@ -102,7 +103,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
     with parquet_writer(matched_path, MATCHED) as writer:
         for batch in read_batches(arguments["candidates"], arguments["batch_rows"]):
             rows += batch.num_rows
-            kept = ledger.add("clean", "link", clean(_to_judge(batch), clean_config))
+            kept = ledger.add("clean", "link", clean(_to_judge(batch), clean_config)).drop_columns(_TEXT)
             kept = ledger.add("language", "link", identify(kept, language))
             kept = ledger.add("match", "link", match(kept, match_config, matcher))
             kept = _with_all_columns(kept, batch)
@@ -119,7 +120,7 @@ def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str
 
 def _to_judge(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The columns that the stages read, and each row's place, so that the others are copied once and not thrice."""
-    return batch.select(_JUDGED).append_column(_PLACE, pa.array(np.arange(batch.num_rows, dtype=np.int32)))
+    return batch.select([*_JUDGED, _TEXT]).append_column(_PLACE, pa.array(np.arange(batch.num_rows, dtype=np.int32)))
 
 
 def _with_all_columns(kept: pa.RecordBatch, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -19,6 +19,7 @@ from pipeline.checked import digest_of
 from pipeline.commands import main
 from pipeline.errors import OutputError
 from pipeline.report import write_report
+from pipeline.schema import MATCHED
 from pipeline.storage import write_json
 from pipeline.summaries import fresh_summary, write_summaries
 from tests.pipeline.small_set import make_rows, make_set
@@ -67,6 +68,22 @@ def test_damaged_parquet_is_one_error_that_names_verify(tmp_path: Path) -> None:
     parquet.write_bytes(b"PAR1 nothing")
     with pytest.raises(OutputError, match="pipeline verify"), open_catalog(tmp_path / "set"):
         pass
+
+
+@pytest.mark.parametrize("num_tasks", [2, 300])
+@pytest.mark.parametrize("is_new_at", [0, -1])
+def test_step_that_a_later_version_is_going_through_is_read(tmp_path: Path, num_tasks: int, is_new_at: int) -> None:
+    write_json(tmp_path / "openwit.json", {"layout_version": 1})
+    earlier = pa.schema([field for field in MATCHED if field.name != "lang_by"])
+    row = {**dict.fromkeys(MATCHED.names), "url": "http://a.example/"}
+    names = [f"{number:03d}.matched.parquet" for number in range(num_tasks)]
+    (tmp_path / "work/texts").mkdir(parents=True)
+    for name in names:
+        schema = MATCHED if name == names[is_new_at] else earlier
+        table = pa.Table.from_pylist([row | {"lang_by": "model"}], pa.schema([f.with_nullable(True) for f in schema]))
+        pq.write_table(table, tmp_path / "work/texts" / name)
+    write_json(tmp_path / "work/texts/manifest.json", {"tasks": [{"outputs": dict.fromkeys(names, "")}]})
+    assert _ask(tmp_path, "SELECT count(*), count(lang_by), count(url) FROM matched") == [(num_tasks, 1, num_tasks)]
 
 
 # --- hosts ------------------------------------------------------------------------------------

@@ -501,6 +501,12 @@ _DATE_PIECES = st.sampled_from(
         "T",
     ]
 )
+_NAME_PIECES = st.sampled_from(
+    [
+        *("IMG", "P", "Sam", "File", "photo", "1234567", "0123456789abcdef", "cafe", "2", "g", "x", "é", "-", "_", " "),
+        *(".mp4", ".cr2", ".JPEG", ".ti\u212a", ".net", ".web", "."),
+    ]
+)
 _LIST_PIECES = st.sampled_from(["dog", "a b", "a b c", "é", ",", ", ", ";", "|", " | ", ",,"])
 _TEXTS = st.one_of(
     st.text(max_size=30),
@@ -509,6 +515,7 @@ _TEXTS = st.one_of(
     st.lists(_DATE_PIECES, max_size=6).map(" ".join),
     st.lists(_DATE_PIECES, max_size=6).map("".join),
     st.lists(_LIST_PIECES, max_size=30).map("".join),
+    st.lists(_NAME_PIECES, max_size=5).map("".join),
 )
 _CONFIGS = st.builds(
     CleanConfig,

@@ -138,6 +138,8 @@ def test_changed_config_is_refused_and_nothing_changes(
     before = (extended / "config.yaml").read_bytes()
     with pytest.raises(ConfigError, match=r"balance.max_pairs_per_query is 3, but .* was made with 4"):
         run(make_config(extended, *EXTRA[:-1], "3", "--sources", json.dumps(crawls)), extend=True)
+    with pytest.raises(ConfigError, match=r"seed is 9, .* \(and balance.max_pairs_per_query\); .*config.yaml has it"):
+        run(make_config(extended, *EXTRA[:-1], "3", "--sources", json.dumps(crawls), "--seed", "9"), extend=True)
     other = tmp_path / "queries.txt"
     other.write_text("dog\n")
     with pytest.raises(ConfigError, match="queries is"):

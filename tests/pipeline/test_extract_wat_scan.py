@@ -125,6 +125,21 @@ def test_page_of_any_kind_is_read_as_a_parser_reads_it(page: dict[str, Any]) -> 
     assert "u:p@" not in str([(row["url"], row["page_url"]) for row in kept]).lower()
 
 
+def test_user_info_of_a_rejected_link_is_not_kept() -> None:
+    textless: list[dict[str, Any]] = [{"url": f"{start}//u:p@ex.org/a@b.jpg"} for start in ("http:", "", "ftp:")]
+    texts = [
+        {**link, "alt": "t"} for link in [textless[2], {"url": "http://u:p@[ex/"}, {"url": f"{'//u:p@e/':x<20000}"}]
+    ]
+    blocks = [wat_block(links) for links in (textless, texts, textless[:1])]
+    _assert_agrees(blocks, ("alt",))
+    _, rejected, *_ = _rows(blocks, _scanner(), ("alt",))
+    assert [row["detail"][:25] for row in rejected] == [
+        *("http://ex.org/a@b.jpg", "//ex.org/a@b.jpg", "ftp://ex.org/a@b.jpg"),
+        *("ftp://ex.org/a@b.jpg", "http://[ex/", "20001 characters: //e/xxx"),
+        "http://ex.org/a@b.jpg",
+    ]
+
+
 @pytest.mark.parametrize(
     "links",
     [

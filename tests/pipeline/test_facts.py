@@ -8,7 +8,9 @@ import pyarrow as pa
 
 from pipeline.checked import Vouched, digest_of
 from pipeline.schema import FACTS
-from pipeline.steps.facts import STORED, read_facts
+from pipeline.stages.check_image import ImageConfig
+from pipeline.stages.fetch import FetchConfig
+from pipeline.steps.facts import STORED, read_facts, settings_of
 from pipeline.storage import write_parquet
 
 
@@ -21,3 +23,14 @@ def test_facts_without_a_thumbnail_have_none(tmp_path: Path) -> None:
     assert table.schema == STORED
     (found,) = table.to_pylist()
     assert found == {**row, "thumbnail": None, "staging_tar": "00000-abc.tar"}
+
+
+def test_facts_of_before_noml_was_a_directive_hold() -> None:
+    def settings(*directives: str) -> str:
+        config = FetchConfig(user_agent="test/1 (+http://test.example)", respect_x_robots_tag=directives)
+        return settings_of(config, ImageConfig())
+
+    before = settings("noai", "noimageai", "noindex", "noimageindex", "none", "unavailable_after")
+    assert settings_of(FetchConfig(user_agent="test/1 (+http://test.example)"), ImageConfig()) == before
+    assert settings("noai") != before
+    assert settings("noai", "noml") == settings("noai")

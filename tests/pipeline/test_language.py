@@ -362,6 +362,17 @@ def test_any_text_equals_the_library(texts: list[str]) -> None:
     _assert_same_as_library(texts)
 
 
+def test_what_the_cache_holds_changes_no_answer() -> None:
+    """More words than it has room for, in two orders, so that words push each other out."""
+    texts = [" ".join(f"{i * 10 + k:x}" for k in range(10)) for i in range(70_000)]
+    model = load_model()
+    found = model.predict(pa.array(texts), "en", _lexicon())
+    again = model.predict(pa.array(texts[::-1]), "en", _lexicon())
+    for name in ("label", "p_label", "p_target", "words", "known"):
+        assert np.array_equal(getattr(found, name), getattr(again, name)[::-1])
+    _assert_same_as_library(texts, step=999)
+
+
 def _real_texts(shared_data: Path) -> list[str]:
     def column(name: str, index: int) -> list[str]:
         with gzip.open(shared_data / name / f"{name}.tsv.gz", "rt", encoding="utf-8", newline="") as lines:

@@ -149,7 +149,7 @@ class LinkBatch:
     @staticmethod
     def _against_url(url: str, raw_url: str) -> tuple[str, str]:
         if url.startswith(("http://", "https://")):
-            return "bad_url", f"{len(url)} characters: {raw_url[:100]}"
+            return "bad_url", f"{len(url)} characters: {without_user_info(raw_url)[:100]}"
         return ("not_http" if SCHEME.match(url) else "bad_url"), raw_url
 
     def reject_link(self, record: int, link: int, reason: str, detail: str | None) -> None:
@@ -266,7 +266,8 @@ class LinkBatch:
             pa.nulls(n, pa.binary(16)),
             pa.repeat(pa.scalar("extract", pa.string()), n),
             pa.array(self._bad_reason, pa.string()),
-            pa.array([detail and detail[:_MAX_DETAIL_CHARS] for detail in self._bad_detail], pa.string()),
+            # Many are URLs as the page wrote them; what is published holds nobody's password.
+            pa.array([d and without_user_info(d)[:_MAX_DETAIL_CHARS] for d in self._bad_detail], pa.string()),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=REJECTIONS)
 

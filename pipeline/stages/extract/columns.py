@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.identity import ids_of
 from pipeline.schema import CANDIDATES, REJECTIONS
+from pipeline.urls import without_user_info
 
 __all__ = ["LINKS", "MIN_LINK_BYTES", "PAGES", "TEXTLESS", "Arrays", "LinkColumns", "Strings"]
 
@@ -128,6 +129,9 @@ class LinkColumns:
         """The links without a text, as REJECTIONS."""
         columns = self.arrays
         n = int(columns.used[TEXTLESS])
+        urls = _strings(columns.textless_url, n)
+        if pc.any(pc.match_substring(urls, "@")).as_py():
+            urls = pa.array(map(without_user_info, urls.to_pylist()), pa.string())
         return pa.RecordBatch.from_arrays(
             [
                 pa.repeat(pa.scalar(source, pa.string()), n),
@@ -136,7 +140,7 @@ class LinkColumns:
                 pa.nulls(n, pa.binary(16)),
                 pa.repeat(pa.scalar("extract", pa.string()), n),
                 pa.repeat(pa.scalar("no_text", pa.string()), n),
-                pc.utf8_slice_codeunits(_strings(columns.textless_url, n), 0, max_detail_chars),
+                pc.utf8_slice_codeunits(urls, 0, max_detail_chars),
             ],
             schema=REJECTIONS,
         )

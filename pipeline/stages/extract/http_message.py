@@ -10,13 +10,11 @@ by what the bytes are; the header's names only say where to look for it. All dec
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
-import brotli
-import zstandard
-
+from pipeline.decoding import GZIP, ZSTD, Brotli, DamagedError, Decoder, Inflate, Unzstd, members, pieces
 from pipeline.stages.extract.media_type import holds_binary
 
 __all__ = ["Answer", "OversizedBodyError", "UnreadableAnswerError", "parse_answer", "starts_answer", "unpack"]
@@ -99,7 +97,6 @@ def _header_at(block: bytes, start: int) -> tuple[list[str], int]:
 
 _MAX_LAYERS = 8
 _MAX_ZSTD_WINDOW_BYTES = 1 << 23  # RFC 9659
-_PIECE_BYTES = 1 << 20
 _MAX_OVERHEAD_BYTES = 64
 """What packing may add to a text that cannot be packed."""
 _GZIP, _ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
@@ -135,41 +132,44 @@ def unpack(answer: Answer, max_bytes: int) -> bytes:
 
 def _dechunk(body: bytes) -> bytes:
     """A chunked body put together (RFC 9112, section 7.1); itself where it does not begin with the size of a chunk."""
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     at = 0
     while at < len(body):
         head = _CHUNK.match(body, at)
         if head is None:
-            if not pieces:
+            if not chunks:
                 return body
             if _CUT_CHUNK.fullmatch(body, at) is not None:
                 break
             raise UnreadableAnswerError(f"the chunks break off at byte {at} of {len(body)}")
         size = int(head[1], 16)
         if size == 0:
-            if not pieces and body[head.end() :].strip():
+            if not chunks and body[head.end() :].strip():
                 return body  # a text that begins so
             break
         at = head.end() + size
-        pieces.append(body[head.end() : at])
-    return b"".join(pieces)
+        chunks.append(body[head.end() : at])
+    return b"".join(chunks)
 
 
 def _undo(coding: str, body: bytes, max_bytes: int) -> bytes:
-    """One content coding undone; `body` itself where it is not there, or not known."""
+    """One content coding undone; `body` itself where it is not there, or not known.
+
+    Gzip and Zstandard may be of several members; what follows them is ignored, as browsers do.
+    """
     if body.startswith(_GZIP):
-        return _inflate_members(body, max_bytes)
+        return _all_members("gzip", GZIP, partial(Inflate, Inflate.GZIP), body, max_bytes)
     if body.startswith(_ZSTD):
-        return _unzstd(body, max_bytes)
+        return _all_members("zstd", ZSTD, partial(Unzstd, _MAX_ZSTD_WINDOW_BYTES), body, max_bytes)
     if _is_zlib(body):
-        return _inflate_if_it_is_that(body, zlib.MAX_WBITS, max_bytes)
+        return _stream_if_it_is_one(Inflate(Inflate.ZLIB), body, max_bytes)
     if not body or _MARKUP.match(body) is not None:
         return body  # has been unpacked already; what follows has no magic to tell
     unpacked = body
     if coding in _DEFLATE_NAMES:
-        unpacked = _inflate_if_it_is_that(body, -zlib.MAX_WBITS, max_bytes)
+        unpacked = _stream_if_it_is_one(Inflate(Inflate.RAW), body, max_bytes)
     elif coding == "br":
-        unpacked = _unbrotli(body, max_bytes)
+        unpacked = _stream_if_it_is_one(Brotli(), body, max_bytes)
     # A text may pass for either, for some bytes; then it comes to garbage, or to little.
     is_garbage = holds_binary(unpacked) and not unpacked.startswith(_MARKS)
     return body if is_garbage or len(unpacked) + _MAX_OVERHEAD_BYTES < len(body) else unpacked
@@ -180,76 +180,27 @@ def _is_zlib(body: bytes) -> bool:
     return body[:1] == b"\x78" and body[1:2] in (b"\x01", b"\x9c", b"\xda", b"\x5e")
 
 
-def _limited(body: bytes, max_bytes: int) -> bytes:
-    if len(body) > max_bytes:
-        raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
-    return body
-
-
-def _inflate(body: bytes, wbits: int, max_bytes: int) -> tuple[bytes, bytes]:
-    """What comes of `body`, and the bytes behind its end."""
-    inflate = zlib.decompressobj(wbits)
-    unpacked = _limited(inflate.decompress(body, max_bytes + 1), max_bytes)
-    if not unpacked and not inflate.eof:
-        raise zlib.error("cut short before the first byte")
-    return unpacked, inflate.unused_data
-
-
-def _inflate_members(body: bytes, max_bytes: int) -> bytes:
-    """A gzip body, which may be of several members; what follows them is ignored, as browsers do."""
-    pieces: list[bytes] = []
-    rest = body
-    while rest.startswith(_GZIP) and max_bytes >= 0:
-        try:
-            piece, rest = _inflate(rest, zlib.MAX_WBITS | 16, max_bytes)
-        except zlib.error as error:
-            raise UnreadableAnswerError(f"damaged gzip body: {error}") from error
-        max_bytes -= len(piece)
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _inflate_if_it_is_that(body: bytes, wbits: int, max_bytes: int) -> bytes:
-    # The two bytes of zlib's magic may begin a text too, and raw deflate has no magic at all.
+def _all_members(
+    coding: str, magic: re.Pattern[bytes], new_decoder: Callable[[], Decoder], body: bytes, max_bytes: int
+) -> bytes:
     try:
-        return _inflate(body, wbits, max_bytes)[0]
-    except zlib.error:
+        return _joined(members(body, magic, new_decoder), max_bytes)
+    except DamagedError as error:
+        raise UnreadableAnswerError(f"damaged {coding} body: {error}") from error
+
+
+def _stream_if_it_is_one(decoder: Decoder, body: bytes, max_bytes: int) -> bytes:
+    # The two bytes of zlib's magic may begin a text too, and raw deflate and br have no magic at all.
+    try:
+        return _joined(pieces(decoder, body), max_bytes)
+    except DamagedError:
         return body
 
 
-def _unbrotli(body: bytes, max_bytes: int) -> bytes:
-    decompressor = brotli.Decompressor()
-    pieces: list[bytes] = []
-    size = 0
-    data = body
-    try:
-        while not decompressor.is_finished():
-            piece = decompressor.process(data, output_buffer_limit=_PIECE_BYTES)
-            data = b""
-            size += len(piece)
-            pieces.append(piece)
-            if size > max_bytes:
-                raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
-            if not piece and decompressor.can_accept_more_data():
-                break  # it is cut short
-    except brotli.error:
-        return body
-    return b"".join(pieces) if pieces[0] else body
-
-
-def _unzstd(body: bytes, max_bytes: int) -> bytes:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW_BYTES)
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        with decompressor.stream_reader(body, read_across_frames=True) as reader:
-            while piece := reader.read(min(_PIECE_BYTES, max_bytes + 1)):
-                size += len(piece)
-                pieces.append(piece)
-                if size > max_bytes:
-                    raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
-    except zstandard.ZstdError as error:
-        raise UnreadableAnswerError(f"damaged zstd body: {error}") from error
-    if not size and len(body) > _MAX_OVERHEAD_BYTES:
-        raise UnreadableAnswerError("damaged zstd body: cut short before the first byte")
-    return b"".join(pieces)
+def _joined(unpacked: Iterable[bytes], max_bytes: int) -> bytes:
+    joined = bytearray()
+    for piece in unpacked:
+        joined += piece
+        if len(joined) > max_bytes:
+            raise OversizedBodyError(f"more than {max_bytes} bytes unpacked")
+    return bytes(joined)

@@ -96,12 +96,14 @@ class FetchConfig:
     respect_x_robots_tag: tuple[str, ...] = (
         "noai",
         "noimageai",
+        "noml",
         "noindex",
         "noimageindex",
         "none",
         "unavailable_after",
     )
-    """Directives of the X-Robots-Tag header that forbid the use; addressed to everyone or to our name."""
+    """Directives of the X-Robots-Tag header that forbid the use; addressed to everyone or to our name. With others,
+    every picture is requested again; with or without `noml` none is: it holds for what is requested from then on."""
 
     respect_tdm_reservation: bool = True
     """Whether `tdm-reservation: 1` (W3C TDM Reservation Protocol) forbids the use."""

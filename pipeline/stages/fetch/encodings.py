@@ -10,27 +10,18 @@ a name alone proves nothing, and a body that is a picture as it stands is taken 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-import brotli
-import zstandard
+from pipeline.decoding import GZIP, ZSTD, Brotli, DamagedError, Decoder, Inflate, Unzstd, members, pieces
 
 __all__ = ["TooLargeError", "UndecodableError", "decoded"]
 
-_PIECE_BYTES = 64 * 1024
-"""What one step of a decoder gives, about: no more is held beyond the limit."""
-_ZSTD_STEP_BYTES = 256
-"""zstandard's decoder has no limit for a step; of so many bytes it makes 11 MB at most (a block of 128 KB takes 3)."""
 _ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 """RFC 9659: as content coding, zstd has no larger window."""
-_MAX_MEMBERS = 1000
-"""Of one body: a file of empty ones makes much work and no bytes."""
 _MAX_CODINGS = 5
 """libcurl's and Chromium's limit."""
 
-_GZIP = b"\x1f\x8b"
-_ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # RFC 8878, sections 3.1.1 and 3.1.2
 _PICTURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\x2a\0|MM\0\x2a|\0\0\0.ftyp", re.DOTALL
 )
@@ -60,93 +51,43 @@ def decoded(body: bytes, encodings: str, limit: int) -> bytes:
     return body
 
 
-_Decoder = Callable[[bytes], Iterator[bytes]]
+_Undo = Callable[[bytes], Iterator[bytes]]
 
 
-def _first_that_works(body: bytes, decoders: tuple[_Decoder, ...], limit: int) -> bytes:
-    for decode in decoders:
+def _first_that_works(body: bytes, codings: tuple[_Undo, ...], limit: int) -> bytes:
+    for undo in codings:
         plain = bytearray()
         try:
-            for piece in decode(body):
+            for piece in undo(body):
                 plain += piece
                 if len(plain) > limit:
                     raise TooLargeError
-        except (zlib.error, brotli.error, zstandard.ZstdError):
+        except DamagedError:
             continue
         if plain:
             return bytes(plain)
     raise UndecodableError
 
 
-def _gzip(body: bytes) -> Iterator[bytes]:
-    """RFC 1952: one member after the other, up to what is none."""
-    if not body.startswith(_GZIP):
-        raise zlib.error
-    at = 0
-    for number in range(_MAX_MEMBERS):
-        try:
-            at = yield from _inflated(zlib.decompressobj(31), body, at)
-        except zlib.error:
-            if number:
-                return  # only the first bytes were those of a member
+def _one(new_decoder: Callable[[], Decoder], body: bytes) -> Iterator[bytes]:
+    yield from pieces(new_decoder(), body)
+
+
+def _several(magic: re.Pattern[bytes], new_decoder: Callable[[], Decoder], body: bytes) -> Iterator[bytes]:
+    """Members up to what is none, also where its first bytes are those of one."""
+    try:
+        yield from members(body, magic, new_decoder)
+    except DamagedError as error:
+        if not error.member:
             raise
-        if not body.startswith(_GZIP, at):
-            return
 
 
-def _zlib(body: bytes) -> Iterator[bytes]:
-    yield from _inflated(zlib.decompressobj(15), body, 0)
-
-
-def _raw_deflate(body: bytes) -> Iterator[bytes]:
-    """What some servers call deflate; RFC 9110, section 8.4.1.2, notes it."""
-    yield from _inflated(zlib.decompressobj(-15), body, 0)
-
-
-def _inflated(stream: zlib._Decompress, body: bytes, at: int) -> Generator[bytes, None, int]:
-    """What `stream` makes of body[at:]; returns where it ended."""
-    while at < len(body) and not stream.eof:
-        piece = stream.decompress(body[at : at + _PIECE_BYTES], _PIECE_BYTES)
-        at += _PIECE_BYTES
-        while piece:
-            yield piece
-            piece = stream.decompress(stream.unconsumed_tail, _PIECE_BYTES)
-    return min(at, len(body)) - len(stream.unused_data)
-
-
-def _brotli(body: bytes) -> Iterator[bytes]:
-    """RFC 7932."""
-    stream = brotli.Decompressor()
-    piece = stream.process(body, output_buffer_limit=_PIECE_BYTES)
-    while piece:  # `can_accept_more_data` of brotli 1.2.1 says yes with much still to come
-        yield piece
-        piece = b"" if stream.is_finished() else stream.process(b"", output_buffer_limit=_PIECE_BYTES)
-
-
-def _zstd(body: bytes) -> Iterator[bytes]:
-    """RFC 8878: one frame after the other, up to what is none."""
-    if not _ZSTD.match(body):
-        raise zstandard.ZstdError
-    at = 0
-    for number in range(_MAX_MEMBERS):
-        frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
-        try:
-            while at < len(body) and not frame.eof:
-                yield frame.decompress(body[at : at + _ZSTD_STEP_BYTES])
-                at += _ZSTD_STEP_BYTES
-        except zstandard.ZstdError:
-            if number:
-                return
-            raise
-        at = min(at, len(body)) - len(frame.unused_data)
-        if not _ZSTD.match(body, at):
-            return
-
-
-_DECODERS: dict[str, tuple[_Decoder, ...]] = {
-    "gzip": (_gzip,),
-    "x-gzip": (_gzip,),  # RFC 9110, section 8.4.1.3
-    "deflate": (_zlib, _raw_deflate),
-    "br": (_brotli,),
-    "zstd": (_zstd,),
+_GZIP = partial(_several, GZIP, partial(Inflate, Inflate.GZIP))
+_DECODERS: dict[str, tuple[_Undo, ...]] = {
+    "gzip": (_GZIP,),
+    "x-gzip": (_GZIP,),  # RFC 9110, section 8.4.1.3
+    # What some servers call deflate has no frame; RFC 9110, section 8.4.1.2, notes it.
+    "deflate": (partial(_one, partial(Inflate, Inflate.ZLIB)), partial(_one, partial(Inflate, Inflate.RAW))),
+    "br": (partial(_one, Brotli),),
+    "zstd": (partial(_several, ZSTD, partial(Unzstd, _ZSTD_WINDOW_BYTES)),),
 }

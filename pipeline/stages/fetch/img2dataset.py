@@ -45,7 +45,7 @@ LIMITS = (
 _LEAST_VERSION = (1, 45)
 _URLS_PER_SHARD = 1000
 """What was answered before the deadline is lost with the img2dataset shard that it is in."""
-_DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex", "none")
+_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex", "none")
 """Those of `respect_x_robots_tag` that it can look for; it knows no dates."""
 _FIND = "from importlib.metadata import version; print(version('img2dataset'))"
 _RUN = """

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, one_line
 from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.tables.lines import Lines, Oversized, end_of
-from pipeline.stages.extract.tables.rows import BadRow, Columns, Row, Rows, choose_columns, json_of, one_line
+from pipeline.stages.extract.tables.rows import BadRow, Columns, Row, Rows, choose_columns, json_of
 
 __all__ = ["json_rows"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.errors import InputError
-from pipeline.stages.extract.tables.rows import BadRow, Rows, one_line
+from pipeline.errors import InputError, one_line
+from pipeline.stages.extract.tables.rows import BadRow, Rows
 from pipeline.stages.extract.tables.unpack import Bytes
 
 __all__ = ["Lines", "Oversized", "end_of"]

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, one_line
 from pipeline.schema import TEXT_SOURCES
 from pipeline.stages.extract.config import ExtractConfig
-from pipeline.stages.extract.tables.rows import BadRow, Columns, Row, Rows, choose_columns, json_of, one_line
+from pipeline.stages.extract.tables.rows import BadRow, Columns, Row, Rows, choose_columns, json_of
 
 __all__ = ["parquet_rows"]
 

@@ -10,7 +10,7 @@ import msgspec
 from pipeline.errors import InputError
 from pipeline.stages.extract.config import ExtractConfig
 
-__all__ = ["BadRow", "Columns", "Row", "Rows", "choose_columns", "json_of", "one_line"]
+__all__ = ["BadRow", "Columns", "Row", "Rows", "choose_columns", "json_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,3 @@ def json_of(names: Sequence[str], values: Sequence[object]) -> str:
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, fit for a detail."""
-    return " ".join(str(error).split())[:200]

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, one_line
 from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.tables.lines import Lines, Oversized, end_of
-from pipeline.stages.extract.tables.rows import BadRow, Row, Rows, choose_columns, json_of, one_line
+from pipeline.stages.extract.tables.rows import BadRow, Row, Rows, choose_columns, json_of
 
 __all__ = ["separated_rows"]
 

@@ -10,20 +10,16 @@ had unpacked but not handed out yet.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO, Protocol
 
-import zstandard
+from pipeline.decoding import GZIP, ZSTD, DamagedError, Decoder, Inflate, Unzstd
 
 __all__ = ["Bytes", "unpacked"]
 
 _READ_BYTES = 1 << 16
-_GZIP = re.compile(rb"\x1f\x8b\x08")
-_ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # a frame, or one to be skipped (pzstd's tables)
 _MAGIC_BYTES = 4
-_ZSTD_SLICE_BYTES = 1 << 10
-"""What is given to Zstandard at once: a block of 128 KiB may stand in 4 bytes, so 32 MiB may come of it."""
 
 
 class Bytes(Protocol):
@@ -44,10 +40,10 @@ def unpacked(file: BinaryIO) -> Bytes:
     """What is behind `file`, told by its first bytes rather than by its name."""
     first = file.read(_MAGIC_BYTES)
     file.seek(0)
-    if _GZIP.match(first):
-        return _Members(file, _GZIP, lambda _: _Inflate())
-    if _ZSTD.match(first):
-        return _Members(file, _ZSTD, lambda magic: _Unzstd() if magic[0] == 0x28 else _Skipped())
+    if GZIP.match(first):
+        return _Members(file, GZIP, partial(Inflate, Inflate.GZIP))
+    if ZSTD.match(first):
+        return _Members(file, ZSTD, Unzstd)
     return _Plain(file)
 
 
@@ -61,130 +57,68 @@ class _Plain:
         return self._file.read(size)
 
 
-class _Decoder(Protocol):
-    """Unpacks one member."""
-
-    def unpack(self, data: bytes, size: int) -> tuple[bytes, bytes]:
-        """(some of what `data` holds, the rest of `data`). Raises ValueError where it is damaged."""
-
-    @property
-    def at_end(self) -> bool:
-        """Whether the member is whole; the rest is then what follows it."""
-
-
-class _Inflate:
-    def __init__(self) -> None:
-        self._inflate = zlib.decompressobj(wbits=31)
-
-    def unpack(self, data: bytes, size: int) -> tuple[bytes, bytes]:
-        try:
-            found = self._inflate.decompress(data, size)
-        except zlib.error as error:
-            raise ValueError(str(error)) from error
-        return found, self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
-
-    @property
-    def at_end(self) -> bool:
-        return self._inflate.eof
-
-
-class _Unzstd:
-    def __init__(self) -> None:
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-
-    def unpack(self, data: bytes, size: int) -> tuple[bytes, bytes]:
-        piece, rest = data[:_ZSTD_SLICE_BYTES], data[_ZSTD_SLICE_BYTES:]
-        try:
-            found = self._frame.decompress(piece)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from error
-        return found, self._frame.unused_data + rest if self._frame.eof else rest
-
-    @property
-    def at_end(self) -> bool:
-        return self._frame.eof
-
-
-class _Skipped:
-    """A Zstandard frame without content: magic, length (uint32), bytes for somebody else."""
-
-    def __init__(self) -> None:
-        self._head = b""
-        self._left = 8
-
-    def unpack(self, data: bytes, size: int) -> tuple[bytes, bytes]:
-        if len(self._head) < 8:
-            self._head += data[: 8 - len(self._head)]
-            if len(self._head) == 8:
-                self._left += int.from_bytes(self._head[4:], "little")
-        taken = min(self._left, len(data))
-        self._left -= taken
-        return b"", data[taken:]
-
-    @property
-    def at_end(self) -> bool:
-        return not self._left
-
-
 class _Members:
-    def __init__(self, file: BinaryIO, magic: re.Pattern[bytes], new_decoder: Callable[[bytes], _Decoder]) -> None:
+    def __init__(self, file: BinaryIO, magic: re.Pattern[bytes], new_decoder: Callable[[], Decoder]) -> None:
         self._file = file
         self._magic = magic
         self._new_decoder = new_decoder
-        self._decoder: _Decoder | None = None
-        self._data = b""  # read, not unpacked yet
+        self._decoder: Decoder | None = None
+        self._data = b""
+        self._at = 0  # of _data: what is before it has been unpacked or passed over
         self._doubtful = False  # the member was found among strays, and may be none
         self._doubted_bytes = 0  # of the member so far
         self.strays = 0
 
     def read(self, size: int) -> bytes:
+        """As `Bytes` says; a decoder's piece at a time, whatever the size."""
         while True:
             decoder = self._decoder or self._next_member()
             if decoder is None:
                 return b""
-            if not self._data and not self._fill():
+            if self._at == len(self._data) and not self._fill():
                 if not self._doubtful:
                     raise EOFError("the compressed file ends in the middle")
                 self._decoder = None
                 self.strays += self._doubted_bytes
                 return b""
-            before = self._data
+            before = self._at
             try:
-                found, self._data = decoder.unpack(before, size)
-            except ValueError:
+                found, self._at = decoder.unpack(self._data, before)
+            except DamagedError:
                 if not self._doubtful:
                     raise
                 self._decoder = None
-                self._pass_over(1, before)
+                self._pass_over(1)
                 continue
             self._doubtful = self._doubtful and not found
-            self._doubted_bytes += len(before) - len(self._data)
+            self._doubted_bytes += self._at - before
             self._decoder = None if decoder.at_end else decoder
             if found:
                 return found
 
     def _fill(self) -> bool:
         more = self._file.read(_READ_BYTES)
-        self._data += more
+        self._data, self._at = self._data[self._at :] + more, 0
         return bool(more)
 
-    def _next_member(self) -> _Decoder | None:
+    def _next_member(self) -> Decoder | None:
         """Where the next member begins; what stands before it is passed over. None at the end of the file."""
         while True:
-            found = self._magic.search(self._data)
+            found = self._magic.search(self._data, self._at)
             if found is not None:
-                self._doubtful = self._doubtful or found.start() > 0
-                self._pass_over(found.start(), self._data)
+                self._doubtful = self._doubtful or found.start() > self._at
+                self._pass_over(found.start() - self._at)
                 self._doubted_bytes = 0
-                self._decoder = self._new_decoder(found[0])
+                self._decoder = self._new_decoder()
                 return self._decoder
-            self._doubtful = self._doubtful or len(self._data) >= _MAGIC_BYTES
-            self._pass_over(max(len(self._data) - _MAGIC_BYTES + 1, 0), self._data)
+            num_left = len(self._data) - self._at
+            self._doubtful = self._doubtful or num_left >= _MAGIC_BYTES
+            self._pass_over(max(num_left - _MAGIC_BYTES + 1, 0))
             if not self._fill():
-                self._pass_over(len(self._data), self._data)
+                self._pass_over(len(self._data))
                 return None
 
-    def _pass_over(self, size: int, data: bytes) -> None:
-        """Leave out the first bytes of `data`. Zeros pad an archive, and are not counted."""
-        self.strays += size - data.count(0, 0, size)
-        self._data = data[size:]
+    def _pass_over(self, size: int) -> None:
+        """Leave out the next bytes. Zeros pad an archive, and are not counted."""
+        self.strays += size - self._data.count(0, self._at, self._at + size)
+        self._at += size
