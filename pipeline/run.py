@@ -81,6 +81,7 @@ def run(
     log: dict[str, Any] = {}
     damaged: list[str] = []
     patience = Patience()
+    written: set[str] = set()  # shards of this very run
     refuse_subset(Path(config.output))
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
     with open_output(Path(config.output)) as output:
@@ -91,12 +92,12 @@ def run(
             with open_engine(config.engine, progress) as engine:
                 while True:
                     try:
-                        records = _run_steps(config, output, engine, log, offline=offline)
+                        records = _run_steps(config, output, engine, log, written, offline=offline)
                         lines, samples = _lines(records), _sum(records["shards"], "rows")
                         version: Path = output / "shards"
                         put_back: Sequence[str] = ()
                         if is_to_be_published(samples, lines):
-                            version, put_back = publish(output, records["shards"], config_yaml)
+                            version, put_back = publish(output, records["shards"], config_yaml, written=written)
                             end(output)
                         break
                     except DamagedFileError as error:
@@ -133,9 +134,10 @@ def run(
 
 
 def _run_steps(
-    config: WitConfig, output: Path, engine: Engine, log: dict[str, Any], *, offline: bool
+    config: WitConfig, output: Path, engine: Engine, log: dict[str, Any], written: set[str], *, offline: bool
 ) -> dict[str, list[Done]]:
-    """Every step of the recipe; returns the records by step, and adds to `log` what each step ran, and how long.
+    """Every step of the recipe; returns the records by step, and adds to `log` what each step ran, and how long, and to
+    `written` the shards.
 
     The config is written before the first task. Raises DamagedFileError when a task meets a file that is not what its
     record says; what ran before counts.
@@ -145,7 +147,8 @@ def _run_steps(
     step: Step | None = next(page)
     while step is not None:
         directory = work_directory(output, step.name)
-        todo = sum(1 for task in step.tasks if finished(directory, task) is None)
+        waiting = [task.partition for task in step.tasks if finished(directory, task) is None]
+        todo = len(waiting)
         if todo and not any(about["ran"] for about in log.values()):
             write_bytes(output / "config.yaml", dump(config).encode())
         if todo and offline and step.name == "fetch":
@@ -161,6 +164,8 @@ def _run_steps(
             done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep, accept=step.accept)
         about["seconds"] = round(about["seconds"] + time.time() - began, 3)
         records[step.name] = done
+        if step.name == "shards":
+            written.update(waiting)
         if todo:
             _write_ledger(output, records)
         step = _send(page, done)

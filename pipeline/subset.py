@@ -177,7 +177,8 @@ def _build(
         )
     with open_engine(EngineConfig(kind=config.engine), progress) as engine:
         done = engine.run_step(work_directory(root, "shards"), tasks, title="copy samples")
-    publish(root, done, (source / "shards" / "config.yaml").read_text(encoding="utf-8"))
+    written = {record.partition for record in done}
+    publish(root, done, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=written)
     _write_queries(database, root, chosen)
     uids = f"SELECT uid FROM read_parquet({quote_text(chosen)})"
     for name, path in joined_files(source).items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +27,14 @@ __all__ = ["MANIFEST_VERSION", "publish"]
 MANIFEST_VERSION = 1
 
 
-def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[Path, list[str]]:
+def publish(
+    output: Path, finished: Sequence[Done], config_yaml: str, *, written: Set[str] = frozenset()
+) -> tuple[Path, list[str]]:
     """Publish `finished` (tasks of the shards step); returns the version's directory, and which of its files were put
     back: of a version that is published already those that were missing, or not of their size.
 
-    Raises OutputError when the disk is full or not writable, DamagedFileError where a copy shows that a shard is not
+    `written` are the partitions that this run wrote itself; the files of others lay on the disk for an unknown time, and
+    are held against their digests before they get their public names. Raises OutputError when the disk is full or not writable, DamagedFileError where a copy shows that a shard is not
     what it was.
     """
     shards = [_entry(record) for record in finished]
@@ -47,7 +50,7 @@ def publish(output: Path, finished: Sequence[Done], config_yaml: str) -> tuple[P
             shutil.rmtree(version, ignore_errors=True)  # of a run that was killed: nobody reads it
         version.mkdir(parents=True, exist_ok=True)
         shards_step = output / "work" / "shards"
-        put_back = list(_fill(shards_step, version, finished, manifest, config_yaml, doubted=is_published))
+        put_back = list(_fill(shards_step, version, finished, manifest, config_yaml, written=written))
     except OSError as error:
         raise unwritable(version, error) from error
     if not is_published:
@@ -81,18 +84,15 @@ def _fill(
     manifest: Mapping[str, Any],
     config_yaml: str,
     *,
-    doubted: bool,
+    written: Set[str],
 ) -> Iterator[str]:
-    """Bring every file that a version must have to its directory, the manifest last; the names of those that came.
-
-    `doubted`: the version was whole once. What comes in the place of a file that was lost there is old, and is checked.
-    """
+    """Bring every file that a version must have to its directory, the manifest last; the names of those that came."""
     for record in finished:
         for name, digest in record.outputs.items():
             state = _state(source / name, version / name)
             if state != "placed":
                 ours = Vouched(str(source / name), digest)
-                if doubted:
+                if record.partition not in written:
                     check(ours)
                 _place(ours, version / name)
             if state == "missing":

@@ -304,6 +304,21 @@ def test_what_takes_the_place_of_a_lost_published_file_is_checked(
     assert main(["verify", str(small.output), "--work"]) == 0
 
 
+def test_shards_of_an_earlier_run_are_checked_before_they_are_published(
+    small: SmallRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    want = small.published()
+    (small.output / "shards").unlink()  # as after a kill just before it was published
+    shutil.rmtree(small.output / "versions")
+    for name in ("00000.tar", "00001.parquet"):
+        _damage(small.output / "work" / "shards" / name, _flip)
+    assert small.run() == 0
+    told = capsys.readouterr().err
+    assert "work/shards/00000.tar" in told
+    assert "work/shards/00001.parquet" in told
+    assert small.published() == want
+
+
 def test_repair_makes_a_shard_again_that_is_damaged_under_both_of_its_names(
     small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
