@@ -33,9 +33,9 @@ def publish(
     """Publish `finished` (tasks of the shards step); returns the version's directory, and which of its files were put
     back: of a version that is published already those that were missing, or not of their size.
 
-    `written` are the partitions that this run wrote itself; the files of others lay on the disk for an unknown time, and
-    are held against their digests before they get their public names. Raises OutputError when the disk is full or not writable, DamagedFileError where a copy shows that a shard is not
-    what it was.
+    `written` are the partitions that this run wrote itself; the files of others lay on the disk for an unknown time,
+    and are held against their digests before they get their public names. Raises OutputError when the disk is full or
+    not writable, DamagedFileError for a shard that is not what it was.
     """
     shards = [_entry(record) for record in finished]
     identity = fingerprint("version", shards)

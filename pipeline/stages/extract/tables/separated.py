@@ -17,6 +17,7 @@ __all__ = ["separated_rows"]
 _MAX_LINES_PER_ROW = 1000
 """A quoted field may hold line breaks; one that runs on longer was opened by a stray quote."""
 _ESCAPE = re.compile(r'\\(["\\]?)')
+_NOT_UTF8 = "not UTF-8"
 _ESCAPE_HINT = '; where quotes are written as \\" (Spark), set extract.csv_escape'
 
 
@@ -30,7 +31,8 @@ def separated_rows(path: str, lines: Lines, config: ExtractConfig, *, comma: boo
             yield from end_of(path, lines, 0, "CSV" if comma else "TSV")
             raise InputError(f"{path}: no header row; set extract.column_names")
         if not isinstance(header, list):
-            raise InputError(f"{path}: its first row is no header ({header.detail}); set extract.column_names")
+            remedy = "save it as UTF-8" if header.detail == _NOT_UTF8 else "set extract.column_names"
+            raise InputError(f"{path}: its first row is no header ({header.detail}); {remedy}")
         names = [name.strip() for name in header]
     columns = choose_columns(path, names, config)
     at_url, at_text = names.index(columns.url), names.index(columns.text)
@@ -152,4 +154,4 @@ def _text_of(line: bytes | Oversized) -> str | _BadLineError:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
-        return _BadLineError("bad_record", "not UTF-8")
+        return _BadLineError("bad_record", _NOT_UTF8)
