@@ -59,9 +59,9 @@ def sharded(tmp_path: Path, tiny_vit: Path) -> Path:
     return path
 
 
-def _model(tiny_vit: Path) -> Any:
+def _model(tiny_vit: Path, **options: Any) -> Any:
     return create_model(
-        ModelConfig(name=str(tiny_vit)),
+        ModelConfig(name=str(tiny_vit), **options),
         device=torch.device("cpu"),
         precision="fp32",
         init_logit_scale=1.0,
@@ -157,14 +157,7 @@ def test_no_reader_runs_what_a_sharded_checkpoint_names(
         "resume": lambda: load_checkpoint(sharded, model.clip, torch.optim.AdamW(model.clip.parameters())),
         "run": lambda: train(from_mapping(TrainConfig, run)),
         "weights": lambda: read_weights(sharded),
-        "init_from": lambda: create_model(
-            ModelConfig(name=str(tiny_vit), init_from=str(tmp_path / "foreign")),
-            device=torch.device("cpu"),
-            precision="fp32",
-            init_logit_scale=1.0,
-            init_logit_bias=None,
-            seed=0,
-        ),
+        "init_from": lambda: _model(tiny_vit, init_from=str(tmp_path / "foreign")),
         "export": lambda: export(sharded, model=str(tiny_vit), directory=tmp_path / "export"),
         "evaluate": lambda: evaluate_checkpoint(
             EvaluationConfig(path=str(tiny_evaluation)), sharded, ModelConfig(name=str(tiny_vit)), LossConfig(), "fp32"
@@ -186,25 +179,11 @@ def test_no_file_of_weights_is_run(name: str, mark: Path, tmp_path: Path, tiny_v
     for data in (pickle.dumps({"state_dict": _Runs(mark)}), b"PK\x03\x04noise", b""):
         path.write_bytes(data)
         with pytest.raises(ModelError, match="does not fit"):
-            create_model(
-                ModelConfig(name=str(tiny_vit), init_from=str(path)),
-                device=torch.device("cpu"),
-                precision="fp32",
-                init_logit_scale=1.0,
-                init_logit_bias=None,
-                seed=0,
-            )
+            _model(tiny_vit, init_from=str(path))
         assert not mark.exists()
     torch.save({"state_dict": _Runs(mark)}, path)
     with pytest.raises(ModelError, match="does not fit"):
-        create_model(
-            ModelConfig(name=str(tiny_vit), init_from=str(path)),
-            device=torch.device("cpu"),
-            precision="fp32",
-            init_logit_scale=1.0,
-            init_logit_bias=None,
-            seed=0,
-        )
+        _model(tiny_vit, init_from=str(path))
     assert not mark.exists()
 
 
