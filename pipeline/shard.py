@@ -32,6 +32,7 @@ __all__ = [
     "samples_of",
     "shard_name",
     "shard_outputs",
+    "stats_of",
     "write_shard",
 ]
 
@@ -88,15 +89,19 @@ def write_shard(
             tar.add(f"{key}.txt", row["caption"].encode())
             rows.append(row)
     write_parquet(parquet_path, pa.Table.from_pylist(rows, schema=SAMPLES), SAMPLES)
-    stats = {
-        "count": len(rows),
-        "successes": len(rows),
+    stats_path.write_text(json.dumps(stats_of(len(rows)), indent=1) + "\n", encoding="utf-8")
+    return {"rows": len(rows), "bytes": tar_path.stat().st_size}
+
+
+def stats_of(samples: int) -> dict[str, Any]:
+    """What NAME_stats.json says of a shard of so many samples, in img2dataset's words."""
+    return {
+        "count": samples,
+        "successes": samples,
         "failed_to_download": 0,
         "failed_to_resize": 0,
-        "status_dict": {"success": len(rows)},
+        "status_dict": {"success": samples},
     }
-    stats_path.write_text(json.dumps(stats, indent=1) + "\n", encoding="utf-8")
-    return {"rows": len(rows), "bytes": tar_path.stat().st_size}
 
 
 def samples_of(table: pa.Table) -> pa.Table:

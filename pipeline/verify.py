@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from configs.load import fingerprint
 from pipeline.checked import picture_hash
 from pipeline.errors import OutputError, one_line
-from pipeline.shard import extension_of, json_of, samples_of
+from pipeline.shard import extension_of, json_of, samples_of, stats_of
 from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Rejected
 from pipeline.steps.publish import MANIFEST_VERSION
 from pipeline.storage import check_output, read_json, sha256_of
@@ -269,6 +269,8 @@ def _stats(root: Path, entry: Mapping[str, Any]) -> Iterator[Damage]:
         yield _damage(name, "missing, or not JSON")
     elif stats.get("successes") != entry["samples"]:
         yield _damage(name, f"says {stats.get('successes')} samples, the manifest {entry['samples']}")
+    elif stats != stats_of(entry["samples"]):
+        yield _damage(name, "says something else than was written")
 
 
 def _rows(entry: Mapping[str, Any], rows: pa.Table) -> Iterator[Damage]:

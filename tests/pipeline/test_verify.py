@@ -228,6 +228,7 @@ def _entry_of(name: str) -> dict[str, object]:
         ("sizes.json", {"00001.tar": 7}, "says 7 samples of 00001.tar"),
         ("sizes.json", {"00009.tar": 7}, "names 00009.tar"),
         ("00001_stats.json", {"successes": 3}, "says 3 samples"),
+        ("00001_stats.json", {"failed_to_resize": 1}, "something else than was written"),
         ("manifest.json", {"samples": 3}, "says 3 samples, its shards' sum"),
         ("manifest.json", {"fingerprint": "0"}, "it was changed"),
         ("manifest.json", {"version": 99}, "of version 99"),
