@@ -557,6 +557,18 @@ def test_candidates_equal_the_pairs_of_the_real_sites(shared_data: Path, host: s
     assert all(key[0] == front for key in extra), extra
 
 
+@pytest.mark.parametrize("times", [(0, 7, 0), (0, 0, 7), (7, 0, 7), (0, 7, 7)])
+def test_equal_members_hide_nothing_between_them(tmp_path: Path, times: tuple[int, int, int]) -> None:
+    """The last member's checksum is the first one's: it must not vouch for all three as if they were one."""
+    blocks = [wat_block([{"url": url, "alt": "a"}]) for url in ("/1", "/2", "/1")]
+    packed = [gzip.compress(warc_record(block), mtime=time) for block, time in zip(blocks, times, strict=True)]
+    path = tmp_path / "a.wat.gz"
+    path.write_bytes(b"".join(packed))
+    assert [row["url"][-2:] for row in _kept(_extract(path))] == ["/1", "/2", "/1"]
+    path.write_bytes(packed[0] + gzip.compress(warc_record(blocks[0]), mtime=9 - times[0]))
+    assert len(_kept(_extract(path))) == 2
+
+
 @pytest.mark.slow
 def test_hundred_megabyte_record_is_passed_over(tmp_path: Path) -> None:
     good = wat_block([{"url": "/1", "alt": "a"}])

@@ -12,6 +12,7 @@ every member are tested.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -121,7 +122,20 @@ class WholeMembers:
             record = gzip_decompress(packed, size)
         except DeflateError:
             return None
-        # The library does not tell whether it read all. If not, something follows the member, and these differ.
+        # The library does not tell whether it read all. If not, something follows the member, and these differ: unless
+        # what comes last holds the very bytes that came first.
         if len(record) != size or crc32(record) != checksum:
             return None
+        if packed.find(_MAGIC, 1) > 0 and not _is_one_member(packed):
+            return None
         return record
+
+
+def _is_one_member(packed: bytes) -> bool:
+    """Whether a whole gzip member ends where `packed` ends; asked where another may begin inside."""
+    inflate = zlib.decompressobj(wbits=31)
+    rest = packed
+    while rest and not inflate.eof:
+        inflate.decompress(rest, _READ_BYTES)
+        rest = inflate.unconsumed_tail
+    return inflate.eof and not inflate.unused_data
