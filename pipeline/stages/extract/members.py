@@ -123,10 +123,10 @@ class WholeMembers:
         except DeflateError:
             return None
         # The library does not tell whether it read all. If not, something follows the member, and these differ: unless
-        # what comes last holds the very bytes that came first.
+        # what comes last holds the very bytes that came first. Then the same trailer stands inside as well.
         if len(record) != size or crc32(record) != checksum:
             return None
-        if packed.find(_MAGIC, 1) > 0 and not _is_one_member(packed):
+        if packed.rfind(packed[-8:], 0, -8) >= 0 and not _is_one_member(packed):
             return None
         return record
 
