@@ -13,7 +13,7 @@ import collections
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine import read_record, run_task
+from pipeline.engine import forget, read_record, run_task
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.steps import salvage
 from pipeline.steps.facts import STORE
@@ -79,7 +79,7 @@ def _record_of(path: Path) -> dict[str, Any] | None:
 
 
 def _remove(directory: Path, record: dict[str, Any]) -> None:
-    (directory / "done" / f"{record['partition']}.json").unlink(missing_ok=True)
+    forget(directory, record["partition"])
     for name in record["outputs"]:
         (directory / name).unlink(missing_ok=True)
 
@@ -96,6 +96,5 @@ def _withdraw_answers(output: Path, path: Path, record: dict[str, Any]) -> str:
             pass  # the facts beside it are damaged too: nothing says what is whole
     _remove(store, record)
     # The split that asked for them is made anew, and finds what was kept. A split that only used them sees them gone.
-    split = output / "work" / REQUESTS / "done" / f"{partition.rpartition('-')[0]}.json"
-    split.unlink(missing_ok=True)
+    forget(output / "work" / REQUESTS, partition.rpartition("-")[0])
     return said
