@@ -21,13 +21,15 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 
 __all__ = [
     "ConfigError",
+    "OneOf",
     "describe",
     "dump",
     "fingerprint",
@@ -42,6 +44,19 @@ T = TypeVar("T")
 
 class ConfigError(Exception):
     """A mistake in a config file or on the command line: what, where, and what to do next."""
+
+
+@dataclass(frozen=True, eq=False)  # equal to itself alone, so that a type that holds it can be hashed
+class OneOf:
+    """The names that a text field takes, where they come from a list in the code rather than from a `Literal`.
+
+        mode: Annotated[str, OneOf({mode.name: mode.says for mode in MODES})] = "quota"
+
+    They are checked and told as a Literal's are; `--help` prints what each of them means.
+    """
+
+    names: Mapping[str, str]
+    """Name -> a line of documentation, or none ("")."""
 
 
 def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
@@ -131,9 +146,12 @@ def describe(cls: type[Any]) -> str:
     """Help text: every option with its type, default and documentation."""
     lines: list[str] = []
     for option, kind, default, text in _options(cls, ""):
-        lines.append(f"  --{option}  {kind}" + ("  (required)" if default is None else f"  [{default}]"))
+        lines.append(f"  --{option}  {_kind_name(kind)}" + ("  (required)" if default is None else f"  [{default}]"))
         if text:
             lines.append(textwrap.fill(text, 96, initial_indent="      ", subsequent_indent="      "))
+        for name, says in _names_of(kind).items():
+            if says:
+                lines.append(textwrap.fill(f"{name}: {says}", 96, initial_indent=" " * 8, subsequent_indent=" " * 10))
     return "\n".join(lines)
 
 
@@ -208,12 +226,11 @@ def _build(kind: Any, value: Any, *, path: str, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return _build_union(kind, value, path=path, where=where)
     if origin is Literal:
-        choices = get_args(kind)
-        if value in choices and type(value) in {type(choice) for choice in choices}:
-            return value
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{where}: {path}: {_shown(value)} is not one of {_join(choices)}{hint}")
+        return _choose(get_args(kind), value, path=path, where=where)
+    if origin is Annotated:
+        if names := _names_of(kind):
+            return _choose(tuple(names), value, path=path, where=where)
+        return _build(get_args(kind)[0], value, path=path, where=where)
     if origin is tuple:
         return _build_tuple(kind, value, path=path, where=where)
     if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, Any]):
@@ -224,12 +241,29 @@ def _build(kind: Any, value: Any, *, path: str, where: str) -> Any:
     return _build_scalar(kind, value, path=path, where=where)
 
 
+def _choose(choices: tuple[Any, ...], value: Any, *, path: str, where: str) -> Any:
+    if value in choices and type(value) in {type(choice) for choice in choices}:
+        return value
+    near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"{where}: {path}: {_shown(value)} is not one of {_join(choices)}{hint}")
+
+
+def _names_of(kind: Any) -> Mapping[str, str]:
+    """The names of `Annotated[str, OneOf(...)]`, also where it is a member of a union; none of other types."""
+    if get_origin(kind) is Annotated:
+        return next((note.names for note in kind.__metadata__ if isinstance(note, OneOf)), {})
+    if get_origin(kind) in (Union, types.UnionType):
+        return next((names for member in get_args(kind) if (names := _names_of(member))), {})
+    return {}
+
+
 def _build_dataclass(cls: type[Any], value: Any, *, path: str, where: str) -> Any:
     if value is None:
         value = {}
     if not isinstance(value, Mapping):
         raise _wrong(path or "the top level", where, "a mapping of options", value)
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in value:
         if key not in fields:
@@ -326,8 +360,9 @@ def _set_dotted(mapping: dict[str, Any], dotted: str, value: Any) -> None:
 # --- help -------------------------------------------------------------------------------------
 
 
-def _options(cls: type[Any], prefix: str) -> Iterator[tuple[str, str, str | None, str]]:
-    hints = typing.get_type_hints(cls)
+def _options(cls: type[Any], prefix: str) -> Iterator[tuple[str, Any, str | None, str]]:
+    """Name, type, default as it is written, and documentation of each option."""
+    hints = typing.get_type_hints(cls, include_extras=True)
     docs = _field_docs(cls)
     for field in dataclasses.fields(cls):
         if not field.init:
@@ -341,7 +376,7 @@ def _options(cls: type[Any], prefix: str) -> Iterator[tuple[str, str, str | None
         if is_section:
             yield from _options(cast("type[Any]", nested[0]), f"{name}.")
             continue
-        yield name, _kind_name(kind), None if _required(field) else _default(field), docs.get(field.name, "")
+        yield name, kind, None if _required(field) else _default(field), docs.get(field.name, "")
 
 
 def _field_docs(cls: type[Any]) -> dict[str, str]:
@@ -388,6 +423,8 @@ def _kind_name(kind: Any) -> str:
         return " | ".join(_kind_name(member) for member in get_args(kind))
     if origin is Literal:
         return " | ".join(str(choice) for choice in get_args(kind))
+    if origin is Annotated:
+        return " | ".join(_names_of(kind)) or _kind_name(get_args(kind)[0])
     if origin is tuple:
         return "[" + ", ".join("..." if a is Ellipsis else _kind_name(a) for a in get_args(kind)) + "]"
     if origin is not None:

@@ -3,11 +3,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
-from configs.load import ConfigError, describe, dump, fingerprint, from_mapping, load, parse_overrides
+from configs.load import ConfigError, OneOf, describe, dump, fingerprint, from_mapping, load, parse_overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,3 +137,46 @@ def test_help_shows_every_option_with_its_documentation() -> None:
     assert "--output  str  (required)\n      Where to." in text
     assert "--inner.max_pairs  int  [20]\n      The most pairs, at all." in text
     assert "--inner.mode  quota | none" in text
+
+
+_METHODS = {"first": "the first that comes", "random": "one of " + "very " * 40 + "many", "none": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    method: Annotated[str, OneOf(_METHODS)] = "first"
+    """How to take one."""
+    other: Annotated[str, OneOf({"a": "", "b": ""})] | None = None
+    methods: tuple[Annotated[str, OneOf(_METHODS)], ...] = ()
+    note: Annotated[str, "of somebody else"] = ""
+
+
+def test_field_takes_the_names_of_a_list_and_no_other() -> None:
+    for name in _METHODS:
+        assert from_mapping(Listed, {"method": name, "methods": [name]}) == Listed(method=name, methods=(name,))
+    assert from_mapping(Listed, {"other": "b", "note": "x"}) == Listed(other="b", note="x")
+    assert from_mapping(Listed, {"other": None}) == Listed()
+    for mapping, message in (
+        ({"method": "randon"}, r"method: 'randon' is not one of first, random, none; did you mean 'random'\?"),
+        ({"method": 3}, "method: 3 is not one of first, random, none$"),
+        ({"method": ["first"]}, r"method: \['first'\] is not one of"),
+        ({"method": None}, "method: None is not one of"),
+        ({"other": "c"}, "other: 'c' is not one of a, b"),
+        ({"methods": ["first", "last"]}, r"methods\[1\]: 'last' is not one of first"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            from_mapping(Listed, mapping)
+
+
+def test_help_lists_the_names_of_a_list_and_says_what_they_mean() -> None:
+    text = describe(Listed)
+    assert (
+        '--method  first | random | none  ["first"]\n      How to take one.\n        first: the first that comes\n'
+        in text
+    )
+    assert "        random: one of very" in text
+    assert "none: " not in text
+    assert "--other  a | b | null  [null]\n" in text
+    assert "--methods  [first | random | none, ...]" in text
+    assert '--note  str  [""]' in text
+    assert max(map(len, text.splitlines())) <= 96
