@@ -4,31 +4,30 @@
                                       >-- links --> Outcome(kept: CANDIDATES, rejected, num_in, num_records)
     Parquet, CSV, TSV, JSONL, Parquet of img2dataset --> rows
 
+`formats/` lists what can be read, and imports a reader when a source of its format is.
 The order of the tests on a link is fixed: opt_out, no_text, then not_http or bad_url.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.outcome import Outcome
-from pipeline.stages.extract.config import ExtractConfig, Format, MissingPictures
-from pipeline.stages.extract.wat import read_wat
+from pipeline.stages.extract.config import ExtractConfig, MissingPictures
+from pipeline.stages.extract.formats import Format, format_of, stores_pictures
 
-__all__ = ["ExtractConfig", "Format", "MissingPictures", "check_source", "extract", "format_of"]
+if TYPE_CHECKING:  # heavy, where only the config or the list of formats is asked for
+    from pipeline.outcome import Outcome
 
-_COMPRESSIONS = (".gz", ".bgz", ".zst", ".lz4")
-_ENDINGS: dict[str, Format] = {
-    ".wat": "wat",
-    ".warc": "warc",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
+__all__ = [
+    "ExtractConfig",
+    "Format",
+    "MissingPictures",
+    "check_source",
+    "extract",
+    "format_of",
+    "stores_pictures",
+]
 
 
 def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Iterator[Outcome]:
@@ -42,38 +41,14 @@ def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Ite
     Raises InputError where the file cannot be opened, is not of its format, or lacks a needed column.
     A file that breaks in the middle yields what is good, and a rejection.
     """
-    chosen = format_of(path) if format == "auto" else format
-    if chosen == "wat":
-        return read_wat(path, config)
-    if chosen == "warc":
-        from pipeline.stages.extract.warc import read_warc
-
-        return read_warc(path, config)
-    from pipeline.stages.extract.tables import read_table
-
-    return read_table(path, config, format=chosen)
+    return format_of(path, format).read(path, config)
 
 
 def check_source(path: str, config: ExtractConfig, *, format: Format = "auto") -> None:
-    """Raise InputError where a file on this machine is none of tables that `extract` can read: told by its head.
+    """Raise InputError where a file on this machine is no table that `extract` can read: told by its head.
 
     Archives, and files elsewhere, are not looked at.
     """
-    chosen = format_of(path) if format == "auto" else format
-    if "://" in path or chosen in ("wat", "warc"):
-        return
-    from pipeline.stages.extract.tables import check_table
-
-    check_table(path, config, format=chosen)
-
-
-def format_of(path: str) -> Format:
-    """The format that a file's name tells. Raises InputError where it tells none."""
-    name = path.rsplit("/", 1)[-1].lower()
-    stem = name
-    for ending in _COMPRESSIONS:
-        stem = stem.removesuffix(ending)
-    for ending, found in _ENDINGS.items():
-        if stem.endswith(ending):
-            return found
-    raise InputError(f"{path}: the name does not tell the format; set it to one of wat, warc, parquet, csv, tsv, jsonl")
+    check = format_of(path, format).check
+    if check is not None and "://" not in path:
+        check(path, config)

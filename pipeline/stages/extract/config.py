@@ -7,9 +7,8 @@ from typing import Literal
 
 from configs.load import ConfigError
 
-__all__ = ["ExtractConfig", "Format", "MissingPictures", "TextSource"]
+__all__ = ["ExtractConfig", "MissingPictures", "TextSource"]
 
-Format = Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"]
 MissingPictures = Literal["reject", "request"]
 TextSource = Literal["alt", "title", "figcaption"]
 

@@ -12,24 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import BinaryIO
 
 from pipeline.outcome import Outcome
 from pipeline.stages.extract.batch import LinkBatch
-from pipeline.stages.extract.config import ExtractConfig, Format
+from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.files import open_binary
-from pipeline.stages.extract.tables.json_lines import json_rows
-from pipeline.stages.extract.tables.lines import Lines
-from pipeline.stages.extract.tables.parquet import parquet_rows
-from pipeline.stages.extract.tables.rows import BadRow, Rows
-from pipeline.stages.extract.tables.separated import separated_rows
-from pipeline.stages.extract.tables.unpack import unpacked
+from pipeline.stages.extract.tables.rows import BadRow, RowReader, Rows
 from pipeline.urls import resolver
 
 __all__ = ["check_table", "read_table"]
 
 
-def read_table(path: str, config: ExtractConfig, *, format: Format) -> Iterator[Outcome]:
+def read_table(path: str, config: ExtractConfig, rows: RowReader) -> Iterator[Outcome]:
     """Outcomes of one table; the unit is a link, of which a row has one unless its text is a list.
 
     Raises InputError where the file cannot be opened, is not of its format, or lacks a column for the
@@ -37,23 +31,13 @@ def read_table(path: str, config: ExtractConfig, *, format: Format) -> Iterator[
     """
     batch = LinkBatch(path, config, one_by_one=True)
     with open_binary(path) as file:
-        yield from _outcomes(batch, _rows(path, file, config, format))
+        yield from _outcomes(batch, rows(path, file, config))
 
 
-def check_table(path: str, config: ExtractConfig, *, format: Format) -> None:
+def check_table(path: str, config: ExtractConfig, rows: RowReader) -> None:
     """Raise InputError as `read_table` does, of a file without rows too, having read its head."""
     with open_binary(path) as file:
-        next(_rows(path, file, replace(config, batch_rows=1), format), None)
-
-
-def _rows(path: str, file: BinaryIO, config: ExtractConfig, format: Format) -> Rows:
-    if format in ("parquet", "img2dataset"):
-        says_status = format == "img2dataset" and config.missing_pictures == "reject"
-        return parquet_rows(path, file, config, says_status=says_status)
-    lines = Lines(unpacked(file), config.max_record_bytes)
-    if format == "jsonl":
-        return json_rows(path, lines, config)
-    return separated_rows(path, lines, config, comma=format == "csv")
+        next(rows(path, file, replace(config, batch_rows=1)), None)
 
 
 def _outcomes(batch: LinkBatch, rows: Rows) -> Iterator[Outcome]:

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from pipeline.errors import InputError, one_line
 from pipeline.stages.extract.config import ExtractConfig
-from pipeline.stages.extract.tables.lines import Lines, Oversized, end_of
+from pipeline.stages.extract.tables.lines import Oversized, end_of, lines_of
 from pipeline.stages.extract.tables.rows import BadRow, Columns, Row, Rows, choose_columns, json_of
 
 __all__ = ["json_rows"]
 
 
-def json_rows(path: str, lines: Lines, config: ExtractConfig) -> Rows:
+def json_rows(path: str, file: BinaryIO, config: ExtractConfig) -> Rows:
     """The rows of JSON lines. Raises InputError where no line has a URL or a text."""
+    lines = lines_of(file, config)
     names = {*config.url_columns, *config.text_columns, *config.page_url_columns, *config.license_columns}
     decode = _decoder(sorted(names))
     number = -1

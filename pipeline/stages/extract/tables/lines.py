@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from pipeline.errors import InputError, one_line
+from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.tables.rows import BadRow, Rows
-from pipeline.stages.extract.tables.unpack import Bytes
+from pipeline.stages.extract.tables.unpack import Bytes, unpacked
 
-__all__ = ["Lines", "Oversized", "end_of"]
+__all__ = ["Lines", "Oversized", "end_of", "lines_of"]
 
 _READ_BYTES = 1 << 16
 
@@ -73,6 +75,11 @@ class Lines:
         except (EOFError, ValueError) as error:
             self.damage = one_line(error)
             return b""
+
+
+def lines_of(file: BinaryIO, config: ExtractConfig) -> Lines:
+    """The lines of a file, unpacked where it is packed."""
+    return Lines(unpacked(file), config.max_record_bytes)
 
 
 def end_of(path: str, lines: Lines, num_rows: int, format_name: str) -> Rows:

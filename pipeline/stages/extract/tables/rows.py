@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import msgspec
 
 from pipeline.errors import InputError
 from pipeline.stages.extract.config import ExtractConfig
 
-__all__ = ["BadRow", "Columns", "Row", "Rows", "choose_columns", "json_of"]
+__all__ = ["BadRow", "Columns", "Row", "RowReader", "Rows", "choose_columns", "json_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,9 @@ class Row:
     url: str | None
     texts: Sequence[str | None]
     """One, or as many as the list of captions has; never none."""
-    page_url: str | None
-    license: str | None
-    extra: str | None
+    page_url: str | None = None
+    license: str | None = None
+    extra: str | None = None
     """JSON object of the other columns, as configured."""
     text_source: str = "alt"
     failure: str | None = None
@@ -41,6 +42,10 @@ class BadRow:
 
 
 Rows = Iterator[Row | BadRow]
+RowReader = Callable[[str, BinaryIO, ExtractConfig], Rows]
+"""(path, the file open at its start, config) -> its rows in their order; the path is for errors. Raises InputError
+where the file is not of the format, or lacks a column for the URL or the text; before the first row if its head
+tells."""
 
 
 @dataclass(frozen=True, kw_only=True)

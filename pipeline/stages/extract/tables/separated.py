@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.errors import InputError, one_line
 from pipeline.stages.extract.config import ExtractConfig
-from pipeline.stages.extract.tables.lines import Lines, Oversized, end_of
+from pipeline.stages.extract.tables.lines import Lines, Oversized, end_of, lines_of
 from pipeline.stages.extract.tables.rows import BadRow, Row, Rows, choose_columns, json_of
 
 __all__ = ["separated_rows"]
@@ -21,8 +21,9 @@ _NOT_UTF8 = "not UTF-8"
 _ESCAPE_HINT = '; where quotes are written as \\" (Spark), set extract.csv_escape'
 
 
-def separated_rows(path: str, lines: Lines, config: ExtractConfig, *, comma: bool) -> Rows:
+def separated_rows(path: str, file: BinaryIO, config: ExtractConfig, *, comma: bool) -> Rows:
     """The rows of CSV (`comma`) or TSV. Raises InputError without a header, and for a missing or doubled column."""
+    lines = lines_of(file, config)
     records = _separated_records(lines, config, comma=comma)
     names: Sequence[str] = config.column_names
     if not names:

@@ -1,0 +1,23 @@
+"""WAT: the reader is `extract/wat.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipeline.stages.extract.formats.source_format import SourceFormat
+
+if TYPE_CHECKING:
+    from pipeline.outcome import Outcome
+    from pipeline.stages.extract.config import ExtractConfig
+
+__all__ = ["WAT"]
+
+
+def _read(path: str, config: ExtractConfig) -> Iterator[Outcome]:
+    from pipeline.stages.extract.wat import read_wat
+
+    return read_wat(path, config)
+
+
+WAT = SourceFormat(name="wat", endings=(".wat",), says="Common Crawl's JSON about each page", read=_read)
