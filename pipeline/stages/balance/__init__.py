@@ -48,7 +48,7 @@ import pyarrow.compute as pc
 from configs.load import ConfigError
 from pipeline.identity import first_64_bits, keyed_state
 from pipeline.outcome import Outcome, reject
-from pipeline.stages.balance_kernel import compare, find_near
+from pipeline.stages.balance.kernel import compare, find_near
 
 __all__ = [
     "EDGES",
