@@ -21,19 +21,20 @@ from pipeline.stages.balance.thresholds import Thresholds, solve
 from pipeline.stages.balance.windows import Windows, find_windows
 
 QUERIES = 8
+NAMES = [mode.name for mode in MODES]
 
 
 def test_every_file_of_the_room_is_a_mode_of_the_list() -> None:
     files = {path.stem for path in Path(modes.__file__).parent.glob("*.py")} - {"__init__", "mode"}
-    assert [mode.name for mode in MODES] == ["quota", "coordinated", "metaclip", "none"]
-    assert {type(mode).__module__.rpartition(".")[2] for mode in MODES} == files
+    assert [type(mode).__module__.rpartition(".")[2] for mode in MODES] == NAMES
+    assert sorted(NAMES) == sorted(files)
     assert all(mode.says and type(mode).__doc__ for mode in MODES)
 
 
 def test_mode_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ConfigError, match=r"'quotas' is not one of quota, coordinated, metaclip, none; did you mean"):
+    with pytest.raises(ConfigError, match=f"'quotas' is not one of {', '.join(NAMES)}; did you mean 'quota'"):
         from_mapping(BalanceConfig, {"mode": "quotas"})
-    with pytest.raises(ConfigError, match="'quotas' is not one of quota, coordinated, metaclip, none"):
+    with pytest.raises(ConfigError, match=f"'quotas' is not one of {', '.join(NAMES)}"):
         BalanceConfig(mode="quotas")
     with pytest.raises(ConfigError, match="goes with mode none only"):
         BalanceConfig(mode="metaclip", baseline_pairs=5)
@@ -41,18 +42,18 @@ def test_mode_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 def test_help_says_what_each_mode_is() -> None:
     text = describe(BalanceConfig)
-    assert '--mode  quota | coordinated | metaclip | none  ["quota"]' in text
-    for mode in MODES:
-        assert f"{mode.name}: {mode.says}" in text
+    assert f'--mode  {" | ".join(NAMES)}  ["quota"]' in text
+    lines = " ".join(text.split())
+    assert all(f"{mode.name}: {mode.says}" in lines for mode in MODES)
 
 
 def test_config_and_modes_load_no_arrays() -> None:
     code = (
         "import sys, pipeline.stages.balance.config, pipeline.stages.balance.modes as modes;"
-        "print([name for name in ('numpy', 'pyarrow', 'numba') if name in sys.modules], len(modes.MODES))"
+        "print([name for name in ('numpy', 'pyarrow', 'numba') if name in sys.modules], bool(modes.MODES))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["[]", "4"]
+    assert done.stdout.split() == ["[]", "True"]
 
 
 def _batches(pieces: int) -> list[pa.RecordBatch]:

@@ -16,5 +16,5 @@ class Coordinated(Mode):
     """
 
     name = "coordinated"
-    says = "likewise, one hash a pair: no favour for texts with many queries"
+    says = "the same over one hash a pair, without favour for texts with many queries"
     one_hash_a_pair = True

@@ -19,7 +19,7 @@ class Metaclip(Mode):
     """
 
     name = "metaclip"
-    says = "independent draws, t expected"
+    says = "independent draws, t expected, as in MetaCLIP"
 
     def share(self, counts: Longs, limit: int) -> Shares:
         """t / count: MetaCLIP's probability of a head query; the others select all of their edges."""

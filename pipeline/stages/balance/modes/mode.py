@@ -19,7 +19,8 @@ class Mode:
     """One rule. Modes hold no state, and any number of workers may share one."""
 
     name: ClassVar[str]
-    """As the config has it. Tasks carry it, and keys hold it."""
+    """As the config has it. Keys of tasks hold it and nothing else of the mode, so a rule that would select
+    otherwise takes another name (or the VERSION of the steps rises)."""
     says: ClassVar[str]
     """For `--help`: what the rule is, in a line."""
     one_hash_a_pair: ClassVar[bool] = False

@@ -22,7 +22,7 @@ class NoBalancing(Mode):
     """
 
     name = "none"
-    says = "no balancing: all pairs, or baseline_pairs of them"
+    says = "no balancing, but all pairs or a uniform sample of baseline_pairs"
     one_hash_a_pair = True
     whole_set = True
 

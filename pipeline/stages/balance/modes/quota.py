@@ -14,4 +14,4 @@ class Quota(Mode):
     """
 
     name = "quota"
-    says = "exactly its t smallest keyed hashes"
+    says = "exactly its t smallest keyed hashes, as in CLIP"
