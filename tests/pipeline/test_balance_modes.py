@@ -36,7 +36,7 @@ def test_mode_that_is_not_there_is_refused_with_those_that_are() -> None:
         from_mapping(BalanceConfig, {"mode": "quotas"})
     with pytest.raises(ConfigError, match=f"'quotas' is not one of {', '.join(NAMES)}"):
         BalanceConfig(mode="quotas")
-    with pytest.raises(ConfigError, match="goes with mode none only"):
+    with pytest.raises(ConfigError, match=r"goes with mode .*none"):
         BalanceConfig(mode="metaclip", baseline_pairs=5)
 
 

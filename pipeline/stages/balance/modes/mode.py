@@ -39,7 +39,10 @@ class Mode:
         return None
 
     def counts(self, matches: Longs, pairs: int) -> Longs:
-        """int64[Q], the edges of each query that selects; `matches` int64 are those of the listed ones in `pairs`."""
+        """int64[Q], the edges of each query that selects; `matches` int64 are those of the listed ones in `pairs`.
+
+        They differ in modes for the whole set only.
+        """
         return matches
 
     def edges(self, lists: pa.ListArray) -> tuple[Ids, Ids]:
