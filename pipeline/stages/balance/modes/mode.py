@@ -31,7 +31,7 @@ class Mode:
     `baseline_pairs` takes the place of t."""
 
     def share(self, counts: Longs, limit: int) -> Shares | None:
-        """The share of its edges that each query selects, every edge by an independent draw; float64[K], 0..1.
+        """The share of its edges that each query selects, every edge by an independent draw; float64[K], below 1.
 
         `counts` int64[K] are those of the queries with more than `limit` edges. None: no draws, each query selects
         exactly its `limit` smallest edges by (hash, uid).
