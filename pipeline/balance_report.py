@@ -9,7 +9,6 @@ Two passes over three columns, in bounded memory.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,14 +21,17 @@ from configs.load import load
 from pipeline.checked import Vouched, load_vector, read_batches
 from pipeline.engine import read_record
 from pipeline.errors import OutputError
-from pipeline.stages.balance import BalanceConfig, Windows, balance, gather, solve
+from pipeline.stages.balance import MODES, mode_of
+from pipeline.stages.balance.edges import gather_from
+from pipeline.stages.balance.selection import balance
+from pipeline.stages.balance.thresholds import solve
 from pipeline.storage import check_output
 from pipeline.summaries import outputs_of
 from pipeline.wit import WitConfig, work_directory
 
-__all__ = ["MODES", "compare_modes"]
+__all__ = ["COMPARED", "compare_modes"]
 
-MODES = pa.schema(
+COMPARED = pa.schema(
     [
         pa.field("mode", pa.string(), nullable=False),  # "offered": all distinct pairs
         pa.field("pairs", pa.int64(), nullable=False),
@@ -46,7 +48,7 @@ _COLUMNS = (*_EDGE_COLUMNS, "caption", "source", "record", "link")
 
 
 def compare_modes(output: Path) -> pa.Table:
-    """One row a mode (MODES), at the t of the data set in `output`. Raises OutputError before it is balanced."""
+    """One row a mode (COMPARED), at the t of the data set in `output`. Raises OutputError before it is balanced."""
     check_output(output)
     config = load(WitConfig, output / "config.yaml")
     unique, counts = _outputs(output, "dedup", ".unique.parquet"), _outputs(output, "count", "counts.npy")
@@ -55,31 +57,27 @@ def compare_modes(output: Path) -> pa.Table:
     if not (unique and counts and record and listed):
         raise OutputError(f"{output}: not balanced yet; go on with `python -m pipeline run` first")
     counted, hashes = np.array(load_vector(counts[0])), np.array(load_vector(listed[0]))
-    t = config.balance.max_pairs_per_query if config.balance.mode == "none" else int(record["info"]["t"])
+    own_t = not mode_of(config.balance.mode).whole_set
+    t = int(record["info"]["t"]) if own_t else config.balance.max_pairs_per_query
 
     def batches(columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
         for file in unique:
             yield from read_batches(file, _BATCH_ROWS, columns)
 
-    plain = BalanceConfig(max_pairs_per_query=t)
-    modes = {mode: dataclasses.replace(plain, mode=mode) for mode in ("quota", "coordinated", "metaclip")}
+    modes = [mode for mode in MODES if not mode.whole_set]
     thresholds = {}
-    for mode, rule in modes.items():
-
-        def gathered(
-            windows: Windows, below: npt.NDArray[np.int64], rule: BalanceConfig = rule
-        ) -> Iterator[pa.RecordBatch]:
-            for batch in batches(_EDGE_COLUMNS):
-                yield gather(batch, rule, seed=config.seed, query_hashes=hashes, windows=windows, below=below)
-
-        thresholds[mode], _ = solve(gathered, counted, t, rule)
-    sums = {mode: np.zeros(4, np.int64) for mode in ("offered", *modes)}
+    for mode in modes:
+        gather = gather_from(lambda: batches(_EDGE_COLUMNS), mode, seed=config.seed, query_hashes=hashes)
+        thresholds[mode.name], _ = solve(gather, counted, t, mode)
+    sums = {name: np.zeros(4, np.int64) for name in ("offered", *thresholds)}
     for batch in batches(_COLUMNS):
         sums["offered"] += _measure(batch)
-        for mode, rule in modes.items():
-            outcome = balance(batch, rule, seed=config.seed, query_hashes=hashes, thresholds=thresholds[mode])
-            sums[mode] += _measure(outcome.kept)
-    return pa.Table.from_pylist([_row(mode, s, int(sums["offered"][0])) for mode, s in sums.items()], schema=MODES)
+        for mode in modes:
+            found = thresholds[mode.name]
+            outcome = balance(batch, mode, seed=config.seed, query_hashes=hashes, thresholds=found)
+            sums[mode.name] += _measure(outcome.kept)
+    offered = int(sums["offered"][0])
+    return pa.Table.from_pylist([_row(name, one, offered) for name, one in sums.items()], schema=COMPARED)
 
 
 def _outputs(output: Path, step: str, ending: str) -> list[Vouched]:

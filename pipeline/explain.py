@@ -23,6 +23,7 @@ from pipeline.checked import Vouched, load_vector
 from pipeline.errors import PipelineError
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, url_id_of
 from pipeline.reasons import REASONS
+from pipeline.stages.balance import mode_of
 from pipeline.summaries import outputs_of
 from pipeline.urls import resolver, without_user_info
 from pipeline.wit import PAGE, WitConfig, work_directory
@@ -293,8 +294,8 @@ def _queries(
         final = rows["published"]["selected_by"] if "published" in rows else None
     result = []
     for query, own in zip(ids, hashes, strict=True):
-        # Without balancing there is one draw for the whole set, and its threshold is the first query's.
-        drawn_for = 0 if config is not None and config.balance.mode == "none" else query
+        # A nameless query that stands for the whole set is number 0, and so is its threshold.
+        drawn_for = 0 if config is not None and mode_of(config.balance.mode).whole_set else query
         result.append(
             ChosenBy(
                 query_id=query,
@@ -319,11 +320,11 @@ def _final_thresholds(output: Path) -> npt.NDArray[np.uint64] | None:
 
 
 def _hashes(config: WitConfig | None, uid: bytes, texts: Sequence[str | None]) -> list[int | None]:
-    """The pair's hash for each query, as balance draws it (stages/balance.py)."""
+    """The pair's hash for each query, as balance draws it (stages/balance)."""
     if config is None:
         return [None] * len(texts)
     ids = first_64_bits(uid)
-    if config.balance.one_hash_a_pair:
+    if mode_of(config.balance.mode).one_hash_a_pair:
         return [int(keyed_hash(config.seed, ids)[0])] * len(texts)
     return [
         None if text is None else int(keyed_hash(config.seed, ids, np.array([text_hash(text)], np.uint64))[0])

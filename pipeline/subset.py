@@ -35,6 +35,7 @@ from pipeline.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.progress import Progress
 from pipeline.schema import QUERIES, QUERY_COUNTS
 from pipeline.shard import ranks_of, shard_name, shard_outputs, write_shard
+from pipeline.stages.balance import mode_of
 from pipeline.steps.publish import publish
 from pipeline.storage import open_output, read_json, unwritable, write_json, write_parquet
 from pipeline.uid_tables import load_uids
@@ -256,14 +257,14 @@ _EDGES = pa.schema(
 
 
 def _edges(matching: Path, parent: WitConfig, query_hashes: npt.NDArray[np.uint64]) -> Iterator[pa.RecordBatch]:
-    """Every (pair, query that selects it) with the hash by which balancing ordered it (stages/balance.py)."""
+    """Every (pair, query that selects it) with the hash by which balancing ordered it (stages/balance)."""
     with pq.ParquetFile(matching) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=["uid", "selected_by"]):
             lists, uids = batch.column("selected_by"), batch.column("uid")
             queries = lists.flatten().to_numpy(zero_copy_only=False)
             rows = pc.list_parent_indices(lists)
             ids = first_64_bits(b"".join(uids.to_pylist()))[rows.to_numpy(zero_copy_only=False)]
-            own = None if parent.balance.one_hash_a_pair else query_hashes[queries]
+            own = None if mode_of(parent.balance.mode).one_hash_a_pair else query_hashes[queries]
             hashes = keyed_hash(parent.seed, ids, own)
             columns = [pa.array(queries, pa.int32()), pa.array(hashes, pa.uint64()), uids.take(rows)]
             yield pa.RecordBatch.from_arrays(columns, schema=_EDGES)

@@ -31,7 +31,7 @@ from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.outcome import reject
 from pipeline.schema import MATCHED
-from pipeline.stages.balance import ids_of
+from pipeline.stages.balance.edges import ids_of
 from pipeline.steps.exchange import partition_of, read_blocks
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import parquet_writer, save_vector, write_parquet

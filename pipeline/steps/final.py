@@ -3,7 +3,7 @@
     FETCHED (all staging shards) --final_threshold--> thresholds among each query's surviving planned edges
     FETCHED + thresholds --final_balance--> FETCHED, survivors only, `selected_by` final --final_counts--> FINAL_COUNTS
 
-Each query takes its t smallest planned edges whose pair survived (`stages/balance.py`). Without a reserve no
+Each query takes its t smallest planned edges whose pair survived (`stages/balance`). Without a reserve no
 query has more than t survivors, and nothing is cut.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,7 +22,9 @@ from pipeline.checked import Vouched, load_vector, read_batches, read_table
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.schema import FETCHED, FINAL_COUNTS, QUERY_COUNTS
-from pipeline.stages.balance import BalanceConfig, Windows, gather, solve
+from pipeline.stages.balance import BalanceConfig, mode_of
+from pipeline.stages.balance.edges import gather_from
+from pipeline.stages.balance.thresholds import solve
 from pipeline.steps.select import count_ids
 from pipeline.steps.step import Step, key_of
 from pipeline.steps.thresholds import Place, balance_arguments, file_of, open_balance, save_thresholds
@@ -54,7 +55,7 @@ def plan_threshold(
             "limit": limit[0].info["t"],
             "planned_hashes": file_of(planned, "hashes.npy"),
             "query_hashes": file_of(queries, "query_hashes.npy"),
-            "config": to_mapping(config),
+            "mode": config.mode,
             "seed": seed,
         },
         outputs=("all.hashes.npy", "all.uids.npy", "all.survived.npy"),
@@ -71,7 +72,7 @@ def _survivors(files: Sequence[Vouched], columns: Sequence[str] | None) -> Itera
 
 
 def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    config, limit = from_mapping(BalanceConfig, arguments["config"]), int(arguments["limit"])
+    mode, limit = mode_of(arguments["mode"]), int(arguments["limit"])
     hashes = np.array(load_vector(arguments["query_hashes"]))
     reach = np.array(load_vector(arguments["planned_hashes"]))
     survived = np.zeros(len(hashes), np.int64)
@@ -79,18 +80,15 @@ def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dic
     for batch in _survivors(arguments["fetched"], _EDGE_COLUMNS):
         rows += batch.num_rows
         survived += count_ids(pa.chunked_array([batch.column("selected_by")]), len(hashes))
-    counts = np.array([rows], np.int64) if config.mode == "none" else survived
-
-    def gathered(windows: Windows, below: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-        if not (windows.highs >= windows.lows).any():
-            return
-        for batch in _survivors(arguments["fetched"], _EDGE_COLUMNS):
-            yield gather(
-                batch, config, seed=arguments["seed"], query_hashes=hashes,
-                windows=windows, below=below, column="selected_by",
-            )  # fmt: skip
-
-    thresholds, again = solve(gathered, counts, limit, config, reach)
+    counts = mode.counts(survived, rows)
+    gather = gather_from(
+        lambda: _survivors(arguments["fetched"], _EDGE_COLUMNS),
+        mode,
+        seed=arguments["seed"],
+        query_hashes=hashes,
+        column="selected_by",
+    )
+    thresholds, again = solve(gather, counts, limit, mode, reach=reach)
     save_thresholds(thresholds, outputs)
     save_vector(outputs["all.survived.npy"], survived)
     return {"rows": rows, "cut_queries": int((counts > limit).sum()), "gathered_again": again}
@@ -112,7 +110,7 @@ def plan_balance(
         arguments = {
             "fetched": record.file(directory, "fetched"),
             "ledger": to_mapping(ledger),
-            **balance_arguments(thresholds, queries, config, seed),
+            **balance_arguments(thresholds, queries, config.mode, seed),
         }
         outputs = (f"{name}.fetched.parquet", f"{name}.rejections.parquet")
         key = key_of(VERSION, [record, thresholds[0], queries[0]], config.mode, seed, ledger)
@@ -166,8 +164,8 @@ def _counts(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[s
         selected += count_ids(pa.chunked_array([batch.column("selected_by")]), len(planned))
         contained += count_ids(pa.chunked_array([batch.column("query_ids")]), len(planned))
     short = np.maximum(np.minimum(planned, int(arguments["limit"])) - selected, 0)
-    if arguments["mode"] == "none":
-        short[:] = 0  # no query has a share of its own
+    if mode_of(arguments["mode"]).whole_set:
+        short[:] = 0  # no query has a t of its own
     ids = np.arange(len(planned), dtype=np.int32)
     columns = [ids, planned, np.array(load_vector(arguments["survived"])), selected, contained, short]
     table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=FINAL_COUNTS)

@@ -3,14 +3,14 @@
     unique (hash partitions) --count--> counts --limit--> t, windows --gather--> edges --threshold--> thresholds
     unique + thresholds --balance--> chosen
 
-What each of them computes, and why it is exact, is in `stages/balance.py`. What grows with the web is read
+What each of them computes, and why it is exact, is in `stages/balance`. What grows with the web is read
 batch by batch, and only the columns that are needed; what is held is per query, and the chosen rows of one
 partition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,11 @@ from pipeline.engine import Done, Task
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.schema import MATCHED, QUERY_COUNTS
-from pipeline.stages.balance import (
-    EDGES,
-    BalanceConfig,
-    Windows,
-    edges_of,
-    find_thresholds,
-    find_windows,
-    gather,
-    ids_of,
-    planned_limit,
-    selection_limit,
-    unbounded,
-)
+from pipeline.stages.balance import BalanceConfig, mode_of
+from pipeline.stages.balance.edges import EDGES, Gather, edges_of, gather_from, ids_of
+from pipeline.stages.balance.limit import planned_limit, selection_limit
+from pipeline.stages.balance.thresholds import solve
+from pipeline.stages.balance.windows import Windows, find_windows
 from pipeline.steps.schedule import CHOSEN
 from pipeline.steps.step import Step, add_up, key_of
 from pipeline.steps.thresholds import Place, balance_arguments, file_of, open_balance, save_thresholds
@@ -95,25 +87,24 @@ def plan_limit(counts: Place, config: BalanceConfig) -> Step:
     task = Task(
         partition="all",
         work=_limit,
-        arguments={"counts": file_of(counts, "counts.npy"), "pairs": counts[0].info["pairs"], **_config(config)},
+        arguments={
+            "counts": file_of(counts, "counts.npy"),
+            "pairs": counts[0].info["pairs"],
+            "config": to_mapping(config),
+        },
         outputs=("all.counted.npy", "all.lows.npy", "all.highs.npy"),
         key=key_of(VERSION, [counts[0]], counts[0].info["pairs"], config, "limit"),
     )
     return Step(name="limit", title="find t and the head queries", tasks=[task])
 
 
-def _config(config: BalanceConfig) -> dict[str, Any]:
-    return {"config": to_mapping(config)}
-
-
 def _limit(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     counted_path, lows_path, highs_path = outputs.values()
     config = from_mapping(BalanceConfig, arguments["config"])
-    counts = np.array(load_vector(arguments["counts"]))
-    limit = selection_limit(counts, config, pairs=arguments["pairs"])
+    matches, pairs = np.array(load_vector(arguments["counts"])), int(arguments["pairs"])
+    limit = selection_limit(matches, config, pairs=pairs)
     planned = planned_limit(limit, config)
-    if config.mode == "none":  # one nameless query that every pair contains
-        counts = np.array([arguments["pairs"]], np.int64)
+    counts = mode_of(config.mode).counts(matches, pairs)
     windows = find_windows(counts, planned)
     save_vector(counted_path, counts)
     save_vector(lows_path, windows.lows)
@@ -135,8 +126,8 @@ def plan_gather(
             "lows": file_of(limit, "lows.npy"),
             "highs": file_of(limit, "highs.npy"),
             "query_hashes": file_of(queries, "query_hashes.npy"),
+            "mode": config.mode,
             "seed": seed,
-            **_config(config),
         }
         key = key_of(VERSION, [record, limit[0], queries[0]], config.mode, seed)
         outputs = (f"{record.partition}.edges.parquet", f"{record.partition}.below.npy")
@@ -148,8 +139,8 @@ def _gather(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[s
     edges_path, below_path = outputs.values()
     windows = Windows(lows=_load(arguments["lows"]), highs=_load(arguments["highs"]))
     below = np.zeros(len(windows.lows), np.int64)
-    rows = write_parquet(edges_path, _gathered(arguments["unique"], arguments, windows, below), EDGES)
-    save_vector(below_path, below[windows.highs >= windows.lows])  # of the head queries, in their order
+    rows = write_parquet(edges_path, _gather_from([arguments["unique"]], arguments)(windows, below), EDGES)
+    save_vector(below_path, below[windows.needed])  # of the head queries, in their order
     return {"rows": rows}
 
 
@@ -157,15 +148,13 @@ def _load(file: Vouched) -> np.ndarray[Any, Any]:
     return np.array(load_vector(file))
 
 
-def _gathered(
-    unique: Vouched, arguments: Mapping[str, Any], windows: Windows, below: np.ndarray[Any, Any]
-) -> Iterator[pa.RecordBatch]:
-    hashes = _load(arguments["query_hashes"])
-    config = from_mapping(BalanceConfig, arguments["config"])
-    if not (windows.highs >= windows.lows).any():
-        return
-    for batch in read_batches(unique, _BATCH_ROWS, _EDGE_COLUMNS):
-        yield gather(batch, config, seed=arguments["seed"], query_hashes=hashes, windows=windows, below=below)
+def _gather_from(unique: Sequence[Vouched], arguments: Mapping[str, Any]) -> Gather:
+    return gather_from(
+        lambda: (batch for file in unique for batch in read_batches(file, _BATCH_ROWS, _EDGE_COLUMNS)),
+        mode_of(arguments["mode"]),
+        seed=arguments["seed"],
+        query_hashes=_load(arguments["query_hashes"]),
+    )
 
 
 def plan_threshold(
@@ -190,8 +179,8 @@ def plan_threshold(
             "highs": file_of(limit, "highs.npy"),
             "limit": limit[0].info["planned_t"],
             "query_hashes": file_of(queries, "query_hashes.npy"),
+            "mode": config.mode,
             "seed": seed,
-            **_config(config),
         },
         outputs=("all.hashes.npy", "all.uids.npy"),
         key=key_of(VERSION, [*gathered, *unique[0], limit[0], queries[0]], config, seed),
@@ -200,22 +189,15 @@ def plan_threshold(
 
 
 def _threshold(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    config = from_mapping(BalanceConfig, arguments["config"])
     counts, limit = _load(arguments["counted"]), int(arguments["limit"])
     windows = Windows(lows=_load(arguments["lows"]), highs=_load(arguments["highs"]))
     below = np.zeros(len(counts), np.int64)
-    below[windows.highs >= windows.lows] = add_up(arguments["below"])
+    below[windows.needed] = add_up(arguments["below"])
     edges = edges_of((b for file in arguments["edges"] for b in read_batches(file)), below)
-    thresholds, failed = find_thresholds(edges, counts, limit, config)
-    if len(failed):  # the windows of these queries missed: gather all of their edges
-        windows, below = unbounded(len(counts), failed), np.zeros(len(counts), np.int64)
-        again = edges_of((b for p in arguments["unique"] for b in _gathered(p, arguments, windows, below)), below)
-        among = np.zeros_like(counts)
-        among[failed] = counts[failed]
-        whole, _ = find_thresholds(again, among, limit, config)
-        thresholds.hashes[failed], thresholds.uids[failed] = whole.hashes[failed], whole.uids[failed]
+    gather = _gather_from(arguments["unique"], arguments)
+    thresholds, again = solve(gather, counts, limit, mode_of(arguments["mode"]), gathered=edges)
     save_thresholds(thresholds, outputs)
-    return {"rows": len(edges.queries), "gathered_again": len(failed)}
+    return {"rows": len(edges.queries), "gathered_again": again}
 
 
 # --- balance: which pairs are selected -----------------------------------------------------------
@@ -237,7 +219,7 @@ def plan_balance(
         arguments = {
             "unique": record.file(directory, "unique"),
             "ledger": to_mapping(ledger),
-            **balance_arguments(thresholds, queries, config, seed),
+            **balance_arguments(thresholds, queries, config.mode, seed),
         }
         outputs = tuple(
             f"{name}.{kind}" for kind in ("chosen.parquet", "rejections.parquet", "selected.npy", "contained.npy")
@@ -301,7 +283,9 @@ def _report(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[s
     columns = [
         pa.array(np.arange(len(counts), dtype=np.int32)),
         pa.array(counts),
-        pa.array(np.array(np.broadcast_to(_load(arguments["hashes"]), counts.shape))),  # one for all in mode none
+        pa.array(
+            np.array(np.broadcast_to(_load(arguments["hashes"]), counts.shape))
+        ),  # one for all of a nameless query
         pa.array(add_up(arguments["selected"])),
         pa.array(add_up(arguments["contained"])),
     ]

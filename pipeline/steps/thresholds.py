@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from configs.load import from_mapping, to_mapping
 from pipeline.checked import Vouched, load_vector
 from pipeline.engine import Done
 from pipeline.outcome import Outcome
-from pipeline.stages.balance import BalanceConfig, Thresholds, balance
+from pipeline.stages.balance import mode_of
+from pipeline.stages.balance.selection import balance
+from pipeline.stages.balance.thresholds import Thresholds
 from pipeline.storage import save_vector
 
 __all__ = ["Place", "balance_arguments", "file_of", "open_balance", "save_thresholds"]
@@ -37,23 +38,23 @@ def save_thresholds(thresholds: Thresholds, outputs: Mapping[str, Path]) -> None
             save_vector(path, thresholds.uids.view(np.uint8).reshape(-1, 16))
 
 
-def balance_arguments(thresholds: Place, queries: Place, config: BalanceConfig, seed: int) -> dict[str, Any]:
+def balance_arguments(thresholds: Place, queries: Place, mode: str, seed: int) -> dict[str, Any]:
     """What a task that balances takes along."""
     return {
         "threshold_hashes": file_of(thresholds, "hashes.npy"),
         "threshold_uids": file_of(thresholds, "uids.npy"),
         "query_hashes": file_of(queries, "query_hashes.npy"),
-        "config": to_mapping(config),
+        "mode": mode,
         "seed": seed,
     }
 
 
 def open_balance(arguments: Mapping[str, Any], **names: str) -> Callable[[pa.RecordBatch], Outcome]:
-    """`balance` with the config, the query list and the thresholds of `balance_arguments`; `names` are its own."""
+    """`balance` with the mode, the query list and the thresholds of `balance_arguments`; `names` are its own."""
     uids = np.ascontiguousarray(load_vector(arguments["threshold_uids"])).view("V16").ravel()
     return functools.partial(
         balance,
-        config=from_mapping(BalanceConfig, arguments["config"]),
+        mode=mode_of(arguments["mode"]),
         seed=arguments["seed"],
         query_hashes=np.array(load_vector(arguments["query_hashes"])),
         thresholds=Thresholds(hashes=np.array(load_vector(arguments["threshold_hashes"])), uids=uids),

@@ -7,17 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
-from pipeline.stages.balance import (
-    BalanceConfig,
-    Thresholds,
-    Windows,
-    balance,
-    edges_of,
-    find_thresholds,
-    find_windows,
-    gather,
-    selection_limit,
-)
+from pipeline.stages.balance import BalanceConfig, mode_of
+from pipeline.stages.balance.edges import edges_of, gather
+from pipeline.stages.balance.limit import selection_limit
+from pipeline.stages.balance.selection import balance
+from pipeline.stages.balance.thresholds import Thresholds, find_thresholds
+from pipeline.stages.balance.windows import Windows, find_windows
 
 Pair = tuple[bytes, list[int]]
 
@@ -47,7 +42,7 @@ def _select(
     windows: Windows | None = None,
 ) -> dict[bytes, list[int]]:
     """The stage's functions put together, over `pieces` partitions."""
-    hashes = _query_hashes(num_queries)
+    hashes, mode = _query_hashes(num_queries), mode_of(config.mode)
     parts = [_batch(pairs[i::pieces]) for i in range(pieces)]
     counts = np.zeros(num_queries, np.int64)
     for _, ids in pairs:
@@ -58,8 +53,8 @@ def _select(
 
     def find(windows: Windows, among: np.ndarray) -> tuple[Thresholds, np.ndarray]:
         below = np.zeros(len(counts), np.int64)
-        near = [gather(p, config, seed=seed, query_hashes=hashes, windows=windows, below=below) for p in parts]
-        return find_thresholds(edges_of(near, below), among, limit, config)
+        near = [gather(p, mode, seed=seed, query_hashes=hashes, windows=windows, below=below) for p in parts]
+        return find_thresholds(edges_of(near, below), among, limit, mode)
 
     thresholds, failed = find(find_windows(counts, limit) if windows is None else windows, counts)
     if len(failed):
@@ -72,7 +67,7 @@ def _select(
         thresholds.hashes[failed], thresholds.uids[failed] = whole.hashes[failed], whole.uids[failed]
     chosen: dict[bytes, list[int]] = {}
     for part in parts:
-        outcome = balance(part, config, seed=seed, query_hashes=hashes, thresholds=thresholds)
+        outcome = balance(part, mode, seed=seed, query_hashes=hashes, thresholds=thresholds)
         assert outcome.num_in == outcome.kept.num_rows + outcome.rejected.num_rows
         for uid, ids in zip(outcome.kept["uid"].to_pylist(), outcome.kept["selected_by"].to_pylist(), strict=True):
             chosen[uid] = ids
@@ -108,7 +103,7 @@ pairs_strategy = st.lists(
 def test_every_query_selects_its_t_smallest_whatever_the_partitions(
     pairs: list[Pair], t: int, seed: int, mode: str, pieces: int
 ) -> None:
-    config = BalanceConfig(mode=mode, max_pairs_per_query=t)  # type: ignore[arg-type]  # the strategy gives valid modes
+    config = BalanceConfig(mode=mode, max_pairs_per_query=t)
     assert _select(pairs, 6, config, seed, pieces) == _oracle(pairs, 6, config, seed)
 
 
@@ -144,12 +139,12 @@ def test_other_list_order_does_not_reshuffle() -> None:
     hashes = _query_hashes(20)
     batch = _batch(pairs)
     turned = _batch([(uid, sorted(19 - q for q in ids)) for uid, ids in pairs])
-    config = BalanceConfig(mode="metaclip", max_pairs_per_query=30)
+    mode = mode_of("metaclip")
     kept = []
     for rows, texts in ((batch, hashes), (turned, hashes[::-1].copy())):
         counts = np.bincount(rows["query_ids"].flatten().to_numpy(), minlength=20)
-        thresholds, _ = find_thresholds(edges_of([], np.zeros(20, np.int64)), counts, 30, config)
-        outcome = balance(rows, config, seed=1, query_hashes=texts, thresholds=thresholds)
+        thresholds, _ = find_thresholds(edges_of([], np.zeros(20, np.int64)), counts, 30, mode)
+        outcome = balance(rows, mode, seed=1, query_hashes=texts, thresholds=thresholds)
         kept.append(outcome.kept["uid"].to_pylist())
     assert kept[0] == kept[1]
 
@@ -186,8 +181,9 @@ def test_query_whose_window_missed_is_gathered_again(where: str) -> None:
     else:
         windows.lows[0] = windows.highs[0]
     below = np.zeros(3, np.int64)
-    near = gather(_batch(pairs), config, seed=0, query_hashes=_query_hashes(3), windows=windows, below=below)
-    _, failed = find_thresholds(edges_of([near], below), counts, 20, config)
+    mode = mode_of(config.mode)
+    near = gather(_batch(pairs), mode, seed=0, query_hashes=_query_hashes(3), windows=windows, below=below)
+    _, failed = find_thresholds(edges_of([near], below), counts, 20, mode)
     assert failed.tolist() == [0]
     assert _select(pairs, 3, config, 0, 2, windows) == _oracle(pairs, 3, config, 0)
 
@@ -207,8 +203,8 @@ def test_t_below_one_is_a_config_error() -> None:
 @settings(max_examples=40)
 @given(pairs_strategy, st.integers(1, 6), st.integers(1, 6), st.integers(0, 3), st.sampled_from(["quota", "metaclip"]))
 def test_larger_t_selects_what_a_smaller_one_does(pairs: list[Pair], t: int, more: int, seed: int, mode: str) -> None:
-    small = _select(pairs, 6, BalanceConfig(mode=mode, max_pairs_per_query=t), seed)  # type: ignore[arg-type]  # valid
-    large = _select(pairs, 6, BalanceConfig(mode=mode, max_pairs_per_query=t + more), seed)  # type: ignore[arg-type]
+    small = _select(pairs, 6, BalanceConfig(mode=mode, max_pairs_per_query=t), seed)
+    large = _select(pairs, 6, BalanceConfig(mode=mode, max_pairs_per_query=t + more), seed)
     assert all(set(ids) <= set(large[uid]) for uid, ids in small.items())
 
 
@@ -253,7 +249,7 @@ def test_coordinated_draws_do_not_favour_texts_with_many_queries() -> None:
     pairs = [(generator.bytes(16), [0, 1, 2, 3] if i % 2 else [i // 2 % 4]) for i in range(20_000)]
     kept = {}
     for mode in ("quota", "coordinated"):
-        chosen = _select(pairs, 4, BalanceConfig(mode=mode, max_pairs_per_query=1_000), seed=2)  # type: ignore[arg-type]
+        chosen = _select(pairs, 4, BalanceConfig(mode=mode, max_pairs_per_query=1_000), seed=2)
         long = sum(len(ids) == 4 and uid in chosen for uid, ids in pairs)
         kept[mode] = long / (len(chosen) - long)
     assert kept["quota"] > 3
@@ -264,7 +260,7 @@ def test_coordinated_draws_do_not_favour_texts_with_many_queries() -> None:
 def test_partitions_and_order_play_no_part_in_any_mode(mode: str) -> None:
     pairs = _random_pairs(3_000, 20)
     baseline = 500 if mode == "none" else None
-    config = BalanceConfig(mode=mode, max_pairs_per_query=50, baseline_pairs=baseline)  # type: ignore[arg-type]
+    config = BalanceConfig(mode=mode, max_pairs_per_query=50, baseline_pairs=baseline)
     assert _select(pairs, 20, config, 1) == _select(pairs[::-1], 20, config, 1, pieces=7)
 
 
@@ -296,8 +292,7 @@ def test_kernel_hashes_as_identity_does() -> None:
     windows = Windows(lows=np.zeros(20, np.uint64), highs=np.full(20, 2**64 - 1, np.uint64))
     below = np.zeros(20, np.int64)
     for mode in ("quota", "coordinated"):
-        config = BalanceConfig(mode=mode)  # type: ignore[arg-type]  # both are modes
-        edges = gather(_batch(pairs), config, seed=-3, query_hashes=hashes, windows=windows, below=below)
+        edges = gather(_batch(pairs), mode_of(mode), seed=-3, query_hashes=hashes, windows=windows, below=below)
         ids = first_64_bits(b"".join(edges["uid"].to_pylist()))
         queries = None if mode == "coordinated" else hashes[edges["query_id"].to_numpy()]
         assert np.array_equal(edges["hash"].to_numpy(), keyed_hash(-3, ids, queries))

@@ -17,7 +17,8 @@ from pipeline.engine import Done, Engine, EngineConfig, open_engine
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import totals
 from pipeline.schema import FETCHED
-from pipeline.stages.balance import BalanceConfig, planned_limit
+from pipeline.stages.balance import BalanceConfig
+from pipeline.stages.balance.limit import planned_limit
 from pipeline.steps import final
 from tests.pipeline.test_steps_select import LEDGER, QUERIES, Planned, make_rows, query_hashes, run_plan
 
