@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from pipeline.printable import PrintableConsole
+from pipeline.console import PrintableConsole
 
 __all__ = ["Progress"]
 

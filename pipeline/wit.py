@@ -22,11 +22,13 @@ from configs.load import ConfigError
 from pipeline.engine import Done, EngineConfig
 from pipeline.ledger import LedgerConfig
 from pipeline.stages.balance import BalanceConfig
-from pipeline.stages.check_image import ImageConfig
+from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.clean import CleanConfig
 from pipeline.stages.decontaminate import DecontaminateConfig
 from pipeline.stages.extract import ExtractConfig
-from pipeline.stages.fetch import BlockList, FetchConfig, check_authorities
+from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.transfer import check_authorities
 from pipeline.stages.image_filters import FiltersConfig
 from pipeline.stages.language import LanguageConfig, lexicon_fingerprints
 from pipeline.stages.match import MatchConfig

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.load import ConfigError, describe, from_mapping, load, parse_overrides
+from pipeline.console import PrintableConsole
 from pipeline.errors import PipelineError
-from pipeline.printable import PrintableConsole, say
+from pipeline.printable import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +108,7 @@ def _stats(words: list[str]) -> int:
 
 
 def _lint(words: list[str]) -> int:
-    from pipeline.matching import MatchConfig
+    from pipeline.matching.config import MatchConfig
     from pipeline.queries import read_queries
     from query_list.report import lint, read_texts
     from query_list.stop_words import EmptyQueriesConfig
@@ -128,7 +129,7 @@ def _lint(words: list[str]) -> int:
 
 
 def _diff_rules(words: list[str]) -> int:
-    from pipeline.matching import MatchConfig
+    from pipeline.matching.config import MatchConfig
     from pipeline.queries import read_queries
     from query_list.report import diff_rules, read_texts
 

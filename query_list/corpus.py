@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.matching import word_spans
+from pipeline.matching.characters import word_spans
 from pipeline.storage import write_parquet
 from query_list.counting import SpillingCounter
 from query_list.dump import read_namespaces, read_pages

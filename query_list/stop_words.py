@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.matching import words
+from pipeline.matching.characters import words
 
 __all__ = ["FUNCTION_WORDS", "EmptyQueriesConfig", "Judge"]
 

@@ -13,8 +13,9 @@ from pipeline.balance_report import compare_modes
 from pipeline.catalog import NAMED_QUERIES, VIEWS, check_query, confine, named_query, open_catalog, sql_errors
 from pipeline.commands.results import shape_of, show
 from pipeline.commands.words import Words
+from pipeline.console import PrintableConsole
 from pipeline.explain import explain, lines_of
-from pipeline.printable import PrintableConsole, printable_json, say
+from pipeline.printable import printable_json, say
 from pipeline.progress import Progress
 from pipeline.repair import repair
 from pipeline.report import write_report

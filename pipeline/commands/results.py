@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.load import ConfigError
-from pipeline.printable import PrintableConsole, printable, printable_json
+from pipeline.console import PrintableConsole
+from pipeline.printable import printable, printable_json
 from pipeline.storage import commit, temporary_name, unwritable
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from rich.text import Text
 import pipeline.schema as schemas
 from configs.load import ConfigError
 from pipeline.commands.words import Words
-from pipeline.printable import PrintableConsole
+from pipeline.console import PrintableConsole
 from pipeline.progress import Progress
 from pipeline.retry import begin_retry
 from pipeline.run import StepState, inspect, run
-from pipeline.stages.fetch import LIMITS
+from pipeline.stages.fetch.img2dataset import LIMITS
 from pipeline.steps.retries import Retried, retries_of
 from pipeline.wit import PAGE, Entry
 

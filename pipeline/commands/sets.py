@@ -7,9 +7,10 @@ from typing import Any
 
 from configs.load import describe, from_mapping
 from pipeline.commands.words import Words
+from pipeline.console import PrintableConsole
 from pipeline.export_list import export_list
 from pipeline.join import join
-from pipeline.printable import PrintableConsole, say
+from pipeline.printable import say
 from pipeline.progress import Progress
 from pipeline.subset import SubsetConfig, subset
 

@@ -23,7 +23,9 @@ import msgspec
 
 from configs.load import to_mapping
 from pipeline.errors import EngineError
-from pipeline.pictures import Rejected, identify, read_jpeg_header
+from pipeline.pictures.identify import identify
+from pipeline.pictures.jpeg import read_jpeg_header
+from pipeline.pictures.rejected import Rejected
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
 
