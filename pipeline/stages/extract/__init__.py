@@ -10,11 +10,13 @@ The order of the tests on a link is fixed: opt_out, no_text, then not_http or ba
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
-from pipeline.outcome import Outcome
 from pipeline.stages.extract.config import ExtractConfig, Format, MissingPictures
-from pipeline.stages.extract.wat import read_wat
+
+if TYPE_CHECKING:
+    from pipeline.outcome import Outcome
 
 __all__ = ["ExtractConfig", "Format", "MissingPictures", "check_source", "extract", "format_of"]
 
@@ -44,6 +46,8 @@ def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Ite
     """
     chosen = format_of(path) if format == "auto" else format
     if chosen == "wat":
+        from pipeline.stages.extract.wat import read_wat
+
         return read_wat(path, config)
     if chosen == "warc":
         from pipeline.stages.extract.warc import read_warc
