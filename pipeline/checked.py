@@ -106,7 +106,8 @@ def _naming(path: str) -> Iterator[None]:
 def _arrow_error() -> type[Exception]:
     from pyarrow import ArrowException
 
-    return ArrowException
+    arrow_error: type[Exception] = ArrowException
+    return arrow_error
 
 
 def check(file: Vouched) -> str:

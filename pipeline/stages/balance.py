@@ -47,7 +47,6 @@ import pyarrow.compute as pc
 from pipeline.identity import first_64_bits, keyed_state
 from pipeline.outcome import Outcome, reject
 from pipeline.stages.balance_config import BalanceConfig
-from pipeline.stages.balance_kernel import compare, find_near
 
 __all__ = [
     "EDGES",
@@ -192,6 +191,8 @@ def gather(
 
     The batch needs `uid` and `column`, the list of query ids whose edges count.
     """
+    from pipeline.stages.balance_kernel import find_near
+
     offsets, queries = _edges(batch, column, config.mode)
     ids = first_64_bits(ids_of(batch.column("uid")))
     rows = np.empty(len(queries), np.int64)
@@ -313,6 +314,8 @@ def balance(
     reason: str = "not_selected",
 ) -> Outcome:
     """Keep the pairs that some query selects; sets `selected_by` (list<int32>, ascending, of `column`'s ids)."""
+    from pipeline.stages.balance_kernel import compare
+
     offsets, queries = _edges(batch, column, config.mode)
     ids = first_64_bits(ids_of(batch.column("uid")))
     verdicts = np.empty(len(queries), np.uint8)
