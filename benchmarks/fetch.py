@@ -108,8 +108,10 @@ def run_ours(url_list: Path, output: Path, decoding: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture
-    from pipeline.stages.fetch import FetchConfig, fetch
+    from pipeline.stages.check_image.config import ImageConfig, Picture
+    from pipeline.stages.check_image.isolate import IsolatedChecker
+    from pipeline.stages.fetch.config import FetchConfig
+    from pipeline.stages.fetch.download import fetch
 
     urls = url_list.read_text(encoding="utf-8").split()
     output.mkdir(parents=True)

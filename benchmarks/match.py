@@ -23,7 +23,8 @@ import ahocorasick
 import pyarrow as pa
 
 from benchmarks.published_like import TOTAL, make_captions, make_queries
-from pipeline.matching import MatchConfig, Matcher
+from pipeline.matching.config import MatchConfig
+from pipeline.matching.matcher import Matcher
 from pipeline.queries import query_list_of
 
 _MARKS = re.compile(r"([,.;:?!`])")

@@ -175,9 +175,11 @@ def _load_yaml(text: str) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels deep")
-    _count_nodes(yaml.compose(text, _StrictLoader), {})
+    loader = _StrictLoader(text)
+    node = loader.get_single_node()
+    _count_nodes(node, {})
     try:
-        return yaml.load(text, _StrictLoader)
+        return None if node is None else loader.construct_document(node)
     except (ValueError, OverflowError) as error:  # 2026-99-99 looks like a date
         raise yaml.YAMLError(str(error)) from error
 

@@ -214,7 +214,7 @@ def _define(database: duckdb.DuckDBPyConnection, view: str, files: Sequence[Path
     if files:
         rows = read_parquet_sql(files, differ=_differ(files))
         there = database.sql(f"SELECT * FROM {rows}").columns
-        kinds = database.from_arrow(schema.empty_table()).types
+        kinds = database.from_arrow(_empty(schema)).types
         missing = "".join(  # columns that the version which wrote the files did not have
             f", CAST(NULL AS {kind}) AS {quote_name(field.name)}"
             for field, kind in zip(schema, kinds, strict=True)
@@ -235,10 +235,18 @@ def _differ(files: Sequence[Path]) -> bool:
 
 
 def _table(database: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    content = pa.Table.from_pylist([{n: row.get(n) for n in schema.names} for row in rows], schema=schema)
-    database.register(f"{name}_rows", content)
+    database.register(f"{name}_rows", _empty(schema))
     database.execute(f"CREATE TABLE {name} AS SELECT * FROM {name}_rows")
     database.unregister(f"{name}_rows")
+    if rows:
+        columns = [[row.get(column) for row in rows] for column in schema.names]
+        database.execute(f"INSERT INTO {name} SELECT {', '.join(['unnest(?)'] * len(columns))}", columns)
+
+
+def _empty(schema: pa.Schema) -> pa.Table:
+    """No rows. What makes Arrow's arrays of Python's values imports pandas, where that is installed, for a quarter of a
+    second; this and DuckDB do not."""
+    return pa.Table.from_batches([], schema)
 
 
 def _runs(output: Path) -> list[dict[str, Any]]:

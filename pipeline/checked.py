@@ -16,16 +16,17 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.errors import DamagedFileError
 from pipeline.storage import sha256_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = [
     "Vouched",
@@ -98,8 +99,15 @@ def _naming(path: str) -> Iterator[None]:
         if error.errno is not None and error.errno not in _GONE:
             raise  # the machine's fault, which passes: the engine tries again
         raise DamagedFileError(path, f"cannot be read ({_one_line(error)})") from error
-    except (pa.ArrowException, ValueError) as error:
+    except (_arrow_error(), ValueError) as error:
         raise DamagedFileError(path, f"cannot be read ({_one_line(error)})") from error
+
+
+def _arrow_error() -> type[Exception]:
+    from pyarrow import ArrowException
+
+    arrow_error: type[Exception] = ArrowException
+    return arrow_error
 
 
 def check(file: Vouched) -> str:
@@ -152,6 +160,8 @@ def read_table(file: Vouched, columns: Sequence[str] | None = None) -> pa.Table:
 
 def read_part(file: Vouched, filters: Sequence[tuple[str, str, Any]], columns: Sequence[str] | None = None) -> pa.Table:
     """The rows that pass `filters` (of pyarrow's form), without reading row groups that hold none."""
+    import pyarrow.parquet as pq
+
     _check_footer(file)
     with _naming(file.path):
         return pq.read_table(
@@ -174,6 +184,8 @@ def read_row_groups(file: Vouched, first: int, step: int) -> Iterator[pa.Table]:
 
 def read_schema(file: Vouched) -> pa.Schema:
     """The file's Arrow schema."""
+    import pyarrow.parquet as pq
+
     _check_footer(file)
     with _naming(file.path):
         return pq.read_schema(file.path)
@@ -181,6 +193,8 @@ def read_schema(file: Vouched) -> pa.Schema:
 
 @contextmanager
 def _opened(file: Vouched, *, part: bool) -> Iterator[pq.ParquetFile]:
+    import pyarrow.parquet as pq
+
     if part:
         _check_footer(file)
     else:
@@ -196,6 +210,8 @@ def _opened(file: Vouched, *, part: bool) -> Iterator[pq.ParquetFile]:
 
 def load_vector(file: Vouched) -> npt.NDArray[Any]:
     """Memory-map a .npy, so that the workers of a machine share it. Raises DamagedFileError."""
+    import numpy as np
+
     check(file)
     with _naming(file.path):
         vector: npt.NDArray[Any] = np.load(file.path, mmap_mode="r", allow_pickle=False)

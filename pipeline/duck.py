@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import duckdb
 
 __all__ = ["full_disk", "open_duckdb", "quote_text", "spill_beside"]
 
@@ -30,6 +33,8 @@ def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams | None = None) 
     Raises what a stream raises, of which DuckDB would make an error of its own with a traceback for a text, and OSError
     (ENOSPC) where the disk is too full to spill.
     """
+    import duckdb
+
     config: dict[str, str | bool | int | float | list[str]] = {
         "threads": 1,
         "memory_limit": f"{memory_mb}MB",
@@ -50,6 +55,8 @@ def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams | None = None) 
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
     """Turn DuckDB's error for a full disk, which has no number, into the OSError (ENOSPC) that it stands for."""
+    import duckdb
+
     try:
         yield
     except duckdb.Error as error:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import PipelineError
+from pipeline.ledger_config import LedgerConfig
 from pipeline.outcome import Outcome
 from pipeline.schema import REJECTIONS
 from pipeline.storage import parquet_writer
@@ -24,14 +25,6 @@ __all__ = ["Ledger", "LedgerConfig", "LedgerError", "Line", "last_reached", "tot
 
 class LedgerError(PipelineError):
     """A stage lost or invented rows: its counts do not add up. Always a bug; please report it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LedgerConfig:
-    """How much detail the ledger keeps. Counts are always exact."""
-
-    max_rows_per_task: int | None = None
-    """Rejected rows written in detail per task, stage and reason; null writes all of them."""
 
 
 @dataclass(kw_only=True)

@@ -3,22 +3,18 @@ r"""Text from outside as a terminal may show it: what would steer the terminal, 
     "\x1b]0;owned\x07"  is shown as  \x1b]0;owned\x07        "\u202egpj.exe"  as  \u202egpj.exe
 
 Captions, URLs, file names and servers' messages are other people's: printed raw they can rename the window, write to
-the clipboard, hide lines, or turn the order of letters around (CVE-2021-42574, "Trojan Source"). Every line and table
-of every command goes through here. Files (`--to`) and what another program reads keep the text as it is.
+the clipboard, hide lines, or turn the order of letters around (CVE-2021-42574, "Trojan Source"). Every line of every
+command goes through here, and every table (`console.py`). Files (`--to`) and what another program reads keep the text
+as it is.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import TextIO
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
-from rich.text import Text
-
-__all__ = ["PrintableConsole", "printable", "printable_json", "say"]
+__all__ = ["printable", "printable_json", "say"]
 
 _STEERING = re.compile(
     "["
@@ -47,20 +43,6 @@ def printable_json(text: str) -> str:
 def say(line: str = "", *, to: TextIO | None = None, flush: bool = False) -> None:
     """Print one line, and one only, to stdout or `to`."""
     print(printable(line, one_line=True), file=to or sys.stdout, flush=flush)
-
-
-class PrintableConsole(Console):
-    """A rich console that shows what it is given: no escapes of the data's, no [markup], no :emoji:."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, **options)
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable(text), **options)  # before it is measured, so that tables stay straight
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def _escape(character: str) -> str:

@@ -5,19 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
-
-from pipeline.printable import PrintableConsole
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["Progress"]
 
@@ -26,6 +17,8 @@ class Progress:
     """Draws one bar per step. `quiet` draws nothing (tests)."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool | None = None) -> None:
+        from pipeline.console import PrintableConsole
+
         self.console = console or PrintableConsole(stderr=True)
         self.quiet = console is None if quiet is None else quiet
 
@@ -40,6 +33,16 @@ class Progress:
         if self.quiet:
             yield lambda rows: None
             return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
         started = time.monotonic()
         rows_done = 0
         with Bars(

@@ -11,6 +11,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -165,26 +166,43 @@ def content_fingerprint(table: pa.Table) -> str:
     """32 hex digits over names, types and values of the table's columns, whatever their chunks."""
     digest = hashlib.sha256()
     for name in table.column_names:
-        column = table.column(name).combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        column = _whole(table.column(name))
         digest.update(f"{name}\0{column.type}\0{len(column)}\0".encode())
-        digest.update(np.packbits(pc.is_valid(column).to_numpy(zero_copy_only=False)).tobytes())
+        valid = _numbers(pc.cast(pc.is_valid(column), pa.uint8()))
+        digest.update(np.packbits(valid).tobytes())
         if pa.types.is_string(column.type):
-            values = column.fill_null("")
-            digest.update(pc.binary_length(values).to_numpy().astype("<i8").tobytes())
+            values = column.fill_null("") if column.null_count else column
+            digest.update(_numbers(pc.binary_length(values)).astype("<i8").tobytes())
             digest.update("".join(values.to_pylist()).encode())
         else:
-            numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
+            numbers = np.where(valid, _numbers(column), 0)
             digest.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()[:32]
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    found = column.combine_chunks()
+    if isinstance(found, pa.ChunkedArray):
+        return pa.concat_arrays(found.chunks) if found.num_chunks else pa.array([], found.type)
+    return found
+
+
+def _numbers(column: pa.Array) -> npt.NDArray[Any]:
+    """The values of a column of numbers; where it is null, any.
+
+    Not by `to_numpy`: like `pa.scalar` it imports pandas where that is installed, which takes longer than all of
+    `status`, where every list is read.
+    """
+    values = pa.Array.from_buffers(column.type, len(column), [None, column.buffers()[1]], offset=column.offset)
+    return np.from_dlpack(values)
 
 
 def _own_list(path: Path, table: pa.Table, stated: str) -> QueryList:
     remedy = "build it again with `python -m query_list build CONFIG.yaml`"
     if not table.schema.remove_metadata().equals(QUERIES):
         raise QueryListError(f"{path}: its columns are not those of this version's query lists; {remedy}")
-    in_place = np.array_equal(table.column("query_id").to_numpy(), np.arange(table.num_rows))
+    in_place = np.array_equal(_numbers(_whole(table.column("query_id"))), np.arange(table.num_rows))
     if not in_place or content_fingerprint(table) != stated:
         raise QueryListError(f"{path}: its rows are not those that its fingerprint vouches for; {remedy}")
     if not table.num_rows:

@@ -27,7 +27,7 @@ from pipeline.errors import DamagedFileError, OutputError
 from pipeline.extend import begin, end, extended, plan_changes
 from pipeline.ledger import Line, totals
 from pipeline.progress import Progress
-from pipeline.stages.fetch import find_img2dataset
+from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps import retries
 from pipeline.steps.publish import publish
 from pipeline.steps.step import Step

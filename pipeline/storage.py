@@ -23,15 +23,16 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.errors import LockedError, OutputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = [
     "LAYOUT_VERSION",
@@ -137,6 +138,9 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     reader could skip by. Both together save another 0.15 microseconds and no room. Pages have checksums, so that who
     reads a part of a file can check that part (`checked.py`).
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     unordered = {f.name for f in schema if f.name in _TEXTS or pa.types.is_list(f.type)}
     unlike = {f.name for f in schema if pa.types.is_fixed_size_binary(f.type) or pa.types.is_floating(f.type)}
     return pq.ParquetWriter(
@@ -153,6 +157,8 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 def write_parquet(path: Path, data: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema) -> int:
     """Write rows to `path` as given (no rename; callers hold a temporary name). Returns the row count."""
+    import pyarrow as pa
+
     rows = 0
     with parquet_writer(path, schema) as writer:
         if isinstance(data, pa.Table):
@@ -169,6 +175,8 @@ def save_vector(path: Path, vector: npt.NDArray[Any]) -> None:
 
     Not by `np.save`: where the disk fills up in mid-array, that raises an OSError without its number.
     """
+    import numpy as np
+
     plain = np.ascontiguousarray(vector).reshape(vector.shape)
     with path.open("wb") as file:
         header = np.lib.format.header_data_from_array_1_0(plain)

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.load import ConfigError, load
+from configs.load import load
 from pipeline.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
 from pipeline.checked import Vouched, check, open_file, read_range, read_table
 from pipeline.duck import full_disk, quote_text
@@ -38,38 +38,13 @@ from pipeline.shard import ranks_of, shard_name, shard_outputs, write_shard
 from pipeline.stages.balance import mode_of
 from pipeline.steps.publish import publish
 from pipeline.storage import open_output, read_json, unwritable, write_json, write_parquet
+from pipeline.subset_config import SubsetConfig
 from pipeline.uid_tables import load_uids
 from pipeline.wit import WitConfig, work_directory
 
 __all__ = ["SubsetConfig", "SubsetResult", "subset"]
 
 _BATCH_ROWS = 65_536
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubsetConfig:
-    """Which samples, and how they are laid out. At least one of the first three must be given."""
-
-    where: str | None = None
-    """SQL condition over the columns of `samples` (see `pipeline sql`), joined ones included."""
-    uids: str | None = None
-    """A file of uids: text with 32 hex digits a line, or Parquet with a column uid (16 bytes or hex)."""
-    limit_per_query: int | None = None
-    """The most samples that a query may choose; it keeps those of smallest keyed hash, as balancing does."""
-    allow_files: bool = False
-    """Let the condition read files that are not the data set's; `--allow-files` on the command line."""
-    samples_per_shard: int | None = None
-    """Samples in a tar, at most; default: as in the source's config."""
-    engine: Literal["inline", "ray"] = "inline"
-    """Where the copying runs: in this process, or on Ray as a run does."""
-
-    def __post_init__(self) -> None:
-        if self.where is None and self.uids is None and self.limit_per_query is None:
-            raise ConfigError("say which samples: --where, --uids or --limit-per-query")
-        for name in ("limit_per_query", "samples_per_shard"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

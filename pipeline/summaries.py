@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from configs.load import fingerprint
@@ -102,6 +101,8 @@ def _pattern(output: Path, name: str) -> str | None:
 
 
 def _write(output: Path, summary: Summary, directory: Path, pattern: str) -> Path:
+    import duckdb
+
     path = directory / pattern.replace("*", "new")
     temporary = temporary_name(path)
     step = output / "work" / summary.step

@@ -30,8 +30,10 @@ import pyarrow.parquet as pq
 from configs.load import fingerprint
 from pipeline.checked import picture_hash
 from pipeline.errors import OutputError, one_line
+from pipeline.pictures.rejected import Rejected
 from pipeline.shard import extension_of, json_of, samples_of, stats_of
-from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Rejected
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.steps.publish import MANIFEST_VERSION
 from pipeline.storage import check_output, read_json, sha256_of
 from pipeline.summaries import read_parquet_sql

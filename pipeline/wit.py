@@ -14,22 +14,14 @@ them (`run.py`), or only look (`plan`, `status`). A step's tasks depend on nothi
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from configs.load import ConfigError
-from pipeline.engine import Done, EngineConfig
-from pipeline.ledger import LedgerConfig
-from pipeline.stages.balance import BalanceConfig
-from pipeline.stages.check_image import ImageConfig
-from pipeline.stages.clean import CleanConfig
-from pipeline.stages.decontaminate import DecontaminateConfig
-from pipeline.stages.extract import ExtractConfig
-from pipeline.stages.fetch import BlockList, FetchConfig, check_authorities
-from pipeline.stages.image_filters import FiltersConfig
-from pipeline.stages.language import LanguageConfig, lexicon_fingerprints
-from pipeline.stages.match import MatchConfig
+from pipeline.config import WitConfig
+from pipeline.engine import Done
+from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.transfer import check_authorities
+from pipeline.stages.language import lexicon_fingerprints
 from pipeline.steps import (
     decontaminate,
     dedup,
@@ -49,66 +41,13 @@ from pipeline.steps import (
     shards,
     texts,
 )
-from pipeline.steps.dedup import DedupConfig
 from pipeline.steps.facts import facts_in, settings_of
-from pipeline.steps.image_dedup import ImageDedupConfig
 from pipeline.steps.retries import retries_of
-from pipeline.steps.shards import ShardsConfig
 from pipeline.steps.sources import Stamp, find_sources
 from pipeline.steps.step import Step
-from pipeline.steps.texts import TextsConfig
 from pipeline.storage import is_output
 
 __all__ = ["PAGE", "Entry", "Recipe", "WitConfig", "recipe", "sources_of", "work_directory"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WitConfig:
-    """Everything that a data set depends on."""
-
-    sources: tuple[str, ...]
-    """Crawl archives or tables: paths, globs, http(s) or fsspec URLs, or lists of them (*.paths.gz, as Common Crawl
-    publishes with each crawl)."""
-    max_sources: int | None = None
-    """At most so many files of each of `sources`, drawn by keyed hash: a larger number, or another source, adds files
-    and keeps the others. null takes all."""
-    max_bad_sources: float = 0.01
-    """The share of the sources that may be unreadable: each is counted with its name, and `run --retry-failed` asks
-    for it again. More stop the run, and so do the first three, if no source could be read before them."""
-    source_format: Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"] = "auto"
-    """What the sources are; auto goes by file name. img2dataset: the Parquet files of a directory that img2dataset
-    wrote as webdataset; the pictures in its tars are used, see extract.missing_pictures."""
-    queries: str
-    """The query list: a Parquet file made by `python -m query_list build`, or your own .txt, .csv or .parquet."""
-    output: str
-    """The directory of the data set."""
-    seed: int = 0
-    """Key of every random draw."""
-    sample_web: str | None = None
-    """Directory of the built-in sample web, to be served on this machine while fetching; null for the real web."""
-    extract: ExtractConfig = field(default_factory=ExtractConfig)
-    clean: CleanConfig = field(default_factory=CleanConfig)
-    language: LanguageConfig = field(default_factory=LanguageConfig)
-    match: MatchConfig = field(default_factory=MatchConfig)
-    texts: TextsConfig = field(default_factory=TextsConfig)
-    dedup: DedupConfig = field(default_factory=DedupConfig)
-    balance: BalanceConfig = field(default_factory=BalanceConfig)
-    fetch: FetchConfig
-    image: ImageConfig = field(default_factory=ImageConfig)
-    filters: FiltersConfig = field(default_factory=FiltersConfig)
-    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
-    image_dedup: ImageDedupConfig = field(default_factory=ImageDedupConfig)
-    shards: ShardsConfig = field(default_factory=ShardsConfig)
-    ledger: LedgerConfig = field(default_factory=LedgerConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise ConfigError("sources: name at least one crawl archive or table")
-        if self.max_sources is not None and self.max_sources < 1:
-            raise ConfigError("max_sources: must be at least 1, or null for all")
-        if not 0 <= self.max_bad_sources <= 1:
-            raise ConfigError("max_bad_sources: must lie between 0 and 1")
 
 
 Place = tuple[Sequence[Done], Path]

@@ -9,26 +9,14 @@ passes nothing at all. A minimum count and a budget by rank work on a corpus of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from query_list.candidate import Candidate
+from query_list.config import BigramsConfig
 
 __all__ = ["BigramsConfig", "bigrams"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BigramsConfig:
-    """Pairs of neighbouring words, both among the unigrams, the highest PMI first."""
-
-    min_count: int = 100
-    """Fewest occurrences of the pair; PMI favours the rare, so this bounds how rare."""
-    min_pmi: float = 0.0
-    """Lowest PMI (log2); a floor, not the selection."""
-    budget: int = 100_646
-    """Most queries from this source; the default is the published size."""
 
 
 def bigrams(

@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.load import ConfigError, fingerprint, from_mapping, to_mapping
+from configs.load import fingerprint, from_mapping, to_mapping
 from pipeline.checked import Vouched, check, digest_of
-from pipeline.engine import Done, EngineConfig, Task, finished, forget, open_engine
+from pipeline.engine import Done, Task, finished, forget, open_engine
 from pipeline.errors import DamagedFileError, OutputError, QueryListError
 from pipeline.printable import say
 from pipeline.progress import Progress
@@ -28,7 +28,8 @@ from pipeline.schema import QUERIES
 from pipeline.storage import commit, temporary_name, unwritable
 from query_list.bigrams import BigramsConfig, bigrams
 from query_list.candidate import Candidate
-from query_list.corpus import PAGES, DumpConfig, count_range
+from query_list.config import BuildConfig
+from query_list.corpus import PAGES, count_range
 from query_list.counting import COUNTS, read_bucket, sum_counts, write_buckets
 from query_list.dump import ranges
 from query_list.inputs import Input, expand, identify
@@ -47,29 +48,6 @@ _BYTES_PER_BUCKET = 32 << 20
 _MAX_BUCKETS = 512
 _SPARE_TITLES = 10_000
 """So many more titles are asked for, since those that say nothing are passed over: letters, digits, short words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildConfig:
-    """A query list: where its sources lie, and how much each may give. Sources without files give nothing."""
-
-    output: str
-    """The Parquet file to write. Intermediate files go to a directory beside it, OUTPUT.work."""
-    lists: tuple[str, ...] = ()
-    """Your own lists (.txt, .csv, .parquet); they come first and are never cut."""
-    dump: DumpConfig = field(default_factory=DumpConfig)
-    unigrams: UnigramsConfig | None = field(default_factory=UnigramsConfig)
-    bigrams: BigramsConfig | None = field(default_factory=BigramsConfig)
-    titles: TitlesConfig | None = field(default_factory=TitlesConfig)
-    wordnet: WordnetConfig | None = field(default_factory=WordnetConfig)
-    empty_queries: EmptyQueriesConfig = field(default_factory=EmptyQueriesConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-
-    def __post_init__(self) -> None:
-        if not self.output.endswith(".parquet"):
-            raise ConfigError(f"output: {self.output!r} must end with .parquet")
-        if self.titles is not None and self.titles.pageviews and not self.dump.files:
-            raise ConfigError("titles.pageviews needs dump.files: the dump says which titles are articles")
 
 
 @dataclass(frozen=True, kw_only=True)

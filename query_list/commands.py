@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from configs.load import ConfigError, describe, from_mapping, load, parse_overrides
 from pipeline.errors import PipelineError
-from pipeline.printable import PrintableConsole, say
+from pipeline.printable import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 def _help(command: str) -> int:
     print(__doc__)
     if command == "build":
-        from query_list.build import BuildConfig
+        from query_list.config import BuildConfig
 
         print("Options of build, in CONFIG.yaml or on the command line:\n")
         print(describe(BuildConfig), flush=True)
@@ -63,9 +63,11 @@ def _help(command: str) -> int:
 
 
 def _build(words: list[str]) -> int:
+    from pipeline.console import PrintableConsole
     from pipeline.progress import Progress
     from pipeline.queries import read_queries
-    from query_list.build import BuildConfig, build
+    from query_list.build import build
+    from query_list.config import BuildConfig
 
     if not words or words[0].startswith("--"):
         raise ConfigError("give a config: python -m query_list build configs/queries/sample.yaml")
@@ -94,6 +96,7 @@ def _build(words: list[str]) -> int:
 
 
 def _stats(words: list[str]) -> int:
+    from pipeline.console import PrintableConsole
     from pipeline.queries import read_queries
 
     path, rest = _list_path(words)
@@ -107,10 +110,10 @@ def _stats(words: list[str]) -> int:
 
 
 def _lint(words: list[str]) -> int:
-    from pipeline.matching import MatchConfig
+    from pipeline.matching.config import MatchConfig
     from pipeline.queries import read_queries
+    from query_list.config import EmptyQueriesConfig
     from query_list.report import lint, read_texts
-    from query_list.stop_words import EmptyQueriesConfig
 
     path, rest = _list_path(words)
     options = dict(parse_overrides(rest))
@@ -128,7 +131,7 @@ def _lint(words: list[str]) -> int:
 
 
 def _diff_rules(words: list[str]) -> int:
-    from pipeline.matching import MatchConfig
+    from pipeline.matching.config import MatchConfig
     from pipeline.queries import read_queries
     from query_list.report import diff_rules, read_texts
 
@@ -155,7 +158,7 @@ def _list_path(words: list[str]) -> tuple[Path, list[str]]:
         raise ConfigError("give a query list (.parquet, .csv, .txt) or the config that builds one")
     path = Path(words[0])
     if path.suffix in (".yaml", ".yml"):
-        from query_list.build import BuildConfig
+        from query_list.config import BuildConfig
 
         path = Path(load(BuildConfig, path).output)
     return path, words[1:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.matching import word_spans
+from pipeline.matching.characters import word_spans
 from pipeline.storage import write_parquet
+from query_list.config import DumpConfig
 from query_list.counting import SpillingCounter
 from query_list.dump import read_namespaces, read_pages
 from query_list.prose import read_article
@@ -30,50 +30,6 @@ PAGES = pa.schema(
 )
 """One page of the article namespace."""
 _SPACES = np.array([ord(c) for c in " \t\u00a0\u2009\u202f"], np.uint32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DumpConfig:
-    """A MediaWiki pages-articles dump."""
-
-    files: tuple[str, ...] = ()
-    """XML files (.bz2, .gz or plain; parts or one file; multistream or not): paths, globs or fsspec URLs."""
-    split_mb: int = 256
-    """A bz2 file is cut into ranges of about this many MB, one task each, where its streams allow it."""
-    disambiguation_templates: tuple[str, ...] = (
-        "disambiguation",
-        "disambig",
-        "disamb",
-        "dab",
-        "disambiguation cleanup",
-        "hndis",
-        "human name disambiguation",
-        "geodis",
-        "place name disambiguation",
-        "mil-unit-dis",
-        "letter-number combination disambiguation",
-        "numberdis",
-        "schooldis",
-        "school disambiguation",
-        "hospital disambiguation",
-        "station disambiguation",
-        "roaddis",
-        "road disambiguation",
-        "callsigndis",
-        "call sign disambiguation",
-        "airport disambiguation",
-        "mathdab",
-        "species latin name disambiguation",
-    )
-    """Lower-case names of the templates that mark a page as a disambiguation; other wikis use other names."""
-    disambiguation_suffix: str = "(disambiguation)"
-    """Titles that end with this are disambiguations as well; empty for none."""
-    title_words: tuple[str, ...] = ("DISPLAYTITLE",)
-    """Magic words with which a page says how its title is written; wikis have names of their own beside this one."""
-    lowercase_templates: tuple[str, ...] = ("lowercase title", "lowercase", "lowercasetitle", "lowercase first")
-    """Lower-case names of the templates that say that a page's name begins with a small letter."""
-    max_entries_in_memory: int = 2_000_000
-    """Distinct words, and as many pairs, that a task counts in memory (150 bytes each) before it spills."""
 
 
 def count_range(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.lines import read_lines
-from pipeline.matching import MatchConfig, Matcher, can_match, normal_form
+from pipeline.matching.config import MatchConfig
+from pipeline.matching.matcher import Matcher, can_match, normal_form
 from pipeline.queries import QueryList
 from query_list.stop_words import EmptyQueriesConfig, Judge
 

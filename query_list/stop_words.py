@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-from pipeline.matching import words
+from pipeline.matching.characters import words
+from query_list.config import EmptyQueriesConfig
 
 __all__ = ["FUNCTION_WORDS", "EmptyQueriesConfig", "Judge"]
 
@@ -44,20 +43,6 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
 }
 """Closed classes of words: articles, pronouns, prepositions, conjunctions, auxiliaries, and adverbs and quantities
 that no picture shows. Ours; grammar says what belongs there, not a corpus."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmptyQueriesConfig:
-    """Which queries say nothing about a picture. `lists` of your own are never cut, `lint` names them."""
-
-    rule: Literal["drop", "keep"] = "drop"
-    """drop: the sources give others in their place. keep: as in the published recipe."""
-    function_words: Literal["en", "de", "none"] = "en"
-    """The language whose articles, prepositions and the like count."""
-    max_share: float = 2e-3
-    """A word that is this share of all words of the corpus counts as well, in any language ..."""
-    min_corpus_words: int = 1_000_000
-    """... if the corpus has so many words; in a smaller one a share says little."""
 
 
 class Judge:

@@ -8,7 +8,6 @@ A name has the case of its article's prose (title_case.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from query_list.candidate import Candidate
+from query_list.config import TitlesConfig
 from query_list.counting import SpillingCounter
 from query_list.inputs import open_text_lines
 
@@ -26,22 +26,6 @@ MAX_MEMORY = "1GB"
 """Of the join of views, redirects and articles."""
 _QUALIFIER = r"\s+\([^()]*\)$"
 _MAX_HOPS = 5  # MediaWiki follows one redirect; double ones are repaired by bots, but exist in any dump
-
-
-@dataclass(frozen=True, kw_only=True)
-class TitlesConfig:
-    """Article names, the most viewed first."""
-
-    pageviews: tuple[str, ...] = ()
-    """Wikimedia page-view files (hourly or daily, .gz or .bz2): paths, globs or fsspec URLs."""
-    projects: tuple[str, ...] = ("en", "en.m", "en.wikipedia", "en.wikipedia.org")
-    """Project codes of the lines that count: desktop and mobile, as hourly and as daily files write them."""
-    min_views: int = 1
-    """Fewest views, over all page-view files and all names that redirect to the article."""
-    strip_qualifier: bool = True
-    """`Avatar (2009 film)` becomes `Avatar`: no caption holds the bracket. Views of equal names add up."""
-    budget: int = 61_235
-    """Most queries from this source; the default is the published size."""
 
 
 def count_views(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 
 from query_list.candidate import Candidate
+from query_list.config import UnigramsConfig
 
 __all__ = ["UnigramsConfig", "unigrams"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnigramsConfig:
-    """Single words of the corpus, the most frequent first."""
-
-    min_count: int = 100
-    """Fewest occurrences in the corpus (CLIP, section 2.2)."""
-    budget: int = 251_465
-    """Most queries from this source; the default is the published size."""
 
 
 def unigrams(words: pa.Table, config: UnigramsConfig) -> list[Candidate]:

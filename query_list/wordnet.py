@@ -11,25 +11,12 @@ from dataclasses import dataclass
 from configs.load import ConfigError
 from pipeline.errors import InputError
 from query_list.candidate import Candidate
+from query_list.config import WordnetConfig
 from query_list.inputs import open_text_lines
 
 __all__ = ["WordnetConfig", "wordnet"]
 
 _HYPONYMS = ("~", "~i")  # pointer symbols: kinds of, instances of
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordnetConfig:
-    """Lemmas of WordNet, those with the most senses in tagged text first."""
-
-    index: tuple[str, ...] = ()
-    """index.noun, index.verb, index.adj, index.adv (may be .gz): paths, globs or fsspec URLs."""
-    data: tuple[str, ...] = ()
-    """data.noun, ...; needed only for `roots`."""
-    roots: tuple[str, ...] = ()
-    """Only what lies under these synsets, written LEMMA.POS.SENSE (disease.n.1, body_part.n.1); default: all."""
-    budget: int = 86_654
-    """Most queries from this source; the default is the published size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

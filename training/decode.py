@@ -22,7 +22,8 @@ from PIL import Image
 
 from configs.load import ConfigError
 from pipeline.identity import keyed_hash
-from pipeline.pictures import Rejected, decode_upright
+from pipeline.pictures.decode import decode_upright
+from pipeline.pictures.rejected import Rejected
 
 __all__ = ["AugmentConfig", "centre_crop", "crop_box", "decode", "draws", "random_crop", "sample_keys"]
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from configs.load import ConfigError
-from pipeline.printable import PrintableConsole
+from pipeline.console import PrintableConsole
 from training.metrics import Metric
 
 __all__ = ["LogConfig", "RunLog", "metrics_table", "show_metrics", "write_metrics"]

@@ -44,7 +44,8 @@ _COMMANDS = {
     "join": "sets.join_command",
     "export-list": "sets.export_list_command",
 }
-"""Command -> module here and function of `Words`; imported when asked for, since a run needs no DuckDB to begin."""
+"""Command -> module here and function of `Words`. A function imports what it drives, so that `--help`, which prints its
+docstring, loads none of it."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -91,8 +92,12 @@ def _command(name: str) -> Callable[..., int]:
 def _help(name: str, command: Callable[..., int]) -> int:
     print(f"python -m pipeline {inspect.getdoc(command)}\n")
     if name in ("plan", "run"):
-        from pipeline.wit import WitConfig
+        from pipeline.config import WitConfig
 
         print(f"Options of {name}, in CONFIG.yaml or on the command line:\n")
         print(describe(WitConfig))
+    elif name == "subset":
+        from pipeline.subset_config import SubsetConfig
+
+        print(describe(SubsetConfig))
     return 0

@@ -5,22 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from configs.load import ConfigError
-from pipeline.balance_report import compare_modes
-from pipeline.catalog import NAMED_QUERIES, VIEWS, check_query, confine, named_query, open_catalog, sql_errors
 from pipeline.commands.results import shape_of, show
 from pipeline.commands.words import Words
-from pipeline.explain import explain, lines_of
-from pipeline.printable import PrintableConsole, printable_json, say
+from pipeline.printable import printable_json, say
 from pipeline.progress import Progress
-from pipeline.repair import repair
-from pipeline.report import write_report
 from pipeline.storage import temporary_name
-from pipeline.verify import Damage, verify
-from pipeline.verify_work import verify_work
+
+if TYPE_CHECKING:
+    from pipeline.verify import Damage
 
 __all__ = ["balance_report_command", "explain_command", "report_command", "sql_command", "verify_command"]
 
@@ -33,7 +28,13 @@ def sql_command(words: Words) -> int:
 
     Ask the data set in SQL (DuckDB), or by the name of a query. SQL sees the data set and nothing else of the machine,
     and writes nothing, unless --allow-files is given.
+
+    Views: candidates, matched, deduplicated, selected, fetched, queries, query_counts, final_counts, published,
+        samples, rejections, hosts, shards, runs, ledger, reasons
+    Names: balance, balance_curve, balance_final, balance_summary, failures, funnel, hosts, image_sizes, languages
     """
+    from pipeline.catalog import NAMED_QUERIES, check_query, confine, named_query, open_catalog, sql_errors
+
     shape, to, allow_files = words.take("format"), words.take("to"), words.take_flag("allow-files")
     shape = shape_of(shape, to)
     target, query = words.positional(2, f'{_DATA_SET}, and "SELECT ..." or one of {", ".join(NAMED_QUERIES)}')
@@ -52,15 +53,15 @@ def sql_command(words: Words) -> int:
     return 0
 
 
-sql_command.__doc__ = f"{sql_command.__doc__}\n    Views: {', '.join(VIEWS)}\n    Names: {', '.join(NAMED_QUERIES)}\n"
-
-
 def explain_command(words: Words) -> int:
     """explain CONFIG.yaml|DIR --uid HEX | --url URL [--format text|json]
 
     The story of one link: where it was found, what each stage said, its queries with their counts, thresholds
     and its own hashes, what came of the request, its shard and key. Works in the middle of a run.
     """
+    from pipeline.catalog import sql_errors
+    from pipeline.explain import explain, lines_of
+
     uid, url, shape = words.take("uid"), words.take("url"), words.take("format") or "text"
     if shape not in ("text", "json"):
         raise ConfigError(f"--format {shape!r} is not one of text, json")
@@ -90,6 +91,10 @@ def balance_report_command(words: Words) -> int:
     The captions that each mode of balancing would keep of this set's pairs, at its t. For the figures beside
     the published ones: sql CONFIG.yaml balance_summary.
     """
+    import duckdb
+
+    from pipeline.balance_report import compare_modes
+
     shape, to = words.take("format"), words.take("to")
     shape = shape_of(shape, to)
     (target,) = words.positional(1, _DATA_SET)
@@ -105,6 +110,9 @@ def report_command(words: Words) -> int:
 
     Write the data card, one self-contained HTML page.
     """
+    from pipeline.catalog import sql_errors
+    from pipeline.report import write_report
+
     to = words.take("to")
     (target,) = words.positional(1, _DATA_SET)
     output = words.output(target)
@@ -122,6 +130,9 @@ def verify_command(words: Words) -> int:
     status is 1 when there is one. With --work, check every file of work/ too, against its done-record. With --repair,
     make again what is damaged, from what is left: nothing is requested.
     """
+    from pipeline.console import PrintableConsole
+    from pipeline.repair import repair
+
     work, mend = words.take_flag("work"), words.take_flag("repair")
     (target,) = words.positional(1, _DATA_SET)
     output = words.output(target)
@@ -137,6 +148,9 @@ def verify_command(words: Words) -> int:
 
 def _verify(output: Path, *, work: bool) -> list[Damage]:
     """Print what is damaged, and a last line that sums up."""
+    from pipeline.verify import verify
+    from pipeline.verify_work import verify_work
+
     result = verify(output)
     damages = list(result.damages)
     checked = f"{result.shards:,} shards, {result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB"

@@ -11,12 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from configs.load import ConfigError
-from pipeline.printable import PrintableConsole, printable, printable_json
+from pipeline.printable import printable, printable_json
 from pipeline.storage import commit, temporary_name, unwritable
 
 if TYPE_CHECKING:
@@ -86,6 +82,12 @@ def _write(relation: duckdb.DuckDBPyRelation, shape: Shape, file: TextIO) -> Non
 
 
 def _write_table(columns: list[str], rows: Iterable[list[Any]], file: TextIO) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.console import PrintableConsole
+
     table = Table(*(printable(name) for name in columns), box=box.SIMPLE_HEAD)
     more = 0
     for number, row in enumerate(rows):

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-import pipeline.schema as schemas
 from configs.load import ConfigError
 from pipeline.commands.words import Words
-from pipeline.printable import PrintableConsole
 from pipeline.progress import Progress
-from pipeline.retry import begin_retry
-from pipeline.run import StepState, inspect, run
-from pipeline.stages.fetch import LIMITS
-from pipeline.steps.retries import Retried, retries_of
-from pipeline.wit import PAGE, Entry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.run import StepState
+    from pipeline.steps.retries import Retried
+    from pipeline.wit import Entry
 
 __all__ = ["plan_command", "run_command", "status_command"]
 
@@ -34,6 +30,13 @@ def plan_command(words: Words) -> int:
 
     Print the steps, what would run, and the columns of the rows. Nothing is written.
     """
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.console import PrintableConsole
+    from pipeline.run import inspect
+    from pipeline.wit import PAGE
+
     (target,) = words.positional(1, "CONFIG.yaml")
     config = words.config(target)
     states, first = inspect(config)
@@ -64,6 +67,8 @@ def _todo(state: StepState | None, entry: Entry) -> str:
 
 def _rows() -> Iterator[tuple[str, str]]:
     """Each kind of row and its columns; those that it has from another kind by that one's name."""
+    import pipeline.schema as schemas
+
     before: dict[str, pa.Schema] = {}
     for name in _SCHEMAS:
         schema: pa.Schema = getattr(schemas, name)
@@ -76,6 +81,8 @@ def _rows() -> Iterator[tuple[str, str]]:
 
 
 def _short(kind: pa.DataType) -> str:
+    import pyarrow as pa
+
     if pa.types.is_fixed_size_binary(kind):
         return f"binary[{kind.byte_width}]"
     return f"[{_short(kind.value_type)}]" if pa.types.is_list(kind) else str(kind)
@@ -87,6 +94,14 @@ def run_command(words: Words) -> int:
     Build the data set, or go on with it: what is done already is not done again. With --extend, add the config's
     sources to those of the data set. With --retry-failed, ask the URLs again that failed in a way that time can heal.
     """
+    from rich import box
+    from rich.table import Table
+
+    from pipeline.console import PrintableConsole
+    from pipeline.retry import begin_retry
+    from pipeline.run import run
+    from pipeline.stages.fetch.img2dataset import LIMITS
+
     extend, retry = words.take_flag("extend"), words.take_flag("retry-failed")
     (target,) = words.positional(1, "CONFIG.yaml")
     config = words.config(target)
@@ -128,6 +143,14 @@ def status_command(words: Words) -> int:
 
     How far each step is.
     """
+    from rich import box
+    from rich.table import Table
+
+    from pipeline.console import PrintableConsole
+    from pipeline.run import inspect
+    from pipeline.steps.retries import retries_of
+    from pipeline.wit import PAGE
+
     (target,) = words.positional(1, "CONFIG.yaml or a data set's directory")
     config = words.config(target)
     states = {state.step: state for state in inspect(config)[0]}

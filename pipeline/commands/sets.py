@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from configs.load import describe, from_mapping
+from configs.load import from_mapping
 from pipeline.commands.words import Words
-from pipeline.export_list import export_list
-from pipeline.join import join
-from pipeline.printable import PrintableConsole, say
+from pipeline.printable import say
 from pipeline.progress import Progress
-from pipeline.subset import SubsetConfig, subset
+from pipeline.subset_config import SubsetConfig
 
 __all__ = ["export_list_command", "join_command", "subset_command"]
 
@@ -22,6 +20,9 @@ def subset_command(words: Words) -> int:
 
     New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a data set directory of its own.
     """
+    from pipeline.console import PrintableConsole
+    from pipeline.subset import subset
+
     out = Path(words.take_required("out"))
     options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids")}
     options |= {name: words.take_count(name.replace("_", "-")) for name in ("limit_per_query", "samples_per_shard")}
@@ -37,15 +38,14 @@ def subset_command(words: Words) -> int:
     return 0
 
 
-subset_command.__doc__ = f"{subset_command.__doc__}\n{describe(SubsetConfig)}\n"
-
-
 def join_command(words: Words) -> int:
     """join DIR SCORES.parquet [--name NAME]
 
     Add the columns of a Parquet keyed by uid (16 bytes, or 32 hex digits) to the view `samples`, to query and to
     filter on. They are kept in DIR/joined/NAME.parquet; delete that file to take them away.
     """
+    from pipeline.join import join
+
     name = words.take("name")
     target, scores = words.positional(2, "a data set's directory and a .parquet file")
     result = join(words.output(target), Path(scores), name)
@@ -61,6 +61,8 @@ def export_list_command(words: Words) -> int:
 
     The URLs and captions with uids, queries, provenance and sha256, without images. The list is a source as well.
     """
+    from pipeline.export_list import export_list
+
     to = Path(words.take_required("to"))
     (target,) = words.positional(1, "a data set's directory")
     rows = export_list(words.output(target), to)

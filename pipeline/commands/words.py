@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, load
-from pipeline.wit import WitConfig
+from pipeline.config import WitConfig
 
 __all__ = ["Words"]
 

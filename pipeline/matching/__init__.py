@@ -5,8 +5,3 @@
 
 docs/matching.md states the rules for users.
 """
-
-from pipeline.matching.characters import fold_case, word_spans, words
-from pipeline.matching.matcher import MatchConfig, Matcher, can_match, normal_form
-
-__all__ = ["MatchConfig", "Matcher", "can_match", "fold_case", "normal_form", "word_spans", "words"]

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from pipeline.matching.characters import (
     settled,
     words,
 )
+from pipeline.matching.config import MatchConfig
 from pipeline.storage import commit, save_vector, temporary_name, write_json
 
 if TYPE_CHECKING:
@@ -41,21 +42,6 @@ _TURNED_INTO_SPACE = "\t\n\r"
 _PADDING = 64  # bytes that the kernel may read behind a text
 _ASCII_CASE_BITS = 0x4040404040404040  # what tells a letter from a digit, in each of eight bytes
 _ARRAYS = ("classes", "folds", "slots", "bloom", "records")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchConfig:
-    """When a caption contains a query; docs/matching.md shows both rules by examples."""
-
-    rule: Literal["words", "metaclip"] = "words"
-    """words: the query's words stand in the caption one after the other, whatever white space or punctuation
-    lies between. metaclip: the published rule to the letter (substring between single spaces)."""
-    case: Literal["smart", "fold", "exact"] = "smart"
-    """For the rule `words`. smart: a query without capitals matches any case, a query with capitals only as
-    written. fold: case never counts. exact: it always does. The rule `metaclip` is always exact."""
-    compatibility_forms: bool = True
-    """For the rule `words`: letters and numbers that are forms of others match them (Unicode NFKC): wide ones,
-    ligatures, raised and lowered ones, mathematical alphabets. Captions stay as they are."""
 
 
 def normal_form(query: str, config: MatchConfig) -> str:

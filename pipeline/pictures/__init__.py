@@ -12,25 +12,3 @@ png.py, gif.py, webp.py   what their chunks and blocks say, before Pillow sees t
 colour.py       profiles and CMYK to sRGB
 orientation.py  EXIF, and turning upright
 """
-
-from __future__ import annotations
-
-from pipeline.pictures.colour import profile_to_srgb
-from pipeline.pictures.decode import Decoded, decode, decode_upright, quiet_pillow
-from pipeline.pictures.identify import identify
-from pipeline.pictures.jpeg import Pixels, read_jpeg_header
-from pipeline.pictures.orientation import upright
-from pipeline.pictures.rejected import Rejected
-
-__all__ = [
-    "Decoded",
-    "Pixels",
-    "Rejected",
-    "decode",
-    "decode_upright",
-    "identify",
-    "profile_to_srgb",
-    "quiet_pillow",
-    "read_jpeg_header",
-    "upright",
-]

@@ -13,66 +13,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.load import ConfigError
 from pipeline.outcome import Outcome, reject
 from pipeline.schema import CLEANED
+from pipeline.stages.clean_config import CleanConfig
 from pipeline.stages.clean_keywords import is_keyword_list
 from pipeline.stages.clean_markup import CONTINUATIONS, fix_mojibake, has_template, strip_markup
 from pipeline.stages.clean_names import CAMERA_WORDS, EXTENSIONS, MAX_NAME_WORDS, is_file_name, words_of_name
 
 __all__ = ["CleanConfig", "clean", "normalise", "reason_against"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CleanConfig:
-    """What a text must be to become a caption."""
-
-    strip_markup: bool = True
-    """Decode entities that were escaped twice, and take tags away: `<b>Red car</b>` becomes `Red car`."""
-    fix_mojibake: bool = True
-    """Undo UTF-8 that was read as Latin-1 or Windows-1252: `cafÃ©` becomes `café`."""
-    read_file_names: bool = True
-    """Take the words out of file names that have words: `isle_of_man.jpg` becomes `isle of man`."""
-    min_chars: int = 2
-    """Fewer characters are `too_short`; an ideograph, kana or Hangul syllable counts as two."""
-    min_words: int = 1
-    """Fewer words (runs without white space) are `too_short`."""
-    max_chars: int = 1000
-    """Longest caption."""
-    long_texts: Literal["cut", "reject"] = "cut"
-    """cut: end a longer text behind the last word that fits; reject it, if that is not in its second half, and with
-    `reject` always, as `too_long`."""
-    drop_file_names: bool = True
-    """Reject what is a file name without words: IMG_1234, banner_left_2x.png."""
-    drop_dates: bool = True
-    """Reject what is only a date, a time, a number or a price."""
-    drop_placeholders: bool = True
-    """Reject what only says that there is a picture (image, photo 3, untitled), that there is no text (null, No photo
-    description available), or where a template was not filled in ({{ product.title }})."""
-    drop_keyword_lists: bool = True
-    """Reject lists of search terms: see the next two."""
-    min_keywords: int = 8
-    """At least so many parts between commas, semicolons or bars make a list of search terms ..."""
-    max_words_per_keyword: float = 2.5
-    """... if they have at most so many words each on average, and are no sentence that lists things."""
-    drop_web_addresses: bool = True
-    """Reject what is only a URL, a host name or an e-mail address."""
-
-    def __post_init__(self) -> None:
-        if self.min_chars < 1 or self.min_words < 1:
-            raise ConfigError("min_chars and min_words must be at least 1")
-        if self.max_chars < self.min_chars:
-            raise ConfigError("max_chars must not be less than min_chars")
-        if self.min_keywords < 2:
-            raise ConfigError("min_keywords must be at least 2")
 
 
 _DEFAULT = CleanConfig()

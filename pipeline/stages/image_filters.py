@@ -3,70 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.load import ConfigError
 from pipeline.outcome import Outcome, reject
+from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 
 __all__ = ["FiltersConfig", "ScoreFilter", "filter_facts"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreFilter:
-    """One column of scores or labels, made by a model and given by uid."""
-
-    files: tuple[str, ...]
-    """Parquet files (paths or globs) with a column `uid` (16 bytes, or 32 hex digits)."""
-    column: str
-    """The column to judge by: a number, or true and false."""
-    min: float | None = None
-    """Pairs below are rejected."""
-    max: float | None = None
-    """Pairs above are rejected."""
-    missing: Literal["reject", "keep"] = "reject"
-    """What becomes of pairs whose uid is not in the files, or whose value is null or not a number."""
-
-    def __post_init__(self) -> None:
-        if not self.files:
-            raise ConfigError("files: name at least one Parquet file of scores")
-        if self.min is None and self.max is None:
-            raise ConfigError(f"scores of {self.column!r}: give min, max or both")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FiltersConfig:
-    """What a fetched pair must be to stay. Everything is off by default."""
-
-    min_side: int = 0
-    """Least length of the shorter side, in pixels as served. Unlike image.min_side, another value asks no URL again."""
-    max_aspect_ratio: float = 0.0
-    """Greatest longer / shorter side, as served; 0 for no limit."""
-    min_words: int = 0
-    """Least number of words of the caption, by white space."""
-    min_chars: int = 0
-    """Least number of characters of the caption."""
-    languages: tuple[str, ...] = ()
-    """Languages that stay, as in the column `lang`; empty for all."""
-    scores: tuple[ScoreFilter, ...] = ()
-    """Scores or labels by uid, each with its own limits."""
-    score_partitions: int = 4
-    """Parts, by uid, in which scores are sorted; each must fit in a worker's memory, at about 60 bytes a row."""
-
-    def __post_init__(self) -> None:
-        if self.max_aspect_ratio != 0 and self.max_aspect_ratio < 1:
-            raise ConfigError(f"max_aspect_ratio must be 0 (no limit) or at least 1, got {self.max_aspect_ratio}")
-        if not 1 <= self.score_partitions <= 256:
-            raise ConfigError(f"score_partitions must be 1 to 256, got {self.score_partitions}")
-
-    @property
-    def active(self) -> bool:
-        """Whether anything can be rejected."""
-        return self != FiltersConfig()
 
 
 def filter_facts(

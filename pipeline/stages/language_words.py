@@ -97,7 +97,7 @@ def _fingerprint(stamps: tuple[_Stamp, ...]) -> str:
     digest = hashlib.sha256()
     for path, _, _ in stamps:
         digest.update(hashlib.sha256(_read(path)).digest())
-        list(_entries(path))  # a list that cannot be read must not wait for the first worker to be seen
+        next(_entries(path), None)  # a list that cannot be read must not wait for the first worker to be seen
     return digest.hexdigest()
 
 
@@ -126,7 +126,7 @@ def _path_of(language: str, source: str) -> Path:
 
 
 def _entries(path: Path) -> Iterator[str]:
-    """A list's words and phrases, as they are written."""
+    """A list's words and phrases, as they are written. What cannot be read shows before the first of them."""
     data = _read(path)
     try:
         if path.suffix == ".gz":

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.load import ConfigError
-from pipeline.matching import MatchConfig, Matcher
+from pipeline.matching.config import MatchConfig
+from pipeline.matching.matcher import Matcher
 from pipeline.outcome import Outcome, reject
 
 __all__ = ["MatchConfig", "Matcher", "match"]

@@ -25,7 +25,8 @@ from pipeline.engine import Done, Task
 from pipeline.errors import InputError
 from pipeline.ledger import LedgerConfig
 from pipeline.lines import read_lines
-from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture
+from pipeline.stages.check_image.config import ImageConfig, Picture
+from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.stages.decontaminate import DecontaminateConfig, Evaluation, decontaminate, normal_form, prompts
 from pipeline.steps.judge import Survivors, judge, named_files, stamp_of
 from pipeline.steps.step import Step, key_of

@@ -13,9 +13,8 @@ Also counts, per query, the pairs that contain it: the `counts.npy` of each part
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from configs.load import ConfigError, from_mapping, to_mapping
+from configs.load import from_mapping, to_mapping
 from pipeline.checked import Vouched, check, read_batches, read_row_groups
 from pipeline.duck import open_duckdb, spill_beside
 from pipeline.engine import Done, Task
@@ -31,7 +30,8 @@ from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import Ledger, LedgerConfig
 from pipeline.outcome import reject
 from pipeline.schema import MATCHED
-from pipeline.stages.balance.edges import ids_of
+from pipeline.stages.balance import ids_of
+from pipeline.steps.dedup_config import DedupConfig
 from pipeline.steps.exchange import partition_of, read_blocks
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import parquet_writer, save_vector, write_parquet
@@ -48,29 +48,6 @@ _ORDER = {
     "best": "url_id, boilerplate, p_en DESC, draw, uid, source, record, link",
 }
 """What stays comes first among its like: a total order, free of partitions and of the order of files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DedupConfig:
-    """What counts as the same pair."""
-
-    by: Literal["pair", "url"] = "url"
-    """url: one pair a picture, as in CLIP. pair: (canonical URL, caption), so that a picture keeps all of its
-    captions."""
-    keep: Literal["hash", "best"] = "hash"
-    """Which caption of a picture stays, with by url. hash: the smallest keyed hash. best: the one that is most
-    surely in the target language (p_en), then by hash."""
-    max_urls_per_caption: int | None = None
-    """Captions that stand on more different pictures (canonical URLs) than this are boilerplate and go; null
-    for no limit. COYO-700M uses 10."""
-    memory_mb: int = 1024
-    """Memory of one dedup task before it spills to disk, in MB."""
-
-    def __post_init__(self) -> None:
-        if self.max_urls_per_caption is not None and self.max_urls_per_caption < 1:
-            raise ConfigError(f"max_urls_per_caption must be at least 1, not {self.max_urls_per_caption}")
-        if self.memory_mb < 64:
-            raise ConfigError(f"memory_mb must be at least 64, not {self.memory_mb}")
 
 
 Inputs = Sequence[tuple[Done, Path]]

@@ -22,8 +22,8 @@ from configs.load import fingerprint, to_mapping
 from pipeline.checked import Vouched, read_part, read_schema, read_table
 from pipeline.engine import digest_in, read_record
 from pipeline.schema import FACTS
-from pipeline.stages.check_image import ImageConfig
-from pipeline.stages.fetch import FetchConfig
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.fetch.config import FetchConfig
 
 __all__ = ["STORE", "STORED", "FactFile", "facts_for", "facts_in", "read_facts", "settings_of"]
 

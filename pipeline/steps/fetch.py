@@ -17,9 +17,14 @@ import pyarrow as pa
 from configs.load import fingerprint, from_mapping, to_mapping
 from pipeline.checked import picture_hash, read_table
 from pipeline.engine import Done, Task
+from pipeline.pictures.rejected import Rejected
 from pipeline.schema import FACTS
-from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture, Rejected
-from pipeline.stages.fetch import BlockList, FetchConfig, Fetched, fetch, fetch_with_img2dataset
+from pipeline.stages.check_image.config import ImageConfig, Picture
+from pipeline.stages.check_image.isolate import IsolatedChecker
+from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.download import Fetched, fetch
+from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset
 from pipeline.steps.facts import settings_of
 from pipeline.steps.requests import MISSING
 from pipeline.steps.step import Step

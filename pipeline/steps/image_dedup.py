@@ -14,16 +14,15 @@ its pairs. Nothing here holds the set: a partition's pictures, a key range's has
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.load import ConfigError, from_mapping, to_mapping
+from configs.load import from_mapping, to_mapping
 from pipeline.checked import Vouched, read_batches, read_part, read_row_groups, read_table
 from pipeline.duck import open_duckdb, spill_beside
 from pipeline.engine import Done, Task
@@ -31,6 +30,7 @@ from pipeline.hamming import Hashes, Pairs, band_keys, band_masks, pairs_in_band
 from pipeline.identity import keyed_hash
 from pipeline.ledger import LedgerConfig
 from pipeline.outcome import Outcome, reject
+from pipeline.steps.image_dedup_config import ImageDedupConfig
 from pipeline.steps.judge import Survivors, judge, survivors_of
 from pipeline.steps.step import Step, key_of
 from pipeline.storage import parquet_writer, write_parquet
@@ -67,29 +67,6 @@ _MAX_EQUAL = 1024
 """Of more pictures with one hash, all with other thumbnails, only the best are compared with others; the rest stay."""
 _BLOCK = 1 << 12
 """Pairs whose thumbnails are compared at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageDedupConfig:
-    """Which pictures count as the same, over the whole set."""
-
-    mode: Literal["off", "same_file", "near"] = "off"
-    """off: every URL's picture stays. same_file: one of those with equal bytes stays. near: also one of those whose
-    perceptual hashes differ in at most `max_distance` bits and whose thumbnails look alike."""
-    max_distance: int = 4
-    """Bits of 64 in which perceptual hashes may differ, for `near`."""
-    partitions: int = 8
-    """Hash partitions; the pictures of each are sorted in `memory_mb`, or spill to disk."""
-    ranges: int = 1
-    """Key ranges for each of the max_distance + 1 bands; the hashes of each are held in memory, 40 bytes a picture."""
-    memory_mb: int = 1024
-    """Memory of one task before it spills to disk, in MB."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_distance <= 16:
-            raise ConfigError(f"max_distance must be 0 to 16 of 64 bits, got {self.max_distance}")
-        if min(self.partitions, self.ranges, self.memory_mb) < 1:
-            raise ConfigError("partitions, ranges and memory_mb must be at least 1")
 
 
 # --- pictures: one row per picture, laid out for the exchange -------------------------------------

@@ -27,7 +27,8 @@ from pipeline.engine import Done, Task
 from pipeline.errors import InputError, one_line
 from pipeline.img2dataset import pictures, tar_beside
 from pipeline.schema import FACTS
-from pipeline.stages.check_image import ImageConfig, IsolatedChecker
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.stages.extract import MissingPictures
 from pipeline.stages.extract.files import open_binary
 from pipeline.steps.fetch import keep_picture

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from pipeline.checked import Vouched, read_table
 from pipeline.engine import Done, Task, read_record
 from pipeline.schema import FACTS
-from pipeline.stages.fetch import BlockList, FetchConfig
+from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.retry import merge_facts, worth_retrying
 from pipeline.steps.facts import FactFile, facts_for, read_facts
 from pipeline.steps.retries import Retries

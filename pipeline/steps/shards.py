@@ -13,18 +13,17 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow.compute as pc
 
-from configs.load import ConfigError
 from pipeline.checked import Vouched, check, open_file, read_range, read_table
 from pipeline.engine import Done, Task, digest_in, read_record
 from pipeline.errors import DamagedFileError
 from pipeline.schema import FETCHED
 from pipeline.shard import ranks_of, shard_name, shard_outputs, write_shard
+from pipeline.steps.shards_config import ShardsConfig
 from pipeline.steps.step import Step, key_of
 
 __all__ = ["VERSION", "ShardsConfig", "plan"]
@@ -32,18 +31,6 @@ __all__ = ["VERSION", "ShardsConfig", "plan"]
 VERSION = "shards-3"
 _MAX_OPEN_TARS = 256
 """A staging shard's pictures may lie in as many tars as the set has sources; processes may hold about 1,000 files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardsConfig:
-    """Layout of the published shards."""
-
-    samples_per_shard: int = 10_000
-    """Samples in a tar, at most; shards are made equal in size. Staging shards are of this size too."""
-
-    def __post_init__(self) -> None:
-        if self.samples_per_shard < 1:
-            raise ConfigError(f"samples_per_shard must be at least 1, not {self.samples_per_shard}")
 
 
 def plan(fetched: Sequence[Done], directory: Path, config: ShardsConfig, *, tars: Path) -> Step:

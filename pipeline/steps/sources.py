@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import xxhash
 
 from pipeline.errors import InputError, OutputError
@@ -75,6 +74,8 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
         return {pattern: []}
     if "://" in pattern:
         try:
+            import fsspec
+
             system, path = fsspec.core.url_to_fs(pattern)
             files = system.glob(path, detail=True)
         except (OSError, ValueError, ImportError) as error:
@@ -94,6 +95,8 @@ def stamp_of(path: str) -> Stamp:
     if is_web(path):
         return []
     if "://" in path:
+        import fsspec
+
         system, name = fsspec.core.url_to_fs(path)
         return _remote_stamp(system.info(name))
     status = os.stat(path)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from configs.load import ConfigError, from_mapping, to_mapping
+from configs.load import from_mapping, to_mapping
 from pipeline.checked import Vouched, check, read_batches
 from pipeline.engine import Done, Task
 from pipeline.ledger import Ledger, LedgerConfig
@@ -21,6 +20,7 @@ from pipeline.stages.clean import CleanConfig, clean
 from pipeline.stages.language import LanguageConfig, identify, lexicon_fingerprints
 from pipeline.stages.match import MatchConfig, Matcher, match
 from pipeline.steps.step import Step, key_of
+from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage import parquet_writer
 
 __all__ = ["VERSION", "TextsConfig", "plan"]
@@ -30,22 +30,6 @@ _ROW_GROUP_ROWS = 65_536
 _TEXT = "alt_text"
 _JUDGED = ["uid", "source", "record", "link"]
 _PLACE = pa.field("place", pa.int32(), nullable=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextsConfig:
-    """How the text stages and the exchange after them cut their work."""
-
-    batch_rows: int = 65_536
-    """Candidates in memory at a time."""
-    rows_per_flush: int = 1_000_000
-    """Matched rows that the exchange holds before it sorts them into hash partitions and writes."""
-    partitions: int = 8
-    """Hash partitions of the exchange before dedup; each must fit in a worker's memory or spill."""
-
-    def __post_init__(self) -> None:
-        if min(self.batch_rows, self.rows_per_flush, self.partitions) < 1:
-            raise ConfigError("batch_rows, rows_per_flush and partitions must be at least 1")
 
 
 def plan(

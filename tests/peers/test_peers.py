@@ -22,7 +22,8 @@ from configs.load import ConfigError, load
 from pipeline.catalog import open_catalog
 from pipeline.commands import main
 from pipeline.run import run
-from pipeline.stages.fetch import FetchConfig, fetch_with_img2dataset, find_img2dataset
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset, find_img2dataset
 from pipeline.verify import verify
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY

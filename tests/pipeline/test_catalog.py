@@ -218,6 +218,14 @@ def test_unknown_command_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out.startswith(f"python -m pipeline {command} ")
 
 
+def test_help_of_sql_names_every_view_and_query(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", "--help"]) == 0
+    told = capsys.readouterr().out
+    views, names = told.partition("Views:")[2].split("Names:")
+    assert sorted(views.replace(",", " ").split()) == sorted(VIEWS)
+    assert sorted(names.replace(",", " ").split()) == sorted(NAMED_QUERIES)
+
+
 def test_report_of_a_small_set_is_written(small: Path, tmp_path: Path) -> None:
     write_report(small, tmp_path / "card.html")
     assert "<figure>" in (tmp_path / "card.html").read_text()

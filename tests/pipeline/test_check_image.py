@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from configs.load import ConfigError
+from pipeline.pictures.rejected import Rejected
 from pipeline.reasons import is_reason
-from pipeline.stages.check_image import ImageConfig, Picture, Rejected, check_image
+from pipeline.stages.check_image.check import check_image
+from pipeline.stages.check_image.config import ImageConfig, Picture
 
 Pixels = npt.NDArray[np.uint8]
 EXACT = ImageConfig(encode_format="png", encode_quality=1, resize_mode="no", scaled_decoding="exact")

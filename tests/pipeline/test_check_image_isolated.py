@@ -21,8 +21,11 @@ from PIL import Image
 
 from configs.load import load
 from pipeline.errors import EngineError
+from pipeline.pictures.rejected import Rejected
 from pipeline.reasons import is_reason
-from pipeline.stages.check_image import ImageConfig, IsolatedChecker, Picture, Rejected, check_image
+from pipeline.stages.check_image.check import check_image
+from pipeline.stages.check_image.config import ImageConfig, Picture
+from pipeline.stages.check_image.isolate import IsolatedChecker
 from tests.pipeline.test_check_image import encode, png, scene
 
 ALL = ImageConfig(isolate="all", time_limit_s=10.0)
@@ -145,7 +148,8 @@ def test_the_config_survives_the_way_to_the_child() -> None:
 
 MEASURE = """
 import resource, sys
-from pipeline.stages.check_image import ImageConfig, check_image
+from pipeline.stages.check_image.check import check_image
+from pipeline.stages.check_image.config import ImageConfig
 check_image(open(sys.argv[1], "rb").read(), ImageConfig())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:

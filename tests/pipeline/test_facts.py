@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from pipeline.checked import Vouched, digest_of
 from pipeline.schema import FACTS
-from pipeline.stages.check_image import ImageConfig
-from pipeline.stages.fetch import FetchConfig
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.fetch.config import FetchConfig
 from pipeline.steps.facts import STORED, read_facts, settings_of
 from pipeline.storage import write_parquet
 

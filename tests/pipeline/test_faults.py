@@ -24,8 +24,8 @@ from pipeline.duck import open_duckdb
 from pipeline.engine import EngineConfig, Task, open_engine
 from pipeline.errors import OutputError
 from pipeline.schema import FACTS
-from pipeline.stages.check_image import ImageConfig
-from pipeline.stages.fetch import FetchConfig
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.fetch.config import FetchConfig
 from pipeline.steps import fetch
 from pipeline.steps.requests import MISSING
 from pipeline.storage import save_vector

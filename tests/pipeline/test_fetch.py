@@ -14,7 +14,8 @@ import pytest
 
 from configs.load import ConfigError
 from pipeline.reasons import is_reason
-from pipeline.stages.fetch import FetchConfig, Fetched, fetch
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.download import Fetched, fetch
 from tests.pipeline.loopback_server import (
     CERTIFICATES,
     LoopbackServer,

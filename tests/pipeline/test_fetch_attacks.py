@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.stages.fetch import fetch
+from pipeline.stages.fetch.download import fetch
 from tests.pipeline.loopback_server import (
     LoopbackServer,
     Request,

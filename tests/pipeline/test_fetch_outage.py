@@ -18,8 +18,9 @@ from configs.load import to_mapping
 from pipeline.checked import Vouched
 from pipeline.engine import EngineConfig, Task, open_engine
 from pipeline.errors import NetworkError
-from pipeline.stages.check_image import ImageConfig
-from pipeline.stages.fetch import FetchConfig, fetch
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.download import fetch
 from pipeline.stages.fetch.outage import ENOUGH, LEAST_HOSTS
 from pipeline.steps import fetch as fetch_step
 from pipeline.steps.requests import MISSING

@@ -23,7 +23,8 @@ from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import LedgerConfig, totals
 from pipeline.reasons import is_reason
 from pipeline.schema import FETCHED
-from pipeline.stages.check_image import ImageConfig, Picture, check_image
+from pipeline.stages.check_image.check import check_image
+from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.decontaminate import DecontaminateConfig, normal_form
 from pipeline.stages.image_filters import FiltersConfig, ScoreFilter
 from pipeline.steps import decontaminate, image_dedup, image_filters

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from configs.load import ConfigError
 from pipeline.errors import QueryListError
-from pipeline.matching import can_match, fold_case, normal_form, word_spans, words
+from pipeline.matching.characters import fold_case, word_spans, words
+from pipeline.matching.matcher import can_match, normal_form
 from pipeline.queries import query_list_of
 from pipeline.stages.match import MatchConfig, Matcher, match
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from pipeline.pictures import Rejected, decode_upright
+from pipeline.pictures.decode import decode_upright
+from pipeline.pictures.rejected import Rejected
 
 Pixels = npt.NDArray[np.uint8]
 WHITE = [255, 255, 255]

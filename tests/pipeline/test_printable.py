@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands import main
-from pipeline.printable import PrintableConsole, printable, printable_json, say
+from pipeline.console import PrintableConsole
+from pipeline.printable import printable, printable_json, say
 from pipeline.progress import Progress
 from pipeline.report import write_report
 from tests.conftest import REPOSITORY

@@ -16,7 +16,7 @@ import yaml
 from configs.load import from_mapping, load
 from pipeline.engine import EngineConfig
 from pipeline.errors import InputError, QueryListError
-from pipeline.matching import MatchConfig
+from pipeline.matching.config import MatchConfig
 from pipeline.queries import query_list_of, read_queries
 from query_list.build import BuildConfig, build
 from query_list.commands import main

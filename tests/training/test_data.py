@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from pipeline.stages.check_image import ImageConfig, Picture, check_image
+from pipeline.stages.check_image.check import check_image
+from pipeline.stages.check_image.config import ImageConfig, Picture
 from tests.training.tiny_shards import make_shards
 from training.data import Batch, BatchDataset, DataConfig, batches
 from training.decode import AugmentConfig, crop_box, decode, draws, random_crop, sample_keys

@@ -11,12 +11,3 @@ facts.py     EXIF and the perceptual hash
 isolate.py   IsolatedChecker: decoding in a process that may die
 worker.py    that process
 """
-
-from __future__ import annotations
-
-from pipeline.pictures import Rejected
-from pipeline.stages.check_image.check import check_image
-from pipeline.stages.check_image.config import ImageConfig, Picture
-from pipeline.stages.check_image.isolate import IsolatedChecker
-
-__all__ = ["ImageConfig", "IsolatedChecker", "Picture", "Rejected", "check_image"]

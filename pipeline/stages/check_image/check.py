@@ -8,7 +8,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from pipeline.pictures import Decoded, Pixels, Rejected, decode, profile_to_srgb, quiet_pillow, upright
+from pipeline.pictures.colour import profile_to_srgb
+from pipeline.pictures.decode import Decoded, decode, quiet_pillow
+from pipeline.pictures.jpeg import Pixels
+from pipeline.pictures.orientation import upright
+from pipeline.pictures.rejected import Rejected
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.facts import exif_json, gray_32, perceptual_hash, thumbnail
 from pipeline.stages.check_image.geometry import crop_or_pad, plan_size, scale

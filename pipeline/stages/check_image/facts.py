@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-from pipeline.pictures import Pixels
+from pipeline.pictures.jpeg import Pixels
 from pipeline.stages.check_image.area import shrink
 from pipeline.thumbnail import CHROMA_SIDE, LUMA_SIDE, NUM_BYTES
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.pictures import Pixels
+from pipeline.pictures.jpeg import Pixels
 from pipeline.stages.check_image.area import shrink
 from pipeline.stages.check_image.config import ImageConfig
 

@@ -23,8 +23,9 @@ import msgspec
 
 from configs.load import to_mapping
 from pipeline.errors import EngineError
-from pipeline.pictures import Rejected, identify, read_jpeg_header
-from pipeline.stages.check_image.check import check_image
+from pipeline.pictures.identify import identify
+from pipeline.pictures.jpeg import read_jpeg_header
+from pipeline.pictures.rejected import Rejected
 from pipeline.stages.check_image.config import ImageConfig, Picture
 
 __all__ = ["IsolatedChecker"]
@@ -45,6 +46,9 @@ class IsolatedChecker:
     """
 
     def __init__(self, config: ImageConfig) -> None:
+        from pipeline.stages.check_image.check import check_image
+
+        self._check_here = check_image
         self._config = config
         self._child: subprocess.Popen[bytes] | None = None
         self.num_restarts = 0
@@ -77,7 +81,7 @@ class IsolatedChecker:
     def _check_one(self, body: bytes) -> Picture | Rejected:
         isolate = self._config.isolate
         if isolate == "none" or (isolate == "unsafe" and _is_safe(body)):
-            return check_image(body, self._config)
+            return self._check_here(body, self._config)
         if self._child is None:
             self._start()
         try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import BinaryIO, cast
 
-import fsspec
-
 from pipeline.errors import InputError
 from pipeline.remote import is_web, open_download
 
@@ -23,6 +21,8 @@ def open_binary(path: str) -> BinaryIO:
         if is_web(path):
             return open_download(path)
         if "://" in path or "::" in path:
+            import fsspec
+
             return cast(BinaryIO, fsspec.open(path, "rb").open())
         return open(path, "rb")
     except FileNotFoundError as error:

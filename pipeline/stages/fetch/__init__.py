@@ -21,22 +21,3 @@ block.py     the user's block list
 retry.py     which failures time can heal
 img2dataset.py  the other engine: img2dataset makes the requests
 """
-
-from __future__ import annotations
-
-from pipeline.stages.fetch.block import BlockList
-from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.download import Fetched, fetch
-from pipeline.stages.fetch.img2dataset import LIMITS, fetch_with_img2dataset, find_img2dataset
-from pipeline.stages.fetch.transfer import check_authorities
-
-__all__ = [
-    "LIMITS",
-    "BlockList",
-    "FetchConfig",
-    "Fetched",
-    "check_authorities",
-    "fetch",
-    "fetch_with_img2dataset",
-    "find_img2dataset",
-]

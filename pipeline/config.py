@@ -1,0 +1,78 @@
+"""The config of a run: every stage's and every step's, and what they share.
+
+What it imports says what may be asked for and computes nothing, so that `--help` and a mistake in a config are told
+before a heavy library is loaded: the options of X stand in `X_config.py`, or in `config.py` of X's package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from configs.load import ConfigError
+from pipeline.engine import EngineConfig
+from pipeline.ledger_config import LedgerConfig
+from pipeline.matching.config import MatchConfig
+from pipeline.stages.balance_config import BalanceConfig
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.clean_config import CleanConfig
+from pipeline.stages.decontaminate_config import DecontaminateConfig
+from pipeline.stages.extract.config import ExtractConfig
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.image_filters_config import FiltersConfig
+from pipeline.stages.language_config import LanguageConfig
+from pipeline.steps.dedup_config import DedupConfig
+from pipeline.steps.image_dedup_config import ImageDedupConfig
+from pipeline.steps.shards_config import ShardsConfig
+from pipeline.steps.texts_config import TextsConfig
+
+__all__ = ["WitConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WitConfig:
+    """Everything that a data set depends on."""
+
+    sources: tuple[str, ...]
+    """Crawl archives or tables: paths, globs, http(s) or fsspec URLs, or lists of them (*.paths.gz, as Common Crawl
+    publishes with each crawl)."""
+    max_sources: int | None = None
+    """At most so many files of each of `sources`, drawn by keyed hash: a larger number, or another source, adds files
+    and keeps the others. null takes all."""
+    max_bad_sources: float = 0.01
+    """The share of the sources that may be unreadable: each is counted with its name, and `run --retry-failed` asks
+    for it again. More stop the run, and so do the first three, if no source could be read before them."""
+    source_format: Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"] = "auto"
+    """What the sources are; auto goes by file name. img2dataset: the Parquet files of a directory that img2dataset
+    wrote as webdataset; the pictures in its tars are used, see extract.missing_pictures."""
+    queries: str
+    """The query list: a Parquet file made by `python -m query_list build`, or your own .txt, .csv or .parquet."""
+    output: str
+    """The directory of the data set."""
+    seed: int = 0
+    """Key of every random draw."""
+    sample_web: str | None = None
+    """Directory of the built-in sample web, to be served on this machine while fetching; null for the real web."""
+    extract: ExtractConfig = field(default_factory=ExtractConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    texts: TextsConfig = field(default_factory=TextsConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    fetch: FetchConfig
+    image: ImageConfig = field(default_factory=ImageConfig)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
+    image_dedup: ImageDedupConfig = field(default_factory=ImageDedupConfig)
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("sources: name at least one crawl archive or table")
+        if self.max_sources is not None and self.max_sources < 1:
+            raise ConfigError("max_sources: must be at least 1, or null for all")
+        if not 0 <= self.max_bad_sources <= 1:
+            raise ConfigError("max_bad_sources: must lie between 0 and 1")

@@ -1,0 +1,21 @@
+"""The options of step shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs.load import ConfigError
+
+__all__ = ["ShardsConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig:
+    """Layout of the published shards."""
+
+    samples_per_shard: int = 10_000
+    """Samples in a tar, at most; shards are made equal in size. Staging shards are of this size too."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_shard < 1:
+            raise ConfigError(f"samples_per_shard must be at least 1, not {self.samples_per_shard}")

@@ -1,0 +1,36 @@
+"""The options of `subset`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.load import ConfigError
+
+__all__ = ["SubsetConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetConfig:
+    """Which samples, and how they are laid out. At least one of the first three must be given."""
+
+    where: str | None = None
+    """SQL condition over the columns of `samples` (see `pipeline sql`), joined ones included."""
+    uids: str | None = None
+    """A file of uids: text with 32 hex digits a line, or Parquet with a column uid (16 bytes or hex)."""
+    limit_per_query: int | None = None
+    """The most samples that a query may choose; it keeps those of smallest keyed hash, as balancing does."""
+    allow_files: bool = False
+    """Let the condition read files that are not the data set's; `--allow-files` on the command line."""
+    samples_per_shard: int | None = None
+    """Samples in a tar, at most; default: as in the source's config."""
+    engine: Literal["inline", "ray"] = "inline"
+    """Where the copying runs: in this process, or on Ray as a run does."""
+
+    def __post_init__(self) -> None:
+        if self.where is None and self.uids is None and self.limit_per_query is None:
+            raise ConfigError("say which samples: --where, --uids or --limit-per-query")
+        for name in ("limit_per_query", "samples_per_shard"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
