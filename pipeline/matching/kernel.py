@@ -17,13 +17,12 @@ wraps, as in C. Words are little-endian.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiled.declare import inlined, kernel, part
 from pipeline.matching.characters import BOUNDARY, IGNORED, KIND, MARK, SINGLE, UNSETTLED
 from pipeline.matching.vectors import classify, fill16, load8, lowest_bit, prefetch, rank16, separate
 
@@ -40,10 +39,6 @@ __all__ = [
     "run",
 ]
 
-CALLED = "2d5094174061a537"
-"""State of the files whose functions are compiled into this one's, which numba does not look at; a test renews it."""
-
-F = TypeVar("F", bound=Callable[..., Any])
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -96,20 +91,7 @@ _ZERO, _ONE, _EIGHT, _ALL = np.uint64(0), np.uint64(1), np.uint64(8), np.uint64(
 _LETTER_BITS = np.uint64(0x4040404040404040)
 
 
-def _inline(function: F) -> F:
-    return cast(F, numba.njit(forceinline=True)(function))
-
-
-def _called(function: F) -> F:
-    """For what runs seldom: compiled once, not into every caller."""
-    return cast(F, numba.njit(function))
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return cast(Callable[..., Any], numba.njit(nogil=True, cache=True)(function))
-
-
-@_inline
+@inlined
 def _mix(x: np.uint64) -> np.uint64:
     """A bijection of 64 bits that leaves zero where it is."""
     x = np.uint64((x ^ (x >> _S32)) * _C)
@@ -117,20 +99,20 @@ def _mix(x: np.uint64) -> np.uint64:
     return np.uint64(x ^ (x >> _S32))
 
 
-@_inline
+@inlined
 def _sealed(state: np.uint64, hash_mask: np.uint64) -> np.uint64:
     """Zero marks an empty slot, so no state may be zero. (A short token's never is: see _add_token.)"""
     state = np.uint64(state & hash_mask)
     return state if state != _ZERO else _ONE
 
 
-@_inline
+@inlined
 def _home(state: np.uint64, lines: np.uint64) -> Any:
     """The first word of the cache line where the search for `state` begins."""
     return np.int64(((state >> _S32) * lines) >> _S32) * _LINE_WORDS
 
 
-@_inline
+@inlined
 def _find_slot(slots: Words, state: np.uint64) -> Any:
     """The first word of the slot of `state`, or of the free one where it would be."""
     at = _home(state, np.uint64(len(slots) // _LINE_WORDS))
@@ -143,18 +125,18 @@ def _find_slot(slots: Words, state: np.uint64) -> Any:
     return at
 
 
-@_inline
+@inlined
 def _next_state(state: np.uint64, token: np.uint64, hash_mask: np.uint64) -> np.uint64:
-    return _sealed(_mix(np.uint64(state * _A) ^ token), hash_mask)
+    return np.uint64(_sealed(_mix(np.uint64(state * _A) ^ token), hash_mask))
 
 
-@_inline
+@inlined
 def _fold8(word: np.uint64, fold_bits: np.uint64) -> np.uint64:
     """Lower-case eight ASCII letters and digits (fold_bits = _LETTER_BITS), or nothing (zero)."""
     return np.uint64(word | ((word & fold_bits) >> _S1))
 
 
-@_inline
+@inlined
 def _add_token(
     source: Bytes, at: Any, length: Any, flags: Any, start: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
     count: Any, hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
@@ -185,7 +167,7 @@ def _add_token(
     return count + 1
 
 
-@_inline
+@inlined
 def _decode(data: Bytes, i: Any) -> tuple[Any, Any]:
     """The code point at byte `i` of valid UTF-8, and the index after it."""
     c = np.int64(data[i])
@@ -203,7 +185,7 @@ def _decode(data: Bytes, i: Any) -> tuple[Any, Any]:
     ), i + 4
 
 
-@_called
+@part
 def _spell(data: Bytes, i: Any, end: Any, classes: Bytes, folds: Ints, fold: bool, scratch: Bytes) -> Any:
     """Write data[i:end] to `scratch` without ignored characters, folded or not; returns the number of bytes."""
     n = 0
@@ -234,7 +216,7 @@ def _spell(data: Bytes, i: Any, end: Any, classes: Bytes, folds: Ints, fold: boo
     return n
 
 
-@_inline
+@inlined
 def _cut_ascii(
     data: Bytes, begin: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
     hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
@@ -265,7 +247,7 @@ def _cut_ascii(
     return count
 
 
-@_called
+@part
 def _cut_words(
     data: Bytes, begin: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
     classes: Bytes, folds: Ints, check_settled: bool, scratch: Bytes,
@@ -314,7 +296,7 @@ def _cut_words(
         i = after
 
 
-@_inline
+@inlined
 def _cut_spaces(
     data: Bytes, begin: Any, end: Any, wrap: bool, hash_mask: np.uint64,
     hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
@@ -348,7 +330,7 @@ def _cut_spaces(
     return count
 
 
-@_inline
+@inlined
 def _equal(source: Bytes, at: Any, length: Any, fold_bits: np.uint64, letters: Words, p: Any) -> bool:
     """Whether source[at:at+length], folded, is bytes p..p+length of `letters`."""
     n = length
@@ -362,7 +344,7 @@ def _equal(source: Bytes, at: Any, length: Any, fold_bits: np.uint64, letters: W
     return bool((_fold8(load8(source, at), fold_bits) ^ load8(letters, p)) & rest == _ZERO)
 
 
-@_called
+@part
 def _same_letters(
     data: Bytes, first: Any, last: Any, starts: Longs, ends: Longs, marks: Bytes, fold_bits: np.uint64,
     classes: Bytes, folds: Ints, scratch: Bytes, records: Words, place: Any,
@@ -391,7 +373,7 @@ def _same_letters(
     return bool(p == stop)
 
 
-@_inline
+@inlined
 def _is_inline(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, slots: Words, at: Any) -> bool:
     """Whether data[start:start+length] is, byte by byte, the query whose letters the slot itself holds.
 
@@ -409,7 +391,7 @@ def _is_inline(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, slots
     return bool(first | rest == _ZERO)
 
 
-@_inline
+@inlined
 def _is_spelt(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, records: Words, place: Any) -> bool:
     """Whether data[start:start+length] is, byte by byte, the letters of a record; "no" is not final, see above."""
     length_word = records[place + 1]
@@ -417,10 +399,10 @@ def _is_spelt(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, record
         return False
     if length_word >> _S32 != _ZERO:
         fold_bits = _ZERO
-    return _equal(data, start, length, fold_bits, records, 8 * (place + HEADER_WORDS))
+    return bool(_equal(data, start, length, fold_bits, records, 8 * (place + HEADER_WORDS)))
 
 
-@_inline
+@inlined
 def _sort_unique(out: Ints, begin: Any, end: Any, room: Ints) -> Any:
     """Sort out[begin:end] and drop repetitions; returns the new end. Overwrites 16 entries behind `end`."""
     size = end - begin
@@ -450,7 +432,7 @@ def _sort_unique(out: Ints, begin: Any, end: Any, room: Ints) -> Any:
     return kept
 
 
-@_called
+@part
 def _shell_sort(out: Ints, begin: Any, end: Any) -> None:
     gap = 1
     while 9 * gap < end - begin:
@@ -466,7 +448,7 @@ def _shell_sort(out: Ints, begin: Any, end: Any) -> None:
         gap //= 3
 
 
-@_compiled
+@kernel
 def fill(
     rule: int, data: Bytes, offsets: Longs, classes: Bytes, folds: Ints, fold_bits: np.uint64, hash_mask: np.uint64,
     record_places: Longs, records: Words, slots: Words, bloom: Words,
@@ -526,7 +508,7 @@ def fill(
     return used
 
 
-@_compiled
+@kernel
 def run(
     rule: int, data: Bytes, offsets: Longs, classes: Bytes, folds: Ints, fold_bits: np.uint64, hash_mask: np.uint64,
     check_settled: bool, slots: Words, bloom: Words, records: Words,
