@@ -1,6 +1,6 @@
-"""The compiled loops of the matcher: cut texts into tokens, hash them, walk the trie, check the hits.
+"""The compiled loops of the matcher: cut texts into tokens, walk the trie, check the hits.
 
-    64 bytes --classify--> bit masks --> token edges --8 bytes at a time--> hashes --trie--> query ids
+    text --tokens.py--> hashes --trie--> hits --letters compared--> query ids, sorted
 
 The trie is one open-addressing table. A state is the 64-bit hash of a token sequence; its slot says what ends
 there and whether longer queries begin with it (SLOT_WORDS). A Bloom filter small enough for the processor's
@@ -17,15 +17,31 @@ wraps, as in C. Words are little-endian.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.matching.characters import BOUNDARY, IGNORED, KIND, MARK, SINGLE, UNSETTLED
-from pipeline.matching.vectors import classify, fill16, load8, lowest_bit, prefetch, rank16, separate
+from pipeline.compiled.declare import inlined, kernel, part
+from pipeline.matching.tokens import (
+    FOREIGN,
+    RULE_METACLIP,
+    RULE_SPACES,
+    RULE_WORDS,
+    SHORT,
+    Bytes,
+    Ints,
+    Longs,
+    Rule,
+    Tokens,
+    Words,
+    cut_ascii,
+    cut_spaces,
+    cut_words,
+    fold8,
+    join_hashes,
+    spell,
+)
+from pipeline.matching.vectors import fill16, load8, prefetch, rank16, separate
 
 __all__ = [
     "BLOOM_WORDS",
@@ -36,28 +52,22 @@ __all__ = [
     "RULE_SPACES",
     "RULE_WORDS",
     "SLOT_WORDS",
+    "Found",
+    "Rule",
+    "Texts",
+    "Tokens",
+    "Trie",
+    "Walk",
     "fill",
     "run",
 ]
-
-CALLED = "2d5094174061a537"
-"""State of the files whose functions are compiled into this one's, which numba does not look at; a test renews it."""
-
-F = TypeVar("F", bound=Callable[..., Any])
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
-
-RULE_WORDS, RULE_METACLIP, RULE_SPACES = 0, 1, 2
-"""How to cut: by words; by the published rule; by single spaces only (queries under the published rule)."""
 
 _BLOOM_BITS = 16
 BLOOM_WORDS = 1 << _BLOOM_BITS
 """64-bit words of the Bloom filter: 512 KiB, half of a usual second-level cache."""
 
 MAX_RANKED = 64
-"""Texts with more matches than this are sorted the usual way. `room` int32[2 * MAX_RANKED] serves the others."""
+"""Texts with more matches than this are sorted the usual way."""
 _FREE = np.int32(0x7FFFFFFF)  # above every query
 
 HEADER_WORDS = 2
@@ -82,55 +92,55 @@ _INLINE, _INLINE_MASK = np.uint64(59), np.uint64(15)
 _MORE = np.uint64(63)
 _KEPT = np.uint64(1 << 63 | 0xFFFFFFFF)  # what a new first record leaves of a slot's second word
 
-# Flags of a token.
-_SHORT, _CAPITAL, _FOREIGN = 1, 2, 4  # hash is a bijection; has a capital; has letters beyond ASCII
-
-# Odd multipliers of splitmix64 and MurmurHash3; any odd constants with well-mixed bits would do.
-_A = np.uint64(0x9E3779B97F4A7C15)
-_B = np.uint64(0xD6E8FEB86659FD93)
-_C = np.uint64(0xBF58476D1CE4E5B9)
-_S1, _S3, _S29, _S32, _S56 = (np.uint64(s) for s in (1, 3, 29, 32, 56))
+_S3, _S32 = np.uint64(3), np.uint64(32)
 _BLOOM_SHIFT, _BIT_SHIFT = np.uint64(64 - _BLOOM_BITS), np.uint64(58 - _BLOOM_BITS)
 _BITS6 = np.uint64(63)
 _ZERO, _ONE, _EIGHT, _ALL = np.uint64(0), np.uint64(1), np.uint64(8), np.uint64(0xFFFFFFFFFFFFFFFF)
-_LETTER_BITS = np.uint64(0x4040404040404040)
 
 
-def _inline(function: F) -> F:
-    return cast(F, numba.njit(forceinline=True)(function))
+class Texts(NamedTuple):
+    """UTF-8 end to end; text i is data[offsets[i]:offsets[i + 1]], and 64 bytes follow the last."""
+
+    data: Bytes
+    offsets: Longs
 
 
-def _called(function: F) -> F:
-    """For what runs seldom: compiled once, not into every caller."""
-    return cast(F, numba.njit(function))
+class Trie(NamedTuple):
+    """The query list: slots uint64[SLOT_WORDS * capacity] with an even capacity, bloom uint64[BLOOM_WORDS], records
+    uint64[..]."""
+
+    slots: Words
+    bloom: Words
+    records: Words
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return cast(Callable[..., Any], numba.njit(nogil=True, cache=True)(function))
+class Walk(NamedTuple):
+    """Room for the ways of one text through the trie, one for each of its tokens at most."""
+
+    states: Words
+    paths: Longs
+    hits: Longs
+    hit_paths: Longs
+    ranks: Ints
+    """int32[2 * MAX_RANKED]."""
 
 
-@_inline
-def _mix(x: np.uint64) -> np.uint64:
-    """A bijection of 64 bits that leaves zero where it is."""
-    x = np.uint64((x ^ (x >> _S32)) * _C)
-    x = np.uint64((x ^ (x >> _S29)) * _B)
-    return np.uint64(x ^ (x >> _S32))
+class Found(NamedTuple):
+    """The queries of text i are queries[offsets[i]:offsets[i + 1]], ascending, each once."""
+
+    offsets: Longs
+    queries: Ints
+    unsettled: Bytes
+    """1 for texts that must be brought to normal form first; they get no queries."""
 
 
-@_inline
-def _sealed(state: np.uint64, hash_mask: np.uint64) -> np.uint64:
-    """Zero marks an empty slot, so no state may be zero. (A short token's never is: see _add_token.)"""
-    state = np.uint64(state & hash_mask)
-    return state if state != _ZERO else _ONE
-
-
-@_inline
+@inlined
 def _home(state: np.uint64, lines: np.uint64) -> Any:
     """The first word of the cache line where the search for `state` begins."""
     return np.int64(((state >> _S32) * lines) >> _S32) * _LINE_WORDS
 
 
-@_inline
+@inlined
 def _find_slot(slots: Words, state: np.uint64) -> Any:
     """The first word of the slot of `state`, or of the free one where it would be."""
     at = _home(state, np.uint64(len(slots) // _LINE_WORDS))
@@ -143,235 +153,26 @@ def _find_slot(slots: Words, state: np.uint64) -> Any:
     return at
 
 
-@_inline
-def _next_state(state: np.uint64, token: np.uint64, hash_mask: np.uint64) -> np.uint64:
-    return _sealed(_mix(np.uint64(state * _A) ^ token), hash_mask)
-
-
-@_inline
-def _fold8(word: np.uint64, fold_bits: np.uint64) -> np.uint64:
-    """Lower-case eight ASCII letters and digits (fold_bits = _LETTER_BITS), or nothing (zero)."""
-    return np.uint64(word | ((word & fold_bits) >> _S1))
-
-
-@_inline
-def _add_token(
-    source: Bytes, at: Any, length: Any, flags: Any, start: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
-    count: Any, hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
-) -> Any:  # fmt: skip
-    """Append the token whose bytes are source[at:at+length] and that spans start..end of the text."""
-    n = np.uint64(length)
-    capitals = _ZERO
-    if length < 8:
-        # Seven bytes and the length, never zero: a bijection, as _mix is one.
-        word = load8(source, at) & np.uint64((_ONE << (n << _S3)) - _ONE)
-        capitals = word & _LETTER_BITS & ~(word << _S1)
-        h = _mix(_fold8(word, fold_bits) | ((n + _ONE) << _S56))
-        flags |= _SHORT
-    else:
-        h = np.uint64(n * _B)
-        for i in range(at, at + length - 8, 8):
-            word = load8(source, i)
-            capitals |= word & _LETTER_BITS & ~(word << _S1)
-            h = np.uint64(_mix(h ^ _fold8(word, fold_bits)) * _A)
-        word = load8(source, at + length - 8)
-        capitals |= word & _LETTER_BITS & ~(word << _S1)
-        h = _mix(h ^ _fold8(word, fold_bits))
-    h = _sealed(h, hash_mask)
-    hashes[count] = h
-    starts[count] = start
-    ends[count] = end
-    marks[count] = flags | (_CAPITAL if capitals != _ZERO else 0)
-    return count + 1
-
-
-@_inline
-def _decode(data: Bytes, i: Any) -> tuple[Any, Any]:
-    """The code point at byte `i` of valid UTF-8, and the index after it."""
-    c = np.int64(data[i])
-    if c < 0x80:
-        return c, i + 1
-    if c < 0xE0:
-        return ((c & 0x1F) << 6) | (np.int64(data[i + 1]) & 0x3F), i + 2
-    if c < 0xF0:
-        return ((c & 0x0F) << 12) | ((np.int64(data[i + 1]) & 0x3F) << 6) | (np.int64(data[i + 2]) & 0x3F), i + 3
-    return (
-        ((c & 0x07) << 18)
-        | ((np.int64(data[i + 1]) & 0x3F) << 12)
-        | ((np.int64(data[i + 2]) & 0x3F) << 6)
-        | (np.int64(data[i + 3]) & 0x3F)
-    ), i + 4
-
-
-@_called
-def _spell(data: Bytes, i: Any, end: Any, classes: Bytes, folds: Ints, fold: bool, scratch: Bytes) -> Any:
-    """Write data[i:end] to `scratch` without ignored characters, folded or not; returns the number of bytes."""
-    n = 0
-    while i < end:
-        point, i = _decode(data, i)
-        if classes[point] & KIND == IGNORED:
-            continue
-        if fold:
-            point = np.int64(folds[point])
-        if point < 0x80:
-            scratch[n] = point
-            n += 1
-            continue
-        if point < 0x800:
-            scratch[n] = 0xC0 | (point >> 6)
-        else:
-            if point < 0x10000:
-                scratch[n] = 0xE0 | (point >> 12)
-            else:
-                scratch[n] = 0xF0 | (point >> 18)
-                n += 1
-                scratch[n] = 0x80 | ((point >> 12) & 0x3F)
-            n += 1
-            scratch[n] = 0x80 | ((point >> 6) & 0x3F)
-        n += 1
-        scratch[n] = 0x80 | (point & 0x3F)
-        n += 1
-    return n
-
-
-@_inline
-def _cut_ascii(
-    data: Bytes, begin: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
-    hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
-) -> Any:  # fmt: skip
-    """Fill hashes, starts, ends and marks with the words of data[begin:end]; -1 if not all of it is ASCII."""
-    count = 0
-    inside = False
-    start = begin
-    for base in range(begin, end + 1, 64):
-        word, beyond = classify(data, base)
-        if end - base < 64:
-            kept = np.uint64((_ONE << np.uint64(end - base)) - _ONE)
-            word &= kept
-            beyond &= kept
-        if beyond != _ZERO:
-            return -1
-        edges = word ^ np.uint64((word << _S1) | (_ONE if inside else _ZERO))
-        while edges != _ZERO:
-            at = base + lowest_bit(edges)
-            edges &= np.uint64(edges - _ONE)
-            if inside:
-                count = _add_token(
-                    data, start, at - start, 0, start, at, fold_bits, hash_mask,
-                    count, hashes, starts, ends, marks,
-                )  # fmt: skip
-            inside = not inside
-            start = at
-    return count
-
-
-@_called
-def _cut_words(
-    data: Bytes, begin: Any, end: Any, fold_bits: np.uint64, hash_mask: np.uint64,
-    classes: Bytes, folds: Ints, check_settled: bool, scratch: Bytes,
-    hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
-) -> Any:  # fmt: skip
-    """The same for any text, character by character; -1 if it may not be in NFC."""
-    count = 0
-    i = begin
-    start = begin
-    inside = single = foreign = False
-    while True:
-        kind = np.uint8(BOUNDARY)
-        after = i + 1
-        if i < end:
-            point, after = _decode(data, i)
-            kind = classes[point]
-            if check_settled and kind & UNSETTLED:
-                return -1
-            kind &= np.uint8(KIND)
-            if kind == IGNORED:
-                foreign = True
-                i = after
-                continue
-        if inside and (kind in (BOUNDARY, SINGLE) or (single and kind != MARK)):
-            inside = False
-            if foreign:
-                n = _spell(data, start, i, classes, folds, True, scratch)
-                count = _add_token(
-                    scratch, 0, n, _FOREIGN | _CAPITAL, start, i, _ZERO, hash_mask,
-                    count, hashes, starts, ends, marks,
-                )  # fmt: skip
-            else:
-                count = _add_token(
-                    data, start, i - start, 0, start, i, fold_bits, hash_mask,
-                    count, hashes, starts, ends, marks,
-                )  # fmt: skip
-        if i >= end:
-            return count
-        if kind != BOUNDARY:
-            if not inside:
-                inside = True
-                single = kind == SINGLE
-                foreign = False
-                start = i
-            foreign |= after > i + 1
-        i = after
-
-
-@_inline
-def _cut_spaces(
-    data: Bytes, begin: Any, end: Any, wrap: bool, hash_mask: np.uint64,
-    hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
-) -> Any:  # fmt: skip
-    """The same for the tokens between single spaces, empty ones included; wrapped marks are tokens if `wrap`."""
-    count = 0
-    start = begin
-    for base in range(begin, end + 1, 64):
-        spaces, wrapped = separate(data, base)
-        if end - base < 64:
-            close = np.uint64(_ONE << np.uint64(end - base))  # the text's end separates as a space does
-            spaces = (spaces & np.uint64(close - _ONE)) | close
-            wrapped &= np.uint64(close - _ONE)
-        if not wrap:
-            wrapped = _ZERO
-        edges = spaces | wrapped
-        while edges != _ZERO:
-            bit = lowest_bit(edges)
-            at = base + bit
-            edges &= np.uint64(edges - _ONE)
-            count = _add_token(
-                data, start, at - start, 0, start, at, _ZERO, hash_mask,
-                count, hashes, starts, ends, marks,
-            )  # fmt: skip
-            start = at + 1
-            if (wrapped >> np.uint64(bit)) & _ONE != _ZERO:  # " mark ": another token begins behind its second space
-                count = _add_token(
-                    data, at, 1, 0, at, at + 1, _ZERO, hash_mask,
-                    count, hashes, starts, ends, marks,
-                )  # fmt: skip
-    return count
-
-
-@_inline
+@inlined
 def _equal(source: Bytes, at: Any, length: Any, fold_bits: np.uint64, letters: Words, p: Any) -> bool:
     """Whether source[at:at+length], folded, is bytes p..p+length of `letters`."""
     n = length
     while n >= 8:
-        if _fold8(load8(source, at), fold_bits) != load8(letters, p):
+        if fold8(load8(source, at), fold_bits) != load8(letters, p):
             return False
         at += 8
         p += 8
         n -= 8
     rest = np.uint64((_ONE << np.uint64(8 * n)) - _ONE)
-    return bool((_fold8(load8(source, at), fold_bits) ^ load8(letters, p)) & rest == _ZERO)
+    return bool((fold8(load8(source, at), fold_bits) ^ load8(letters, p)) & rest == _ZERO)
 
 
-@_called
-def _same_letters(
-    data: Bytes, first: Any, last: Any, starts: Longs, ends: Longs, marks: Bytes, fold_bits: np.uint64,
-    classes: Bytes, folds: Ints, scratch: Bytes, records: Words, place: Any,
-) -> bool:  # fmt: skip
+@part
+def _same_letters(data: Bytes, first: Any, last: Any, rule: Rule, tokens: Tokens, records: Words, place: Any) -> bool:
     """Whether tokens first..last of the text, joined by single spaces, are the letters of a record."""
     length_word = records[place + 1]
     as_written = length_word >> _S32 != _ZERO
-    if as_written:
-        fold_bits = _ZERO
+    fold_bits = _ZERO if as_written else rule.fold_bits
     p = 8 * (place + HEADER_WORDS)
     stop = p + np.int64(length_word & _LOW32)
     for k in range(first, last + 1):
@@ -379,19 +180,20 @@ def _same_letters(
             if p >= stop or load8(records, p) & np.uint64(0xFF) != np.uint64(32):
                 return False
             p += 1
-        if marks[k] & _FOREIGN:
-            n = _spell(data, starts[k], ends[k], classes, folds, not as_written, scratch)
-            if p + n > stop or not _equal(scratch, 0, n, _ZERO, records, p):
+        start = tokens.starts[k]
+        if tokens.marks[k] & FOREIGN:
+            n = spell(data, start, tokens.ends[k], rule, not as_written, tokens.letters)
+            if p + n > stop or not _equal(tokens.letters, 0, n, _ZERO, records, p):
                 return False
         else:
-            n = ends[k] - starts[k]
-            if p + n > stop or not _equal(data, starts[k], n, fold_bits, records, p):
+            n = tokens.ends[k] - start
+            if p + n > stop or not _equal(data, start, n, fold_bits, records, p):
                 return False
         p += n
     return bool(p == stop)
 
 
-@_inline
+@inlined
 def _is_inline(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, slots: Words, at: Any) -> bool:
     """Whether data[start:start+length] is, byte by byte, the query whose letters the slot itself holds.
 
@@ -404,12 +206,12 @@ def _is_inline(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, slots
         fold_bits = _ZERO
     n = np.uint64(length)
     low = min(n, _EIGHT)
-    first = (_fold8(load8(data, start), fold_bits) ^ slots[at + 2]) & (_ALL >> ((_EIGHT - low) << _S3))
-    rest = (_fold8(load8(data, start + 8), fold_bits) ^ slots[at + 3]) & np.uint64((_ONE << ((n - low) << _S3)) - _ONE)
+    first = (fold8(load8(data, start), fold_bits) ^ slots[at + 2]) & (_ALL >> ((_EIGHT - low) << _S3))
+    rest = (fold8(load8(data, start + 8), fold_bits) ^ slots[at + 3]) & np.uint64((_ONE << ((n - low) << _S3)) - _ONE)
     return bool(first | rest == _ZERO)
 
 
-@_inline
+@inlined
 def _is_spelt(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, records: Words, place: Any) -> bool:
     """Whether data[start:start+length] is, byte by byte, the letters of a record; "no" is not final, see above."""
     length_word = records[place + 1]
@@ -417,11 +219,11 @@ def _is_spelt(data: Bytes, start: Any, length: Any, fold_bits: np.uint64, record
         return False
     if length_word >> _S32 != _ZERO:
         fold_bits = _ZERO
-    return _equal(data, start, length, fold_bits, records, 8 * (place + HEADER_WORDS))
+    return bool(_equal(data, start, length, fold_bits, records, 8 * (place + HEADER_WORDS)))
 
 
-@_inline
-def _sort_unique(out: Ints, begin: Any, end: Any, room: Ints) -> Any:
+@inlined
+def _sort_unique(out: Ints, begin: Any, end: Any, ranks: Ints) -> Any:
     """Sort out[begin:end] and drop repetitions; returns the new end. Overwrites 16 entries behind `end`."""
     size = end - begin
     if size > MAX_RANKED:
@@ -438,19 +240,19 @@ def _sort_unique(out: Ints, begin: Any, end: Any, room: Ints) -> Any:
     # place, and leave those behind it free.
     fill16(out, 4 * end, _FREE)
     for base in range(0, size, 16):
-        fill16(room, 4 * base, _FREE)
-        rank16(out, 4 * (begin + base), 4 * begin, size, room, 4 * (MAX_RANKED + base))
+        fill16(ranks, 4 * base, _FREE)
+        rank16(out, 4 * (begin + base), 4 * begin, size, ranks, 4 * (MAX_RANKED + base))
     for i in range(size):
-        room[room[MAX_RANKED + i]] = out[begin + i]
+        ranks[ranks[MAX_RANKED + i]] = out[begin + i]
     kept = begin
     for i in range(size):
-        value = room[i]
+        value = ranks[i]
         out[kept] = value
         kept += value != _FREE
     return kept
 
 
-@_called
+@part
 def _shell_sort(out: Ints, begin: Any, end: Any) -> None:
     gap = 1
     while 9 * gap < end - begin:
@@ -466,37 +268,31 @@ def _shell_sort(out: Ints, begin: Any, end: Any) -> None:
         gap //= 3
 
 
-@_compiled
-def fill(
-    rule: int, data: Bytes, offsets: Longs, classes: Bytes, folds: Ints, fold_bits: np.uint64, hash_mask: np.uint64,
-    record_places: Longs, records: Words, slots: Words, bloom: Words,
-    scratch: Bytes, hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
-) -> int:  # fmt: skip
-    """Enter every query of data/offsets that has a record; returns the number of states.
+@kernel
+def fill(texts: Texts, rule: Rule, places: Longs, tokens: Tokens, trie: Trie) -> int:
+    """Enter every query that has a record into `trie`, whose slots are zeros; returns the number of states.
 
-    `slots` uint64[SLOT_WORDS * capacity], zeros, with an even capacity; `record_places` int64[Q], -1 for
-    queries that are left out.
+    `places` int64[Q] are those of their records, -1 for queries that are left out.
     """
+    slots, bloom, records = trie
+    hash_mask = rule.hash_mask
     used = 0
     # Later records go to the front of their chain, so that those as written are behind all others.
     for as_written in (1, 0):
-        for q in range(len(offsets) - 1):
-            place = record_places[q]
+        for q in range(len(texts.offsets) - 1):
+            place = places[q]
             if place < 0 or np.int64(records[place + 1] >> _S32) != as_written:
                 continue
-            begin, end = offsets[q], offsets[q + 1]
-            if rule == RULE_WORDS:
-                count = _cut_words(
-                    data, begin, end, fold_bits, hash_mask, classes, folds, False, scratch,
-                    hashes, starts, ends, marks,
-                )  # fmt: skip
+            begin, end = texts.offsets[q], texts.offsets[q + 1]
+            if rule.cut == RULE_WORDS:
+                count = cut_words(texts.data, begin, end, rule, tokens)
             else:
-                count = _cut_spaces(data, begin, end, False, hash_mask, hashes, starts, ends, marks)
-            state = hashes[0]
+                count = cut_spaces(texts.data, begin, end, False, rule, tokens)
+            state = tokens.hashes[0]
             at = 0
             for k in range(count):
                 if k > 0:
-                    state = _next_state(state, hashes[k], hash_mask)
+                    state = join_hashes(state, tokens.hashes[k], hash_mask)
                     bloom[np.int64(state >> _BLOOM_SHIFT)] |= _ONE << ((state >> _BIT_SHIFT) & _BITS6)
                 at = _find_slot(slots, state)
                 used += slots[at] == _ZERO
@@ -505,7 +301,7 @@ def fill(
                     slots[at + 1] |= _ONE << _MORE
             entry = slots[at + 1]
             # Under a weakened hash nothing is a bijection.
-            bijective = count == 1 and marks[0] & _SHORT and hash_mask == _ALL
+            bijective = count == 1 and tokens.marks[0] & SHORT and hash_mask == _ALL
             if bijective and not as_written and entry & _LOW32 == _ZERO:
                 slots[at + 1] = entry | np.uint64(q + 1)
                 continue
@@ -526,39 +322,36 @@ def fill(
     return used
 
 
-@_compiled
+@kernel
 def run(
-    rule: int, data: Bytes, offsets: Longs, classes: Bytes, folds: Ints, fold_bits: np.uint64, hash_mask: np.uint64,
-    check_settled: bool, slots: Words, bloom: Words, records: Words,
-    scratch: Bytes, hashes: Words, starts: Longs, ends: Longs, marks: Bytes,
-    room: Ints, states: Words, paths: Longs, hits: Longs, hit_paths: Longs,
-    first_text: int, stop_text: int, out_offsets: Longs, out: Ints, unsettled: Bytes,
-) -> int:  # fmt: skip
-    """Match texts first_text..stop_text-1; returns where it stopped, before `stop_text` if `out` is full.
-
-    `out` int32[..] receives each text's queries, ascending, each once; `out_offsets` int64[N + 1].
-    `unsettled` uint8[N] becomes 1 for texts that must be brought to NFC first; they get no queries.
-    """
+    texts: Texts, rule: Rule, trie: Trie, tokens: Tokens, walk: Walk, first_text: int, stop_text: int, found: Found
+) -> int:
+    """Match texts first_text..stop_text-1; returns where it stopped, before `stop_text` if there is no more room in
+    `found`."""
+    # By their own names, which the inner loops are full of.
+    data, offsets = texts
+    slots, bloom, records = trie
+    hashes, starts, ends, marks, _ = tokens
+    states, paths, hits, hit_paths, ranks = walk
+    out_offsets, out, unsettled = found
+    fold_bits, hash_mask = rule.fold_bits, rule.hash_mask
     first_out = written = np.int64(out_offsets[first_text])
     for t in range(first_text, stop_text):
         begin, end = offsets[t], offsets[t + 1]
-        if rule == RULE_WORDS:
-            count = _cut_ascii(data, begin, end, fold_bits, hash_mask, hashes, starts, ends, marks)
+        if rule.cut == RULE_WORDS:
+            count = cut_ascii(data, begin, end, rule, tokens)
             if count < 0:
-                count = _cut_words(
-                    data, begin, end, fold_bits, hash_mask, classes, folds, check_settled, scratch,
-                    hashes, starts, ends, marks,
-                )  # fmt: skip
+                count = cut_words(data, begin, end, rule, tokens)
                 if count < 0:
                     unsettled[t] = 1
         else:
-            count = _cut_spaces(data, begin, end, True, hash_mask, hashes, starts, ends, marks)
+            count = cut_spaces(data, begin, end, True, rule, tokens)
         for k in range(count):
             states[k] = hashes[k]
             prefetch(slots, 8 * _home(hashes[k], np.uint64(len(slots) // _LINE_WORDS)))
             paths[k] = 2 * k
         # The text before is sorted only now, while the slots are on their way.
-        written = _sort_unique(out, first_out, written, room)
+        written = _sort_unique(out, first_out, written, ranks)
         out_offsets[t] = written
         first_out = written
         if written + count + 32 > len(out):
@@ -579,7 +372,7 @@ def run(
                 direct = np.int64(entry & _LOW32)
                 if depth == 0:
                     out[written] = direct - 1
-                    written += (direct != 0) & (marks[j] & _SHORT)
+                    written += (direct != 0) & (marks[j] & SHORT)
                 hits[num_hits] = at
                 hit_paths[num_hits] = 2 * s + capital
                 link = np.int64((entry >> _FIRST) & _LINK_MASK)
@@ -587,7 +380,7 @@ def run(
                 # Ask for the record, unless the slot holds all there is to know (then for what is there already).
                 elsewhere = (entry >> _INLINE) & _INLINE_MASK == _ZERO
                 prefetch(records, 8 * ((link >> 1) - 1) if elsewhere else 0)
-                state = _next_state(state, hashes[j + 1], hash_mask)
+                state = join_hashes(state, hashes[j + 1], hash_mask)
                 bit = (bloom[np.int64(state >> _BLOOM_SHIFT)] >> ((state >> _BIT_SHIFT) & _BITS6)) & _ONE
                 states[next_paths] = state
                 paths[next_paths] = 2 * s + capital
@@ -610,14 +403,12 @@ def run(
                 while link != 0 and (capital | ~link) & 1:
                     place = (link >> 1) - 1
                     # Among words a single space is one boundary; for the published rule's marks see `fill`.
-                    found = rule == RULE_WORDS and _is_spelt(
+                    is_found = rule.cut == RULE_WORDS and _is_spelt(
                         data, starts[s], ends[s + depth] - starts[s], fold_bits, records, place
                     )
-                    if not found and (depth > 0 or rule != RULE_WORDS or marks[s] & _FOREIGN):
-                        found = _same_letters(
-                            data, s, s + depth, starts, ends, marks, fold_bits, classes, folds, scratch, records, place
-                        )
-                    if found:
+                    if not is_found and (depth > 0 or rule.cut != RULE_WORDS or marks[s] & FOREIGN):
+                        is_found = _same_letters(data, s, s + depth, rule, tokens, records, place)
+                    if is_found:
                         if written + 32 >= len(out):
                             return t
                         out[written] = np.int64(records[place] & _LOW32)
@@ -625,5 +416,5 @@ def run(
                     link = np.int64(records[place] >> _S32)
             num_paths = next_paths
             depth += 1
-    out_offsets[stop_text] = _sort_unique(out, first_out, written, room)
+    out_offsets[stop_text] = _sort_unique(out, first_out, written, ranks)
     return stop_text

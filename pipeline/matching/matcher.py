@@ -29,6 +29,7 @@ from pipeline.matching.config import MatchConfig
 from pipeline.storage import commit, save_vector, temporary_name, write_json
 
 if TYPE_CHECKING:
+    from pipeline.matching.kernel import Tokens, Walk
     from pipeline.queries import QueryList
 
 __all__ = ["MATCH_VERSION", "MatchConfig", "Matcher", "can_match", "normal_form"]
@@ -98,7 +99,7 @@ class Matcher:
         alive = np.array([can_match(query, config) for query in queries], bool)
         as_written = np.zeros(len(queries), bool)
         if config.rule == "words":
-            rule = kernel.RULE_WORDS
+            cut = kernel.RULE_WORDS
             forms = config.compatibility_forms
             texts = [" ".join(words(query, compatibility_forms=forms)) for query in queries]
             shown = texts if config.case == "exact" else [fold_case(text) for text in texts]
@@ -111,7 +112,7 @@ class Matcher:
             classes = np.where(compatible & forms, tables.classes | UNSETTLED, tables.classes)
             folds = tables.folds if config.case != "exact" else np.arange(NUM_CODE_POINTS, dtype=np.int32)
         else:
-            rule = kernel.RULE_SPACES
+            cut = kernel.RULE_SPACES
             texts = shown = queries
             classes = np.zeros(1, np.uint8)
             folds = np.zeros(1, np.int32)
@@ -121,13 +122,16 @@ class Matcher:
             capacity = 2 * num_states + 16  # half full
             slots = _in_cache_lines(kernel.SLOT_WORDS * capacity)
             bloom = np.zeros(kernel.BLOOM_WORDS, np.uint64)
-            records, record_places = _records(shown, as_written, kernel.HEADER_WORDS)
+            records, places = _records(shown, as_written, kernel.HEADER_WORDS)
             if len(records) >= kernel.MAX_RECORD_WORDS:
                 raise QueryListError("the queries hold more letters than the matcher has room for; shorten the list")
             used = kernel.fill(
-                rule, _padded(data), offsets, _frozen(classes), _frozen(folds), _fold_bits(config),
-                np.uint64(hash_mask), np.where(alive, record_places, -1), records, slots, bloom, *_scratch(offsets)[:5],
-            )  # fmt: skip
+                kernel.Texts(_padded(data), offsets),
+                kernel.Rule(cut, _fold_bits(config), np.uint64(hash_mask), False, _frozen(classes), _frozen(folds)),
+                np.where(alive, places, -1),
+                _tokens(offsets),
+                kernel.Trie(slots, bloom, records),
+            )
             if used == num_states:
                 break
             num_states = used  # the table is as large as the states need, not as the tokens might have needed
@@ -206,26 +210,28 @@ class Matcher:
         from pipeline.matching import kernel
 
         data, offsets = _buffers(array)
-        rule = kernel.RULE_WORDS if self.config.rule == "words" else kernel.RULE_METACLIP
-        scratch = _scratch(offsets)
-        out_offsets = np.zeros(len(offsets), np.int64)
-        unsettled = np.zeros(len(array), np.uint8)
+        cut = kernel.RULE_WORDS if self.config.rule == "words" else kernel.RULE_METACLIP
+        fold_bits, hash_mask = _fold_bits(self.config), np.uint64(self.hash_mask)
+        rule = kernel.Rule(cut, fold_bits, hash_mask, check_settled, self.classes, self.folds)
+        trie = kernel.Trie(self.slots, self.bloom, self.records)
+        tokens, walk = _tokens(offsets), _walk(offsets)
+        found = kernel.Found(
+            offsets=np.zeros(len(offsets), np.int64),
+            queries=np.empty(32 * len(array) + 64, np.int32),  # what is not written takes no memory
+            unsettled=np.zeros(len(array), np.uint8),
+        )
         done: int = 0
-        out = np.empty(32 * len(array) + 64, np.int32)  # what is not written takes no memory
         # The last texts of a buffer have too little behind them: they are matched in a copy.
         safe = int(np.searchsorted(offsets[1:], len(data) - _PADDING, side="right"))
-        rest = _frozen(offsets - offsets[safe])
-        tail = _padded(data[offsets[safe] : offsets[-1]])
+        most = kernel.Texts(data, offsets)
+        rest = kernel.Texts(_padded(data[offsets[safe] : offsets[-1]]), _frozen(offsets - offsets[safe]))
         while done < len(array):
-            part, places, stop = (data, offsets, safe) if done < safe else (tail, rest, len(array))
-            done = kernel.run(
-                rule, part, places, self.classes, self.folds, _fold_bits(self.config), np.uint64(self.hash_mask),
-                check_settled, self.slots, self.bloom, self.records,
-                *scratch, done, stop, out_offsets, out, unsettled,
-            )  # fmt: skip
+            texts, stop = (most, safe) if done < safe else (rest, len(array))
+            done = kernel.run(texts, rule, trie, tokens, walk, done, stop, found)
             if done < stop:
-                out = np.concatenate((out, np.empty(len(out), np.int32)))
-        return out_offsets, out[: out_offsets[-1]], unsettled
+                room = np.empty(len(found.queries), np.int32)
+                found = found._replace(queries=np.concatenate((found.queries, room)))
+        return found.offsets, found.queries[: found.offsets[-1]], found.unsettled
 
 
 def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -249,17 +255,34 @@ def _fold_bits(config: MatchConfig) -> np.uint64:
     return np.uint64(0 if config.rule == "metaclip" or config.case == "exact" else _ASCII_CASE_BITS)
 
 
-def _scratch(offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], ...]:
-    """Room for the longest text: its folded letters, and of its tokens the hashes, starts, ends and marks."""
+def _max_tokens(offsets: npt.NDArray[np.int64]) -> int:
+    """Of any text: two for every byte and one at the end, and one more that is looked at."""
+    return 2 * int(np.diff(offsets).max(initial=0)) + 2
+
+
+def _tokens(offsets: npt.NDArray[np.int64]) -> Tokens:
     from pipeline.matching import kernel
 
-    longest = int(np.diff(offsets).max(initial=0))
-    size = 2 * longest + 2  # two tokens for every byte and one at the end, at most
-    return (
-        np.zeros(size + _PADDING, np.uint8),  # folding makes a letter longer by half at most
-        *(np.empty(size, kind) for kind in (np.uint64, np.int64, np.int64, np.uint8)),
-        np.empty(2 * kernel.MAX_RANKED, np.int32),
-        *(np.empty(size, kind) for kind in (np.uint64, np.int64, np.int64, np.int64)),
+    size = _max_tokens(offsets)
+    return kernel.Tokens(
+        hashes=np.empty(size, np.uint64),
+        starts=np.empty(size, np.int64),
+        ends=np.empty(size, np.int64),
+        marks=np.empty(size, np.uint8),
+        letters=np.zeros(size + _PADDING, np.uint8),
+    )
+
+
+def _walk(offsets: npt.NDArray[np.int64]) -> Walk:
+    from pipeline.matching import kernel
+
+    size = _max_tokens(offsets)
+    return kernel.Walk(
+        states=np.empty(size, np.uint64),
+        paths=np.empty(size, np.int64),
+        hits=np.empty(size, np.int64),
+        hit_paths=np.empty(size, np.int64),
+        ranks=np.empty(2 * kernel.MAX_RANKED, np.int32),
     )
 
 

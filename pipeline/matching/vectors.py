@@ -13,7 +13,8 @@ from typing import Any, cast
 from llvmlite import ir  # the language that numba itself compiles to
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from pipeline.compiled.declare import intrinsic
 
 __all__ = ["add16", "classify", "fill16", "load8", "lowest_bit", "prefetch", "rank16", "separate", "white"]
 
@@ -64,12 +65,7 @@ def _mask_pair(context: Any, builder: Any, signature: Any, first: Any, second: A
 _Implementation = tuple[Any, Callable[..., Any]]
 
 
-def _in_kernel(define: Callable[..., _Implementation]) -> Any:
-    """Callable from compiled code only, where the first parameter (the typing context) is left out."""
-    return intrinsic(define)
-
-
-@_in_kernel
+@intrinsic
 def load8(_typing: Any, array: Any, index: Any) -> _Implementation:
     """uint64: bytes index..index+7 of an array, lowest byte first on little-endian machines."""
 
@@ -81,7 +77,7 @@ def load8(_typing: Any, array: Any, index: Any) -> _Implementation:
     return types.uint64(array, types.int64), implement
 
 
-@_in_kernel
+@intrinsic
 def classify(_typing: Any, array: Any, index: Any) -> _Implementation:
     """(uint64, uint64): which of the 64 bytes from `index` are ASCII letters or digits; which are not ASCII."""
 
@@ -96,7 +92,7 @@ def classify(_typing: Any, array: Any, index: Any) -> _Implementation:
     return _TWO_WORDS(array, types.int64), implement
 
 
-@_in_kernel
+@intrinsic
 def separate(_typing: Any, array: Any, index: Any) -> _Implementation:
     """(uint64, uint64): which of the 64 bytes are space, tab or line end; which are marks that are wrapped."""
 
@@ -109,7 +105,7 @@ def separate(_typing: Any, array: Any, index: Any) -> _Implementation:
     return _TWO_WORDS(array, types.int64), implement
 
 
-@_in_kernel
+@intrinsic
 def white(_typing: Any, array: Any, index: Any) -> _Implementation:
     """uint64: which of the 64 bytes from `index` are ASCII white space or zero."""
 
@@ -121,7 +117,7 @@ def white(_typing: Any, array: Any, index: Any) -> _Implementation:
     return types.uint64(array, types.int64), implement
 
 
-@_in_kernel
+@intrinsic
 def add16(_typing: Any, total: Any, total_row: Any, rows: Any, row: Any) -> _Implementation:
     """Add row `row` of float32[M, 16] to row `total_row` of float32[N, 16], both C-contiguous."""
 
@@ -144,7 +140,7 @@ def add16(_typing: Any, total: Any, total_row: Any, rows: Any, row: Any) -> _Imp
     return types.void(total, types.int64, rows, types.int64), implement
 
 
-@_in_kernel
+@intrinsic
 def lowest_bit(_typing: Any, word: Any) -> _Implementation:
     """int64: the place of the lowest set bit of a word that is not zero."""
 
@@ -154,7 +150,7 @@ def lowest_bit(_typing: Any, word: Any) -> _Implementation:
     return types.int64(types.uint64), implement
 
 
-@_in_kernel
+@intrinsic
 def prefetch(_typing: Any, array: Any, index: Any) -> _Implementation:
     """Ask for the cache line of byte `index` of an array, without waiting for it."""
 
@@ -172,7 +168,7 @@ def prefetch(_typing: Any, array: Any, index: Any) -> _Implementation:
     return types.void(array, types.int64), implement
 
 
-@_in_kernel
+@intrinsic
 def fill16(_typing: Any, array: Any, index: Any, value: Any) -> _Implementation:
     """Write `value` to the 16 int32 from byte `index`."""
 
@@ -185,7 +181,7 @@ def fill16(_typing: Any, array: Any, index: Any, value: Any) -> _Implementation:
     return types.void(array, types.int64, types.int32), implement
 
 
-@_in_kernel
+@intrinsic
 def rank16(
     _typing: Any, array: Any, index: Any, first: Any, size: Any, ranks: Any, ranks_index: Any
 ) -> _Implementation:

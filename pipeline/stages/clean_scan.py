@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.compiled.declare import kernel, part
+
 __all__ = ["PLAIN", "TOO_LONG", "TOO_SHORT", "UNSURE", "scan"]
 
 UNSURE, PLAIN, TOO_SHORT, TOO_LONG = range(4)
@@ -148,13 +150,13 @@ def _key(letters: Iterable[int]) -> int:
     return value
 
 
-@numba.njit
+@part
 def _holds(keys, key):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     place = np.searchsorted(keys, key)
     return place < keys.shape[0] and keys[place] == key
 
 
-@numba.njit
+@part
 def _letters(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Key and number of the ASCII letters."""
     key = _FNV_START
@@ -168,7 +170,7 @@ def _letters(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba 
     return key, count
 
 
-@numba.njit
+@part
 def _has_mark_of_names(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     while at < end:
         byte = data[at]
@@ -178,7 +180,7 @@ def _has_mark_of_names(data, at, end):  # type: ignore[no-untyped-def]  # compil
     return False
 
 
-@numba.njit
+@part
 def _may_be_number(data, at, end, camera_keys):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Whether a word with a digit begins as a camera's names do, or has no letter that hexadecimal numbers lack."""
     key = _FNV_START
@@ -194,7 +196,7 @@ def _may_be_number(data, at, end, camera_keys):  # type: ignore[no-untyped-def] 
     return is_hexadecimal or _holds(camera_keys, key)
 
 
-@numba.njit
+@part
 def _may_open(data, at, end, openings):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Whether the text begins as one of the openings does, for its first eight bytes."""
     first = data[at] | 0x20
@@ -209,7 +211,7 @@ def _may_open(data, at, end, openings):  # type: ignore[no-untyped-def]  # compi
     return np.any(openings == key)
 
 
-@numba.njit
+@part
 def _may_hold_code(data, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Whether an ampersand, letters or digits, and a semicolon follow each other, or [o."""
     inside = False
@@ -228,7 +230,7 @@ def _may_hold_code(data, at, end):  # type: ignore[no-untyped-def]  # compiled: 
     return False
 
 
-@numba.njit
+@part
 def _surely_no_date(data, at, end, date_keys):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Whether a word of ASCII letters is none of a date, or a mark is none of numbers and prices.
 
@@ -257,7 +259,7 @@ def _surely_no_date(data, at, end, date_keys):  # type: ignore[no-untyped-def]  
     return in_word and not _holds(date_keys, key)
 
 
-@numba.njit
+@part
 def _is_keyword_list(data, at, end, min_keywords, max_words_per_keyword):  # type: ignore[no-untyped-def]  # compiled
     """As `clean` decides it, for a text whose only white space is single spaces."""
     num_parts = num_words = 0
@@ -278,7 +280,7 @@ def _is_keyword_list(data, at, end, min_keywords, max_words_per_keyword):  # typ
     return num_parts >= min_keywords and num_words <= max_words_per_keyword * num_parts
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, offsets, kinds, keys, date_keys, extensions, camera_keys, openings, limits, max_words_per_keyword, verdicts
 ) -> Any:

@@ -26,6 +26,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiled.declare import inlined, kernel, part
 from pipeline.matching.vectors import add16, load8, lowest_bit, prefetch, white
 
 __all__ = [
@@ -42,9 +43,6 @@ __all__ = [
     "predict",
     "word_table",
 ]
-
-CALLED = "d8f127b3b2ccf0e1"
-"""State of the files whose functions are compiled into this one's, which numba does not look at; a test renews it."""
 
 DIM = 16
 BUCKETS = 2_000_000
@@ -117,7 +115,7 @@ def word_table(words: Sequence[bytes]) -> Words:
     return table
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _step(value, byte):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """One byte of FNV-1a in 32 bits, with fastText's slip kept: bytes enter as signed characters."""
     extended = numba.uint32(byte)
@@ -126,7 +124,7 @@ def _step(value, byte):  # type: ignore[no-untyped-def]  # compiled: numba infer
     return numba.uint32((value ^ extended) * numba.uint32(16_777_619))
 
 
-@numba.njit(cache=True)
+@kernel
 def _fill(word_hash, word_id, word_bytes, word_offsets):  # type: ignore[no-untyped-def]  # compiled: numba infers types
     """Put all words into an empty table."""
     mask = word_hash.shape[0] - 1
@@ -155,7 +153,7 @@ def lexicon_table(words: Sequence[bytes]) -> npt.NDArray[np.uint64]:
     return table
 
 
-@numba.njit(cache=True)
+@kernel
 def _fill_lexicon(table, letters, ends):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Put all words into an empty table."""
     for w in range(ends.shape[0] - 1):
@@ -169,7 +167,7 @@ def _fill_lexicon(table, letters, ends):  # type: ignore[no-untyped-def]  # comp
             table[slot] = value
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _lower8(letters):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Eight bytes with A to Z lowered."""
     seven = letters & _SEVENS
@@ -177,7 +175,7 @@ def _lower8(letters):  # type: ignore[no-untyped-def]  # compiled: numba infers 
     return letters | (upper >> _TWO)
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _character_at(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Code point and bytes of the character at data[i], which is not ASCII."""
     byte = np.int64(data[i])
@@ -189,7 +187,7 @@ def _character_at(data, i):  # type: ignore[no-untyped-def]  # compiled: numba i
     return high | (np.int64(data[i + 2]) & 0x3F) << 6 | (np.int64(data[i + 3]) & 0x3F), 4
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _holds(lexicon, value):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Whether a lexicon has the word of this hash."""
     slot = np.int64(value ^ (value >> _S32)) & (lexicon.shape[0] - 1)
@@ -200,7 +198,7 @@ def _holds(lexicon, value):  # type: ignore[no-untyped-def]  # compiled: numba i
     return False
 
 
-@numba.njit
+@part
 def _bracket_lower(data, start, length, characters, lexicon, bracketed):  # type: ignore[no-untyped-def]  # compiled
     """Write the word in lower case between < and >; returns its bytes (-1 where Python must lower the text) and state.
 
@@ -245,7 +243,7 @@ def _bracket_lower(data, start, length, characters, lexicon, bracketed):  # type
     return at - 1, state
 
 
-@numba.njit
+@part
 def _write_character(data, at, code):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Write a character as UTF-8; returns where the next one goes."""
     if code < 0x80:  # the Kelvin sign
@@ -262,7 +260,7 @@ def _write_character(data, at, code):  # type: ignore[no-untyped-def]  # compile
     return at + 4
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _p_right(hidden, weights, node):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Probability that the label lies to the right of inner node number `node`."""
     a = b = c = e = numba.float32(0)
@@ -274,7 +272,7 @@ def _p_right(hidden, weights, node):  # type: ignore[no-untyped-def]  # compiled
     return 1.0 / (1.0 + np.exp(-numba.float32((a + b) + (c + e))))
 
 
-@numba.njit
+@part
 def _is_label(data, start):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Whether a word of nine bytes or more begins with __label__: fastText takes it for no word."""
     return (
@@ -290,7 +288,7 @@ def _is_label(data, start):  # type: ignore[no-untyped-def]  # compiled: numba i
     )
 
 
-@numba.njit
+@part
 def _find_word(data, start, length, vocabulary):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """The row of the word data[start:start+length], or -1."""
     word_hash, word_id, word_bytes, word_offsets = vocabulary
@@ -314,7 +312,7 @@ def _find_word(data, start, length, vocabulary):  # type: ignore[no-untyped-def]
     return -1
 
 
-@numba.njit
+@part
 def _add_up_word(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, start, length, vocabulary, ngrams, input_rows, end_of_line, characters, lexicon, bracketed, total
 ):
@@ -356,7 +354,7 @@ def _add_up_word(  # type: ignore[no-untyped-def]  # compiled: numba infers the 
     return num_rows, state
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _white_among(data, base, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """A bit for each of 64 bytes: white space, or at or behind `end`."""
     if base + 64 <= data.shape[0]:
@@ -372,7 +370,7 @@ def _white_among(data, base, end):  # type: ignore[no-untyped-def]  # compiled: 
     return found
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _key_of(data, start, length):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """The first 15 bytes of a word, A to Z lowered, then zeros: no word has a zero byte, so short keys differ."""
     n = np.uint64(min(length, MAX_KEPT))
@@ -392,7 +390,7 @@ def _key_of(data, start, length):  # type: ignore[no-untyped-def]  # compiled: n
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, offsets, vocabulary, ngrams, input_rows, tree, end_of_line, characters, lexicon, first_target, cache, results
 ) -> Any:

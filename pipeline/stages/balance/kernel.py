@@ -6,16 +6,13 @@ those of an Arrow list column: row i owns the edges offsets[i]..offsets[i + 1]. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiled.declare import inlined, kernel
+
 __all__ = ["compare", "find_near"]
 
-F = TypeVar("F", bound=Callable[..., Any])
 Hashes = npt.NDArray[np.uint64]
 
 _A, _B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
@@ -23,15 +20,7 @@ _C, _D = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _S33 = np.uint64(33)
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(nogil=True, cache=True)(function))
-
-
-def _inline(function: F) -> F:
-    return cast(F, numba.njit(inline="always")(function))
-
-
-@_inline
+@inlined
 def _mix(x: np.uint64) -> np.uint64:
     x = np.uint64(x ^ (x >> _S33))
     x = np.uint64(x * _C)
@@ -40,7 +29,7 @@ def _mix(x: np.uint64) -> np.uint64:
     return np.uint64(x ^ (x >> _S33))
 
 
-@_compiled
+@kernel
 def compare(
     offsets: npt.NDArray[np.int32],
     queries: npt.NDArray[np.int32],
@@ -73,7 +62,7 @@ def compare(
     return ties
 
 
-@_compiled
+@kernel
 def find_near(
     offsets: npt.NDArray[np.int32],
     queries: npt.NDArray[np.int32],

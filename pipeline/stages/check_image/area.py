@@ -12,24 +12,20 @@ A process that finds the object code does without numba, which is half of the me
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import hashlib
-import secrets
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import __version__ as compiler
 from llvmlite import binding
+
+from pipeline.compiled.store import CodeFile, key_of, toolchain
 
 __all__ = ["prepare", "shrink"]
 
 _NAME = "shrink"
-_CHECKSUM = 32  # bytes in front of the code
 _C_TYPE = ctypes.CFUNCTYPE(None, *(ctypes.c_void_p,) * 7, *(ctypes.c_uint64,) * 5)
 _engines: list[binding.ExecutionEngine] = []  # they own the memory that the code lies in
 
@@ -81,22 +77,17 @@ def _object_code() -> bytes:
     """From its file; compiled and kept for the next process where there is none, or compiled only where none may be."""
     source = Path(__file__).with_name("area_kernel.py")
     machine = (binding.get_default_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
-    parts = (source.read_text(), compiler, version("numba"), *machine)
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    path = source.with_name("__pycache__") / f"{source.stem}.{key[:16]}.o"
-    with contextlib.suppress(OSError):
-        kept = path.read_bytes()
-        if hashlib.sha256(kept[_CHECKSUM:]).digest() == kept[:_CHECKSUM]:  # a damaged one would crash the process
-            return kept[_CHECKSUM:]
-    from pipeline.stages.check_image.area_kernel import compile_shrink  # not above: it brings numba
+    file = CodeFile(
+        folder=source.with_name("__pycache__"),
+        kernel=source.stem,
+        source_key=key_of(source.read_text(encoding="utf-8")),  # the whole file: it calls no other, and is not loaded
+        machine_key=key_of(machine, toolchain()),
+        kind="o",
+    )
+    code = file.read()
+    if code is None:
+        from pipeline.stages.check_image.area_kernel import compile_shrink  # not above: it brings numba
 
-    code = compile_shrink(_NAME)
-    unfinished = path.with_name(f"{path.name}.tmp-{secrets.token_hex(6)}")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        unfinished.write_bytes(hashlib.sha256(code).digest() + code)
-        unfinished.replace(path)
-    except OSError:  # no room, or not ours to write
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
+        code = compile_shrink(_NAME)
+        file.write(code)
     return code

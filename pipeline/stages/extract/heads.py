@@ -6,13 +6,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiled.declare import kernel, part
 from pipeline.matching.vectors import lowest_bit
 from pipeline.stages.extract.json_scan import string_marks
 
 __all__ = ["find_blocks"]
-
-CALLED = "4f05839753701f49"
-"""State of the files whose functions are compiled into this one's, which numba does not look at; a test renews it."""
 
 _START = np.frombuffer(b"WARC/1.", np.uint8)
 _TYPE = np.frombuffer(b"WARC-Type: ", np.uint8)
@@ -42,7 +40,7 @@ def find_blocks(
     return starts[:count], others
 
 
-@numba.njit
+@part
 def _is_at(data, i, end, text):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether data[i:end] starts with `text`."""
     if end - i < text.shape[0]:
@@ -53,7 +51,7 @@ def _is_at(data, i, end, text):  # type: ignore[no-untyped-def]  # compiled: num
     return True
 
 
-@numba.njit
+@part
 def _control(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the first index from `i` of a control character."""
     while True:
@@ -66,7 +64,7 @@ def _control(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers
         i += 64
 
 
-@numba.njit
+@part
 def _number(data, i, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the number that data[i:end] is, or -1."""
     if not 0 < end - i <= _MAX_DIGITS:
@@ -79,7 +77,7 @@ def _number(data, i, end):  # type: ignore[no-untyped-def]  # compiled: numba in
     return value
 
 
-@numba.njit
+@part
 def _read_head(data, start, end, kind):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """(int64, int64): index behind the header, -1 if it is not as usual, and length of the block. `kind` int64[2] gets
     the span of its type."""
@@ -102,7 +100,7 @@ def _read_head(data, start, end, kind):  # type: ignore[no-untyped-def]  # compi
         line = stop + 2
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _find_blocks(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, ends, wanted, max_bytes, starts, types
 ):

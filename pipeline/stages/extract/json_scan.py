@@ -19,8 +19,8 @@ import numba
 import numpy as np
 from llvmlite import ir  # the language that numba itself compiles to
 from numba import types
-from numba.extending import intrinsic
 
+from pipeline.compiled.declare import inlined, intrinsic, part
 from pipeline.matching.vectors import load8, lowest_bit
 
 __all__ = [
@@ -50,11 +50,6 @@ _BACKSLASH, _OPEN_ARRAY, _CLOSE_ARRAY, _OPEN_OBJECT, _CLOSE_OBJECT = b"\\[]{}"
 _A, _B, _E, _F, _L, _N, _R, _S, _T, _U = b"abeflnrstu"
 
 
-def _in_kernel(define: Callable[..., tuple[Any, Callable[..., Any]]]) -> Any:
-    """Callable from compiled code only, where the first parameter (the typing context) is left out."""
-    return intrinsic(define)
-
-
 def _load(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
     data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
     loaded = builder.load(builder.bitcast(builder.gep(data, [arguments[1]]), _BLOCK.as_pointer()))
@@ -62,7 +57,7 @@ def _load(context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) 
     return loaded
 
 
-@_in_kernel
+@intrinsic
 def string_marks(_typing: Any, array: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
     """uint64: which of the 64 bytes from `index` end the plain part of a string: quote, backslash, control."""
 
@@ -77,7 +72,7 @@ def string_marks(_typing: Any, array: Any, index: Any) -> tuple[Any, Callable[..
     return types.uint64(array, types.int64), implement
 
 
-@_in_kernel
+@intrinsic
 def letter_marks(_typing: Any, array: Any, index: Any, letter: Any) -> tuple[Any, Callable[..., Any]]:
     """uint64: which of the 64 bytes from `index` are a letter (uint8, lower case), in either case."""
 
@@ -93,7 +88,7 @@ def letter_marks(_typing: Any, array: Any, index: Any, letter: Any) -> tuple[Any
     return types.uint64(array, types.int64, types.uint8), implement
 
 
-@numba.njit(forceinline=True)
+@inlined
 def skip_white(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the first index from `i` that is no white space."""
     while data[i] <= _SPACE and (data[i] == _SPACE or data[i] == _LINE_FEED or data[i] == _RETURN or data[i] == _TAB):
@@ -101,7 +96,7 @@ def skip_white(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infe
     return i
 
 
-@numba.njit
+@part
 def _hex_value(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the value of four hexadecimal digits, or UNSURE."""
     value = 0
@@ -116,7 +111,7 @@ def _hex_value(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infe
     return value
 
 
-@numba.njit
+@part
 def _escape_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the escape whose backslash is at `i`, or UNSURE."""
     kind = data[i + 1]
@@ -127,7 +122,7 @@ def _escape_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba inf
     return UNSURE
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _next_mark(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the first index from `i` that `string_marks` marks."""
     marks = string_marks(data, i)
@@ -137,14 +132,14 @@ def _next_mark(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infe
     return i + lowest_bit(marks)
 
 
-@numba.njit
+@part
 def plain_string_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """As `string_end`, but UNSURE also where the string has escapes."""
     i = _next_mark(data, i)
     return i if data[i] == _QUOTE else UNSURE
 
 
-@numba.njit
+@part
 def string_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index of the quote that closes the string whose first character is at `i`, or UNSURE."""
     while True:
@@ -158,7 +153,7 @@ def string_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infe
             return UNSURE
 
 
-@numba.njit
+@part
 def _scalar_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the integer, true, false or null at `i`, or UNSURE."""
     if data[i] == _T:
@@ -178,7 +173,7 @@ def _scalar_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba inf
     return i
 
 
-@numba.njit
+@part
 def _key_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the colon of the key at `i`, or UNSURE."""
     if data[i] != _QUOTE:
@@ -190,7 +185,7 @@ def _key_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers
     return i + 1 if data[i] == _COLON else UNSURE
 
 
-@numba.njit
+@part
 def value_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the value at `i` (white space may come before it), or UNSURE."""
     objects = np.uint64(0)  # a bit for each open bracket, the innermost lowest: 1 where it is a brace
@@ -239,7 +234,7 @@ def value_end(data, i):  # type: ignore[no-untyped-def]  # compiled: numba infer
             objects = objects >> _ONE
 
 
-@numba.njit
+@part
 def put_character(code, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind the UTF-8 of a code point."""
     if code < 0x80:
@@ -260,7 +255,7 @@ def put_character(code, out, n):  # type: ignore[no-untyped-def]  # compiled: nu
     return n + 2
 
 
-@numba.njit
+@part
 def _next_high(data, i, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the first index from `i` that is not ASCII, or one from `end` on."""
     while i < end:
@@ -271,7 +266,7 @@ def _next_high(data, i, end):  # type: ignore[no-untyped-def]  # compiled: numba
     return i
 
 
-@numba.njit
+@part
 def is_utf8(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether data[start:end] is well-formed (Unicode Standard, table 3-7)."""
     i = start
@@ -301,7 +296,7 @@ def is_utf8(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numb
         i += num_more
 
 
-@numba.njit
+@part
 def copy_bytes(data, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind a copy of data[start:end] in `out`."""
     # An index without a sign cannot count from the array's end, and many bytes are copied at once.
@@ -311,7 +306,7 @@ def copy_bytes(data, start, end, out, n):  # type: ignore[no-untyped-def]  # com
     return n + end - start
 
 
-@numba.njit
+@part
 def copy_string(data, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind the characters data[start:end] of a string that `string_end` accepted, or UNSURE.
 

@@ -16,6 +16,7 @@ import string
 import numba
 import numpy as np
 
+from pipeline.compiled.declare import part
 from pipeline.stages.extract.json_scan import UNSURE, copy_bytes, put_character
 
 __all__ = ["base_parts", "canonical", "join", "unescape"]
@@ -62,12 +63,12 @@ _NAMES = np.array([int.from_bytes(name, "big") for name, _ in _ENTITIES], np.int
 _NAMED = np.array([ord(character) for _, character in _ENTITIES], np.int64)
 
 
-@numba.njit
+@part
 def _is(character, kind):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     return _CLASSES[character] & kind != 0
 
 
-@numba.njit
+@part
 def _digit(character):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the value of a hexadecimal digit."""
     character = numba.int64(character)
@@ -77,7 +78,7 @@ def _digit(character):  # type: ignore[no-untyped-def]  # compiled: numba infers
 # --- entities ---------------------------------------------------------------------------------
 
 
-@numba.njit
+@part
 def _reference(text, i, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """(int64, int64): the character that the ampersand at `i` stands for, and the index behind its reference; or
     UNSURE. An ampersand may stand for itself."""
@@ -110,13 +111,13 @@ def _reference(text, i, end):  # type: ignore[no-untyped-def]  # compiled: numba
     return UNSURE, UNSURE
 
 
-@numba.njit
+@part
 def _is_usual(code):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether a code point is a character, and means itself in a reference: 0x80 to 0x9F are Windows-1252."""
     return _SPACE <= code < 0x7F or 0xA0 <= code < 0xD800 or 0xE000 <= code < 0x110000
 
 
-@numba.njit
+@part
 def unescape(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the end of an attribute text[start:end] after its entities were decoded in place, or UNSURE."""
     has_any = False
@@ -143,7 +144,7 @@ def unescape(text, start, end):  # type: ignore[no-untyped-def]  # compiled: num
 # --- absolute URLs ----------------------------------------------------------------------------
 
 
-@numba.njit
+@part
 def _put_escape(code, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     out[n] = _PERCENT
     out[n + 1] = _HEX_DIGITS[code >> 4]
@@ -151,7 +152,7 @@ def _put_escape(code, out, n):  # type: ignore[no-untyped-def]  # compiled: numb
     return n + 3
 
 
-@numba.njit
+@part
 def _scheme_end(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind `http://` or `https://`, or UNSURE."""
     for k in range(_HTTP.shape[0]):
@@ -165,12 +166,12 @@ def _scheme_end(text, start, end):  # type: ignore[no-untyped-def]  # compiled: 
     return UNSURE
 
 
-@numba.njit
+@part
 def _is_letter(character):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     return _is(character, _WORD) and character > _NINE
 
 
-@numba.njit
+@part
 def _host_end(text, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the host and port at `at`, which are as they should be but for capitals; or UNSURE."""
     label = at
@@ -197,7 +198,7 @@ def _host_end(text, at, end):  # type: ignore[no-untyped-def]  # compiled: numba
     return at
 
 
-@numba.njit
+@part
 def _may_be_dots(text, at, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether the segment at `at` begins as one that stands for a folder does."""
     return at < end and (
@@ -206,7 +207,7 @@ def _may_be_dots(text, at, end):  # type: ignore[no-untyped-def]  # compiled: nu
     )
 
 
-@numba.njit
+@part
 def base_parts(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """(int64, int64, bool): the index behind the host of the base URL text[start:end], and that behind its last folder
     (equal where it has no path); or UNSURE. And whether what stands before that is canonical."""
@@ -233,7 +234,7 @@ def base_parts(text, start, end):  # type: ignore[no-untyped-def]  # compiled: n
     return root, folder, is_canonical
 
 
-@numba.njit
+@part
 def _put_path(text, at, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """(int64, bool): `n` behind the path and query at `at`, as they are spelt; or UNSURE. And whether that is as
     canonical as what stands before it."""
@@ -283,7 +284,7 @@ def _put_path(text, at, end, out, n):  # type: ignore[no-untyped-def]  # compile
     return n, is_canonical
 
 
-@numba.njit
+@part
 def _put_absolute(text, start, host, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """(int64, bool): as `_put_path`, of a URL or its rest from text[start], whose host is at text[host]."""
     path = _host_end(text, host, end)
@@ -298,7 +299,7 @@ def _put_absolute(text, start, host, end, out, n):  # type: ignore[no-untyped-de
     return _put_path(text, path, end, out, n)
 
 
-@numba.njit
+@part
 def join(text, start, end, base, parts, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """(int64, bool): `n` behind the URL that text[start:end] means, in `out`; or UNSURE. And whether it is canonical.
 
@@ -348,7 +349,7 @@ def join(text, start, end, base, parts, out, n):  # type: ignore[no-untyped-def]
 # --- canonical URLs ---------------------------------------------------------------------------
 
 
-@numba.njit
+@part
 def canonical(text, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind the canonical form of the URL text[start:end], as `join` gave it, in `out`.
 

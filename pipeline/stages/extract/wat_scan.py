@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.compiled.declare import kernel, part
 from pipeline.stages.extract.blocks import Blocks
 from pipeline.stages.extract.columns import LINKS, MIN_LINK_BYTES, PAGES, TEXTLESS, LinkColumns
 from pipeline.stages.extract.json_scan import UNSURE, copy_bytes, copy_string, skip_white
@@ -43,9 +43,6 @@ from pipeline.stages.extract.wat_walk import (
 )
 
 __all__ = ["Scan", "Scanner"]
-
-CALLED = "ceef92b4f94deb21"
-"""State of the files whose functions are compiled into this one's, which numba does not look at; a test renews it."""
 
 _MAY_FORBID, _MAY_LICENSE, _HAS_BASE, _HAS_ODD_URL = 1, 2, 4, 8
 _NULL = b"null"
@@ -159,7 +156,7 @@ def _pages(
 # --- pages for Python to judge ----------------------------------------------------------------
 
 
-@numba.njit
+@part
 def _copy(data, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind a string (empty where there is none) and a NUL in `out`, or UNSURE."""
     if n >= 0 and start >= 0:
@@ -170,7 +167,7 @@ def _copy(data, start, end, out, n):  # type: ignore[no-untyped-def]  # compiled
     return n + 1
 
 
-@numba.njit
+@part
 def _has_text(images, k, texts):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     for t in range(texts.shape[0]):
         which = texts[t] - URL
@@ -179,7 +176,7 @@ def _has_text(images, k, texts):  # type: ignore[no-untyped-def]  # compiled: nu
     return False
 
 
-@numba.njit
+@part
 def _copy_link(data, images, k, texts, out, n, starts):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: `n` behind the URL and the texts of a link in `out`, or UNSURE. `starts` gets their places, and `n`."""
     starts[0] = n
@@ -192,7 +189,7 @@ def _copy_link(data, images, k, texts, out, n, starts):  # type: ignore[no-untyp
     return n
 
 
-@numba.njit
+@part
 def _copy_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, spans, images, num_images, texts, out, n, ordinals, num_links, starts
 ):
@@ -217,7 +214,7 @@ def _copy_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the ty
 # --- links that are sure ----------------------------------------------------------------------
 
 
-@numba.njit
+@part
 def _put_text(strings, starts, data, n):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """(int64, int64): `n` behind the text of a link in `data`, and the number of its source; or UNSURE. `strings` has
     the texts from starts[1], in the order of their sources."""
@@ -233,7 +230,7 @@ def _put_text(strings, starts, data, n):  # type: ignore[no-untyped-def]  # comp
     return UNSURE, UNSURE
 
 
-@numba.njit
+@part
 def _is_visible(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     for k in range(start, end):  # noqa: SIM110  # compiled code has no any()
         if _VISIBLE_FROM <= data[k] <= _VISIBLE_TO:
@@ -241,7 +238,7 @@ def _is_visible(data, start, end):  # type: ignore[no-untyped-def]  # compiled: 
     return False
 
 
-@numba.njit
+@part
 def _add_link(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     strings, starts, base, base_end, parts, rules, columns
 ):
@@ -277,7 +274,7 @@ def _add_link(  # type: ignore[no-untyped-def]  # compiled: numba infers the typ
     return True
 
 
-@numba.njit
+@part
 def _page_url(strings, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """(int64, int64): strings[start:end] without white space and angle brackets around it."""
     while start < end and _is_around(strings[start]):
@@ -287,7 +284,7 @@ def _page_url(strings, start, end):  # type: ignore[no-untyped-def]  # compiled:
     return start, end
 
 
-@numba.njit
+@part
 def _is_around(character):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     for k in range(_AROUND_PAGE_URL.shape[0]):  # noqa: SIM110  # compiled code has no any()
         if character == _AROUND_PAGE_URL[k]:
@@ -295,7 +292,7 @@ def _is_around(character):  # type: ignore[no-untyped-def]  # compiled: numba in
     return False
 
 
-@numba.njit
+@part
 def _may_have_user_info(text, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether `without_user_info` might take something from the URL text[start:end]."""
     num_slashes = 0
@@ -315,7 +312,7 @@ def _may_have_user_info(text, start, end):  # type: ignore[no-untyped-def]  # co
     return False
 
 
-@numba.njit
+@part
 def _add_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, spans, images, num_images, rules, columns, out, n, ordinals, num_links, starts
 ):
@@ -367,7 +364,7 @@ def _add_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the typ
 # --- the pass ---------------------------------------------------------------------------------
 
 
-@numba.njit
+@part
 def _flags(data, spans, links_license, rules):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: why Python has to judge the page."""
     flags = 0
@@ -391,7 +388,7 @@ def _flags(data, spans, links_license, rules):  # type: ignore[no-untyped-def]  
     return flags
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     data, starts, ends, offsets, first, max_links, rules, columns, images, pages, ordinals, out
 ):

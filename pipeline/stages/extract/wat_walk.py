@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from pipeline.compiled.declare import part
 from pipeline.matching.vectors import load8, lowest_bit
 from pipeline.stages.extract.json_scan import (
     UNSURE,
@@ -120,7 +120,7 @@ _ONE, _LOWEST_BYTE, _ALL = np.uint64(1), np.uint64(0xFF), np.uint64(0xFFFFFFFFFF
 # --- compiled ---------------------------------------------------------------------------------
 
 
-@numba.njit
+@part
 def _member(data, start, length, inside):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the number of the member named data[start:start+length] of an object, or _OTHER."""
     for m in range(_OBJECT_OF.shape[0]):
@@ -136,7 +136,7 @@ def _member(data, start, length, inside):  # type: ignore[no-untyped-def]  # com
     return _OTHER
 
 
-@numba.njit
+@part
 def holds_word(data, start, end, word):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether data[start:end] may hold a word, in any case, as `word_of` gives it."""
     letters, length, rare = word
@@ -152,25 +152,25 @@ def holds_word(data, start, end, word):  # type: ignore[no-untyped-def]  # compi
     return False
 
 
-@numba.njit
+@part
 def names_robots(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether data[start:end] may hold the word robots."""
     return holds_word(data, start, end, _ROBOTS)
 
 
-@numba.njit
+@part
 def names_license(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether data[start:end] may hold the word license."""
     return holds_word(data, start, end, _LICENSE)
 
 
-@numba.njit
+@part
 def names_html(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether a record tells of an HTML page."""
     return holds_word(data, start, end, _HTML_METADATA)
 
 
-@numba.njit
+@part
 def has_no_pictures(data, start, end):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """bool: whether a record is of no interest, without a look at its JSON: most tell of requests."""
     if holds_word(data, start, end, _IMAGE):
@@ -180,7 +180,7 @@ def has_no_pictures(data, start, end):  # type: ignore[no-untyped-def]  # compil
     return end > start and data[end - 1] == _CLOSE_OBJECT  # else it is cut short
 
 
-@numba.njit
+@part
 def _read_link(data, i, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the object at `i`, or UNSURE. `link` int64[5, 2] gets the spans of its strings, -1
     where there are none."""
@@ -247,7 +247,7 @@ def _read_link(data, i, link):  # type: ignore[no-untyped-def]  # compiled: numb
         i = skip_white(data, i + 1)
 
 
-@numba.njit
+@part
 def _read_links(data, i, images, counts, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the array at `i`, or UNSURE. Appends the spans of pictures to images int64[M, 3, 2];
     counts int64[2]: their number, and whether a licence is linked."""
@@ -276,7 +276,7 @@ def _read_links(data, i, images, counts, link):  # type: ignore[no-untyped-def] 
         i = skip_white(data, i + 1)
 
 
-@numba.njit
+@part
 def find_page(data, i, spans, images, counts, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """int64: the index behind the record's object at `i`, or UNSURE. `spans` int64[12, 2]: of the members, -1 where
     there are none; of strings without their quotes."""
