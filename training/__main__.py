@@ -56,7 +56,7 @@ def _execute(command: str, path: str | None, overrides: list[str]) -> int:
 
     config = load(TrainConfig, path, overrides)
     if command == "run":
-        from training.log import show_metrics
+        from training.run.log import show_metrics
 
         if config.launcher == "ray":
             from training.launch_ray import train_on_ray as train
@@ -70,7 +70,7 @@ def _execute(command: str, path: str | None, overrides: list[str]) -> int:
         if result.metrics and is_first_process():
             show_metrics(result.metrics, title=f"{config.output} after {result.progress.samples_seen:,} samples")
         return 0
-    from training.checkpoint import find_last
+    from training.checkpoints.layout import find_last
     from training.errors import CheckpointError
 
     last, problems = find_last(Path(config.output) / "checkpoints")
@@ -84,8 +84,8 @@ def _execute(command: str, path: str | None, overrides: list[str]) -> int:
         target = export(last, model=config.model.name, directory=Path(config.output) / "export")
         say(f"wrote {target}: open_clip.create_model_and_transforms('local-dir:{target}')")
         return 0
-    from training.evaluate import evaluate_checkpoint
-    from training.log import show_metrics, write_metrics
+    from training.evaluation.evaluate import evaluate_checkpoint
+    from training.run.log import show_metrics, write_metrics
 
     if config.threads is not None:
         import torch

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 from configs.load import ConfigError, fingerprint
-from training.checkpoint import CheckpointConfig
-from training.data import DataConfig
-from training.evaluate import EvaluationConfig
-from training.log import LogConfig
-from training.losses import LossConfig
-from training.model import ModelConfig, Precision
-from training.optim import OptimiserConfig
-from training.phases import Phase, check_phases
-from training.profiling import ProfileConfig
+from training.checkpoints.layout import CheckpointConfig
+from training.data.batches import DataConfig
+from training.evaluation.evaluate import EvaluationConfig
+from training.learning.losses import LossConfig
+from training.learning.model import ModelConfig, Precision
+from training.learning.optimiser import OptimiserConfig
 from training.ray_config import RayConfig
+from training.run.log import LogConfig
+from training.run.phases import Phase, check_phases
+from training.run.profiling import ProfileConfig
 
 __all__ = ["TrainConfig", "learns", "total_samples"]
 

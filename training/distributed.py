@@ -25,8 +25,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from training.data.stream import share
 from training.errors import DistributedError, TrainingError
-from training.stream import share
 
 __all__ = ["World", "distributed", "is_first_process", "place_of"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import open_clip
 from safetensors.torch import save_file
 
-from training.checkpoint import read_progress
+from training.checkpoints.layout import read_progress
+from training.checkpoints.loading import read_weights
 from training.errors import OutputError
-from training.loading import read_weights
-from training.model import model_json
+from training.learning.model import model_json
 
 __all__ = ["export"]
 

@@ -36,7 +36,7 @@ from pipeline.errors import EngineError
 from pipeline.printable import say
 from training.config import TrainConfig
 from training.errors import DistributedError, TrainingError
-from training.stopping import stop_file, stop_signals
+from training.run.stopping import stop_file, stop_signals
 from training.train import Result, train
 
 __all__ = ["train_on_ray"]

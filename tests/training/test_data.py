@@ -14,10 +14,10 @@ from torchvision.transforms import RandomResizedCrop
 
 from pipeline.stages.check_image import ImageConfig, Picture, check_image
 from tests.training.tiny_shards import make_shards
-from training.data import Batch, BatchDataset, DataConfig, batches
-from training.decode import AugmentConfig, crop_box, decode, draws, random_crop, sample_keys
-from training.index import write_index
-from training.stream import Segment, Stream
+from training.data.batches import Batch, BatchDataset, DataConfig, batches
+from training.data.decode import AugmentConfig, crop_box, decode, draws, random_crop, sample_keys
+from training.data.index import write_index
+from training.data.stream import Segment, Stream
 
 
 class LengthTokenizer:

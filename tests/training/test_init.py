@@ -17,9 +17,9 @@ from tests.training.test_train import losses, weights_of
 from training.config import TrainConfig
 from training.distributed import World
 from training.errors import ModelError
-from training.gradient import FlatGradients, accumulate_gradient
-from training.losses import ContrastiveLoss
-from training.model import Model, ModelConfig, create_model
+from training.learning.gradient import FlatGradients, accumulate_gradient
+from training.learning.losses import ContrastiveLoss
+from training.learning.model import Model, ModelConfig, create_model
 from training.train import train
 
 

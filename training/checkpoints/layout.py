@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from configs.load import ConfigError
+from training.data.stream import Segment
 from training.errors import CheckpointError
-from training.stream import Segment
 
 __all__ = [
     "CheckpointConfig",

@@ -30,12 +30,12 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from configs.load import ConfigError
 from pipeline.errors import one_line
-from training.checkpoint import find_last, holds_shards
-from training.data import Tokenizer
+from training.checkpoints.layout import find_last, holds_shards
+from training.checkpoints.loading import read_weights
+from training.data.batches import Tokenizer
 from training.errors import CheckpointError, ModelError
-from training.loading import read_weights
-from training.shard import layers_of, shard_module
-from training.tokenizer import make_tokenizer
+from training.learning.sharding import layers_of, shard_module
+from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
     "Model",
@@ -202,7 +202,7 @@ class Model:
         self._text_features = torch.compile(self._text_features, dynamic=True)
 
     def shard(self, mesh: DeviceMesh, *, compile_layers: bool = False) -> None:
-        """Cut the weights over the ranks of `mesh` and move them to its device (see `shard.py`).
+        """Cut the weights over the ranks of `mesh` and move them to its device (see `sharding.py`).
 
         `compile_layers`: instead of `compile`, which would take the gathering of the weights into the compiled code.
         """

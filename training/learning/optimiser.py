@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.load import ConfigError
-from training.shard import is_sharded
+from training.learning.sharding import is_sharded
 
 __all__ = [
     "OptimiserConfig",

@@ -17,10 +17,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pipeline.errors import one_line
-from training.checkpoint import Progress, holds_shards, read_progress
+from training.checkpoints.layout import Progress, holds_shards, read_progress
+from training.checkpoints.safe_reader import SafeReader
 from training.errors import CheckpointError
-from training.optim import empty_moments, moments_by_name, named_moments
-from training.safe_reader import SafeReader
+from training.learning.optimiser import empty_moments, moments_by_name, named_moments
 
 __all__ = ["load_checkpoint", "read_weights"]
 

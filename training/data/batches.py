@@ -3,7 +3,7 @@
     Stream -> positions -> worker processes: read at offset, decode, crop, tokenise
         -> chunks, in order -> whole local batches -> device
 
-Images stay uint8 until they are on the device, where `model.py` normalises them: a quarter of the
+Images stay uint8 until they are on the device, where `learning/model.py` normalises them: a quarter of the
 bytes to copy. `processes.py` starts the workers.
 """
 
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from configs.load import ConfigError
 from pipeline.identity import keyed_hash
-from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
+from training.data.decode import AugmentConfig, decode, draws, random_crop, sample_keys
+from training.data.index import SampleIndex, load_index
+from training.data.processes import process_context, watch_parent
+from training.data.stream import Stream, share
 from training.errors import DataError
-from training.index import SampleIndex, load_index
-from training.processes import process_context, watch_parent
-from training.stream import Stream, share
 
 __all__ = ["Batch", "BatchDataset", "DataConfig", "DataSet", "Tokenizer", "batches"]
 

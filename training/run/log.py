@@ -17,7 +17,7 @@ from rich.table import Table
 
 from configs.load import ConfigError
 from pipeline.printable import PrintableConsole
-from training.metrics import Metric
+from training.evaluation.metrics import Metric
 
 __all__ = ["LogConfig", "RunLog", "metrics_table", "show_metrics", "write_metrics"]
 

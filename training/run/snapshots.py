@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.printable import say
-from training.checkpoint import listed_checkpoints
-from training.data import DataConfig
+from training.checkpoints.layout import listed_checkpoints
+from training.data.batches import DataConfig
+from training.data.index import SampleIndex, load_index, write_index
+from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.errors import CheckpointError, DataError, TrainingError
-from training.index import SampleIndex, load_index, write_index
-from training.stream import Segment, Stream
 
 __all__ = ["Snapshots"]
 

@@ -26,15 +26,15 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.lines import read_lines
-from training.checkpoint import Progress, read_progress
-from training.decode import centre_crop, decode
+from training.checkpoints.layout import Progress, read_progress
+from training.checkpoints.loading import load_checkpoint
+from training.data.decode import centre_crop, decode
+from training.data.shards import IMAGE_SUFFIXES
 from training.distributed import World, place_of
 from training.errors import EvaluationError
-from training.loading import load_checkpoint
-from training.losses import LossConfig, make_loss
-from training.metrics import Metric, retrieval, zero_shot
-from training.model import Model, ModelConfig, Precision, create_model, resolve_precision, trim
-from training.shards import IMAGE_SUFFIXES
+from training.evaluation.metrics import Metric, retrieval, zero_shot
+from training.learning.losses import LossConfig, make_loss
+from training.learning.model import Model, ModelConfig, Precision, create_model, resolve_precision, trim
 
 __all__ = [
     "EvaluationConfig",

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import open_clip
 
-from training.data import Tokenizer
+from training.data.batches import Tokenizer
 from training.errors import ModelError
 
 __all__ = ["make_tokenizer"]

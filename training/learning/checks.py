@@ -8,8 +8,8 @@ from configs.load import ConfigError
 from training.config import TrainConfig
 from training.distributed import World
 from training.errors import ModelError
-from training.model import Model, has_batch_norm
-from training.phases import Phase
+from training.learning.model import Model, has_batch_norm
+from training.run.phases import Phase
 
 __all__ = ["check_model", "check_sizes"]
 

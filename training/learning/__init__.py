@@ -1,0 +1,1 @@
+"""What learns: the model, its loss, its exact gradient and its optimiser."""
