@@ -15,13 +15,12 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import TINY_VIT, tiny_run
 from tests.training.test_sharding import last_of
 from training.checkpoints.loading import load_checkpoint
-from training.config import TrainConfig
+from training.config import ModelConfig, Phase, TrainConfig
 from training.distributed import World
 from training.errors import CheckpointError, DistributedError, ModelError, TrainingError
 from training.learning.checks import check_model, check_sizes
-from training.learning.model import Model, ModelConfig, create_model
+from training.learning.model import Model, create_model
 from training.learning.tokenizer import make_tokenizer
-from training.run.phases import Phase
 from training.train import train
 
 

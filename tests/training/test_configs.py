@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from configs.load import load
-from training.config import TrainConfig
-from training.learning.model import ModelConfig, create_model, register_model
+from training.config import ModelConfig, TrainConfig
+from training.learning.model import create_model, register_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 

@@ -14,8 +14,9 @@ from torchvision.transforms import RandomResizedCrop
 
 from pipeline.stages.check_image import ImageConfig, Picture, check_image
 from tests.training.tiny_shards import make_shards
-from training.data.batches import Batch, BatchDataset, DataConfig, batches
-from training.data.decode import AugmentConfig, crop_box, decode, draws, random_crop, sample_keys
+from training.config import AugmentConfig, DataConfig
+from training.data.batches import Batch, BatchDataset, batches
+from training.data.decode import crop_box, decode, draws, random_crop, sample_keys
 from training.data.index import write_index
 from training.data.stream import Segment, Stream
 

@@ -22,12 +22,11 @@ from tests.training.conftest import tiny_run
 from training.__main__ import main
 from training.checkpoints.layout import Progress, commit
 from training.checkpoints.loading import load_checkpoint, read_weights
-from training.config import TrainConfig
+from training.config import EvaluationConfig, LossConfig, ModelConfig, TrainConfig
 from training.errors import CheckpointError, ModelError, TrainingError
-from training.evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
+from training.evaluation.evaluate import evaluate_checkpoint
 from training.export import export
-from training.learning.losses import LossConfig
-from training.learning.model import ModelConfig, create_model
+from training.learning.model import create_model
 from training.train import train
 
 

@@ -17,9 +17,9 @@ from tests.training.test_train import losses
 from training.__main__ import main
 from training.checkpoints.layout import find_last, holds_shards, listed_checkpoints, read_progress
 from training.checkpoints.loading import load_checkpoint, read_weights
-from training.config import TrainConfig
+from training.config import ModelConfig, TrainConfig
 from training.errors import CheckpointError
-from training.learning.model import ModelConfig, create_model
+from training.learning.model import create_model
 from training.learning.sharding import layers_of
 from training.train import train
 

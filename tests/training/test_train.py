@@ -24,15 +24,20 @@ import training.train as train_module
 from configs.load import from_mapping
 from tests.training.conftest import tiny_run
 from training.__main__ import main
-from training.checkpoints.layout import CheckpointConfig, find_last, read_progress
-from training.config import TrainConfig
+from training.checkpoints.layout import find_last, read_progress
+from training.config import (
+    CheckpointConfig,
+    EvaluationConfig,
+    LossConfig,
+    ModelConfig,
+    OptimiserConfig,
+    TrainConfig,
+)
 from training.data.index import write_index
 from training.distributed import World
 from training.errors import CheckpointError, DataError, DistributedError, ModelError, NonFiniteError, OutputError
-from training.evaluation.evaluate import EvaluationConfig
-from training.learning.losses import LossConfig
-from training.learning.model import ModelConfig, create_model
-from training.learning.optimiser import OptimiserConfig, learning_rate
+from training.learning.model import create_model
+from training.learning.optimiser import learning_rate
 from training.learning.seeding import seed_step
 from training.run.stopping import stop_file
 from training.train import train

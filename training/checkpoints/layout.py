@@ -24,12 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from configs.load import ConfigError
 from training.data.stream import Segment
 from training.errors import CheckpointError
 
 __all__ = [
-    "CheckpointConfig",
     "Progress",
     "commit",
     "find_last",
@@ -39,22 +37,6 @@ __all__ = [
 ]
 
 _FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When to save, and what to keep."""
-
-    every_samples: int | None = None
-    """Save after about this many samples; null saves at the end, and on SIGTERM or Ctrl-C."""
-    keep: int = 2
-    """How many of the newest checkpoints stay on disk."""
-
-    def __post_init__(self) -> None:
-        if self.every_samples is not None and self.every_samples < 1:
-            raise ConfigError(f"every_samples must be positive or null, got {self.every_samples}")
-        if self.keep < 1:
-            raise ConfigError(f"keep must be at least 1, got {self.keep}")
 
 
 @dataclass(frozen=True, kw_only=True)

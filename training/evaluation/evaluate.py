@@ -28,16 +28,16 @@ from pipeline.errors import InputError
 from pipeline.lines import read_lines
 from training.checkpoints.layout import Progress, read_progress
 from training.checkpoints.loading import load_checkpoint
+from training.config import EvaluationConfig, LossConfig, ModelConfig, Precision
 from training.data.decode import centre_crop, decode
 from training.data.shards import IMAGE_SUFFIXES
 from training.distributed import World, place_of
 from training.errors import EvaluationError
 from training.evaluation.metrics import Metric, retrieval, zero_shot
-from training.learning.losses import LossConfig, make_loss
-from training.learning.model import Model, ModelConfig, Precision, create_model, resolve_precision, trim
+from training.learning.losses import make_loss
+from training.learning.model import Model, create_model, resolve_precision, trim
 
 __all__ = [
-    "EvaluationConfig",
     "EvaluationSet",
     "Example",
     "class_embeddings",
@@ -48,18 +48,6 @@ __all__ = [
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What to evaluate on, and how often."""
-
-    path: str | None = None
-    """Evaluation set in CLIP_benchmark's WebDataset form; null evaluates nothing."""
-    every_samples: int | None = None
-    """Evaluate after about this many samples; null only at the end."""
-    batch_size: int = 256
-    """Pictures or texts embedded at a time, on each rank."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,10 +27,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from configs.load import ConfigError
 from pipeline.errors import one_line
 from training.checkpoints.layout import find_last, holds_shards
 from training.checkpoints.loading import read_weights
+from training.config import ModelConfig, Precision
 from training.data.batches import Tokenizer
 from training.errors import CheckpointError, ModelError
 from training.learning.sharding import layers_of, shard_module
@@ -39,8 +38,6 @@ from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
     "Model",
-    "ModelConfig",
-    "Precision",
     "create_model",
     "has_batch_norm",
     "load_weights",
@@ -50,40 +47,6 @@ __all__ = [
     "resolve_precision",
     "trim",
 ]
-
-Precision = Literal["auto", "fp32", "bf16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Which model to train."""
-
-    name: str
-    """An open_clip model (ViT-B-32, RN50, ...), or the path of a model JSON of the same form."""
-    patch_dropout: float = 0.0
-    """Share of image patches left out while training, drawn per sample (FLIP, arXiv 2212.00794)."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: about a third more compute, far less memory."""
-    compile: bool = False
-    """Use torch.compile on both towers, or on each layer of sharded ones: minutes at the start, faster steps on a
-    GPU."""
-    init_from: str | None = None
-    """Start from these weights instead of random ones: a file (open_clip's .pt or .safetensors), the
-    directory of a run (its last checkpoint) or of an export."""
-    init_towers: Literal["both", "image", "text"] = "both"
-    """Which towers of `init_from` to take; the others, and the temperature, begin anew."""
-    lock_image: bool = False
-    """Leave the image tower as `init_from` made it and train the texts to it (LiT, arXiv 2111.07991)."""
-    unlocked_image_groups: int = 0
-    """With lock_image: this many of the last layer groups are trained all the same."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.patch_dropout < 1:
-            raise ConfigError(f"patch_dropout must lie in [0, 1), got {self.patch_dropout}")
-        if self.lock_image and (self.init_from is None or self.init_towers == "text"):
-            raise ConfigError("lock_image would freeze random weights; set init_from to a trained image tower")
-        if self.unlocked_image_groups and not self.lock_image:
-            raise ConfigError("unlocked_image_groups does nothing without lock_image")
 
 
 def register_model(name: str) -> str:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from configs.load import ConfigError
+from training.config import OptimiserConfig
 from training.learning.sharding import is_sharded
 
 __all__ = [
-    "OptimiserConfig",
     "empty_moments",
     "learning_rate",
     "make_optimiser",
@@ -25,36 +23,6 @@ __all__ = [
     "named_moments",
     "split_by_decay",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
-    """AdamW with warm-up and cosine decay."""
-
-    learning_rate: float = 5e-4
-    """Peak learning rate. 5e-4 is CLIP's for ViT-B/32 at batch 32,768 (table 20)."""
-    final_learning_rate: float = 0.0
-    """Learning rate at the end of the cosine."""
-    warmup_samples: int = 0
-    """Samples over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.2
-    """Decoupled weight decay on matrices; gains, biases and the logit scale have none (CLIP, section 2.5)."""
-    beta1: float = 0.9
-    """AdamW's first beta (CLIP, table 18)."""
-    beta2: float = 0.98
-    """AdamW's second beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 18)."""
-    eps: float = 1e-6
-    """AdamW's epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 18)."""
-    max_gradient_norm: float | None = None
-    """Scale the gradient down to this norm when it is longer; null never does."""
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.warmup_samples < 0:
-            raise ConfigError(f"warmup_samples must not be negative, got {self.warmup_samples}")
-        if self.max_gradient_norm is not None and self.max_gradient_norm <= 0:
-            raise ConfigError(f"max_gradient_norm must be positive or null, got {self.max_gradient_norm}")
 
 
 def learning_rate(config: OptimiserConfig, *, samples: int, total_samples: int) -> float:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from training.data.batches import Batch, BatchDataset, DataConfig, Tokenizer, batches
+from training.config import DataConfig, Phase
+from training.data.batches import Batch, BatchDataset, Tokenizer, batches
 from training.distributed import World
-from training.run.phases import Phase, next_phase_start, phase_at
+from training.run.phases import next_phase_start, phase_at
 from training.run.snapshots import Snapshots
 
 __all__ = ["feed"]

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,25 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from configs.load import ConfigError
 from pipeline.printable import PrintableConsole
+from training.config import LogConfig
 from training.evaluation.metrics import Metric
 
-__all__ = ["LogConfig", "RunLog", "metrics_table", "show_metrics", "write_metrics"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """How much to write down."""
-
-    every_steps: int = 10
-    """Steps between two lines of log.jsonl; loss and rates are means over them."""
-    tensorboard: bool = True
-    """Write TensorBoard files to RUN/tensorboard."""
-
-    def __post_init__(self) -> None:
-        if self.every_steps < 1:
-            raise ConfigError(f"every_steps must be at least 1, got {self.every_steps}")
+__all__ = ["RunLog", "metrics_table", "show_metrics", "write_metrics"]
 
 
 class RunLog:

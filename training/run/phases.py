@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,40 +19,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from configs.load import ConfigError
+from training.config import Phase
 
-__all__ = ["Phase", "carry_over", "check_phases", "next_phase_start", "phase_at", "resize_positions"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A part of the run, until the next phase begins. What is null is as the model has it."""
-
-    begins_at: float
-    """Share of the run's samples after which it begins, in [0, 1)."""
-    image_size: int | None = None
-    """Side of the pictures in pixels; null for the model's."""
-    context_length: int | None = None
-    """Longest text in tokens, at most the model's; null for the model's."""
-    micro_batches: int | None = None
-    """As the run's `micro_batches`; null for the run's."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.begins_at < 1:
-            raise ConfigError(f"begins_at must lie in [0, 1), got {self.begins_at}")
-        for name in ("image_size", "context_length", "micro_batches"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be positive or null, got {value}")
+__all__ = ["carry_over", "next_phase_start", "phase_at", "resize_positions"]
 
 
 _WHOLE = Phase(begins_at=0.0)
-
-
-def check_phases(phases: Sequence[Phase]) -> None:
-    """Raise ConfigError unless `phases` begin one after the other."""
-    begins = [phase.begins_at for phase in phases]
-    if begins != sorted(set(begins)):
-        raise ConfigError(f"phases must begin one after the other, got begins_at {begins}")
 
 
 def _start(phase: Phase, total: int, batch: int) -> int:

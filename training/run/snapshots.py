@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.printable import say
 from training.checkpoints.layout import listed_checkpoints
-from training.data.batches import DataConfig
+from training.config import DataConfig
 from training.data.index import SampleIndex, load_index, write_index
 from training.data.stream import Segment, Stream
 from training.distributed import World
