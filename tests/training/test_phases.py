@@ -18,7 +18,8 @@ from tests.training.test_train import assert_same_run, losses, weights_of
 from training.__main__ import main
 from training.checkpoints.layout import find_last, read_progress
 from training.config import EvaluationConfig, Phase, TrainConfig
-from training.run.phases import next_phase_start, phase_at, resize_positions
+from training.learning.resizing import resize_positions
+from training.run.phases import next_phase_start, phase_at
 from training.train import train
 
 

@@ -17,7 +17,7 @@ from training.learning.gradient import Gradients, make_gradients
 from training.learning.losses import make_loss
 from training.learning.model import Model, create_model, resolve_precision
 from training.learning.optimiser import make_optimiser
-from training.run.phases import carry_over
+from training.learning.resizing import carry_over
 
 __all__ = ["Learner", "make_learner"]
 
