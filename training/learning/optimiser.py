@@ -6,23 +6,14 @@ Counting samples rather than steps keeps the schedule the same when the batch or
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from training.config import OptimiserConfig
 from training.learning.sharding import is_sharded
 
-__all__ = [
-    "empty_moments",
-    "learning_rate",
-    "make_optimiser",
-    "moments_by_name",
-    "named_moments",
-    "split_by_decay",
-]
+__all__ = ["learning_rate", "make_optimiser", "split_by_decay"]
 
 
 def learning_rate(config: OptimiserConfig, *, samples: int, total_samples: int) -> float:
@@ -44,7 +35,10 @@ def split_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
 
 
 def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over `module`'s trainable parameters."""
+    """AdamW over `module`'s trainable parameters.
+
+    Those that decay are its first group, by which `checkpoints/moments.py` knows them.
+    """
     decayed, plain = split_by_decay(module)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
@@ -59,35 +53,3 @@ def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.Ad
         eps=config.eps,
         fused=True,
     )
-
-
-def named_moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by the names of `module`'s parameters: NAME.step, NAME.exp_avg, NAME.exp_avg_sq; the tensors
-    themselves. Empty before the first step."""
-    return {
-        f"{name}.{key}": value
-        for name, parameter in module.named_parameters()
-        for key, value in optimiser.state.get(parameter, {}).items()
-    }
-
-
-def empty_moments(optimiser: torch.optim.Optimizer) -> None:
-    """Give AdamW the state that it makes in its first step, all zero, for a checkpoint to be read into."""
-    for group in optimiser.param_groups:
-        for parameter in group["params"]:
-            optimiser.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            }
-
-
-def moments_by_name(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """`named_moments` of the state dict of an unsharded module's optimiser, which counts parameters by number."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    decayed, plain = split_by_decay(module)
-    return {
-        f"{names[id(parameter)]}.{key}": value
-        for number, parameter in enumerate([*decayed, *plain])
-        for key, value in state["state"].get(number, {}).items()
-    }
