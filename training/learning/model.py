@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import warnings
 import zipfile
@@ -15,9 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
-
-# The trainer works from local files alone: no model, tokenizer or weight is looked up on a network.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import open_clip
 import torch
@@ -43,6 +39,7 @@ __all__ = [
     "load_weights",
     "model_json",
     "own_image_size",
+    "preprocess_json",
     "register_model",
     "resolve_precision",
     "trim",
@@ -81,6 +78,17 @@ def register_model(name: str) -> str:
 def model_json(name: str) -> dict[str, Any]:
     """The model's description, as in open_clip's model JSON."""
     return cast("dict[str, Any]", open_clip.get_model_config(register_model(name)))
+
+
+def preprocess_json(image_size: int) -> dict[str, Any]:
+    """What open_clip shall do to pictures before it shows them to a model of this trainer."""
+    return {
+        "size": image_size,
+        "mean": list(open_clip.OPENAI_DATASET_MEAN),
+        "std": list(open_clip.OPENAI_DATASET_STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
 
 
 def own_image_size(name: str) -> int:
