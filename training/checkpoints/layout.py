@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.errors import one_line
 from training.data.stream import Segment
 from training.errors import CheckpointError
 
@@ -100,7 +101,7 @@ def read_progress(path: str | Path) -> Progress:
         segments = [Segment(**{**entry, "sizes": tuple(entry["sizes"])}) for entry in facts.pop("segments", ())]
         return Progress(**facts, segments=tuple(segments))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint ({' '.join(str(error).split())})") from error
+        raise CheckpointError(f"{path}: not a checkpoint ({one_line(error)})") from error
 
 
 def holds_shards(path: Path) -> bool:
@@ -124,7 +125,7 @@ def _problem(path: Path) -> str | None:
             if file.stat().st_size != facts["bytes"] or _sha256(file) != facts["sha256"]:
                 return f"{name} is not what was written"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error) or type(error).__name__
     return None
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.errors import one_line
 from pipeline.identity import keyed_hash
 from training.config import AugmentConfig, DataConfig
 from training.data.decode import decode, draws, random_crop, sample_keys
@@ -238,7 +239,7 @@ def batches(
         if "worker" not in str(error):
             raise
         raise DataError(
-            f"a data worker died ({' '.join(str(error).split())[:160]}); run again to go on from the last checkpoint"
+            f"a data worker died ({one_line(error, 160)}); run again to go on from the last checkpoint"
         ) from error
 
 

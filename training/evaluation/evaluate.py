@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, one_line
 from pipeline.lines import read_lines
 from training.checkpoints.layout import Progress, read_progress
 from training.checkpoints.loading import load_checkpoint
@@ -98,7 +98,7 @@ class EvaluationSet:
                     if members:
                         yield self._example(tar, *members.popitem())
             except (OSError, tarfile.TarError) as error:
-                raise EvaluationError(f"{tar}: cannot be read ({' '.join(str(error).split())})") from error
+                raise EvaluationError(f"{tar}: cannot be read ({one_line(error)})") from error
 
     def _example(self, tar: Path, key: str, members: dict[str, bytes]) -> Example:
         image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)

@@ -57,7 +57,7 @@ def register_model(name: str) -> str:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"{name}: cannot read the model's JSON ({' '.join(str(error).split())})") from error
+            raise ModelError(f"{name}: cannot read the model's JSON ({one_line(error)})") from error
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(content)
         if missing:
             raise ModelError(f"{name}: not an open_clip model: {', '.join(sorted(missing))} missing")

@@ -107,7 +107,7 @@ class Snapshots:
                     root=self._root,
                     skip_unfinished=self._config.follow,
                     replace=not self._config.follow,
-                    tell=_Progress(),
+                    tell=_Teller(),
                 )
             except (TrainingError, OSError) as error:
                 return " ".join(str(error).split())
@@ -134,7 +134,7 @@ class Snapshots:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-class _Progress:
+class _Teller:
     """Says now and then how far the index is, where it takes long."""
 
     _EVERY_S = 10.0
