@@ -17,7 +17,8 @@ from PIL import Image
 from tests.training.tiny_shards import CLASSES, TEMPLATES, make_evaluation
 from training.config import EvaluationConfig, ModelConfig
 from training.errors import EvaluationError
-from training.evaluation.evaluate import EvaluationSet, class_embeddings, evaluate, prepare
+from training.evaluation.evaluate import class_embeddings, evaluate, prepare
+from training.evaluation.examples import EvaluationSet
 from training.evaluation.metrics import label_ranks, retrieval, zero_shot
 from training.learning.losses import ContrastiveLoss
 from training.learning.model import Model, create_model
