@@ -25,15 +25,15 @@ from typing import Any, cast
 
 import torch
 
-from training.data import Batch, BatchDataset, DataConfig, batches
-from training.decode import AugmentConfig
+from training.config import AugmentConfig, DataConfig, ModelConfig, OptimiserConfig
+from training.data.batches import Batch, BatchDataset, batches
+from training.data.index import write_index
+from training.data.stream import Segment, Stream
 from training.distributed import World
-from training.gradient import accumulate_gradient, make_gradients
-from training.index import write_index
-from training.losses import ContrastiveLoss
-from training.model import Model, ModelConfig, create_model, model_json, resolve_precision, trim
-from training.optim import OptimiserConfig, make_optimiser
-from training.stream import Segment, Stream
+from training.learning.gradient import accumulate_gradient, make_gradients
+from training.learning.losses import ContrastiveLoss
+from training.learning.model import Model, create_model, model_json, resolve_precision, trim
+from training.learning.optimiser import make_optimiser
 
 
 def main() -> None:

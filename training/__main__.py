@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, describe, load
 from pipeline.printable import say
+from training.config import TrainConfig
+from training.errors import CheckpointError, TrainingError
 
 _USAGE = """usage: python -m training COMMAND CONFIG.yaml [--section.key value ...]
 
@@ -24,22 +26,18 @@ Several processes: torchrun --nproc-per-node 2 -m training run CONFIG.yaml
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; the exit status is 0, 2 for an error, 128 + signal when stopped."""
-    from training.errors import TrainingError
-
     words = list(arguments)
     wants_help = not words or any(word in ("-h", "--help", "help") for word in words)
     if wants_help:
-        from training.config import TrainConfig
-
         with contextlib.suppress(BrokenPipeError):  # whoever read it has seen enough
             print(f"{_USAGE}\noptions:\n{describe(TrainConfig)}", flush=True)
         return 0 if words else 2
-    command, *rest = words
+    name, *rest = words
     try:
-        if command not in ("run", "evaluate", "export"):
-            raise ConfigError(f"unknown command {command!r}; use run, evaluate or export")
+        if name not in _COMMANDS:
+            raise ConfigError(f"unknown command {name!r}; use run, evaluate or export")
         path = rest.pop(0) if rest and not rest[0].startswith("--") else None
-        return _execute(command, path, rest)
+        return _COMMANDS[name](load(TrainConfig, path, rest))
     except (ConfigError, TrainingError) as error:
         say(f"error: {error}", to=sys.stderr)
         return 2
@@ -51,41 +49,29 @@ def main(arguments: Sequence[str]) -> int:
         return 2
 
 
-def _execute(command: str, path: str | None, overrides: list[str]) -> int:
-    from training.config import TrainConfig
+# Each command imports what it works with: torch alone takes seconds, and neither help nor a mistake shall wait for it.
 
-    config = load(TrainConfig, path, overrides)
-    if command == "run":
-        from training.log import show_metrics
 
-        if config.launcher == "ray":
-            from training.launch_ray import train_on_ray as train
-        else:
-            from training.train import train
-        result = train(config)
-        if result.stopped_by is not None:
-            return 128 + result.stopped_by
-        from training.distributed import is_first_process
+def _run(config: TrainConfig) -> int:
+    from training.distributed import is_first_process
+    from training.run.log import show_metrics
 
-        if result.metrics and is_first_process():
-            show_metrics(result.metrics, title=f"{config.output} after {result.progress.samples_seen:,} samples")
-        return 0
-    from training.checkpoint import find_last
-    from training.errors import CheckpointError
+    if config.launcher == "ray":
+        from training.launch_ray import train_on_ray as train
+    else:
+        from training.train import train
+    result = train(config)
+    if result.stopped_by is not None:
+        return 128 + result.stopped_by
+    if result.metrics and is_first_process():
+        show_metrics(result.metrics, title=f"{config.output} after {result.progress.samples_seen:,} samples")
+    return 0
 
-    last, problems = find_last(Path(config.output) / "checkpoints")
-    for problem in problems:
-        say(f"warning: {problem}", to=sys.stderr)
-    if last is None:
-        raise CheckpointError(f"{config.output}: no whole checkpoint there; train first, or set --output")
-    if command == "export":
-        from training.export import export
 
-        target = export(last, model=config.model.name, directory=Path(config.output) / "export")
-        say(f"wrote {target}: open_clip.create_model_and_transforms('local-dir:{target}')")
-        return 0
-    from training.evaluate import evaluate_checkpoint
-    from training.log import show_metrics, write_metrics
+def _evaluate(config: TrainConfig) -> int:
+    last = _last_checkpoint(config)
+    from training.evaluation.evaluate import evaluate_checkpoint
+    from training.run.log import show_metrics, write_metrics
 
     if config.threads is not None:
         import torch
@@ -99,6 +85,29 @@ def _execute(command: str, path: str | None, overrides: list[str]) -> int:
     )
     show_metrics(metrics, title=f"{last} after {progress.samples_seen:,} samples")
     return 0
+
+
+def _export(config: TrainConfig) -> int:
+    last = _last_checkpoint(config)
+    from training.export import export
+
+    target = export(last, model=config.model.name, directory=Path(config.output) / "export")
+    say(f"wrote {target}: open_clip.create_model_and_transforms('local-dir:{target}')")
+    return 0
+
+
+def _last_checkpoint(config: TrainConfig) -> Path:
+    from training.checkpoints.layout import find_last
+
+    last, problems = find_last(Path(config.output) / "checkpoints")
+    for problem in problems:
+        say(f"warning: {problem}", to=sys.stderr)
+    if last is None:
+        raise CheckpointError(f"{config.output}: no whole checkpoint there; train first, or set --output")
+    return last
+
+
+_COMMANDS: Mapping[str, Callable[[TrainConfig], int]] = {"run": _run, "evaluate": _evaluate, "export": _export}
 
 
 if __name__ == "__main__":

@@ -1,24 +1,309 @@
-"""The options of a training run, and which of them change what is learnt."""
+"""Every option of a training run, and which of them change what is learnt.
+
+    TrainConfig
+    |- data        DataConfig: DataSet, AugmentConfig      training/data
+    |- model       ModelConfig                             training/learning/model.py
+    |- loss        LossConfig                              training/learning/losses.py
+    |- optimiser   OptimiserConfig                         training/learning/optimiser.py
+    |- phases      Phase                                   training/run/phases.py
+    |- checkpoint  CheckpointConfig                        training/checkpoints
+    |- evaluation  EvaluationConfig                        training/evaluation
+    |- log         LogConfig                               training/run/log.py
+    |- profile     ProfileConfig                           training/run/profiling.py
+    `- ray         RayConfig                               training/launch_ray.py
+
+On one page below all rooms, not each beside what it configures: that imports torch, which neither `--help` nor a
+mistake in a config shall wait for.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 from configs.load import ConfigError, fingerprint
-from training.checkpoint import CheckpointConfig
-from training.data import DataConfig
-from training.evaluate import EvaluationConfig
-from training.log import LogConfig
-from training.losses import LossConfig
-from training.model import ModelConfig, Precision
-from training.optim import OptimiserConfig
-from training.phases import Phase, check_phases
-from training.profiling import ProfileConfig
-from training.ray_config import RayConfig
 
-__all__ = ["TrainConfig", "learns", "total_samples"]
+__all__ = [
+    "AugmentConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "DataSet",
+    "EvaluationConfig",
+    "LogConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "Phase",
+    "Precision",
+    "ProfileConfig",
+    "RayConfig",
+    "TrainConfig",
+    "learns",
+    "total_samples",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """One of several data sets."""
+
+    path: str
+    """Directory of shards."""
+    weight: float | None = None
+    """Its share of the samples, relative to the others'; null in all entries joins them to one data set."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and self.weight <= 0:
+            raise ConfigError(f"weight must be positive, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random crops, as CLIP's (section 2.5: a random square crop is the only augmentation): torchvision's
+    RandomResizedCrop."""
+
+    min_crop_area: float = 0.9
+    """Smallest share of the picture's area that a crop covers; 0.9 is open_clip's default, 1 takes all. Only pictures
+    longer than `max_crop_aspect` may be cut further."""
+    max_crop_aspect: float = 4 / 3
+    """Widest crop before it is made square, as width over height or its inverse; 1 keeps shapes as they are."""
+    flip_probability: float = 0.0
+    """Chance of a mirrored picture. CLIP uses none: captions name left and right, and text would be mirrored."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_crop_area <= 1:
+            raise ConfigError(f"min_crop_area must lie in (0, 1], got {self.min_crop_area}")
+        if self.max_crop_aspect < 1:
+            raise ConfigError(f"max_crop_aspect must be at least 1, got {self.max_crop_aspect}")
+        if not 0 <= self.flip_probability <= 1:
+            raise ConfigError(f"flip_probability must lie in [0, 1], got {self.flip_probability}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on."""
+
+    path: str | None = None
+    """Directory of shards: one that the pipeline wrote, or tars of img2dataset or WebDataset."""
+    mixture: tuple[DataSet, ...] = ()
+    """Several directories instead of one path: a list of {path, weight}."""
+    follow: bool = False
+    """Look for new shards at the end of each epoch: train while they are being written."""
+    num_workers: int = 2
+    """Processes per rank that read, decode and tokenise; 0 does it in the training process."""
+    prefetch_chunks: int = 4
+    """Chunks of up to 256 samples that each worker prepares ahead."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random crops."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All directories."""
+        return tuple(entry.path for entry in self.mixture) if self.path is None else (self.path,)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weights; empty where the data sets are one, passed through whole in each epoch."""
+        return tuple(entry.weight for entry in self.mixture if entry.weight is not None)
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (not self.mixture):
+            raise ConfigError("give either path or mixture (one of the two)")
+        weighted = [entry.weight is not None for entry in self.mixture]
+        if any(weighted) and not all(weighted):
+            raise ConfigError("mixture: give all entries a weight, or none")
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.prefetch_chunks < 1:
+            raise ConfigError(f"prefetch_chunks must be at least 1, got {self.prefetch_chunks}")
+
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model to train."""
+
+    name: str
+    """An open_clip model (ViT-B-32, RN50, ...), or the path of a model JSON of the same form."""
+    patch_dropout: float = 0.0
+    """Share of image patches left out while training, drawn per sample (FLIP, arXiv 2212.00794)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third more compute, far less memory."""
+    compile: bool = False
+    """Use torch.compile on both towers, or on each layer of sharded ones: minutes at the start, faster steps on a
+    GPU."""
+    init_from: str | None = None
+    """Start from these weights instead of random ones: a file (open_clip's .pt or .safetensors), the
+    directory of a run (its last checkpoint) or of an export."""
+    init_towers: Literal["both", "image", "text"] = "both"
+    """Which towers of `init_from` to take; the others, and the temperature, begin anew."""
+    lock_image: bool = False
+    """Leave the image tower as `init_from` made it and train the texts to it (LiT, arXiv 2111.07991)."""
+    unlocked_image_groups: int = 0
+    """With lock_image: this many of the last layer groups are trained all the same."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.patch_dropout < 1:
+            raise ConfigError(f"patch_dropout must lie in [0, 1), got {self.patch_dropout}")
+        if self.lock_image and (self.init_from is None or self.init_towers == "text"):
+            raise ConfigError("lock_image would freeze random weights; set init_from to a trained image tower")
+        if self.unlocked_image_groups and not self.lock_image:
+            raise ConfigError("unlocked_image_groups does nothing without lock_image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What to minimise."""
+
+    name: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: CLIP's symmetric cross-entropy over the global batch. sigmoid: SigLIP's loss."""
+    init_temperature: float | None = None
+    """Initial temperature; null for the paper's: 0.07 (CLIP, section 2.5), 0.1 (SigLIP, section 3.2)."""
+    max_logit_scale: float = 100.0
+    """The learnt scale is clamped to this after each step (CLIP, section 2.5)."""
+    chunk_rows: int = 4096
+    """Rows of the similarity matrix in memory at a time: bounds memory at this times the global batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate. 5e-4 is CLIP's for ViT-B/32 at batch 32,768 (table 20)."""
+    final_learning_rate: float = 0.0
+    """Learning rate at the end of the cosine."""
+    warmup_samples: int = 0
+    """Samples over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.2
+    """Decoupled weight decay on matrices; gains, biases and the logit scale have none (CLIP, section 2.5)."""
+    beta1: float = 0.9
+    """AdamW's first beta (CLIP, table 18)."""
+    beta2: float = 0.98
+    """AdamW's second beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 18)."""
+    eps: float = 1e-6
+    """AdamW's epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 18)."""
+    max_gradient_norm: float | None = None
+    """Scale the gradient down to this norm when it is longer; null never does."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.warmup_samples < 0:
+            raise ConfigError(f"warmup_samples must not be negative, got {self.warmup_samples}")
+        if self.max_gradient_norm is not None and self.max_gradient_norm <= 0:
+            raise ConfigError(f"max_gradient_norm must be positive or null, got {self.max_gradient_norm}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of the run, until the next phase begins. What is null is as the model has it."""
+
+    begins_at: float
+    """Share of the run's samples after which it begins, in [0, 1)."""
+    image_size: int | None = None
+    """Side of the pictures in pixels; null for the model's."""
+    context_length: int | None = None
+    """Longest text in tokens, at most the model's; null for the model's."""
+    micro_batches: int | None = None
+    """As the run's `micro_batches`; null for the run's."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begins_at < 1:
+            raise ConfigError(f"begins_at must lie in [0, 1), got {self.begins_at}")
+        for name in ("image_size", "context_length", "micro_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be positive or null, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save, and what to keep."""
+
+    every_samples: int | None = None
+    """Save after about this many samples; null saves at the end, and on SIGTERM or Ctrl-C."""
+    keep: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        if self.every_samples is not None and self.every_samples < 1:
+            raise ConfigError(f"every_samples must be positive or null, got {self.every_samples}")
+        if self.keep < 1:
+            raise ConfigError(f"keep must be at least 1, got {self.keep}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What to evaluate on, and how often."""
+
+    path: str | None = None
+    """Evaluation set in CLIP_benchmark's WebDataset form; null evaluates nothing."""
+    every_samples: int | None = None
+    """Evaluate after about this many samples; null only at the end."""
+    batch_size: int = 256
+    """Pictures or texts embedded at a time, on each rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """How much to write down."""
+
+    every_steps: int = 10
+    """Steps between two lines of log.jsonl; loss and rates are means over them."""
+    tensorboard: bool = True
+    """Write TensorBoard files to RUN/tensorboard."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise ConfigError(f"every_steps must be at least 1, got {self.every_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """Which steps to trace with torch.profiler, on every rank."""
+
+    steps: int = 0
+    """How many steps; 0 traces none. A traced step is slower, and its trace takes megabytes."""
+    after: int = 10
+    """Steps before the first traced one, counted from where this process began: the first ones warm up."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigError(f"steps must not be negative, got {self.steps}")
+        if self.after < 1:
+            raise ConfigError(f"after must be at least 1, for the tracer's own warm-up, got {self.after}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """Ray Train's part of a run; with `launcher: ray`."""
+
+    address: str | None = None
+    """Address of a Ray cluster (host:port or ray://...); null takes RAY_ADDRESS, else starts a Ray on this machine."""
+    num_workers: int = 1
+    """Processes, one a GPU where `device` is not cpu and there are GPUs."""
+    min_workers: int | None = None
+    """Go on with as few as this when nodes leave, and with up to `num_workers` when they come back; null: all or
+    none."""
+    cpus_per_worker: float = 1.0
+    """CPUs that Ray sets aside for each process and its data workers."""
+    max_failures: int = 3
+    """How often the processes are started again after one of them died, each time from the last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ConfigError(f"num_workers must be at least 1, got {self.num_workers}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ConfigError(f"min_workers must lie in [1, num_workers {self.num_workers}], got {self.min_workers}")
+        if self.cpus_per_worker <= 0:
+            raise ConfigError(f"cpus_per_worker must be positive, got {self.cpus_per_worker}")
+        if self.max_failures < 0:
+            raise ConfigError(f"max_failures must not be negative, got {self.max_failures}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +374,7 @@ class TrainConfig:
             raise ConfigError(
                 "data.follow changes what an epoch is: set --samples N --epochs null, N being the run's length"
             )
-        check_phases(self.phases)
+        _check_phases(self.phases)
 
 
 def total_samples(config: TrainConfig, num_samples: int) -> int:
@@ -107,3 +392,10 @@ def learns(config: TrainConfig) -> str:
         model, phases, config.data.augment, config.data.weights, config.data.follow, config.epochs, config.samples,
         config.global_batch_size, config.seed, config.loss, config.optimiser,
     )  # fmt: skip
+
+
+def _check_phases(phases: Sequence[Phase]) -> None:
+    """Raise ConfigError unless `phases` begin one after the other."""
+    begins = [phase.begins_at for phase in phases]
+    if begins != sorted(set(begins)):
+        raise ConfigError(f"phases must begin one after the other, got begins_at {begins}")

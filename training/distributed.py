@@ -25,8 +25,9 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from pipeline.errors import one_line
+from training.data.stream import share
 from training.errors import DistributedError, TrainingError
-from training.stream import share
 
 __all__ = ["World", "distributed", "is_first_process", "place_of"]
 
@@ -232,8 +233,7 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
         )
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
-            f"rank {rank} of {size} cannot join the others ({' '.join(str(error).split())[:200]}); "
-            "start all ranks with torchrun"
+            f"rank {rank} of {size} cannot join the others ({one_line(error)}); start all ranks with torchrun"
         ) from error
     world = World(rank=rank, size=size, device=place, store=PrefixStore("openwit", store), timeout_s=timeout_s)
     try:

@@ -10,7 +10,7 @@
     `- DistributedError   ranks cannot meet, or one stopped answering
 
 Each message is one line that says what, where and what to do next; the commands print it and exit
-with status 2. Bad samples are never errors: they are counted and replaced (`data.py`). A mistake in
+with status 2. Bad samples are never errors: they are counted and replaced (`data/batches.py`). A mistake in
 a config is a `configs.load.ConfigError`.
 """
 

@@ -7,13 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
-import open_clip
 from safetensors.torch import save_file
 
-from training.checkpoint import read_progress
+from training.checkpoints.layout import read_progress
+from training.checkpoints.loading import read_weights
 from training.errors import OutputError
-from training.loading import read_weights
-from training.model import model_json
+from training.learning.model import model_json, preprocess_json
 
 __all__ = ["export"]
 
@@ -30,16 +29,7 @@ def export(checkpoint: str | Path, *, model: str, directory: str | Path) -> Path
         # open_clip makes room for a bias only where the config names one.
         config.setdefault("init_logit_bias", 0.0)
     config["vision_cfg"]["image_size"] = size = progress.image_size or config["vision_cfg"].get("image_size", 224)
-    content = {
-        "model_cfg": config,
-        "preprocess_cfg": {
-            "size": size,
-            "mean": list(open_clip.OPENAI_DATASET_MEAN),
-            "std": list(open_clip.OPENAI_DATASET_STD),
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-        },
-    }
+    content = {"model_cfg": config, "preprocess_cfg": preprocess_json(size)}
     target = Path(directory)
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:

@@ -18,7 +18,6 @@ import logging
 import math
 import os
 import pickle
-import secrets
 import socket
 import sys
 import threading
@@ -32,11 +31,12 @@ from typing import Any, cast
 from configs.load import ConfigError, dump, load
 from pipeline.engine.scratch import scratch_directory
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
-from pipeline.errors import EngineError
+from pipeline.errors import EngineError, one_line
 from pipeline.printable import say
 from training.config import TrainConfig
 from training.errors import DistributedError, TrainingError
-from training.stopping import stop_file, stop_signals
+from training.run.directory import write_whole
+from training.run.stopping import stop_file, stop_signals
 from training.train import Result, train
 
 __all__ = ["train_on_ray"]
@@ -135,12 +135,12 @@ def _fit(session: RaySession, trainer: Any, messages: Path) -> str | None:
         while not wait([fitted], timeout=_LOOK_EVERY_S).done:
             session.check()
             if stop.signal is not None and not (messages / "stop").exists():
-                _write(messages / "stop", str(int(stop.signal)).encode())
+                write_whole(messages / "stop", str(int(stop.signal)).encode())
                 say("stopping after a checkpoint; once more stops at once", to=sys.stderr)
     try:
         fitted.result()
     except session.ray.train.TrainingFailedError as error:
-        return " ".join(str(error).split())[:200]
+        return one_line(error)
     return None
 
 
@@ -171,10 +171,10 @@ def _work(given: dict[str, str]) -> None:
     except DistributedError:
         raise  # another worker died, and Ray starts all anew
     except (TrainingError, ConfigError) as error:
-        _write(messages / "outcome", pickle.dumps(error))
+        write_whole(messages / "outcome", pickle.dumps(error))
         raise
     if rank == 0:
-        _write(messages / "outcome", pickle.dumps(result))
+        write_whole(messages / "outcome", pickle.dumps(result))
 
 
 def _meet(ray: Any) -> int:
@@ -233,13 +233,6 @@ def _messages(config: TrainConfig) -> Iterator[Path]:
     with scratch_directory(f"{output.name}.ray-", output.parent) as path:
         (path / "config.yaml").write_text(dump(config), encoding="utf-8")
         yield path
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write `path`, whole from its first appearance."""
-    temporary = path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
-    temporary.write_bytes(content)
-    temporary.rename(path)
 
 
 @contextmanager

@@ -15,22 +15,22 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from training.begin import begin
-from training.chance import seed_step
-from training.checkpoint import Progress
+from training.checkpoints.layout import Progress
 from training.config import TrainConfig
 from training.distributed import distributed
 from training.errors import NonFiniteError
-from training.evaluate import evaluate
-from training.gradient import accumulate_gradient
-from training.log import write_metrics
-from training.losses import make_loss
-from training.metrics import Metric
-from training.model import trim
-from training.optim import learning_rate
-from training.phases import phase_at
-from training.stopping import Stop, stop_signals
-from training.throughput import Window
+from training.evaluation.evaluate import evaluate
+from training.evaluation.metrics import Metric
+from training.learning.gradient import accumulate_gradient
+from training.learning.losses import make_loss
+from training.learning.model import trim
+from training.learning.optimiser import learning_rate
+from training.learning.seeding import seed_step
+from training.run.begin import begin
+from training.run.log import write_metrics
+from training.run.phases import phase_at
+from training.run.stopping import Stop, stop_signals
+from training.run.throughput import Window
 
 __all__ = ["Result", "train"]
 

@@ -23,8 +23,8 @@ from pipeline.progress import Progress
 from pipeline.report import write_report
 from tests.conftest import REPOSITORY
 from tests.pipeline import small_set
-from training.log import show_metrics
-from training.metrics import Metric
+from training.evaluation.metrics import Metric
+from training.run.log import show_metrics
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[31m\x9b2J\u202egpj\u2066\u2028\r\x08[red]x[/] [link=http://b]y[/link] :boom:\x7f"
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.ray_nodes import kill
 from tests.training.tiny_shards import CLASSES, make_evaluation, make_shards
-from training.index import SampleIndex, write_index
+from training.data.index import SampleIndex, write_index
 
 TINY_VIT = {
     "embed_dim": 16,

@@ -24,18 +24,18 @@ import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
 import training.distributed as distributed_module
-import training.snapshots as snapshots_module
+import training.run.snapshots as snapshots_module
 import training.train as train_module
 from configs.load import from_mapping
-from training.config import TrainConfig
-from training.data import Batch
+from training.checkpoints.saving import CheckpointWriter
+from training.config import ModelConfig, TrainConfig
+from training.data.batches import Batch
 from training.distributed import World, distributed
 from training.errors import TrainingError
-from training.gradient import accumulate_gradient, make_gradients
-from training.losses import ContrastiveLoss, Loss, SigmoidLoss
-from training.model import Model, ModelConfig, create_model
-from training.saving import CheckpointWriter
-from training.shard import is_sharded, mesh_of
+from training.learning.gradient import accumulate_gradient, make_gradients
+from training.learning.losses import ContrastiveLoss, Loss, SigmoidLoss
+from training.learning.model import Model, create_model
+from training.learning.sharding import is_sharded, mesh_of
 from training.train import train
 
 GLOBAL_BATCH = 18

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.checkpoint import Progress, commit, find_last
+from training.checkpoints.layout import Progress, commit, find_last
 
 
 def _commit(directory: Path, samples: int, *, keep: int) -> Path:

@@ -14,14 +14,13 @@ from configs.load import ConfigError, from_mapping, load
 from tests.conftest import REPOSITORY
 from tests.training.conftest import TINY_VIT, tiny_run
 from tests.training.test_sharding import last_of
-from training.checks import check_model, check_sizes
-from training.config import TrainConfig
+from training.checkpoints.loading import load_checkpoint
+from training.config import ModelConfig, Phase, TrainConfig
 from training.distributed import World
 from training.errors import CheckpointError, DistributedError, ModelError, TrainingError
-from training.loading import load_checkpoint
-from training.model import Model, ModelConfig, create_model
-from training.phases import Phase
-from training.tokenizer import make_tokenizer
+from training.learning.checks import check_model, check_sizes
+from training.learning.model import Model, create_model
+from training.learning.tokenizer import make_tokenizer
 from training.train import train
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from configs.load import load
-from training.config import TrainConfig
-from training.model import ModelConfig, create_model, register_model
+from training.config import ModelConfig, TrainConfig
+from training.learning.model import create_model, register_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 
@@ -41,7 +41,7 @@ def test_published_models_have_their_published_size(name: str, parameters: int) 
 
 
 def test_sample_model_is_small_and_can_be_cut_into_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.model import has_batch_norm
+    from training.learning.model import has_batch_norm
 
     monkeypatch.chdir(CONFIGS.parents[1])
     config = load(TrainConfig, CONFIGS / "sample.yaml")

@@ -15,10 +15,11 @@ from torchvision.transforms import RandomResizedCrop
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from tests.training.tiny_shards import make_shards
-from training.data import Batch, BatchDataset, DataConfig, batches
-from training.decode import AugmentConfig, crop_box, decode, draws, random_crop, sample_keys
-from training.index import write_index
-from training.stream import Segment, Stream
+from training.config import AugmentConfig, DataConfig
+from training.data.batches import Batch, BatchDataset, batches
+from training.data.decode import crop_box, decode, draws, random_crop, sample_keys
+from training.data.index import write_index
+from training.data.stream import Segment, Stream
 
 
 class LengthTokenizer:

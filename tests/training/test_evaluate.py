@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.training.tiny_shards import CLASSES, TEMPLATES, make_evaluation
+from training.config import EvaluationConfig, ModelConfig
 from training.errors import EvaluationError
-from training.evaluate import EvaluationConfig, EvaluationSet, class_embeddings, evaluate, prepare
-from training.losses import ContrastiveLoss
-from training.metrics import label_ranks, retrieval, zero_shot
-from training.model import Model, ModelConfig, create_model
+from training.evaluation.evaluate import class_embeddings, evaluate, prepare
+from training.evaluation.examples import EvaluationSet
+from training.evaluation.metrics import label_ranks, retrieval, zero_shot
+from training.learning.losses import ContrastiveLoss
+from training.learning.model import Model, create_model
 
 
 @pytest.fixture(scope="module")

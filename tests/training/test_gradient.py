@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.training.conftest import run_ranks
 from tests.training.ranks_worker import LOSSES, Found, gradients_of, make_batch, make_model
 from training.distributed import World
-from training.losses import ContrastiveLoss, SigmoidLoss
+from training.learning.losses import ContrastiveLoss, SigmoidLoss
 
 
 def naive_softmax(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -139,7 +139,7 @@ def load(path: Path) -> dict[tuple[str, int], Found]:
 
 
 def test_trimmed_text_gives_the_same_features(tiny_vit: Path) -> None:
-    from training.model import trim
+    from training.learning.model import trim
 
     model = make_model(str(tiny_vit), LOSSES["softmax"])
     tokens = make_batch(model.image_size).tokens

@@ -20,14 +20,13 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from configs.load import from_mapping
 from tests.training.conftest import tiny_run
 from training.__main__ import main
-from training.checkpoint import Progress, commit
-from training.config import TrainConfig
+from training.checkpoints.layout import Progress, commit
+from training.checkpoints.loading import load_checkpoint, read_weights
+from training.config import EvaluationConfig, LossConfig, ModelConfig, TrainConfig
 from training.errors import CheckpointError, ModelError, TrainingError
-from training.evaluate import EvaluationConfig, evaluate_checkpoint
+from training.evaluation.evaluate import evaluate_checkpoint
 from training.export import export
-from training.loading import load_checkpoint, read_weights
-from training.losses import LossConfig
-from training.model import ModelConfig, create_model
+from training.learning.model import create_model
 from training.train import train
 
 

@@ -15,11 +15,11 @@ import pytest
 
 from tests.training.conftest import index_of
 from tests.training.tiny_shards import make_shards
+from training.data.index import write_index
+from training.data.rows import read_rows
+from training.data.shards import Shard
+from training.data.tar_headers import _lean, members
 from training.errors import DataError
-from training.index import write_index
-from training.rows import read_rows
-from training.shards import Shard
-from training.tar_headers import _lean, members
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_many_shards_are_read_by_processes_to_the_same_index(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = write_index(shards, root=tmp_path / "alone")
-    monkeypatch.setattr("training.index._MANY_SHARDS", 2)
+    monkeypatch.setattr("training.data.index._MANY_SHARDS", 2)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     told: list[tuple[int, int]] = []
     together = write_index(shards, root=tmp_path / "together", tell=lambda *numbers: told.append(numbers))

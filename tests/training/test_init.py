@@ -14,12 +14,12 @@ from configs.load import ConfigError, from_mapping
 from tests.training.conftest import TINY_VIT, tiny_run
 from tests.training.ranks_worker import GLOBAL_BATCH, make_batch
 from tests.training.test_train import losses, weights_of
-from training.config import TrainConfig
+from training.config import ModelConfig, TrainConfig
 from training.distributed import World
 from training.errors import ModelError
-from training.gradient import FlatGradients, accumulate_gradient
-from training.losses import ContrastiveLoss
-from training.model import Model, ModelConfig, create_model
+from training.learning.gradient import FlatGradients, accumulate_gradient
+from training.learning.losses import ContrastiveLoss
+from training.learning.model import Model, create_model
 from training.train import train
 
 

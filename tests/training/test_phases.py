@@ -16,10 +16,10 @@ from tests.training.conftest import tiny_run
 from tests.training.test_snapshots import crash_in
 from tests.training.test_train import assert_same_run, losses, weights_of
 from training.__main__ import main
-from training.checkpoint import find_last, read_progress
-from training.config import TrainConfig
-from training.evaluate import EvaluationConfig
-from training.phases import Phase, next_phase_start, phase_at, resize_positions
+from training.checkpoints.layout import find_last, read_progress
+from training.config import EvaluationConfig, Phase, TrainConfig
+from training.learning.resizing import resize_positions
+from training.run.phases import next_phase_start, phase_at
 from training.train import train
 
 

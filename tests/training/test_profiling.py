@@ -10,8 +10,7 @@ import pytest
 
 from configs.load import ConfigError, from_mapping
 from tests.training.conftest import tiny_run
-from training.config import TrainConfig
-from training.profiling import ProfileConfig
+from training.config import ProfileConfig, TrainConfig
 from training.train import train
 
 

@@ -20,13 +20,11 @@ from tests.ray_nodes import ENVIRONMENT, cluster, free_port, kill
 from tests.training.conftest import tiny_run
 from tests.training.test_sharding import assert_close, last_of
 from tests.training.test_train import losses
-from training.checkpoint import CheckpointConfig, listed_checkpoints, read_progress
-from training.config import TrainConfig
+from training.checkpoints.layout import listed_checkpoints, read_progress
+from training.checkpoints.loading import read_weights
+from training.config import CheckpointConfig, EvaluationConfig, RayConfig, TrainConfig
 from training.errors import DistributedError
-from training.evaluate import EvaluationConfig
 from training.launch_ray import train_on_ray
-from training.loading import read_weights
-from training.ray_config import RayConfig
 from training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,12 +15,12 @@ from configs.load import from_mapping
 from tests.training.conftest import growing_run, tiny_run
 from tests.training.test_train import losses
 from training.__main__ import main
-from training.checkpoint import find_last, holds_shards, listed_checkpoints, read_progress
-from training.config import TrainConfig
+from training.checkpoints.layout import find_last, holds_shards, listed_checkpoints, read_progress
+from training.checkpoints.loading import load_checkpoint, read_weights
+from training.config import ModelConfig, TrainConfig
 from training.errors import CheckpointError
-from training.loading import load_checkpoint, read_weights
-from training.model import ModelConfig, create_model
-from training.shard import layers_of
+from training.learning.model import create_model
+from training.learning.sharding import layers_of
 from training.train import train
 
 

@@ -12,18 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import training.begin as begin_module
+import training.run.begin as begin_module
 import training.train as train_module
 from configs.load import ConfigError, from_mapping
 from tests.training.conftest import index_of, tiny_run
 from tests.training.test_train import assert_same_run, losses
 from tests.training.tiny_shards import make_shards
-from training.checkpoint import CheckpointConfig, find_last, read_progress
-from training.config import TrainConfig
-from training.data import DataConfig, DataSet
+from training.checkpoints.layout import find_last, read_progress
+from training.config import CheckpointConfig, DataConfig, DataSet, TrainConfig
+from training.data.shards import find_shards
+from training.data.stream import Segment, Stream, block_shares
 from training.errors import CheckpointError, DataError
-from training.shards import find_shards
-from training.stream import Segment, Stream, block_shares
 from training.train import train
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.stream import Segment, Stream, permute, share
+from training.data.stream import Segment, Stream, permute, share
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 50))

@@ -24,17 +24,22 @@ import training.train as train_module
 from configs.load import from_mapping
 from tests.training.conftest import tiny_run
 from training.__main__ import main
-from training.chance import seed_step
-from training.checkpoint import CheckpointConfig, find_last, read_progress
-from training.config import TrainConfig
+from training.checkpoints.layout import find_last, read_progress
+from training.config import (
+    CheckpointConfig,
+    EvaluationConfig,
+    LossConfig,
+    ModelConfig,
+    OptimiserConfig,
+    TrainConfig,
+)
+from training.data.index import write_index
 from training.distributed import World
 from training.errors import CheckpointError, DataError, DistributedError, ModelError, NonFiniteError, OutputError
-from training.evaluate import EvaluationConfig
-from training.index import write_index
-from training.losses import LossConfig
-from training.model import ModelConfig, create_model
-from training.optim import OptimiserConfig, learning_rate
-from training.stopping import stop_file
+from training.learning.model import create_model
+from training.learning.optimiser import learning_rate
+from training.learning.seeding import seed_step
+from training.run.stopping import stop_file
 from training.train import train
 
 
@@ -282,7 +287,7 @@ def test_a_kill_while_writing_leaves_whole_checkpoints_only(
         real(value, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.saving.torch.save", full_disk)
+        patch.setattr("training.checkpoints.saving.torch.save", full_disk)
         with pytest.raises(OutputError, match="No space left on device"):
             train(config)
     names = sorted(path.name for path in (Path(config.output) / "checkpoints").iterdir() if path.name.isdigit())
@@ -328,7 +333,7 @@ def test_learning_rate_counts_samples_not_steps() -> None:
 
 
 def test_gains_biases_and_scale_are_not_decayed(tiny_vit: Path) -> None:
-    from training.optim import split_by_decay
+    from training.learning.optimiser import split_by_decay
 
     name = create_model(
         ModelConfig(name=str(tiny_vit)), device=torch.device("cpu"), precision="fp32",
@@ -396,7 +401,7 @@ def test_a_directory_that_is_not_ours_is_refused(config: TrainConfig) -> None:
 
 
 def test_a_directory_of_a_live_run_is_refused(config: TrainConfig) -> None:
-    from training.run_directory import locked_run
+    from training.run.directory import locked_run
 
     with locked_run(config.output), pytest.raises(OutputError, match="another live run"):
         train(config)
@@ -455,9 +460,9 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 def test_shards_that_vanish_during_a_run_are_one_clear_error(config: TrainConfig, tmp_path: Path) -> None:
     import shutil
 
-    from training.data import BatchDataset
-    from training.decode import AugmentConfig
-    from training.stream import Segment, Stream
+    from training.data.batches import BatchDataset
+    from training.data.decode import AugmentConfig
+    from training.data.stream import Segment, Stream
 
     shutil.copytree(config.data.path, tmp_path / "copy")
     index = write_index(tmp_path / "copy", root=tmp_path)

@@ -7,31 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from configs.load import ConfigError
+from training.config import ProfileConfig
 from training.distributed import World
 
-__all__ = ["ProfileConfig", "Tracer", "tracing"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProfileConfig:
-    """Which steps to trace with torch.profiler, on every rank."""
-
-    steps: int = 0
-    """How many steps; 0 traces none. A traced step is slower, and its trace takes megabytes."""
-    after: int = 10
-    """Steps before the first traced one, counted from where this process began: the first ones warm up."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ConfigError(f"steps must not be negative, got {self.steps}")
-        if self.after < 1:
-            raise ConfigError(f"after must be at least 1, for the tracer's own warm-up, got {self.after}")
+__all__ = ["Tracer", "tracing"]
 
 
 class Tracer:

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from training.data import Batch
+from training.data.batches import Batch
 from training.distributed import World
-from training.losses import Loss
-from training.model import Model, trim
-from training.shard import is_sharded
+from training.learning.losses import Loss
+from training.learning.model import Model, trim
+from training.learning.sharding import is_sharded
 
 __all__ = ["FlatGradients", "Gradients", "ShardedGradients", "accumulate_gradient", "make_gradients"]
 

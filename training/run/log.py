@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,25 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from configs.load import ConfigError
-from pipeline.console import PrintableConsole
-from training.metrics import Metric
+from pipeline.printable import PrintableConsole
+from training.config import LogConfig
+from training.evaluation.metrics import Metric
+from training.run.directory import write_whole
 
-__all__ = ["LogConfig", "RunLog", "metrics_table", "show_metrics", "write_metrics"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """How much to write down."""
-
-    every_steps: int = 10
-    """Steps between two lines of log.jsonl; loss and rates are means over them."""
-    tensorboard: bool = True
-    """Write TensorBoard files to RUN/tensorboard."""
-
-    def __post_init__(self) -> None:
-        if self.every_steps < 1:
-            raise ConfigError(f"every_steps must be at least 1, got {self.every_steps}")
+__all__ = ["RunLog", "metrics_table", "show_metrics", "write_metrics"]
 
 
 class RunLog:
@@ -53,9 +38,7 @@ class RunLog:
         self._path = directory / "log.jsonl"
         if self._path.is_file():
             lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _seen(line) <= resumed_at]
-            temporary = self._path.with_name(f"{self._path.name}.tmp-{os.getpid()}")
-            temporary.write_text("".join(line + "\n" for line in lines if _seen(line) > 0), encoding="utf-8")
-            temporary.rename(self._path)
+            write_whole(self._path, "".join(line + "\n" for line in lines if _seen(line) > 0).encode())
         self._file = self._path.open("a", encoding="utf-8")
         self._board: Any = None
         if config.tensorboard:
@@ -142,9 +125,7 @@ def write_metrics(path: Path, metrics: Sequence[Metric], *, samples_seen: int, m
         "samples_seen": samples_seen,
         "metrics": {m.name: {"value": m.value, "chance": m.chance} for m in metrics},
     }
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.rename(path)
+    write_whole(path, f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def show_metrics(metrics: Sequence[Metric], *, title: str) -> None:

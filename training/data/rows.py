@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.errors import one_line
+from training.data.shards import IMAGE_SUFFIXES, Shard
+from training.data.tar_headers import members
 from training.errors import DataError
-from training.shards import IMAGE_SUFFIXES, Shard
-from training.tar_headers import members
 
 __all__ = ["ShardRows", "read_rows"]
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.errors import one_line
 from training.errors import CheckpointError, OutputError
 
-__all__ = ["check_same_run", "locked_run", "write_run"]
+__all__ = ["check_same_run", "locked_run", "write_run", "write_whole"]
 
 _FORMAT = 1
 
@@ -61,7 +63,7 @@ def check_same_run(root: Path, *, config_fingerprint: str, data_fingerprint: str
             raise OutputError(f"{root}: written by a newer version (format {known['format']}); set --output to another")
         old_config, old_data = known["config_fingerprint"], known["data_fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path}: damaged ({' '.join(str(error).split())}); delete {root} or set --output") from error
+        raise OutputError(f"{path}: damaged ({one_line(error)}); delete {root} or set --output") from error
     if old_data != data_fingerprint:
         raise CheckpointError(
             f"{root}: was trained on other shards than those at data.path now; "
@@ -77,7 +79,12 @@ def check_same_run(root: Path, *, config_fingerprint: str, data_fingerprint: str
 def write_run(root: Path, *, config_yaml: str, config_fingerprint: str, data_fingerprint: str) -> None:
     """Mark `root` as ours and keep the resolved config."""
     content = {"format": _FORMAT, "config_fingerprint": config_fingerprint, "data_fingerprint": data_fingerprint}
-    for name, text in (("config.yaml", config_yaml), ("run.json", json.dumps(content, indent=1) + "\n")):
-        temporary = root / f"{name}.tmp-{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.rename(root / name)
+    write_whole(root / "config.yaml", config_yaml.encode())
+    write_whole(root / "run.json", f"{json.dumps(content, indent=1)}\n".encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `path`, whole from its first appearance."""
+    temporary = path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
+    temporary.write_bytes(content)
+    temporary.rename(path)

@@ -26,10 +26,10 @@ import numpy.typing as npt
 import xxhash
 
 from configs.load import fingerprint
+from training.data.processes import process_context, watch_parent
+from training.data.rows import ShardRows, read_rows
+from training.data.shards import Shard, find_shards, read_json
 from training.errors import DataError
-from training.processes import process_context, watch_parent
-from training.rows import ShardRows, read_rows
-from training.shards import Shard, find_shards, read_json
 
 __all__ = ["SampleIndex", "load_index", "write_index"]
 

@@ -13,19 +13,17 @@ The draws depend only on (seed, epoch, uid), never on the worker, rank or order 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from configs.load import ConfigError
 from pipeline.identity import keyed_hash
-from pipeline.pictures.decode import decode_upright
-from pipeline.pictures.rejected import Rejected
+from pipeline.pictures import Rejected, decode_upright
+from training.config import AugmentConfig
 
-__all__ = ["AugmentConfig", "centre_crop", "crop_box", "decode", "draws", "random_crop", "sample_keys"]
+__all__ = ["centre_crop", "crop_box", "decode", "draws", "random_crop", "sample_keys"]
 
 _TRIES = 10  # of torchvision's RandomResizedCrop.get_params
 _AREA, _ASPECT, _LEFT, _TOP, _FLIP = range(5)
@@ -33,28 +31,6 @@ _MORE = 5  # the first of two columns for each try after the first
 _DRAWS_PER_SAMPLE = _MORE + 2 * (_TRIES - 1)
 _MAX_PIXELS = 64 * 1024 * 1024
 """Pictures beyond this are refused undecoded: shards hold resized pictures, so it is a bomb or a mistake."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Random crops, as CLIP's (section 2.5: a random square crop is the only augmentation): torchvision's
-    RandomResizedCrop."""
-
-    min_crop_area: float = 0.9
-    """Smallest share of the picture's area that a crop covers; 0.9 is open_clip's default, 1 takes all. Only pictures
-    longer than `max_crop_aspect` may be cut further."""
-    max_crop_aspect: float = 4 / 3
-    """Widest crop before it is made square, as width over height or its inverse; 1 keeps shapes as they are."""
-    flip_probability: float = 0.0
-    """Chance of a mirrored picture. CLIP uses none: captions name left and right, and text would be mirrored."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_crop_area <= 1:
-            raise ConfigError(f"min_crop_area must lie in (0, 1], got {self.min_crop_area}")
-        if self.max_crop_aspect < 1:
-            raise ConfigError(f"max_crop_aspect must be at least 1, got {self.max_crop_aspect}")
-        if not 0 <= self.flip_probability <= 1:
-            raise ConfigError(f"flip_probability must lie in [0, 1], got {self.flip_probability}")
 
 
 def sample_keys(uids: npt.NDArray[np.uint64], epochs: npt.NDArray[np.int64], *, seed: int) -> npt.NDArray[np.uint64]:

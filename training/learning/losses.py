@@ -10,28 +10,15 @@ To add a loss: write a class with `part`, and name it in `make_loss`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ContrastiveLoss", "Loss", "LossConfig", "SigmoidLoss", "make_loss"]
+from training.config import LossConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """What to minimise."""
-
-    name: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: CLIP's symmetric cross-entropy over the global batch. sigmoid: SigLIP's loss."""
-    init_temperature: float | None = None
-    """Initial temperature; null for the paper's: 0.07 (CLIP, section 2.5), 0.1 (SigLIP, section 3.2)."""
-    max_logit_scale: float = 100.0
-    """The learnt scale is clamped to this after each step (CLIP, section 2.5)."""
-    chunk_rows: int = 4096
-    """Rows of the similarity matrix in memory at a time: bounds memory at this times the global batch."""
+__all__ = ["ContrastiveLoss", "Loss", "SigmoidLoss", "make_loss"]
 
 
 class Loss(Protocol):

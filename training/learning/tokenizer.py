@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import open_clip
 
-from training.data import Tokenizer
+from pipeline.errors import one_line
+from training.data.batches import Tokenizer
 from training.errors import ModelError
 
 __all__ = ["make_tokenizer"]
@@ -31,7 +32,7 @@ def make_tokenizer(name: str) -> Tokenizer:
         made = cast(Tokenizer, open_clip.get_tokenizer(name))
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{name}: its tokenizer {theirs} cannot be made ({' '.join(str(error).split())[:160]}); install the "
+            f"{name}: its tokenizer {theirs} cannot be made ({one_line(error, 160)}); install the "
             "package transformers and put the tokenizer into Hugging Face's cache (nothing is looked up on a "
             "network), or take a model with CLIP's own tokenizer (ViT-B-32, ViT-L-14)"
         ) from error

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 
 from configs.load import ConfigError
-from training.config import TrainConfig
+from training.config import Phase, TrainConfig
 from training.distributed import World
 from training.errors import ModelError
-from training.model import Model, has_batch_norm
-from training.phases import Phase
+from training.learning.model import Model, has_batch_norm
 
 __all__ = ["check_model", "check_sizes"]
 

@@ -24,12 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from configs.load import ConfigError
+from pipeline.errors import one_line
+from training.data.stream import Segment
 from training.errors import CheckpointError
-from training.stream import Segment
 
 __all__ = [
-    "CheckpointConfig",
     "Progress",
     "commit",
     "find_last",
@@ -39,22 +38,6 @@ __all__ = [
 ]
 
 _FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When to save, and what to keep."""
-
-    every_samples: int | None = None
-    """Save after about this many samples; null saves at the end, and on SIGTERM or Ctrl-C."""
-    keep: int = 2
-    """How many of the newest checkpoints stay on disk."""
-
-    def __post_init__(self) -> None:
-        if self.every_samples is not None and self.every_samples < 1:
-            raise ConfigError(f"every_samples must be positive or null, got {self.every_samples}")
-        if self.keep < 1:
-            raise ConfigError(f"keep must be at least 1, got {self.keep}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +101,7 @@ def read_progress(path: str | Path) -> Progress:
         segments = [Segment(**{**entry, "sizes": tuple(entry["sizes"])}) for entry in facts.pop("segments", ())]
         return Progress(**facts, segments=tuple(segments))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint ({' '.join(str(error).split())})") from error
+        raise CheckpointError(f"{path}: not a checkpoint ({one_line(error)})") from error
 
 
 def holds_shards(path: Path) -> bool:
@@ -142,7 +125,7 @@ def _problem(path: Path) -> str | None:
             if file.stat().st_size != facts["bytes"] or _sha256(file) != facts["sha256"]:
                 return f"{name} is not what was written"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error) or type(error).__name__
     return None
 
 

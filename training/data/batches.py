@@ -3,7 +3,7 @@
     Stream -> positions -> worker processes: read at offset, decode, crop, tokenise
         -> chunks, in order -> whole local batches -> device
 
-Images stay uint8 until they are on the device, where `model.py` normalises them: a quarter of the
+Images stay uint8 until they are on the device, where `learning/model.py` normalises them: a quarter of the
 bytes to copy. `processes.py` starts the workers.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -20,74 +20,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from configs.load import ConfigError
+from pipeline.errors import one_line
 from pipeline.identity import keyed_hash
-from training.decode import AugmentConfig, decode, draws, random_crop, sample_keys
+from training.config import AugmentConfig, DataConfig
+from training.data.decode import decode, draws, random_crop, sample_keys
+from training.data.index import SampleIndex, load_index
+from training.data.processes import process_context, watch_parent
+from training.data.stream import Stream, share
 from training.errors import DataError
-from training.index import SampleIndex, load_index
-from training.processes import process_context, watch_parent
-from training.stream import Stream, share
 
-__all__ = ["Batch", "BatchDataset", "DataConfig", "DataSet", "Tokenizer", "batches"]
+__all__ = ["Batch", "BatchDataset", "Tokenizer", "batches"]
 
 _CHUNK_SIZE = 256
 """Samples that a worker loads at a time: bounds the memory in flight and the wait for the first batch."""
 _MAX_REPLACEMENTS = 100
 _MAX_OPEN_TARS = 500
 """Per worker; below the usual limit of 1,024 open files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """One of several data sets."""
-
-    path: str
-    """Directory of shards."""
-    weight: float | None = None
-    """Its share of the samples, relative to the others'; null in all entries joins them to one data set."""
-
-    def __post_init__(self) -> None:
-        if self.weight is not None and self.weight <= 0:
-            raise ConfigError(f"weight must be positive, got {self.weight}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What to train on."""
-
-    path: str | None = None
-    """Directory of shards: one that the pipeline wrote, or tars of img2dataset or WebDataset."""
-    mixture: tuple[DataSet, ...] = ()
-    """Several directories instead of one path: a list of {path, weight}."""
-    follow: bool = False
-    """Look for new shards at the end of each epoch: train while they are being written."""
-    num_workers: int = 2
-    """Processes per rank that read, decode and tokenise; 0 does it in the training process."""
-    prefetch_chunks: int = 4
-    """Chunks of up to 256 samples that each worker prepares ahead."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Random crops."""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """All directories."""
-        return tuple(entry.path for entry in self.mixture) if self.path is None else (self.path,)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """The weights; empty where the data sets are one, passed through whole in each epoch."""
-        return tuple(entry.weight for entry in self.mixture if entry.weight is not None)
-
-    def __post_init__(self) -> None:
-        if (self.path is None) == (not self.mixture):
-            raise ConfigError("give either path or mixture (one of the two)")
-        weighted = [entry.weight is not None for entry in self.mixture]
-        if any(weighted) and not all(weighted):
-            raise ConfigError("mixture: give all entries a weight, or none")
-        if self.num_workers < 0:
-            raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
-        if self.prefetch_chunks < 1:
-            raise ConfigError(f"prefetch_chunks must be at least 1, got {self.prefetch_chunks}")
 
 
 class Tokenizer(Protocol):
@@ -291,7 +239,7 @@ def batches(
         if "worker" not in str(error):
             raise
         raise DataError(
-            f"a data worker died ({' '.join(str(error).split())[:160]}); run again to go on from the last checkpoint"
+            f"a data worker died ({one_line(error, 160)}); run again to go on from the last checkpoint"
         ) from error
 
 

@@ -1,17 +1,13 @@
-"""Phases of a run: other picture sizes and text lengths for a part of it.
+"""A model for pictures of one size becomes one for another: its weights, and the optimiser's moments of them.
 
-    phases: [{begins_at: 0.97, image_size: 336, micro_batches: 2}]      the last 3 % at 336 px, as CLIP's ViT-L/14@336
-    phases: [{begins_at: 0, image_size: 112, context_length: 16}, {begins_at: 0.9}]      short first, full at the end
-
-The weights go over to a model made for the new size; position embeddings of pictures are interpolated, and so are
-the optimiser's moments of them. Texts need no new weights: a shorter context is the same tower, fed with less.
+Position embeddings of pictures are interpolated, and so are their moments; all else goes over as it is. Texts need no
+new weights: a shorter context is the same tower, fed with less.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -21,55 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from configs.load import ConfigError
 
-__all__ = ["Phase", "carry_over", "check_phases", "next_phase_start", "phase_at", "resize_positions"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A part of the run, until the next phase begins. What is null is as the model has it."""
-
-    begins_at: float
-    """Share of the run's samples after which it begins, in [0, 1)."""
-    image_size: int | None = None
-    """Side of the pictures in pixels; null for the model's."""
-    context_length: int | None = None
-    """Longest text in tokens, at most the model's; null for the model's."""
-    micro_batches: int | None = None
-    """As the run's `micro_batches`; null for the run's."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.begins_at < 1:
-            raise ConfigError(f"begins_at must lie in [0, 1), got {self.begins_at}")
-        for name in ("image_size", "context_length", "micro_batches"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be positive or null, got {value}")
-
-
-_WHOLE = Phase(begins_at=0.0)
-
-
-def check_phases(phases: Sequence[Phase]) -> None:
-    """Raise ConfigError unless `phases` begin one after the other."""
-    begins = [phase.begins_at for phase in phases]
-    if begins != sorted(set(begins)):
-        raise ConfigError(f"phases must begin one after the other, got begins_at {begins}")
-
-
-def _start(phase: Phase, total: int, batch: int) -> int:
-    return math.ceil(phase.begins_at * total / batch) * batch
-
-
-def phase_at(phases: Sequence[Phase], position: int, *, total: int, batch: int) -> Phase:
-    """The phase of the step that begins at `position` of `total` samples."""
-    begun = [phase for phase in phases if _start(phase, total, batch) <= position]
-    return begun[-1] if begun else _WHOLE
-
-
-def next_phase_start(phases: Sequence[Phase], position: int, *, total: int, batch: int) -> int:
-    """Where the phase at `position` ends: the next one's start, or `total`."""
-    starts = [_start(phase, total, batch) for phase in phases]
-    return min([start for start in starts if start > position] + [total])
+__all__ = ["carry_over", "resize_positions"]
 
 
 def resize_positions(value: Tensor, like: Tensor, *, mode: str) -> Tensor:

@@ -62,8 +62,8 @@ def zero_shot(image_ND: Tensor, class_CD: Tensor, labels_N: Tensor) -> list[Metr
     present = examples_C > 0
     mean_per_class = (right_C[present] / examples_C[present]).mean()
     return [
-        Metric(name="zeroshot_top1", value=_share(ranks < 1), chance=1 / classes),
-        Metric(name="zeroshot_top5", value=_share(ranks < 5), chance=min(5, classes) / classes),
+        Metric(name="zeroshot_top1", value=_hit_rate(ranks < 1), chance=1 / classes),
+        Metric(name="zeroshot_top5", value=_hit_rate(ranks < 5), chance=min(5, classes) / classes),
         Metric(name="zeroshot_mean_per_class", value=float(mean_per_class), chance=1 / classes),
     ]
 
@@ -87,9 +87,11 @@ def retrieval(image_ND: Tensor, text_MD: Tensor, image_of_text_M: Tensor) -> lis
     metrics = []
     for k in (1, 5, 10):
         chance = sum(_chance_of_hit(m, int(c), k) for c in captions_N) / n
-        metrics.append(Metric(name=f"image_to_text_recall_at_{k}", value=_share(text_ranks < k), chance=chance))
+        metrics.append(Metric(name=f"image_to_text_recall_at_{k}", value=_hit_rate(text_ranks < k), chance=chance))
     for k in (1, 5, 10):
-        metrics.append(Metric(name=f"text_to_image_recall_at_{k}", value=_share(image_ranks < k), chance=min(k, n) / n))
+        metrics.append(
+            Metric(name=f"text_to_image_recall_at_{k}", value=_hit_rate(image_ranks < k), chance=min(k, n) / n)
+        )
     return metrics
 
 
@@ -101,5 +103,5 @@ def _chance_of_hit(candidates: int, positives: int, k: int) -> float:
     return 1 - miss
 
 
-def _share(hits: Tensor) -> float:
+def _hit_rate(hits: Tensor) -> float:
     return float(hits.double().mean())

@@ -7,83 +7,37 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import pickle
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
-
-# The trainer works from local files alone: no model, tokenizer or weight is looked up on a network.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import text_global_pool
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from configs.load import ConfigError
 from pipeline.errors import one_line
-from training.checkpoint import find_last, holds_shards
-from training.data import Tokenizer
-from training.errors import CheckpointError, ModelError
-from training.loading import read_weights
-from training.shard import layers_of, shard_module
-from training.tokenizer import make_tokenizer
+from training.config import ModelConfig, Precision
+from training.data.batches import Tokenizer
+from training.errors import ModelError
+from training.learning.initial_weights import load_weights
+from training.learning.sharding import layers_of, shard_module
+from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
     "Model",
-    "ModelConfig",
-    "Precision",
     "create_model",
     "has_batch_norm",
-    "load_weights",
     "model_json",
     "own_image_size",
+    "preprocess_json",
     "register_model",
     "resolve_precision",
     "trim",
 ]
-
-Precision = Literal["auto", "fp32", "bf16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Which model to train."""
-
-    name: str
-    """An open_clip model (ViT-B-32, RN50, ...), or the path of a model JSON of the same form."""
-    patch_dropout: float = 0.0
-    """Share of image patches left out while training, drawn per sample (FLIP, arXiv 2212.00794)."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: about a third more compute, far less memory."""
-    compile: bool = False
-    """Use torch.compile on both towers, or on each layer of sharded ones: minutes at the start, faster steps on a
-    GPU."""
-    init_from: str | None = None
-    """Start from these weights instead of random ones: a file (open_clip's .pt or .safetensors), the
-    directory of a run (its last checkpoint) or of an export."""
-    init_towers: Literal["both", "image", "text"] = "both"
-    """Which towers of `init_from` to take; the others, and the temperature, begin anew."""
-    lock_image: bool = False
-    """Leave the image tower as `init_from` made it and train the texts to it (LiT, arXiv 2111.07991)."""
-    unlocked_image_groups: int = 0
-    """With lock_image: this many of the last layer groups are trained all the same."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.patch_dropout < 1:
-            raise ConfigError(f"patch_dropout must lie in [0, 1), got {self.patch_dropout}")
-        if self.lock_image and (self.init_from is None or self.init_towers == "text"):
-            raise ConfigError("lock_image would freeze random weights; set init_from to a trained image tower")
-        if self.unlocked_image_groups and not self.lock_image:
-            raise ConfigError("unlocked_image_groups does nothing without lock_image")
 
 
 def register_model(name: str) -> str:
@@ -97,7 +51,7 @@ def register_model(name: str) -> str:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"{name}: cannot read the model's JSON ({' '.join(str(error).split())})") from error
+            raise ModelError(f"{name}: cannot read the model's JSON ({one_line(error)})") from error
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(content)
         if missing:
             raise ModelError(f"{name}: not an open_clip model: {', '.join(sorted(missing))} missing")
@@ -118,6 +72,17 @@ def register_model(name: str) -> str:
 def model_json(name: str) -> dict[str, Any]:
     """The model's description, as in open_clip's model JSON."""
     return cast("dict[str, Any]", open_clip.get_model_config(register_model(name)))
+
+
+def preprocess_json(image_size: int) -> dict[str, Any]:
+    """What open_clip shall do to pictures before it shows them to a model of this trainer."""
+    return {
+        "size": image_size,
+        "mean": list(open_clip.OPENAI_DATASET_MEAN),
+        "std": list(open_clip.OPENAI_DATASET_STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
 
 
 def own_image_size(name: str) -> int:
@@ -202,7 +167,7 @@ class Model:
         self._text_features = torch.compile(self._text_features, dynamic=True)
 
     def shard(self, mesh: DeviceMesh, *, compile_layers: bool = False) -> None:
-        """Cut the weights over the ranks of `mesh` and move them to its device (see `shard.py`).
+        """Cut the weights over the ranks of `mesh` and move them to its device (see `sharding.py`).
 
         `compile_layers`: instead of `compile`, which would take the gathering of the weights into the compiled code.
         """
@@ -330,76 +295,6 @@ def create_model(
     if config.compile and mesh is None:
         model.compile()
     return model
-
-
-def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both", "image", "text"], name: str) -> None:
-    """Put the weights at `source` (see ModelConfig.init_from) into `clip`, which is named `name`.
-
-    Position embeddings of another size are interpolated, as open_clip does. Raises ModelError.
-    """
-    try:
-        path = _weights_file(Path(source))
-        if path.suffix == ".npz" and not zipfile.is_zipfile(path):
-            raise ValueError("not an .npz file")  # NumPy would leave it open
-        with warnings.catch_warnings():
-            # torch says of foreign pickles that it may refuse them; when it does, that is an error of its own.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            if towers == "both" and path.is_file():
-                open_clip.load_checkpoint(clip, str(path))  # knows weights of other trainers as well; runs no pickle
-                return
-            state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
-        state = {key: value for key, value in state.items() if towers in ("both", _tower(key))}
-        if not state:
-            raise ModelError(f"model.init_from: {path} holds no {towers} tower of an open_clip model")
-        open_clip.factory.resize_pos_embed(state, clip)
-        open_clip.factory.resize_text_pos_embed(state, clip)
-        own = {key for key in clip.state_dict() if towers in ("both", _tower(key))}
-        if own != set(state):
-            raise KeyError(f"weights that differ: {', '.join(sorted(own ^ set(state))[:4])}")
-        clip.load_state_dict(state, strict=False)
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        AssertionError,
-        AttributeError,  # a list where a dict of weights should be
-        EOFError,
-        StopIteration,  # an empty dict
-        TypeError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        SafetensorError,
-        CheckpointError,
-    ) as error:
-        raise ModelError(
-            f"model.init_from: {source} does not fit {name} ({one_line(error, 300)}); "
-            "set model.name to the model that it holds"
-        ) from error
-
-
-def _weights_file(path: Path) -> Path:
-    """The file of weights at `path`, or the directory of a sharded checkpoint. Raises ModelError."""
-    if not path.is_dir():
-        if not path.exists():
-            raise ModelError(f"model.init_from: {path} does not exist; give a weights file or the directory of a run")
-        return path
-    last, _ = find_last(path / "checkpoints")
-    for directory in (last, path):
-        if directory is not None and holds_shards(directory):
-            return directory
-    for candidate in (last or path, path / "export", path):
-        for file in ("model.safetensors", "open_clip_model.safetensors"):
-            if (candidate / file).is_file():
-                return candidate / file
-    raise ModelError(f"model.init_from: {path} holds no checkpoint and no export")
-
-
-def _tower(key: str) -> str:
-    """Which tower a weight belongs to, by open_clip's names."""
-    if key in ("logit_scale", "logit_bias"):
-        return "neither"
-    return "image" if key.startswith("visual.") else "text"
 
 
 class _KeyedPatchDropout(nn.Module):

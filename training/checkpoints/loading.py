@@ -17,10 +17,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pipeline.errors import one_line
-from training.checkpoint import Progress, holds_shards, read_progress
+from training.checkpoints.layout import Progress, holds_shards, read_progress
+from training.checkpoints.moments import empty_moments, moments_by_name, named_moments
+from training.checkpoints.safe_reader import SafeReader
 from training.errors import CheckpointError
-from training.optim import empty_moments, moments_by_name, named_moments
-from training.safe_reader import SafeReader
 
 __all__ = ["load_checkpoint", "read_weights"]
 
@@ -104,7 +104,7 @@ def _load_whole(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer |
     if optimiser is None:
         return
     extra = cast("dict[str, Any]", torch.load(root / "optimiser.pt", map_location="cpu", weights_only=True))
-    moments = moments_by_name(model, extra["optimiser"])
+    moments = moments_by_name(model, optimiser, extra["optimiser"])
     if moments:
         empty_moments(optimiser)
         with torch.no_grad():

@@ -1,15 +1,10 @@
-"""Zero-shot classification and retrieval on an evaluation set in CLIP_benchmark's WebDataset form.
+"""Zero-shot classification and retrieval: a model on an evaluation set.
 
-    EVAL/test/nshards.txt, EVAL/test/{0..n-1}.tar   KEY.jpg|png|webp, KEY.cls, optionally KEY.txt
-    EVAL/classnames.txt                             one class a line
-    EVAL/zeroshot_classification_templates.txt      one template a line, {c} stands for the class
-
-`.txt` holds captions, one a line; where there are some, retrieval is measured too.
+examples --each rank its share--> unit features of pictures, captions and classes --gather--> metrics
 """
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,22 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.lines import read_lines
-from training.checkpoint import Progress, read_progress
-from training.decode import centre_crop, decode
+from training.checkpoints.layout import Progress, read_progress
+from training.checkpoints.loading import load_checkpoint
+from training.config import EvaluationConfig, LossConfig, ModelConfig, Precision
+from training.data.decode import centre_crop, decode
 from training.distributed import World, place_of
 from training.errors import EvaluationError
-from training.loading import load_checkpoint
-from training.losses import LossConfig, make_loss
-from training.metrics import Metric, retrieval, zero_shot
-from training.model import Model, ModelConfig, Precision, create_model, resolve_precision, trim
-from training.shards import IMAGE_SUFFIXES
+from training.evaluation.examples import EvaluationSet
+from training.evaluation.metrics import Metric, retrieval, zero_shot
+from training.learning.losses import make_loss
+from training.learning.model import Model, create_model, resolve_precision, trim
 
 __all__ = [
-    "EvaluationConfig",
-    "EvaluationSet",
-    "Example",
     "class_embeddings",
     "evaluate",
     "evaluate_checkpoint",
@@ -48,92 +39,6 @@ __all__ = [
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What to evaluate on, and how often."""
-
-    path: str | None = None
-    """Evaluation set in CLIP_benchmark's WebDataset form; null evaluates nothing."""
-    every_samples: int | None = None
-    """Evaluate after about this many samples; null only at the end."""
-    batch_size: int = 256
-    """Pictures or texts embedded at a time, on each rank."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One member of an evaluation set."""
-
-    image: bytes
-    label: int | None
-    captions: tuple[str, ...]
-
-
-class EvaluationSet:
-    """An evaluation set on disk. Examples are read anew at each pass; they need not fit in memory."""
-
-    def __init__(self, path: str | Path) -> None:
-        """Raises EvaluationError where the layout is not complete."""
-        self.root = Path(path)
-        test = self.root / "test"
-        count = self._lines(test / "nshards.txt")
-        if len(count) != 1 or not count[0].isdigit():
-            raise EvaluationError(f"{test / 'nshards.txt'}: expected one number, the count of tars")
-        self.tars = [test / f"{i}.tar" for i in range(int(count[0]))]
-        for tar in self.tars:
-            if not tar.is_file():
-                raise EvaluationError(f"{tar}: missing, though nshards.txt counts it; make the set again")
-        self.classes = self._lines(self.root / "classnames.txt")
-        self.templates = self._lines(self.root / "zeroshot_classification_templates.txt")
-        for template in self.templates:
-            if "{c}" not in template:
-                raise EvaluationError(f"{self.root}: the template {template!r} has no {{c}} for the class name")
-        if not self.classes or not self.templates:
-            raise EvaluationError(f"{self.root}: class names or templates are empty")
-
-    def examples(self) -> Iterator[Example]:
-        """All examples, in file order. Raises EvaluationError for a damaged tar or label."""
-        for tar in self.tars:
-            try:
-                with tarfile.open(tar) as archive:
-                    members: dict[str, dict[str, bytes]] = {}
-                    for member in archive:
-                        stem, _, suffix = member.name.rpartition(".")
-                        file = archive.extractfile(member)
-                        if file is None:
-                            continue
-                        if stem not in members and members:
-                            yield self._example(tar, *members.popitem())
-                        members.setdefault(stem, {})[suffix.lower()] = file.read()
-                    if members:
-                        yield self._example(tar, *members.popitem())
-            except (OSError, tarfile.TarError) as error:
-                raise EvaluationError(f"{tar}: cannot be read ({' '.join(str(error).split())})") from error
-
-    def _example(self, tar: Path, key: str, members: dict[str, bytes]) -> Example:
-        image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
-        if image is None:
-            raise EvaluationError(f"{tar}: {key} has no picture")
-        label: int | None = None
-        if "cls" in members:
-            text = members["cls"].decode("utf-8", "replace").strip()
-            if not text.isdigit() or int(text) >= len(self.classes):
-                raise EvaluationError(f"{tar}: {key}.cls is {text!r}, not a class number below {len(self.classes)}")
-            label = int(text)
-        captions = members.get("txt", b"").decode("utf-8", "replace").split("\n")
-        return Example(image=image, label=label, captions=tuple(c for c in captions if c.strip()))
-
-    def _lines(self, path: Path) -> list[str]:
-        try:
-            return [line for line in read_lines(path) if line.strip()]
-        except InputError as error:
-            raise EvaluationError(str(error)) from error
-        except OSError as error:
-            raise EvaluationError(
-                f"{path}: cannot be read ({error.strerror}); make the evaluation set, or set --evaluation.path"
-            ) from error
 
 
 def prepare(data: bytes, size: int) -> npt.NDArray[np.uint8]:

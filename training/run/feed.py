@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from training.data import Batch, BatchDataset, DataConfig, Tokenizer, batches
+from training.config import DataConfig, Phase
+from training.data.batches import Batch, BatchDataset, Tokenizer, batches
 from training.distributed import World
-from training.phases import Phase, next_phase_start, phase_at
-from training.snapshots import Snapshots
+from training.run.phases import next_phase_start, phase_at
+from training.run.snapshots import Snapshots
 
 __all__ = ["feed"]
 

@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.printable import say
-from training.checkpoint import listed_checkpoints
-from training.data import DataConfig
+from training.checkpoints.layout import listed_checkpoints
+from training.config import DataConfig
+from training.data.index import SampleIndex, load_index, write_index
+from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.errors import CheckpointError, DataError, TrainingError
-from training.index import SampleIndex, load_index, write_index
-from training.stream import Segment, Stream
 
 __all__ = ["Snapshots"]
 
@@ -107,7 +107,7 @@ class Snapshots:
                     root=self._root,
                     skip_unfinished=self._config.follow,
                     replace=not self._config.follow,
-                    tell=_Progress(),
+                    tell=_Teller(),
                 )
             except (TrainingError, OSError) as error:
                 return " ".join(str(error).split())
@@ -134,7 +134,7 @@ class Snapshots:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-class _Progress:
+class _Teller:
     """Says now and then how far the index is, where it takes long."""
 
     _EVERY_S = 10.0

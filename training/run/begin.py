@@ -13,23 +13,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.load import dump
-from training.checkpoint import Progress, find_last, read_progress
-from training.checks import check_sizes
+from training.checkpoints.layout import Progress, find_last, read_progress
+from training.checkpoints.loading import load_checkpoint
+from training.checkpoints.saving import CheckpointWriter
 from training.config import TrainConfig, learns, total_samples
-from training.data import Batch
+from training.data.batches import Batch
+from training.data.index import SampleIndex
 from training.distributed import World
-from training.feed import feed
-from training.index import SampleIndex
-from training.learner import Learner, make_learner
-from training.loading import load_checkpoint
-from training.log import RunLog
-from training.model import own_image_size
-from training.phases import phase_at
-from training.profiling import Tracer, tracing
-from training.run_directory import check_same_run, locked_run, write_run
-from training.saving import CheckpointWriter
-from training.shard import mesh_of
-from training.snapshots import Snapshots
+from training.learning.checks import check_sizes
+from training.learning.learner import Learner, make_learner
+from training.learning.model import own_image_size
+from training.learning.sharding import mesh_of
+from training.run.directory import check_same_run, locked_run, write_run
+from training.run.feed import feed
+from training.run.log import RunLog
+from training.run.phases import phase_at
+from training.run.profiling import Tracer, tracing
+from training.run.snapshots import Snapshots
 
 __all__ = ["Run", "begin"]
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from training.checks import check_model
 from training.config import TrainConfig
 from training.distributed import World
-from training.gradient import Gradients, make_gradients
-from training.losses import make_loss
-from training.model import Model, create_model, resolve_precision
-from training.optim import make_optimiser
-from training.phases import carry_over
+from training.learning.checks import check_model
+from training.learning.gradient import Gradients, make_gradients
+from training.learning.losses import make_loss
+from training.learning.model import Model, create_model, resolve_precision
+from training.learning.optimiser import make_optimiser
+from training.learning.resizing import carry_over
 
 __all__ = ["Learner", "make_learner"]
 

@@ -19,7 +19,7 @@ def process_context() -> ForkServerContext:
     """How to start them."""
     context = multiprocessing.get_context("forkserver")
     # The server imports these once and its forks share them.
-    context.set_forkserver_preload(["training.data", "open_clip"])
+    context.set_forkserver_preload(["training.data.batches", "open_clip"])
     return context
 
 

@@ -25,10 +25,10 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from training.checkpoint import Progress, commit
+from training.checkpoints.layout import Progress, commit
+from training.checkpoints.moments import named_moments
 from training.distributed import World
 from training.errors import OutputError
-from training.optim import named_moments
 
 __all__ = ["CheckpointWriter"]
 
