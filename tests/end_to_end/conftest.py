@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +14,9 @@ from pipeline.run import run
 from pipeline.sample_web import SampleWebConfig, build_sample_web
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
+from tests.ports import free_port
 
 LINKS = 700
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
-from tests.end_to_end.conftest import free_port
+from tests.ports import free_port
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
