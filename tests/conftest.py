@@ -39,6 +39,14 @@ hypothesis.settings.register_profile("openwit", deadline=None)
 hypothesis.settings.load_profile("openwit")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def disk_is_not_waited_for() -> Iterator[None]:
+    """No test takes the power away, and one small run of the pipeline would wait for some 400 files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The directory of real pages, images, archives and captions; tests that need it skip without it."""
