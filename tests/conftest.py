@@ -34,9 +34,38 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For the workers of pytest-xdist (`--dist loadgroup`): tests that share dear fixtures go to one of them.
+
+    That is a file, or a directory with a conftest.py of its own; whoever wants the Ray goes with the end-to-end tests,
+    so that there is one. The directories come first, since they take longest.
+    """
+    if not getattr(config.option, "loadgroup", False):
+        return
+    directories = []
+    files = []
+    for item in items:
+        directory = item.path.parent
+        if "ray_engine" in getattr(item, "fixturenames", ()):
+            directory = REPOSITORY / "tests" / "end_to_end"
+        shared = directory.parent != REPOSITORY and (directory / "conftest.py").exists()
+        item.add_marker(pytest.mark.xdist_group(directory.name if shared else item.path.stem))
+        (directories if shared else files).append(item)
+    items[:] = directories + files
+
+
 # A busy machine is no failure, and the first example waits for the compiler.
 hypothesis.settings.register_profile("openwit", deadline=None)
 hypothesis.settings.load_profile("openwit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disk_is_not_waited_for() -> Iterator[None]:
+    """No test takes the power away, and one small run of the pipeline would wait for some 400 files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -51,5 +80,5 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def ray_engine() -> Iterator[Engine]:
     """One local Ray for all tests that need the real thing."""
-    with open_engine(EngineConfig(num_cpus=2)) as engine:
+    with open_engine(EngineConfig(num_cpus=2, max_retries=1)) as engine:
         yield engine

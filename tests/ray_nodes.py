@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 TOKEN = secrets.token_hex(32)
 # Other tests start a Ray with a token in this process; that one is theirs.
@@ -55,14 +56,6 @@ def cluster() -> Iterator[Cluster]:
             yield Cluster(f"127.0.0.1:{port}", Path(scratch), process)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def free_port() -> int:
-    """A port of loopback that nobody serves now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def runs_tasks(node: subprocess.Popen[bytes]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,19 +14,16 @@ from pipeline.run import run
 from pipeline.sample_web import SampleWebConfig, build_sample_web
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
+from tests.ports import free_port
 
 LINKS = 700
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def sample_web(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sample") / "web"
+    path = tmp_path_factory.getbasetemp() / "sample" / "web"
+    if path.exists():  # made for a module that imports these fixtures: pytest takes them for others
+        return path
     return build_sample_web(SampleWebConfig(path=str(path), links=LINKS, port=free_port()))
 
 

@@ -36,8 +36,11 @@ def hosts(shared_data: Path) -> Iterator[Path]:
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 64  # with the usual five, connections wait for a second and more
+
+    server = Server(("127.0.0.1", PORT), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield shared_data / "hosts"
     server.shutdown()

@@ -23,7 +23,8 @@ from pipeline.errors import EngineError
 from pipeline.progress import Progress
 from tests.conftest import REPOSITORY
 from tests.pipeline import ray_driver
-from tests.ray_nodes import ENVIRONMENT, TOKEN, WITHOUT_TOKEN, Cluster, cluster, free_port, kill
+from tests.ports import free_port
+from tests.ray_nodes import ENVIRONMENT, TOKEN, WITHOUT_TOKEN, Cluster, cluster, kill
 
 LIMIT_S = 30.0
 

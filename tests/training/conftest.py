@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.ray_nodes import kill
 from tests.training.tiny_shards import CLASSES, make_evaluation, make_shards
 from training.data.index import SampleIndex, write_index
@@ -156,14 +155,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vi
 
 def run_ranks(spec: dict[str, Any], ranks: int, timeout_s: float = 240) -> None:
     """Run ranks_worker in `ranks` processes that meet on loopback; fail with their output if one fails."""
-    with ExitStack() as stack:
-        probes = [
-            stack.enter_context(socket.socket())
-            for _ in range(1 + len(spec.get("runs", ())) + len(spec.get("asleep", ())))
-        ]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in probes]
+    ports = [free_port() for _ in range(1 + len(spec.get("runs", ())) + len(spec.get("asleep", ())))]
     path = Path(spec["folder"]) / "spec.json"
     path.write_text(json.dumps({**spec, "ranks": ranks, "ports": ports}))
     process = subprocess.Popen(

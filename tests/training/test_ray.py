@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError, dump, from_mapping
-from tests.ray_nodes import ENVIRONMENT, cluster, free_port, kill
+from tests.ports import free_port
+from tests.ray_nodes import ENVIRONMENT, cluster, kill
 from tests.training.conftest import tiny_run
 from tests.training.test_sharding import assert_close, last_of
 from tests.training.test_train import losses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.sample_web import SampleWebConfig, build_sample_web, serving
+from tests import ports
 
 NUM_LINKS = 400
 
@@ -18,9 +18,7 @@ NUM_LINKS = 400
 @pytest.fixture(scope="session")
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return ports.free_port()
 
 
 @pytest.fixture(scope="session")
