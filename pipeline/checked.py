@@ -1,6 +1,6 @@
 """Reading what the pipeline wrote: every byte that a task uses is held against what vouches for it.
 
-    done-record --digest--> Vouched --read--> whole files:  xxh3-128 over the file
+    done-record --digest--> Location --read--> whole files:  xxh3-128 over the file
                                               parts of Parquet:  the footer's own hash, and the checksums of the pages
                                               blocks, members of tars:  a hash each, kept beside their offset
 
@@ -16,11 +16,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
 
 from pipeline.errors import DamagedFileError
+from pipeline.location import Location
 from pipeline.storage import sha256_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 __all__ = [
-    "Vouched",
     "check",
     "digest_of",
     "load_vector",
@@ -48,14 +48,6 @@ _WHOLE_DIGITS = 32
 _SHA256_DIGITS = 64
 _GONE = (errno.ENOENT, errno.EIO)
 """A file that is not there any more, and a disk that cannot read it: to make it again is the remedy for both."""
-
-
-class Vouched(NamedTuple):
-    """A file, and what it must hold. Plain enough to travel in a task's arguments."""
-
-    path: str
-    digest: str
-    """Of `digest_of`, or 64 hex digits of SHA-256; empty where nobody vouches for the file."""
 
 
 def digest_of(path: str | Path) -> str:
@@ -110,7 +102,7 @@ def _arrow_error() -> type[Exception]:
     return arrow_error
 
 
-def check(file: Vouched) -> str:
+def check(file: Location) -> str:
     """Hold a whole file against its digest; returns its path. Raises DamagedFileError."""
     path, digest = file
     if digest:
@@ -125,7 +117,7 @@ def check(file: Vouched) -> str:
     return path
 
 
-def _check_footer(file: Vouched) -> None:
+def _check_footer(file: Location) -> None:
     """Before a part is read: what says where it lies. The pages have checksums of their own."""
     path, digest = file
     if len(digest) != _WHOLE_DIGITS + 16:
@@ -140,7 +132,7 @@ def _check_footer(file: Vouched) -> None:
 # --- Parquet --------------------------------------------------------------------------------------
 
 
-def read_batches(file: Vouched, rows: int = 65_536, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_batches(file: Location, rows: int = 65_536, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The file batch by batch: the whole of it, or some columns. Raises DamagedFileError."""
     with _opened(file, part=columns is not None) as opened:
         batches = opened.iter_batches(rows, columns=None if columns is None else list(columns))
@@ -152,13 +144,15 @@ def read_batches(file: Vouched, rows: int = 65_536, columns: Sequence[str] | Non
             yield batch
 
 
-def read_table(file: Vouched, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(file: Location, columns: Sequence[str] | None = None) -> pa.Table:
     """The whole file, or some of its columns. Raises DamagedFileError."""
     with _opened(file, part=columns is not None) as opened, _naming(file.path):
         return opened.read(columns=None if columns is None else list(columns))
 
 
-def read_part(file: Vouched, filters: Sequence[tuple[str, str, Any]], columns: Sequence[str] | None = None) -> pa.Table:
+def read_part(
+    file: Location, filters: Sequence[tuple[str, str, Any]], columns: Sequence[str] | None = None
+) -> pa.Table:
     """The rows that pass `filters` (of pyarrow's form), without reading row groups that hold none."""
     import pyarrow.parquet as pq
 
@@ -173,7 +167,7 @@ def read_part(file: Vouched, filters: Sequence[tuple[str, str, Any]], columns: S
         )
 
 
-def read_row_groups(file: Vouched, first: int, step: int) -> Iterator[pa.Table]:
+def read_row_groups(file: Location, first: int, step: int) -> Iterator[pa.Table]:
     """Every `step`-th row group from the one at `first` on. Raises DamagedFileError."""
     with _opened(file, part=True) as opened:
         for group in range(first, opened.num_row_groups, step):
@@ -182,7 +176,7 @@ def read_row_groups(file: Vouched, first: int, step: int) -> Iterator[pa.Table]:
             yield table
 
 
-def read_schema(file: Vouched) -> pa.Schema:
+def read_schema(file: Location) -> pa.Schema:
     """The file's Arrow schema."""
     import pyarrow.parquet as pq
 
@@ -192,7 +186,7 @@ def read_schema(file: Vouched) -> pa.Schema:
 
 
 @contextmanager
-def _opened(file: Vouched, *, part: bool) -> Iterator[pq.ParquetFile]:
+def _opened(file: Location, *, part: bool) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
     if part:
@@ -208,7 +202,7 @@ def _opened(file: Vouched, *, part: bool) -> Iterator[pq.ParquetFile]:
 # --- other files ----------------------------------------------------------------------------------
 
 
-def load_vector(file: Vouched) -> npt.NDArray[Any]:
+def load_vector(file: Location) -> npt.NDArray[Any]:
     """Memory-map a .npy, so that the workers of a machine share it. Raises DamagedFileError."""
     import numpy as np
 

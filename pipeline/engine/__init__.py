@@ -1,4 +1,4 @@
-"""Runs tasks: one output partition each, committed atomically, skipped when already done.
+"""Runs tasks: typed work on files, committed atomically, skipped when already done.
 
     engine = open_engine(EngineConfig())
     done = engine.run_step(directory, tasks)     # list[Done], in task order
@@ -6,19 +6,32 @@
 The engine knows nothing of what a task means. Ray is imported only when a task must run on it.
 """
 
-from pipeline.engine.engine import Engine, EngineConfig, open_engine
-from pipeline.engine.task import Done, Task, Work, digest_in, finished, forget, read_record, run_task
+from pipeline.engine.config import EngineConfig
+from pipeline.engine.data import Data, Part
+from pipeline.engine.engine import Engine
+from pipeline.engine.open import open_engine
+from pipeline.engine.record import Done, finished, forget, record_at, record_of, records_in, run_task
+from pipeline.engine.task import AnyTask, Info, Output, Task, TaskOfParts, apart, output, outputs_of
 
 __all__ = [
+    "AnyTask",
+    "Data",
     "Done",
     "Engine",
     "EngineConfig",
+    "Info",
+    "Output",
+    "Part",
     "Task",
-    "Work",
-    "digest_in",
+    "TaskOfParts",
+    "apart",
     "finished",
     "forget",
     "open_engine",
-    "read_record",
+    "output",
+    "outputs_of",
+    "record_at",
+    "record_of",
+    "records_in",
     "run_task",
 ]

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError
-from pipeline.engine.engine import Engine, EngineConfig
+from pipeline.engine.config import EngineConfig
+from pipeline.engine.engine import Engine
+from pipeline.engine.record import Done, run_task
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
-from pipeline.engine.task import Done, Task, run_task
+from pipeline.engine.task import AnyTask
 from pipeline.errors import EngineError, PipelineError
 from pipeline.progress import Progress
 
@@ -25,7 +27,7 @@ _LOOK_EVERY_S = 2.0
 """How long the driver waits for a task before it looks whether Ray is still there."""
 
 
-def run_task_in(working_directory: str, driver: tuple[str, int], directory: str, task: Task) -> Done:
+def run_task_in(working_directory: str, driver: tuple[str, int], directory: str, task: AnyTask[Any]) -> Done:
     """`run_task` where the driver runs, so that relative paths mean the same on every node.
 
     A worker outlives a killed driver by a moment, in which what the driver served (the sample web) is already gone:
@@ -63,8 +65,8 @@ class RayEngine(Engine):
         self._session: RaySession | None = None
         self._started = ExitStack()
 
-    def _execute(self, directory: Path, tasks: Sequence[Task]) -> Iterator[Done]:
-        session = self._start(tasks[0].work.__module__)
+    def _execute(self, directory: Path, tasks: Sequence[AnyTask[Any]]) -> Iterator[Done]:
+        session = self._start(type(tasks[0]).__module__)
         ray = session.ray
         remote = ray.remote(run_task_in).options(
             num_cpus=1,
@@ -75,7 +77,7 @@ class RayEngine(Engine):
         window = max(2, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
         driver = (os.uname().nodename, os.getpid())
         waiting = iter(tasks)
-        live: dict[Any, Task] = {}
+        live: dict[Any, AnyTask[Any]] = {}
         try:
             while True:
                 while len(live) < window and (task := next(waiting, None)) is not None:
@@ -92,7 +94,7 @@ class RayEngine(Engine):
                 for reference in live:
                     ray.cancel(reference, force=True)
 
-    def _result(self, ray: Any, reference: Any, task: Task) -> Done:
+    def _result(self, ray: Any, reference: Any, task: AnyTask[Any]) -> Done:
         try:
             done: Done = ray.get(reference)
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:

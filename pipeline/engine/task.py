@@ -1,150 +1,197 @@
-"""A task, its done-record, and the commit protocol around the function that does the work.
+"""A task: its inputs, its settings, its outputs by name, and the work on them.
 
-work(arguments, {name: temporary path}) -> info
-    -> fsync + rename every output -> write done/PARTITION.json   (the commit point)
+    @dataclass(frozen=True, kw_only=True)
+    class Edges:                                              # what it writes
+        edges: Location = output("edges.parquet", EDGES)
+        below: Location = output("below.npy")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Gather(Task[Edges]):                                # what it reads, what it goes by
+        unique: Location
+        seed: int
+
+        def work(self, out: Edges) -> Info: ...
+
+A task's key is derived from all of that: its name and version, the content of what it reads, and every other field.
+Where nothing of it has changed, the work is not done again.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Mapping
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args, runtime_checkable
 
-from pipeline.checked import Vouched, digest_of
-from pipeline.storage import commit, read_sealed, sha256_of, temporary_name, unwritable, write_sealed
+from configs.load import fingerprint
+from pipeline.location import Files, Location
 
-__all__ = ["Done", "Task", "Work", "digest_in", "finished", "forget", "read_record", "run_task"]
+__all__ = [
+    "AnyTask",
+    "Info",
+    "Keyed",
+    "Output",
+    "Task",
+    "TaskOfParts",
+    "apart",
+    "names_in",
+    "output",
+    "outputs_of",
+    "place",
+]
 
-Work = Callable[[Mapping[str, Any], Mapping[str, Path]], dict[str, Any]]
-"""A top-level function of (arguments, output paths to write) -> small JSON-able facts for the record."""
+Info = dict[str, Any]
+"""Small facts that can be JSON: what the done-record of a task says beyond its files."""
+Out = TypeVar("Out")
+_OUTPUT = "openwit.output"
+_APART = "openwit.apart"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One partition's work. `key` fingerprints everything that the outputs depend on."""
+class Output:
+    """What a field of a task's outputs is."""
 
-    partition: str
-    """File-name-safe, and independent of who does the work."""
-    work: Work
-    arguments: Mapping[str, Any]
-    """JSON-able; this is all that travels to the worker."""
-    outputs: tuple[str, ...]
-    """File names under the step's directory."""
-    key: str
-    published: bool = False
+    kind: str = ""
+    """The end of the file's name, after the part's."""
+    names: tuple[str, ...] = ()
+    """Of several files that belong together and have names of their own."""
+    rows: Any = None
+    """The schema of a Parquet file, for those who look at the page; the engine does not."""
+    view: str | None = None
+    """The catalog's view of these files."""
+
+    def files(self, part: str) -> tuple[str, ...]:
+        """The names of the files, for a part of this name."""
+        joint = "" if self.kind.startswith(("_", ".")) else "."
+        return self.names or (f"{part}{joint}{self.kind}",)
+
+
+def output(kind: str = "", rows: Any = None, *, names: Sequence[str] = (), view: str | None = None) -> Any:
+    """A field for a file (a Location) that a task writes, or with `names` for several (Files)."""
+    return dataclasses.field(metadata={_OUTPUT: Output(kind=kind, names=tuple(names), rows=rows, view=view)})
+
+
+def apart(**default: Any) -> Any:
+    """A field of a task that decides nothing of its outputs, such as how much memory it may use."""
+    return dataclasses.field(metadata={_APART: True}, **default)
+
+
+def outputs_of(out: type[Any]) -> dict[str, Output]:
+    """Field -> what it is, of a dataclass of outputs."""
+    return {field.name: field.metadata[_OUTPUT] for field in dataclasses.fields(out)}
+
+
+def names_in(out: type[Any], part: str) -> list[str]:
+    """The names of all files of a part."""
+    return [name for each in outputs_of(out).values() for name in each.files(part)]
+
+
+def place(out: type[Out], part: str, at: Mapping[str, Location]) -> Out:
+    """The outputs of a part as locations, of which `at` has one for each of `names_in`."""
+    fields: dict[str, Any] = {}
+    for field, each in outputs_of(out).items():
+        located = [at[name] for name in each.files(part)]
+        fields[field] = Files(located) if each.names else located[0]
+    return out(**fields)
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """Something in a task's settings that says itself what of it decides the outputs."""
+
+    def key_parts(self) -> Any:
+        """JSON-able."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyTask(ABC, Generic[Out]):
+    """One partition's work: `Task` and `TaskOfParts` are its two kinds."""
+
+    version: ClassVar[int] = 1
+    """Rises when the same fields give other outputs."""
+    published: ClassVar[bool] = False
     """Whether the outputs go out into the world: their record then has SHA-256, which everyone can check."""
+    out: ClassVar[type[Any]]
+    """The class of its outputs; the one in the brackets of its base."""
+
+    partition: str = dataclasses.field(metadata={_APART: True})
+    """File-name-safe, and independent of who does the work."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in getattr(cls, "__orig_bases__", ()):
+            for found in get_args(base):
+                if isinstance(found, type):
+                    cls.out = found
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprints everything that the outputs depend on: 32 hex digits."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if _APART not in f.metadata}
+        return fingerprint(type(self).__name__, self.version, _plain(fields))
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[str]:
+        """The names of what it writes: of each part all outputs."""
+
+    @property
+    def outputs(self) -> list[str]:
+        """File names under the step's directory."""
+        return [name for part in self.parts for name in names_in(self.out, part)]
+
+    def perform(self, at: Mapping[str, Location]) -> Info:
+        """Do the work; `at` says where to write each of `outputs`."""
+        return self._perform({part: place(self.out, part, at) for part in self.parts})
+
+    @abstractmethod
+    def _perform(self, outs: Mapping[str, Out]) -> Info: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
-    """What the done-record of a finished task says."""
+class Task(AnyTask[Out]):
+    """A task with one part, named like its partition."""
 
-    partition: str
-    key: str
-    outputs: Mapping[str, str]
-    """File name -> digest (`checked.digest_of`, or SHA-256 of a file that is published)."""
-    info: Mapping[str, Any]
+    @property
+    def parts(self) -> Sequence[str]:
+        return (self.partition,)
 
-    def path(self, directory: Path, kind: str) -> Path:
-        """The one output that is named `KIND`, or whose name ends with `.KIND.parquet` or `.KIND`."""
-        return directory / self._name(kind)
+    @abstractmethod
+    def work(self, out: Out) -> Info:
+        """Write every output; returns what else there is to say. Runs in any process."""
 
-    def file(self, directory: Path, kind: str) -> Vouched:
-        """The same with the digest that it must have: what goes into the arguments of a task that reads it."""
-        name = self._name(kind)
-        return Vouched(str(directory / name), self.outputs[name])
-
-    def _name(self, kind: str) -> str:
-        for name in self.outputs:
-            if name == kind or name.endswith((f".{kind}.parquet", f".{kind}")):
-                return name
-        raise KeyError(kind)
+    def _perform(self, outs: Mapping[str, Out]) -> Info:
+        return self.work(outs[self.partition])
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A done-record as plain data; None where it is absent, damaged, or not of a record's form."""
-    record = read_sealed(path)
-    try:
-        if record is not None:
-            dict(record["info"])
-            for entry in record["outputs"].values():
-                digest_in(entry), int(entry["bytes"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return None
-    return record
+@dataclass(frozen=True, kw_only=True)
+class TaskOfParts(AnyTask[Out]):
+    """A task that writes several parts at once; its facts have those of each under "parts", by name."""
+
+    @abstractmethod
+    def work(self, outs: Mapping[str, Out]) -> Info:
+        """Write every part's outputs; returns what else there is to say. Runs in any process."""
+
+    def _perform(self, outs: Mapping[str, Out]) -> Info:
+        return self.work(outs)
 
 
-def digest_in(entry: Mapping[str, Any]) -> str:
-    """The digest in a record's entry for a file. Raises KeyError where there is none."""
-    return str(entry["xxh3"] if "xxh3" in entry else entry["sha256"])
-
-
-def _record_path(directory: Path, partition: str) -> Path:
-    return directory / "done" / f"{partition}.json"
-
-
-def finished(directory: Path, task: Task) -> Done | None:
-    """The task's done-record if it is of this very key and its outputs are still there, else None.
-
-    Sizes are looked at here, content where it is read (`checked.py`).
-    """
-    record = read_record(_record_path(directory, task.partition))
-    if record is None or record.get("key") != task.key or set(record["outputs"]) != set(task.outputs):
-        return None
-    try:
-        whole = all((directory / n).stat().st_size == e["bytes"] for n, e in record["outputs"].items())
-    except OSError:
-        return None
-    if not whole:
-        return None
-    outputs = {name: digest_in(entry) for name, entry in record["outputs"].items()}
-    return Done(partition=task.partition, key=task.key, outputs=outputs, info=record["info"])
-
-
-def forget(directory: Path, partition: str) -> None:
-    """Let the task of this name be done again by the next run."""
-    _record_path(directory, partition).unlink(missing_ok=True)
-
-
-def run_task(directory: str, task: Task, *, check: Callable[[], None] | None = None) -> Done:
-    """Do the work under temporary names, then commit. Runs in any process.
-
-    `check` runs between work and commit, and raises where the result must not count. Raises OutputError when the
-    disk is full; whatever `work` or `check` raises otherwise. Nothing keeps a final
-    name unless it is whole, and nothing counts unless the record is there.
-    """
-    root = Path(directory)
-    outputs: dict[str, Path] = {}
-    try:
-        (root / "done").mkdir(parents=True, exist_ok=True)
-        outputs = {name: temporary_name(root / name) for name in task.outputs}
-        for path in outputs.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        info = task.work(task.arguments, outputs)
-        if check is not None:
-            check()
-        entries = {name: _entry(path, published=task.published) for name, path in outputs.items()}
-        # An older record must not vouch for the new bytes, nor the new record for old ones.
-        _record_path(root, task.partition).unlink(missing_ok=True)
-        for name, path in outputs.items():
-            commit(path, root / name)
-        record = {"partition": task.partition, "key": task.key, "outputs": entries, "info": info}
-        write_sealed(_record_path(root, task.partition), record)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
-            raise unwritable(root, error) from error
-        raise
-    finally:
-        for path in outputs.values():
-            if os.path.lexists(path):
-                path.unlink()
-    hashes = {name: digest_in(entry) for name, entry in entries.items()}
-    return Done(partition=task.partition, key=task.key, outputs=hashes, info=info)
-
-
-def _entry(path: Path, *, published: bool) -> dict[str, Any]:
-    digest = {"sha256": sha256_of(path)} if published else {"xxh3": digest_of(path)}
-    return {**digest, "bytes": path.stat().st_size}
+def _plain(value: Any) -> Any:
+    """What stands for a field in a key. Raises TypeError for what has no such form."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, (Location, Files)):
+        return value.digest
+    if isinstance(value, Keyed):
+        return _plain(value.key_parts())
+    if isinstance(value, bytes):
+        return value.hex()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    raise TypeError(f"a {type(value).__name__} says nothing that a task's key could hold")

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.load import ConfigError
-from pipeline.engine import EngineConfig, Task, open_engine
+from pipeline.engine import EngineConfig, Info, Task, open_engine, output
 from pipeline.errors import PipelineError
+from pipeline.location import Location
 
 
-def work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    Path(arguments["begun"]).touch()
-    time.sleep(arguments["seconds"])
-    for path in outputs.values():
-        path.write_text("done")
-    return {}
+@dataclass(frozen=True, kw_only=True)
+class Out:
+    done: Location = output(".done")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sleep(Task[Out]):
+    begun: str
+    seconds: float
+
+    def work(self, out: Out) -> Info:
+        Path(self.begun).touch()
+        time.sleep(self.seconds)
+        out.done.local.write_text("done")
+        return {}
 
 
 def main(directory: str, seconds: str) -> int:
     root = Path(directory)
-    tasks = [
-        Task(
-            partition=name,
-            work=work,
-            arguments={"begun": str(root / f"{name}.begun"), "seconds": float(seconds)},
-            outputs=(name,),
-            key="k",
-        )
-        for name in ("a", "b")
-    ]
+    tasks = [Sleep(partition=name, begun=str(root / f"{name}.begun"), seconds=float(seconds)) for name in ("a", "b")]
     try:
         with open_engine(EngineConfig(num_cpus=None)) as engine:
             engine.run_step(root / "step", tasks)
@@ -44,6 +44,6 @@ def main(directory: str, seconds: str) -> int:
 
 
 if __name__ == "__main__":
-    from tests.pipeline import ray_driver  # workers must find `work` by its module's name
+    from tests.pipeline import ray_driver  # workers must find `Sleep` by its module's name
 
     sys.exit(ray_driver.main(*sys.argv[1:]))

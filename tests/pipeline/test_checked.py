@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.checked import (
-    Vouched,
     check,
     digest_of,
     load_vector,
@@ -26,6 +25,7 @@ from pipeline.checked import (
     read_table,
 )
 from pipeline.errors import DamagedFileError
+from pipeline.location import Location
 from pipeline.storage import parquet_writer, read_sealed, save_vector, sha256_of, write_sealed
 
 ROWS = 300
@@ -49,19 +49,19 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _whole(file: Vouched) -> pa.Table:
+def _whole(file: Location) -> pa.Table:
     return pa.Table.from_batches(read_batches(file))
 
 
-def _columns(file: Vouched) -> pa.Table:
+def _columns(file: Location) -> pa.Table:
     return read_table(file, ["caption", "ids"])
 
 
-def _range(file: Vouched) -> pa.Table:
+def _range(file: Location) -> pa.Table:
     return read_part(file, [("order", ">=", 120), ("order", "<=", 140)])
 
 
-def _groups(file: Vouched) -> pa.Table:
+def _groups(file: Location) -> pa.Table:
     return pa.concat_tables(read_row_groups(file, 1, 2))
 
 
@@ -69,7 +69,7 @@ READERS = [read_table, _whole, _columns, _range, _groups]
 
 
 def test_readers_return_what_was_written(parquet: Path) -> None:
-    file = Vouched(str(parquet), digest_of(parquet))
+    file = Location(str(parquet), digest_of(parquet))
     assert read_table(file).equals(TABLE)
     assert _whole(file).equals(TABLE)
     assert _columns(file).equals(TABLE.select(["caption", "ids"]))
@@ -81,9 +81,9 @@ def test_readers_return_what_was_written(parquet: Path) -> None:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_of_a_parquet_file_is_an_error_or_was_not_read(
-    parquet: Path, read: Callable[[Vouched], pa.Table], place: float, bit: int
+    parquet: Path, read: Callable[[Location], pa.Table], place: float, bit: int
 ) -> None:
-    file = Vouched(str(parquet), digest_of(parquet))
+    file = Location(str(parquet), digest_of(parquet))
     data, want = parquet.read_bytes(), read(file)
     damaged = bytearray(data)
     damaged[int(place * len(data))] ^= 1 << bit
@@ -98,7 +98,7 @@ def test_a_flipped_bit_of_a_parquet_file_is_an_error_or_was_not_read(
         assert found == str(parquet) or want.equals(found)
 
 
-def _read_or_path(read: Callable[[Vouched], pa.Table], file: Vouched) -> pa.Table | str:
+def _read_or_path(read: Callable[[Location], pa.Table], file: Location) -> pa.Table | str:
     try:
         return read(file)
     except DamagedFileError as error:
@@ -108,23 +108,23 @@ def _read_or_path(read: Callable[[Vouched], pa.Table], file: Vouched) -> pa.Tabl
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("left", [None, 0, 11, 2000])
 def test_a_file_that_is_gone_or_cut_is_named(
-    parquet: Path, tmp_path: Path, read: Callable[[Vouched], pa.Table], left: int | None
+    parquet: Path, tmp_path: Path, read: Callable[[Location], pa.Table], left: int | None
 ) -> None:
     path = tmp_path / "b.parquet"
     if left is not None:
         path.write_bytes(parquet.read_bytes()[:left])
     with pytest.raises(DamagedFileError, match=r"b\.parquet: damaged: ") as caught:
-        read(Vouched(str(path), digest_of(parquet)))
+        read(Location(str(path), digest_of(parquet)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_a_file_of_an_earlier_version_is_held_against_its_sha256(
-    tmp_path: Path, read: Callable[[Vouched], pa.Table]
+    tmp_path: Path, read: Callable[[Location], pa.Table]
 ) -> None:
     path = tmp_path / "old.parquet"
     pq.write_table(TABLE, path, row_group_size=100)  # without checksums of pages
-    file = Vouched(str(path), sha256_of(path))
+    file = Location(str(path), sha256_of(path))
     want = read(file)
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
@@ -137,7 +137,7 @@ def test_a_file_of_an_earlier_version_is_held_against_its_sha256(
 def test_vectors_ranges_and_plain_files(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     save_vector(path, np.arange(50))
-    file = Vouched(str(path), digest_of(path))
+    file = Location(str(path), digest_of(path))
     assert load_vector(file).sum() == 1225
     assert check(file) == str(path)
     data = path.read_bytes()

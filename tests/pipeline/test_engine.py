@@ -5,46 +5,68 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.engine import EngineConfig, Task, open_engine
+from pipeline.engine import Data, EngineConfig, Info, Task, TaskOfParts, apart, open_engine, output
 from pipeline.engine.on_ray import run_task_in
 from pipeline.errors import DamagedFileError, EngineError, LockedError, OutputError
+from pipeline.location import Files, Location
 from pipeline.storage import open_output, read_json, sweep, write_json
 
 INLINE = EngineConfig(kind="inline")
 
 
-def _write(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    for path in outputs.values():
-        path.write_text(arguments["text"])
-    with open(arguments["log"], "a") as log:
-        log.write("ran\n")
-    return {"rows": 1}
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    text: Location = output("txt")
 
 
-def _fail_half_way(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    next(iter(outputs.values())).write_text("half")
-    raise OSError(errno.ENOSPC, "No space left on device")
+@dataclass(frozen=True, kw_only=True)
+class Write(Task[Text]):
+    text: str = "x"
+    log: str = apart()
+
+    def work(self, out: Text) -> Info:
+        out.text.local.write_text(self.text)
+        with open(self.log, "a") as log:
+            log.write("ran\n")
+        return {"rows": 1}
 
 
-def _die_once(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    flag = Path(arguments["flag"])
-    next(iter(outputs.values())).write_text("whole")
-    if not flag.exists() or arguments["always"]:
-        flag.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {}
+@dataclass(frozen=True, kw_only=True)
+class FailHalfWay(Task[Text]):
+    def work(self, out: Text) -> Info:
+        out.text.local.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def _task(name: str, log: Path, *, text: str = "x", key: str = "k") -> Task:
-    return Task(
-        partition=name, work=_write, arguments={"text": text, "log": str(log)}, outputs=(f"{name}.txt",), key=key
-    )
+@dataclass(frozen=True, kw_only=True)
+class DieOnce(Task[Text]):
+    flag: str
+    always: bool
+
+    def work(self, out: Text) -> Info:
+        flag = Path(self.flag)
+        out.text.local.write_text("whole")
+        if not flag.exists() or self.always:
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeetDamage(Task[Text]):
+    def work(self, out: Text) -> Info:
+        raise DamagedFileError("/set/work/x.npy", "its bytes are not those that were written")
+
+
+def _task(name: str, log: Path, *, text: str = "x") -> Write:
+    return Write(partition=name, text=text, log=str(log))
 
 
 def test_done_tasks_are_skipped_and_changed_ones_redone(tmp_path: Path) -> None:
@@ -54,7 +76,7 @@ def test_done_tasks_are_skipped_and_changed_ones_redone(tmp_path: Path) -> None:
         again = engine.run_step(step, [_task("a", log), _task("b", log)])
         assert first == again
         assert log.read_text().count("ran") == 2
-        engine.run_step(step, [_task("a", log), _task("b", log, text="y", key="other")])
+        engine.run_step(step, [_task("a", log), _task("b", log, text="y")])
     assert log.read_text().count("ran") == 3
     assert (step / "b.txt").read_text() == "y"
 
@@ -79,7 +101,7 @@ def test_outputs_of_partitions_no_longer_planned_are_removed(tmp_path: Path) -> 
 
 
 def test_full_disk_is_one_clear_line_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    task = Task(partition="a", work=_fail_half_way, arguments={}, outputs=("a.txt",), key="k")
+    task = FailHalfWay(partition="a")
     with open_engine(INLINE) as engine, pytest.raises(OutputError, match="no space left"):
         engine.run_step(tmp_path / "step", [task])
     assert not [p for p in (tmp_path / "step").rglob("*") if p.is_file()]
@@ -114,33 +136,27 @@ def test_ray_and_inline_write_the_same_files(tmp_path: Path, ray_engine: Any) ->
 
 
 def test_killed_worker_costs_a_retry_and_nothing_else(tmp_path: Path, ray_engine: Any) -> None:
-    arguments = {"flag": str(tmp_path / "flag"), "always": False}
-    task = Task(partition="a", work=_die_once, arguments=arguments, outputs=("a.txt",), key="k")
+    task = DieOnce(partition="a", flag=str(tmp_path / "flag"), always=False)
     ray_engine.run_step(tmp_path / "step", [task])
     assert (tmp_path / "step" / "a.txt").read_text() == "whole"
     assert not [p for p in (tmp_path / "step").iterdir() if ".tmp-" in p.name]
 
 
 def test_worker_that_always_dies_is_an_engine_error(tmp_path: Path, ray_engine: Any) -> None:
-    arguments = {"flag": str(tmp_path / "flag"), "always": True}
-    task = Task(partition="a", work=_die_once, arguments=arguments, outputs=("a.txt",), key="k")
+    task = DieOnce(partition="a", flag=str(tmp_path / "flag"), always=True)
     with pytest.raises(EngineError, match="its process died"):
         ray_engine.run_step(tmp_path / "step", [task])
 
 
 def test_error_in_a_task_comes_back_as_itself(tmp_path: Path, ray_engine: Any) -> None:
-    task = Task(partition="a", work=_fail_half_way, arguments={}, outputs=("a.txt",), key="k")
+    task = FailHalfWay(partition="a")
     with pytest.raises(OutputError, match="no space left") as caught:
         ray_engine.run_step(tmp_path / "step", [task])
     assert "\n" not in str(caught.value)
 
 
-def _meet_damage(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    raise DamagedFileError("/set/work/x.npy", "its bytes are not those that were written")
-
-
 def test_damage_that_a_worker_meets_comes_back_with_the_name_of_the_file(tmp_path: Path, ray_engine: Any) -> None:
-    task = Task(partition="a", work=_meet_damage, arguments={}, outputs=("a.txt",), key="k")
+    task = MeetDamage(partition="a")
     with pytest.raises(DamagedFileError) as caught:
         ray_engine.run_step(tmp_path / "step", [task])
     assert (caught.value.path, caught.value.what) == ("/set/work/x.npy", "its bytes are not those that were written")
@@ -188,3 +204,81 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text()) == read_json(tmp_path / "a.json") == {"a": [1], "b": 1}
     (tmp_path / "broken.json").write_text("{")
     assert read_json(tmp_path / "broken.json") is None
+
+
+# --- keys and parts -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyed(Task[Text]):
+    one: Location
+    many: Files
+    rule: Rule
+    memory_mb: int = apart(default=1)
+
+    def work(self, out: Text) -> Info:
+        return {}
+
+
+def _keyed(**changes: Any) -> str:
+    fields: dict[str, Any] = {"one": Location("/a", "1"), "many": Files([Location("/b", "2")]), "rule": Rule()}
+    return Keyed(partition="p", **{**fields, **changes}).key
+
+
+def test_key_is_of_content_and_settings_and_of_no_place() -> None:
+    key = _keyed()
+    assert key == _keyed(one=Location("/elsewhere", "1"), memory_mb=7)
+    changed = [
+        _keyed(one=Location("/a", "9")),
+        _keyed(many=Files([Location("/b", "9")])),
+        _keyed(many=Files([Location("/b", "2"), Location("/b", "2")])),
+        _keyed(rule=Rule(words=("a",))),
+    ]
+    assert len({key, *changed}) == 5
+    with pytest.raises(TypeError, match="says nothing"):
+        _keyed(rule=object())
+
+
+def test_key_is_of_the_version_and_of_the_kind_of_task() -> None:
+    class Later(Keyed):
+        version = 2
+
+    class Other(Keyed):
+        pass
+
+    fields: dict[str, Any] = {"one": Location("/a", "1"), "many": Files(), "rule": Rule(), "partition": "p"}
+    assert len({kind(**fields).key for kind in (Keyed, Later, Other)}) == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(TaskOfParts[Text]):
+    names: tuple[str, ...]
+
+    @property
+    def parts(self) -> Sequence[str]:
+        return self.names
+
+    def work(self, outs: Mapping[str, Text]) -> Info:
+        for name, out in outs.items():
+            out.text.local.write_text(name)
+        return {"parts": {name: {"length": len(name)} for name in outs}}
+
+
+def test_parts_of_a_task_are_parts_of_the_data(tmp_path: Path) -> None:
+    data = Data("halves", Text)
+    data.directory = tmp_path / "step"
+    with pytest.raises(RuntimeError, match="before it is done"):
+        _ = data.parts
+    with open_engine(INLINE) as engine:
+        data.finish(engine.run_step(data.directory, [Halves(partition="both", names=("left", "right"))]))
+    assert [(p.name, p.files.text.local.read_text(), p.info["length"]) for p in data.parts] == [
+        ("left", "left", 4),
+        ("right", "right", 5),
+    ]
+    assert data.total("length") == 9
+    assert data.present("text") == data.files(lambda out: out.text)

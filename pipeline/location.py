@@ -1,0 +1,34 @@
+"""Where a file is, and what it must hold: all that a task needs to know of what it reads and writes."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from configs.load import fingerprint
+
+__all__ = ["Files", "Location"]
+
+
+class Location(NamedTuple):
+    """A file. Plain enough to travel to any worker."""
+
+    path: str
+    digest: str = ""
+    """Of `checked.digest_of`, or 64 hex digits of SHA-256; empty where nobody vouches for the file, and where it is
+    still to be written."""
+
+    @property
+    def local(self) -> Path:
+        """The file on this machine."""
+        return Path(self.path)
+
+
+class Files(tuple[Location, ...]):
+    """Locations in order. Many tasks may share them: what stands for them in a key is derived once."""
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits over the digests of all."""
+        return fingerprint([file.digest for file in self])
