@@ -1,8 +1,8 @@
-"""Every reason for which a stage rejects something: one word per thing, for the ledger and for SQL."""
+"""Every reason for which a step rejects something: one word per thing, for the ledger and for SQL."""
 
 from __future__ import annotations
 
-__all__ = ["REASONS", "is_reason"]
+__all__ = ["REASONS"]
 
 REASONS: dict[str, dict[str, str]] = {
     "extract": {
@@ -18,22 +18,6 @@ REASONS: dict[str, dict[str, str]] = {
         "no_picture": "the row of an img2dataset directory says that its picture is not stored",
         "not_http": "data:, blob:, file: and other schemes that are not http or https",
     },
-    "clean": {
-        "empty": "nothing is left after white space and control characters are gone",
-        "too_short": "fewer characters or words than the limit",
-        "too_long": "more characters than the limit, and no word's end to cut at",
-        "file_name": "the text is a file name without words",
-        "date": "the text is a date, a time or a number",
-        "placeholder": "the text says only that there is a picture or no text: image, untitled, nan, {{ title }}",
-        "keyword_list": "a list of search terms, not a description",
-        "web_address": "the text is a URL or an e-mail address",
-    },
-    "language": {
-        "other_language": "the likeliest language is not a target language",
-        "low_confidence": "the likeliest language is a target language, below the least probability",
-        "unknown_language": "the model knows nothing of the text, nor do the lexicons know all its words",
-    },
-    "match": {"no_query": "the caption contains no query of the list"},
     "dedup": {
         "duplicate": "the same (canonical URL, caption) stands before it in the order that decides what stays",
         "other_caption": "another caption of the same picture was kept",
@@ -71,32 +55,10 @@ REASONS: dict[str, dict[str, str]] = {
         "aspect_ratio": "longer side / shorter side is above the limit",
         "crashed_decoder": "decoding this picture killed the decoder's process",
     },
-    "filters": {
-        "too_small": "a side of the picture, as served, is shorter than the limit",
-        "aspect_ratio": "longer side / shorter side, as served, is above the limit",
-        "too_few_words": "the caption has fewer words than the limit",
-        "too_short": "the caption has fewer characters than the limit",
-        "other_language": "the caption's language is not one of those that stay",
-        "no_score": "the files of scores do not know the uid, or hold no number for it",
-        "low_score": "a score is below the limit",
-        "high_score": "a score is above the limit",
-    },
-    "decontaminate": {
-        "evaluation_file": "the very file is part of an evaluation set (SHA-256)",
-        "evaluation_picture": "the picture looks like one of an evaluation set (perceptual hash)",
-        "evaluation_caption": "the caption equals one of an evaluation set, or a prompt of its classes",
-    },
     "image_dedup": {
         "same_file": "another URL serves the very same file; the detail is the uid of a pair that stays",
         "same_picture": "another picture looks the same; the detail is the uid of a pair that stays",
     },
     "final_balance": {"reserve_not_needed": "its queries reached their limits without it; it was fetched as a reserve"},
 }
-"""stage -> reason -> what it means."""
-
-
-def is_reason(stage: str, reason: str) -> bool:
-    """Whether `reason` is one that `stage` may give; `http_NNN` stands for any three digits."""
-    if stage == "fetch" and reason.startswith("http_"):
-        return len(reason) == 8 and reason[5:].isdigit()
-    return reason in REASONS.get(stage, {})
+"""stage -> reason -> what it means; a `Stage` that judges rows has its own with it (`pages.reasons_of`)."""

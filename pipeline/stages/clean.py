@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +28,9 @@ from pipeline.stages.clean_config import CleanConfig
 from pipeline.stages.clean_keywords import is_keyword_list
 from pipeline.stages.clean_markup import CONTINUATIONS, fix_mojibake, has_template, strip_markup
 from pipeline.stages.clean_names import CAMERA_WORDS, EXTENSIONS, MAX_NAME_WORDS, is_file_name, words_of_name
+from pipeline.stages.stage import Stage
 
-__all__ = ["CleanConfig", "clean", "normalise", "reason_against"]
+__all__ = ["Clean", "CleanConfig", "clean", "normalise", "reason_against"]
 
 
 _DEFAULT = CleanConfig()
@@ -248,3 +252,26 @@ def _is_placeholder(caption: str) -> bool:
     ):
         return True
     return has_template(caption) or (caption[0] in "nNtT" and caption.lower().startswith(_NO_TEXT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clean(Stage):
+    """`clean` as a stage of the page."""
+
+    config: CleanConfig
+
+    name: ClassVar[str] = "clean"
+    reads: ClassVar[tuple[str, ...]] = ("alt_text",)
+    reasons: ClassVar[Mapping[str, str]] = {
+        "empty": "nothing is left after white space and control characters are gone",
+        "too_short": "fewer characters or words than the limit",
+        "too_long": "more characters than the limit, and no word's end to cut at",
+        "file_name": "the text is a file name without words",
+        "date": "the text is a date, a time or a number",
+        "placeholder": "the text says only that there is a picture or no text: image, untitled, nan, {{ title }}",
+        "keyword_list": "a list of search terms, not a description",
+        "web_address": "the text is a URL or an e-mail address",
+    }
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        return clean(batch, self.config)

@@ -1,20 +1,44 @@
-"""decontaminate: turn away pairs whose picture or caption belongs to a set that models will be evaluated on."""
+"""Decontaminate: turn away pairs whose picture or caption belongs to a set that models will be evaluated on."""
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.checked import read_table
 from pipeline.hamming import distances, find_matches
+from pipeline.location import Files
 from pipeline.outcome import Outcome, reject
 from pipeline.stages.decontaminate_config import DecontaminateConfig
+from pipeline.stages.stage import Stage
 
-__all__ = ["DecontaminateConfig", "Evaluation", "decontaminate", "normal_form", "prompts"]
+__all__ = [
+    "EVALUATION",
+    "Decontaminate",
+    "DecontaminateConfig",
+    "Evaluation",
+    "decontaminate",
+    "normal_form",
+    "prompts",
+]
+
+EVALUATION = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),  # of the picture or line in its source
+        pa.field("sha256", pa.string()),
+        pa.field("phash", pa.uint64()),
+        pa.field("caption", pa.string()),  # in normal form
+    ]
+)
+"""One hash, picture or caption of an evaluation set."""
 
 _NOT_WORDS = re.compile(r"[\W_]+")
 
@@ -64,3 +88,36 @@ def decontaminate(batch: pa.RecordBatch, evaluation: Evaluation, max_distance: i
     return reject(
         batch, stage="decontaminate", reasons=pa.array(reasons, pa.string()), details=pa.array(details, pa.string())
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _load(files: Files) -> Evaluation:
+    """Read once a worker process."""
+    table = pa.concat_tables([read_table(file).cast(EVALUATION) for file in files])
+    phashes = np.unique(table["phash"].drop_null().to_numpy().astype(np.uint64))
+    return Evaluation(
+        sha256=frozenset(table["sha256"].drop_null().to_pylist()),
+        phashes=phashes[phashes != 0],
+        captions=frozenset(table["caption"].drop_null().to_pylist()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decontaminate(Stage):
+    """`decontaminate` as a stage of the page."""
+
+    evaluation: Files
+    """EVALUATION, of every set."""
+    max_distance: int | None
+
+    name: ClassVar[str] = "decontaminate"
+    reads: ClassVar[tuple[str, ...]] = ("caption", "phash", "sha256")
+    reasons: ClassVar[Mapping[str, str]] = {
+        "evaluation_file": "the very file is part of an evaluation set (SHA-256)",
+        "evaluation_picture": "the picture looks like one of an evaluation set (perceptual hash)",
+        "evaluation_caption": "the caption equals one of an evaluation set, or a prompt of its classes",
+    }
+    version: ClassVar[int] = 2
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        return decontaminate(batch, _load(self.evaluation), self.max_distance)

@@ -16,7 +16,10 @@ are in docs/language.md.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +34,12 @@ from pipeline.stages.language_words import (
     lexicon_fingerprint,
     load_lexicon,
 )
+from pipeline.stages.stage import Stage
 
 if TYPE_CHECKING:
     from pipeline.stages.language_model import Predictions
 
-__all__ = ["LANGUAGES", "LanguageConfig", "identify", "lexicon_fingerprints"]
+__all__ = ["LANGUAGES", "Language", "LanguageConfig", "identify", "lexicon_fingerprints"]
 
 _HUNDREDTHS = 101
 
@@ -162,3 +166,28 @@ def _run_library(captions: pa.StringArray, target: str, lexicon: Lexicon | None)
         words=np.array(num_words, np.int32),
         known=np.array(known, np.bool_),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language(Stage):
+    """`identify` as a stage of the page."""
+
+    config: LanguageConfig
+
+    name: ClassVar[str] = "language"
+    reads: ClassVar[tuple[str, ...]] = ("caption",)
+    reasons: ClassVar[Mapping[str, str]] = {
+        "other_language": "the likeliest language is not a target language",
+        "low_confidence": "the likeliest language is a target language, below the least probability",
+        "unknown_language": "the model knows nothing of the text, nor do the lexicons know all its words",
+    }
+
+    def check(self) -> None:
+        lexicon_fingerprints(self.config)
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        return identify(batch, self.config)
+
+    def key_parts(self) -> Any:
+        # What a word is, in which case, depends on these beyond the config.
+        return [super().key_parts(), lexicon_fingerprints(self.config), unicodedata.unidata_version]

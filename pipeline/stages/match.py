@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.load import ConfigError
+from pipeline.checked import check
+from pipeline.location import Files
 from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import Matcher
 from pipeline.outcome import Outcome, reject
+from pipeline.stages.stage import Stage
 
-__all__ = ["MatchConfig", "Matcher", "match"]
+__all__ = ["Match", "MatchConfig", "Matcher", "match"]
 
 
 def match(batch: pa.RecordBatch, config: MatchConfig, matcher: Matcher) -> Outcome:
@@ -33,3 +43,31 @@ def match(batch: pa.RecordBatch, config: MatchConfig, matcher: Matcher) -> Outco
         reasons=reasons,
         details=captions,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match(Stage):
+    """`match` as a stage of the page."""
+
+    config: MatchConfig
+    tables: Files
+    """Of a matcher that was saved, in the order of `Matcher.FILES`."""
+
+    name: ClassVar[str] = "match"
+    reads: ClassVar[tuple[str, ...]] = ("caption",)
+    reasons: ClassVar[Mapping[str, str]] = {
+        "no_query": "the caption contains no query of the list",
+    }
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        return match(batch, self.config, _open_matcher(self.tables))
+
+    def key_parts(self) -> Any:
+        return [super().key_parts(), unicodedata.unidata_version]
+
+
+@functools.lru_cache(maxsize=1)
+def _open_matcher(tables: Files) -> Matcher:
+    """Memory-mapped tables, checked and opened once a worker process."""
+    (directory,) = {Path(check(table)).parent for table in tables}
+    return Matcher.open(directory)

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from configs.load import ConfigError
 from pipeline.outcome import Outcome
-from pipeline.reasons import REASONS
 from pipeline.schema import CANDIDATES, CLEANED
-from pipeline.stages.clean import CleanConfig, clean, normalise, reason_against
+from pipeline.stages.clean import Clean, CleanConfig, clean, normalise, reason_against
 
 
 def _batch(texts: list[str]) -> pa.RecordBatch:
@@ -323,7 +322,7 @@ def test_long_texts_end_behind_the_last_word_that_fits() -> None:
 )
 def test_text_that_is_no_caption_is_rejected_with_its_reason(reason: str, texts: list[str]) -> None:
     assert [(text, _reason(text)) for text in texts] == [(text, reason) for text in texts]
-    assert reason in REASONS["clean"]
+    assert reason in Clean.reasons
 
 
 @pytest.mark.parametrize(
@@ -578,7 +577,7 @@ def test_the_table_of_examples_in_the_documentation_holds() -> None:
         for line in text.splitlines()
         if line.startswith("| `") and line.count("|") == 4
     ]
-    examples = [row for row in rows if not row[2] or row[2] in REASONS["clean"]]
+    examples = [row for row in rows if not row[2] or row[2] in Clean.reasons]
     assert len(examples) >= 20
     for shown, caption, reason in examples:
         if "\\" in shown:  # an escape for what a table cannot show

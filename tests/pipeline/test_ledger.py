@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.ledger import Ledger, LedgerConfig, LedgerError, totals
 from pipeline.outcome import Outcome, empty_rejections, reject, rejections_from_rows
-from pipeline.reasons import REASONS, is_reason
+from pipeline.pages import is_reason, reasons_of, whole_page
 
 
 def _batch(count: int) -> pa.RecordBatch:
@@ -100,4 +100,5 @@ def test_http_reasons_are_three_digits() -> None:
     assert is_reason("fetch", "http_404")
     assert not is_reason("fetch", "http_4040")
     assert not is_reason("clean", "http_404")
-    assert all(is_reason(stage, reason) for stage in REASONS for reason in REASONS[stage] if reason != "http_NNN")
+    reasons = reasons_of(whole_page())
+    assert all(is_reason(stage, reason) for stage in reasons for reason in reasons[stage] if reason != "http_NNN")

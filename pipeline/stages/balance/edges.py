@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from pipeline.identity import first_64_bits, keyed_state
 from pipeline.stages.balance.hashes import Hashes, Ids, Longs
-from pipeline.stages.balance.kernel import find_near
 from pipeline.stages.balance.modes.mode import Mode
 from pipeline.stages.balance.windows import Windows
 
@@ -67,6 +66,8 @@ def gather(
 
     The batch needs `uid` and `column`, the list of query ids whose edges count.
     """
+    from pipeline.stages.balance.kernel import find_near
+
     offsets, queries = mode.edges(batch.column(column))
     ids = first_64_bits(ids_of(batch.column("uid")))
     rows = np.empty(len(queries), np.int64)

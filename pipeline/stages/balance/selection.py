@@ -10,7 +10,6 @@ from pipeline.identity import first_64_bits, keyed_state
 from pipeline.outcome import Outcome, reject
 from pipeline.stages.balance.edges import ids_of
 from pipeline.stages.balance.hashes import Hashes
-from pipeline.stages.balance.kernel import compare
 from pipeline.stages.balance.modes.mode import Mode
 from pipeline.stages.balance.thresholds import Thresholds
 
@@ -29,6 +28,8 @@ def balance(
     reason: str = "not_selected",
 ) -> Outcome:
     """Keep the pairs that some query selects; sets `selected_by` (list<int32>, ascending, of `column`'s ids)."""
+    from pipeline.stages.balance.kernel import compare
+
     lists = batch.column(column)
     offsets, queries = mode.edges(lists)
     ids = first_64_bits(ids_of(batch.column("uid")))

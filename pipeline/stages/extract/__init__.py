@@ -13,11 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.stages.extract.config import ExtractConfig, Format, MissingPictures
-
-if TYPE_CHECKING:
-    from pipeline.outcome import Outcome
+from pipeline.stages.extract.config import ExtractConfig, MissingPictures
+from pipeline.stages.extract.formats import Format, format_of, stores_pictures
 
 if TYPE_CHECKING:  # heavy, where only the config or the list of formats is asked for
     from pipeline.outcome import Outcome
@@ -44,18 +41,7 @@ def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Ite
     Raises InputError where the file cannot be opened, is not of its format, or lacks a needed column.
     A file that breaks in the middle yields what is good, and a rejection.
     """
-    chosen = format_of(path) if format == "auto" else format
-    if chosen == "wat":
-        from pipeline.stages.extract.wat import read_wat
-
-        return read_wat(path, config)
-    if chosen == "warc":
-        from pipeline.stages.extract.warc import read_warc
-
-        return read_warc(path, config)
-    from pipeline.stages.extract.tables import read_table
-
-    return read_table(path, config, format=chosen)
+    return format_of(path, format).read(path, config)
 
 
 def check_source(path: str, config: ExtractConfig, *, format: Format = "auto") -> None:

@@ -1,0 +1,59 @@
+"""What a stage is that judges rows: each row of a batch is kept, with what the stage adds to it, or rejected.
+
+class NoAdverts(Stage):
+    name = "no_adverts"
+    reasons = {"advert": "the caption offers something for sale"}
+    reads = ("caption",)
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from configs.load import fingerprint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.outcome import Outcome
+
+__all__ = ["Stage"]
+
+
+class Stage(ABC):
+    """Judges rows, one batch at a time, and remembers nothing between them.
+
+    What it goes by are the fields of the dataclass that it is. They, its `version` and, for a stage of one's own, the
+    source text of its class, decide whether work is done again (`key_parts`).
+    """
+
+    name: ClassVar[str]
+    """In the ledger; of no other stage."""
+    reasons: ClassVar[Mapping[str, str]]
+    """Every reason for which it rejects, with what it means."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """The columns that it judges by."""
+    version: ClassVar[int] = 1
+    """Rises when the same rows are judged differently."""
+
+    @abstractmethod
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        """Keep or reject every row (`outcome.reject`). Columns may be added, rows neither added nor reordered."""
+
+    def check(self) -> None:  # noqa: B027 - most have nothing to look for
+        """Look, before a run begins, whether what the stage needs is there. Raises ConfigError or InputError."""
+
+    def key_parts(self) -> Any:
+        """What decides the outcome, beside the rows."""
+        return [self.name, self.version, *self._source(), dict(vars(self))]
+
+    def _source(self) -> list[str]:
+        """A fingerprint of the class's source text, unless the class is ours, where `version` says enough."""
+        if type(self).__module__.partition(".")[0] == __name__.partition(".")[0]:
+            return []
+        return [fingerprint(inspect.getsource(type(self)))]
