@@ -7,17 +7,16 @@ before a heavy library is loaded: the options of X stand in `X_config.py`, or in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from configs.load import ConfigError
 from pipeline.engine import EngineConfig
 from pipeline.ledger_config import LedgerConfig
 from pipeline.matching.config import MatchConfig
-from pipeline.stages.balance_config import BalanceConfig
+from pipeline.stages.balance.config import BalanceConfig
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.clean_config import CleanConfig
 from pipeline.stages.decontaminate_config import DecontaminateConfig
-from pipeline.stages.extract.config import ExtractConfig
+from pipeline.stages.extract import ExtractConfig, Format
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.image_filters_config import FiltersConfig
 from pipeline.stages.language_config import LanguageConfig
@@ -42,9 +41,8 @@ class WitConfig:
     max_bad_sources: float = 0.01
     """The share of the sources that may be unreadable: each is counted with its name, and `run --retry-failed` asks
     for it again. More stop the run, and so do the first three, if no source could be read before them."""
-    source_format: Literal["auto", "wat", "warc", "parquet", "csv", "tsv", "jsonl", "img2dataset"] = "auto"
-    """What the sources are; auto goes by file name. img2dataset: the Parquet files of a directory that img2dataset
-    wrote as webdataset; the pictures in its tars are used, see extract.missing_pictures."""
+    source_format: Format = "auto"
+    """What the sources are."""
     queries: str
     """The query list: a Parquet file made by `python -m query_list build`, or your own .txt, .csv or .parquet."""
     output: str

@@ -1,4 +1,4 @@
-"""Drives the recipe: run it, or only look how far it is.
+"""Drives the page: run its steps, or only look how far they are.
 
 open_output (lock) -> for each step: engine.run_step -> ledger.json -> publish -> runs.jsonl
 """
@@ -10,9 +10,10 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
@@ -22,17 +23,20 @@ from typing import Any
 from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.damage import Patience, withdraw
 from pipeline.emptiness import is_to_be_published, refuse_emptiness
-from pipeline.engine import Done, Engine, finished, open_engine
+from pipeline.engine import AnyTask, Done, Engine, finished, open_engine
 from pipeline.errors import DamagedFileError, OutputError
-from pipeline.extend import begin, end, extended, plan_changes
+from pipeline.extend import begin, changes_of, end, extended
 from pipeline.ledger import Line, totals
+from pipeline.own_stages import NO_STAGES, OwnStages
 from pipeline.progress import Progress
 from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps import retries
+from pipeline.steps.extract import Sources
+from pipeline.steps.facts import STORES
 from pipeline.steps.publish import publish
-from pipeline.steps.step import Step
+from pipeline.steps.step import Page, Step
 from pipeline.storage import append_line, check_output, open_output, read_json, write_bytes, write_json
-from pipeline.wit import Recipe, WitConfig, recipe, sources_of, work_directory
+from pipeline.wit import WitConfig, build
 
 __all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
 
@@ -67,9 +71,14 @@ class StepState:
 
 
 def run(
-    config: WitConfig, *, progress: Progress | None = None, extend: bool = False, offline: bool = False
+    config: WitConfig,
+    *,
+    own: OwnStages = NO_STAGES,
+    progress: Progress | None = None,
+    extend: bool = False,
+    offline: bool = False,
 ) -> RunResult:
-    """Bring the data set that `config` describes to done, from wherever it is.
+    """Bring the data set that `config` describes, with stages of one's `own`, to done, from wherever it is.
 
     With `extend` the sources of the data set that is there come first, and what the added ones changed in the
     plan is listed (`extend.py`). With `offline` nothing is requested: OutputError where a picture is missing. Raises
@@ -92,12 +101,14 @@ def run(
             with open_engine(config.engine, progress) as engine:
                 while True:
                     try:
-                        records = _run_steps(config, output, engine, log, written, offline=offline)
-                        lines, samples = _lines(records), _sum(records["shards"], "rows")
+                        page = build(config, own)
+                        records = _run_steps(page, config, engine, log, written, offline=offline)
+                        lines, shards = _lines(records), page["shards"].data
+                        samples = shards.total("rows")
                         version: Path = output / "shards"
                         put_back: Sequence[str] = ()
                         if is_to_be_published(samples, lines):
-                            version, put_back = publish(output, records["shards"], config_yaml, written=written)
+                            version, put_back = publish(output, shards.parts, config_yaml, written=written)
                             end(output)
                         break
                     except DamagedFileError as error:
@@ -107,7 +118,7 @@ def run(
             for name in put_back:
                 progress.say(f"damaged: shards/{name}: missing, or not of its size; put back")
             _write_ledger(output, records)
-            retry = _end_retry(output, records["fetched"])
+            retry = _end_retry(page)
             if retry is not None:
                 log["fetched"] |= dataclasses.asdict(retry)
             status = "finished" if samples else "empty"
@@ -127,52 +138,71 @@ def run(
         put_back=put_back,
         lines=lines,
         samples=samples,
-        num_bytes=_sum(records["shards"], "bytes"),
+        num_bytes=shards.total("bytes"),
         seconds=time.time() - started,
         retry=retry,
     )
 
 
 def _run_steps(
-    config: WitConfig, output: Path, engine: Engine, log: dict[str, Any], written: set[str], *, offline: bool
+    page: Page, config: WitConfig, engine: Engine, log: dict[str, Any], written: set[str], *, offline: bool
 ) -> dict[str, list[Done]]:
-    """Every step of the recipe; returns the records by step, and adds to `log` what each step ran, and how long, and to
+    """Every step of the page; returns the records by step, and adds to `log` what each step ran, and how long, and to
     `written` the shards.
 
     The config is written before the first task. Raises DamagedFileError when a task meets a file that is not what its
     record says; what ran before counts.
     """
+    output = page.run.output
     records: dict[str, list[Done]] = {}
-    page = recipe(config)
-    step: Step | None = next(page)
-    while step is not None:
-        directory = work_directory(output, step.name)
-        waiting = [task.partition for task in step.tasks if finished(directory, task) is None]
+    page.check()
+    for step in page.steps:
+        directory, tasks = page.run.directory(step.name), list(step.cut(page.run))
+        waiting = [task.partition for task in tasks if finished(directory, task) is None]
         todo = len(waiting)
         if todo and not any(about["ran"] for about in log.values()):
             write_bytes(output / "config.yaml", dump(config).encode())
         if todo and offline and step.name == "fetch":
-            missing = sum(int(record.info["missing"]) for record in records["requests"])
             raise OutputError(
-                f"{output}: {missing:,} pictures cannot be repaired, nothing is left of them; "
-                "`python -m pipeline run` requests them again"
+                f"{output}: {page['requests'].data.total('missing'):,} pictures cannot be repaired, nothing is left of "
+                "them; `python -m pipeline run` requests them again"
             )
         about = log.setdefault(step.name, {"tasks": 0, "ran": 0, "seconds": 0.0})
-        about |= {"tasks": len(step.tasks), "ran": about["ran"] + todo}
+        about |= {"tasks": len(tasks), "ran": about["ran"] + todo}
         began = time.time()
         with _served(config, needed=todo > 0 and step.name == "fetch"):
-            done = engine.run_step(directory, step.tasks, title=step.title, keep=step.keep, accept=step.accept)
+            done = _run_step(page, step, tasks, engine)
         about["seconds"] = round(about["seconds"] + time.time() - began, 3)
         records[step.name] = done
         if step.name == "shards":
             written.update(waiting)
         if todo:
             _write_ledger(output, records)
-        step = _send(page, done)
-    if (changes := plan_changes(config, records["balance"])) is not None:
-        (listed,) = engine.run_step(work_directory(output, changes.name), changes.tasks, title=changes.title)
+    if (changes := changes_of(config, page)) is not None:
+        (listed,) = _run_step(page, changes, list(changes.cut(page.run)), engine)
         log[changes.name] = {"ran": 1} | {name: listed.info[name] for name in ("added", "evicted")}
+    _remove_other_steps(page)
     return records
+
+
+def _run_step(page: Page, step: Step[Any], tasks: Sequence[AnyTask[Any]], engine: Engine) -> list[Done]:
+    accept = None if step.accept is None else step.accept(page.run)
+    directory = page.run.directory(step.name)
+    done = engine.run_step(directory, tasks, title=step.title, keep=step.keep, accept=accept)
+    step.data.finish(done)
+    return done
+
+
+_NOT_OF_A_PAGE = ("changes", "before")
+
+
+def _remove_other_steps(page: Page) -> None:
+    """What is left of steps that the config switched off since, or that an earlier version had. Facts stay."""
+    work = page.run.output / "work"
+    for manifest in [*work.glob("*/manifest.json"), *work.glob("*/*/manifest.json")]:
+        name = str(manifest.parent.relative_to(work))
+        if name not in (*_NOT_OF_A_PAGE, *STORES) and name not in page:
+            shutil.rmtree(manifest.parent, ignore_errors=True)
 
 
 def refuse_subset(output: Path) -> None:
@@ -181,50 +211,43 @@ def refuse_subset(output: Path) -> None:
         raise OutputError(f"{output}: is a subset of another data set; choose another --output")
 
 
-def inspect(config: WitConfig) -> tuple[list[StepState], Step | None]:
+def inspect(config: WitConfig, own: OwnStages = NO_STAGES) -> tuple[list[StepState], Step[Any] | None]:
     """How far each step is, and the first step that has something to run (None: all done).
 
     Reads only. Raises InputError or QueryListError as a run would.
     """
     states: list[StepState] = []
-    for step, done in walk(config):
+    for step, tasks, done in walk(build(config, own)):
         rows = sum(int(record.info.get("rows", 0)) for record in done)
-        states.append(StepState(step=step.name, tasks=len(step.tasks), done=len(done), rows=rows))
-        if len(done) < len(step.tasks):
+        states.append(StepState(step=step.name, tasks=len(tasks), done=len(done), rows=rows))
+        if len(done) < len(tasks):
             return states, step
     return states, None
 
 
-def walk(config: WitConfig) -> Iterator[tuple[Step, list[Done]]]:
-    """Each step with the records of its finished tasks, up to the first step that has something to run.
+def walk(page: Page) -> Iterator[tuple[Step[Any], Sequence[AnyTask[Any]], list[Done]]]:
+    """Each step with its tasks and the records of the finished ones, up to the first step that has something to run.
 
     Reads only. Raises InputError or QueryListError as a run would.
     """
-    output = Path(config.output)
-    check_output(output, must_exist=False)
-    page = recipe(config)
-    step: Step | None = next(page)
-    while step is not None:
-        found = [finished(work_directory(output, step.name), task) for task in step.tasks]
+    check_output(page.run.output, must_exist=False)
+    page.check()
+    for step in page.steps:
+        tasks = list(step.cut(page.run))
+        found = [finished(page.run.directory(step.name), task) for task in tasks]
         done = [record for record in found if record is not None]
-        yield step, done
-        step = _send(page, done) if len(done) == len(step.tasks) else None
+        yield step, tasks, done
+        if len(done) < len(tasks):
+            return
+        step.data.finish(done)
 
 
-def _send(page: Recipe, done: Sequence[Done]) -> Step | None:
-    """The step after the one whose records are `done`; None after the last."""
-    try:
-        return page.send(done)
-    except StopIteration:
-        return None
-
-
-def _end_retry(output: Path, arrived: Sequence[Done]) -> retries.Retried | None:
-    """Close the retry under way, if there is one; `arrived` are the records of step `fetched`."""
+def _end_retry(page: Page) -> retries.Retried | None:
+    """Close the retry under way, if there is one."""
+    output, arrived = page.run.output, page["fetched"].data
     if not retries.retries_of(output).under_way:
         return None
-    retried, healed = (sum(int(record.info[name]) for record in arrived) for name in ("retried", "healed"))
-    outcome = retries.Retried(retried=retried, healed=healed)
+    outcome = retries.Retried(retried=arrived.total("retried"), healed=arrived.total("healed"))
     retries.end(output, outcome)
     return outcome
 
@@ -234,7 +257,7 @@ def _begin_extension(config: WitConfig) -> WitConfig:
     whole = extended(config)
     made_by = load(WitConfig, Path(config.output) / "config.yaml")
     before = dataclasses.replace(made_by, output=config.output)  # the directory may have been moved
-    if sources_of(before).keys() != sources_of(whole).keys():
+    if _sources(before) != _sources(whole):
         _, unfinished = inspect(before)
         if unfinished is not None:
             raise ConfigError(
@@ -242,6 +265,10 @@ def _begin_extension(config: WitConfig) -> WitConfig:
             )
         begin(whole)
     return whole
+
+
+def _sources(config: WitConfig) -> Set[str]:
+    return Sources.of(config).found(build(config).run).keys()
 
 
 @contextlib.contextmanager
@@ -254,10 +281,6 @@ def _served(config: WitConfig, *, needed: bool) -> Iterator[None]:
 
     with serving(Path(config.sample_web)):
         yield
-
-
-def _sum(records: Sequence[Done], name: str) -> int:
-    return sum(int(record.info[name]) for record in records)
 
 
 def _lines(records: Mapping[str, Sequence[Done]]) -> Sequence[Line]:

@@ -13,25 +13,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.checked import picture_hash
+from pipeline.engine import Info, output
+from pipeline.location import Location
 from pipeline.schema import SAMPLES
 from pipeline.storage import write_parquet
 from pipeline.tar import TarWriter
 
 __all__ = [
+    "ShardFiles",
     "extension_of",
     "json_of",
     "key_of_sample",
     "ranks_of",
     "samples_of",
     "shard_name",
-    "shard_outputs",
     "stats_of",
     "write_shard",
 ]
@@ -46,10 +48,16 @@ def shard_name(shard: int) -> str:
     return f"{shard:05d}"
 
 
-def shard_outputs(shard: int) -> tuple[str, str, str]:
-    """The names of a shard's Parquet, tar and counts, in the order that `write_shard` takes them."""
-    name = shard_name(shard)
-    return f"{name}.parquet", f"{name}.tar", f"{name}_stats.json"
+@dataclass(frozen=True, kw_only=True)
+class ShardFiles:
+    """The files of a shard."""
+
+    parquet: Location = output("parquet", SAMPLES)
+    tar: Location = output("tar")
+    stats: Location = output("_stats.json")
+
+    def __iter__(self) -> Iterator[Location]:
+        return iter((self.parquet, self.tar, self.stats))
 
 
 def key_of_sample(shard: int, index: int, samples_per_shard: int) -> str:
@@ -66,20 +74,18 @@ def ranks_of(total: int, samples_per_shard: int) -> list[tuple[int, int]]:
 
 def write_shard(
     samples: Iterable[tuple[Mapping[str, Any], bytes]],
-    outputs: Mapping[str, Path],
+    out: ShardFiles,
     *,
     shard: int,
     samples_per_shard: int,
-) -> dict[str, Any]:
+) -> Info:
     """Write one shard from (facts, picture) pairs; returns its row and byte counts for the done-record.
 
-    `outputs` are the paths of `shard_outputs`, in that order. Facts are by SAMPLES column; key, shard and tar_offset
-    are set here, and the picture's hash where there is none; columns without a fact are null. Holds the rows of one
-    shard in memory.
+    Facts are by SAMPLES column; key, shard and tar_offset are set here, and the picture's hash where there is none;
+    columns without a fact are null. Holds the rows of one shard in memory.
     """
-    parquet_path, tar_path, stats_path = outputs.values()
     rows: list[dict[str, Any]] = []
-    with TarWriter(tar_path) as tar:
+    with TarWriter(out.tar.local) as tar:
         for index, (facts, image) in enumerate(samples):
             key = key_of_sample(shard, index, samples_per_shard)
             row: dict[str, Any] = {name: facts.get(name) for name in SAMPLES.names} | {"key": key, "shard": shard}
@@ -88,9 +94,9 @@ def write_shard(
             tar.add(f"{key}.json", json_of(row))
             tar.add(f"{key}.txt", row["caption"].encode())
             rows.append(row)
-    write_parquet(parquet_path, pa.Table.from_pylist(rows, schema=SAMPLES), SAMPLES)
-    stats_path.write_text(json.dumps(stats_of(len(rows)), indent=1) + "\n", encoding="utf-8")
-    return {"rows": len(rows), "bytes": tar_path.stat().st_size}
+    write_parquet(out.parquet.local, pa.Table.from_pylist(rows, schema=SAMPLES), SAMPLES)
+    out.stats.local.write_text(json.dumps(stats_of(len(rows)), indent=1) + "\n", encoding="utf-8")
+    return {"rows": len(rows), "bytes": out.tar.local.stat().st_size}
 
 
 def stats_of(samples: int) -> dict[str, Any]:

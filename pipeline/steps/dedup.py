@@ -12,9 +12,10 @@ Also counts, per query, the pairs that contain it: the `counts.npy` of each part
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +23,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from configs.load import from_mapping, to_mapping
-from pipeline.checked import Vouched, check, read_batches, read_row_groups
+from pipeline.checked import check, read_batches, read_row_groups
 from pipeline.duck import open_duckdb, spill_beside
-from pipeline.engine import Done, Task
+from pipeline.engine import Data, Info, Task, apart, output
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import Ledger, LedgerConfig
+from pipeline.location import Files, Location
 from pipeline.outcome import reject
-from pipeline.schema import MATCHED
-from pipeline.stages.balance import ids_of
+from pipeline.schema import MATCHED, REJECTIONS
+from pipeline.stages.balance.edges import ids_of
 from pipeline.steps.dedup_config import DedupConfig
-from pipeline.steps.exchange import partition_of, read_blocks
-from pipeline.steps.step import Step, key_of
+from pipeline.steps.exchange import Blocks, Exchanged, partition_of, read_blocks
+from pipeline.steps.queries import Queries
+from pipeline.steps.step import Page, Run, step
+from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage import parquet_writer, save_vector, write_parquet
 
-__all__ = ["VERSION", "DedupConfig", "plan", "plan_captions", "plan_pairs"]
+__all__ = ["Unique", "dedup"]
 
-VERSION = "dedup-2"
 _BATCH_ROWS = 65_536
 _CAPTIONS = pa.schema([pa.field("digest", pa.binary(16), nullable=False), pa.field("urls", pa.int64(), nullable=False)])
 _MARKS = [pa.field("draw", pa.uint64(), nullable=False), pa.field("boilerplate", pa.bool_(), nullable=False)]
@@ -50,112 +52,254 @@ _ORDER = {
 """What stays comes first among its like: a total order, free of partitions and of the order of files."""
 
 
-Inputs = Sequence[tuple[Done, Path]]
+def dedup(
+    page: Page, exchanged: Data[Blocks], queries: Data[Queries], texts: TextsConfig, config: DedupConfig
+) -> Data[Unique]:
+    """The steps that leave each pair, or each picture, once. A limit of URLs a caption takes two more."""
+    if config.max_urls_per_caption is None:
+        return page.add(dedup_blocks(exchanged, queries, texts.partitions, config))
+    pairs = page.add(dedup_pairs(exchanged, texts.partitions, config))
+    captions = page.add(find_boilerplate(pairs, config.max_urls_per_caption, config.memory_mb))
+    return page.add(drop_boilerplate(pairs, captions, queries, config))
 
 
-def plan_pairs(exchanged: Inputs, *, partitions: int, config: DedupConfig, ledger: LedgerConfig) -> Step:
-    """One task per hash partition: unique pairs, and how many of them each caption has. No task without a limit."""
-    tasks = []
-    if config.max_urls_per_caption is not None:
-        files = _blocks(exchanged)
-        key = key_of(VERSION, [done for done, _ in exchanged], partitions, ledger, "pairs")
-        for partition in range(partitions):
-            name = f"part-{partition:05d}"
-            arguments = _arguments(files, partition, partitions, config, ledger)
-            outputs = tuple(f"{name}.{kind}.parquet" for kind in ("pairs", "rejections", "captions"))
-            tasks.append(
-                Task(partition=name, work=_pairs, arguments=arguments, outputs=outputs, key=f"{key}-{partition}")
-            )
-    return Step(name="pairs", title="dedup pairs", tasks=tasks)
+@dataclass(frozen=True, kw_only=True)
+class Unique:
+    """The pairs of a hash partition that stay. A part tells how many: `kept`."""
+
+    unique: Location = output("unique.parquet", MATCHED, view="deduplicated")
+    rejections: Location = output("rejections.parquet", REJECTIONS)
+    counts: Location = output("counts.npy")
+    """int64[Q]: the pairs that contain each query."""
 
 
-def plan_captions(pairs: Sequence[Done], directory: Path, config: DedupConfig) -> Step:
-    """One task per hash partition of captions: those on more than the limit of URLs. No task without a limit."""
-    files = [record.file(directory, "captions") for record in pairs]
-    key = key_of(VERSION, pairs, config.max_urls_per_caption, "captions")
-    tasks = []
-    for partition in range(len(pairs)):
-        name = f"part-{partition:05d}"
-        arguments = {"files": files, "partition": partition, "partitions": len(pairs), "config": to_mapping(config)}
-        outputs = (f"{name}.boilerplate.parquet",)
-        tasks.append(
-            Task(partition=name, work=_captions, arguments=arguments, outputs=outputs, key=f"{key}-{partition}")
+@dataclass(frozen=True, kw_only=True)
+class _Dedup(Task[Unique]):
+    """What stays of the rows of a hash partition."""
+
+    by: Literal["pair", "url"]
+    keep: Literal["hash", "best"]
+    memory_mb: int = apart()
+    num_queries: int
+    seed: int
+    ledger: LedgerConfig
+
+    version = 2
+
+    def _drop(self, out: Unique, stage: str, batches: Iterator[pa.RecordBatch], bad: frozenset[bytes]) -> Info:
+        ledger = Ledger(out.rejections.local, self.ledger)
+        counts = np.zeros(self.num_queries, np.int64)
+        before = _Neighbours()
+        rows = 0
+
+        def kept() -> Iterator[pa.RecordBatch]:
+            nonlocal rows
+            order = _ORDER["pair" if self.by == "pair" else self.keep]
+            spill = spill_beside(out.unique.local)
+            for batch in _sorted(batches, order, self.memory_mb, spill, self.seed, bad):
+                rows += batch.num_rows
+                reasons = _verdicts(batch, self.by, before)
+                plain = batch.select(MATCHED.names)
+                keep = ledger.add(stage, "pair", reject(plain, stage=stage, reasons=reasons))
+                ids = keep.column("query_ids").flatten().to_numpy(zero_copy_only=False)
+                counts[:] += np.bincount(ids, minlength=len(counts))
+                yield keep
+
+        unique = write_parquet(out.unique.local, kept(), MATCHED)
+        save_vector(out.counts.local, counts)
+        return {"rows": rows, "kept": unique, "lines": ledger.close()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupBlocks(_Dedup):
+    """Straight from the exchange."""
+
+    exchanged: Exchanged
+    number: int
+    """Of the hash partition."""
+    partitions: int
+
+    def work(self, out: Unique) -> Info:
+        return self._drop(out, "dedup", read_blocks(self.exchanged, self.number), frozenset())
+
+
+@step("dedup", DedupBlocks, title="dedup over the whole set", per="hash partition", stages=["dedup"])
+def dedup_blocks(
+    run: Run, exchanged: Data[Blocks], queries: Data[Queries], partitions: int, config: DedupConfig
+) -> Iterator[DedupBlocks]:
+    """One task per hash partition."""
+    blocks = Exchanged.of(exchanged)
+    for number in range(partitions):
+        yield DedupBlocks(
+            partition=_name(number),
+            by=config.by,
+            keep=config.keep,
+            memory_mb=config.memory_mb,
+            num_queries=int(queries.only.info["num_queries"]),
+            seed=run.seed,
+            ledger=run.ledger,
+            exchanged=blocks,
+            number=number,
+            partitions=partitions,
         )
-    return Step(name="captions", title="find boilerplate captions", tasks=tasks)
 
 
-def _blocks(exchanged: Inputs) -> list[tuple[Vouched, Vouched]]:
-    return [(done.file(where, "blocks"), done.file(where, "index.npy")) for done, where in exchanged]
+def _name(number: int) -> str:
+    return f"part-{number:05d}"
 
 
-def plan(
-    exchanged: Inputs,
-    *,
-    partitions: int,
-    num_queries: int,
-    config: DedupConfig,
-    ledger: LedgerConfig,
-    seed: int = 0,
-    pairs: tuple[Sequence[Done], Path] | None = None,
-    captions: tuple[Sequence[Done], Path] | None = None,
-) -> Step:
-    """One task per hash partition. It reads its blocks of the exchange, or its file of `pairs` if there are any."""
-    limited = pairs is not None and captions is not None and config.max_urls_per_caption is not None
-    inputs = [done for done, _ in exchanged]
-    files: list[Any] = list(_blocks(exchanged))
-    boilerplate: list[Vouched] = []
-    if limited:
-        assert pairs is not None
-        assert captions is not None
-        inputs = [*pairs[0], *captions[0]]
-        boilerplate = [record.file(captions[1], "boilerplate") for record in captions[0]]
-    key = key_of(VERSION, inputs, partitions, num_queries, config, ledger, seed)
-    tasks = []
-    for partition in range(partitions):
-        name = f"part-{partition:05d}"
-        own = None
-        if limited:
-            assert pairs is not None
-            files = [pairs[0][partition].file(pairs[1], "pairs")]
-            own = pairs[0][partition].file(pairs[1], "captions")
-        arguments = {
-            **_arguments(files, partition, partitions, config, ledger),
-            "boilerplate": boilerplate,
-            "own_captions": own,
-            "num_queries": num_queries,
-            "seed": seed,
-            "stage": "captions" if limited else "dedup",
-        }
-        outputs = (f"{name}.unique.parquet", f"{name}.rejections.parquet", f"{name}.counts.npy")
-        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=outputs, key=f"{key}-{partition}"))
-    return Step(name="dedup", title="dedup over the whole set", tasks=tasks)
+# --- with a limit of URLs a caption ---------------------------------------------------------------
 
 
-def _arguments(
-    files: Sequence[Any], partition: int, partitions: int, config: DedupConfig, ledger: LedgerConfig
-) -> dict[str, Any]:
-    return {
-        "files": list(files),
-        "partition": partition,
-        "partitions": partitions,
-        "config": to_mapping(config),
-        "ledger": to_mapping(ledger),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Unique pairs, and how many of them each caption has."""
+
+    pairs: Location = output("pairs.parquet", MATCHED)
+    rejections: Location = output("rejections.parquet", REJECTIONS)
+    captions: Location = output("captions.parquet", _CAPTIONS)
+    """One row group per partition of captions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupPairs(Task[Pairs]):
+    """Copies of pairs go."""
+
+    exchanged: Exchanged
+    number: int
+    partitions: int
+    memory_mb: int = apart()
+    ledger: LedgerConfig
+
+    version = 2
+
+    def work(self, out: Pairs) -> Info:
+        ledger = Ledger(out.rejections.local, self.ledger)
+        before = _Neighbours()
+        digests: list[npt.NDArray[np.void]] = []
+        rows = 0
+
+        def kept() -> Iterator[pa.RecordBatch]:
+            nonlocal rows
+            read = read_blocks(self.exchanged, self.number)
+            spill = spill_beside(out.pairs.local)
+            for batch in _sorted(read, _ORDER["pair"], self.memory_mb, spill, 0, frozenset()):
+                rows += batch.num_rows
+                reasons = _verdicts(batch, "pair", before)
+                plain = batch.select(MATCHED.names)
+                keep = ledger.add("dedup", "pair", reject(plain, stage="dedup", reasons=reasons))
+                digests.append(_digests(keep.column("caption")))
+                yield keep
+
+        unique = write_parquet(out.pairs.local, kept(), MATCHED)
+        _write_captions(out.captions.local, np.concatenate([np.empty(0, "V16"), *digests]), self.partitions)
+        return {"rows": rows, "kept": unique, "lines": ledger.close()}
+
+
+@step("pairs", DedupPairs, title="dedup pairs", per="hash partition", stages=["dedup"])
+def dedup_pairs(run: Run, exchanged: Data[Blocks], partitions: int, config: DedupConfig) -> Iterator[DedupPairs]:
+    """One task per hash partition."""
+    blocks = Exchanged.of(exchanged)
+    for number in range(partitions):
+        yield DedupPairs(
+            partition=_name(number),
+            exchanged=blocks,
+            number=number,
+            partitions=partitions,
+            memory_mb=config.memory_mb,
+            ledger=run.ledger,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boilerplate:
+    """Captions on more than the limit of URLs."""
+
+    boilerplate: Location = output("boilerplate.parquet", _CAPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindBoilerplate(Task[Boilerplate]):
+    """Those of a partition of captions."""
+
+    captions: Files
+    number: int
+    most: int
+    memory_mb: int = apart()
+
+    version = 2
+
+    def work(self, out: Boilerplate) -> Info:
+        rows = 0
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            nonlocal rows
+            for file in self.captions:
+                for group in read_row_groups(file, self.number, len(self.captions)):
+                    for batch in group.to_batches():
+                        rows += batch.num_rows
+                        yield batch.cast(_CAPTIONS)
+
+        path = out.boilerplate.local
+        streams = {"captions": (_CAPTIONS, batches())}
+        with open_duckdb(spill_beside(path), memory_mb=self.memory_mb, streams=streams) as database:
+            found = database.sql(
+                "SELECT digest, sum(urls)::BIGINT AS urls FROM captions GROUP BY digest "
+                f"HAVING sum(urls) > {self.most} ORDER BY digest"
+            ).to_arrow_table()
+        return {"rows": rows, "boilerplate": write_parquet(path, found.cast(_CAPTIONS), _CAPTIONS)}
+
+
+@step("captions", FindBoilerplate, title="find boilerplate captions", per="hash partition")
+def find_boilerplate(run: Run, pairs: Data[Pairs], most: int, memory_mb: int) -> Iterator[FindBoilerplate]:
+    """One task per hash partition of captions."""
+    captions = pairs.files(lambda out: out.captions)
+    for number in range(len(captions)):
+        yield FindBoilerplate(partition=_name(number), captions=captions, number=number, most=most, memory_mb=memory_mb)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropBoilerplate(_Dedup):
+    """From unique pairs: boilerplate goes before one caption a picture is chosen."""
+
+    pairs: Location
+    captions: Location
+    boilerplate: Files
+
+    def work(self, out: Unique) -> Info:
+        return self._drop(out, "captions", read_batches(self.pairs, _BATCH_ROWS), self._here(out))
+
+    def _here(self, out: Unique) -> frozenset[bytes]:
+        """Digests of the boilerplate captions that stand in this very partition; the whole list may be large."""
+        with open_duckdb(spill_beside(out.unique.local), memory_mb=self.memory_mb) as database:
+            for name, files in {"own": [self.captions], "boilerplate": self.boilerplate}.items():
+                database.from_parquet([check(file) for file in files]).create_view(name)
+            found = database.sql("SELECT digest FROM own SEMI JOIN boilerplate USING (digest)").to_arrow_table()
+        return frozenset(found["digest"].to_pylist())
+
+
+@step("dedup", DropBoilerplate, title="dedup over the whole set", per="hash partition", stages=["captions"])
+def drop_boilerplate(
+    run: Run, pairs: Data[Pairs], captions: Data[Boilerplate], queries: Data[Queries], config: DedupConfig
+) -> Iterator[DropBoilerplate]:
+    """One task per hash partition."""
+    boilerplate = captions.files(lambda out: out.boilerplate)
+    for part in pairs.parts:
+        yield DropBoilerplate(
+            partition=part.name,
+            by=config.by,
+            keep=config.keep,
+            memory_mb=config.memory_mb,
+            num_queries=int(queries.only.info["num_queries"]),
+            seed=run.seed,
+            ledger=run.ledger,
+            pairs=part.files.pairs,
+            captions=part.files.captions,
+            boilerplate=boilerplate,
+        )
 
 
 # --- reading, sorting, dropping ------------------------------------------------------------------
-
-
-def _row_groups(arguments: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
-    """This partition's captions: its row group of every file, one at a time."""
-    for file in arguments["files"]:
-        for group in read_row_groups(file, arguments["partition"], arguments["partitions"]):
-            yield from group.to_batches()
-
-
-def _whole_files(arguments: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
-    for file in arguments["files"]:
-        yield from read_batches(file, _BATCH_ROWS)
 
 
 def _digests(captions: pa.Array) -> npt.NDArray[np.void]:
@@ -165,7 +309,7 @@ def _digests(captions: pa.Array) -> npt.NDArray[np.void]:
 
 
 def _sorted(
-    batches: Iterator[pa.RecordBatch], order: str, config: DedupConfig, spill: Path, seed: int, bad: frozenset[bytes]
+    batches: Iterator[pa.RecordBatch], order: str, memory_mb: int, spill: Path, seed: int, bad: frozenset[bytes]
 ) -> Iterator[pa.RecordBatch]:
     """MATCHED rows with _MARKS, in `order`."""
     schema = pa.schema([*MATCHED, *_MARKS])
@@ -183,7 +327,7 @@ def _sorted(
             columns = [*plain.columns, pa.array(draws, pa.uint64()), pa.array(flags)]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    with open_duckdb(spill, memory_mb=config.memory_mb, streams={"rows_in": (schema, marked())}) as database:
+    with open_duckdb(spill, memory_mb=memory_mb, streams={"rows_in": (schema, marked())}) as database:
         for batch in database.sql(f"SELECT * FROM rows_in ORDER BY {order}").to_arrow_reader(_BATCH_ROWS):
             yield batch.cast(schema)
 
@@ -208,42 +352,16 @@ class _Neighbours:
         return same_url, same_url & same_text
 
 
-def _verdicts(batch: pa.RecordBatch, config: DedupConfig, before: _Neighbours) -> pa.Array:
+def _verdicts(batch: pa.RecordBatch, by: Literal["pair", "url"], before: _Neighbours) -> pa.Array:
     """string[N]: why a row of the sorted stream goes; null where it stays."""
     same_url, same_pair = before.shared(batch)
     bad = batch.column("boilerplate").to_numpy(zero_copy_only=False)
     reasons = np.full(batch.num_rows, None, object)
-    if config.by == "url":
+    if by == "url":
         reasons[same_url] = "other_caption"
     reasons[same_pair] = "duplicate"
     reasons[bad] = "boilerplate_caption"
     return pa.array(reasons, pa.string())
-
-
-def _pairs(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    pairs_path, rejections_path, captions_path = outputs.values()
-    config = from_mapping(DedupConfig, {**arguments["config"], "by": "pair"})
-    ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
-    before = _Neighbours()
-    digests: list[npt.NDArray[np.void]] = []
-    rows = 0
-
-    def kept() -> Iterator[pa.RecordBatch]:
-        nonlocal rows
-        spill = spill_beside(pairs_path)
-        for batch in _sorted(
-            read_blocks(arguments["files"], arguments["partition"]), _ORDER["pair"], config, spill, 0, frozenset()
-        ):
-            rows += batch.num_rows
-            reasons = _verdicts(batch, config, before)
-            plain = batch.select(MATCHED.names)
-            keep = ledger.add("dedup", "pair", reject(plain, stage="dedup", reasons=reasons))
-            digests.append(_digests(keep.column("caption")))
-            yield keep
-
-    unique = write_parquet(pairs_path, kept(), MATCHED)
-    _write_captions(captions_path, np.concatenate([np.empty(0, "V16"), *digests]), arguments["partitions"])
-    return {"rows": rows, "kept": unique, "lines": ledger.close()}
 
 
 def _write_captions(path: Path, digests: npt.NDArray[np.void], partitions: int) -> None:
@@ -260,63 +378,3 @@ def _write_captions(path: Path, digests: npt.NDArray[np.void], partitions: int) 
         for partition in range(partitions):  # digests are in order, and partitions are ranges of them
             begin, end = np.searchsorted(where, [partition, partition + 1])
             writer.write_table(table.slice(begin, end - begin), row_group_size=max(1, int(end - begin)))
-
-
-def _captions(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    (path,) = outputs.values()
-    config = from_mapping(DedupConfig, arguments["config"])
-    rows = 0
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        nonlocal rows
-        for batch in _row_groups(arguments):
-            rows += batch.num_rows
-            yield batch.cast(_CAPTIONS)
-
-    streams = {"captions": (_CAPTIONS, batches())}
-    with open_duckdb(spill_beside(path), memory_mb=config.memory_mb, streams=streams) as database:
-        found = database.sql(
-            "SELECT digest, sum(urls)::BIGINT AS urls FROM captions GROUP BY digest "
-            f"HAVING sum(urls) > {config.max_urls_per_caption} ORDER BY digest"
-        ).to_arrow_table()
-    return {"rows": rows, "boilerplate": write_parquet(path, found.cast(_CAPTIONS), _CAPTIONS)}
-
-
-def _boilerplate_here(arguments: Mapping[str, Any], config: DedupConfig, near: Path) -> frozenset[bytes]:
-    """Digests of the boilerplate captions that stand in this very partition; the whole list may be large."""
-    files = {"own": [arguments["own_captions"]], "boilerplate": arguments["boilerplate"]}
-    with open_duckdb(spill_beside(near), memory_mb=config.memory_mb) as database:
-        for name, parts in files.items():
-            database.from_parquet([check(file) for file in parts]).create_view(name)
-        found = database.sql("SELECT digest FROM own SEMI JOIN boilerplate USING (digest)").to_arrow_table()
-    return frozenset(found["digest"].to_pylist())
-
-
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    unique_path, rejections_path, counts_path = outputs.values()
-    config = from_mapping(DedupConfig, arguments["config"])
-    stage = arguments["stage"]
-    ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
-    bad = _boilerplate_here(arguments, config, unique_path) if stage == "captions" else frozenset()
-    blocks = stage == "dedup"
-    batches = read_blocks(arguments["files"], arguments["partition"]) if blocks else _whole_files(arguments)
-    order = _ORDER["pair" if config.by == "pair" else config.keep]
-    spill = spill_beside(unique_path)
-    counts = np.zeros(arguments["num_queries"], np.int64)
-    before = _Neighbours()
-    rows = 0
-
-    def kept() -> Iterator[pa.RecordBatch]:
-        nonlocal rows
-        for batch in _sorted(batches, order, config, spill, arguments["seed"], bad):
-            rows += batch.num_rows
-            reasons = _verdicts(batch, config, before)
-            plain = batch.select(MATCHED.names)
-            keep = ledger.add(stage, "pair", reject(plain, stage=stage, reasons=reasons))
-            ids = keep.column("query_ids").flatten().to_numpy(zero_copy_only=False)
-            counts[:] += np.bincount(ids, minlength=len(counts))
-            yield keep
-
-    unique = write_parquet(unique_path, kept(), MATCHED)
-    save_vector(counts_path, counts)
-    return {"rows": rows, "kept": unique, "lines": ledger.close()}

@@ -10,44 +10,84 @@ input and partition. Small inputs share a task, so that blocks stay large where 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from pipeline.checked import Vouched, load_vector, open_file, read_batches, read_range
-from pipeline.engine import Done, Task
+from pipeline.checked import load_vector, open_file, read_batches, read_range
+from pipeline.engine import Data, Info, Task, output
 from pipeline.identity import first_64_bits
+from pipeline.location import Files, Location
 from pipeline.schema import MATCHED
-from pipeline.steps.step import Step, key_of
+from pipeline.steps.judge_links import Matched
+from pipeline.steps.step import Run, step
+from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage import save_vector
 
-__all__ = ["VERSION", "ExchangeWriter", "first_of", "groups_of", "partition_of", "plan", "read_blocks"]
+__all__ = ["Blocks", "ExchangeWriter", "Exchanged", "exchange", "first_of", "groups_of", "partition_of", "read_blocks"]
 
-VERSION = "exchange-2"
 _BATCH_ROWS = 65_536
 T = TypeVar("T")
 
 
-def plan(matched: Sequence[tuple[Done, Path]], *, partitions: int, rows_per_task: int) -> Step:
-    """One task per group of files that hold about `rows_per_task` rows together, or per larger file."""
-    tasks = []
-    for number, group in enumerate(groups_of(matched, [int(done.info["kept"]) for done, _ in matched], rows_per_task)):
-        name = f"{number:05d}"
-        arguments = {
-            "matched": [done.file(directory, "matched") for done, directory in group],
-            "partitions": partitions,
-            "rows": rows_per_task,
-        }
-        key = key_of(VERSION, [done for done, _ in group], partitions, rows_per_task)
-        outputs = (f"{name}.blocks", f"{name}.index.npy")
-        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=outputs, key=key))
-    return Step(name="exchange", title="exchange by picture", tasks=tasks)
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Rows by partition."""
+
+    blocks: Location = output("blocks")
+    index: Location = output("index.npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange(Task[Blocks]):
+    """Cut some files of matched pairs into partitions."""
+
+    matched: Files
+    partitions: int
+    rows_per_flush: int
+
+    version = 2
+
+    def work(self, out: Blocks) -> Info:
+        rows = 0
+        with ExchangeWriter(out, MATCHED, partitions=self.partitions, rows=self.rows_per_flush, by="url_id") as writer:
+            for file in self.matched:
+                for batch in read_batches(file, _BATCH_ROWS):
+                    rows += batch.num_rows
+                    writer.add(batch.cast(MATCHED))
+        return {"rows": rows}
+
+
+@step("exchange", Exchange, title="exchange by picture", per="million rows")
+def exchange(run: Run, matched: Data[Matched], config: TextsConfig) -> Iterator[Exchange]:
+    """One task per group of files that hold about `config.rows_per_flush` rows together, or per larger file."""
+    groups = groups_of(matched.parts, [int(part.info["kept"]) for part in matched.parts], config.rows_per_flush)
+    for number, group in enumerate(groups):
+        yield Exchange(
+            partition=f"{number:05d}",
+            matched=Files(part.files.matched for part in group),
+            partitions=config.partitions,
+            rows_per_flush=config.rows_per_flush,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchanged:
+    """All that an exchange wrote: what a task goes through that wants one partition of it."""
+
+    blocks: Files
+    indices: Files
+
+    @classmethod
+    def of(cls, data: Data[Blocks]) -> Exchanged:
+        """What the finished step wrote."""
+        return cls(blocks=data.files(lambda out: out.blocks), indices=data.files(lambda out: out.index))
 
 
 def groups_of(inputs: Sequence[T], rows: Sequence[int], most: int) -> list[list[T]]:
@@ -83,8 +123,8 @@ def first_of(partition: int, partitions: int) -> int:
 class ExchangeWriter:
     """Writes rows by partition; holds `rows` of them at most before it writes a block to each partition."""
 
-    def __init__(self, blocks: Path, index: Path, schema: pa.Schema, *, partitions: int, rows: int, by: str) -> None:
-        self._file, self._index = blocks.open("wb"), index
+    def __init__(self, out: Blocks, schema: pa.Schema, *, partitions: int, rows: int, by: str) -> None:
+        self._file, self._index = out.blocks.local.open("wb"), out.index.local
         self._schema, self._partitions, self._rows, self._by = schema, partitions, rows, by
         self._held: list[pa.RecordBatch] = []
         self._held_rows = 0
@@ -146,28 +186,12 @@ def _block(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> bytes:
     return sink.getvalue()
 
 
-def read_blocks(files: Sequence[tuple[Vouched, Vouched]], partition: int) -> Iterator[pa.RecordBatch]:
-    """The partition's rows of every (blocks, index) file, one block in memory at a time.
-
-    Raises DamagedFileError, also where a file is gone.
-    """
-    for blocks, index in files:
+def read_blocks(exchanged: Exchanged, partition: int) -> Iterator[pa.RecordBatch]:
+    """The partition's rows, one block in memory at a time. Raises DamagedFileError, also where a file is gone."""
+    for blocks, index in zip(exchanged.blocks, exchanged.indices, strict=True):
         places = load_vector(index)[:, :, partition : partition + 2].tolist()
         with open_file(blocks.path) as file:
             for (begin, end), (digest, _) in places:
                 if begin < end:
                     with pa.ipc.open_stream(read_range(file, begin, end - begin, digest)) as stream:
                         yield from stream
-
-
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    blocks, index = outputs.values()
-    rows = 0
-    with ExchangeWriter(
-        blocks, index, MATCHED, partitions=arguments["partitions"], rows=arguments["rows"], by="url_id"
-    ) as writer:
-        for file in arguments["matched"]:
-            for batch in read_batches(file, _BATCH_ROWS):
-                rows += batch.num_rows
-                writer.add(batch.cast(MATCHED))
-    return {"rows": rows}

@@ -10,25 +10,45 @@ which `requests` applies to every fact that a plan uses, and `noml` among the di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.load import fingerprint, to_mapping
-from pipeline.checked import Vouched, read_part, read_schema, read_table
-from pipeline.engine import digest_in, read_record
+from pipeline.checked import read_part, read_schema, read_table
+from pipeline.engine import AnyTask, Data, Done, output, records_in
+from pipeline.location import Location
 from pipeline.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
 
-__all__ = ["STORE", "STORED", "FactFile", "facts_for", "facts_in", "read_facts", "settings_of"]
+__all__ = [
+    "IMPORTS",
+    "STORE",
+    "STORED",
+    "STORED_BY_ORDER",
+    "STORES",
+    "Answers",
+    "FactFile",
+    "FactStore",
+    "FactsByOrder",
+    "named_by_key",
+    "read_facts",
+    "settings_of",
+]
 
 STORE = "fetch"
 """Its directory under OUT/work."""
+IMPORTS = "imported"
+"""The directory, in the store, of pictures that were stored beside their rows (`import_shards.py`)."""
+STORES = (STORE, f"{STORE}/{IMPORTS}")
+"""The steps whose files stay, whatever the config says by now."""
 _SPEED_ONLY = (
     *("concurrency", "per_host_concurrency", "per_host_rate", "per_host_failures"),
     *("max_waiting_bytes", "shard_deadline_s"),
@@ -40,6 +60,33 @@ _LATER_DIRECTIVES = ("noml",)
 Their pictures were looked at by the directives of their time, and stay; the header itself is in no fact."""
 STORED = pa.schema([*FACTS, pa.field("staging_tar", pa.string())])
 """Facts, and the tar under work/fetch that their offsets are places in; null where there is no picture."""
+STORED_BY_ORDER = pa.schema([*STORED, pa.field("order", pa.uint64(), nullable=False)])
+"""Facts in the plan's order, one row a URL."""
+_FACTS = "facts.parquet"
+_Task = TypeVar("_Task", bound=AnyTask[Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What came of URLs, and the pictures, whose places in the tar the facts have."""
+
+    facts: Location = output(_FACTS, FACTS)
+    tar: Location = output("tar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactsByOrder:
+    """A range of the imported facts, with the tars that they point into. A part tells its `first` and `last` order."""
+
+    facts: Location = output(_FACTS, STORED_BY_ORDER)
+
+
+def named_by_key(task: _Task) -> _Task:
+    """The task under a name that holds its key, so that its files never replace those of another."""
+    return dataclasses.replace(task, partition=f"{task.partition}-{task.key[:12]}")
+
+
+# --- which files there are ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +95,7 @@ class FactFile:
 
     name: str
     """Of the Parquet, under work/fetch."""
-    digest: str
+    file: Location
     settings: str
     seed: int
     first: int
@@ -56,6 +103,64 @@ class FactFile:
     last: int
     retry: int = 0
     """The number of the last retry when they were asked for (`retries.py`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactStore:
+    """Every file of facts of a data set, of this plan and of earlier ones."""
+
+    directory: Path
+    files: Sequence[FactFile]
+
+    @classmethod
+    def of(cls, directory: Path) -> FactStore:
+        """What the finished fetch tasks left, by name."""
+        found = (_fact_file(record, directory) for record in records_in(directory))
+        return cls(directory=directory, files=[file for file in found if file is not None])
+
+    def with_imported(self, stored: Data[FactsByOrder], *, settings: str, seed: int) -> FactStore:
+        """These, and the imported ones: they hold whatever the settings of `fetch` are."""
+        imported = [
+            FactFile(
+                name=str(part.files.facts.local.relative_to(self.directory)),
+                file=part.files.facts,
+                settings=settings,
+                seed=seed,
+                first=part.info["first"],
+                last=part.info["last"],
+            )
+            for part in stored.parts
+        ]
+        return dataclasses.replace(self, files=[*self.files, *imported])
+
+    def may_know(self, *, settings: str, seed: int, first: int, last: int) -> tuple[FactFile, ...]:
+        """The files that may know a URL whose `order` is in first..last."""
+        return tuple(
+            file
+            for file in self.files
+            if file.settings == settings and (file.seed != seed or (file.first <= last and file.last >= first))
+        )
+
+    def lacks(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that are not there any more, sorted."""
+        return tuple(sorted(set(names) - self._names))
+
+    @functools.cached_property
+    def _names(self) -> set[str]:
+        return {file.name for file in self.files}
+
+
+def _fact_file(record: Done, directory: Path) -> FactFile | None:
+    """None for a record of something else, and where a file is gone."""
+    name = next((name for name in record.outputs if name.endswith(f".{_FACTS}")), None)
+    if name is None or "settings" not in record.info or not all((directory / each).exists() for each in record.outputs):
+        return None
+    return FactFile(
+        name=name,
+        file=record.located(directory)[name],
+        retry=record.info.get("retry", 0),
+        **{field: record.info[field] for field in ("settings", "seed", "first", "last")},
+    )
 
 
 def settings_of(fetch: FetchConfig, image: ImageConfig) -> str:
@@ -66,33 +171,10 @@ def settings_of(fetch: FetchConfig, image: ImageConfig) -> str:
     return fingerprint({k: v for k, v in plain.items() if k not in _SPEED_ONLY + _BLOCK_LIST}, image)
 
 
-def facts_in(directory: Path) -> list[FactFile]:
-    """The files of all finished fetch tasks, of this plan and of earlier ones, by name."""
-    found = []
-    for path in sorted((directory / "done").glob("*.json")):
-        record = read_record(path)
-        if record is None:
-            continue
-        outputs, info = record["outputs"], record["info"]
-        whole = all((directory / name).exists() for name in outputs)
-        facts = [name for name in outputs if name.endswith(".facts.parquet")]
-        if whole and facts and "settings" in info:
-            fields = {key: info[key] for key in ("settings", "seed", "first", "last")}
-            digest = digest_in(outputs[facts[0]])
-            found.append(FactFile(name=facts[0], digest=digest, retry=info.get("retry", 0), **fields))
-    return found
+# --- what they say --------------------------------------------------------------------------------
 
 
-def facts_for(files: Sequence[FactFile], *, settings: str, seed: int, first: int, last: int) -> list[FactFile]:
-    """The files that may know a URL whose `order` is in first..last."""
-    return [
-        file
-        for file in files
-        if file.settings == settings and (file.seed != seed or (file.first <= last and file.last >= first))
-    ]
-
-
-def read_facts(file: Vouched, orders: tuple[int, int], columns: Sequence[str] = tuple(STORED.names)) -> pa.Table:
+def read_facts(file: Location, orders: tuple[int, int], columns: Sequence[str] = tuple(STORED.names)) -> pa.Table:
     """Those `columns` of STORED in a file of facts; of one that is sorted by `order` only the range `orders`."""
     held = read_schema(file).names
     first, last = (pa.scalar(order, pa.uint64()) for order in orders)
@@ -105,7 +187,7 @@ def read_facts(file: Vouched, orders: tuple[int, int], columns: Sequence[str] = 
         field = STORED.field("stored_xxh3")
         table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     if "staging_tar" in columns and "staging_tar" not in held:
-        tar = pa.scalar(Path(file.path).name.removesuffix(".facts.parquet") + ".tar")
+        tar = pa.scalar(file.local.name.removesuffix(f".{_FACTS}") + ".tar")
         own = pc.if_else(pc.equal(table["status"], "success"), tar, pa.scalar(None, pa.string()))
         table = table.append_column(STORED.field("staging_tar"), own)
     for name in columns:  # what facts of earlier versions do not have

@@ -2,96 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.load import from_mapping, to_mapping
-from pipeline.checked import Vouched, read_table
-from pipeline.engine import Done, Task
+from pipeline.checked import read_table
+from pipeline.engine import Data, Info, Task, apart
 from pipeline.ledger import Ledger, LedgerConfig
+from pipeline.location import Location
 from pipeline.outcome import Outcome, rejections_from_rows
 from pipeline.schema import FETCHED, SELECTED
-from pipeline.steps.facts import STORED, read_facts
-from pipeline.steps.step import Step, key_of
+from pipeline.steps.facts import STORE, STORED, Answers, read_facts
+from pipeline.steps.requests import Requests
+from pipeline.steps.schedule import Selected
+from pipeline.steps.step import Run, step
+from pipeline.steps.survivors import Arrived
 from pipeline.storage import write_parquet
 
-__all__ = ["VERSION", "plan"]
-
-VERSION = "fetched-3"
+__all__ = ["JoinFacts", "join_facts"]
 
 
-def plan(
-    scheduled: tuple[Sequence[Done], Path],
-    requested: tuple[Sequence[Done], Path],
-    fetched: tuple[Sequence[Done], Path],
-    ledger: LedgerConfig,
-) -> Step:
+@dataclass(frozen=True, kw_only=True)
+class JoinFacts(Task[Arrived]):
+    """Join a staging shard's plan with the facts about its URLs."""
+
+    selected: Location
+    known: Location
+    missing: Location
+    new: Answers | None
+    """What came of the missing ones; None where none was missing."""
+    new_name: str
+    """Of the fetch task, since the pairs name its tar."""
+    ledger: LedgerConfig
+    known_facts: Mapping[str, Location] = apart()
+    """Name -> file, of the facts that `known` names."""
+    orders: tuple[int, int] = apart()
+    """The shard's first and last `order`."""
+
+    version = 4
+
+    def work(self, out: Arrived) -> Info:
+        selected = read_table(self.selected).cast(SELECTED)
+        facts = self._facts()
+        rows = [{**facts[row["url_id"]], **row} for row in selected.to_pylist()]
+        stages = [row.pop("stage") for row in rows]
+        details = [row.pop("detail") for row in rows]
+        write_parquet(out.fetched.local, pa.Table.from_pylist(rows, schema=FETCHED), FETCHED)
+        ledger = Ledger(out.rejections.local, self.ledger)
+        _enter(ledger, rows, stages, details)
+        success = sum(1 for row in rows if row["status"] == "success")
+        asked = read_table(self.missing, ["url_id", "retry"]).to_pylist()
+        retried = [row["url_id"] for row in asked if row["retry"]]
+        healed = sum(1 for url_id in retried if facts[url_id]["status"] == "success")
+        counts = {"rows": len(rows), "success": success, "retried": len(retried), "healed": healed}
+        return {**counts, "lines": ledger.close()}
+
+    def _facts(self) -> dict[bytes, dict[str, Any]]:
+        """url_id -> its facts and the tar that they point into, for every URL of the plan."""
+        known = read_table(self.known)
+        facts: dict[bytes, dict[str, Any]] = {}
+        wanted: dict[str, set[bytes]] = {}
+        for row in known.to_pylist():
+            if row["facts"] is None:
+                facts[row["url_id"]] = _blocked(row["blocked"])
+            else:
+                wanted.setdefault(row["facts"], set()).add(row["url_id"])
+        tables = []
+        for name, ids in wanted.items():
+            table = read_facts(self.known_facts[name], self.orders)
+            tables.append(table.filter(pc.is_in(table["url_id"], pa.array(ids, pa.binary(16)))))
+        if self.new is not None:
+            tables.append(read_facts(self.new.facts, self.orders))  # all of it
+        for table in tables:
+            for row in table.to_pylist():
+                facts[row["url_id"]] = row
+        return facts
+
+
+@step(
+    "fetched",
+    JoinFacts,
+    title="join plan and facts",
+    per="staging shard",
+    stages=["fetch", "check_image"],
+)
+def join_facts(
+    run: Run, planned: Data[Selected], requests: Data[Requests], answers: Data[Answers]
+) -> Iterator[JoinFacts]:
     """One task per staging shard."""
-    new = {record.partition.rpartition("-")[0]: record for record in fetched[0]}
-    tasks = []
-    for shard, request in zip(scheduled[0], requested[0], strict=True):
-        name = shard.partition
-        own = new.get(name)
-        arguments = {
-            "selected": shard.file(scheduled[1], "selected"),
-            "known": request.file(requested[1], "known"),
-            "missing": request.file(requested[1], "missing"),
-            "store": str(fetched[1]),
-            "files": request.info["digests"],
-            "orders": [shard.info["first"], shard.info["last"]],
-            "new": None if own is None else own.file(fetched[1], "facts"),
-            "ledger": to_mapping(ledger),
-        }
-        inputs = [shard, request, *([] if own is None else [own])]
-        outputs = (f"{name}.fetched.parquet", f"{name}.rejections.parquet")
-        key = key_of(VERSION, inputs, ledger)
-        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=outputs, key=key))
-    return Step(name="fetched", title="join plan and facts", tasks=tasks)
-
-
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    fetched_path, rejections_path = outputs.values()
-    selected = read_table(arguments["selected"]).cast(SELECTED)
-    facts = _facts(arguments)
-    rows = [{**facts[row["url_id"]], **row} for row in selected.to_pylist()]
-    stages = [row.pop("stage") for row in rows]
-    details = [row.pop("detail") for row in rows]
-    write_parquet(fetched_path, pa.Table.from_pylist(rows, schema=FETCHED), FETCHED)
-    ledger = Ledger(rejections_path, from_mapping(LedgerConfig, arguments["ledger"]))
-    _enter(ledger, rows, stages, details)
-    success = sum(1 for row in rows if row["status"] == "success")
-    asked = read_table(arguments["missing"], ["url_id", "retry"]).to_pylist()
-    retried = [row["url_id"] for row in asked if row["retry"]]
-    healed = sum(1 for url_id in retried if facts[url_id]["status"] == "success")
-    counts = {"rows": len(rows), "success": success, "retried": len(retried), "healed": healed}
-    return {**counts, "lines": ledger.close()}
-
-
-def _facts(arguments: Mapping[str, Any]) -> dict[bytes, dict[str, Any]]:
-    """url_id -> its facts and the tar that they point into, for every URL of the plan."""
-    known = read_table(arguments["known"])
-    facts: dict[bytes, dict[str, Any]] = {}
-    wanted: dict[str, set[bytes]] = {}
-    for row in known.to_pylist():
-        if row["facts"] is None:
-            facts[row["url_id"]] = _blocked(row["blocked"])
-        else:
-            wanted.setdefault(row["facts"], set()).add(row["url_id"])
-    tables = []
-    for name, ids in wanted.items():
-        file = Vouched(str(Path(arguments["store"]) / name), arguments["files"][name])
-        table = read_facts(file, arguments["orders"])
-        tables.append(table.filter(pc.is_in(table["url_id"], pa.array(ids, pa.binary(16)))))
-    if arguments["new"] is not None:
-        tables.append(read_facts(arguments["new"], arguments["orders"]))  # all of it
-    for table in tables:
-        for row in table.to_pylist():
-            facts[row["url_id"]] = row
-    return facts
+    store = run.directory(STORE)
+    new = {part.name.rpartition("-")[0]: part for part in answers.parts}
+    for shard, request in zip(planned.parts, requests.parts, strict=True):
+        own = new.get(shard.name)
+        yield JoinFacts(
+            partition=shard.name,
+            selected=shard.files.selected,
+            known=request.files.known,
+            missing=request.files.missing,
+            new=None if own is None else own.files,
+            new_name="" if own is None else own.name,
+            ledger=run.ledger,
+            known_facts={name: Location(str(store / name), found) for name, found in request.info["digests"].items()},
+            orders=(shard.info["first"], shard.info["last"]),
+        )
 
 
 def _blocked(entry: str) -> dict[str, Any]:

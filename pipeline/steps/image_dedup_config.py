@@ -7,14 +7,16 @@ from typing import Literal
 
 from configs.load import ConfigError
 
-__all__ = ["ImageDedupConfig"]
+__all__ = ["ImageDedupConfig", "Mode"]
+
+Mode = Literal["off", "same_file", "near"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDedupConfig:
     """Which pictures count as the same, over the whole set."""
 
-    mode: Literal["off", "same_file", "near"] = "off"
+    mode: Mode = "off"
     """off: every URL's picture stays. same_file: one of those with equal bytes stays. near: also one of those whose
     perceptual hashes differ in at most `max_distance` bits and whose thumbnails look alike."""
     max_distance: int = 4

@@ -1,58 +1,107 @@
-"""filters: FETCHED -> FETCHED, by size, caption, language, and scores that arrive as Parquet by uid.
+"""filters: which pairs stay by size, caption, language, and scores that arrive as Parquet by uid.
 
-score files --scores (one task per column and uid range)--> sorted vectors, memory-mapped
-FETCHED + vectors --filters (one task per staging shard)--> FETCHED
+score files --scores (one task per score and uid range)--> sorted vectors, which the stage maps into memory
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.load import fingerprint, from_mapping, to_mapping
-from pipeline.checked import Vouched, load_vector
-from pipeline.engine import Done, Task
+from pipeline.engine import Data, Info, Task, output
 from pipeline.errors import InputError
-from pipeline.ledger import LedgerConfig
-from pipeline.stages.image_filters import FiltersConfig, ScoreFilter, filter_facts
-from pipeline.steps.judge import Survivors, judge, named_files, stamp_of
-from pipeline.steps.step import Step, key_of
+from pipeline.location import Files, Location
+from pipeline.stages.image_filters import Filters, FiltersConfig, ScoreFilter, SortedScore, keys_of, range_of
+from pipeline.stages.stage import Stage
+from pipeline.steps.judge_pairs import PairStage
+from pipeline.steps.sources import Stamp, named_files, stamp_of
+from pipeline.steps.step import Page, Run, StageToBe, step
 from pipeline.storage import save_vector
 
-__all__ = ["VERSION", "plan", "plan_scores"]
+__all__ = ["Scores", "filters", "sort_scores"]
 
-VERSION = "filters-1"
 _BATCH_ROWS = 65_536
-Keys = npt.NDArray[np.uint64]
-"""uint64[N, 2]: uids, big-endian, the first half in column 0."""
 
 
-def plan_scores(config: FiltersConfig) -> Step:
-    """One task per score and uid range; none without scores. InputError for files that are missing or not scores."""
-    tasks = []
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The values of a score for a range of uids, sorted by uid."""
+
+    uids: Location = output("uids.npy")
+    values: Location = output("values.npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SortScores(Task[Scores]):
+    """Read one range of uids out of all files of a score. The key holds the files' stamps, not their content."""
+
+    files: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
+    column: str
+    number: int
+    """Of the range."""
+    ranges: int
+
+    def work(self, out: Scores) -> Info:
+        """A uid given twice has the value that comes last."""
+        keys, values = [np.empty((0, 2), np.uint64)], [np.empty(0, np.float64)]
+        for name in self.files:
+            with pq.ParquetFile(name) as file:
+                for batch in file.iter_batches(_BATCH_ROWS, columns=["uid", self.column]):
+                    try:
+                        ids = keys_of(batch.column("uid"))
+                    except (ValueError, TypeError) as error:
+                        raise InputError(f"{name}: {error}; correct the column uid") from error
+                    mine = range_of(ids, self.ranges) == self.number
+                    number = pc.fill_null(pc.cast(batch.column(self.column), pa.float64()), float("nan"))
+                    keys.append(ids[mine])
+                    values.append(number.to_numpy(zero_copy_only=False)[mine])
+        uids, numbers = np.concatenate(keys), np.concatenate(values)
+        order = np.lexsort((uids[:, 1], uids[:, 0]))  # stable: equal uids stay in the order of the files
+        uids, numbers = uids[order], numbers[order]
+        last = np.ones(len(uids), bool)
+        last[:-1] = (uids[1:] != uids[:-1]).any(axis=1)
+        save_vector(out.uids.local, uids[last])
+        save_vector(out.values.local, numbers[last])
+        return {"rows": int(last.sum())}
+
+
+@step("scores", SortScores, title="sort scores", per="score and range of uids")
+def sort_scores(run: Run, config: FiltersConfig) -> Iterator[SortScores]:
+    """One task per score and uid range."""
     for i, score in enumerate(config.scores):
-        files = named_files(score.files, f"filters.scores[{i}].files")
-        for file in files:
-            _check(file, score)
-        stamps = [stamp_of(file) for file in files]
-        for part in range(config.score_partitions):
-            name = f"score-{i:02d}-{part:03d}"
-            arguments = {"files": files, "column": score.column, "part": part, "parts": config.score_partitions}
-            key = fingerprint(VERSION, arguments, stamps)
-            outputs = (f"{name}.uids.npy", f"{name}.values.npy")
-            tasks.append(Task(partition=name, work=_sort, arguments=arguments, outputs=outputs, key=key))
-    return Step(name="scores", title="sort scores", tasks=tasks)
+        files = tuple(_files_of(config, i))
+        stamps = tuple(stamp_of(file) for file in files)
+        for number in range(config.score_partitions):
+            yield SortScores(
+                partition=f"score-{i:02d}-{number:03d}",
+                files=files,
+                stamps=stamps,
+                column=score.column,
+                number=number,
+                ranges=config.score_partitions,
+            )
 
 
-def _check(file: str, score: ScoreFilter) -> None:
+def _files_of(config: FiltersConfig, score: int) -> list[str]:
+    return named_files(config.scores[score].files, f"filters.scores[{score}].files")
+
+
+@sort_scores.checked_by
+def _check(run: Run, config: FiltersConfig) -> None:
+    """Raises InputError for files that are missing or not scores."""
+    for i, score in enumerate(config.scores):
+        for file in _files_of(config, i):
+            _check_file(file, score)
+
+
+def _check_file(file: str, score: ScoreFilter) -> None:
     try:
         schema = pq.read_schema(file)
     except (OSError, pa.ArrowInvalid) as error:
@@ -65,97 +114,29 @@ def _check(file: str, score: ScoreFilter) -> None:
         raise InputError(f"{file}: the column {score.column!r} holds {kind}, not numbers; choose another")
 
 
-def _keys_of(uids: pa.Array | pa.ChunkedArray) -> Keys:
-    """uint64[N, 2] from binary(16), binary or hex text. Raises ValueError for anything else, nulls included."""
-    plain = uids.to_pylist()
-    data = b"".join(bytes.fromhex(uid) if isinstance(uid, str) else bytes(uid or b"") for uid in plain)
-    if len(data) != 16 * len(plain):
-        raise ValueError("uids are 16 bytes or 32 hex digits")
-    return np.frombuffer(data, ">u8").astype(np.uint64).reshape(-1, 2)
+@dataclass(frozen=True, kw_only=True)
+class _Filtering(StageToBe):
+    """Filters by scores that are still to be sorted."""
+
+    config: FiltersConfig
+    scores: Data[Scores]
+
+    stage: ClassVar[type[Stage]] = Filters
+
+    def ready(self) -> Stage:
+        parts = iter(self.scores.parts)  # all ranges of a score, then those of the next
+        sorted_scores = []
+        for _ in self.config.scores:
+            ranges = [next(parts).files for _ in range(self.config.score_partitions)]
+            uids, values = Files(out.uids for out in ranges), Files(out.values for out in ranges)
+            sorted_scores.append(SortedScore(uids=uids, values=values))
+        return Filters(config=self.config, scores=tuple(sorted_scores))
 
 
-def _sort(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    """A uid given twice has the value that comes last."""
-    uids_path, values_path = outputs.values()
-    part, parts = arguments["part"], arguments["parts"]
-    keys, values = [np.empty((0, 2), np.uint64)], [np.empty(0, np.float64)]
-    for name in arguments["files"]:
-        with pq.ParquetFile(name) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=["uid", arguments["column"]]):
-                try:
-                    ids = _keys_of(batch.column("uid"))
-                except (ValueError, TypeError) as error:
-                    raise InputError(f"{name}: {error}; correct the column uid") from error
-                mine = ((ids[:, 0] >> np.uint64(32)) * np.uint64(parts)) >> np.uint64(32) == part
-                number = pc.fill_null(pc.cast(batch.column(arguments["column"]), pa.float64()), float("nan"))
-                keys.append(ids[mine])
-                values.append(number.to_numpy(zero_copy_only=False)[mine])
-    uids, numbers = np.concatenate(keys), np.concatenate(values)
-    order = np.lexsort((uids[:, 1], uids[:, 0]))  # stable: equal uids stay in the order of the files
-    uids, numbers = uids[order], numbers[order]
-    last = np.ones(len(uids), bool)
-    last[:-1] = (uids[1:] != uids[:-1]).any(axis=1)
-    save_vector(uids_path, uids[last])
-    save_vector(values_path, numbers[last])
-    return {"rows": int(last.sum())}
-
-
-def plan(
-    survivors: Survivors, scores: tuple[Sequence[Done], Path], config: FiltersConfig, ledger: LedgerConfig
-) -> Step:
-    """One task per staging shard; none where nothing is filtered."""
-    tasks = []
-    vectors: dict[str, list[list[Vouched]]] = {}
-    for record in scores[0]:
-        pair = [record.file(scores[1], kind) for kind in ("uids.npy", "values.npy")]
-        vectors.setdefault(record.partition.split("-")[1], []).append(pair)
-    for record in survivors[0] if config.active else ():
-        name = record.partition
-        arguments = {
-            "fetched": record.file(survivors[1], "fetched"),
-            "vectors": [vectors[i] for i in sorted(vectors)],
-            "config": to_mapping(config),
-            "ledger": to_mapping(ledger),
-        }
-        outputs = (f"{name}.fetched.parquet", f"{name}.rejections.parquet")
-        key = key_of(VERSION, [record, *scores[0]], config, ledger)
-        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=outputs, key=key))
-    return Step(name="filters", title="filter pairs", tasks=tasks)
-
-
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    config = from_mapping(FiltersConfig, arguments["config"])
-
-    def decide(batch: pa.RecordBatch) -> Any:
-        found: dict[int, npt.NDArray[np.float64]] = {}
-        if config.scores and batch.num_rows:
-            wanted = _keys_of(batch.column("uid"))
-            found = {i: _look_up(wanted, files) for i, files in enumerate(arguments["vectors"])}
-        return filter_facts(batch, config, found or {i: np.empty(0) for i in range(len(config.scores))})
-
-    return judge("filters", arguments, outputs, decide)
-
-
-@functools.lru_cache(maxsize=256)
-def _open_vector(file: Vouched) -> npt.NDArray[Any]:
-    """Checked and opened once a worker process: a task looks up few of the scores, and would read all of them."""
-    return load_vector(file)
-
-
-def _look_up(wanted: Keys, files: Sequence[Sequence[Vouched]]) -> npt.NDArray[np.float64]:
-    """float64[N]: the values of `wanted` in the sorted vectors, NaN where there is none."""
-    result = np.full(len(wanted), np.nan)
-    where = ((wanted[:, 0] >> np.uint64(32)) * np.uint64(len(files))) >> np.uint64(32)
-    for part, (uids_path, values_path) in enumerate(files):
-        uids, values = _open_vector(uids_path), _open_vector(values_path)
-        rows = np.flatnonzero(where == part)
-        at = np.searchsorted(uids[:, 0], wanted[rows, 0], "left")
-        while len(rows):  # more than once only where two uids share their first half
-            inside = at < len(uids)
-            rows, at = rows[inside], at[inside]
-            same_half = uids[at, 0] == wanted[rows, 0]
-            rows, at = rows[same_half], at[same_half]
-            hit = uids[at, 1] == wanted[rows, 1]
-            result[rows[hit]] = values[at[hit]]
-            rows, at = rows[~hit], at[~hit] + 1
-    return result
+def filters(page: Page, config: FiltersConfig) -> list[PairStage]:
+    """The stage, with a step before it where there are scores; none where nothing is filtered."""
+    if not config.active:
+        return []
+    if not config.scores:
+        return [Filters(config=config)]
+    return [_Filtering(config=config, scores=page.add(sort_scores(config)))]

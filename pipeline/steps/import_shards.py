@@ -13,81 +13,37 @@ are those of the stored file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.load import fingerprint, from_mapping, to_mapping
-from pipeline.checked import Vouched, read_table
-from pipeline.engine import Done, Task
+from pipeline.checked import read_table
+from pipeline.config import WitConfig
+from pipeline.engine import Data, Info, Task, apart
 from pipeline.errors import InputError, one_line
 from pipeline.img2dataset import pictures, tar_beside
+from pipeline.location import Location
 from pipeline.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.check_image.isolate import IsolatedChecker
-from pipeline.stages.extract import MissingPictures
+from pipeline.stages.extract.config import MissingPictures
 from pipeline.stages.extract.files import open_binary
+from pipeline.steps.extract import Sources
+from pipeline.steps.facts import IMPORTS, STORE, Answers, FactsByOrder, named_by_key
 from pipeline.steps.fetch import keep_picture
-from pipeline.steps.sources import stamp_of
-from pipeline.steps.step import Step
+from pipeline.steps.imported import exchange_facts, sort_facts
+from pipeline.steps.judge_links import Matched
+from pipeline.steps.sources import Stamp, stamp_of
+from pipeline.steps.step import Page, Run, step
 from pipeline.storage import write_parquet
 from pipeline.tar import TarWriter
 
-__all__ = ["DIRECTORY", "VERSION", "plan"]
+__all__ = ["ImportStored", "import_pictures", "import_stored"]
 
-VERSION = "import-2"
-DIRECTORY = "imported"
-"""Under work/fetch."""
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-
-
-def plan(
-    sources: Sequence[str],
-    matched: tuple[Sequence[Done], Path],
-    image: ImageConfig,
-    *,
-    max_bytes: int,
-    missing: MissingPictures,
-) -> Step:
-    """One task per source file of which something matched; `sources` are Parquet files, in the order of their records
-    in `matched`.
-
-    Its files are named after what they hold, as those of the fetch step are: offsets into an older copy must never
-    meet a newer one. Raises InputError where a tar is not beside its Parquet file.
-    """
-    tasks = []
-    for source, record in zip(sources, matched[0], strict=True):
-        if not record.info["rows"]:
-            continue  # nothing is wanted of it, or it could not be read at all
-        tar = tar_beside(source)
-        settings = {"image": to_mapping(image), "max_bytes": max_bytes, "missing": missing}
-        rows = record.file(matched[1], "matched")
-        key = fingerprint(VERSION, settings, rows.digest, stamp_of(source), _stamp_of_tar(tar))
-        name = f"{record.partition}-{key[:12]}"
-        tasks.append(
-            Task(
-                partition=name,
-                work=_work,
-                arguments={"source": source, "tar": tar, "matched": rows, **settings},
-                outputs=(f"{name}.facts.parquet", f"{name}.tar"),
-                key=key,
-            )
-        )
-    return Step(name=f"fetch/{DIRECTORY}", title="import stored pictures", tasks=tasks, keep=True)
-
-
-def _stamp_of_tar(tar: str) -> list[Any]:
-    try:
-        return stamp_of(tar)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{tar}: no such file beside its .parquet; source_format img2dataset reads directories that img2dataset "
-            "wrote with output_format webdataset (leave source_format out to request the URLs anew)"
-        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,41 +55,54 @@ class _Row:
     """FACTS columns that img2dataset noted before it resized the picture."""
 
 
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    facts_path, tar_path = outputs.values()
-    rows = _rows(arguments["source"], arguments["matched"])
-    facts: dict[bytes, dict[str, Any]] = {}
-    image = from_mapping(ImageConfig, arguments["image"])
-    with (
-        open_binary(arguments["tar"]) as stored,
-        TarWriter(tar_path) as tar,
-        IsolatedChecker(image) as checker,
-    ):
-        for key, body in pictures(stored, max_bytes=arguments["max_bytes"]):
-            row = rows.get(key)
-            if row is None or facts.get(row.url_id, {}).get("status") == "success":
-                continue
-            if body is None:
-                detail = f"more than {arguments['max_bytes']} bytes as stored"
-                facts[row.url_id] = _failed("too_large", detail)
-            else:
-                facts[row.url_id] = keep_picture(row.url_id, body, checker, tar)
-                if facts[row.url_id]["status"] == "success":
-                    facts[row.url_id] |= row.as_served
-    if arguments["missing"] == "reject":
-        name = arguments["tar"].rpartition("/")[2]
-        for key, row in rows.items():
-            facts.setdefault(row.url_id, _failed("not_stored", f"no whole {key}.* in {name}"))
-    plain = [{"url_id": url_id, **found} for url_id, found in facts.items()]
-    write_parquet(facts_path, pa.Table.from_pylist(plain, schema=FACTS), FACTS)
-    return {"rows": len(plain), "success": sum(1 for row in plain if row["status"] == "success")}
+@dataclass(frozen=True, kw_only=True)
+class ImportStored(Task[Answers]):
+    """Take over the pictures of a source's rows. Its key holds the stamps of both files, not their content."""
+
+    matched: Location
+    stamp: Stamp
+    """Of the source."""
+    tar_stamp: Stamp
+    image: ImageConfig
+    max_bytes: int
+    missing: MissingPictures
+    source: str = apart()
+    tar: str = apart()
+
+    version = 3
+
+    def work(self, out: Answers) -> Info:
+        rows = _rows(self.source, self.matched)
+        facts: dict[bytes, dict[str, Any]] = {}
+        with (
+            open_binary(self.tar) as stored,
+            TarWriter(out.tar.local) as tar,
+            IsolatedChecker(self.image) as checker,
+        ):
+            for key, body in pictures(stored, max_bytes=self.max_bytes):
+                row = rows.get(key)
+                if row is None or facts.get(row.url_id, {}).get("status") == "success":
+                    continue
+                if body is None:
+                    facts[row.url_id] = _failed("too_large", f"more than {self.max_bytes} bytes as stored")
+                else:
+                    facts[row.url_id] = keep_picture(row.url_id, body, checker, tar)
+                    if facts[row.url_id]["status"] == "success":
+                        facts[row.url_id] |= row.as_served
+        if self.missing == "reject":
+            name = self.tar.rpartition("/")[2]
+            for key, row in rows.items():
+                facts.setdefault(row.url_id, _failed("not_stored", f"no whole {key}.* in {name}"))
+        plain = [{"url_id": url_id, **found} for url_id, found in facts.items()]
+        write_parquet(out.facts.local, pa.Table.from_pylist(plain, schema=FACTS), FACTS)
+        return {"rows": len(plain), "success": sum(1 for row in plain if row["status"] == "success")}
 
 
 def _failed(reason: str, detail: str) -> dict[str, Any]:
     return {"status": "failed_to_download", "stage": "fetch", "reason": reason, "detail": detail}
 
 
-def _rows(source: str, matched: Vouched) -> dict[str, _Row]:
+def _rows(source: str, matched: Location) -> dict[str, _Row]:
     """Key -> what to look for, of the source's rows that are in `matched`, in the source's order."""
     wanted = read_table(matched, ["url_id", "record"]).sort_by("record")
     with open_binary(source) as file:
@@ -163,3 +132,72 @@ def _as_served(row: Mapping[str, Any]) -> dict[str, Any]:
     if _SHA256.match(cast(str, row.get("sha256") or "")):
         known["sha256"] = row["sha256"]
     return known
+
+
+@step(f"{STORE}/{IMPORTS}", ImportStored, title="import stored pictures", per="source file", keep=True)
+def import_stored(
+    run: Run,
+    sources: Sources,
+    matched: Data[Matched],
+    image: ImageConfig,
+    *,
+    max_bytes: int,
+    missing: MissingPictures,
+) -> Iterator[ImportStored]:
+    """One task per source file of which something matched.
+
+    Its files are named after what they hold, as those of the fetch step are: offsets into an older copy must never
+    meet a newer one.
+    """
+    for (source, stamp), part in zip(sources.found(run).items(), matched.parts, strict=True):
+        if not part.info["rows"]:
+            continue  # nothing is wanted of it, or it could not be read at all
+        tar = tar_beside(source)
+        yield named_by_key(
+            ImportStored(
+                partition=part.name,
+                matched=part.files.matched,
+                stamp=stamp,
+                tar_stamp=_stamp_of_tar(tar),
+                image=image,
+                max_bytes=max_bytes,
+                missing=missing,
+                source=source,
+                tar=tar,
+            )
+        )
+
+
+@import_stored.checked_by
+def _check(
+    run: Run,
+    sources: Sources,
+    matched: Data[Matched],
+    image: ImageConfig,
+    *,
+    max_bytes: int,
+    missing: MissingPictures,
+) -> None:
+    """Raises InputError where a tar is not beside its Parquet file on this machine; others are looked for when it is
+    their turn, and none where the Parquet file is missing too."""
+    for source, stamp in sources.found(run).items():
+        if stamp and "://" not in source:
+            _stamp_of_tar(tar_beside(source))
+
+
+def _stamp_of_tar(tar: str) -> Stamp:
+    try:
+        return stamp_of(tar)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{tar}: no such file beside its .parquet; source_format img2dataset reads directories that img2dataset "
+            "wrote with output_format webdataset (leave source_format out to request the URLs anew)"
+        ) from error
+
+
+def import_pictures(page: Page, sources: Sources, matched: Data[Matched], c: WitConfig) -> Data[FactsByOrder]:
+    """The steps that take pictures from beside their rows, and put their facts into the plan's order."""
+    most, missing = c.fetch.max_bytes, c.extract.missing_pictures
+    imported = page.add(import_stored(sources, matched, c.image, max_bytes=most, missing=missing))
+    cut = page.add(exchange_facts(imported, c.texts.rows_per_flush))
+    return page.add(sort_facts(cut))

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.load import fingerprint
-from pipeline.checked import Vouched, check
-from pipeline.engine import Done
+from pipeline.checked import check
+from pipeline.engine import Part
 from pipeline.errors import DamagedFileError
+from pipeline.location import Location
+from pipeline.shard import ShardFiles
 from pipeline.storage import commit, read_json, temporary_name, unwritable, write_bytes, write_json
 from pipeline.summaries import write_summaries
 
@@ -28,14 +30,14 @@ MANIFEST_VERSION = 1
 
 
 def publish(
-    output: Path, finished: Sequence[Done], config_yaml: str, *, written: Set[str] = frozenset()
+    output: Path, finished: Sequence[Part[ShardFiles]], config_yaml: str, *, written: Set[str] = frozenset()
 ) -> tuple[Path, list[str]]:
-    """Publish `finished` (tasks of the shards step); returns the version's directory, and which of its files were put
+    """Publish `finished` (the parts of step shards); returns the version's directory, and which of its files were put
     back: of a version that is published already those that were missing, or not of their size.
 
-    `written` are the partitions that this run wrote itself; the files of others lay on the disk for an unknown time,
-    and are held against their digests before they get their public names. Raises OutputError when the disk is full or
-    not writable, DamagedFileError for a shard that is not what it was.
+    `written` are the names of parts that this run wrote itself; the files of others lay on the disk for an unknown
+    time, and are held against their digests before they get their public names. Raises OutputError when the disk is
+    full or not writable, DamagedFileError for a shard that is not what it was.
     """
     shards = [_entry(record) for record in finished]
     identity = fingerprint("version", shards)
@@ -49,8 +51,7 @@ def publish(
         if not is_published:
             shutil.rmtree(version, ignore_errors=True)  # of a run that was killed: nobody reads it
         version.mkdir(parents=True, exist_ok=True)
-        shards_step = output / "work" / "shards"
-        put_back = list(_fill(shards_step, version, finished, manifest, config_yaml, written=written))
+        put_back = list(_fill(version, finished, manifest, config_yaml, written=written))
     except OSError as error:
         raise unwritable(version, error) from error
     if not is_published:
@@ -65,34 +66,33 @@ def publish(
     return version, put_back
 
 
-def _entry(record: Done) -> dict[str, Any]:
-    tar, parquet = f"{record.partition}.tar", f"{record.partition}.parquet"
+def _entry(part: Part[ShardFiles]) -> dict[str, Any]:
+    tar, parquet = part.files.tar, part.files.parquet
     return {
-        "name": tar,
-        "samples": record.info["rows"],
-        "bytes": record.info["bytes"],
-        "sha256": record.outputs[tar],
-        "parquet": parquet,
-        "parquet_sha256": record.outputs[parquet],
+        "name": tar.local.name,
+        "samples": part.info["rows"],
+        "bytes": part.info["bytes"],
+        "sha256": tar.digest,
+        "parquet": parquet.local.name,
+        "parquet_sha256": parquet.digest,
     }
 
 
 def _fill(
-    source: Path,
     version: Path,
-    finished: Sequence[Done],
+    finished: Sequence[Part[ShardFiles]],
     manifest: Mapping[str, Any],
     config_yaml: str,
     *,
     written: Set[str],
 ) -> Iterator[str]:
     """Bring every file that a version must have to its directory, the manifest last; the names of those that came."""
-    for record in finished:
-        for name, digest in record.outputs.items():
-            state = _state(source / name, version / name)
+    for part in finished:
+        for ours in part.files:
+            name = ours.local.name
+            state = _state(ours.local, version / name)
             if state != "placed":
-                ours = Vouched(str(source / name), digest)
-                if record.partition not in written:
+                if part.name not in written:
                     check(ours)
                 _place(ours, version / name)
             if state == "missing":
@@ -122,7 +122,7 @@ def _state(source: Path, destination: Path) -> Literal["placed", "missing", "old
     return "placed" if there.st_mtime_ns >= ours.st_mtime_ns else "older"
 
 
-def _place(source: Vouched, destination: Path) -> None:
+def _place(source: Location, destination: Path) -> None:
     """The same file under a second name; a copy, checked, where the file system has no hard links."""
     temporary = temporary_name(destination)
     try:
@@ -131,7 +131,7 @@ def _place(source: Vouched, destination: Path) -> None:
     except OSError:
         shutil.copyfile(source.path, temporary)
         try:
-            check(Vouched(str(temporary), source.digest))
+            check(Location(str(temporary), source.digest))
         except DamagedFileError as error:
             temporary.unlink()
             raise DamagedFileError(source.path, error.what) from error

@@ -5,40 +5,54 @@ from __future__ import annotations
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from configs.load import fingerprint, from_mapping, to_mapping
-from pipeline.engine import Task
-from pipeline.matching.matcher import MATCH_VERSION
+from pipeline.engine import Info, Task, apart, output
+from pipeline.location import Files, Location
+from pipeline.matching.config import MatchConfig
+from pipeline.matching.matcher import MATCH_VERSION, Matcher
 from pipeline.queries import read_queries, write_queries
-from pipeline.stages.match import MatchConfig, Matcher
-from pipeline.steps.step import Step
+from pipeline.schema import QUERIES
+from pipeline.steps.step import Run, step
 from pipeline.storage import save_vector
 
-__all__ = ["VERSION", "plan"]
-
-VERSION = "queries-1"
+__all__ = ["Queries", "list_queries"]
 
 
-def plan(path: str, config: MatchConfig) -> Step:
+@dataclass(frozen=True, kw_only=True)
+class Queries:
+    """The query list as the other steps read it."""
+
+    queries: Location = output("queries.parquet", QUERIES, view="queries")
+    query_hashes: Location = output("query_hashes.npy")
+    tables: Files = output(names=Matcher.FILES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListQueries(Task[Queries]):
+    """Read the list, build the tables."""
+
+    path: str = apart()
+    fingerprint: str
+    config: MatchConfig
+    rules: tuple[str, ...]
+
+    def work(self, out: Queries) -> Info:
+        queries = read_queries(self.path)
+        write_queries(queries.table, out.queries.local)
+        save_vector(out.query_hashes.local, queries.query_hashes)
+        with tempfile.TemporaryDirectory(dir=out.queries.local.parent, prefix="tables.tmp-") as scratch:
+            Matcher.build(queries, self.config).save(Path(scratch))
+            for name, table in zip(Matcher.FILES, out.tables, strict=True):
+                shutil.move(Path(scratch) / name, table.local)
+        return {"rows": len(queries.queries), "num_queries": len(queries.queries), "fingerprint": queries.fingerprint}
+
+
+@step("queries", ListQueries, title="prepare the query list", per="list")
+def list_queries(run: Run, path: str, config: MatchConfig) -> Iterator[ListQueries]:
     """One task. Raises QueryListError at once when the list is missing or damaged."""
-    arguments = {"path": path, "config": to_mapping(config)}
-    marks = (VERSION, MATCH_VERSION, unicodedata.unidata_version)
-    key = fingerprint(*marks, read_queries(path).fingerprint, config)
-    outputs = ("all.queries.parquet", "all.query_hashes.npy", *Matcher.FILES)
-    task = Task(partition="all", work=_work, arguments=arguments, outputs=outputs, key=key)
-    return Step(name="queries", title="prepare the query list", tasks=[task])
-
-
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    queries_path, hashes_path, *_ = outputs.values()
-    queries = read_queries(arguments["path"])
-    write_queries(queries.table, queries_path)
-    save_vector(hashes_path, queries.query_hashes)
-    with tempfile.TemporaryDirectory(dir=queries_path.parent, prefix="tables.tmp-") as scratch:
-        Matcher.build(queries, from_mapping(MatchConfig, arguments["config"])).save(Path(scratch))
-        for name in Matcher.FILES:
-            shutil.move(Path(scratch) / name, outputs[name])
-    return {"rows": len(queries.queries), "num_queries": len(queries.queries), "fingerprint": queries.fingerprint}
+    rules = (str(MATCH_VERSION), unicodedata.unidata_version)
+    fingerprint = read_queries(path).fingerprint
+    yield ListQueries(partition="all", path=path, fingerprint=fingerprint, config=config, rules=rules)

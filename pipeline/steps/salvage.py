@@ -7,44 +7,54 @@ facts and therefore requested again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.checked import Vouched, open_file, read_range
-from pipeline.engine import Task, digest_in
+from pipeline.checked import open_file, read_range
+from pipeline.engine import Done, Info, Task
 from pipeline.errors import DamagedFileError
+from pipeline.location import Location
 from pipeline.schema import FACTS
 from pipeline.shard import extension_of
-from pipeline.steps.facts import read_facts
+from pipeline.steps.facts import Answers, read_facts
 from pipeline.storage import write_parquet
 from pipeline.tar import TarWriter
 
-__all__ = ["plan"]
+__all__ = ["Salvage", "salvage"]
 
 
-def plan(store: Path, record: Mapping[str, Any]) -> Task:
+@dataclass(frozen=True, kw_only=True)
+class Salvage(Task[Answers]):
+    """Take what is whole of a fetch task's files. Its work raises DamagedFileError where the facts are damaged too."""
+
+    facts: Location
+    damaged: Location
+    """The tar."""
+    info: Mapping[str, Any]
+    """What the fetch task said, which holds for what is left."""
+
+    version = 2
+
+    def work(self, out: Answers) -> Info:
+        orders = (self.info["first"], self.info["last"])
+        rows = read_facts(self.facts, orders, FACTS.names).to_pylist()
+        with TarWriter(out.tar.local) as tar:
+            kept = list(_kept(rows, self.damaged.path, tar))
+        write_parquet(out.facts.local, pa.Table.from_pylist(kept, schema=FACTS), FACTS)
+        success = sum(1 for row in kept if row["status"] == "success")
+        return {**self.info, "rows": len(kept), "success": success, "lost": len(rows) - len(kept)}
+
+
+def salvage(store: Path, record: Done) -> Salvage:
     """The one task, in the store of facts; `record` is of the fetch task that wrote the tar. Its name is new: whoever
     relies on the old files must see that they are gone."""
-    facts, tar = (next(name for name in record["outputs"] if name.endswith(kind)) for kind in (".parquet", ".tar"))
-    digest = digest_in(record["outputs"][facts])
-    name = f"{record['partition']}-{digest[:8]}"
-    arguments = {"facts": Vouched(str(store / facts), digest), "tar": str(store / tar), "info": record["info"]}
-    outputs = (f"{name}.facts.parquet", f"{name}.tar")
-    return Task(partition=name, work=_work, arguments=arguments, outputs=outputs, key=name)
-
-
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Raises DamagedFileError where the facts are damaged too."""
-    facts_path, tar_path = outputs.values()
-    info = arguments["info"]
-    rows = read_facts(arguments["facts"], (info["first"], info["last"]), FACTS.names).to_pylist()
-    with TarWriter(tar_path) as tar:
-        kept = list(_kept(rows, arguments["tar"], tar))
-    write_parquet(facts_path, pa.Table.from_pylist(kept, schema=FACTS), FACTS)
-    success = sum(1 for row in kept if row["status"] == "success")
-    return {**info, "rows": len(kept), "success": success, "lost": len(rows) - len(kept)}
+    files = record.located(store)
+    facts, tar = (next(files[name] for name in files if name.endswith(kind)) for kind in (".parquet", ".tar"))
+    name = f"{record.partition}-{facts.digest[:8]}"
+    return Salvage(partition=name, facts=facts, damaged=tar, info=record.info)
 
 
 def _kept(rows: list[dict[str, Any]], damaged: str, tar: TarWriter) -> Iterator[dict[str, Any]]:

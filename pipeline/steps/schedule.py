@@ -7,75 +7,77 @@ the set, every URL belongs to exactly one, and shard after shard they are in the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.checked import read_part
-from pipeline.engine import Done, Task
+from pipeline.engine import Data, Info, TaskOfParts, output
+from pipeline.location import Files, Location
 from pipeline.schema import SELECTED
-from pipeline.steps.step import Step, key_of
+from pipeline.steps.balance.plan import CHOSEN, Chosen
+from pipeline.steps.step import Run, step
 from pipeline.storage import write_parquet
 
-__all__ = ["CHOSEN", "VERSION", "bound", "plan", "shards_of"]
+__all__ = ["Selected", "bound", "schedule"]
 
-VERSION = "schedule-2"
 _SHARDS_PER_TASK = 64
 """Each task opens every file of chosen pairs, so it had better write many shards."""
-CHOSEN = pa.schema([*SELECTED][:-1])
-"""All of SELECTED but the staging shard, which nobody knows before the plan is whole."""
 
 
-def plan(chosen: Sequence[Done], directory: Path, samples_per_shard: int) -> Step:
-    """One task per block of staging shards: the pairs of its range of `order`, from every partition."""
-    total = sum(int(record.info["selected"]) for record in chosen)
-    shards = max(1, math.ceil(total / samples_per_shard))
-    key = key_of(VERSION, chosen, shards)
-    files = [record.file(directory, "chosen") for record in chosen]
-    tasks = []
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """The pairs of a staging shard. A part tells its range of `order`: `first`, `last`."""
+
+    selected: Location = output("selected.parquet", SELECTED, view="selected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(TaskOfParts[Selected]):
+    """The pairs of a block of staging shards, from every partition."""
+
+    chosen: Files
+    begin: int
+    bounds: tuple[int, ...]
+    """The first `order` of each shard, and of the one after the last."""
+
+    version = 2
+
+    @property
+    def parts(self) -> Sequence[str]:
+        return [f"{self.begin + i:05d}" for i in range(len(self.bounds) - 1)]
+
+    def work(self, outs: Mapping[str, Selected]) -> Info:
+        first, last = pa.scalar(self.bounds[0], pa.uint64()), pa.scalar(self.bounds[-1] - 1, pa.uint64())
+        read = [read_part(file, [("order", ">=", first), ("order", "<=", last)]).cast(CHOSEN) for file in self.chosen]
+        table = pa.concat_tables(read).sort_by([("order", "ascending"), ("uid", "ascending")])
+        order = table["order"].to_numpy()
+        parts = {}
+        for i, (name, out) in enumerate(outs.items()):
+            first_order, last_order = self.bounds[i], self.bounds[i + 1] - 1
+            begin, end = np.searchsorted(order, np.array([first_order, last_order], np.uint64), side="left")
+            end += np.searchsorted(order[end:], np.uint64(last_order), side="right")
+            rows = table.slice(begin, end - begin)
+            number = pa.array(np.full(rows.num_rows, self.begin + i, np.int32))
+            rows = rows.append_column(SELECTED.field("staging_shard"), number)
+            num_rows = write_parquet(out.selected.local, rows, SELECTED)
+            parts[name] = {"rows": num_rows, "first": first_order, "last": last_order}
+        return {"rows": table.num_rows, "parts": parts}
+
+
+@step("schedule", Schedule, title="spread over staging shards", per="64 shards")
+def schedule(run: Run, chosen: Data[Chosen], samples_per_shard: int) -> Iterator[Schedule]:
+    """One task per block of staging shards."""
+    shards = max(1, math.ceil(chosen.total("selected") / samples_per_shard))
+    files = chosen.files(lambda out: out.chosen)
     for begin in range(0, shards, _SHARDS_PER_TASK):
-        block = range(begin, min(begin + _SHARDS_PER_TASK, shards))
-        arguments = {"chosen": files, "begin": begin, "bounds": [bound(i, shards) for i in (*block, block[-1] + 1)]}
-        outputs = tuple(f"{shard:05d}.selected.parquet" for shard in block)
-        name = f"from-{begin:05d}"
-        tasks.append(Task(partition=name, work=_work, arguments=arguments, outputs=outputs, key=f"{key}-{begin}"))
-    return Step(name="schedule", title="spread over staging shards", tasks=tasks)
-
-
-def shards_of(blocks: Sequence[Done]) -> list[Done]:
-    """One record per staging shard, in order, from those of the blocks."""
-    return [
-        Done(partition=shard["name"], key=block.key, outputs={name: block.outputs[name]}, info=shard)
-        for block in blocks
-        for shard in block.info["shards"]
-        for name in (f"{shard['name']}.selected.parquet",)
-    ]
+        end = min(begin + _SHARDS_PER_TASK, shards)
+        bounds = tuple(bound(shard, shards) for shard in range(begin, end + 1))
+        yield Schedule(partition=f"from-{begin:05d}", chosen=files, begin=begin, bounds=bounds)
 
 
 def bound(shard: int, shards: int) -> int:
     """The first `order` of a staging shard: equal ranges of the 64-bit space."""
     return -(-(shard << 64) // shards)
-
-
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    bounds = arguments["bounds"]
-    first, last = pa.scalar(bounds[0], pa.uint64()), pa.scalar(bounds[-1] - 1, pa.uint64())
-    parts = []
-    for file in arguments["chosen"]:
-        part = read_part(file, [("order", ">=", first), ("order", "<=", last)])
-        parts.append(part.cast(CHOSEN))
-    table = pa.concat_tables(parts).sort_by([("order", "ascending"), ("uid", "ascending")])
-    order = table["order"].to_numpy()
-    shards = []
-    for i, path in enumerate(outputs.values()):
-        shard = arguments["begin"] + i
-        begin, end = np.searchsorted(order, np.array([bounds[i], bounds[i + 1] - 1], np.uint64), side="left")
-        end += np.searchsorted(order[end:], np.uint64(bounds[i + 1] - 1), side="right")
-        rows = table.slice(begin, end - begin)
-        number = pa.array(np.full(rows.num_rows, shard, np.int32))
-        rows = write_parquet(path, rows.append_column(SELECTED.field("staging_shard"), number), SELECTED)
-        shards.append({"name": f"{shard:05d}", "rows": rows, "first": bounds[i], "last": bounds[i + 1] - 1})
-    return {"rows": table.num_rows, "shards": shards}

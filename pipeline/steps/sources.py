@@ -24,7 +24,7 @@ from pipeline.remote import is_web, open_download
 from pipeline.stages.extract.files import open_binary
 from pipeline.storage import write_bytes
 
-__all__ = ["Stamp", "find_sources", "stamp_of"]
+__all__ = ["Stamp", "find_sources", "named_files", "stamp_of"]
 
 Stamp = list[Any]
 """Size and time of change (or ETag); empty where the name alone stands for the content."""
@@ -82,12 +82,30 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
             raise InputError(f"{pattern}: cannot be reached ({error}); check the URL and the access to it") from error
         found = {system.unstrip_protocol(name): _remote_stamp(about) for name, about in files.items()}
     else:
-        is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)  # a file may be named like one
-        names = glob.glob(pattern, recursive=True) if is_glob else [pattern]
-        found = {name: stamp_of(name) for name in names if os.path.isfile(name)}
+        found = {name: stamp_of(name) for name in _matching(pattern) if os.path.isfile(name)}
     if not found:
         raise InputError(f"{pattern}: no such source file; correct `sources` in the config")
     return found
+
+
+def _matching(pattern: str) -> list[str]:
+    """The names on this machine, of what need not be there."""
+    is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)  # a file may be named like one
+    return glob.glob(pattern, recursive=True) if is_glob else [pattern]
+
+
+def named_files(patterns: Sequence[str], option: str) -> list[str]:
+    """The paths on this machine, files and folders, that `patterns` (paths or globs) name, sorted, each once.
+
+    Raises InputError for a pattern that names nothing; `option` is where the config has it.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        names = [name for name in _matching(pattern) if os.path.exists(name)]
+        if not names:
+            raise InputError(f"{pattern}: no such file; correct `{option}` in the config")
+        found.update(names)
+    return sorted(found)
 
 
 def stamp_of(path: str) -> Stamp:

@@ -1,0 +1,1 @@
+"""The steps of both balances: of the plan, and of what was really fetched."""

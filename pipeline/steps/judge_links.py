@@ -1,0 +1,125 @@
+"""texts: CANDIDATES -> the stages that judge links, one after the other -> MATCHED, one task per file of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.checked import read_batches
+from pipeline.engine import Data, Info, Task, output
+from pipeline.ledger import Ledger, LedgerConfig
+from pipeline.location import Location
+from pipeline.matching.config import MatchConfig
+from pipeline.schema import CANDIDATES, MATCHED, REJECTIONS
+from pipeline.stages.match import Match
+from pipeline.stages.stage import Stage
+from pipeline.steps.extract import Candidates
+from pipeline.steps.queries import Queries
+from pipeline.steps.step import Run, StageToBe, step
+from pipeline.steps.texts_config import TextsConfig
+from pipeline.storage import parquet_writer
+
+__all__ = ["LinkStage", "Matched", "judge_links", "match"]
+
+LinkStage = Stage | StageToBe
+_ROW_GROUP_ROWS = 65_536
+_IDENTITY = ("uid", "source", "record", "link")
+_PLACE = pa.field("place", pa.int32(), nullable=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """The links that every stage kept."""
+
+    matched: Location = output("matched.parquet", MATCHED, view="matched")
+    rejections: Location = output("rejections.parquet", REJECTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeLinks(Task[Matched]):
+    """All stages over one file."""
+
+    candidates: Location
+    stages: tuple[Stage, ...]
+    batch_rows: int
+    ledger: LedgerConfig
+
+    version = 4
+
+    def work(self, out: Matched) -> Info:
+        ledger = Ledger(out.rejections.local, self.ledger)
+        held: list[pa.RecordBatch] = []
+        rows = held_rows = matched = 0
+        with parquet_writer(out.matched.local, MATCHED) as writer:
+            for batch in read_batches(self.candidates, self.batch_rows):
+                rows += batch.num_rows
+                kept = self._judge(batch, ledger)
+                held.append(kept)
+                held_rows += kept.num_rows
+                matched += kept.num_rows
+                if held_rows >= _ROW_GROUP_ROWS:
+                    writer.write_table(pa.Table.from_batches(held, MATCHED))
+                    held, held_rows = [], 0
+            if held_rows:
+                writer.write_table(pa.Table.from_batches(held, MATCHED))
+        return {"rows": rows, "kept": matched, "lines": ledger.close()}
+
+    def _judge(self, batch: pa.RecordBatch, ledger: Ledger) -> pa.RecordBatch:
+        """MATCHED. The stages see the columns that they judge by, and each row's place, so that the other columns are
+        copied once and not with every stage."""
+        wanted = {name for stage in self.stages for name in stage.reads}
+        kept = batch.select([name for name in CANDIDATES.names if name in _IDENTITY or name in wanted])
+        kept = kept.append_column(_PLACE, pa.array(np.arange(batch.num_rows, dtype=np.int32)))
+        for number, stage in enumerate(self.stages):
+            kept = ledger.add(stage.name, "link", stage.judge(kept))
+            later = {name for each in self.stages[number + 1 :] for name in each.reads}
+            done_with = [name for name in wanted - later if name in CANDIDATES.names and name not in _IDENTITY]
+            kept = kept.drop_columns([name for name in done_with if name in kept.schema.names])
+        others = batch.select([name for name in CANDIDATES.names if name not in _IDENTITY]).take(kept[_PLACE.name])
+        columns = [kept[name] if name in kept.schema.names else others[name] for name in MATCHED.names]
+        return pa.RecordBatch.from_arrays(columns, schema=MATCHED)
+
+
+@step("texts", JudgeLinks, per="source file")
+def judge_links(
+    run: Run, links: Data[Candidates], stages: Sequence[LinkStage], config: TextsConfig
+) -> Iterator[JudgeLinks]:
+    """One task per file of candidates, named like it."""
+    ready = tuple(stage.ready() if isinstance(stage, StageToBe) else stage for stage in stages)
+    for part in links.parts:
+        yield JudgeLinks(
+            partition=part.name,
+            candidates=part.files.candidates,
+            stages=ready,
+            batch_rows=config.batch_rows,
+            ledger=run.ledger,
+        )
+
+
+@judge_links.checked_by
+def _check(run: Run, links: Data[Candidates], stages: Sequence[LinkStage], config: TextsConfig) -> None:
+    for stage in stages:
+        if isinstance(stage, Stage):
+            stage.check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Matching(StageToBe):
+    """Match, by the tables of a query list that is still to be read."""
+
+    config: MatchConfig
+    queries: Data[Queries]
+
+    stage: ClassVar[type[Stage]] = Match
+
+    def ready(self) -> Stage:
+        return Match(config=self.config, tables=self.queries.only.files.tables)
+
+
+def match(config: MatchConfig, queries: Data[Queries]) -> LinkStage:
+    """The stage that keeps what contains a query of the list."""
+    return _Matching(config=config, queries=queries)
