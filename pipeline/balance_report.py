@@ -18,16 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.load import load
-from pipeline.checked import Vouched, load_vector, read_batches
-from pipeline.engine import read_record
+from pipeline.checked import load_vector, read_batches
 from pipeline.errors import OutputError
 from pipeline.stages.balance import MODES, mode_of
 from pipeline.stages.balance.edges import gather_from
 from pipeline.stages.balance.selection import balance
 from pipeline.stages.balance.thresholds import solve
 from pipeline.storage import check_output
-from pipeline.summaries import outputs_of
-from pipeline.wit import WitConfig, work_directory
+from pipeline.wit import WitConfig, build
 
 __all__ = ["COMPARED", "compare_modes"]
 
@@ -50,15 +48,15 @@ _COLUMNS = (*_EDGE_COLUMNS, "caption", "source", "record", "link")
 def compare_modes(output: Path) -> pa.Table:
     """One row a mode (COMPARED), at the t of the data set in `output`. Raises OutputError before it is balanced."""
     check_output(output)
-    config = load(WitConfig, output / "config.yaml")
-    unique, counts = _outputs(output, "dedup", ".unique.parquet"), _outputs(output, "count", "counts.npy")
-    listed = _outputs(output, "queries", ".query_hashes.npy")
-    record = read_record(work_directory(output, "limit") / "done" / "all.json")
-    if not (unique and counts and record and listed):
+    config = load(WitConfig, output / "config.yaml", [f"--output={output}"])
+    page = build(config)
+    unique, counts = page["dedup"].data.present("unique"), page["count"].data.present("counts")
+    listed, limit = page["queries"].data.present("query_hashes"), page["limit"].data.said()
+    if not (unique and counts and limit and listed):
         raise OutputError(f"{output}: not balanced yet; go on with `python -m pipeline run` first")
     counted, hashes = np.array(load_vector(counts[0])), np.array(load_vector(listed[0]))
     own_t = not mode_of(config.balance.mode).whole_set
-    t = int(record["info"]["t"]) if own_t else config.balance.max_pairs_per_query
+    t = int(limit[0]["t"]) if own_t else config.balance.max_pairs_per_query
 
     def batches(columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
         for file in unique:
@@ -78,12 +76,6 @@ def compare_modes(output: Path) -> pa.Table:
             sums[mode.name] += _measure(outcome.kept)
     offered = int(sums["offered"][0])
     return pa.Table.from_pylist([_row(name, one, offered) for name, one in sums.items()], schema=COMPARED)
-
-
-def _outputs(output: Path, step: str, ending: str) -> list[Vouched]:
-    """The files of a finished step whose names end so."""
-    directory = work_directory(output, step)
-    return [Vouched(str(directory / name), digest) for name, digest in outputs_of(directory, ending).items()]
 
 
 def _measure(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:

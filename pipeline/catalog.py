@@ -27,25 +27,17 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.duck import quote_text
+from pipeline.duck import open_duckdb, quote_text
+from pipeline.engine import outputs_of
 from pipeline.errors import OutputError, PipelineError
-from pipeline.schema import (
-    CANDIDATES,
-    FETCHED,
-    FINAL_COUNTS,
-    MATCHED,
-    QUERIES,
-    QUERY_COUNTS,
-    REJECTIONS,
-    SAMPLES,
-    SELECTED,
-)
+from pipeline.location import Location
+from pipeline.pages import page_of, views_of, whole_page
+from pipeline.schema import REJECTIONS, SAMPLES
 from pipeline.storage import check_output, read_json
-from pipeline.summaries import SUMMARIES, fresh_summary, outputs_of, read_parquet_sql
+from pipeline.summaries import SUMMARIES, fresh_summary, read_parquet_sql
 
 __all__ = [
     "NAMED_QUERIES",
-    "VIEWS",
     "SqlError",
     "check_query",
     "confine",
@@ -54,6 +46,7 @@ __all__ = [
     "open_catalog",
     "quote_name",
     "sql_errors",
+    "view_names",
 ]
 
 
@@ -61,17 +54,7 @@ class SqlError(PipelineError):
     """The user's SQL is wrong, or names a query that does not exist."""
 
 
-_FILE_VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
-    "candidates": ("extract", ".candidates.parquet", CANDIDATES),
-    "matched": ("texts", ".matched.parquet", MATCHED),
-    "deduplicated": ("dedup", ".unique.parquet", MATCHED),
-    "selected": ("schedule", ".selected.parquet", SELECTED),
-    "fetched": ("fetched", ".fetched.parquet", FETCHED),
-    "queries": ("queries", ".queries.parquet", QUERIES),
-    "query_counts": ("query_counts", ".query_counts.parquet", QUERY_COUNTS),
-    "final_counts": ("final_counts", ".final_counts.parquet", FINAL_COUNTS),
-}
-VIEWS = (*_FILE_VIEWS, "published", "samples", "rejections", *SUMMARIES, "shards", "runs", "ledger", "reasons")
+_OTHER_VIEWS = ("published", "samples", "rejections", *SUMMARIES, "shards", "runs", "ledger", "reasons")
 
 _SHARDS = pa.schema([("name", pa.string()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())])
 _RUNS = pa.schema(
@@ -102,6 +85,11 @@ def named_query(name: str) -> str:
     return (_SQL_DIRECTORY / f"{name}.sql").read_text(encoding="utf-8")
 
 
+def view_names() -> tuple[str, ...]:
+    """Every view of a catalog."""
+    return (*views_of(whole_page()), *_OTHER_VIEWS)
+
+
 @contextmanager
 def sql_errors(what: str = "SQL") -> Iterator[None]:
     """Turn DuckDB's errors into SqlError, one line that begins with `what`."""
@@ -116,14 +104,13 @@ def sql_errors(what: str = "SQL") -> Iterator[None]:
 
 @contextmanager
 def open_catalog(output: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory DuckDB with the views of VIEWS over the data set in `output`.
+    """An in-memory DuckDB with the views of `view_names` over the data set in `output`.
 
     What does not fit in memory goes to a directory in `output` that is removed afterwards. Raises OutputError
     where `output` is not one of ours, or its files cannot be read.
     """
     check_output(output)
-    with duckdb.connect() as database:
-        database.execute(f"SET temp_directory = {quote_text(output / f'catalog.tmp-{os.getpid()}')}")
+    with open_duckdb(output / f"catalog.tmp-{os.getpid()}") as database:
         try:
             _define_views(output, database)
         except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
@@ -162,21 +149,20 @@ def check_query(database: duckdb.DuckDBPyConnection, query: str) -> None:
 
 
 def _define_views(output: Path, database: duckdb.DuckDBPyConnection) -> None:
-    for view, (step, ending, schema) in _FILE_VIEWS.items():
-        directory = output / "work" / step
-        _define(database, view, [directory / name for name in outputs_of(directory, ending)], schema)
-    rejections = [
-        step / name for step in sorted((output / "work").glob("*")) for name in outputs_of(step, ".rejections.parquet")
-    ]
-    _define(database, "rejections", rejections, REJECTIONS)
-    for view, summary in SUMMARIES.items():
-        made = fresh_summary(output, view)
+    page = page_of(output)
+    files = views_of(page)
+    for name, view in files.items():
+        _define(database, name, view.data.present(view.field), view.rows)
+    rejected = [step.data.present("rejections") for step in page.steps if "rejections" in outputs_of(step.data.out)]
+    _define(database, "rejections", [file for step in rejected for file in step], REJECTIONS)
+    for name, summary in SUMMARIES.items():
+        made = fresh_summary(output, name)
         rows = read_parquet_sql([made]) if made else None
-        reads = next(name for name, (*where, _) in _FILE_VIEWS.items() if where == [summary.step, summary.ending])
-        query = f"SELECT * FROM {rows}" if rows else summary.query.replace("$ROWS", reads)
-        database.execute(f"CREATE VIEW {view} AS {query}")
+        query = f"SELECT * FROM {rows}" if rows else summary.query.replace("$ROWS", summary.view)
+        database.execute(f"CREATE VIEW {name} AS {query}")
     manifest = read_json(output / "shards" / "manifest.json") or {"shards": []}
-    _define(database, "published", [output / "shards" / s["parquet"] for s in manifest["shards"]], SAMPLES)
+    published = [Location(str(output / "shards" / s["parquet"])) for s in manifest["shards"]]
+    _define(database, "published", published, SAMPLES)
     _define_samples(output, database)
     _table(database, "shards", manifest["shards"], _SHARDS)
     _table(database, "runs", _runs(output), _RUNS)
@@ -210,7 +196,8 @@ def _define_samples(output: Path, database: duckdb.DuckDBPyConnection) -> None:
     database.execute(f"CREATE VIEW samples AS SELECT {', '.join(columns)} FROM {' '.join(tables)}")
 
 
-def _define(database: duckdb.DuckDBPyConnection, view: str, files: Sequence[Path], schema: pa.Schema) -> None:
+def _define(database: duckdb.DuckDBPyConnection, view: str, located: Sequence[Location], schema: pa.Schema) -> None:
+    files = [file.local for file in located]
     if files:
         rows = read_parquet_sql(files, differ=_differ(files))
         there = database.sql(f"SELECT * FROM {rows}").columns

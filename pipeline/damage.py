@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import collections
 from pathlib import Path
-from typing import Any
 
-from pipeline.engine import forget, read_record, run_task
+from pipeline.engine import Done, forget, record_of, records_in, run_task
 from pipeline.errors import DamagedFileError, OutputError
-from pipeline.steps import salvage
 from pipeline.steps.facts import STORE
-from pipeline.steps.requests import NAME as REQUESTS
+from pipeline.steps.salvage import salvage
 
 __all__ = ["Patience", "withdraw"]
 
@@ -67,34 +65,31 @@ def withdraw(output: Path, error: DamagedFileError) -> str:
     return f"damaged: {shown}: {error.what}; made again"
 
 
-def _record_of(path: Path) -> dict[str, Any] | None:
+def _record_of(path: Path) -> Done | None:
     """The done-record that has the file among its outputs."""
-    directory = path.parent / "done"
-    likely = [directory / f"{path.name.partition('.')[0]}.json"]
-    for candidate in [*likely, *sorted(directory.glob("*.json"))]:
-        record = read_record(candidate)
-        if record is not None and path.name in record["outputs"]:
-            return record
-    return None
+    likely = record_of(path.parent, path.name.partition(".")[0])
+    if likely is not None and path.name in likely.outputs:
+        return likely
+    return next((record for record in records_in(path.parent) if path.name in record.outputs), None)
 
 
-def _remove(directory: Path, record: dict[str, Any]) -> None:
-    forget(directory, record["partition"])
-    for name in record["outputs"]:
+def _remove(directory: Path, record: Done) -> None:
+    forget(directory, record.partition)
+    for name in record.outputs:
         (directory / name).unlink(missing_ok=True)
 
 
-def _withdraw_answers(output: Path, path: Path, record: dict[str, Any]) -> str:
+def _withdraw_answers(output: Path, path: Path, record: Done) -> str:
     """Keep the answers and pictures that are whole as a file of facts of their own, and drop the rest."""
-    store, partition = path.parent, record["partition"]
+    store = path.parent
     said = "what was in it is requested again"
     if path.suffix == ".tar":
         try:
-            kept = run_task(str(store), salvage.plan(store, record)).info
+            kept = run_task(str(store), salvage(store, record)).info
             said = f"{kept['lost']:,} of its {kept['success'] + kept['lost']:,} pictures are lost and requested again"
         except DamagedFileError:
             pass  # the facts beside it are damaged too: nothing says what is whole
     _remove(store, record)
     # The split that asked for them is made anew, and finds what was kept. A split that only used them sees them gone.
-    forget(output / "work" / REQUESTS, partition.rpartition("-")[0])
+    forget(output / "work" / "requests", record.partition.rpartition("-")[0])
     return said

@@ -26,23 +26,24 @@ Streams = Mapping[str, tuple[pa.Schema, Iterator[pa.RecordBatch]]]
 
 
 @contextmanager
-def open_duckdb(spill: Path, *, memory_mb: int, streams: Streams | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_duckdb(
+    spill: Path | None = None, *, memory_mb: int | None = None, streams: Streams | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory with the tables `streams`; what passes `memory_mb` goes to the directory `spill`, which is
     gone afterwards.
 
-    Raises what a stream raises, of which DuckDB would make an error of its own with a traceback for a text, and OSError
-    (ENOSPC) where the disk is too full to spill.
+    With `memory_mb` it has one thread, as the task of a worker should; without, the machine's threads and DuckDB's own
+    limit. Without `spill` nothing leaves the memory. Raises what a stream raises, of which DuckDB would make an error
+    of its own with a traceback for a text, and OSError (ENOSPC) where the disk is too full to spill.
     """
     import duckdb
 
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "threads": 1,
-        "memory_limit": f"{memory_mb}MB",
-        "temp_directory": str(spill),
-    }
+    config: dict[str, str | bool | int | float | list[str]] = {"temp_directory": "" if spill is None else str(spill)}
+    if memory_mb is not None:
+        config |= {"threads": 1, "memory_limit": f"{memory_mb}MB"}
     failures: list[Exception] = []
     try:
-        with full_disk(spill), duckdb.connect(config=config) as database:
+        with full_disk(spill or Path()), duckdb.connect(config=config) as database:
             for name, (schema, rows) in (streams or {}).items():
                 database.register(name, pa.RecordBatchReader.from_batches(schema, _watched(rows, failures)))
             yield database

@@ -7,6 +7,7 @@ Works on a run in any state: a stage that has not seen the link yet says so.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,34 +18,20 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from configs.load import ConfigError, load
 from pipeline.catalog import open_catalog
-from pipeline.checked import Vouched, load_vector
+from pipeline.checked import load_vector
+from pipeline.config import WitConfig
 from pipeline.errors import PipelineError
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, url_id_of
-from pipeline.reasons import REASONS
+from pipeline.pages import config_of, page_of, stages_of, views_of, whole_page
 from pipeline.stages.balance import mode_of
-from pipeline.summaries import outputs_of
+from pipeline.steps.step import Page, Step
 from pipeline.urls import resolver, without_user_info
-from pipeline.wit import PAGE, WitConfig, work_directory
 
 __all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
 
 _MAX_STORIES = 20
 _ALL = 2**64 - 1
-_VIEWS = ("candidates", "matched", "deduplicated", "selected", "fetched", "published")  # in the order of the run
-_STAGES = tuple(REASONS)
-"""In the order of the run."""
-_STEPS = {"dedup": "dedup", "captions": "dedup", "balance": "balance", "fetch": "fetched", "check_image": "fetched"}
-"""Stage -> the step that enters it into the ledger, where that is not the first of the page that names it."""
-_PASSED = {
-    "candidates": "extract",
-    "matched": "match",
-    "deduplicated": "captions",
-    "selected": "balance",
-    "published": _STAGES[-1],
-}
-"""View -> the last stage that its rows have passed; `fetched` says it row by row."""
 
 
 class UnknownLinkError(PipelineError):
@@ -105,10 +92,10 @@ def explain(output: Path, *, uid: str | None = None, url: str | None = None) -> 
     A URL may be in any of its spellings. Raises UnknownLinkError where there is none, or where `uid` is no
     uid; OutputError where `output` is not a data set.
     """
-    config = _config(output)
     with open_catalog(output) as database:
-        wanted, extra = _uids(database, uid, url, _off(config))
-        stories = [story for one in wanted[:_MAX_STORIES] for story in _stories(database, output, config, one)]
+        told = _Told(database, output)
+        wanted, extra = _uids(told, uid, url)
+        stories = [story for one in wanted[:_MAX_STORIES] for story in _stories(told, one)]
     stories += extra
     if not stories:
         raise UnknownLinkError(f"{output}: no link with {'uid' if url is None else 'URL'} {uid or url}")
@@ -120,22 +107,48 @@ def _progress(story: Story) -> int:
     return sum(verdict.verdict == "kept" for verdict in story.verdicts)
 
 
-def _off(config: WitConfig | None) -> frozenset[str]:
-    """The stages that the config switches off."""
-    if config is None:
-        return frozenset()
-    active = {
-        "captions": config.dedup.max_urls_per_caption is not None,
-        "filters": config.filters.active,
-        "decontaminate": config.decontaminate.active,
-        "image_dedup": config.image_dedup.mode != "off",
-    }
-    return frozenset(stage for stage, on in active.items() if not on)
+class _Told:
+    """What is asked, and what the page says of it."""
+
+    def __init__(self, database: duckdb.DuckDBPyConnection, output: Path) -> None:
+        self.database = database
+        self.config = config_of(output)
+        self.page = page_of(output)
+        self.stages = list(stages_of(whole_page()))
+        """In the order of the run, those of one's own and those that are switched off too."""
+        for before, stage in itertools.pairwise(stages_of(self.page)):
+            if stage not in self.stages:
+                self.stages.insert(self.stages.index(before) + 1, stage)
+        self.off = frozenset(self.stages) - stages_of(self.page).keys()
+        self.steps = stages_of(self.page)
+        views = views_of(self.page)
+        self.views = [*(name for name, view in views.items() if "uid" in view.rows.names), "published"]
+        """In the order of the run."""
+        self.passed = {name: self._last_stage(view.step) for name, view in views.items()}
+        """View -> the last stage that its rows have passed."""
+        self.passed["published"] = self.stages[-1]
+
+    def _last_stage(self, step: Step[Any]) -> str:
+        """The last stage up to and with the step; of those that are off, too, none has turned its rows away."""
+        last = self.stages[0]
+        for each in self.page.steps:
+            last = list(each.stages)[-1] if each.stages else last
+            if each is step:
+                break
+        return last
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the step that enters the stage has run to its end."""
+        return stage in self.steps and self.steps[stage].data.is_whole
+
+    def all_stages(self, said: Sequence[Verdict]) -> list[Verdict]:
+        """A verdict for every stage, in the order of the run, from those of the stages that saw the link."""
+        known = {verdict.stage: verdict for verdict in said}
+        rest = {s: Verdict(stage=s, verdict="off" if s in self.off else "not reached") for s in self.stages}
+        return [known.get(stage, rest[stage]) for stage in self.stages]
 
 
-def _uids(
-    database: duckdb.DuckDBPyConnection, uid: str | None, url: str | None, off: frozenset[str]
-) -> tuple[list[bytes], list[Story]]:
+def _uids(told: _Told, uid: str | None, url: str | None) -> tuple[list[bytes], list[Story]]:
     """The uids in question, and the stories of links of this URL that never got one."""
     if uid is not None:
         if not re.fullmatch(r"[0-9a-fA-F]{32}", uid):
@@ -149,20 +162,20 @@ def _uids(
     except ValueError:
         url_id = None
     if url_id is not None:
-        for view in _VIEWS:
-            rows = database.execute(
+        for view in told.views:
+            rows = told.database.execute(
                 f"SELECT DISTINCT uid FROM {view} WHERE url_id = ? ORDER BY uid LIMIT {_MAX_STORIES}", [url_id]
             ).fetchall()
             found += [row[0] for row in rows if row[0] not in found]
-    early = database.execute(
+    early = told.database.execute(
         "SELECT source, record, link, reason, detail FROM rejections "
         f"WHERE stage = 'extract' AND link IS NOT NULL AND detail IN (?, ?) ORDER BY ALL LIMIT {_MAX_STORIES}",
         [url, without_user_info(url)],
     ).fetchall()
-    return found, [_early(*row, off=off) for row in early]
+    return found, [_early(told, *row) for row in early]
 
 
-def _early(source: str, record: int, link: int, reason: str, detail: str, *, off: frozenset[str]) -> Story:
+def _early(told: _Told, source: str, record: int, link: int, reason: str, detail: str) -> Story:
     """A link that the extract stage turned away: its URL is in the detail, and it has no uid."""
     return Story(
         source=source,
@@ -170,46 +183,37 @@ def _early(source: str, record: int, link: int, reason: str, detail: str, *, off
         link=link,
         uid=None,
         row={"url": detail},
-        verdicts=_all_stages([Verdict(stage="extract", verdict="rejected", reason=reason)], off),
+        verdicts=told.all_stages([Verdict(stage="extract", verdict="rejected", reason=reason)]),
         queries=[],
         sample=None,
     )
 
 
-def _all_stages(said: Sequence[Verdict], off: frozenset[str]) -> list[Verdict]:
-    """A verdict for every stage, in the order of the run, from those of the stages that saw the link."""
-    known = {verdict.stage: verdict for verdict in said}
-    rest = {stage: Verdict(stage=stage, verdict="off" if stage in off else "not reached") for stage in _STAGES}
-    return [known.get(stage, rest[stage]) for stage in _STAGES]
-
-
-def _stories(
-    database: duckdb.DuckDBPyConnection, output: Path, config: WitConfig | None, uid: bytes
-) -> Iterator[Story]:
+def _stories(told: _Told, uid: bytes) -> Iterator[Story]:
     """One story per place; rows of one uid are few, so each step is asked once."""
     places: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
-    for view in _VIEWS:
-        for found in _rows(database, f"SELECT * FROM {view} WHERE uid = ?", uid):
+    for view in told.views:
+        for found in _rows(told.database, f"SELECT * FROM {view} WHERE uid = ?", uid):
             places.setdefault((found["source"], found["record"], found["link"]), {})[view] = found
     rejected: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for found in _rows(database, "SELECT * FROM rejections WHERE uid = ?", uid):
+    for found in _rows(told.database, "SELECT * FROM rejections WHERE uid = ?", uid):
         rejected[(found["source"], found["record"], found["link"])] = found
     for place in sorted(places.keys() | rejected.keys()):
         rows = places.get(place, {})
         row: dict[str, Any] = {}
-        for view in _VIEWS:
+        for view in told.views:
             row |= rows.get(view, {})
         rejection = rejected.get(place)
         if rejection is not None and rejection["stage"] in ("dedup", "captions"):
-            rejection["detail"] = rejection["detail"] or _kept_copy(database, row)
+            rejection["detail"] = rejection["detail"] or _kept_copy(told.database, row)
         yield Story(
             source=place[0],
             record=place[1],
             link=place[2],
             uid=uid.hex(),
             row=row,
-            verdicts=_verdicts(output, rows, rejection, _off(config)),
-            queries=_queries(database, output, config, uid, rows, rejection),
+            verdicts=_verdicts(told, rows, rejection),
+            queries=_queries(told, uid, rows, rejection),
             sample=rows.get("published"),
         )
 
@@ -230,50 +234,40 @@ def _rows(database: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> 
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _verdicts(
-    output: Path, rows: dict[str, dict[str, Any]], rejection: dict[str, Any] | None, off: frozenset[str]
-) -> list[Verdict]:
+def _verdicts(told: _Told, rows: dict[str, dict[str, Any]], rejection: dict[str, Any] | None) -> list[Verdict]:
+    stages, off = told.stages, told.off
     if rejection is not None:
         off -= {rejection["stage"]}  # of a run before the config's
-        passed = _STAGES.index(rejection["stage"])
+        passed = stages.index(rejection["stage"])
     else:
-        passed = max((_stages_passed(view, row) for view, row in rows.items()), default=0)
-    verdicts = [Verdict(stage=stage, verdict="kept") for stage in _STAGES[:passed] if stage not in off]
-    stage = next((stage for stage in _STAGES[passed:] if stage not in off), None)
+        passed = max((_stages_passed(told, view, row) for view, row in rows.items()), default=0)
+    verdicts = [Verdict(stage=stage, verdict="kept") for stage in stages[:passed] if stage not in off]
+    stage = next((stage for stage in stages[passed:] if stage not in off), None)
     if stage is None:
-        return _all_stages(verdicts, off)
+        return told.all_stages(verdicts)
     if rejection is not None:
         verdicts.append(
             Verdict(stage=stage, verdict="rejected", reason=rejection["reason"], detail=rejection["detail"])
         )
-    elif (work_directory(output, _step_of(stage)) / "manifest.json").exists():
+    elif told.is_done(stage):
         # The step is done and neither kept nor rejected it in writing.
         detail = f"by {stage} or a stage of the same step; the ledger keeps only ledger.max_rows_per_task rows"
         verdicts.append(Verdict(stage=stage, verdict="rejected", detail=detail))
-    return _all_stages(verdicts, off)
+    return told.all_stages(verdicts)
 
 
-def _step_of(stage: str) -> str:
-    named = (entry.step for entry in PAGE if stage in entry.stages.split(", "))
-    return _STEPS.get(stage) or next(named, stage)
-
-
-def _stages_passed(view: str, row: dict[str, Any]) -> int:
+def _stages_passed(told: _Told, view: str, row: dict[str, Any]) -> int:
     if view == "fetched":
-        return _STAGES.index("fetch") + {"failed_to_download": 0, "failed_to_resize": 1}.get(row["status"], 2)
-    return _STAGES.index(_PASSED[view]) + 1
+        return told.stages.index("fetch") + {"failed_to_download": 0, "failed_to_resize": 1}.get(row["status"], 2)
+    return told.stages.index(told.passed[view]) + 1
 
 
 def _queries(
-    database: duckdb.DuckDBPyConnection,
-    output: Path,
-    config: WitConfig | None,
-    uid: bytes,
-    rows: dict[str, dict[str, Any]],
-    rejection: dict[str, Any] | None,
+    told: _Told, uid: bytes, rows: dict[str, dict[str, Any]], rejection: dict[str, Any] | None
 ) -> list[ChosenBy]:
     """The caption's queries with their counts, those that chose the pair first, then the rarest."""
-    row = next((rows[view] for view in reversed(_VIEWS) if "query_ids" in rows.get(view, {})), None)
+    database, config = told.database, told.config
+    row = next((rows[view] for view in reversed(told.views) if "query_ids" in rows.get(view, {})), None)
     if row is None or not row["query_ids"]:
         return []
     ids = row["query_ids"]
@@ -282,7 +276,7 @@ def _queries(
     select = f"FROM query_counts WHERE query_id IN (0, {listed})"
     matched = dict(database.execute(f"SELECT query_id, matched {select}").fetchall())
     thresholds = dict(database.execute(f"SELECT query_id, threshold {select}").fetchall())
-    final_thresholds = _final_thresholds(output)
+    final_thresholds = _final_thresholds(told.page)
     hashes = _hashes(config, uid, [texts.get(query) for query in ids])
     if rejection is not None and rejection["stage"] == "balance":
         planned: list[int] | None = []
@@ -311,12 +305,10 @@ def _queries(
     return sorted(result, key=lambda item: (not item.planned, item.matched or 0, item.query_id))
 
 
-def _final_thresholds(output: Path) -> npt.NDArray[np.uint64] | None:
+def _final_thresholds(page: Page) -> npt.NDArray[np.uint64] | None:
     """uint64[Q]: the final balance's thresholds; None before there are any, and in a subset."""
-    step = work_directory(output, "final_threshold")
-    for name, digest in outputs_of(step, ".hashes.npy").items():
-        return load_vector(Vouched(str(step / name), digest))
-    return None
+    hashes = page["final_threshold"].data.present("hashes")
+    return load_vector(hashes[0]) if hashes else None
 
 
 def _hashes(config: WitConfig | None, uid: bytes, texts: Sequence[str | None]) -> list[int | None]:
@@ -330,16 +322,6 @@ def _hashes(config: WitConfig | None, uid: bytes, texts: Sequence[str | None]) -
         None if text is None else int(keyed_hash(config.seed, ids, np.array([text_hash(text)], np.uint64))[0])
         for text in texts
     ]
-
-
-def _config(output: Path) -> WitConfig | None:
-    """The last run's config; a subset has only that of the set which it was taken from."""
-    for path in (output / "config.yaml", output / "shards" / "config.yaml"):
-        try:
-            return load(WitConfig, path)
-        except ConfigError:
-            continue
-    return None
 
 
 # --- for people --------------------------------------------------------------------------------

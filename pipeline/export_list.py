@@ -15,8 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.catalog import open_catalog
-from pipeline.checked import Vouched, read_batches, read_schema
+from pipeline.checked import read_batches, read_schema
 from pipeline.errors import InputError, OutputError
+from pipeline.location import Location
 from pipeline.schema import SAMPLES
 from pipeline.storage import commit, read_json, temporary_name, unwritable, write_parquet
 
@@ -58,7 +59,7 @@ def export_list(output: Path, to: Path) -> int:
     temporary = temporary_name(to)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        shards = [Vouched(str(output / "shards" / s["parquet"]), s["parquet_sha256"]) for s in manifest["shards"]]
+        shards = [Location(str(output / "shards" / s["parquet"]), s["parquet_sha256"]) for s in manifest["shards"]]
         rows = write_parquet(temporary, _batches(shards, queries), LIST)
         commit(temporary, to)
     except OSError as error:
@@ -69,7 +70,7 @@ def export_list(output: Path, to: Path) -> int:
     return rows
 
 
-def _batches(shards: Sequence[Vouched], queries: pa.Table) -> Iterator[pa.RecordBatch]:
+def _batches(shards: Sequence[Location], queries: pa.Table) -> Iterator[pa.RecordBatch]:
     texts = queries["query"].combine_chunks()  # a query's id is its place
     for shard in shards:
         there = [column for column in (*_COPIED, *_FACTS) if column in read_schema(shard).names]

@@ -14,24 +14,26 @@ import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from configs.load import ConfigError, load, to_mapping
-from pipeline.checked import Vouched, check
+from pipeline.checked import check
 from pipeline.duck import open_duckdb, spill_beside
-from pipeline.engine import Done, Task, read_record
+from pipeline.engine import Data, Info, Task, output, record_of
+from pipeline.location import Files, Location
 from pipeline.queries import read_queries
-from pipeline.steps.step import Step, key_of
+from pipeline.steps.balance.plan import Chosen
+from pipeline.steps.step import Page, Run, Step, step
 from pipeline.storage import read_sealed, temporary_name, unwritable, write_parquet, write_sealed
-from pipeline.wit import WitConfig, work_directory
+from pipeline.wit import WitConfig, build
 
-__all__ = ["CHANGES", "begin", "end", "extended", "plan_changes"]
+__all__ = ["CHANGES", "begin", "changes_of", "end", "extended"]
 
-VERSION = "changes-1"
 CHANGES = pa.schema(
     [
         pa.field("uid", pa.binary(16), nullable=False),
@@ -51,10 +53,10 @@ def extended(config: WitConfig) -> WitConfig:
     Raises ConfigError where there is nothing to extend, an extension by other sources is under way, or the
     config or the query list is not the one that made the set.
     """
-    output = Path(config.output)
-    made_by = output / "config.yaml"
+    root = Path(config.output)
+    made_by = root / "config.yaml"
     if not made_by.exists():
-        raise ConfigError(f"--extend: {output} holds no data set yet; run without --extend first")
+        raise ConfigError(f"--extend: {root} holds no data set yet; run without --extend first")
     before = load(WitConfig, made_by)
     old, new = to_mapping(before), to_mapping(config)
     differ = list(_differences(old, new, ""))
@@ -62,26 +64,26 @@ def extended(config: WitConfig) -> WitConfig:
         (key, was, now), *others = differ
         more = f" (and {', '.join(key for key, *_ in others)})" if others else ""
         raise ConfigError(
-            f"--extend: {key} is {now!r}, but {output} was made with {was!r}{more}; an extension keeps the config: "
+            f"--extend: {key} is {now!r}, but {root} was made with {was!r}{more}; an extension keeps the config: "
             f"put it back ({made_by} has it whole), or run without --extend to build the set anew"
         )
     if config.max_sources is not None and config.max_sources < (before.max_sources or math.inf):
         raise ConfigError(
-            f"--extend: max_sources is {config.max_sources}, but {output} was made with {before.max_sources or 'all'}; "
+            f"--extend: max_sources is {config.max_sources}, but {root} was made with {before.max_sources or 'all'}; "
             "an extension only adds: put it back or raise it"
         )
-    listed = read_record(work_directory(output, "queries") / "done" / "all.json") or {}
-    made_with = listed.get("info", {}).get("fingerprint")
+    listed = record_of(build(config).run.directory("queries"), "all")
+    made_with = None if listed is None else listed.info.get("fingerprint")
     if made_with is not None and made_with != read_queries(config.queries).fingerprint:
         raise ConfigError(
-            f"--extend: {config.queries} is not the query list that {output} was made with; put that one back, "
+            f"--extend: {config.queries} is not the query list that {root} was made with; put that one back, "
             "or run without --extend to build the set anew"
         )
     sources = tuple(dict.fromkeys((*before.sources, *config.sources)))
-    under_way = read_sealed(_before(output) / "extension.json")
+    under_way = read_sealed(_before(root) / "extension.json")
     if under_way is not None and tuple(under_way["sources"]) != sources:
         raise ConfigError(
-            f"--extend: an extension of {output} by other sources is under way "
+            f"--extend: an extension of {root} by other sources is under way "
             f"({', '.join(under_way['sources'])}); finish it first, with these"
         )
     return dataclasses.replace(config, sources=sources)
@@ -108,22 +110,20 @@ def begin(config: WitConfig) -> None:
     `config` is the extended one. The plan's files get a second name (a hard link, or a copy), so that they
     outlive the steps that write the new plan.
     """
-    output = Path(config.output)
-    directory = _before(output)
+    root = Path(config.output)
+    directory = _before(root)
     if read_sealed(directory / "extension.json") is not None:
         return
-    present = work_directory(output, "balance")
-    manifest = read_sealed(present / "manifest.json") or {"tasks": []}
-    outputs = {name: sha for task in manifest["tasks"] for name, sha in task["outputs"].items()}
-    chosen = {name: sha for name, sha in outputs.items() if name.endswith(".chosen.parquet")}
-    temporary = temporary_name(output / "before")  # where the next run would sweep it
+    present = build(config)["balance"].data.present("chosen")
+    temporary = temporary_name(root / "before")  # where the next run would sweep it
     try:
         temporary.mkdir()
-        for name in chosen:
+        for file in present:
             try:
-                os.link(present / name, temporary / name)
+                os.link(file.path, temporary / file.local.name)
             except OSError:
-                shutil.copyfile(present / name, temporary / name)
+                shutil.copyfile(file.path, temporary / file.local.name)
+        chosen = {file.local.name: file.digest for file in present}
         write_sealed(temporary / "extension.json", {"sources": list(config.sources), "chosen": chosen})
         shutil.rmtree(directory, ignore_errors=True)
         temporary.rename(directory)
@@ -131,24 +131,14 @@ def begin(config: WitConfig) -> None:
         raise unwritable(directory, error) from error
 
 
-def plan_changes(config: WitConfig, chosen: Sequence[Done]) -> Step | None:
-    """One task: the pairs that the plan gained and lost; None where no extension by these sources is under way."""
-    output = Path(config.output)
-    state = read_sealed(_before(output) / "extension.json")
+def changes_of(config: WitConfig, page: Page) -> Step[Changes] | None:
+    """The step that lists what the plan gained and lost; None where no extension by these sources is under way."""
+    root = Path(config.output)
+    state = read_sealed(_before(root) / "extension.json")
     if state is None or tuple(state["sources"]) != config.sources:
         return None
-    present = work_directory(output, "balance")
-    task = Task(
-        partition="all",
-        work=_changes,
-        arguments={
-            "before": [Vouched(str(_before(output) / name), sha) for name, sha in sorted(state["chosen"].items())],
-            "after": [record.file(present, "chosen") for record in chosen],
-        },
-        outputs=("all.added.parquet", "all.evicted.parquet"),
-        key=key_of(VERSION, chosen, sorted(state["chosen"].items())),
-    )
-    return Step(name="changes", title="list what was added and evicted", tasks=[task])
+    before = Files(Location(str(_before(root) / name), digest) for name, digest in sorted(state["chosen"].items()))
+    return list_changes(before, page["balance"].data)
 
 
 def end(output: Path) -> None:
@@ -156,14 +146,34 @@ def end(output: Path) -> None:
     shutil.rmtree(_before(output), ignore_errors=True)
 
 
-def _changes(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    added_path, evicted_path = outputs.values()
-    added = _only_in(arguments["after"], arguments["before"], added_path)
-    evicted = _only_in(arguments["before"], arguments["after"], evicted_path)
-    return {"rows": added + evicted, "added": added, "evicted": evicted}
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What an extension did to the plan."""
+
+    added: Location = output("added.parquet", CHANGES)
+    evicted: Location = output("evicted.parquet", CHANGES)
 
 
-def _only_in(these: Sequence[Vouched], others: Sequence[Vouched], path: Path) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ListChanges(Task[Changes]):
+    """The pairs that the plan gained and lost."""
+
+    before: Files
+    after: Files
+
+    def work(self, out: Changes) -> Info:
+        added = _only_in(self.after, self.before, out.added.local)
+        evicted = _only_in(self.before, self.after, out.evicted.local)
+        return {"rows": added + evicted, "added": added, "evicted": evicted}
+
+
+@step("changes", ListChanges, title="list what was added and evicted", per="set")
+def list_changes(run: Run, before: Files, chosen: Data[Chosen]) -> Iterator[ListChanges]:
+    """One task."""
+    yield ListChanges(partition="all", before=before, after=chosen.files(lambda out: out.chosen))
+
+
+def _only_in(these: Files, others: Files, path: Path) -> int:
     """Write the pairs of `these` files whose uid is not in the `others`, in the set's order."""
     with open_duckdb(spill_beside(path), memory_mb=_MEMORY_MB) as database:
         for name, files in (("these", these), ("others", others)):

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import load
-from pipeline.checked import Vouched, check
+from pipeline.checked import check
 from pipeline.damage import withdraw
-from pipeline.engine import digest_in, read_record
+from pipeline.engine import record_of
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.progress import Progress
 from pipeline.run import run
@@ -49,13 +49,13 @@ def _withdraw_published(output: Path, name: str) -> str | None:
     """Take back a damaged file of the published version; what there is to say about it."""
     published, source = output / "shards" / name, output / "work" / "shards" / name
     stem = name.partition(".")[0].removesuffix("_stats")
-    record = read_record(source.parent / "done" / f"{stem}.json")
-    if record is None or name not in record["outputs"]:
+    record = record_of(source.parent, stem)
+    if record is None or name not in record.outputs:
         if name in ("manifest.json", "sizes.json"):
             published.unlink(missing_ok=True)  # written anew in any case
         return None  # a shard whose task is not done is made in any case; a stranger stays
     try:
-        check(Vouched(str(source), digest_in(record["outputs"][name])))
+        check(record.located(source.parent)[name])
     except DamagedFileError as error:
         return withdraw(output, error)
     if not published.exists() or not published.samefile(source):

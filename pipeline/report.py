@@ -13,8 +13,9 @@ import duckdb
 
 from pipeline.balance_report import compare_modes
 from pipeline.catalog import named_query, open_catalog
-from pipeline.engine import read_record
+from pipeline.duck import open_duckdb
 from pipeline.errors import OutputError
+from pipeline.pages import page_of
 from pipeline.printable import printable
 from pipeline.shard import extension_of, shard_name
 from pipeline.steps.retries import retries_of
@@ -100,14 +101,14 @@ def _retries(output: Path) -> str:
 
 def _modes(output: Path) -> str:
     """Captions by mode of balancing; nothing before the set is balanced, or where that would take minutes."""
-    balanced = read_record(output / "work" / "count" / "done" / "all.json") or {"info": {"pairs": 0}}
-    if not 0 < balanced["info"]["pairs"] <= _MODES_PAIRS:
+    pairs = sum(int(said["pairs"]) for said in page_of(output)["count"].data.said())
+    if not 0 < pairs <= _MODES_PAIRS:
         return ""
     try:
         table = compare_modes(output)
     except OutputError:
         return ""
-    with duckdb.connect() as database:
+    with open_duckdb() as database:
         database.register("modes", table)
         return _table(database, "SELECT * FROM modes", limit=10)
 

@@ -15,9 +15,12 @@ from pathlib import Path
 from configs.load import ConfigError
 from pipeline.engine import forget
 from pipeline.run import refuse_subset, walk
-from pipeline.steps import extract, requests, retries
+from pipeline.steps import retries
+from pipeline.steps.extract import is_unreadable
+from pipeline.steps.requests import ListRequests
+from pipeline.steps.step import Page
 from pipeline.storage import check_output, open_output
-from pipeline.wit import WitConfig, work_directory
+from pipeline.wit import WitConfig, build
 
 __all__ = ["begin_retry"]
 
@@ -35,23 +38,24 @@ def begin_retry(config: WitConfig) -> bool:
     with open_output(output):
         if retries.retries_of(output).under_way:
             return True
-        can_heal, unreadable = _failures(config)
+        page = build(config)
+        can_heal, unreadable = _failures(page)
         if can_heal:
             retries.begin(output)
         for partition in unreadable:
-            forget(work_directory(output, extract.NAME), partition)
+            forget(page.run.directory("extract"), partition)
     return can_heal or bool(unreadable)
 
 
-def _failures(config: WitConfig) -> tuple[bool, Sequence[str]]:
+def _failures(page: Page) -> tuple[bool, Sequence[str]]:
     """Whether a failed URL can heal, and the partitions of the sources that could not be read."""
     unreadable: Sequence[str] = ()
-    for step, done in walk(config):
-        if step.name == extract.NAME:
-            unreadable = [record.partition for record in done if extract.is_unreadable(record)]
-        if step.name == requests.NAME:
-            return any(requests.can_heal(task.arguments) for task in step.tasks), unreadable
+    for step, tasks, done in walk(page):
+        if step.name == "extract":
+            unreadable = [record.partition for record in done if is_unreadable(record.info)]
+        if step.name == "requests":
+            return any(task.can_heal() for task in tasks if isinstance(task, ListRequests)), unreadable
     raise ConfigError(
-        f"--retry-failed: {config.output} is not planned with this config (next: {step.title}); "
+        f"--retry-failed: {page.run.output} is not planned with this config (next: {step.title}); "
         "run without --retry-failed first"
     )

@@ -27,20 +27,21 @@ import pyarrow.parquet as pq
 
 from configs.load import load
 from pipeline.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
-from pipeline.checked import Vouched, check, open_file, read_range, read_table
+from pipeline.checked import check, open_file, read_range, read_table
 from pipeline.duck import full_disk, quote_text
-from pipeline.engine import Done, EngineConfig, Task, open_engine
+from pipeline.engine import Data, EngineConfig, Info, Task, open_engine
 from pipeline.errors import InputError, OutputError
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
+from pipeline.location import Location
 from pipeline.progress import Progress
 from pipeline.schema import QUERIES, QUERY_COUNTS
-from pipeline.shard import ranks_of, shard_name, shard_outputs, write_shard
+from pipeline.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.stages.balance import mode_of
 from pipeline.steps.publish import publish
 from pipeline.storage import open_output, read_json, unwritable, write_json, write_parquet
 from pipeline.subset_config import SubsetConfig
 from pipeline.uid_tables import load_uids
-from pipeline.wit import WitConfig, work_directory
+from pipeline.wit import WitConfig
 
 __all__ = ["SubsetConfig", "SubsetResult", "subset"]
 
@@ -96,11 +97,10 @@ def subset(source: Path, config: SubsetConfig, out: Path, *, progress: Progress 
             known = int(
                 database.execute("SELECT count(*) FROM listed SEMI JOIN published USING (uid)").fetchall()[0][0]
             )
-    shards = list(result)
     return SubsetResult(
-        samples=sum(int(record.info["rows"]) for record in shards),
-        shards=len(shards),
-        num_bytes=sum(int(record.info["bytes"]) for record in shards),
+        samples=result.total("rows"),
+        shards=len(result.parts),
+        num_bytes=result.total("bytes"),
         unknown_uids=0 if listed is None else listed - known,
     )
 
@@ -124,8 +124,8 @@ def _build(
     root: Path,
     database: duckdb.DuckDBPyConnection,
     progress: Progress,
-) -> list[Done]:
-    """Fill `root`; returns the records of its shards. `fingerprint` is of the source's version."""
+) -> Data[ShardFiles]:
+    """Fill `root`; returns its shards. `fingerprint` is of the source's version."""
     scratch = root / "work" / "chosen"
     scratch.mkdir(parents=True)
     chosen, parent = scratch / "chosen.parquet", load(WitConfig, source / "shards" / "config.yaml")
@@ -134,36 +134,34 @@ def _build(
     if not total:
         raise InputError(f"{source}: no sample matches; nothing was written")
     size = config.samples_per_shard or parent.shards.samples_per_shard
-    tasks = []
-    for shard, (first, last) in enumerate(ranks_of(total, size)):
-        arguments = {
-            "chosen": str(chosen.resolve()),
-            "first": first,
-            "last": last,
-            "source": str((source / "shards").resolve()),
-            "fingerprint": fingerprint,
-            "shard": shard,
-            "samples_per_shard": size,
-        }
-        name = shard_name(shard)
-        tasks.append(
-            Task(
-                partition=name, work=_work, arguments=arguments, outputs=shard_outputs(shard), key=name, published=True
-            )
+    shards: Data[ShardFiles] = Data("shards", ShardFiles)
+    shards.directory = root / "work" / "shards"
+    tasks = [
+        CopySamples(
+            partition=shard_name(shard),
+            chosen=str(chosen.resolve()),
+            first=first,
+            last=last,
+            source=str((source / "shards").resolve()),
+            fingerprint=fingerprint,
+            shard=shard,
+            samples_per_shard=size,
         )
+        for shard, (first, last) in enumerate(ranks_of(total, size))
+    ]
     with open_engine(EngineConfig(kind=config.engine), progress) as engine:
-        done = engine.run_step(work_directory(root, "shards"), tasks, title="copy samples")
-    written = {record.partition for record in done}
-    publish(root, done, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=written)
+        shards.finish(engine.run_step(shards.directory, tasks, title="copy samples"))
+    written = {part.name for part in shards.parts}
+    publish(root, shards.parts, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=written)
     _write_queries(database, root, chosen)
     uids = f"SELECT uid FROM read_parquet({quote_text(chosen)})"
     for name, path in joined_files(source).items():
         (root / "joined").mkdir(exist_ok=True)
         query = f"SELECT * FROM read_parquet({quote_text(path)}) WHERE uid IN ({uids}) ORDER BY uid"
         _copy(database, query, root / "joined" / f"{name}.parquet")
-    shutil.rmtree(work_directory(root, "shards"))  # its files live on under shards
+    shutil.rmtree(shards.directory)  # its files live on under shards
     shutil.rmtree(scratch)
-    return done
+    return shards
 
 
 # --- choosing -----------------------------------------------------------------------------------
@@ -255,35 +253,48 @@ def _copy(database: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
 # --- copying ------------------------------------------------------------------------------------
 
 
-def _work(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    shard, size = arguments["shard"], arguments["samples_per_shard"]
-    return write_shard(_samples(arguments), outputs, shard=shard, samples_per_shard=size)
+@dataclass(frozen=True, kw_only=True)
+class CopySamples(Task[ShardFiles]):
+    """A shard of the subset: the chosen samples of some ranks."""
 
+    chosen: str
+    first: int
+    last: int
+    source: str
+    """The published version that they are copied from, of this `fingerprint`."""
+    fingerprint: str
+    shard: int
+    samples_per_shard: int
 
-def _samples(arguments: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """(facts, picture) of the task's ranks, old shard after old shard."""
-    vouched = _published(Path(arguments["source"]), arguments["fingerprint"])
-    ranks = _ranks(arguments["chosen"], arguments["first"], arguments["last"])
-    for shard, group in itertools.groupby(ranks, key=lambda row: int(row["shard"])):
-        chosen = {row["tar_offset"]: row["selected_by"] for row in group}
-        tar, parquet = (vouched[f"{shard_name(shard)}.{kind}"] for kind in ("tar", "parquet"))
-        table = read_table(parquet)
-        if "stored_xxh3" not in table.column_names:  # published by an earlier version
-            check(tar)
-        table = table.filter(pc.is_in(table["tar_offset"], pa.array(chosen, pa.int64())))
-        with open_file(tar.path) as file:
-            for row in table.to_pylist():
-                image = read_range(file, row["tar_offset"], row["num_bytes"], row.get("stored_xxh3"))
-                yield row | {"selected_by": chosen[row["tar_offset"]]}, image
+    published = True
+
+    def work(self, out: ShardFiles) -> Info:
+        return write_shard(self._samples(), out, shard=self.shard, samples_per_shard=self.samples_per_shard)
+
+    def _samples(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """(facts, picture) of the task's ranks, old shard after old shard."""
+        published = _published(Path(self.source), self.fingerprint)
+        ranks = _ranks(self.chosen, self.first, self.last)
+        for shard, group in itertools.groupby(ranks, key=lambda row: int(row["shard"])):
+            chosen = {row["tar_offset"]: row["selected_by"] for row in group}
+            tar, parquet = (published[f"{shard_name(shard)}.{kind}"] for kind in ("tar", "parquet"))
+            table = read_table(parquet)
+            if "stored_xxh3" not in table.column_names:  # published by an earlier version
+                check(tar)
+            table = table.filter(pc.is_in(table["tar_offset"], pa.array(chosen, pa.int64())))
+            with open_file(tar.path) as file:
+                for row in table.to_pylist():
+                    image = read_range(file, row["tar_offset"], row["num_bytes"], row.get("stored_xxh3"))
+                    yield row | {"selected_by": chosen[row["tar_offset"]]}, image
 
 
 @functools.lru_cache(maxsize=2)
-def _published(shards: Path, fingerprint: str) -> Mapping[str, Vouched]:
+def _published(shards: Path, fingerprint: str) -> Mapping[str, Location]:
     """Name -> what the manifest, which has this fingerprint, says of tars and Parquet files; read once a process."""
     manifest = read_json(shards / "manifest.json") or {"shards": []}
     digests = {entry["name"]: entry["sha256"] for entry in manifest["shards"]}
     digests |= {entry["parquet"]: entry["parquet_sha256"] for entry in manifest["shards"]}
-    return {name: Vouched(str(shards / name), digest) for name, digest in digests.items()}
+    return {name: Location(str(shards / name), digest) for name, digest in digests.items()}
 
 
 def _ranks(path: str, first: int, last: int) -> Iterator[dict[str, Any]]:
@@ -320,7 +331,7 @@ def _write_queries(database: duckdb.DuckDBPyConnection, root: Path, chosen: Path
 
 def _write_step(root: Path, step: str, table: pa.Table, schema: pa.Schema) -> None:
     """One file under the step's name, with the manifest by which the catalog finds it."""
-    directory = work_directory(root, step)
+    directory = root / "work" / step
     directory.mkdir(parents=True)
     name = f"all.{step}.parquet"
     write_parquet(directory / name, table, schema)

@@ -12,35 +12,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from configs.load import fingerprint
-from pipeline.checked import Vouched, check, digest_of
-from pipeline.duck import full_disk, quote_text
-from pipeline.engine import digest_in, read_record
-from pipeline.schema import FETCHED
-from pipeline.storage import commit, read_sealed, temporary_name, unwritable
+from pipeline.checked import check, digest_of
+from pipeline.duck import open_duckdb, quote_text, spill_beside
+from pipeline.location import Files
+from pipeline.pages import page_of, views_of
+from pipeline.storage import commit, temporary_name, unwritable
 
-__all__ = ["SUMMARIES", "Summary", "fresh_summary", "outputs_of", "read_parquet_sql", "write_summaries"]
+__all__ = ["SUMMARIES", "Summary", "fresh_summary", "read_parquet_sql", "write_summaries"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A view of the catalog that is a sum over one step's rows."""
+    """A view of the catalog that is a sum over the rows of another."""
 
-    step: str
-    ending: str
-    """Of the step's files that are read."""
-    reads: pa.Schema
+    view: str
+    """That is summed up."""
     query: str
     """SQL over `$ROWS`; its order makes the file's bytes the same every time."""
 
 
 SUMMARIES: dict[str, Summary] = {
     "hosts": Summary(
-        step="fetched",
-        ending=".fetched.parquet",
-        reads=FETCHED,
+        view="fetched",
         # The expensive pattern runs once a group rather than once a row.
         query="""
             SELECT lower(regexp_extract(authority, '^(?:.*@)?(\\[[^\\]]*\\]|[^:?#]*)', 1)) AS host,
@@ -52,18 +46,6 @@ SUMMARIES: dict[str, Summary] = {
     ),
 }
 """View -> how it is made."""
-
-
-def outputs_of(step: Path, ending: str) -> dict[str, str]:
-    """File name -> digest of the step's finished tasks' outputs whose names end so, in task order."""
-    manifest = read_sealed(step / "manifest.json")
-    if manifest is not None:
-        records = manifest["tasks"]
-        found = {name: str(digest) for record in records for name, digest in record["outputs"].items()}
-    else:  # the step is under way
-        under_way = filter(None, map(read_record, sorted((step / "done").glob("*.json"))))
-        found = {name: digest_in(out) for record in under_way for name, out in record["outputs"].items()}
-    return {name: digest for name, digest in found.items() if name.endswith(ending) and (step / name).exists()}
 
 
 def fresh_summary(output: Path, name: str) -> Path | None:
@@ -90,28 +72,29 @@ def write_summaries(output: Path) -> None:
                 path.unlink()
 
 
+def _rows(output: Path, summary: Summary) -> Files:
+    """The files that are summed up."""
+    view = views_of(page_of(output))[summary.view]
+    return view.data.present(view.field)
+
+
 def _pattern(output: Path, name: str) -> str | None:
     """The summary's file name, with a star for the hash of its content; None where there is nothing to sum up."""
     summary = SUMMARIES[name]
-    outputs = outputs_of(output / "work" / summary.step, summary.ending)
-    if not outputs:
+    rows = _rows(output, summary)
+    if not rows:
         return None
-    key = fingerprint(name, summary.query, list(outputs.items()))[:12]
+    key = fingerprint(name, summary.query, [(file.local.name, file.digest) for file in rows])[:12]
     return f"{name}-{key}-*.parquet"
 
 
 def _write(output: Path, summary: Summary, directory: Path, pattern: str) -> Path:
-    import duckdb
-
     path = directory / pattern.replace("*", "new")
     temporary = temporary_name(path)
-    step = output / "work" / summary.step
-    files = [Vouched(str(step / name), digest) for name, digest in outputs_of(step, summary.ending).items()]
-    rows = read_parquet_sql([Path(check(file)) for file in files])
+    rows = read_parquet_sql([Path(check(file)) for file in _rows(output, summary)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with full_disk(path), duckdb.connect() as database:
-            database.execute(f"SET temp_directory = {quote_text(f'{temporary}.spill')}")
+        with open_duckdb(spill_beside(temporary)) as database:
             query = summary.query.replace("$ROWS", rows)
             database.execute(f"COPY ({query}) TO {quote_text(temporary)} (FORMAT parquet, COMPRESSION zstd)")
         path = directory / pattern.replace("*", digest_of(temporary)[:16])

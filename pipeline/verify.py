@@ -17,6 +17,7 @@ import json
 import os
 import re
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 
 from configs.load import fingerprint
 from pipeline.checked import picture_hash
+from pipeline.duck import open_duckdb
 from pipeline.errors import OutputError, one_line
 from pipeline.pictures.rejected import Rejected
 from pipeline.shard import extension_of, json_of, samples_of, stats_of
@@ -182,7 +184,7 @@ def _repeated_uids(files: Sequence[Path]) -> Iterator[Damage]:
     if not files:
         return
     try:
-        with duckdb.connect() as database:
+        with open_duckdb(Path(tempfile.gettempdir()) / f"openwit-verify-{os.getpid()}.spill") as database:
             rows = database.execute(
                 "SELECT lower(hex(uid)), count(*), min(parse_filename(filename)) "
                 f"FROM {read_parquet_sql(files)[:-1]}, filename = true) "

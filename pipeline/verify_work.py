@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.checked import Vouched, check
-from pipeline.engine import digest_in, read_record
+from pipeline.checked import check
+from pipeline.engine import record_at
 from pipeline.errors import DamagedFileError
 from pipeline.storage import check_output
 from pipeline.verify import Damage, Verification
@@ -42,13 +42,13 @@ def verify_work(output: Path, *, advance: Callable[[int], None] | None = None) -
 def _check_record(output: Path, path: Path) -> tuple[list[Damage], int]:
     """The damages of a task's files, and how many bytes they are."""
     directory = path.parent.parent
-    record = read_record(path)
+    record = record_at(path)
     if record is None:
         return [Damage(file=str(path.relative_to(output)), what="not a done-record; its task counts as not done")], 0
     damages = []
-    for name, entry in record["outputs"].items():
+    for file in record.located(directory).values():
         try:
-            check(Vouched(str(directory / name), digest_in(entry)))
+            check(file)
         except DamagedFileError as error:
-            damages.append(Damage(file=str((directory / name).relative_to(output)), what=error.what))
-    return damages, sum(int(entry["bytes"]) for entry in record["outputs"].values())
+            damages.append(Damage(file=str(file.local.relative_to(output)), what=error.what))
+    return damages, sum(record.num_bytes.values())

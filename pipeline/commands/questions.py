@@ -91,15 +91,14 @@ def balance_report_command(words: Words) -> int:
     The captions that each mode of balancing would keep of this set's pairs, at its t. For the figures beside
     the published ones: sql CONFIG.yaml balance_summary.
     """
-    import duckdb
-
     from pipeline.balance_report import compare_modes
+    from pipeline.duck import open_duckdb
 
     shape, to = words.take("format"), words.take("to")
     shape = shape_of(shape, to)
     (target,) = words.positional(1, _DATA_SET)
     table = compare_modes(words.output(target))
-    with duckdb.connect() as database:
+    with open_duckdb() as database:
         database.register("modes", table)
         show(database.sql("SELECT * FROM modes"), shape, to)
     return 0

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from pipeline.run import StepState
     from pipeline.steps.retries import Retried
-    from pipeline.wit import Entry
 
 __all__ = ["plan_command", "run_command", "status_command"]
 
@@ -34,20 +33,24 @@ def plan_command(words: Words) -> int:
     from rich.text import Text
 
     from pipeline.console import PrintableConsole
+    from pipeline.pages import reads_of, whole_page, writes_of
     from pipeline.run import inspect
-    from pipeline.wit import PAGE
+    from pipeline.wit import build
 
     (target,) = words.positional(1, "CONFIG.yaml")
     config = words.config(target)
     states, first = inspect(config)
     known = {state.step: state for state in states}
+    page = build(config)
     columns = ("step", "reads", "writes", "a task per", "to run")
     table = Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
-    for entry in PAGE:
-        todo = _todo(known.get(entry.step), entry)
-        table.add_row(entry.step, entry.reads, entry.writes, entry.per, todo)
+    for step in page.steps:
+        table.add_row(step.name, reads_of(step), writes_of(step), step.per, _todo(known.get(step.name)))
+    for step in whole_page().steps:
+        if step.name not in page:
+            table.add_row(step.name, reads_of(step), writes_of(step), step.per, "off")
     console = PrintableConsole()
     console.print(table)
     console.print()
@@ -57,11 +60,9 @@ def plan_command(words: Words) -> int:
     return 0
 
 
-def _todo(state: StepState | None, entry: Entry) -> str:
+def _todo(state: StepState | None) -> str:
     if state is None:
-        return "if asked" if entry.optional else "later"
-    if not state.tasks:
-        return "off"
+        return "later"
     return f"{state.tasks - state.done} of {state.tasks}" if state.done < state.tasks else "done"
 
 
@@ -149,18 +150,18 @@ def status_command(words: Words) -> int:
     from pipeline.console import PrintableConsole
     from pipeline.run import inspect
     from pipeline.steps.retries import retries_of
-    from pipeline.wit import PAGE
+    from pipeline.wit import build
 
     (target,) = words.positional(1, "CONFIG.yaml or a data set's directory")
     config = words.config(target)
     states = {state.step: state for state in inspect(config)[0]}
     table = Table("step", "done", "tasks", "rows", box=box.SIMPLE_HEAD)
-    for entry in PAGE:
-        state = states.get(entry.step)
+    for step in build(config).steps:
+        state = states.get(step.name)
         if state is None:
-            table.add_row(entry.step, "-", "-", "-")
+            table.add_row(step.name, "-", "-", "-")
         else:
-            table.add_row(entry.step, str(state.done), str(state.tasks), f"{state.rows:,}")
+            table.add_row(step.name, str(state.done), str(state.tasks), f"{state.rows:,}")
     console = PrintableConsole()
     console.print(table)
     retries = retries_of(Path(config.output))
