@@ -36,6 +36,7 @@ import ahocorasick  # type: ignore[import-not-found]  # ships no types
 import fasttext
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pipeline.steps.texts import TextsConfig
 
 from benchmarks.published_like import make_captions, make_queries
 from pipeline.engine import Done
@@ -48,7 +49,6 @@ from pipeline.stages.language import LanguageConfig, identify
 from pipeline.stages.language_model import model_path
 from pipeline.stages.match import MatchConfig, Matcher, match
 from pipeline.steps import texts as texts_step
-from pipeline.steps.texts import TextsConfig
 from pipeline.storage import parquet_writer
 
 PEER_SHARE = 11  # not a multiple of 5, after which the kinds of text repeat

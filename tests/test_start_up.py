@@ -35,7 +35,10 @@ HELP = [
 ]
 """Modules to run, with their words."""
 CONFIGS = ["pipeline.config", "pipeline.subset_config", "query_list.config"]
-STEPS = sorted(f"pipeline.steps.{path.stem}" for path in (REPOSITORY / "pipeline" / "steps").glob("[a-z]*.py"))
+STEPS = sorted(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    for path in (REPOSITORY / "pipeline" / "steps").rglob("[a-z]*.py")
+)
 
 _RUN = """
 import json, runpy, sys

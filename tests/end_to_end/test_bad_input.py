@@ -44,6 +44,13 @@ def test_missing_config_source_and_query_list(config: Path, capsys: pytest.Captu
     assert "absent.parquet" in _fails(capsys, "run", str(config), "--queries", "absent.parquet")
 
 
+def test_missing_scores_and_evaluation_sets(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--filters.scores=[{files: [absent], column: s, min: 0}]", "--decontaminate.images=[absent]"):
+        assert "absent: no such file" in _fails(capsys, "run", str(config), option)
+        assert not (tmp_path / "set" / "work").exists()
+        assert not (tmp_path / "set" / "config.yaml").exists()
+
+
 def test_source_that_is_no_archive(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "noise.warc.wat.gz"
     path.write_bytes(os.urandom(5_000))

@@ -16,10 +16,10 @@ import pytest
 
 from pipeline.catalog import NAMED_QUERIES, named_query, open_catalog
 from pipeline.engine import Engine
-from pipeline.reasons import is_reason
+from pipeline.pages import is_reason
 from pipeline.report import write_report
 from pipeline.run import inspect, run
-from pipeline.wit import PAGE, WitConfig
+from pipeline.wit import WitConfig, build
 from tests.end_to_end.conftest import published_hashes
 
 Make = Callable[..., WitConfig]
@@ -163,8 +163,9 @@ def test_second_run_does_nothing_and_changed_config_redoes_what_it_affects(finis
 
 
 def test_page_lists_the_steps_in_order(finished: Path, make_config: Make) -> None:
-    states, first = inspect(make_config(finished))
-    assert [state.step for state in states] == [entry.step for entry in PAGE]
+    config = make_config(finished)
+    states, first = inspect(config)
+    assert [state.step for state in states] == [step.name for step in build(config).steps]
     assert first is None
 
 
@@ -175,13 +176,13 @@ def test_named_query_answers(finished: Path, name: str) -> None:
 
 
 def test_catalog_of_an_unfinished_run_has_every_view(make_config: Make, tmp_path: Path) -> None:
-    from pipeline.catalog import VIEWS
+    from pipeline.catalog import view_names
     from pipeline.storage import open_output
 
     with open_output(tmp_path / "new"):
         pass
     with open_catalog(tmp_path / "new") as database:
-        for view in VIEWS:
+        for view in view_names():
             assert database.execute(f"SELECT count(*) FROM {view}").fetchone() == (0,)
 
 

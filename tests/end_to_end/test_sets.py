@@ -12,15 +12,20 @@ import pytest
 from configs.load import dump
 from pipeline.catalog import open_catalog
 from pipeline.commands import main
-from pipeline.explain import _PASSED, _STAGES, _STEPS, UnknownLinkError, explain, lines_of
+from pipeline.explain import UnknownLinkError, explain, lines_of
 from pipeline.export_list import export_list
-from pipeline.reasons import REASONS
+from pipeline.pages import page_of, stages_of, views_of, whole_page
 from pipeline.run import run
 from pipeline.subset import SubsetConfig, subset
 from pipeline.verify import verify
-from pipeline.wit import PAGE, WitConfig
+from pipeline.wit import WitConfig
 
 Make = Callable[..., WitConfig]
+STAGES = (
+    *("extract", "clean", "language", "match", "dedup", "captions", "balance", "fetch", "check_image"),
+    *("filters", "decontaminate", "image_dedup", "final_balance"),
+)
+"""In the order in which rows pass them."""
 OFF = {"captions", "filters", "decontaminate", "image_dedup"}
 """The stages that the sample's config leaves off."""
 
@@ -30,10 +35,11 @@ def _ask(output: Path, query: str) -> list[tuple[Any, ...]]:
         return database.sql(query).fetchall()
 
 
-def test_explain_knows_every_stage_and_step() -> None:
-    steps = {entry.step for entry in PAGE}
-    assert set(_STEPS.values()) <= steps
-    assert set(_STEPS) | set(_PASSED.values()) <= set(REASONS)
+def test_every_stage_that_the_ledger_has_is_on_the_page(finished: Path) -> None:
+    entered = {stage for (stage,) in _ask(finished, "SELECT DISTINCT stage FROM ledger")}
+    assert entered == set(STAGES) - OFF
+    assert list(stages_of(page_of(finished))) == [stage for stage in STAGES if stage not in OFF]
+    assert {view.step.name for view in views_of(whole_page()).values()} <= {step.name for step in whole_page().steps}
 
 
 def test_sample_is_explained_to_its_place_in_the_tar(finished: Path) -> None:
@@ -42,7 +48,7 @@ def test_sample_is_explained_to_its_place_in_the_tar(finished: Path) -> None:
     )
     for uid, url, shard, key, selected_by, source in rows:
         story = explain(finished, uid=uid)[0]
-        assert [verdict.stage for verdict in story.verdicts] == list(_STAGES)
+        assert [verdict.stage for verdict in story.verdicts] == list(STAGES)
         assert all(v.verdict == ("off" if v.stage in OFF else "kept") for v in story.verdicts)
         assert story.sample is not None
         assert (story.sample["shard"], story.sample["key"], story.source) == (shard, key, source)
@@ -73,7 +79,7 @@ def test_rejected_links_are_explained_with_stage_reason_and_detail(finished: Pat
             assert verdict.detail.startswith("kept instead: uid ")
         else:
             assert verdict.detail == detail
-        before = [verdict for verdict in story.verdicts[: _STAGES.index(stage)] if verdict.stage not in OFF]
+        before = [verdict for verdict in story.verdicts[: STAGES.index(stage)] if verdict.stage not in OFF]
         assert {verdict.verdict for verdict in before} <= {"kept"}
         assert story.sample is None
 
@@ -91,7 +97,7 @@ def test_unfinished_run_is_explained_as_far_as_it_is(finished: Path, tmp_path: P
     ((uid,),) = _ask(finished, "SELECT lower(hex(uid)) FROM samples ORDER BY uid LIMIT 1")
     output = tmp_path / "set"
     shutil.copytree(finished, output, symlinks=True)
-    steps = [entry.step for entry in PAGE]
+    steps = [step.name for step in whole_page().steps]
     for last, stage in (("fetched", "check_image"), ("balance", "balance"), ("texts", "match"), ("extract", "extract")):
         for step in steps[steps.index(last) + 1 :]:
             shutil.rmtree(output / "work" / step, ignore_errors=True)
@@ -99,7 +105,7 @@ def test_unfinished_run_is_explained_as_far_as_it_is(finished: Path, tmp_path: P
         story = explain(output, uid=uid)[0]
         kept = [verdict.stage for verdict in story.verdicts if verdict.verdict == "kept"]
         # What balance chose is seen in the plan, the step after it.
-        expected = list(_STAGES[: _STAGES.index(stage) + (last != "balance")])
+        expected = list(STAGES[: STAGES.index(stage) + (last != "balance")])
         assert kept == [stage for stage in expected if stage not in OFF]
         assert {verdict.stage for verdict in story.verdicts if verdict.verdict == "off"} == OFF
         assert story.sample is None
@@ -141,7 +147,7 @@ def test_plan_is_whole_on_a_narrow_screen(
     assert main(["plan", str(config)]) == 0
     printed = capsys.readouterr().out
     lines = {line.split("  ")[0]: line for line in printed.splitlines()}
-    assert set(lines) >= {entry.step for entry in PAGE}
+    assert set(lines) >= {step.name for step in whole_page().steps}
     assert "\u2026" not in printed, "something is cut off"
     assert lines["texts"].rstrip().endswith("done")
     assert lines["pairs"].rstrip().endswith("off")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from configs.load import dump, load
-from pipeline.engine import Done, Task, run_task
+from pipeline.engine import Data, Info, Task, run_task
 from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, uid_of, url_id_of
 from pipeline.queries import query_list_of
 from pipeline.schema import FETCHED, QUERIES, QUERY_COUNTS, REJECTIONS, TEXT_SOURCES
-from pipeline.shard import ranks_of, shard_name, shard_outputs, write_shard
+from pipeline.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.steps.publish import publish
-from pipeline.storage import write_json, write_parquet
+from pipeline.storage import read_json, write_json, write_parquet
 from pipeline.wit import WitConfig
 
 SEED = 5
@@ -106,8 +107,7 @@ def make_set(root: Path, pairs: int = 150) -> list[dict[str, Any]]:
     )
     write_json(root / "openwit.json", {"layout_version": 1, "made_by": "openwit"})
     (root / "config.yaml").write_text(dump(config))
-    done = [_shard(root, shard, ranks, pairs) for shard, ranks in enumerate(ranks_of(len(samples), PER_SHARD))]
-    publish(root, done, dump(config))
+    publish(root, _shards(root, len(samples), pairs).parts, dump(config))
     table = query_list_of(QUERIES_OF_THE_SET, "list").table
     _step(root, "queries", "all.queries.parquet", table, QUERIES)
     _step(root, "query_counts", "all.query_counts.parquet", _counts(pairs, rows), QUERY_COUNTS)
@@ -117,27 +117,36 @@ def make_set(root: Path, pairs: int = 150) -> list[dict[str, Any]]:
         for row in rows
         if row["reason"]
     ]
-    _step(root, "fetch", "0.rejections.parquet", pa.Table.from_pylist(rejected, schema=REJECTIONS), REJECTIONS)
+    _step(root, "fetched", "0.rejections.parquet", pa.Table.from_pylist(rejected, schema=REJECTIONS), REJECTIONS)
     line = {"stage": "fetch", "unit": "pair", "rows_in": len(rows), "kept": len(samples)}
     write_json(root / "ledger.json", {"lines": [line | {"rejected": {"http_404": len(rejected)}}]})
     (root / "runs.jsonl").write_text(json.dumps({"started": "2024-05-05", "status": "finished"}) + "\n{broken\n")
     return samples
 
 
-def _shard(root: Path, shard: int, ranks: tuple[int, int], pairs: int) -> Done:
-    arguments = {"shard": shard, "ranks": ranks, "pairs": pairs}
-    name = shard_name(shard)
-    task = Task(
-        partition=name, work=_write, arguments=arguments, outputs=shard_outputs(shard), key=name, published=True
-    )
-    return run_task(str(root / "work" / "shards"), task)
+@dataclass(frozen=True, kw_only=True)
+class _Write(Task[ShardFiles]):
+    shard: int
+    ranks: tuple[int, int]
+    pairs: int
+
+    published = True
+
+    def work(self, out: ShardFiles) -> Info:
+        first, last = self.ranks
+        rows = [row for row in make_rows(self.pairs) if row["status"] == "success"][first:last]
+        return write_shard(((row, picture(row)) for row in rows), out, shard=self.shard, samples_per_shard=PER_SHARD)
 
 
-def _write(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    first, last = arguments["ranks"]
-    rows = [row for row in make_rows(arguments["pairs"]) if row["status"] == "success"][first:last]
-    pairs = ((row, picture(row)) for row in rows)
-    return write_shard(pairs, outputs, shard=arguments["shard"], samples_per_shard=PER_SHARD)
+def _shards(root: Path, samples: int, pairs: int) -> Data[ShardFiles]:
+    data = Data("shards", ShardFiles)
+    data.directory = root / "work" / "shards"
+    tasks = [
+        _Write(partition=shard_name(shard), shard=shard, ranks=ranks, pairs=pairs)
+        for shard, ranks in enumerate(ranks_of(samples, PER_SHARD))
+    ]
+    data.finish([run_task(str(data.directory), task) for task in tasks])
+    return data
 
 
 def _counts(pairs: int, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -161,8 +170,11 @@ def _queries(i: int) -> list[int]:
 
 
 def _step(root: Path, step: str, name: str, table: pa.Table, schema: pa.Schema) -> None:
+    """One more file of a step, with the manifest that names it."""
     directory = root / "work" / step
     directory.mkdir(parents=True, exist_ok=True)
     write_parquet(directory / name, table, schema)
     digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()
-    write_json(directory / "manifest.json", {"tasks": [{"partition": "all", "key": "", "outputs": {name: digest}}]})
+    manifest = read_json(directory / "manifest.json") or {"tasks": [{"partition": "all", "key": "", "outputs": {}}]}
+    manifest["tasks"][0]["outputs"][name] = digest
+    write_json(directory / "manifest.json", manifest)

@@ -13,32 +13,39 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import ConfigError
-from pipeline.engine import Done, Engine, EngineConfig, open_engine
+from pipeline.engine import Data, Done, Engine, EngineConfig, open_engine
+from pipeline.engine.task import names_in
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import totals
 from pipeline.schema import FETCHED
 from pipeline.stages.balance import BalanceConfig
 from pipeline.stages.balance.limit import planned_limit
-from pipeline.steps import final
-from tests.pipeline.test_steps_select import LEDGER, QUERIES, Planned, make_rows, query_hashes, run_plan
+from pipeline.steps.balance.final import final_balance
+from pipeline.steps.survivors import Arrived
+from tests.pipeline.pages import run_page
+from tests.pipeline.test_steps_select import QUERIES, Planned, make_rows, page_at, query_hashes, run_plan
 
 Rows = list[dict[str, Any]]
 
 
-def _fetch(planned: Planned, root: Path, survives: Callable[[bytes], bool]) -> list[Done]:
+def _fetch(planned: Planned, survives: Callable[[bytes], bool]) -> Data[Arrived]:
     """Staging shards as the fetched step leaves them, with `survives` in place of the web."""
-    (root / "fetched").mkdir()
+    data = Data("fetched", Arrived)
+    data.directory = planned.page.run.directory("fetched")
+    data.directory.mkdir(parents=True)
     done = []
     for i, shard in enumerate(planned.shards):
         rows = []
         for row in shard:
             status = "success" if survives(row["uid"]) else "failed_to_download"
             rows.append({**dict.fromkeys(FETCHED.names), **row, "status": status})
-        name = f"{i:05d}.fetched.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, schema=FETCHED), root / "fetched" / name)
-        sha = hashlib.sha256((root / "fetched" / name).read_bytes()).hexdigest()
-        done.append(Done(partition=f"{i:05d}", key="k", outputs={name: sha}, info={}))
-    return done
+        path = data.directory / f"{i:05d}.fetched.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema=FETCHED), path)
+        sha = hashlib.sha256(path.read_bytes()).hexdigest()
+        outputs = dict.fromkeys(names_in(Arrived, f"{i:05d}"), "") | {path.name: sha}
+        done.append(Done(partition=f"{i:05d}", key="k", outputs=outputs))
+    data.finish(done)
+    return data
 
 
 def _balance(
@@ -46,21 +53,14 @@ def _balance(
 ) -> tuple[Planned, Rows, Rows]:
     """The plan, the final rows, and FINAL_COUNTS."""
     planned = run_plan(root, rows, 2, config, engine)
-    fetched = _fetch(planned, root, survives)
-    step = final.plan_threshold(
-        fetched, root / "fetched", planned.limit, planned.thresholds, planned.queries, config, 0
-    )
-    (found,) = engine.run_step(root / "final_threshold", step.tasks)
-    thresholds = (found, root / "final_threshold")
-    step = final.plan_balance(fetched, root / "fetched", thresholds, planned.queries, config, 0, LEDGER)
-    kept = engine.run_step(root / "final_balance", step.tasks)
-    step = final.plan_counts(kept, root / "final_balance", thresholds, planned.limit, planned.query_counts, config)
-    (counted,) = engine.run_step(root / "final_counts", step.tasks)
-    table = [row for done in kept for row in pq.read_table(done.path(root / "final_balance", "fetched")).to_pylist()]
-    (line,) = totals([done.info for done in kept])
+    page = page_at(root)
+    final = final_balance(page, _fetch(planned, survives), planned.balanced, planned.queries, config.mode)
+    run_page(page, engine)
+    table = [row for part in final.parts for row in pq.read_table(part.files.fetched.path).to_pylist()]
+    (line,) = totals([part.info for part in final.parts])
     alive = sum(survives(row["uid"]) for shard in planned.shards for row in shard)
     assert (line.stage, line.rows_in, line.kept) == ("final_balance", alive, len(table))
-    counts = pq.read_table(counted.path(root / "final_counts", "final_counts")).to_pylist()
+    counts = pq.read_table(page["final_counts"].data.only.files.final_counts.path).to_pylist()
     return planned, table, counts
 
 

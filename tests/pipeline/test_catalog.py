@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.catalog import NAMED_QUERIES, VIEWS, SqlError, named_query, open_catalog
+from pipeline.catalog import NAMED_QUERIES, SqlError, named_query, open_catalog, view_names
 from pipeline.checked import digest_of
 from pipeline.commands import main
 from pipeline.errors import OutputError
@@ -37,7 +37,7 @@ def _ask(root: Path, query: str) -> list[tuple[Any, ...]]:
         return database.sql(query).fetchall()
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", view_names())
 def test_every_view_answers_on_an_empty_data_set(tmp_path: Path, view: str) -> None:
     write_json(tmp_path / "openwit.json", {"layout_version": 1})
     assert _ask(tmp_path, f"SELECT count(*) FROM {view}") == [(0,)]
@@ -82,7 +82,10 @@ def test_step_that_a_later_version_is_going_through_is_read(tmp_path: Path, num_
         schema = MATCHED if name == names[is_new_at] else earlier
         table = pa.Table.from_pylist([row | {"lang_by": "model"}], pa.schema([f.with_nullable(True) for f in schema]))
         pq.write_table(table, tmp_path / "work/texts" / name)
-    write_json(tmp_path / "work/texts/manifest.json", {"tasks": [{"outputs": dict.fromkeys(names, "")}]})
+    write_json(
+        tmp_path / "work/texts/manifest.json",
+        {"tasks": [{"partition": "all", "key": "", "outputs": dict.fromkeys(names, "")}]},
+    )
     assert _ask(tmp_path, "SELECT count(*), count(lang_by), count(url) FROM matched") == [(num_tasks, 1, num_tasks)]
 
 
@@ -222,7 +225,7 @@ def test_help_of_sql_names_every_view_and_query(capsys: pytest.CaptureFixture[st
     assert main(["sql", "--help"]) == 0
     told = capsys.readouterr().out
     views, names = told.partition("Views:")[2].split("Names:")
-    assert sorted(views.replace(",", " ").split()) == sorted(VIEWS)
+    assert sorted(views.replace(",", " ").split()) == sorted(view_names())
     assert sorted(names.replace(",", " ").split()) == sorted(NAMED_QUERIES)
 
 
@@ -336,7 +339,7 @@ def test_every_view_answers_wherever_the_data_set_lies(
     (tmp_path / "places").mkdir()
     (tmp_path / "places" / "up").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path / "places")
-    query = "SELECT " + ", ".join(f"(SELECT count(*) FROM {view})" for view in VIEWS)
+    query = "SELECT " + ", ".join(f"(SELECT count(*) FROM {view})" for view in view_names())
     expected = _sql(capsys, str(small), query, "--format", "csv").splitlines()[1]
     for place in (tmp_path / "it's here", tmp_path / "link", "../link", "up/link", "./../it's here"):
         assert _sql(capsys, str(place), query, "--format", "csv").splitlines()[1] == expected

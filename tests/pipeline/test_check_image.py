@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from configs.load import ConfigError
+from pipeline.pages import is_reason
 from pipeline.pictures.rejected import Rejected
-from pipeline.reasons import is_reason
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
 

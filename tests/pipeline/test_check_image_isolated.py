@@ -21,8 +21,8 @@ from PIL import Image
 
 from configs.load import load
 from pipeline.errors import EngineError
+from pipeline.pages import is_reason
 from pipeline.pictures.rejected import Rejected
-from pipeline.reasons import is_reason
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.isolate import IsolatedChecker

@@ -16,10 +16,10 @@ import yaml
 
 from configs.load import fingerprint
 from pipeline.commands import main
-from pipeline.engine import read_record
+from pipeline.engine import record_at
 from pipeline.schema import SAMPLES
 from pipeline.shard import json_of
-from pipeline.steps import texts
+from pipeline.stages import match
 from pipeline.storage import sha256_of, write_json, write_parquet
 from pipeline.tar import TarWriter
 from tests.pipeline.loopback_server import LoopbackServer, text
@@ -108,9 +108,9 @@ def _read_again(output: Path, but: set[Path] = frozenset()) -> None:  # type: ig
 def _records(output: Path, name: str) -> dict[Path, set[str]]:
     found = {}
     for path in sorted((output / "work" / name).glob("done/*.json")):
-        record = read_record(path)
+        record = record_at(path)
         assert record is not None
-        found[path] = set(record["outputs"])
+        found[path] = set(record.outputs)
     return found
 
 
@@ -175,7 +175,7 @@ def test_each_kind_of_file_alone_is_named_and_made_again(
         own = _records(small.output, damaged.parent.name).items()
         _read_again(small.output, {record for record, names in own if damaged.name in names})
         _damage(damaged, how)
-        texts._open_matcher.cache_clear()  # a run in a process of its own has it to read
+        match._open_matcher.cache_clear()  # a run in a process of its own has it to read
         capsys.readouterr()
         assert small.run() == 0
         assert small.published() == want, path
@@ -244,7 +244,7 @@ def test_a_damaged_record_is_a_task_that_is_not_done(small: SmallRun) -> None:
     want = small.published()
     records = [path for path in (small.output / "work").glob("*/done/*.json") if path.parent.parent.name != "fetch"]
     for number, path in enumerate(records):
-        data, whole = path.read_bytes(), read_record(path)
+        data, whole = path.read_bytes(), record_at(path)
         if number % 3 == 0:
             path.write_bytes(data[: len(data) // 2])
         elif number % 3 == 1:
@@ -253,7 +253,7 @@ def test_a_damaged_record_is_a_task_that_is_not_done(small: SmallRun) -> None:
             record = json.loads(data)
             record["info"]["rows"] = record["info"].get("rows", 0) ^ 4
             path.write_text(json.dumps(record))
-        assert read_record(path) in (None, whole), "a flipped space changes nothing"
+        assert record_at(path) in (None, whole), "a flipped space changes nothing"
     assert small.run() == 0
     assert small.published() == want
 

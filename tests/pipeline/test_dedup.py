@@ -15,49 +15,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.load import ConfigError
-from pipeline.engine import Done, EngineConfig, open_engine
+from pipeline.engine import EngineConfig, open_engine
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import Line, totals
-from pipeline.reasons import is_reason
-from pipeline.steps import dedup
-from pipeline.steps.dedup import DedupConfig
-from tests.pipeline.test_steps_select import LEDGER, PARTITIONS, QUERIES, make_rows, write_exchanged
+from pipeline.pages import is_reason
+from pipeline.steps.dedup import DedupConfig, dedup
+from pipeline.steps.texts_config import TextsConfig
+from tests.pipeline.pages import run_page
+from tests.pipeline.test_steps_select import PARTITIONS, QUERIES, exchanged_data, make_rows, page_at, queries_data
 
 Row = dict[str, Any]
 SEED = 7
 
 
 def _dedup(root: Path, rows: Sequence[Row], config: DedupConfig, files: int = 3) -> tuple[list[Row], list[Line]]:
+    page = page_at(root, seed=SEED)
+    texts = TextsConfig(partitions=PARTITIONS)
+    unique = dedup(page, exchanged_data(page, rows, files), queries_data(page), texts, config)
     with open_engine(EngineConfig(kind="inline")) as engine:
-        matched = write_exchanged(root, rows, files, engine)
-        step = dedup.plan_pairs(matched, partitions=PARTITIONS, config=config, ledger=LEDGER)
-        pairs = engine.run_step(root / "pairs", step.tasks)
-        captions = engine.run_step(root / "captions", dedup.plan_captions(pairs, root / "pairs", config).tasks)
-        step = dedup.plan(
-            matched,
-            partitions=PARTITIONS,
-            num_queries=QUERIES,
-            config=config,
-            ledger=LEDGER,
-            seed=SEED,
-            pairs=(pairs, root / "pairs"),
-            captions=(captions, root / "captions"),
-        )
-        unique = engine.run_step(root / "dedup", step.tasks)
-    kept = [row for done in unique for row in pq.read_table(done.path(root / "dedup", "unique")).to_pylist()]
-    counts = sum(np.load(done.path(root / "dedup", "counts.npy")) for done in unique)
+        run_page(page, engine)
+    kept = [row for part in unique.parts for row in pq.read_table(part.files.unique.path).to_pylist()]
+    counts = sum(np.load(part.files.counts.path) for part in unique.parts)
     expected = np.bincount([q for row in kept for q in row["query_ids"]], minlength=QUERIES)
     assert np.array_equal(counts, expected) or not kept
-    assert sum(int(done.info["kept"]) for done in unique) == len(kept)
-    _check_rejections(root, [*pairs, *unique])
-    return kept, totals([done.info for done in [*pairs, *unique]])
-
-
-def _check_rejections(root: Path, done: Sequence[Done]) -> None:
-    for record in done:
-        step = "pairs" if any(name.endswith(".pairs.parquet") for name in record.outputs) else "dedup"
-        for row in pq.read_table(record.path(root / step, "rejections")).to_pylist():
+    assert unique.total("kept") == len(kept)
+    parts = [part for name in ("pairs", "dedup") if name in page for part in page[name].data.parts]
+    for part in parts:
+        for row in pq.read_table(part.files.rejections.path).to_pylist():
             assert is_reason(row["stage"], row["reason"])
+    return kept, totals([part.info for part in parts])
 
 
 def _draw(row: Row) -> int:

@@ -17,8 +17,8 @@ from configs.load import ConfigError
 from pipeline.commands import main
 from pipeline.queries import read_queries, write_queries
 from pipeline.run import run
-from pipeline.steps import select
-from pipeline.steps.facts import facts_in
+from pipeline.steps.balance.plan import BalancePairs
+from pipeline.steps.facts import FactStore
 from pipeline.wit import WitConfig
 from tests.end_to_end.conftest import (
     make_config,
@@ -53,7 +53,7 @@ def _plan(output: Path) -> dict[bytes, str]:
 
 def _requested(output: Path) -> list[bytes]:
     store = output / "work" / "fetch"
-    return [row for file in facts_in(store) for row in pq.read_table(store / file.name)["url_id"].to_pylist()]
+    return [row for each in FactStore.of(store).files for row in pq.read_table(each.file.path)["url_id"].to_pylist()]
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_interrupted_extension_goes_on_and_lists_the_same_changes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(select, "_balance", interrupt)
+        patch.setattr(BalancePairs, "work", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config, extend=True)
     with pytest.raises(ConfigError, match="by other sources is under way"):

@@ -7,7 +7,7 @@ import io
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from configs.load import to_mapping
-from pipeline.checked import Vouched, load_vector
+from pipeline.checked import load_vector
 from pipeline.duck import open_duckdb
-from pipeline.engine import EngineConfig, Task, open_engine
+from pipeline.engine import EngineConfig, Info, Task, open_engine, output
 from pipeline.errors import OutputError
+from pipeline.location import Location
 from pipeline.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.steps import fetch
+from pipeline.steps.facts import Answers
+from pipeline.steps.fetch import Fetch
 from pipeline.steps.requests import MISSING
 from pipeline.storage import save_vector
 from tests.pipeline.loopback_server import LoopbackServer, text
@@ -41,7 +42,7 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
-def fetch_task(tmp_path: Path, port: int, work: Any = fetch._work, retries: int = 0) -> Task:
+def fetch_task(tmp_path: Path, port: int, kind: type[Fetch] = Fetch, retries: int = 0) -> Fetch:
     urls = [f"http://a.localhost:{port}/{i}" for i in range(COUNT)]
     rows = [{"url_id": i.to_bytes(16, "big"), "url": url, "retry": 0} for i, url in enumerate(urls)]
     pq.write_table(pa.Table.from_pylist(rows, schema=MISSING), tmp_path / "missing.parquet")
@@ -53,13 +54,18 @@ def fetch_task(tmp_path: Path, port: int, work: Any = fetch._work, retries: int 
         concurrency=2,
         timeout_s=5,
     )
-    arguments = {
-        "missing": Vouched(str(tmp_path / "missing.parquet"), ""),
-        "about": {},
-        "fetch": to_mapping(config),
-        "image": to_mapping(ImageConfig(isolate="none")),
-    }
-    return Task(partition="p", work=work, arguments=arguments, outputs=("p.facts.parquet", "p.tar"), key="k")
+    return kind(
+        partition="p",
+        missing=Location(str(tmp_path / "missing.parquet")),
+        settings="",
+        block_key="",
+        config=config,
+        image=ImageConfig(isolate="none"),
+        seed=0,
+        first=0,
+        last=2**64 - 1,
+        retry=0,
+    )
 
 
 DYING_SERVER = """
@@ -95,26 +101,31 @@ def test_a_server_that_dies_for_good_costs_only_what_it_had_not_sent(tmp_path: P
         task = fetch_task(tmp_path, int(server.stdout.readline()), retries=retries)
         (done,) = engine.run_step(tmp_path / "fetch", [task])
         assert server.wait(10) == 9
-    facts = pq.read_table(done.path(tmp_path / "fetch", "facts"), schema=FACTS).to_pylist()
+    facts = pq.read_table(tmp_path / "fetch/p.facts.parquet", schema=FACTS).to_pylist()
     assert [row["url_id"][-1] for row in facts] == list(range(COUNT)), "one fact for each URL, no more"
     success = [row for row in facts if row["status"] == "success"]
     assert {row["reason"] for row in facts if row not in success} <= {"transfer", "connect"}
     assert len(success) == done.info["success"]
     assert 13 <= len(success) <= 15, "all that was sent whole; the other open connection may die with the last"
-    tar = done.path(tmp_path / "fetch", "tar").read_bytes()
+    tar = (tmp_path / "fetch/p.tar").read_bytes()
     for row in success:
         assert tar[row["tar_offset"] : row["tar_offset"] + row["num_bytes"]][:3] == b"\xff\xd8\xff"
 
 
-def _save_a_vector(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    (path,) = outputs.values()
-    save_vector(path, np.zeros(1 << 17))
-    return {}
+@dataclass(frozen=True, kw_only=True)
+class Vector:
+    vector: Location = output("npy")
+
+
+class SaveAVector(Task[Vector]):
+    def work(self, out: Vector) -> Info:
+        save_vector(out.vector.local, np.zeros(1 << 17))
+        return {}
 
 
 def test_a_disk_that_takes_only_half_of_a_npy_is_one_clear_line(tmp_path: Path) -> None:
     # NumPy's own writer says "131072 requested and 65536 written", and not why.
-    task = Task(partition="a", work=_save_a_vector, arguments={}, outputs=("a.npy",), key="k")
+    task = SaveAVector(partition="a")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, hard))
     try:
@@ -128,7 +139,7 @@ def test_a_disk_that_takes_only_half_of_a_npy_is_one_clear_line(tmp_path: Path) 
     assert not [p for p in (tmp_path / "step").rglob("*") if p.is_file()]
     with open_engine(EngineConfig(kind="inline")) as engine:
         (done,) = engine.run_step(tmp_path / "step", [task])
-    assert load_vector(done.file(tmp_path / "step", "npy")).sum() == 0
+    assert load_vector(done.located(tmp_path / "step")["a.npy"]).sum() == 0
 
 
 @pytest.mark.parametrize("shape", [(0, 16), (7,), (3, 4), (2, 2, 5), ()])
@@ -149,9 +160,10 @@ def test_a_disk_that_is_too_full_to_spill_says_so(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
-def _on_a_full_disk(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    outputs["p.tar"].symlink_to("/dev/full")  # the kernel's own ENOSPC at every write
-    return fetch._work(arguments, outputs)
+class FetchOnAFullDisk(Fetch):
+    def work(self, out: Answers) -> Info:
+        out.tar.local.symlink_to("/dev/full")  # the kernel's own ENOSPC at every write
+        return super().work(out)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -159,7 +171,7 @@ def test_a_disk_that_fills_up_during_a_download_is_one_clear_line_and_the_next_r
     routes = {f"/{i}": text(picture()) for i in range(COUNT)}
     with LoopbackServer(routes) as server, open_engine(EngineConfig(kind="inline")) as engine:
         with pytest.raises(OutputError, match="no space left on the disk; free some and run the same command"):
-            engine.run_step(tmp_path / "fetch", [fetch_task(tmp_path, server.port, _on_a_full_disk)])
+            engine.run_step(tmp_path / "fetch", [fetch_task(tmp_path, server.port, FetchOnAFullDisk)])
         assert [p for p in (tmp_path / "fetch").rglob("*") if p.is_file()] == [], "nothing half-written stays"
         (done,) = engine.run_step(tmp_path / "fetch", [fetch_task(tmp_path, server.port)])
     assert done.info["success"] == COUNT

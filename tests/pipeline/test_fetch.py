@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError
-from pipeline.reasons import is_reason
+from pipeline.pages import is_reason
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from tests.pipeline.loopback_server import (

@@ -19,7 +19,7 @@ import pytest
 from configs.load import ConfigError, load
 from pipeline.commands import main
 from pipeline.errors import EngineError
-from pipeline.reasons import is_reason
+from pipeline.pages import is_reason
 from pipeline.run import inspect, run
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig

@@ -14,15 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.load import to_mapping
-from pipeline.checked import Vouched
-from pipeline.engine import EngineConfig, Task, open_engine
+from pipeline.engine import EngineConfig, open_engine
 from pipeline.errors import NetworkError
+from pipeline.location import Location
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import fetch
 from pipeline.stages.fetch.outage import ENOUGH, LEAST_HOSTS
-from pipeline.steps import fetch as fetch_step
+from pipeline.steps.fetch import Fetch
 from pipeline.steps.requests import MISSING
 from tests.pipeline.loopback_server import LoopbackServer, answer, redirect, text
 from tests.pipeline.small_run import SmallRun, picture
@@ -122,14 +121,18 @@ def test_one_host_that_is_reached_is_enough(kind: str, seed: int) -> None:
 def test_what_a_stopped_shard_saw_is_not_kept(tmp_path: Path) -> None:
     rows = [{"url_id": i.to_bytes(16, "big"), "url": url, "retry": 0} for i, url in enumerate(urls_of(50, ENOUGH))]
     pq.write_table(pa.Table.from_pylist(rows, schema=MISSING), tmp_path / "missing.parquet")
-    arguments = {
-        "missing": Vouched(str(tmp_path / "missing.parquet"), ""),
-        "about": {},
-        "fetch": to_mapping(NOT_ALLOWED),
-        "image": to_mapping(ImageConfig(isolate="none")),
-    }
-    outputs = ("p.facts.parquet", "p.tar")
-    task = Task(partition="p", work=fetch_step._work, arguments=arguments, outputs=outputs, key="k")
+    task = Fetch(
+        partition="p",
+        missing=Location(str(tmp_path / "missing.parquet")),
+        settings="",
+        block_key="",
+        config=NOT_ALLOWED,
+        image=ImageConfig(isolate="none"),
+        seed=0,
+        first=0,
+        last=2**64 - 1,
+        retry=0,
+    )
     with open_engine(EngineConfig(kind="inline")) as engine, pytest.raises(NetworkError):
         engine.run_step(tmp_path / "fetch", [task])
     assert [path for path in (tmp_path / "fetch").rglob("*") if path.is_file()] == []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,29 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import ConfigError, from_mapping
-from pipeline.checked import digest_of
-from pipeline.engine import Done, EngineConfig, open_engine
+from pipeline.engine import Data, Done, EngineConfig, Info, Task, open_engine
 from pipeline.errors import InputError
 from pipeline.identity import first_64_bits, keyed_hash
 from pipeline.ledger import LedgerConfig, totals
-from pipeline.reasons import is_reason
+from pipeline.outcome import Outcome, reject
 from pipeline.schema import FETCHED
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.decontaminate import DecontaminateConfig, normal_form
+from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.image_filters import FiltersConfig, ScoreFilter
-from pipeline.steps import decontaminate, image_dedup, image_filters
-from pipeline.steps.image_dedup import ImageDedupConfig
-from pipeline.steps.step import Step
+from pipeline.stages.stage import Stage
+from pipeline.steps.decontaminate import decontaminate
+from pipeline.steps.image_dedup import ImageDedupConfig, image_dedup
+from pipeline.steps.image_filters import filters
+from pipeline.steps.judge_pairs import judge_pairs
+from pipeline.steps.same_pictures import list_pictures
+from pipeline.steps.step import Page, Run, step
+from pipeline.steps.survivors import Survivors
 from pipeline.storage import write_parquet
 from pipeline.thumbnail import look_alike
+from pipeline.wit import WitConfig, build
+from tests.pipeline.pages import run_page
 
 LEDGER = LedgerConfig()
 Row = dict[str, Any]
@@ -68,81 +76,95 @@ def row(number: int, **facts: Any) -> Row:
     return base | facts
 
 
-def staged(directory: Path, rows: Sequence[Row], shards: int = 3) -> tuple[list[Done], Path]:
-    """The rows as FETCHED files, one per range of `order`, with their records."""
-    directory.mkdir(parents=True, exist_ok=True)
-    done = []
+@dataclass(frozen=True, kw_only=True)
+class Put(Task[Survivors]):
+    """Rows as they are."""
+
+    rows: tuple[Row, ...]
+
+    def work(self, out: Survivors) -> Info:
+        write_parquet(out.fetched.local, pa.Table.from_pylist(list(self.rows), schema=FETCHED), FETCHED)
+        out.rejections.local.touch()
+        return {"success": len(self.rows)}
+
+
+@step("fetched", Put, title="put rows", per="staging shard")
+def put(run: Run, rows: Sequence[Row], shards: int = 3) -> Iterator[Put]:
+    """One task per range of `order`."""
     for shard in range(shards):
         mine = [r for r in rows if r["order"] * shards >> 64 == shard]
         mine.sort(key=lambda r: (r["order"], r["uid"]))
-        name = f"{shard:05d}.fetched.parquet"
-        write_parquet(directory / name, pa.Table.from_pylist(mine, schema=FETCHED), FETCHED)
-        digest = digest_of(directory / name)
-        done.append(Done(partition=f"{shard:05d}", key="", outputs={name: digest}, info={"success": len(mine)}))
-    return done, directory
+        yield Put(partition=f"{shard:05d}", rows=tuple(mine))
 
 
 class Runner:
-    """Runs steps one after the other, each in its own directory, and remembers the records."""
+    """Runs pages one after the other over the same directory, and remembers what their tasks told."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.records: list[Done] = []
+        self.told: list[Mapping[str, Any]] = []
+        self.reasons: dict[str, Mapping[str, str]] = {}
 
-    def __call__(self, step: Step) -> tuple[list[Done], Path]:
+    def page(self) -> Page:
+        return Page(self.root, seed=0, ledger=LEDGER)
+
+    def __call__(self, page: Page) -> None:
         with open_engine(EngineConfig(kind="inline")) as engine:
-            done = engine.run_step(self.root / step.name, step.tasks)
-        self.records += done
-        return done, self.root / step.name
+            run_page(page, engine)
+        self.told += [part.info for each in page.steps for part in each.data.parts]
+        for each in page.steps:
+            self.reasons |= each.stages
 
     def line(self, stage: str) -> Any:
-        (line,) = [line for line in totals(r.info for r in self.records) if line.stage == stage]
-        assert all(is_reason(stage, reason) for reason in line.rejected)
+        (line,) = [line for line in totals(self.told) if line.stage == stage]
+        assert all(reason in self.reasons[stage] for reason in line.rejected)
         return line
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Runner:
-    return Runner(tmp_path / "work")
+    return Runner(tmp_path / "run")
 
 
-def rows_of(place: tuple[Sequence[Done], Path], kind: str = "fetched") -> list[Row]:
-    return [r for done in place[0] for r in pq.read_table(done.path(place[1], kind)).to_pylist()]
+def rows_of(data: Data[Survivors]) -> list[Row]:
+    return [r for file in data.files(lambda out: out.fetched) for r in pq.read_table(file.path).to_pylist()]
+
+
+def rejections_of(data: Data[Survivors]) -> list[Row]:
+    return [r for file in data.files(lambda out: out.rejections) for r in pq.read_table(file.path).to_pylist()]
 
 
 # --- filters ---------------------------------------------------------------------------------------
 
 
-def filtered(run: Runner, place: Any, config: FiltersConfig) -> tuple[set[int], dict[int, tuple[str, str]]]:
-    scores = run(image_filters.plan_scores(config))
-    judged = run(image_filters.plan(place, scores, config, LEDGER))
+def filtered(run: Runner, rows: Sequence[Row], config: FiltersConfig) -> tuple[set[int], dict[int, tuple[str, str]]]:
+    page = run.page()
+    arrived = page.add(put(rows))
+    judged = page.add(judge_pairs(arrived, filters(page, config)))
+    run(page)
     kept = {r["record"] for r in rows_of(judged)}
-    return kept, {r["record"]: (r["reason"], r["detail"]) for r in rows_of(judged, "rejections")}
+    return kept, {r["record"]: (r["reason"], r["detail"]) for r in rejections_of(judged)}
 
 
-def test_filters_are_off_by_default(run: Runner, tmp_path: Path) -> None:
-    place = staged(tmp_path / "fetched", [row(1)])
-    config = FiltersConfig()
-    assert not run(image_filters.plan_scores(config))[0]
-    assert not run(image_filters.plan(place, ([], tmp_path), config, LEDGER))[0]
+def test_filters_are_off_by_default(run: Runner) -> None:
+    page = run.page()
+    assert not filters(page, FiltersConfig())
+    assert not page.steps
 
 
-def test_datacomp_basic_judges_both_sides_of_each_limit(run: Runner, tmp_path: Path) -> None:
+def test_datacomp_basic_judges_both_sides_of_each_limit(run: Runner) -> None:
     config = FiltersConfig(min_side=200, max_aspect_ratio=3, min_words=3, min_chars=6, languages=("en",))
-    place = staged(
-        tmp_path / "fetched",
-        [
-            row(0, original_width=200, original_height=600),
-            row(1, original_width=199, original_height=300),
-            row(2, original_width=200, original_height=601),
-            row(3, caption="two words"),
-            row(4, caption="a b c"),
-            row(5, caption="a b cd"),
-            row(6, lang="de"),
-            row(7, status="failed_to_download", original_width=None, original_height=None, sha256=None, phash=None),
-        ],
-    )
-    kept, gone = filtered(run, place, config)
+    rows = [
+        row(0, original_width=200, original_height=600),
+        row(1, original_width=199, original_height=300),
+        row(2, original_width=200, original_height=601),
+        row(3, caption="two words"),
+        row(4, caption="a b c"),
+        row(5, caption="a b cd"),
+        row(6, lang="de"),
+        row(7, status="failed_to_download", original_width=None, original_height=None, sha256=None, phash=None),
+    ]
+    kept, gone = filtered(run, rows, config)
     assert kept == {0, 5}
     assert {k: v[0] for k, v in gone.items()} == {
         1: "too_small",
@@ -157,7 +179,6 @@ def test_datacomp_basic_judges_both_sides_of_each_limit(run: Runner, tmp_path: P
 
 def test_scores_arrive_by_uid_in_any_order_and_form(run: Runner, tmp_path: Path) -> None:
     rows = [row(i) for i in range(40)]
-    place = staged(tmp_path / "fetched", rows)
     score = {r["uid"]: r["record"] / 40 for r in rows if r["record"] % 10 != 9}
     items = sorted(score.items(), key=lambda item: item[0][::-1])
     first, second = items[:20], items[20:]
@@ -173,7 +194,7 @@ def test_scores_arrive_by_uid_in_any_order_and_form(run: Runner, tmp_path: Path)
         limits = ScoreFilter(files=(str(tmp_path / "*.parquet"),), column="s", min=0.25, max=0.7499999, missing=missing)
         for partitions in (1, 5):
             config = FiltersConfig(scores=(limits,), score_partitions=partitions)
-            kept, gone = filtered(run, place, config)
+            kept, gone = filtered(run, rows, config)
             known = {i for i in range(40) if i % 10 != 9 and 10 <= i < 30}
             assert kept == known | ({9, 19, 29, 39} if missing == "keep" else set())
             assert gone[0][0] == "low_score"
@@ -183,21 +204,22 @@ def test_scores_arrive_by_uid_in_any_order_and_form(run: Runner, tmp_path: Path)
 
 def test_uids_that_share_their_first_half_are_told_apart(run: Runner, tmp_path: Path) -> None:
     rows = [row(i, uid=bytes(8) + bytes([0] * 7 + [i])) for i in range(6)]
-    place = staged(tmp_path / "fetched", rows)
     pq.write_table(
         pa.table({"uid": [r["uid"].hex() for r in rows], "label": [i % 2 == 0 for i in range(6)]}),
         tmp_path / "s.parquet",
     )
     config = FiltersConfig(scores=(ScoreFilter(files=(str(tmp_path / "s.parquet"),), column="label", max=0),))
-    assert filtered(run, place, config)[0] == {1, 3, 5}
+    assert filtered(run, rows, config)[0] == {1, 3, 5}
 
 
-def test_wrong_score_files_are_refused_before_work(tmp_path: Path) -> None:
+def test_wrong_score_files_are_refused_before_work(tmp_path: Path, run: Runner) -> None:
     pq.write_table(pa.table({"uid": ["0" * 32], "name": ["x"]}), tmp_path / "s.parquet")
 
-    def plan(path: str, column: str) -> Step:
+    def plan(path: str, column: str) -> None:
         score = ScoreFilter(files=(str(tmp_path / path),), column=column, min=0)
-        return image_filters.plan_scores(FiltersConfig(scores=(score,)))
+        page = run.page()
+        filters(page, FiltersConfig(scores=(score,)))
+        page.check()
 
     with pytest.raises(InputError, match="no such file"):
         plan("absent.parquet", "s")
@@ -231,20 +253,20 @@ def facts(body: bytes, config: ImageConfig) -> Row:
 
 
 @pytest.fixture
-def evaluated(run: Runner, tmp_path: Path) -> Callable[..., dict[int, str]]:
+def evaluated(run: Runner) -> Callable[..., dict[int, str]]:
     """Judge five pairs against the sets of a config: the reasons by record."""
     image = ImageConfig(image_size=128)
     same, again, other = photograph(1), photograph(2), photograph(3)
     bodies = {0: jpeg(same), 1: jpeg(again, 60), 2: jpeg(other)}
     rows = [row(i, **facts(body, image)) for i, body in bodies.items()]
     rows += [row(3, caption="A Photo of a RED-fox!", sha256="0" * 64), row(4, caption="a photo of many foxes")]
-    place = staged(tmp_path / "fetched", rows)
 
     def judge(**options: Any) -> dict[int, str]:
-        config = DecontaminateConfig(**options)
-        evaluation = run(decontaminate.plan_evaluation(config, image))
-        judged = run(decontaminate.plan(place, evaluation, config, LEDGER))
-        gone = {r["record"]: r["reason"] for r in rows_of(judged, "rejections")}
+        page = run.page()
+        arrived = page.add(put(rows))
+        judged = page.add(judge_pairs(arrived, decontaminate(page, DecontaminateConfig(**options), image)))
+        run(page)
+        gone = {r["record"]: r["reason"] for r in rejections_of(judged)}
         assert {r["record"] for r in rows_of(judged)} == set(range(5)) - set(gone)
         return gone
 
@@ -299,33 +321,81 @@ def test_wrong_evaluation_sources_are_refused(tmp_path: Path, run: Runner) -> No
     image = ImageConfig()
     (tmp_path / "list").write_text("0123\n")
     (tmp_path / "empty").mkdir()
+
+    def plan(**options: Any) -> Page:
+        page = run.page()
+        decontaminate(page, DecontaminateConfig(**options), image)
+        page.check()
+        return page
+
     with pytest.raises(InputError, match="no such file"):
-        decontaminate.plan_evaluation(DecontaminateConfig(images=(str(tmp_path / "absent"),)), image)
+        plan(images=(str(tmp_path / "absent"),))
     with pytest.raises(InputError, match="neither a folder nor"):
-        decontaminate.plan_evaluation(DecontaminateConfig(images=(str(tmp_path / "list"),)), image)
+        plan(images=(str(tmp_path / "list"),))
     with pytest.raises(InputError, match="neither pictures nor tars"):
-        decontaminate.plan_evaluation(DecontaminateConfig(images=(str(tmp_path / "empty"),)), image)
+        plan(images=(str(tmp_path / "empty"),))
     with pytest.raises(InputError, match="line 1"):
-        run(decontaminate.plan_evaluation(DecontaminateConfig(hashes=(str(tmp_path / "list"),)), image))
+        run(plan(hashes=(str(tmp_path / "list"),)))
     with pytest.raises(ConfigError, match="only together"):
         DecontaminateConfig(templates=("x",))
+
+
+# --- stages of one's own ---------------------------------------------------------------------------
+
+
+class OneHost(Stage):
+    """Adds the host, and keeps the pairs of one."""
+
+    name = "one_host"
+    reasons = {"other_host": "the picture lies on another host"}  # noqa: RUF012 - as the documentation has it
+    reads = ("url",)
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        hosts = [url.split("/")[2] for url in batch.column("url").to_pylist()]
+        reasons = pa.array([None if host == "a.b" else "other_host" for host in hosts], pa.string())
+        added = batch.append_column("host", pa.array(hosts, pa.string()))
+        return reject(added, stage=self.name, reasons=reasons, details=pa.array(hosts, pa.string()))
+
+
+def test_stages_judge_one_after_the_other_and_all_columns_are_there(run: Runner) -> None:
+    seen: list[list[str]] = []
+
+    class Look(Stage):
+        name = "look"
+        reasons: Mapping[str, str] = {}
+
+        def judge(self, batch: pa.RecordBatch) -> Outcome:
+            seen.append(batch.schema.names)
+            return reject(batch, stage=self.name, reasons=pa.nulls(batch.num_rows, pa.string()))
+
+    rows = [row(0), row(1) | {"url": "http://c.d/1"}, row(2, lang="de") | {"url": "http://c.d/2"}, row(3)]
+    page = run.page()
+    arrived = page.add(put(rows))
+    stages = [*filters(page, FiltersConfig(languages=("en",))), OneHost(), Look()]
+    judged = page.add(judge_pairs(arrived, stages))
+    assert list(page["judge_pairs"].stages) == ["filters", "one_host", "look"]
+    run(page)
+    assert {r["record"] for r in rows_of(judged)} == {0, 3}
+    told = {r["record"]: (r["stage"], r["reason"], r["detail"]) for r in rejections_of(judged)}
+    assert told == {1: ("one_host", "other_host", "c.d"), 2: ("filters", "other_language", "de")}
+    assert [line.rows_in for line in totals(run.told)] == [4, 3, 2]
+    assert all(set(FETCHED.names) < set(names) for names in seen)
 
 
 # --- image dedup -----------------------------------------------------------------------------------
 
 
-def deduplicated(run: Runner, place: Any, config: ImageDedupConfig) -> tuple[set[int], dict[int, tuple[str, str]]]:
-    pictures = run(image_dedup.plan_pictures(place, config))
-    same = run(image_dedup.plan_same(pictures, config))
-    near = run(image_dedup.plan_near(same, config))
-    clusters = run(image_dedup.plan_clusters(near, same, config))
-    judged = run(image_dedup.plan(place, same, clusters, config, LEDGER))
+def deduplicated(
+    run: Runner, rows: Sequence[Row], config: ImageDedupConfig, shards: int = 3
+) -> tuple[set[int], dict[int, tuple[str, str]]]:
+    page = run.page()
+    judged = image_dedup(page, page.add(put(rows, shards)), config)
+    run(page)
     kept = {r["record"] for r in rows_of(judged)}
-    gone = {r["record"]: (r["reason"], r["detail"]) for r in rows_of(judged, "rejections")}
-    if config.mode != "off":
-        line = run.line("image_dedup")
-        assert line.rows_in == len(kept) + len(gone)
-        run.records.clear()
+    gone = {r["record"]: (r["reason"], r["detail"]) for r in rejections_of(judged)}
+    line = run.line("image_dedup")
+    assert line.rows_in == len(kept) + len(gone)
+    run.told.clear()
     return kept, gone
 
 
@@ -388,11 +458,11 @@ def many_rows(seed: int, *, thumbnails: bool = False) -> list[Row]:
 
 
 @pytest.mark.parametrize(("mode", "thumbnails"), [("same_file", False), ("near", False), ("near", True)])
-def test_dedup_equals_the_naive_rule_at_any_cut(mode: Any, thumbnails: bool, run: Runner, tmp_path: Path) -> None:
-    for seed, (shards, partitions, ranges) in enumerate([(1, 1, 1), (3, 4, 1), (5, 2, 7)]):
+def test_dedup_equals_the_naive_rule_at_any_cut(mode: Any, thumbnails: bool, run: Runner) -> None:
+    for shards, partitions, ranges in [(1, 1, 1), (3, 4, 1), (5, 2, 7)]:
         rows = many_rows(9, thumbnails=thumbnails)
         config = ImageDedupConfig(mode=mode, partitions=partitions, ranges=ranges)
-        kept, gone = deduplicated(run, staged(tmp_path / str(seed), rows, shards), config)
+        kept, gone = deduplicated(run, rows, config, shards)
         assert kept == naive(rows, config)
         assert len(kept) < 130
         uids = {r["uid"].hex(): r["record"] for r in rows}
@@ -405,7 +475,7 @@ def test_dedup_equals_the_naive_rule_at_any_cut(mode: Any, thumbnails: bool, run
             assert uids[detail] in kept
 
 
-def test_largest_original_stays_and_a_picture_keeps_its_captions(run: Runner, tmp_path: Path) -> None:
+def test_largest_original_stays_and_a_picture_keeps_its_captions(run: Runner) -> None:
     rows = [
         row(0, url="small", file="f", original_width=100),
         row(1, url="large", file="f", original_width=900),
@@ -415,18 +485,17 @@ def test_largest_original_stays_and_a_picture_keeps_its_captions(run: Runner, tm
         row(5, url="flat", file="i", phash=0),
         row(6, url="flat too", file="j", phash=0),
     ]
-    kept, gone = deduplicated(run, staged(tmp_path / "f", rows), ImageDedupConfig(mode="near", max_distance=3))
+    kept, gone = deduplicated(run, rows, ImageDedupConfig(mode="near", max_distance=3))
     assert kept == {1, 2, 4, 5, 6}
     assert gone[0] == ("same_file", min(r["uid"] for r in rows[1:3]).hex())
     assert gone[3] == ("same_picture", rows[4]["uid"].hex())
 
 
-def test_pictures_of_one_hash_are_compared_by_their_thumbnails(run: Runner, tmp_path: Path) -> None:
+def test_pictures_of_one_hash_are_compared_by_their_thumbnails(run: Runner) -> None:
     looks = [gray_thumbnail(level) for level in (60, 80, 120, 140, 200)] + [None]
     rows = [row(i, file=f"{i}", original_width=900 - i, phash=77, thumbnail=look) for i, look in enumerate(looks)]
     rows.append(row(6, file="6", original_width=100, phash=77 ^ 0b11, thumbnail=gray_thumbnail(200)))
-    place = staged(tmp_path / "f", rows)
-    kept, gone = deduplicated(run, place, ImageDedupConfig(mode="near"))
+    kept, gone = deduplicated(run, rows, ImageDedupConfig(mode="near"))
     assert kept == {0, 2, 4}
     assert {record: detail for record, (_, detail) in gone.items()} == {
         1: rows[0]["uid"].hex(),
@@ -436,37 +505,50 @@ def test_pictures_of_one_hash_are_compared_by_their_thumbnails(run: Runner, tmp_
     }
 
 
-def test_what_goes_by_its_hash_alone_is_counted(run: Runner, tmp_path: Path) -> None:
+def test_what_goes_by_its_hash_alone_is_counted(run: Runner) -> None:
     looks = [None, None, gray_thumbnail(60), gray_thumbnail(60)]
     rows = [
         row(i, file=f"{i}", original_width=900 - i, phash=77 ^ (i % 2), thumbnail=look) for i, look in enumerate(looks)
     ]
-    config = ImageDedupConfig(mode="near")
-    same = run(image_dedup.plan_same(run(image_dedup.plan_pictures(staged(tmp_path / "f", rows), config)), config))
-    clusters = run(image_dedup.plan_clusters(run(image_dedup.plan_near(same, config)), same, config))
-    counts = [record.info["by_hash_alone"] for place in (same, clusters) for record in place[0]]
+    page = run.page()
+    image_dedup(page, page.add(put(rows)), ImageDedupConfig(mode="near"))
+    run(page)
+    counts = [page[name].data.total("by_hash_alone") for name in ("same_pictures", "clusters")]
     assert sum(counts) == 3
 
 
-def test_off_and_an_empty_set_are_fine(run: Runner, tmp_path: Path) -> None:
-    place = staged(tmp_path / "f", [row(0)])
-    assert deduplicated(run, place, ImageDedupConfig()) == (set(), {})
-    assert not run.records
-    nothing = staged(tmp_path / "g", [])
-    config = ImageDedupConfig(mode="near")
-    same = run(image_dedup.plan_same(run(image_dedup.plan_pictures(nothing, config)), config))
-    near = run(image_dedup.plan_near(same, config))
-    clusters = run(image_dedup.plan_clusters(near, same, config))
-    assert rows_of(run(image_dedup.plan(nothing, same, clusters, config, LEDGER))) == []
+def test_an_empty_set_is_fine(run: Runner) -> None:
+    page = run.page()
+    judged = image_dedup(page, page.add(put([])), ImageDedupConfig(mode="near"))
+    run(page)
+    assert rows_of(judged) == []
 
 
-def test_tasks_change_their_keys_only_with_what_they_use() -> None:
-    def keys(step: Step) -> list[str]:
-        return [task.key for task in step.tasks]
+def test_all_is_off_by_default() -> None:
+    agent = "openwit-test/0.1 (+https://example.org/contact)"
+    page = build(WitConfig(sources=("a",), queries="q", output="o", fetch=FetchConfig(user_agent=agent)))
+    off = {"scores", "evaluation", "judge_pairs", "pictures", "same_pictures", "image_dedup"}
+    assert off.isdisjoint(each.name for each in page.steps)
 
-    done = [Done(partition="00000", key="", outputs={"00000.fetched.parquet": "hash"}, info={})]
-    place = (done, Path())
+
+def test_a_mode_has_the_steps_that_it_needs(run: Runner) -> None:
+    def steps(mode: Any) -> list[str]:
+        page = run.page()
+        image_dedup(page, page.add(put([])), ImageDedupConfig(mode=mode))
+        return [each.name for each in page.steps[1:]]
+
+    assert steps("same_file") == ["pictures", "same_pictures", "image_dedup"]
+    assert steps("near") == ["pictures", "same_pictures", "near_pictures", "clusters", "image_dedup"]
+
+
+def test_tasks_change_their_keys_only_with_what_they_use(run: Runner) -> None:
+    def keys(config: ImageDedupConfig) -> list[str]:
+        return [task.key for task in list_pictures(arrived, config).cut(run.page().run)]
+
+    arrived = Data("fetched", Survivors)
+    outputs = {"00000.fetched.parquet": "hash", "00000.rejections.parquet": ""}
+    arrived.finish([Done(partition="00000", key="", outputs=outputs)])
     one, two = ImageDedupConfig(mode="near"), ImageDedupConfig(mode="near", max_distance=6)
-    assert keys(image_dedup.plan_pictures(place, one)) == keys(image_dedup.plan_pictures(place, two))
+    assert keys(one) == keys(two)
     other = ImageDedupConfig(mode="same_file")
-    assert keys(image_dedup.plan_pictures(place, one)) != keys(image_dedup.plan_pictures(place, other))
+    assert keys(one) != keys(other)

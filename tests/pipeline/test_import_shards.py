@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import load
-from pipeline.checked import Vouched
 from pipeline.errors import InputError
 from pipeline.img2dataset import pictures
+from pipeline.location import Location
 from pipeline.run import run
 from pipeline.steps import requests, shards
 from pipeline.steps.facts import read_facts
@@ -116,9 +116,9 @@ def test_each_staging_shard_reads_its_own_part_of_the_imports(
 ) -> None:
     read: list[tuple[str, int]] = []
 
-    def watched(file: Vouched, orders: tuple[int, int], columns: Sequence[str]) -> pa.Table:
+    def watched(file: Location, orders: tuple[int, int], columns: Sequence[str]) -> pa.Table:
         table = read_facts(file, orders, columns)
-        read.append((Path(file.path).name, table.num_rows))
+        read.append((file.local.name, table.num_rows))
         return table
 
     monkeypatch.setattr(requests, "read_facts", watched)

@@ -16,21 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.load import ConfigError, load
-from pipeline.engine import Done
 from pipeline.errors import InputError
-from pipeline.ledger import LedgerConfig
-from pipeline.matching.matcher import Matcher
+from pipeline.ledger_config import LedgerConfig
+from pipeline.location import Location
 from pipeline.outcome import Outcome
-from pipeline.reasons import REASONS
 from pipeline.schema import CLEANED, IDENTIFIED
-from pipeline.stages.clean import CleanConfig
-from pipeline.stages.language import LANGUAGES, LanguageConfig, identify, lexicon_fingerprints
+from pipeline.stages.language import LANGUAGES, Language, LanguageConfig, identify, lexicon_fingerprints
 from pipeline.stages.language_kernel import NUM_CHARACTERS
 from pipeline.stages.language_model import load_model, model_path
 from pipeline.stages.language_words import BUILTIN_LANGUAGES, Lexicon, count_words, is_letter, load_lexicon
-from pipeline.stages.match import MatchConfig
-from pipeline.steps import texts
-from pipeline.wit import WitConfig, recipe
+from pipeline.steps.judge_links import JudgeLinks
+from pipeline.wit import WitConfig, build
 
 NO_LEXICON: dict[str, tuple[str, ...]] = {"en": ()}
 
@@ -63,7 +59,7 @@ def _identify(captions: list[str], config: LanguageConfig | None = None) -> Outc
     outcome.kept.validate(full=True)
     assert outcome.kept.schema == IDENTIFIED
     assert outcome.num_in == len(captions) == outcome.kept.num_rows + outcome.rejected.num_rows
-    assert set(outcome.rejected["reason"].to_pylist()) <= set(REASONS["language"])
+    assert set(outcome.rejected["reason"].to_pylist()) <= set(Language.reasons)
     return outcome
 
 
@@ -392,25 +388,19 @@ def test_every_real_text_equals_the_library(shared_data: Path) -> None:
 
 def test_a_changed_list_is_read_anew_and_a_missing_one_stops_before_work(tmp_path: Path) -> None:
     own = tmp_path / "own.txt"
-    done = Done(
-        partition="part", key="", outputs=dict.fromkeys(("part.candidates.parquet", *Matcher.FILES), ""), info={}
-    )
 
     def key(config: LanguageConfig) -> str:
-        (task,) = texts.plan(
-            [(done, tmp_path)],
-            done,
-            tmp_path,
-            texts=texts.TextsConfig(),
-            clean_config=CleanConfig(),
-            language=config,
-            match_config=MatchConfig(),
+        task = JudgeLinks(
+            partition="part",
+            candidates=Location("c.parquet", "1"),
+            stages=(Language(config=config),),
+            batch_rows=1,
             ledger=LedgerConfig(),
-        ).tasks
+        )
         return task.key
 
     config = LanguageConfig(lexicons={"en": (str(own),)})
-    page = recipe(
+    page = build(
         load(
             WitConfig,
             None,
@@ -424,7 +414,7 @@ def test_a_changed_list_is_read_anew_and_a_missing_one_stops_before_work(tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         with pytest.raises(InputError, match=r"own\.txt: cannot read the word list"):
-            next(page)
+            page.check()
     assert not (tmp_path / "out").exists()
     own.write_text("cow\n", encoding="utf-8")
     before = key(config)

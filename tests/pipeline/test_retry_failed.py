@@ -6,15 +6,17 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands import main
+from pipeline.engine import AnyTask
 from pipeline.report import write_report
-from pipeline.steps import fetch as fetch_step
-from pipeline.steps import requests as requests_step
-from pipeline.steps import shards as shards_step
+from pipeline.steps.fetch import Fetch
+from pipeline.steps.requests import ListRequests
+from pipeline.steps.shards import WriteShard
 from tests.pipeline.loopback_server import LoopbackServer, Route, answer, in_turn, raw, text
 from tests.pipeline.small_run import SmallRun, picture
 
@@ -105,14 +107,10 @@ def test_nothing_to_retry_is_one_line_and_changes_nothing(case: Case, capsys: py
     assert case.small.state() == before
 
 
-@pytest.mark.parametrize(
-    ("module", "work", "asked_before"),
-    [(requests_step, "_work", []), (fetch_step, "_work", []), (shards_step, "_work", sorted(HEALING))],
-)
+@pytest.mark.parametrize(("task", "asked_before"), [(ListRequests, []), (Fetch, []), (WriteShard, sorted(HEALING))])
 def test_killed_retry_goes_on_with_a_plain_run_and_asks_nothing_twice(
     case: Case,
-    module: object,
-    work: str,
+    task: type[AnyTask[Any]],
     asked_before: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -122,7 +120,7 @@ def test_killed_retry_goes_on_with_a_plain_run_and_asks_nothing_twice(
 
     before = len(case.server.requests)
     with monkeypatch.context() as patch:
-        patch.setattr(module, work, interrupt)
+        patch.setattr(task, "work", interrupt)
         assert case.small.run("--retry-failed") == 130
     assert sorted(case.server.targets()[before:]) == asked_before
     capsys.readouterr()
@@ -139,7 +137,7 @@ def test_killed_retry_goes_on_with_the_same_command(case: Case, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards_step, "_work", interrupt)
+        patch.setattr(WriteShard, "work", interrupt)
         assert case.small.run("--retry-failed") == 130
     assert case.run("--retry-failed") == [], "all of it was asked before the kill"
     assert case.run("--retry-failed") == ["/stubborn"]
@@ -171,7 +169,7 @@ def test_part_finished_run_is_retried_and_finished(tmp_path: Path, monkeypatch: 
     with LoopbackServer(ROUTES) as server:
         case = Case(small=SmallRun.make(tmp_path, server, ROUTES), server=server)
         with monkeypatch.context() as patch:
-            patch.setattr(shards_step, "_work", interrupt)
+            patch.setattr(WriteShard, "work", interrupt)
             assert case.small.run() == 130
         before = len(server.requests)
         assert case.run("--retry-failed") == sorted(HEALING)

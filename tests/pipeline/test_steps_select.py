@@ -15,15 +15,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.checked import digest_of
-from pipeline.engine import Done, Engine, EngineConfig, open_engine
+from pipeline.engine import Data, Done, Engine, EngineConfig, open_engine
+from pipeline.engine.task import names_in
 from pipeline.identity import first_64_bits, keyed_hash, text_hash
-from pipeline.ledger import LedgerConfig, Line, totals
+from pipeline.ledger import Line, totals
+from pipeline.ledger_config import LedgerConfig
 from pipeline.schema import MATCHED
 from pipeline.stages.balance import BalanceConfig
-from pipeline.steps import dedup, exchange, schedule, select
-from pipeline.steps.dedup import DedupConfig
-from pipeline.steps.step import Step
+from pipeline.steps.balance.plan import Balanced, balance
+from pipeline.steps.dedup import dedup
+from pipeline.steps.dedup_config import DedupConfig
+from pipeline.steps.exchange import Blocks, Exchanged, exchange, partition_of, read_blocks
+from pipeline.steps.judge_links import Matched
+from pipeline.steps.queries import Queries
+from pipeline.steps.schedule import bound, schedule
+from pipeline.steps.step import Page
+from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage import save_vector
+from tests.pipeline.pages import run_page
 
 QUERIES = 12
 PARTITIONS = 3
@@ -60,32 +69,56 @@ def make_rows(count: int, urls: int) -> list[dict[str, Any]]:
     return rows
 
 
-def write_exchanged(root: Path, rows: Sequence[dict[str, Any]], files: int, engine: Engine) -> list[tuple[Done, Path]]:
-    """Rows as `files` of matched pairs, through the real exchange with blocks of a few rows."""
-    (root / "texts").mkdir(parents=True)
-    matched = []
+def page_at(root: Path, seed: int = 0) -> Page:
+    """A page without steps, whose files lie in `root`/work."""
+    return Page(root, seed=seed, ledger=LEDGER)
+
+
+def matched_data(page: Page, rows: Sequence[dict[str, Any]], files: int) -> Data[Matched]:
+    """Rows as `files` of matched pairs."""
+    data = Data("texts", Matched)
+    data.directory = page.run.directory("texts")
+    data.directory.mkdir(parents=True)
+    done = []
     for i in range(files):
         table = pa.Table.from_pylist(rows[i::files], schema=MATCHED)
-        name = f"f{i}.matched.parquet"
-        pq.write_table(table, root / "texts" / name)
-        sha = hashlib.sha256((root / "texts" / name).read_bytes()).hexdigest()
-        done = Done(partition=f"f{i}", key="k", outputs={name: sha}, info={"kept": table.num_rows})
-        matched.append((done, root / "texts"))
-    step = exchange.plan(matched, partitions=PARTITIONS, rows_per_task=150)
-    return [(done, root / "exchange") for done in engine.run_step(root / "exchange", step.tasks)]
+        outputs = {f"f{i}.matched.parquet": "", f"f{i}.rejections.parquet": ""}
+        path = data.directory / f"f{i}.matched.parquet"
+        pq.write_table(table, path)
+        outputs[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        done.append(Done(partition=f"f{i}", key="k", outputs=outputs, info={"kept": table.num_rows}))
+    data.finish(done)
+    return data
+
+
+def exchanged_data(page: Page, rows: Sequence[dict[str, Any]], files: int) -> Data[Blocks]:
+    """Rows through the real exchange, with blocks of a few rows, once the page is run."""
+    texts = TextsConfig(partitions=PARTITIONS, rows_per_flush=150)
+    return page.add(exchange(matched_data(page, rows, files), texts))
+
+
+def queries_data(page: Page) -> Data[Queries]:
+    """The query list, as far as the select steps read it."""
+    data = Data("queries", Queries)
+    data.directory = page.run.directory("queries")
+    data.directory.mkdir(parents=True)
+    path = data.directory / "all.query_hashes.npy"
+    save_vector(path, query_hashes())
+    outputs = dict.fromkeys(names_in(Queries, "all"), "") | {path.name: digest_of(path)}
+    data.finish([Done(partition="all", key="q", outputs=outputs, info={"num_queries": QUERIES})])
+    return data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
     """What the select steps left."""
 
+    page: Page
     shards: list[list[dict[str, Any]]]
     counts: list[dict[str, Any]]
     lines: dict[str, Line]
-    limit: tuple[Done, Path]
-    thresholds: tuple[Done, Path]
-    queries: tuple[Done, Path]
-    query_counts: tuple[Done, Path]
+    balanced: Balanced
+    queries: Data[Queries]
 
 
 def run_plan(
@@ -97,36 +130,19 @@ def run_plan(
     dedup_config: DedupConfig = PAIRS,
 ) -> Planned:
     """From matched rows to staging shards of 20 pairs, with the real steps."""
-    exchanged = write_exchanged(root, rows, files, engine)
-    (root / "queries").mkdir()
-    save_vector(root / "queries" / "q.query_hashes.npy", query_hashes())
-    digest = digest_of(root / "queries" / "q.query_hashes.npy")
-    queries = (Done(partition="all", key="q", outputs={"q.query_hashes.npy": digest}, info={}), root / "queries")
-
-    def run(step: Step) -> list[Done]:
-        return engine.run_step(root / step.name, step.tasks)
-
-    plan = dedup.plan(exchanged, partitions=PARTITIONS, num_queries=QUERIES, config=dedup_config, ledger=LEDGER)
-    unique, directory = run(plan), root / "dedup"
-    counts = (run(select.plan_count(unique, directory))[0], root / "count")
-    limit = (run(select.plan_limit(counts, config))[0], root / "limit")
-    gathered = run(select.plan_gather(unique, directory, limit, queries, config, 0))
-    step = select.plan_threshold(gathered, root / "gather", (unique, directory), limit, queries, config, 0)
-    thresholds = (run(step)[0], root / "threshold")
-    chosen = run(select.plan_balance(unique, directory, thresholds, queries, config, 0, LEDGER))
-    query_counts = (
-        run(select.plan_report(chosen, root / "balance", counts, thresholds))[0],
-        root / "query_counts",
-    )
-    scheduled = schedule.shards_of(run(schedule.plan(chosen, root / "balance", 20)))
+    page = page_at(root)
+    queries = queries_data(page)
+    unique = dedup(page, exchanged_data(page, rows, files), queries, TextsConfig(partitions=PARTITIONS), dedup_config)
+    balanced = balance(page, unique, queries, config)
+    scheduled = page.add(schedule(balanced.pairs, 20))
+    run_page(page, engine)
     return Planned(
-        shards=[pq.read_table(done.path(root / "schedule", "selected")).to_pylist() for done in scheduled],
-        counts=pq.read_table(query_counts[0].path(query_counts[1], "query_counts")).to_pylist(),
-        lines={line.stage: line for line in totals([done.info for done in [*unique, *chosen]])},
-        limit=limit,
-        thresholds=thresholds,
+        page=page,
+        shards=[pq.read_table(part.files.selected.path).to_pylist() for part in scheduled.parts],
+        counts=pq.read_table(balanced.query_counts.only.files.query_counts.path).to_pylist(),
+        lines={line.stage: line for line in totals([part.info for part in (*unique.parts, *balanced.pairs.parts)])},
+        balanced=balanced,
         queries=queries,
-        query_counts=query_counts,
     )
 
 
@@ -176,7 +192,7 @@ def test_empty_input_gives_an_empty_plan(tmp_path: Path) -> None:
 
 def test_schedule_bounds_cover_the_hash_space_without_gap() -> None:
     for shards in (1, 3, 7, 4096):
-        bounds = [schedule.bound(i, shards) for i in range(shards + 1)]
+        bounds = [bound(i, shards) for i in range(shards + 1)]
         assert bounds[0] == 0
         assert bounds[-1] == 2**64
         assert all(a < b for a, b in itertools.pairwise(bounds))
@@ -184,27 +200,31 @@ def test_schedule_bounds_cover_the_hash_space_without_gap() -> None:
 
 def test_exchange_brings_every_row_to_its_partition_once(tmp_path: Path) -> None:
     rows = make_rows(700, 90)
+    page = page_at(tmp_path)
+    blocks = exchanged_data(page, rows, 5)
     with open_engine(EngineConfig(kind="inline")) as engine:
-        files = write_exchanged(tmp_path, rows, 5, engine)
-    assert len(files) > 2, "files that do not fit together share no task"
-    paths = [(d.file(where, "blocks"), d.file(where, "index.npy")) for d, where in files]
+        run_page(page, engine)
+    assert len(blocks.parts) > 2, "files that do not fit together share no task"
+    exchanged = Exchanged.of(blocks)
     seen = []
     for partition in range(PARTITIONS):
-        mine = [row for batch in exchange.read_blocks(paths, partition) for row in batch.to_pylist()]
+        mine = [row for batch in read_blocks(exchanged, partition) for row in batch.to_pylist()]
         ids = pa.array([row["url_id"] for row in mine], pa.binary(16))
-        assert set(exchange.partition_of(ids, PARTITIONS).tolist()) == {partition}
+        assert set(partition_of(ids, PARTITIONS).tolist()) == {partition}
         seen += [row["record"] for row in mine]
     assert sorted(seen) == list(range(700))
 
 
 def test_small_files_share_an_exchange_task_and_large_ones_flush_often(tmp_path: Path) -> None:
     rows = make_rows(400, 90)
+    small, large = page_at(tmp_path / "small"), page_at(tmp_path / "large")
+    of_small, of_large = exchanged_data(small, rows[:100], 20), exchanged_data(large, rows, 1)
     with open_engine(EngineConfig(kind="inline")) as engine:
-        (tmp_path / "small").mkdir()
-        assert len(write_exchanged(tmp_path / "small", rows[:100], 20, engine)) == 1
-        (tmp_path / "large").mkdir()
-        ((done, where),) = write_exchanged(tmp_path / "large", rows, 1, engine)
-    index = np.load(done.path(where, "index.npy"))
+        run_page(small, engine)
+        run_page(large, engine)
+    assert len(of_small.parts) == 1
+    blocks = of_large.only.files
+    index = np.load(blocks.index.path)
     assert index.shape == (1, 2, PARTITIONS + 1), "one batch of the file is one flush"
     assert index[0, 0, 0] == 0
-    assert index[-1, 0, -1] == done.path(where, "blocks").stat().st_size
+    assert index[-1, 0, -1] == blocks.blocks.local.stat().st_size

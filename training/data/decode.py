@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from pipeline.identity import keyed_hash
-from pipeline.pictures import Rejected, decode_upright
+from pipeline.pictures.decode import decode_upright
+from pipeline.pictures.rejected import Rejected
 from training.config import AugmentConfig
 
 __all__ = ["centre_crop", "crop_box", "decode", "draws", "random_crop", "sample_keys"]

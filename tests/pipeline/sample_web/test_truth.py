@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.identity import canonical_url
-from pipeline.reasons import is_reason
+from pipeline.pages import is_reason
 from pipeline.sample_web.languages import LANGUAGES
 from pipeline.sample_web.trouble import TROUBLES
 
