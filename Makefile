@@ -49,7 +49,7 @@ report: .venv/ready  ## write the HTML data card
 
 # Two workers, since many tests wait: for time-outs, for processes, for a Ray. ARGS="-n 0" goes without.
 test: .venv/ready  ## the default tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 test-all: .venv/ready  ## all tests that need no GPU, slow ones too
 	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark and not peers' $(ARGS)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline.catalog import NAMED_QUERIES, named_query, open_catalog
-from pipeline.checked import digest_of
-from pipeline.storage import write_json
-from pipeline.summaries import write_summaries
+from pipeline.catalog.catalog import NAMED_QUERIES, named_query, open_catalog
+from pipeline.catalog.summaries import write_summaries
+from pipeline.storage.atomic import write_json
+from pipeline.storage.checked import digest_of
 
 NUM_QUERIES = 500_000
 ROWS_PER_SHARD = 10_000

@@ -25,7 +25,7 @@ import pyarrow as pa
 from benchmarks.published_like import TOTAL, make_captions, make_queries
 from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import Matcher
-from pipeline.queries import query_list_of
+from pipeline.records.queries import query_list_of
 
 _MARKS = re.compile(r"([,.;:?!`])")
 _PEER = "pyahocorasick"

@@ -31,14 +31,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.engine import Done, Engine, EngineConfig, Task, open_engine
-from pipeline.identity import text_hash
-from pipeline.ledger import LedgerConfig
-from pipeline.schema import MATCHED
+from pipeline.records.identity import text_hash
+from pipeline.records.ledger import LedgerConfig
+from pipeline.records.schema import MATCHED
 from pipeline.stages.balance import BalanceConfig
 from pipeline.steps import dedup, exchange, schedule, select
 from pipeline.steps.dedup import DedupConfig
 from pipeline.steps.step import Step
-from pipeline.storage import parquet_writer, save_vector
+from pipeline.storage.parquet import parquet_writer, save_vector
 
 QUERIES = 500_000
 ROWS_PER_FILE = 1_000_000

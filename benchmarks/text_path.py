@@ -40,16 +40,16 @@ from pipeline.steps.texts import TextsConfig
 
 from benchmarks.published_like import make_captions, make_queries
 from pipeline.engine import Done
-from pipeline.identity import canonical_url, uid_of, url_id_of
-from pipeline.ledger import LedgerConfig
-from pipeline.queries import query_list_of
-from pipeline.schema import CANDIDATES
+from pipeline.records.identity import canonical_url, uid_of, url_id_of
+from pipeline.records.ledger import LedgerConfig
+from pipeline.records.queries import query_list_of
+from pipeline.records.schema import CANDIDATES
 from pipeline.stages.clean import CleanConfig, clean
 from pipeline.stages.language import LanguageConfig, identify
 from pipeline.stages.language_model import model_path
 from pipeline.stages.match import MatchConfig, Matcher, match
 from pipeline.steps import texts as texts_step
-from pipeline.storage import parquet_writer
+from pipeline.storage.parquet import parquet_writer
 
 PEER_SHARE = 11  # not a multiple of 5, after which the kinds of text repeat
 ROWS_PER_BATCH = 65_536

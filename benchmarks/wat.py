@@ -35,7 +35,7 @@ from urllib.parse import urljoin
 import msgspec
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from pipeline.outcome import Outcome
+from pipeline.records.outcome import Outcome
 from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.columns import LINKS

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from configs.load import ConfigError
 from pipeline.engine import EngineConfig
-from pipeline.ledger_config import LedgerConfig
 from pipeline.matching.config import MatchConfig
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.balance.config import BalanceConfig
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.clean_config import CleanConfig
@@ -21,7 +21,7 @@ from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.image_filters_config import FiltersConfig
 from pipeline.stages.language_config import LanguageConfig
 from pipeline.steps.dedup_config import DedupConfig
-from pipeline.steps.image_dedup_config import ImageDedupConfig
+from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.shards_config import ShardsConfig
 from pipeline.steps.texts_config import TextsConfig
 

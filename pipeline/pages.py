@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, load
-from pipeline import schema
 from pipeline.config import WitConfig
 from pipeline.engine import Data, Output, outputs_of
+from pipeline.records import schema
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.decontaminate_config import DecontaminateConfig
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 from pipeline.steps.dedup_config import DedupConfig
-from pipeline.steps.image_dedup_config import ImageDedupConfig
+from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.step import Page, Step
 from pipeline.wit import build
 

@@ -19,16 +19,16 @@ from pipeline.stages.clean import Clean
 from pipeline.stages.language import Language
 from pipeline.steps.balance.final import final_balance
 from pipeline.steps.balance.plan import balance
-from pipeline.steps.decontaminate import decontaminate
 from pipeline.steps.dedup import dedup
 from pipeline.steps.exchange import exchange
 from pipeline.steps.extract import Sources, extract_links
-from pipeline.steps.fetch import fetch_pictures
-from pipeline.steps.image_dedup import image_dedup
-from pipeline.steps.image_filters import filters
-from pipeline.steps.import_shards import import_pictures
+from pipeline.steps.fetch.fetch import fetch_pictures
+from pipeline.steps.fetch.import_shards import import_pictures
 from pipeline.steps.judge_links import judge_links, match
-from pipeline.steps.judge_pairs import judge_pairs
+from pipeline.steps.judges.decontaminate import decontaminate
+from pipeline.steps.judges.image_dedup import image_dedup
+from pipeline.steps.judges.image_filters import filters
+from pipeline.steps.judges.judge_pairs import judge_pairs
 from pipeline.steps.queries import list_queries
 from pipeline.steps.schedule import schedule
 from pipeline.steps.shards import write_shards

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import fingerprint, from_mapping, to_mapping
-from pipeline.checked import Vouched, check, digest_of
 from pipeline.engine import Done, Task, finished, forget, open_engine
 from pipeline.errors import DamagedFileError, OutputError, QueryListError
-from pipeline.printable import say
-from pipeline.progress import Progress
-from pipeline.queries import read_queries, write_queries
-from pipeline.schema import QUERIES
-from pipeline.storage import commit, temporary_name, unwritable
+from pipeline.records.queries import read_queries, write_queries
+from pipeline.records.schema import QUERIES
+from pipeline.storage.atomic import commit, temporary_name, unwritable
+from pipeline.storage.checked import Vouched, check, digest_of
+from pipeline.terminal.printable import say
+from pipeline.terminal.progress import Progress
 from query_list.bigrams import BigramsConfig, bigrams
 from query_list.candidate import Candidate
 from query_list.config import BuildConfig

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 from configs.load import ConfigError, describe, from_mapping, load, parse_overrides
 from pipeline.errors import PipelineError
-from pipeline.printable import say
+from pipeline.terminal.printable import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.queries import QueryList
+    from pipeline.records.queries import QueryList
 
 __all__ = ["main"]
 
@@ -63,9 +63,9 @@ def _help(command: str) -> int:
 
 
 def _build(words: list[str]) -> int:
-    from pipeline.console import PrintableConsole
-    from pipeline.progress import Progress
-    from pipeline.queries import read_queries
+    from pipeline.records.queries import read_queries
+    from pipeline.terminal.console import PrintableConsole
+    from pipeline.terminal.progress import Progress
     from query_list.build import build
     from query_list.config import BuildConfig
 
@@ -96,8 +96,8 @@ def _build(words: list[str]) -> int:
 
 
 def _stats(words: list[str]) -> int:
-    from pipeline.console import PrintableConsole
-    from pipeline.queries import read_queries
+    from pipeline.records.queries import read_queries
+    from pipeline.terminal.console import PrintableConsole
 
     path, rest = _list_path(words)
     if rest:
@@ -111,7 +111,7 @@ def _stats(words: list[str]) -> int:
 
 def _lint(words: list[str]) -> int:
     from pipeline.matching.config import MatchConfig
-    from pipeline.queries import read_queries
+    from pipeline.records.queries import read_queries
     from query_list.config import EmptyQueriesConfig
     from query_list.report import lint, read_texts
 
@@ -132,7 +132,7 @@ def _lint(words: list[str]) -> int:
 
 def _diff_rules(words: list[str]) -> int:
     from pipeline.matching.config import MatchConfig
-    from pipeline.queries import read_queries
+    from pipeline.records.queries import read_queries
     from query_list.report import diff_rules, read_texts
 
     path, rest = _list_path(words)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.matching.characters import word_spans
-from pipeline.storage import write_parquet
+from pipeline.storage.parquet import write_parquet
 from query_list.config import DumpConfig
 from query_list.counting import SpillingCounter
 from query_list.dump import read_namespaces, read_pages

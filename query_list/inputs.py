@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from pipeline.errors import InputError
-from pipeline.storage import read_json, sha256_of, write_json
+from pipeline.storage.atomic import read_json, sha256_of, write_json
 
 __all__ = ["Input", "expand", "identify", "open_raw", "open_text_lines"]
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.lines import read_lines
 from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import Matcher, can_match, normal_form
-from pipeline.queries import QueryList
+from pipeline.records.queries import QueryList
+from pipeline.storage.lines import read_lines
 from query_list.stop_words import EmptyQueriesConfig, Judge
 
 __all__ = ["Difference", "Finding", "SourceFacts", "diff_rules", "lint", "read_texts", "stats"]

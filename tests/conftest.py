@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -34,25 +35,34 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For the workers of pytest-xdist (`--dist loadgroup`): tests that share dear fixtures go to one of them.
+def _shared_by(nodeid: str) -> str:
+    """What shares dear fixtures, and so goes to one of pytest-xdist's workers: a file, or a directory with a
+    conftest.py of its own. Two modules of other directories want what the end-to-end tests have."""
+    path = nodeid.partition("::")[0]
+    directory = path.rpartition("/")[0]
+    if path in ("tests/pipeline/test_balance_report.py", "tests/pipeline/test_engine.py"):
+        directory = "tests/end_to_end"
+    shared = directory != "tests" and (REPOSITORY / directory / "conftest.py").exists()
+    return directory if shared else path
 
-    That is a file, or a directory with a conftest.py of its own; whoever wants the Ray goes with the end-to-end tests,
-    so that there is one. The directories come first, since they take longest.
-    """
-    if not getattr(config.option, "loadgroup", False):
-        return
-    directories = []
-    files = []
-    for item in items:
-        directory = item.path.parent
-        if "ray_engine" in getattr(item, "fixturenames", ()):
-            directory = REPOSITORY / "tests" / "end_to_end"
-        shared = directory.parent != REPOSITORY and (directory / "conftest.py").exists()
-        item.add_marker(pytest.mark.xdist_group(directory.name if shared else item.path.stem))
-        (directories if shared else files).append(item)
-    items[:] = directories + files
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whatever `--dist` says: no fixture is made twice."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _shared_by(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The workers begin with the directories, which take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _shared_by(item.nodeid).endswith(".py"))
 
 
 # A busy machine is no failure, and the first example waits for the compiler.

@@ -17,7 +17,9 @@ import training
 HEAVY = ("torch", "ray", "duckdb", "open_clip", "numba", "cv2", "PIL")
 
 
-@pytest.mark.parametrize("module", ["pipeline.schema", "pipeline.identity", "pipeline.storage", "configs.load"])
+@pytest.mark.parametrize(
+    "module", ["pipeline.records.schema", "pipeline.records.identity", "pipeline.storage.atomic", "configs.load"]
+)
 def test_light_module_loads_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

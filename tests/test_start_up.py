@@ -34,7 +34,7 @@ HELP = [
     ["pipeline.sample_web", "--help"],
 ]
 """Modules to run, with their words."""
-CONFIGS = ["pipeline.config", "pipeline.subset_config", "query_list.config"]
+CONFIGS = ["pipeline.config", "pipeline.sets.subset_config", "query_list.config"]
 STEPS = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
     for path in (REPOSITORY / "pipeline" / "steps").rglob("[a-z]*.py")

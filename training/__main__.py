@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, describe, load
-from pipeline.printable import say
+from pipeline.terminal.printable import say
 from training.config import TrainConfig
 from training.errors import CheckpointError, TrainingError
 

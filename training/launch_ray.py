@@ -32,7 +32,7 @@ from configs.load import ConfigError, dump, load
 from pipeline.engine.scratch import scratch_directory
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.errors import EngineError, one_line
-from pipeline.printable import say
+from pipeline.terminal.printable import say
 from training.config import TrainConfig
 from training.errors import DistributedError, TrainingError
 from training.run.directory import write_whole

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 
 from configs.load import ConfigError, describe
 from pipeline.errors import PipelineError
-from pipeline.printable import say
+from pipeline.terminal.printable import say
 
 __all__ = ["main"]
 
@@ -97,7 +97,7 @@ def _help(name: str, command: Callable[..., int]) -> int:
         print(f"Options of {name}, in CONFIG.yaml or on the command line:\n")
         print(describe(WitConfig))
     elif name == "subset":
-        from pipeline.subset_config import SubsetConfig
+        from pipeline.sets.subset_config import SubsetConfig
 
         print(describe(SubsetConfig))
     return 0

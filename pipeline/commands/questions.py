@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from configs.load import ConfigError
 from pipeline.commands.results import shape_of, show
 from pipeline.commands.words import Words
-from pipeline.printable import printable_json, say
-from pipeline.progress import Progress
-from pipeline.storage import temporary_name
+from pipeline.storage.atomic import temporary_name
+from pipeline.terminal.printable import printable_json, say
+from pipeline.terminal.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.verify import Damage
+    from pipeline.questions.verify import Damage
 
 __all__ = ["balance_report_command", "explain_command", "report_command", "sql_command", "verify_command"]
 
@@ -33,7 +33,7 @@ def sql_command(words: Words) -> int:
         samples, rejections, hosts, shards, runs, ledger, reasons
     Names: balance, balance_curve, balance_final, balance_summary, failures, funnel, hosts, image_sizes, languages
     """
-    from pipeline.catalog import NAMED_QUERIES, check_query, confine, named_query, open_catalog, sql_errors
+    from pipeline.catalog.catalog import NAMED_QUERIES, check_query, confine, named_query, open_catalog, sql_errors
 
     shape, to, allow_files = words.take("format"), words.take("to"), words.take_flag("allow-files")
     shape = shape_of(shape, to)
@@ -59,8 +59,8 @@ def explain_command(words: Words) -> int:
     The story of one link: where it was found, what each stage said, its queries with their counts, thresholds
     and its own hashes, what came of the request, its shard and key. Works in the middle of a run.
     """
-    from pipeline.catalog import sql_errors
-    from pipeline.explain import explain, lines_of
+    from pipeline.catalog.catalog import sql_errors
+    from pipeline.questions.explain import explain, lines_of
 
     uid, url, shape = words.take("uid"), words.take("url"), words.take("format") or "text"
     if shape not in ("text", "json"):
@@ -91,8 +91,8 @@ def balance_report_command(words: Words) -> int:
     The captions that each mode of balancing would keep of this set's pairs, at its t. For the figures beside
     the published ones: sql CONFIG.yaml balance_summary.
     """
-    from pipeline.balance_report import compare_modes
-    from pipeline.duck import open_duckdb
+    from pipeline.catalog.duck import open_duckdb
+    from pipeline.questions.balance_report import compare_modes
 
     shape, to = words.take("format"), words.take("to")
     shape = shape_of(shape, to)
@@ -109,8 +109,8 @@ def report_command(words: Words) -> int:
 
     Write the data card, one self-contained HTML page.
     """
-    from pipeline.catalog import sql_errors
-    from pipeline.report import write_report
+    from pipeline.catalog.catalog import sql_errors
+    from pipeline.questions.report import write_report
 
     to = words.take("to")
     (target,) = words.positional(1, _DATA_SET)
@@ -129,8 +129,8 @@ def verify_command(words: Words) -> int:
     status is 1 when there is one. With --work, check every file of work/ too, against its done-record. With --repair,
     make again what is damaged, from what is left: nothing is requested.
     """
-    from pipeline.console import PrintableConsole
-    from pipeline.repair import repair
+    from pipeline.runs.repair import repair
+    from pipeline.terminal.console import PrintableConsole
 
     work, mend = words.take_flag("work"), words.take_flag("repair")
     (target,) = words.positional(1, _DATA_SET)
@@ -147,8 +147,8 @@ def verify_command(words: Words) -> int:
 
 def _verify(output: Path, *, work: bool) -> list[Damage]:
     """Print what is damaged, and a last line that sums up."""
-    from pipeline.verify import verify
-    from pipeline.verify_work import verify_work
+    from pipeline.questions.verify import verify
+    from pipeline.questions.verify_work import verify_work
 
     result = verify(output)
     damages = list(result.damages)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from configs.load import ConfigError
-from pipeline.printable import printable, printable_json
-from pipeline.storage import commit, temporary_name, unwritable
+from pipeline.storage.atomic import commit, temporary_name, unwritable
+from pipeline.terminal.printable import printable, printable_json
 
 if TYPE_CHECKING:
     import duckdb
@@ -86,7 +86,7 @@ def _write_table(columns: list[str], rows: Iterable[list[Any]], file: TextIO) ->
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.console import PrintableConsole
+    from pipeline.terminal.console import PrintableConsole
 
     table = Table(*(printable(name) for name in columns), box=box.SIMPLE_HEAD)
     more = 0

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from configs.load import ConfigError
 from pipeline.commands.words import Words
-from pipeline.progress import Progress
+from pipeline.terminal.progress import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.run import StepState
-    from pipeline.steps.retries import Retried
+    from pipeline.runs.run import StepState
+    from pipeline.steps.fetch.retries import Retried
 
 __all__ = ["plan_command", "run_command", "status_command"]
 
@@ -32,9 +32,9 @@ def plan_command(words: Words) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.console import PrintableConsole
     from pipeline.pages import reads_of, whole_page, writes_of
-    from pipeline.run import inspect
+    from pipeline.runs.run import inspect
+    from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build
 
     (target,) = words.positional(1, "CONFIG.yaml")
@@ -68,7 +68,7 @@ def _todo(state: StepState | None) -> str:
 
 def _rows() -> Iterator[tuple[str, str]]:
     """Each kind of row and its columns; those that it has from another kind by that one's name."""
-    import pipeline.schema as schemas
+    import pipeline.records.schema as schemas
 
     before: dict[str, pa.Schema] = {}
     for name in _SCHEMAS:
@@ -98,10 +98,10 @@ def run_command(words: Words) -> int:
     from rich import box
     from rich.table import Table
 
-    from pipeline.console import PrintableConsole
-    from pipeline.retry import begin_retry
-    from pipeline.run import run
+    from pipeline.runs.retry import begin_retry
+    from pipeline.runs.run import run
     from pipeline.stages.fetch.img2dataset import LIMITS
+    from pipeline.terminal.console import PrintableConsole
 
     extend, retry = words.take_flag("extend"), words.take_flag("retry-failed")
     (target,) = words.positional(1, "CONFIG.yaml")
@@ -147,9 +147,9 @@ def status_command(words: Words) -> int:
     from rich import box
     from rich.table import Table
 
-    from pipeline.console import PrintableConsole
-    from pipeline.run import inspect
-    from pipeline.steps.retries import retries_of
+    from pipeline.runs.run import inspect
+    from pipeline.steps.fetch.retries import retries_of
+    from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build
 
     (target,) = words.positional(1, "CONFIG.yaml or a data set's directory")

@@ -7,9 +7,9 @@ from typing import Any
 
 from configs.load import from_mapping
 from pipeline.commands.words import Words
-from pipeline.printable import say
-from pipeline.progress import Progress
-from pipeline.subset_config import SubsetConfig
+from pipeline.sets.subset_config import SubsetConfig
+from pipeline.terminal.printable import say
+from pipeline.terminal.progress import Progress
 
 __all__ = ["export_list_command", "join_command", "subset_command"]
 
@@ -20,8 +20,8 @@ def subset_command(words: Words) -> int:
 
     New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a data set directory of its own.
     """
-    from pipeline.console import PrintableConsole
-    from pipeline.subset import subset
+    from pipeline.sets.subset import subset
+    from pipeline.terminal.console import PrintableConsole
 
     out = Path(words.take_required("out"))
     options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids")}
@@ -44,7 +44,7 @@ def join_command(words: Words) -> int:
     Add the columns of a Parquet keyed by uid (16 bytes, or 32 hex digits) to the view `samples`, to query and to
     filter on. They are kept in DIR/joined/NAME.parquet; delete that file to take them away.
     """
-    from pipeline.join import join
+    from pipeline.sets.join import join
 
     name = words.take("name")
     target, scores = words.positional(2, "a data set's directory and a .parquet file")
@@ -61,7 +61,7 @@ def export_list_command(words: Words) -> int:
 
     The URLs and captions with uids, queries, provenance and sha256, without images. The list is a source as well.
     """
-    from pipeline.export_list import export_list
+    from pipeline.sets.export_list import export_list
 
     to = Path(words.take_required("to"))
     (target,) = words.positional(1, "a data set's directory")

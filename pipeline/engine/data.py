@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pipeline.engine.record import Done, manifest_of, records_in
 from pipeline.engine.task import outputs_of, place
-from pipeline.location import Files, Location
+from pipeline.storage.location import Files, Location
 
 __all__ = ["Data", "Part"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.engine.config import EngineConfig
 from pipeline.engine.record import Done, finished, run_task, strangers, write_manifest
 from pipeline.engine.task import AnyTask
-from pipeline.progress import Progress
-from pipeline.storage import sweep
+from pipeline.storage.atomic import sweep
+from pipeline.terminal.progress import Progress
 
 __all__ = ["Engine", "InlineEngine"]
 

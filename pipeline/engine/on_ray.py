@@ -18,7 +18,7 @@ from pipeline.engine.record import Done, run_task
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.engine.task import AnyTask
 from pipeline.errors import EngineError, PipelineError
-from pipeline.progress import Progress
+from pipeline.terminal.progress import Progress
 
 __all__ = ["RayEngine", "run_task_in"]
 

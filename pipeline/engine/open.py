@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pipeline.engine.config import EngineConfig
 from pipeline.engine.engine import Engine, InlineEngine
 from pipeline.engine.on_ray import RayEngine
-from pipeline.progress import Progress
+from pipeline.terminal.progress import Progress
 
 __all__ = ["open_engine"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.printable import say
+from pipeline.terminal.printable import say
 
 __all__ = ["REFUSED"]
 

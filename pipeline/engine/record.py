@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.checked import digest_of
 from pipeline.engine.task import AnyTask
-from pipeline.location import Location
-from pipeline.storage import commit, read_sealed, sha256_of, temporary_name, unwritable, write_sealed
+from pipeline.storage.atomic import commit, read_sealed, sha256_of, temporary_name, unwritable, write_sealed
+from pipeline.storage.checked import digest_of
+from pipeline.storage.location import Location
 
 __all__ = [
     "Done",

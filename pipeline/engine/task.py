@@ -26,7 +26,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args, runtime_checkable
 
 from configs.load import fingerprint
-from pipeline.location import Files, Location
+from pipeline.storage.location import Files, Location
 
 __all__ = [
     "AnyTask",

@@ -26,11 +26,12 @@ from pipeline.matching.characters import (
     words,
 )
 from pipeline.matching.config import MatchConfig
-from pipeline.storage import commit, save_vector, temporary_name, write_json
+from pipeline.storage.atomic import commit, temporary_name, write_json
+from pipeline.storage.parquet import save_vector
 
 if TYPE_CHECKING:
     from pipeline.matching.kernel import Tokens, Walk
-    from pipeline.queries import QueryList
+    from pipeline.records.queries import QueryList
 
 __all__ = ["MATCH_VERSION", "MatchConfig", "Matcher", "can_match", "normal_form"]
 

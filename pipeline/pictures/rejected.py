@@ -9,7 +9,7 @@ __all__ = ["Rejected"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejected:
-    """Why a body is not decoded or not stored: a word of `pipeline.reasons`, stage check_image."""
+    """Why a body is not decoded or not stored: a word of `pipeline.records.reasons`, stage check_image."""
 
     reason: str
     detail: str | None = None

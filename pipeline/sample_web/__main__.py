@@ -8,8 +8,8 @@ from pathlib import Path
 
 from configs.load import ConfigError, describe, load
 from pipeline.errors import PipelineError
-from pipeline.printable import say
 from pipeline.sample_web.build import SampleWebConfig, build_sample_web, is_built
+from pipeline.terminal.printable import say
 
 __all__ = ["ServeConfig", "main"]
 

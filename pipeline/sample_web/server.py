@@ -22,7 +22,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from pipeline.errors import ServerError
-from pipeline.printable import say
+from pipeline.terminal.printable import say
 
 __all__ = ["serve"]
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.identity import canonical_url
+from pipeline.records.identity import canonical_url
 from pipeline.sample_web.archives import Place
 from pipeline.sample_web.pages import OPT_OUT_KINDS, Page, Shown
 from pipeline.sample_web.vocabulary import CONCEPT_WORDS

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.outcome import Outcome, reject
-from pipeline.schema import CLEANED
+from pipeline.records.outcome import Outcome, reject
+from pipeline.records.schema import CLEANED
 from pipeline.stages.clean_config import CleanConfig
 from pipeline.stages.clean_keywords import is_keyword_list
 from pipeline.stages.clean_markup import CONTINUATIONS, fix_mojibake, has_template, strip_markup

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.checked import read_table
-from pipeline.hamming import distances, find_matches
-from pipeline.location import Files
-from pipeline.outcome import Outcome, reject
+from pipeline.pictures.hamming import distances, find_matches
+from pipeline.records.outcome import Outcome, reject
 from pipeline.stages.decontaminate_config import DecontaminateConfig
 from pipeline.stages.stage import Stage
+from pipeline.storage.checked import read_table
+from pipeline.storage.location import Files
 
 __all__ = [
     "EVALUATION",

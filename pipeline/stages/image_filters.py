@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.checked import load_vector
-from pipeline.location import Files, Location
-from pipeline.outcome import Outcome, reject
+from pipeline.records.outcome import Outcome, reject
 from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 from pipeline.stages.stage import Stage
+from pipeline.storage.checked import load_vector
+from pipeline.storage.location import Files, Location
 
 __all__ = ["Filters", "FiltersConfig", "Keys", "ScoreFilter", "SortedScore", "filter_facts", "keys_of", "range_of"]
 

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.outcome import Outcome, reject
-from pipeline.schema import IDENTIFIED
+from pipeline.records.outcome import Outcome, reject
+from pipeline.records.schema import IDENTIFIED
 from pipeline.stages.language_config import LANGUAGES, LanguageConfig
 from pipeline.stages.language_words import (
     Lexicon,

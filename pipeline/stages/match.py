@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.load import ConfigError
-from pipeline.checked import check
-from pipeline.location import Files
 from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import Matcher
-from pipeline.outcome import Outcome, reject
+from pipeline.records.outcome import Outcome, reject
 from pipeline.stages.stage import Stage
+from pipeline.storage.checked import check
+from pipeline.storage.location import Files
 
 __all__ = ["Match", "MatchConfig", "Matcher", "match"]
 

@@ -20,7 +20,7 @@ from configs.load import fingerprint
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.outcome import Outcome
+    from pipeline.records.outcome import Outcome
 
 __all__ = ["Stage"]
 

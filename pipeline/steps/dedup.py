@@ -23,21 +23,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline.checked import check, read_batches, read_row_groups
-from pipeline.duck import open_duckdb, spill_beside
+from pipeline.catalog.duck import open_duckdb, spill_beside
 from pipeline.engine import Data, Info, Task, apart, output
-from pipeline.identity import first_64_bits, keyed_hash
-from pipeline.ledger import Ledger, LedgerConfig
-from pipeline.location import Files, Location
-from pipeline.outcome import reject
-from pipeline.schema import MATCHED, REJECTIONS
+from pipeline.records.identity import first_64_bits, keyed_hash
+from pipeline.records.ledger import Ledger, LedgerConfig
+from pipeline.records.outcome import reject
+from pipeline.records.schema import MATCHED, REJECTIONS
 from pipeline.stages.balance.edges import ids_of
 from pipeline.steps.dedup_config import DedupConfig
 from pipeline.steps.exchange import Blocks, Exchanged, partition_of, read_blocks
 from pipeline.steps.queries import Queries
 from pipeline.steps.step import Page, Run, step
 from pipeline.steps.texts_config import TextsConfig
-from pipeline.storage import parquet_writer, save_vector, write_parquet
+from pipeline.storage.checked import check, read_batches, read_row_groups
+from pipeline.storage.location import Files, Location
+from pipeline.storage.parquet import parquet_writer, save_vector, write_parquet
 
 __all__ = ["Unique", "dedup"]
 

@@ -20,15 +20,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from pipeline.checked import load_vector, open_file, read_batches, read_range
 from pipeline.engine import Data, Info, Task, output
-from pipeline.identity import first_64_bits
-from pipeline.location import Files, Location
-from pipeline.schema import MATCHED
+from pipeline.records.identity import first_64_bits
+from pipeline.records.schema import MATCHED
 from pipeline.steps.judge_links import Matched
 from pipeline.steps.step import Run, step
 from pipeline.steps.texts_config import TextsConfig
-from pipeline.storage import save_vector
+from pipeline.storage.checked import load_vector, open_file, read_batches, read_range
+from pipeline.storage.location import Files, Location
+from pipeline.storage.parquet import save_vector
 
 __all__ = ["Blocks", "ExchangeWriter", "Exchanged", "exchange", "first_of", "groups_of", "partition_of", "read_blocks"]
 

@@ -20,14 +20,15 @@ import xxhash
 from pipeline.config import WitConfig
 from pipeline.engine import Done, Info, Task, forget, output
 from pipeline.errors import InputError
-from pipeline.ledger import Ledger, LedgerConfig, Line
-from pipeline.location import Location
-from pipeline.outcome import Outcome, rejections_from_rows
-from pipeline.schema import CANDIDATES, REJECTIONS
+from pipeline.records.ledger import Ledger, LedgerConfig, Line
+from pipeline.records.outcome import Outcome, rejections_from_rows
+from pipeline.records.schema import CANDIDATES, REJECTIONS
 from pipeline.stages.extract import ExtractConfig, Format, check_source, extract, stores_pictures
 from pipeline.steps.sources import Stamp, find_sources
 from pipeline.steps.step import Accept, Run, step
-from pipeline.storage import is_output, parquet_writer, write_parquet
+from pipeline.storage.location import Location
+from pipeline.storage.output import is_output
+from pipeline.storage.parquet import parquet_writer, write_parquet
 
 __all__ = ["Candidates", "Sources", "extract_links", "is_unreadable", "partition_name"]
 

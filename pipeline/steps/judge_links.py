@@ -9,19 +9,19 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.checked import read_batches
 from pipeline.engine import Data, Info, Task, output
-from pipeline.ledger import Ledger, LedgerConfig
-from pipeline.location import Location
 from pipeline.matching.config import MatchConfig
-from pipeline.schema import CANDIDATES, MATCHED, REJECTIONS
+from pipeline.records.ledger import Ledger, LedgerConfig
+from pipeline.records.schema import CANDIDATES, MATCHED, REJECTIONS
 from pipeline.stages.match import Match
 from pipeline.stages.stage import Stage
 from pipeline.steps.extract import Candidates
 from pipeline.steps.queries import Queries
 from pipeline.steps.step import Run, StageToBe, step
 from pipeline.steps.texts_config import TextsConfig
-from pipeline.storage import parquet_writer
+from pipeline.storage.checked import read_batches
+from pipeline.storage.location import Location
+from pipeline.storage.parquet import parquet_writer
 
 __all__ = ["LinkStage", "Matched", "judge_links", "match"]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine import Info, Task, apart, output
-from pipeline.location import Files, Location
 from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import MATCH_VERSION, Matcher
-from pipeline.queries import read_queries, write_queries
-from pipeline.schema import QUERIES
+from pipeline.records.queries import read_queries, write_queries
+from pipeline.records.schema import QUERIES
 from pipeline.steps.step import Run, step
-from pipeline.storage import save_vector
+from pipeline.storage.location import Files, Location
+from pipeline.storage.parquet import save_vector
 
 __all__ = ["Queries", "list_queries"]
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.checked import read_part
 from pipeline.engine import Data, Info, TaskOfParts, output
-from pipeline.location import Files, Location
-from pipeline.schema import SELECTED
+from pipeline.records.schema import SELECTED
 from pipeline.steps.balance.plan import CHOSEN, Chosen
 from pipeline.steps.step import Run, step
-from pipeline.storage import write_parquet
+from pipeline.storage.checked import read_part
+from pipeline.storage.location import Files, Location
+from pipeline.storage.parquet import write_parquet
 
 __all__ = ["Selected", "bound", "schedule"]
 

@@ -20,9 +20,9 @@ from typing import Any
 import xxhash
 
 from pipeline.errors import InputError, OutputError
-from pipeline.remote import is_web, open_download
 from pipeline.stages.extract.files import open_binary
-from pipeline.storage import write_bytes
+from pipeline.storage.atomic import write_bytes
+from pipeline.web.remote import is_web, open_download
 
 __all__ = ["Stamp", "find_sources", "named_files", "stamp_of"]
 

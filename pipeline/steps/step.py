@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 from pipeline.engine import AnyTask, Data, Done
-from pipeline.ledger import LedgerConfig
-from pipeline.reasons import REASONS
+from pipeline.records.ledger import LedgerConfig
+from pipeline.records.reasons import REASONS
 from pipeline.stages.stage import Stage
 
 __all__ = ["Accept", "Page", "Run", "StageToBe", "Step", "StepOf", "step"]

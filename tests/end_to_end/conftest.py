@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from configs.load import load
-from pipeline.run import run
+from pipeline.runs.run import run
 from pipeline.sample_web import SampleWebConfig, build_sample_web
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY

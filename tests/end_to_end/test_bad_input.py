@@ -12,7 +12,7 @@ import pytest
 from configs.load import dump
 from pipeline.commands import main
 from pipeline.sample_web.serving import serving
-from pipeline.storage import open_output
+from pipeline.storage.output import open_output
 from pipeline.wit import WitConfig
 
 Make = Callable[..., WitConfig]

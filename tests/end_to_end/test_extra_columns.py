@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.run import run
+from pipeline.runs.run import run
 from pipeline.wit import WitConfig
 
 

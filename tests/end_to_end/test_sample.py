@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.catalog import NAMED_QUERIES, named_query, open_catalog
+from pipeline.catalog.catalog import NAMED_QUERIES, named_query, open_catalog
 from pipeline.engine import Engine
 from pipeline.pages import is_reason
-from pipeline.report import write_report
-from pipeline.run import inspect, run
+from pipeline.questions.report import write_report
+from pipeline.runs.run import inspect, run
 from pipeline.wit import WitConfig, build
 from tests.end_to_end.conftest import published_hashes
 
@@ -176,8 +176,8 @@ def test_named_query_answers(finished: Path, name: str) -> None:
 
 
 def test_catalog_of_an_unfinished_run_has_every_view(make_config: Make, tmp_path: Path) -> None:
-    from pipeline.catalog import view_names
-    from pipeline.storage import open_output
+    from pipeline.catalog.catalog import view_names
+    from pipeline.storage.output import open_output
 
     with open_output(tmp_path / "new"):
         pass

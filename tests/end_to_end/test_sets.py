@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from configs.load import dump
-from pipeline.catalog import open_catalog
+from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
-from pipeline.explain import UnknownLinkError, explain, lines_of
-from pipeline.export_list import export_list
 from pipeline.pages import page_of, stages_of, views_of, whole_page
-from pipeline.run import run
-from pipeline.subset import SubsetConfig, subset
-from pipeline.verify import verify
+from pipeline.questions.explain import UnknownLinkError, explain, lines_of
+from pipeline.questions.verify import verify
+from pipeline.runs.run import run
+from pipeline.sets.export_list import export_list
+from pipeline.sets.subset import SubsetConfig, subset
 from pipeline.wit import WitConfig
 
 Make = Callable[..., WitConfig]

@@ -19,12 +19,12 @@ import pytest
 import yaml
 
 from configs.load import ConfigError, load
-from pipeline.catalog import open_catalog
+from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
-from pipeline.run import run
+from pipeline.questions.verify import verify
+from pipeline.runs.run import run
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset, find_img2dataset
-from pipeline.verify import verify
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
 from tests.pipeline.img2dataset_directory import jpeg, reasons_of, samples_of

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.catalog import open_catalog
+from pipeline.catalog.catalog import open_catalog
 
 
 def jpeg(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:

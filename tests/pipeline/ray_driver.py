@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.load import ConfigError
 from pipeline.engine import EngineConfig, Info, Task, open_engine, output
 from pipeline.errors import PipelineError
-from pipeline.location import Location
+from pipeline.storage.location import Location
 
 
 @dataclass(frozen=True, kw_only=True)

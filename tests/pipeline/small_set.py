@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from configs.load import dump, load
 from pipeline.engine import Data, Info, Task, run_task
-from pipeline.identity import canonical_url, first_64_bits, keyed_hash, text_hash, uid_of, url_id_of
-from pipeline.queries import query_list_of
-from pipeline.schema import FETCHED, QUERIES, QUERY_COUNTS, REJECTIONS, TEXT_SOURCES
-from pipeline.shard import ShardFiles, ranks_of, shard_name, write_shard
-from pipeline.steps.publish import publish
-from pipeline.storage import read_json, write_json, write_parquet
+from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, text_hash, uid_of, url_id_of
+from pipeline.records.queries import query_list_of
+from pipeline.records.schema import FETCHED, QUERIES, QUERY_COUNTS, REJECTIONS, TEXT_SOURCES
+from pipeline.runs.publish import publish
+from pipeline.sets.shard import ShardFiles, ranks_of, shard_name, write_shard
+from pipeline.storage.atomic import read_json, write_json
+from pipeline.storage.parquet import write_parquet
 from pipeline.wit import WitConfig
 
 SEED = 5

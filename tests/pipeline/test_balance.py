@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.identity import first_64_bits, keyed_hash, text_hash
+from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.stages.balance import BalanceConfig, mode_of
 from pipeline.stages.balance.edges import edges_of, gather
 from pipeline.stages.balance.limit import selection_limit

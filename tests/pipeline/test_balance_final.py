@@ -15,13 +15,13 @@ import pytest
 from configs.load import ConfigError
 from pipeline.engine import Data, Done, Engine, EngineConfig, open_engine
 from pipeline.engine.task import names_in
-from pipeline.identity import first_64_bits, keyed_hash
-from pipeline.ledger import totals
-from pipeline.schema import FETCHED
+from pipeline.records.identity import first_64_bits, keyed_hash
+from pipeline.records.ledger import totals
+from pipeline.records.schema import FETCHED
 from pipeline.stages.balance import BalanceConfig
 from pipeline.stages.balance.limit import planned_limit
 from pipeline.steps.balance.final import final_balance
-from pipeline.steps.survivors import Arrived
+from pipeline.steps.judges.survivors import Arrived
 from tests.pipeline.pages import run_page
 from tests.pipeline.test_steps_select import QUERIES, Planned, make_rows, page_at, query_hashes, run_plan
 

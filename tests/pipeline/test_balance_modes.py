@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from configs.load import ConfigError, describe, from_mapping
-from pipeline.identity import text_hash
+from pipeline.records.identity import text_hash
 from pipeline.stages.balance import MODES, BalanceConfig, Mode, mode_of, modes
 from pipeline.stages.balance.edges import edges_of, gather_from
 from pipeline.stages.balance.limit import selection_limit

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.balance_report import compare_modes
-from pipeline.catalog import named_query, open_catalog
+from pipeline.catalog.catalog import named_query, open_catalog
 from pipeline.commands import main
 from pipeline.errors import OutputError
-from pipeline.run import run
-from pipeline.storage import open_output
+from pipeline.questions.balance_report import compare_modes
+from pipeline.runs.run import run
+from pipeline.storage.output import open_output
 from pipeline.wit import WitConfig
 from tests.end_to_end.conftest import make_config, query_list, sample_web
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError
-from pipeline.identity import canonical_url
+from pipeline.records.identity import canonical_url
 from pipeline.stages.fetch.block import BlockList
 from tests.pipeline.loopback_server import LoopbackServer, redirect, text
 from tests.pipeline.small_run import SmallRun, picture

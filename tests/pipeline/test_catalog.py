@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.catalog import NAMED_QUERIES, SqlError, named_query, open_catalog, view_names
-from pipeline.checked import digest_of
+from pipeline.catalog.catalog import NAMED_QUERIES, SqlError, named_query, open_catalog, view_names
+from pipeline.catalog.summaries import fresh_summary, write_summaries
 from pipeline.commands import main
 from pipeline.errors import OutputError
-from pipeline.report import write_report
-from pipeline.schema import MATCHED
-from pipeline.storage import write_json
-from pipeline.summaries import fresh_summary, write_summaries
+from pipeline.questions.report import write_report
+from pipeline.records.schema import MATCHED
+from pipeline.storage.atomic import write_json
+from pipeline.storage.checked import digest_of
 from tests.pipeline.small_set import make_rows, make_set
 
 
@@ -119,7 +119,7 @@ def test_hosts_are_without_user_and_port_and_in_lower_case(small: Path) -> None:
 def test_host_of_a_url(url: str, host: str) -> None:
     import duckdb
 
-    from pipeline.summaries import SUMMARIES
+    from pipeline.catalog.summaries import SUMMARIES
 
     rows = f"(SELECT '{url}' AS url, 'success' AS status)"
     assert duckdb.sql(SUMMARIES["hosts"].query.replace("$ROWS", rows)).fetchall() == [(host, 1, 1)]

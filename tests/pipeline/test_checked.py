@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.checked import (
+from pipeline.errors import DamagedFileError
+from pipeline.storage.atomic import read_sealed, sha256_of, write_sealed
+from pipeline.storage.checked import (
     check,
     digest_of,
     load_vector,
@@ -24,9 +26,8 @@ from pipeline.checked import (
     read_row_groups,
     read_table,
 )
-from pipeline.errors import DamagedFileError
-from pipeline.location import Location
-from pipeline.storage import parquet_writer, read_sealed, save_vector, sha256_of, write_sealed
+from pipeline.storage.location import Location
+from pipeline.storage.parquet import parquet_writer, save_vector
 
 ROWS = 300
 TABLE = pa.table(

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.load import ConfigError
-from pipeline.outcome import Outcome
-from pipeline.schema import CANDIDATES, CLEANED
+from pipeline.records.outcome import Outcome
+from pipeline.records.schema import CANDIDATES, CLEANED
 from pipeline.stages.clean import Clean, CleanConfig, clean, normalise, reason_against
 
 

@@ -13,7 +13,7 @@ import brotli
 import pytest
 import zstandard
 
-from pipeline.decoding import GZIP, ZSTD, Brotli, DamagedError, Decoder, Inflate, Unzstd, members, pieces
+from pipeline.web.decoding import GZIP, ZSTD, Brotli, DamagedError, Decoder, Inflate, Unzstd, members, pieces
 
 TEXT = b"".join(b"%d bottles of beer on the wall\n" % i for i in range(20_000))
 NOISE = random.Random(0).randbytes(300_000)

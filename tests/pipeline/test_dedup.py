@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from configs.load import ConfigError
 from pipeline.engine import EngineConfig, open_engine
-from pipeline.identity import first_64_bits, keyed_hash
-from pipeline.ledger import Line, totals
 from pipeline.pages import is_reason
+from pipeline.records.identity import first_64_bits, keyed_hash
+from pipeline.records.ledger import Line, totals
 from pipeline.steps.dedup import DedupConfig, dedup
 from pipeline.steps.texts_config import TextsConfig
 from tests.pipeline.pages import run_page

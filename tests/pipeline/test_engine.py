@@ -15,8 +15,9 @@ import pytest
 from pipeline.engine import Data, EngineConfig, Info, Task, TaskOfParts, apart, open_engine, output
 from pipeline.engine.on_ray import run_task_in
 from pipeline.errors import DamagedFileError, EngineError, LockedError, OutputError
-from pipeline.location import Files, Location
-from pipeline.storage import open_output, read_json, sweep, write_json
+from pipeline.storage.atomic import read_json, sweep, write_json
+from pipeline.storage.location import Files, Location
+from pipeline.storage.output import open_output
 
 INLINE = EngineConfig(kind="inline")
 

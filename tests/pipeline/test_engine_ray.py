@@ -20,7 +20,7 @@ from pipeline.engine import EngineConfig, start_ray
 from pipeline.engine.on_ray import RayEngine
 from pipeline.engine.scratch import scratch_directory, sweep_scratch
 from pipeline.errors import EngineError
-from pipeline.progress import Progress
+from pipeline.terminal.progress import Progress
 from tests.conftest import REPOSITORY
 from tests.pipeline import ray_driver
 from tests.ports import free_port

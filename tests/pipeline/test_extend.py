@@ -15,10 +15,10 @@ import pytest
 
 from configs.load import ConfigError
 from pipeline.commands import main
-from pipeline.queries import read_queries, write_queries
-from pipeline.run import run
+from pipeline.records.queries import read_queries, write_queries
+from pipeline.runs.run import run
 from pipeline.steps.balance.plan import BalancePairs
-from pipeline.steps.facts import FactStore
+from pipeline.steps.fetch.facts import FactStore
 from pipeline.wit import WitConfig
 from tests.end_to_end.conftest import (
     make_config,

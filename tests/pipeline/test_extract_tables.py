@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from configs.load import from_mapping
 from pipeline.errors import InputError
-from pipeline.identity import canonical_url, uid_of
-from pipeline.outcome import Outcome
-from pipeline.schema import CANDIDATES
+from pipeline.records.identity import canonical_url, uid_of
+from pipeline.records.outcome import Outcome
+from pipeline.records.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.stages.extract.batch import LinkBatch
-from pipeline.urls import resolver
+from pipeline.web.urls import resolver
 
 _ROWS = [
     {"url": "http://h/1.jpg", "caption": 'A "quoted" dog,\nwith a line break'},

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.identity import canonical_url
+from pipeline.records.identity import canonical_url
 from pipeline.stages.extract.links import unescape_attribute
 from pipeline.stages.extract.url_scan import base_parts, canonical, join, unescape
-from pipeline.urls import resolver
+from pipeline.web.urls import resolver
 
 _FRAGMENTS = [
     "http://", "https://", "HTTP://", "//", "/", "a", "b.c", "../", "./", "..", ".", "?", "?q=1", "#", "#f", ":80",

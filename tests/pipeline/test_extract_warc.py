@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
 from pipeline.errors import InputError
-from pipeline.outcome import Outcome
-from pipeline.schema import CANDIDATES
+from pipeline.records.outcome import Outcome
+from pipeline.records.schema import CANDIDATES
 from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.stages.extract.figcaption import Figcaptions
 from pipeline.stages.extract.pictures import best_of_srcset

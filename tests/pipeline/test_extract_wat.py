@@ -14,10 +14,10 @@ import pytest
 import zstandard
 
 from pipeline.errors import InputError
-from pipeline.identity import canonical_url, uid_of, url_id_of
-from pipeline.outcome import Outcome
 from pipeline.pages import is_reason
-from pipeline.schema import CANDIDATES, REJECTIONS
+from pipeline.records.identity import canonical_url, uid_of, url_id_of
+from pipeline.records.outcome import Outcome
+from pipeline.records.schema import CANDIDATES, REJECTIONS
 from pipeline.stages.extract import ExtractConfig, extract, wat
 from tests.pipeline.archives import members, warc_record, wat_block
 

@@ -10,18 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.checked import digest_of
 from pipeline.engine import Data, Done, EngineConfig, open_engine
-from pipeline.ledger import LedgerConfig
-from pipeline.location import Location
-from pipeline.schema import FACTS
+from pipeline.records.ledger import LedgerConfig
+from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.steps.facts import STORED, FactStore, read_facts, settings_of
-from pipeline.steps.requests import ListRequests, list_requests
+from pipeline.steps.fetch.facts import STORED, FactStore, read_facts, settings_of
+from pipeline.steps.fetch.requests import ListRequests, list_requests
 from pipeline.steps.schedule import Selected
 from pipeline.steps.step import Run
-from pipeline.storage import sha256_of, write_parquet
+from pipeline.storage.atomic import sha256_of
+from pipeline.storage.checked import digest_of
+from pipeline.storage.location import Location
+from pipeline.storage.parquet import write_parquet
 
 CONFIG = FetchConfig(user_agent="test/1 (+http://test.example)")
 SETTINGS = "76b803a8b67605176a82c101d9338b43"

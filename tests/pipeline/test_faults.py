@@ -18,18 +18,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.checked import load_vector
-from pipeline.duck import open_duckdb
+from pipeline.catalog.duck import open_duckdb
 from pipeline.engine import EngineConfig, Info, Task, open_engine, output
 from pipeline.errors import OutputError
-from pipeline.location import Location
-from pipeline.schema import FACTS
+from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.steps.facts import Answers
-from pipeline.steps.fetch import Fetch
-from pipeline.steps.requests import MISSING
-from pipeline.storage import save_vector
+from pipeline.steps.fetch.facts import Answers
+from pipeline.steps.fetch.fetch import Fetch
+from pipeline.steps.fetch.requests import MISSING
+from pipeline.storage.checked import load_vector
+from pipeline.storage.location import Location
+from pipeline.storage.parquet import save_vector
 from tests.pipeline.loopback_server import LoopbackServer, text
 
 COUNT = 30

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.answers import parse_http_date
 from pipeline.stages.fetch.consent import forbidding_directive
 from pipeline.stages.fetch.robots import parse_robots
+from pipeline.web.answers import parse_http_date
 from tests.pipeline.loopback_server import LoopbackServer, answer, redirect, text
 from tests.pipeline.test_fetch import CONFIG, fetch_all, fetch_one
 

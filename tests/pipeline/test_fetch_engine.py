@@ -20,12 +20,12 @@ from configs.load import ConfigError, load
 from pipeline.commands import main
 from pipeline.errors import EngineError
 from pipeline.pages import is_reason
-from pipeline.run import inspect, run
+from pipeline.runs.run import inspect, run
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched
 from pipeline.stages.fetch.img2dataset import LIMITS, fetch_with_img2dataset, find_img2dataset, reason_of
-from pipeline.steps.facts import settings_of
+from pipeline.steps.fetch.facts import settings_of
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
 

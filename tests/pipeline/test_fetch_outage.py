@@ -16,13 +16,13 @@ import pytest
 
 from pipeline.engine import EngineConfig, open_engine
 from pipeline.errors import NetworkError
-from pipeline.location import Location
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import fetch
 from pipeline.stages.fetch.outage import ENOUGH, LEAST_HOSTS
-from pipeline.steps.fetch import Fetch
-from pipeline.steps.requests import MISSING
+from pipeline.steps.fetch.fetch import Fetch
+from pipeline.steps.fetch.requests import MISSING
+from pipeline.storage.location import Location
 from tests.pipeline.loopback_server import LoopbackServer, answer, redirect, text
 from tests.pipeline.small_run import SmallRun, picture
 from tests.pipeline.test_fetch import CONFIG, fetch_all

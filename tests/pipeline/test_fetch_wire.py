@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.identity import canonical_url
+from pipeline.records.identity import canonical_url
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.wire import OtherSchemeError, joined, target_of, wire_url
 from tests.pipeline.loopback_server import CERTIFICATES, LoopbackServer, answer, raw, redirect, text

@@ -19,25 +19,25 @@ import pytest
 from configs.load import ConfigError, from_mapping
 from pipeline.engine import Data, Done, EngineConfig, Info, Task, open_engine
 from pipeline.errors import InputError
-from pipeline.identity import first_64_bits, keyed_hash
-from pipeline.ledger import LedgerConfig, totals
-from pipeline.outcome import Outcome, reject
-from pipeline.schema import FETCHED
+from pipeline.pictures.thumbnail import look_alike
+from pipeline.records.identity import first_64_bits, keyed_hash
+from pipeline.records.ledger import LedgerConfig, totals
+from pipeline.records.outcome import Outcome, reject
+from pipeline.records.schema import FETCHED
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.decontaminate import DecontaminateConfig, normal_form
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.image_filters import FiltersConfig, ScoreFilter
 from pipeline.stages.stage import Stage
-from pipeline.steps.decontaminate import decontaminate
-from pipeline.steps.image_dedup import ImageDedupConfig, image_dedup
-from pipeline.steps.image_filters import filters
-from pipeline.steps.judge_pairs import judge_pairs
-from pipeline.steps.same_pictures import list_pictures
+from pipeline.steps.judges.decontaminate import decontaminate
+from pipeline.steps.judges.image_dedup import ImageDedupConfig, image_dedup
+from pipeline.steps.judges.image_filters import filters
+from pipeline.steps.judges.judge_pairs import judge_pairs
+from pipeline.steps.judges.same_pictures import list_pictures
+from pipeline.steps.judges.survivors import Survivors
 from pipeline.steps.step import Page, Run, step
-from pipeline.steps.survivors import Survivors
-from pipeline.storage import write_parquet
-from pipeline.thumbnail import look_alike
+from pipeline.storage.parquet import write_parquet
 from pipeline.wit import WitConfig, build
 from tests.pipeline.pages import run_page
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import hamming
-from pipeline.hamming import band_keys, band_masks, find_matches, find_pairs, pairs_in_band, resolve
+from pipeline.pictures import hamming
+from pipeline.pictures.hamming import band_keys, band_masks, find_matches, find_pairs, pairs_in_band, resolve
 
 Pair = set[tuple[int, int]]
 

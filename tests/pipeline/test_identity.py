@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.identity import (
+from pipeline.records.identity import (
     _canonical_by_parts,
     _is_canonical,
     canonical_url,

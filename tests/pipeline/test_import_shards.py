@@ -15,12 +15,13 @@ import pytest
 
 from configs.load import load
 from pipeline.errors import InputError
-from pipeline.img2dataset import pictures
-from pipeline.location import Location
-from pipeline.run import run
-from pipeline.steps import requests, shards
-from pipeline.steps.facts import read_facts
-from pipeline.verify import verify
+from pipeline.questions.verify import verify
+from pipeline.runs.run import run
+from pipeline.sets.img2dataset import pictures
+from pipeline.steps import shards
+from pipeline.steps.fetch import requests
+from pipeline.steps.fetch.facts import read_facts
+from pipeline.storage.location import Location
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
 from tests.pipeline.img2dataset_directory import jpeg, reasons_of, row, samples_of, write_directory

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.catalog import open_catalog
+from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
 from pipeline.errors import InputError, OutputError
-from pipeline.export_list import LIST, export_list
-from pipeline.join import join
+from pipeline.sets.export_list import LIST, export_list
+from pipeline.sets.join import join
 from pipeline.stages.extract import ExtractConfig, extract
-from pipeline.urls import resolver
+from pipeline.web.urls import resolver
 from tests.pipeline.small_set import QUERIES_OF_THE_SET, make_set
 
 Rows = list[dict[str, Any]]

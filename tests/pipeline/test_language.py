@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from configs.load import ConfigError, load
 from pipeline.errors import InputError
-from pipeline.ledger_config import LedgerConfig
-from pipeline.location import Location
-from pipeline.outcome import Outcome
-from pipeline.schema import CLEANED, IDENTIFIED
+from pipeline.records.ledger_config import LedgerConfig
+from pipeline.records.outcome import Outcome
+from pipeline.records.schema import CLEANED, IDENTIFIED
 from pipeline.stages.language import LANGUAGES, Language, LanguageConfig, identify, lexicon_fingerprints
 from pipeline.stages.language_kernel import NUM_CHARACTERS
 from pipeline.stages.language_model import load_model, model_path
 from pipeline.stages.language_words import BUILTIN_LANGUAGES, Lexicon, count_words, is_letter, load_lexicon
 from pipeline.steps.judge_links import JudgeLinks
+from pipeline.storage.location import Location
 from pipeline.wit import WitConfig, build
 
 NO_LEXICON: dict[str, tuple[str, ...]] = {"en": ()}

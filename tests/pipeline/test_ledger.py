@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.ledger import Ledger, LedgerConfig, LedgerError, totals
-from pipeline.outcome import Outcome, empty_rejections, reject, rejections_from_rows
 from pipeline.pages import is_reason, reasons_of, whole_page
+from pipeline.records.ledger import Ledger, LedgerConfig, LedgerError, totals
+from pipeline.records.outcome import Outcome, empty_rejections, reject, rejections_from_rows
 
 
 def _batch(count: int) -> pa.RecordBatch:

@@ -20,7 +20,7 @@ from configs.load import ConfigError
 from pipeline.errors import QueryListError
 from pipeline.matching.characters import fold_case, word_spans, words
 from pipeline.matching.matcher import can_match, normal_form
-from pipeline.queries import query_list_of
+from pipeline.records.queries import query_list_of
 from pipeline.stages.match import MatchConfig, Matcher, match
 
 Case = Literal["smart", "fold", "exact"]

@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands import main
-from pipeline.console import PrintableConsole
-from pipeline.printable import printable, printable_json, say
-from pipeline.progress import Progress
-from pipeline.report import write_report
+from pipeline.questions.report import write_report
+from pipeline.terminal.console import PrintableConsole
+from pipeline.terminal.printable import printable, printable_json, say
+from pipeline.terminal.progress import Progress
 from tests.conftest import REPOSITORY
 from tests.pipeline import small_set
 from training.evaluation.metrics import Metric

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import OutputError, QueryListError
-from pipeline.identity import text_hash
-from pipeline.queries import content_fingerprint, query_list_of, read_queries, write_queries
-from pipeline.schema import QUERIES
+from pipeline.records.identity import text_hash
+from pipeline.records.queries import content_fingerprint, query_list_of, read_queries, write_queries
+from pipeline.records.schema import QUERIES
 
 
 def test_a_written_list_reads_back(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.remote import _Answer, open_download
+from pipeline.web.remote import _Answer, open_download
 from tests.pipeline.loopback_server import LoopbackServer, Request, answer, in_turn, raw, redirect
 
 BODY = os.urandom(3 << 20)
@@ -21,10 +21,10 @@ BODY = os.urandom(3 << 20)
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    monkeypatch.setattr("pipeline.remote._answered", set())
-    monkeypatch.setattr("pipeline.remote._silent", {})
+    monkeypatch.setattr("pipeline.web.remote._answered", set())
+    monkeypatch.setattr("pipeline.web.remote._silent", {})
     waited: list[float] = []
-    monkeypatch.setattr("pipeline.remote.time.sleep", waited.append)
+    monkeypatch.setattr("pipeline.web.remote.time.sleep", waited.append)
     return waited
 
 
@@ -170,14 +170,14 @@ def test_nobody_there(waits: list[float]) -> None:
 
 
 def test_server_that_is_gone_for_a_while_is_waited_for(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.remote._answered", {"127.0.0.1:9"})
+    monkeypatch.setattr("pipeline.web.remote._answered", {"127.0.0.1:9"})
     with pytest.raises(InputError, match="run again later"):
         open_download("http://127.0.0.1:9/a")
     assert len(waits) == 7
 
 
 def test_server_that_accepts_and_says_nothing_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.remote._STRANGER_S", 1)
+    monkeypatch.setattr("pipeline.web.remote._STRANGER_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         began = time.monotonic()
         with pytest.raises(InputError, match=r"cannot be fetched \(.*\); run again later"):
@@ -200,13 +200,13 @@ def test_full_disk_is_told_as_such(server: LoopbackServer, monkeypatch: pytest.M
 
         truncate = close = lambda self: None
 
-    monkeypatch.setattr("pipeline.remote.tempfile.TemporaryFile", lambda prefix: Full())
+    monkeypatch.setattr("pipeline.web.remote.tempfile.TemporaryFile", lambda prefix: Full())
     with pytest.raises(OSError, match="No space left"):
         read(server)
 
 
 def test_nothing_is_left_behind(server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.remote.tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("pipeline.web.remote.tempfile.tempdir", str(tmp_path))
     server.routes = {"/a": answer(200, BODY)}
     with open_download(server.url("/a")) as file:
         assert not list(tmp_path.iterdir())

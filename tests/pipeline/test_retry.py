@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.schema import FACTS
-from pipeline.stages.fetch.retry import CAN_HEAL, merge_facts, worth_retrying
+from pipeline.records.schema import FACTS
+from pipeline.stages.fetch.healing import CAN_HEAL, merge_facts, worth_retrying
 from pipeline.stages.fetch.robots import UNREACHABLE
 
 

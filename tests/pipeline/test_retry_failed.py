@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.commands import main
 from pipeline.engine import AnyTask
-from pipeline.report import write_report
-from pipeline.steps.fetch import Fetch
-from pipeline.steps.requests import ListRequests
+from pipeline.questions.report import write_report
+from pipeline.steps.fetch.fetch import Fetch
+from pipeline.steps.fetch.requests import ListRequests
 from pipeline.steps.shards import WriteShard
 from tests.pipeline.loopback_server import LoopbackServer, Route, answer, in_turn, raw, text
 from tests.pipeline.small_run import SmallRun, picture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pipeline.schema import SAMPLES
-from pipeline.shard import json_of
+from pipeline.records.schema import SAMPLES
+from pipeline.sets.shard import json_of
 from tests.pipeline.small_set import make_rows
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.explain import explain
-from pipeline.identity import canonical_url, url_id_of
-from pipeline.urls import resolver
+from pipeline.questions.explain import explain
+from pipeline.records.identity import canonical_url, url_id_of
+from pipeline.web.urls import resolver
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun, picture
 

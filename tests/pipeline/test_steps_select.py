@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.checked import digest_of
 from pipeline.engine import Data, Done, Engine, EngineConfig, open_engine
 from pipeline.engine.task import names_in
-from pipeline.identity import first_64_bits, keyed_hash, text_hash
-from pipeline.ledger import Line, totals
-from pipeline.ledger_config import LedgerConfig
-from pipeline.schema import MATCHED
+from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
+from pipeline.records.ledger import Line, totals
+from pipeline.records.ledger_config import LedgerConfig
+from pipeline.records.schema import MATCHED
 from pipeline.stages.balance import BalanceConfig
 from pipeline.steps.balance.plan import Balanced, balance
 from pipeline.steps.dedup import dedup
@@ -31,7 +30,8 @@ from pipeline.steps.queries import Queries
 from pipeline.steps.schedule import bound, schedule
 from pipeline.steps.step import Page
 from pipeline.steps.texts_config import TextsConfig
-from pipeline.storage import save_vector
+from pipeline.storage.checked import digest_of
+from pipeline.storage.parquet import save_vector
 from tests.pipeline.pages import run_page
 
 QUERIES = 12

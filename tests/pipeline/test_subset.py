@@ -16,16 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.load import ConfigError
-from pipeline.catalog import SqlError, named_query, open_catalog
+from pipeline.catalog.catalog import SqlError, named_query, open_catalog
 from pipeline.commands import main
 from pipeline.errors import InputError, LockedError, OutputError, PipelineError
-from pipeline.explain import explain
-from pipeline.export_list import export_list
-from pipeline.join import join
-from pipeline.schema import SAMPLES
-from pipeline.storage import open_output
-from pipeline.subset import SubsetConfig, subset
-from pipeline.verify import verify
+from pipeline.questions.explain import explain
+from pipeline.questions.verify import verify
+from pipeline.records.schema import SAMPLES
+from pipeline.sets.export_list import export_list
+from pipeline.sets.join import join
+from pipeline.sets.subset import SubsetConfig, subset
+from pipeline.storage.output import open_output
 from tests.pipeline.small_set import PER_SHARD, make_set, picture, selects
 
 Rows = list[dict[str, Any]]
@@ -362,7 +362,7 @@ def test_set_of_an_earlier_version_lacks_columns_and_stays_readable(
 ) -> None:
     root, out = tmp_path / "set", tmp_path / "out"
     with monkeypatch.context() as earlier:
-        earlier.setattr("pipeline.shard.SAMPLES", pa.schema([f for f in SAMPLES if f.name != "lang_by"]))
+        earlier.setattr("pipeline.sets.shard.SAMPLES", pa.schema([f for f in SAMPLES if f.name != "lang_by"]))
         samples = make_set(root)
     assert "lang_by" not in pq.read_schema(root / "shards/00000.parquet").names
     assert verify(root).damages == []

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
+from pipeline.pictures.thumbnail import NUM_BYTES, look_alike
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
-from pipeline.thumbnail import NUM_BYTES, look_alike
 
 Size = tuple[int, int]
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.commands import main
-from pipeline.storage import read_json
+from pipeline.storage.atomic import read_json
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun, picture
 
@@ -85,7 +85,7 @@ def test_few_are_counted_with_their_names_and_asked_again(small: SmallRun, capsy
 def test_source_behind_a_server_is_asked_again_by_a_retry_alone(
     small: SmallRun, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.remote.time.sleep", lambda _: None)
+    monkeypatch.setattr("pipeline.web.remote.time.sleep", lambda _: None)
     config = yaml.safe_load(small.config.read_text())
     config["sources"] += [server.url("/more.parquet")]
     small.config.write_text(yaml.safe_dump(config))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.identity import canonical_url
-from pipeline.urls import _resolve, base_url, resolver, without_user_info
+from pipeline.records.identity import canonical_url
+from pipeline.web.urls import _resolve, base_url, resolver, without_user_info
 
 _PAGE = "https://ex.org/d/page.html?q#f"
 

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from configs.load import fingerprint
 from pipeline.commands import main
 from pipeline.errors import OutputError
-from pipeline.schema import SAMPLES
-from pipeline.storage import write_json, write_parquet
-from pipeline.verify import _members, verify
+from pipeline.questions.verify import _members, verify
+from pipeline.records.schema import SAMPLES
+from pipeline.storage.atomic import write_json
+from pipeline.storage.parquet import write_parquet
 from tests.pipeline.small_set import make_set
 
 

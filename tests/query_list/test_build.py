@@ -17,7 +17,7 @@ from configs.load import from_mapping, load
 from pipeline.engine import EngineConfig
 from pipeline.errors import InputError, QueryListError
 from pipeline.matching.config import MatchConfig
-from pipeline.queries import query_list_of, read_queries
+from pipeline.records.queries import query_list_of, read_queries
 from query_list.build import BuildConfig, build
 from query_list.commands import main
 from query_list.report import diff_rules, lint, stats

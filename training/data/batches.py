@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import one_line
-from pipeline.identity import keyed_hash
+from pipeline.records.identity import keyed_hash
 from training.config import AugmentConfig, DataConfig
 from training.data.decode import decode, draws, random_crop, sample_keys
 from training.data.index import SampleIndex, load_index

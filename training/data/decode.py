@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from pipeline.identity import keyed_hash
 from pipeline.pictures.decode import decode_upright
 from pipeline.pictures.rejected import Rejected
+from pipeline.records.identity import keyed_hash
 from training.config import AugmentConfig
 
 __all__ = ["centre_crop", "crop_box", "decode", "draws", "random_crop", "sample_keys"]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.identity import keyed_hash
+from pipeline.records.identity import keyed_hash
 
 __all__ = ["Drawn", "Segment", "Stream", "block_shares", "permute", "share"]
 

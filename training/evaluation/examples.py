@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError, one_line
-from pipeline.lines import read_lines
+from pipeline.storage.lines import read_lines
 from training.data.shards import IMAGE_SUFFIXES
 from training.errors import EvaluationError
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.identity import keyed_hash
+from pipeline.records.identity import keyed_hash
 
 __all__ = ["seed_step"]
 

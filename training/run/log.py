@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.console import PrintableConsole
+from pipeline.terminal.console import PrintableConsole
 from training.config import LogConfig
 from training.evaluation.metrics import Metric
 from training.run.directory import write_whole

@@ -17,7 +17,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.printable import say
+from pipeline.terminal.printable import say
 from training.checkpoints.layout import listed_checkpoints
 from training.config import DataConfig
 from training.data.index import SampleIndex, load_index, write_index

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.identity import first_64_bits, keyed_state
+from pipeline.records.identity import first_64_bits, keyed_state
 from pipeline.stages.balance.hashes import Hashes, Ids, Longs
 from pipeline.stages.balance.modes.mode import Mode
 from pipeline.stages.balance.windows import Windows

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.identity import first_64_bits, keyed_state
-from pipeline.outcome import Outcome, reject
+from pipeline.records.identity import first_64_bits, keyed_state
+from pipeline.records.outcome import Outcome, reject
 from pipeline.stages.balance.edges import ids_of
 from pipeline.stages.balance.hashes import Hashes
 from pipeline.stages.balance.modes.mode import Mode

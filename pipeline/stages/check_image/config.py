@@ -113,4 +113,4 @@ class Picture:
     phash: int
     """64-bit perceptual hash of the upright picture; see `facts.py`."""
     thumbnail: bytes
-    """288 bytes of the upright picture, see `pipeline.thumbnail`; tells pictures with near hashes apart."""
+    """288 bytes of the upright picture, see `pipeline.pictures.thumbnail`; tells pictures with near hashes apart."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from pipeline.pictures.jpeg import Pixels
+from pipeline.pictures.thumbnail import CHROMA_SIDE, LUMA_SIDE, NUM_BYTES
 from pipeline.stages.check_image.area import shrink
-from pipeline.thumbnail import CHROMA_SIDE, LUMA_SIDE, NUM_BYTES
 
 __all__ = ["exif_json", "gray_32", "perceptual_hash", "thumbnail"]
 
@@ -91,7 +91,7 @@ def perceptual_hash(gray: Pixels) -> int:
 
 
 def thumbnail(pixels: Pixels, gray: Pixels) -> bytes:
-    """The bytes that `pipeline.thumbnail` compares, of an upright picture and its `gray_32`."""
+    """The bytes that `pipeline.pictures.thumbnail` compares, of an upright picture and its `gray_32`."""
     luma = cv2.resize(gray, (LUMA_SIDE, LUMA_SIDE), interpolation=cv2.INTER_AREA)  # of 2 x 2 each: exact
     if pixels.ndim == 2:
         return luma.tobytes() + bytes([128]) * (NUM_BYTES - luma.size)

@@ -17,7 +17,7 @@ from pipeline.stages.extract.config import ExtractConfig, MissingPictures
 from pipeline.stages.extract.formats import Format, format_of, stores_pictures
 
 if TYPE_CHECKING:  # heavy, where only the config or the list of formats is asked for
-    from pipeline.outcome import Outcome
+    from pipeline.records.outcome import Outcome
 
 __all__ = [
     "ExtractConfig",

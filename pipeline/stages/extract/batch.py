@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.identity import canonical_url, uid_of, url_id_of
-from pipeline.outcome import Outcome
-from pipeline.schema import CANDIDATES, REJECTIONS
+from pipeline.records.identity import canonical_url, uid_of, url_id_of
+from pipeline.records.outcome import Outcome
+from pipeline.records.schema import CANDIDATES, REJECTIONS
 from pipeline.stages.extract.columns import LinkColumns
 from pipeline.stages.extract.config import ExtractConfig
-from pipeline.urls import SCHEME, without_user_info
+from pipeline.web.urls import SCHEME, without_user_info
 
 __all__ = ["LinkBatch"]
 

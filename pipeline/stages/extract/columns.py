@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.identity import ids_of
-from pipeline.schema import CANDIDATES, REJECTIONS
-from pipeline.urls import without_user_info
+from pipeline.records.identity import ids_of
+from pipeline.records.schema import CANDIDATES, REJECTIONS
+from pipeline.web.urls import without_user_info
 
 __all__ = ["LINKS", "MIN_LINK_BYTES", "PAGES", "TEXTLESS", "Arrays", "LinkColumns", "Strings"]
 

@@ -6,7 +6,7 @@ import os
 from typing import BinaryIO, cast
 
 from pipeline.errors import InputError
-from pipeline.remote import is_web, open_download
+from pipeline.web.remote import is_web, open_download
 
 __all__ = ["open_binary", "size_of"]
 

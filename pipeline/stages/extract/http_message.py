@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from pipeline.decoding import GZIP, ZSTD, Brotli, DamagedError, Decoder, Inflate, Unzstd, members, pieces
 from pipeline.stages.extract.media_type import holds_binary
+from pipeline.web.decoding import GZIP, ZSTD, Brotli, DamagedError, Decoder, Inflate, Unzstd, members, pieces
 
 __all__ = ["Answer", "OversizedBodyError", "UnreadableAnswerError", "parse_answer", "starts_answer", "unpack"]
 

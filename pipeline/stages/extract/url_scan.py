@@ -2,9 +2,9 @@
 
     unescape --> entities decoded, in place        base_parts, join --> absolute URL        canonical --> its identity
 
-Errs on one side only: what is accepted comes out as `unescape_attribute` (`links.py`), `resolver` (`pipeline/urls.py`)
-and `canonical_url` (`pipeline/identity.py`) give it, byte for byte; those have to judge what is answered with UNSURE.
-Tests hold each function to its model.
+Errs on one side only: what is accepted comes out as `unescape_attribute` (`links.py`), `resolver`
+(`pipeline/web/urls.py`) and `canonical_url` (`pipeline/records/identity.py`) give it, byte for byte; those have to
+judge what is answered with UNSURE. Tests hold each function to its model.
 
 No function checks bounds: whoever calls sees to it that there is room for what is written.
 """

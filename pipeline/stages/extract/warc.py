@@ -16,7 +16,7 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 from selectolax.lexbor import LexborHTMLParser
 
 from pipeline.errors import InputError
-from pipeline.outcome import Outcome
+from pipeline.records.outcome import Outcome
 from pipeline.stages.extract.archive import Damage, Record, read_records
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.charset import ForbiddenEncodingError, decode_html
@@ -34,7 +34,7 @@ from pipeline.stages.extract.links import license_among
 from pipeline.stages.extract.media_type import MediaType, holds_binary, looks_like_html, media_type_of
 from pipeline.stages.extract.pictures import image_url_of
 from pipeline.stages.extract.robots import PageRobots
-from pipeline.urls import base_url, resolver
+from pipeline.web.urls import base_url, resolver
 
 __all__ = ["read_warc"]
 

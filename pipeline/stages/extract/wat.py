@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.outcome import Outcome
-from pipeline.remote import is_web
+from pipeline.records.outcome import Outcome
 from pipeline.stages.extract.archive import read_blocks
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.blocks import Blocks
@@ -30,7 +29,8 @@ from pipeline.stages.extract.page import Page
 from pipeline.stages.extract.robots import PageRobots
 from pipeline.stages.extract.wat_json import BadPageError, parse_page, parse_tolerantly
 from pipeline.stages.extract.wat_scan import Scanner
-from pipeline.urls import base_url, resolver
+from pipeline.web.remote import is_web
+from pipeline.web.urls import base_url, resolver
 
 __all__ = ["read_wat"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from configs.load import ConfigError, fingerprint
-from pipeline.identity import canonical_url
+from pipeline.records.identity import canonical_url
 from pipeline.stages.fetch.address import literal_address
 from pipeline.stages.fetch.wire import wire_url
 

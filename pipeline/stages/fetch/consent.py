@@ -12,7 +12,7 @@ import datetime
 import re
 from collections.abc import Collection, Sequence
 
-from pipeline.answers import parse_http_date
+from pipeline.web.answers import parse_http_date
 
 __all__ = ["forbidding_directive", "reserves_tdm"]
 

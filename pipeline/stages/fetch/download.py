@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from pipeline.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
+from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
@@ -30,7 +30,7 @@ __all__ = ["Fetched", "fetch"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """What came of one URL. Either `body` or `reason` (a word of `pipeline.reasons`, stage fetch) is set."""
+    """What came of one URL. Either `body` or `reason` (a word of `pipeline.records.reasons`, stage fetch) is set."""
 
     index: int
     """The URL's place in the input."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pipeline.answers import seconds_of_retry_after
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.outage import LocalCause
 from pipeline.stages.fetch.transfer import Answer
+from pipeline.web.answers import seconds_of_retry_after
 
 __all__ = ["NO_ANSWER", "Hosts"]
 

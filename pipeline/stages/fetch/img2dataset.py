@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from configs.load import ConfigError
 from pipeline.errors import EngineError
-from pipeline.img2dataset import pictures
+from pipeline.sets.img2dataset import pictures
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
@@ -247,7 +247,7 @@ def _with_body(given: Fetched, body: bytes | None, block: BlockList, max_bytes: 
 
 
 def reason_of(message: str) -> tuple[str, int | None]:
-    """img2dataset's error message as (reason, HTTP status): a word of `pipeline.reasons`, stage fetch."""
+    """img2dataset's error message as (reason, HTTP status): a word of `pipeline.records.reasons`, stage fetch."""
     http = _HTTP.match(message)
     status = int(http[1]) if http else None
     if status is None or 300 <= status < 400:  # a refused redirect; other statuses end with words of the server's

@@ -14,7 +14,6 @@ from typing import Any
 import pycurl
 
 from configs.load import ConfigError
-from pipeline.answers import can_heal
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
@@ -22,6 +21,7 @@ from pipeline.stages.fetch.encodings import TooLargeError, UndecodableError, dec
 from pipeline.stages.fetch.outage import LocalCause
 from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
 from pipeline.stages.fetch.wire import target_of
+from pipeline.web.answers import can_heal
 
 __all__ = ["Answer", "Transfer", "check_authorities"]
 

@@ -2,14 +2,14 @@
 
     URL as its page gave it --wire_url--> URL on the wire --Location, joined--> URL on the wire
 
-Both are read as `pipeline.urls` reads a page's: escapes stay as they were written, since a server may have signed them,
-or tell `%2D` from `-`, and only what cannot stand in a request line is encoded. The canonical spelling
-(`pipeline.identity`) says which URLs are one; nothing is asked by it.
+Both are read as `pipeline.web.urls` reads a page's: escapes stay as they were written, since a server may have signed
+them, or tell `%2D` from `-`, and only what cannot stand in a request line is encoded. The canonical spelling
+(`pipeline.records.identity`) says which URLs are one; nothing is asked by it.
 """
 
 from __future__ import annotations
 
-from pipeline.urls import SCHEME, resolver
+from pipeline.web.urls import SCHEME, resolver
 
 __all__ = ["OtherSchemeError", "joined", "target_of", "wire_url"]
 

@@ -15,20 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.checked import read_table
 from pipeline.engine import Data, Info, Task, output
-from pipeline.ledger import LedgerConfig
-from pipeline.location import Files, Location
-from pipeline.schema import FINAL_COUNTS, QUERY_COUNTS
+from pipeline.records.ledger import LedgerConfig
+from pipeline.records.schema import FINAL_COUNTS, QUERY_COUNTS
 from pipeline.stages.balance import mode_of
 from pipeline.stages.balance.edges import gather_from
 from pipeline.stages.balance.thresholds import solve
 from pipeline.steps.balance.plan import Balanced, Limit, QueryCounts
 from pipeline.steps.balance.rule import Rule, Selection, ThresholdFiles, count_ids, load
+from pipeline.steps.judges.survivors import Survivors, judge_survivors, survivors_of
 from pipeline.steps.queries import Queries
 from pipeline.steps.step import Page, Run, step
-from pipeline.steps.survivors import Survivors, judge_survivors, survivors_of
-from pipeline.storage import save_vector, write_parquet
+from pipeline.storage.checked import read_table
+from pipeline.storage.location import Files, Location
+from pipeline.storage.parquet import save_vector, write_parquet
 
 __all__ = ["FinalThresholds", "final_balance"]
 

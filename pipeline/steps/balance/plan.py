@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.checked import load_vector, read_batches
 from pipeline.engine import Data, Info, Task, output
-from pipeline.identity import first_64_bits, keyed_hash
-from pipeline.ledger import Ledger, LedgerConfig
-from pipeline.location import Files, Location
-from pipeline.schema import MATCHED, QUERY_COUNTS, REJECTIONS, SELECTED
+from pipeline.records.identity import first_64_bits, keyed_hash
+from pipeline.records.ledger import Ledger, LedgerConfig
+from pipeline.records.schema import MATCHED, QUERY_COUNTS, REJECTIONS, SELECTED
 from pipeline.stages.balance import BalanceConfig, mode_of
 from pipeline.stages.balance.edges import EDGES, Gather, edges_of, gather_from, ids_of
 from pipeline.stages.balance.limit import planned_limit, selection_limit
@@ -30,7 +28,9 @@ from pipeline.steps.balance.rule import Rule, Selection, ThresholdFiles, add_up,
 from pipeline.steps.dedup import Unique
 from pipeline.steps.queries import Queries
 from pipeline.steps.step import Page, Run, step
-from pipeline.storage import parquet_writer, save_vector, write_parquet
+from pipeline.storage.checked import load_vector, read_batches
+from pipeline.storage.location import Files, Location
+from pipeline.storage.parquet import parquet_writer, save_vector, write_parquet
 
 __all__ = ["CHOSEN", "Balanced", "Chosen", "Limit", "QueryCounts", "balance"]
 

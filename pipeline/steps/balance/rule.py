@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.checked import load_vector
 from pipeline.engine import output
-from pipeline.location import Location
-from pipeline.outcome import Outcome
+from pipeline.records.outcome import Outcome
 from pipeline.stages.balance import mode_of
 from pipeline.stages.balance.selection import balance
 from pipeline.stages.balance.thresholds import Thresholds
-from pipeline.storage import save_vector
+from pipeline.storage.checked import load_vector
+from pipeline.storage.location import Location
+from pipeline.storage.parquet import save_vector
 
 __all__ = ["Rule", "Selection", "ThresholdFiles", "add_up", "count_ids", "load"]
 

@@ -17,8 +17,8 @@ from urllib.parse import urljoin
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.identity import canonical_url
 from pipeline.pages import is_reason
+from pipeline.records.identity import canonical_url
 from pipeline.sample_web.languages import LANGUAGES
 from pipeline.sample_web.trouble import TROUBLES
 

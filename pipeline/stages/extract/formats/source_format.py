@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a format is listed by commands that read nothing; what it needs is imported when it does
-    from pipeline.outcome import Outcome
+    from pipeline.records.outcome import Outcome
     from pipeline.stages.extract.config import ExtractConfig
     from pipeline.stages.extract.tables.rows import RowReader
 

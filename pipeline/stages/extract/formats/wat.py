@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.stages.extract.formats.source_format import SourceFormat
 
 if TYPE_CHECKING:
-    from pipeline.outcome import Outcome
+    from pipeline.records.outcome import Outcome
     from pipeline.stages.extract.config import ExtractConfig
 
 __all__ = ["WAT"]

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipeline.outcome import Outcome
+from pipeline.records.outcome import Outcome
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.files import open_binary
 from pipeline.stages.extract.tables.rows import BadRow, RowReader, Rows
-from pipeline.urls import resolver
+from pipeline.web.urls import resolver
 
 __all__ = ["check_table", "read_table"]
 

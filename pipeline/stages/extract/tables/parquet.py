@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, one_line
-from pipeline.schema import TEXT_SOURCES
+from pipeline.records.schema import TEXT_SOURCES
 from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.tables.rows import BadRow, Columns, Row, Rows, choose_columns, json_of
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import BinaryIO, Protocol
 
-from pipeline.decoding import GZIP, ZSTD, DamagedError, Decoder, Inflate, Unzstd
+from pipeline.web.decoding import GZIP, ZSTD, DamagedError, Decoder, Inflate, Unzstd
 
 __all__ = ["Bytes", "unpacked"]
 

@@ -1,0 +1,259 @@
+"""SQL over whatever a run has produced so far: DuckDB views on the Parquet files of finished tasks.
+
+    candidates, matched, deduplicated, selected, fetched          one row per link or pair, step by step
+    samples                                                       one row per published sample, with joined columns
+    published                                                     the same without joined columns
+    rejections                                                    one row per rejection
+    queries, query_counts, final_counts, hosts                    one row per query, per host
+    shards, runs, ledger, reasons                                 one row per shard, run, stage, reason
+
+Views read done-records and manifests, never globs, so that no unfinished or stale file is seen. A view
+without files yet is empty, with its columns. Columns that `pipeline join` added lie in OUT/joined.
+
+A user's own SQL sees the data set and nothing else of the machine: `confine` before it runs, `check_query` on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.catalog.duck import open_duckdb, quote_text
+from pipeline.catalog.summaries import SUMMARIES, fresh_summary, read_parquet_sql
+from pipeline.engine import outputs_of
+from pipeline.errors import OutputError, PipelineError
+from pipeline.pages import page_of, views_of, whole_page
+from pipeline.records.schema import REJECTIONS, SAMPLES
+from pipeline.storage.atomic import read_json
+from pipeline.storage.location import Location
+from pipeline.storage.output import check_output
+
+__all__ = [
+    "NAMED_QUERIES",
+    "SqlError",
+    "check_query",
+    "confine",
+    "joined_files",
+    "named_query",
+    "open_catalog",
+    "quote_name",
+    "sql_errors",
+    "view_names",
+]
+
+
+class SqlError(PipelineError):
+    """The user's SQL is wrong, or names a query that does not exist."""
+
+
+_OTHER_VIEWS = ("published", "samples", "rejections", *SUMMARIES, "shards", "runs", "ledger", "reasons")
+
+_SHARDS = pa.schema([("name", pa.string()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())])
+_RUNS = pa.schema(
+    [
+        *(("started", pa.string()), ("seconds", pa.float64()), ("status", pa.string()), ("config", pa.string())),
+        *(("host", pa.string()), ("cpus", pa.int64()), ("python", pa.string()), ("steps", pa.string())),
+    ]
+)
+_LEDGER = pa.schema(
+    [
+        *(("position", pa.int64()), ("stage", pa.string()), ("unit", pa.string())),
+        *(("rows_in", pa.int64()), ("kept", pa.int64()), ("rejected", pa.int64())),
+    ]
+)
+_REASONS = pa.schema([("stage", pa.string()), ("unit", pa.string()), ("reason", pa.string()), ("count", pa.int64())])
+
+_LOOKED_AT = 16
+_EXPLAIN = re.compile(r"\A\s*EXPLAIN(\s+ANALYZE)?\s", re.IGNORECASE)
+
+_SQL_DIRECTORY = Path(__file__).parent / "sql"
+NAMED_QUERIES = tuple(sorted(path.stem for path in _SQL_DIRECTORY.glob("*.sql")))
+
+
+def named_query(name: str) -> str:
+    """The SQL of a named query. Raises SqlError with the names that there are."""
+    if name not in NAMED_QUERIES:
+        raise SqlError(f"no named query {name!r}; there are {', '.join(NAMED_QUERIES)}")
+    return (_SQL_DIRECTORY / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def view_names() -> tuple[str, ...]:
+    """Every view of a catalog."""
+    return (*views_of(whole_page()), *_OTHER_VIEWS)
+
+
+@contextmanager
+def sql_errors(what: str = "SQL") -> Iterator[None]:
+    """Turn DuckDB's errors into SqlError, one line that begins with `what`."""
+    try:
+        yield
+    except duckdb.PermissionException as error:
+        hint = "SQL sees the data set alone, unless --allow-files is given"
+        raise SqlError(f"{what}: {' '.join(str(error).split())}; {hint}") from error
+    except duckdb.Error as error:
+        raise SqlError(f"{what}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def open_catalog(output: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory DuckDB with the views of `view_names` over the data set in `output`.
+
+    What does not fit in memory goes to a directory in `output` that is removed afterwards. Raises OutputError
+    where `output` is not one of ours, or its files cannot be read.
+    """
+    check_output(output)
+    with open_duckdb(output / f"catalog.tmp-{os.getpid()}") as database:
+        try:
+            _define_views(output, database)
+        except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
+            raise OutputError(
+                f"{output}: {' '.join(str(error).split())}; look at `python -m pipeline verify {output}`"
+            ) from error
+        yield database
+
+
+def confine(database: duckdb.DuckDBPyConnection, directories: Sequence[Path], files: Sequence[Path] = ()) -> None:
+    """Leave `database` these directories and files, for good: no other file, network, extension, setting or variable.
+
+    What is allowed comes first, since it cannot be changed once access is off; off alone would close the catalog's own
+    views (DuckDB 2.0, "Securing DuckDB"). Links are followed before they are judged. What is allowed could be written
+    as well: that, `check_query` prevents.
+    """
+    for name, paths in (("allowed_directories", directories), ("allowed_paths", files)):
+        database.execute(f"SET {name} = [{', '.join(quote_text(path.resolve()) for path in paths)}]")
+    for setting in (
+        *("autoinstall_known_extensions", "autoload_known_extensions", "allow_community_extensions"),
+        "python_enable_replacements",  # else a name in SQL may mean a variable of this process
+        "enable_external_access",
+    ):
+        database.execute(f"SET {setting} = false")
+    database.execute("SET lock_configuration = true")
+
+
+def check_query(database: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Raise SqlError unless `query` is one statement that only reads."""
+    with sql_errors():
+        statements = database.extract_statements(_EXPLAIN.sub("", query))
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise SqlError("SQL: give one SELECT, since nothing else only reads; --allow-files runs any statement")
+        # DuckDB 2.0 lets WITH hold a COPY or an INSERT, but at the top alone: in brackets it is refused.
+        database.execute(f"EXPLAIN SELECT * FROM (\n{statements[0].query.rstrip().rstrip(';')}\n)")
+
+
+def _define_views(output: Path, database: duckdb.DuckDBPyConnection) -> None:
+    page = page_of(output)
+    files = views_of(page)
+    for name, view in files.items():
+        _define(database, name, view.data.present(view.field), view.rows)
+    rejected = [step.data.present("rejections") for step in page.steps if "rejections" in outputs_of(step.data.out)]
+    _define(database, "rejections", [file for step in rejected for file in step], REJECTIONS)
+    for name, summary in SUMMARIES.items():
+        made = fresh_summary(output, name)
+        rows = read_parquet_sql([made]) if made else None
+        query = f"SELECT * FROM {rows}" if rows else summary.query.replace("$ROWS", summary.view)
+        database.execute(f"CREATE VIEW {name} AS {query}")
+    manifest = read_json(output / "shards" / "manifest.json") or {"shards": []}
+    published = [Location(str(output / "shards" / s["parquet"])) for s in manifest["shards"]]
+    _define(database, "published", published, SAMPLES)
+    _define_samples(output, database)
+    _table(database, "shards", manifest["shards"], _SHARDS)
+    _table(database, "runs", _runs(output), _RUNS)
+    lines = (read_json(output / "ledger.json") or {"lines": []})["lines"]
+    _table(
+        database,
+        "ledger",
+        [{**line, "position": i, "rejected": sum(line["rejected"].values())} for i, line in enumerate(lines)],
+        _LEDGER,
+    )
+    reasons = [
+        {"stage": line["stage"], "unit": line["unit"], "reason": reason, "count": count}
+        for line in lines
+        for reason, count in line["rejected"].items()
+    ]
+    _table(database, "reasons", reasons, _REASONS)
+
+
+def joined_files(output: Path) -> dict[str, Path]:
+    """Name -> Parquet of the columns that `pipeline join` added, by name."""
+    return {path.stem: path for path in sorted((output / "joined").glob("*.parquet"))}
+
+
+def _define_samples(output: Path, database: duckdb.DuckDBPyConnection) -> None:
+    """`samples`: the published rows with every joined table's columns, null where it has no row."""
+    columns, tables = ["published.*"], ["published"]
+    for name, path in joined_files(output).items():
+        alias = quote_name(f"joined {name}")
+        columns.append(f"{alias}.* EXCLUDE (uid)")
+        tables.append(f"LEFT JOIN {read_parquet_sql([path])} AS {alias} ON published.uid = {alias}.uid")
+    database.execute(f"CREATE VIEW samples AS SELECT {', '.join(columns)} FROM {' '.join(tables)}")
+
+
+def _define(database: duckdb.DuckDBPyConnection, view: str, located: Sequence[Location], schema: pa.Schema) -> None:
+    files = [file.local for file in located]
+    if files:
+        rows = read_parquet_sql(files, differ=_differ(files))
+        there = database.sql(f"SELECT * FROM {rows}").columns
+        kinds = database.from_arrow(_empty(schema)).types
+        missing = "".join(  # columns that the version which wrote the files did not have
+            f", CAST(NULL AS {kind}) AS {quote_name(field.name)}"
+            for field, kind in zip(schema, kinds, strict=True)
+            if field.name not in there
+        )
+        database.execute(f"CREATE VIEW {view} AS SELECT *{missing} FROM {rows}")
+    else:
+        _table(database, view, [], schema)
+
+
+def _differ(files: Sequence[Path]) -> bool:
+    """Whether some of the files have other columns than others: a later version of ours is just going through them.
+
+    Of many, sixteen are looked at, the last among them: to open all would cost more than most questions.
+    """
+    looked_at = files[:: -(-len(files) // _LOOKED_AT)]
+    return len({tuple(pq.read_schema(file).names) for file in (*looked_at, files[-1])}) > 1
+
+
+def _table(database: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+    database.register(f"{name}_rows", _empty(schema))
+    database.execute(f"CREATE TABLE {name} AS SELECT * FROM {name}_rows")
+    database.unregister(f"{name}_rows")
+    if rows:
+        columns = [[row.get(column) for row in rows] for column in schema.names]
+        database.execute(f"INSERT INTO {name} SELECT {', '.join(['unnest(?)'] * len(columns))}", columns)
+
+
+def _empty(schema: pa.Schema) -> pa.Table:
+    """No rows. What makes Arrow's arrays of Python's values imports pandas, where that is installed, for a quarter of a
+    second; this and DuckDB do not."""
+    return pa.Table.from_batches([], schema)
+
+
+def _runs(output: Path) -> list[dict[str, Any]]:
+    """The run log; a line that a full disk or a kill left unfinished is passed over."""
+    rows = []
+    try:
+        lines = (output / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append({**row, "steps": json.dumps(row.get("steps"))})
+    return rows
+
+
+def quote_name(name: str) -> str:
+    """An SQL identifier, whatever its characters."""
+    return '"' + name.replace('"', '""') + '"'

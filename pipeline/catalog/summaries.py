@@ -1,0 +1,114 @@
+"""Small tables that answer slow questions at once: made when a run publishes, used while they are fresh.
+
+    work/fetched (FETCHED) --group by host--> work/summaries/hosts-KEY-HASH.parquet
+
+KEY is a hash of the content that the table sums up, HASH one of the table itself. Whoever asks while a step is under
+way, or after it was redone, finds no table of that key, and the catalog computes the answer from the rows themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.load import fingerprint
+from pipeline.catalog.duck import open_duckdb, quote_text, spill_beside
+from pipeline.pages import page_of, views_of
+from pipeline.storage.atomic import commit, temporary_name, unwritable
+from pipeline.storage.checked import check, digest_of
+from pipeline.storage.location import Files
+
+__all__ = ["SUMMARIES", "Summary", "fresh_summary", "read_parquet_sql", "write_summaries"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A view of the catalog that is a sum over the rows of another."""
+
+    view: str
+    """That is summed up."""
+    query: str
+    """SQL over `$ROWS`; its order makes the file's bytes the same every time."""
+
+
+SUMMARIES: dict[str, Summary] = {
+    "hosts": Summary(
+        view="fetched",
+        # The expensive pattern runs once a group rather than once a row.
+        query="""
+            SELECT lower(regexp_extract(authority, '^(?:.*@)?(\\[[^\\]]*\\]|[^:?#]*)', 1)) AS host,
+                   sum(pairs)::BIGINT AS pairs, sum(fetched)::BIGINT AS fetched
+            FROM (SELECT split_part(url, '/', 3) AS authority, count(*) AS pairs,
+                         count(*) FILTER (status = 'success') AS fetched
+                  FROM $ROWS GROUP BY authority)
+            GROUP BY host ORDER BY pairs DESC, host""",
+    ),
+}
+"""View -> how it is made."""
+
+
+def fresh_summary(output: Path, name: str) -> Path | None:
+    """The summary's file, or None where it is absent, damaged or of other rows."""
+    pattern = _pattern(output, name)
+    for path in () if pattern is None else sorted((output / "work" / "summaries").glob(pattern)):
+        digest = path.stem.rpartition("-")[2]
+        if digest_of(path).startswith(digest):
+            return path
+    return None
+
+
+def write_summaries(output: Path) -> None:
+    """Make every summary that is not fresh, and drop those of other rows. Raises OutputError."""
+    directory = output / "work" / "summaries"
+    kept: set[Path | None] = set()
+    for name, summary in SUMMARIES.items():
+        pattern = _pattern(output, name)
+        if pattern is not None:
+            kept.add(fresh_summary(output, name) or _write(output, summary, directory, pattern))
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if path not in kept:
+                path.unlink()
+
+
+def _rows(output: Path, summary: Summary) -> Files:
+    """The files that are summed up."""
+    view = views_of(page_of(output))[summary.view]
+    return view.data.present(view.field)
+
+
+def _pattern(output: Path, name: str) -> str | None:
+    """The summary's file name, with a star for the hash of its content; None where there is nothing to sum up."""
+    summary = SUMMARIES[name]
+    rows = _rows(output, summary)
+    if not rows:
+        return None
+    key = fingerprint(name, summary.query, [(file.local.name, file.digest) for file in rows])[:12]
+    return f"{name}-{key}-*.parquet"
+
+
+def _write(output: Path, summary: Summary, directory: Path, pattern: str) -> Path:
+    path = directory / pattern.replace("*", "new")
+    temporary = temporary_name(path)
+    rows = read_parquet_sql([Path(check(file)) for file in _rows(output, summary)])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_duckdb(spill_beside(temporary)) as database:
+            query = summary.query.replace("$ROWS", rows)
+            database.execute(f"COPY ({query}) TO {quote_text(temporary)} (FORMAT parquet, COMPRESSION zstd)")
+        path = directory / pattern.replace("*", digest_of(temporary)[:16])
+        commit(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_parquet_sql(files: Sequence[Path], *, differ: bool = False) -> str:
+    """The DuckDB table function over `files`, which must not be empty; where they `differ`, with all of their columns.
+
+    To find those, every file is opened.
+    """
+    return f"read_parquet([{', '.join(map(quote_text, files))}]{', union_by_name = true' if differ else ''})"

@@ -1,0 +1,1 @@
+"""What asks a data set and leaves it as it is."""

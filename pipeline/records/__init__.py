@@ -1,0 +1,1 @@
+"""What rows are: schemas, identities, outcomes of stages, the ledger of rejections, the query list."""

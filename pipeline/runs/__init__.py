@@ -1,0 +1,1 @@
+"""What brings a data set about: run, extend, retry, repair, publish."""

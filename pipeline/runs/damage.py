@@ -1,0 +1,95 @@
+"""damage: what becomes of a file in work/ that is no longer what it was.
+
+    DamagedFileError --withdraw--> the done-record that vouched for it is gone, so the task runs again
+    a tar of pictures that were fetched --salvage--> its whole pictures under a new name; the others are asked again
+
+Everything in work/ can be made again to the byte but the answers of the web: of those only what is lost is requested
+again. A disk that damages what was just made again would go on for ever: `Patience` ends that.
+"""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+from pipeline.engine import Done, forget, record_of, records_in, run_task
+from pipeline.errors import DamagedFileError, OutputError
+from pipeline.steps.fetch.facts import STORE
+from pipeline.steps.fetch.salvage import salvage
+
+__all__ = ["Patience", "withdraw"]
+
+_MOST_TIMES = 2
+_MOST_FILES = 1_000
+
+
+class Patience:
+    """How often a run makes damaged files again before it says that the machine is at fault."""
+
+    def __init__(self) -> None:
+        self._times: collections.Counter[str] = collections.Counter()
+
+    def check(self, error: DamagedFileError) -> None:
+        """Count a damaged file. Raises OutputError when that is too often."""
+        self._times[error.path] += 1
+        if self._times[error.path] > _MOST_TIMES or self._times.total() > _MOST_FILES:
+            raise OutputError(
+                f"{error.path}: damaged again ({error.what}) after it was made again; look at the disk and the memory "
+                "of the machine, then run the same command again"
+            ) from error
+
+
+def withdraw(output: Path, error: DamagedFileError) -> str:
+    """Take back what vouches for a damaged file of work/; says in a line what is damaged and what is done about it.
+
+    Raises OutputError for a file that no task can make again.
+    """
+    path = Path(error.path)
+    try:
+        shown = path.resolve().relative_to(output.resolve())
+    except ValueError:
+        raise error from None  # not of this data set
+    record = _record_of(path)
+    if record is None:
+        if path.parent == output / "work" / "before":
+            raise OutputError(
+                f"{path}: damaged ({error.what}); it is what --extend compares the new plan with: delete "
+                f"{path.parent} and run again without that comparison"
+            ) from error
+        # Nothing vouches for it any more: whoever needs it finds its task undone.
+        path.unlink(missing_ok=True)
+        return f"damaged: {shown}: {error.what}; made again"
+    if path.parent == output / "work" / STORE:
+        return f"damaged: {shown}: {error.what}; {_withdraw_answers(output, path, record)}"
+    _remove(path.parent, record)
+    return f"damaged: {shown}: {error.what}; made again"
+
+
+def _record_of(path: Path) -> Done | None:
+    """The done-record that has the file among its outputs."""
+    likely = record_of(path.parent, path.name.partition(".")[0])
+    if likely is not None and path.name in likely.outputs:
+        return likely
+    return next((record for record in records_in(path.parent) if path.name in record.outputs), None)
+
+
+def _remove(directory: Path, record: Done) -> None:
+    forget(directory, record.partition)
+    for name in record.outputs:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _withdraw_answers(output: Path, path: Path, record: Done) -> str:
+    """Keep the answers and pictures that are whole as a file of facts of their own, and drop the rest."""
+    store = path.parent
+    said = "what was in it is requested again"
+    if path.suffix == ".tar":
+        try:
+            kept = run_task(str(store), salvage(store, record)).info
+            said = f"{kept['lost']:,} of its {kept['success'] + kept['lost']:,} pictures are lost and requested again"
+        except DamagedFileError:
+            pass  # the facts beside it are damaged too: nothing says what is whole
+    _remove(store, record)
+    # The split that asked for them is made anew, and finds what was kept. A split that only used them sees them gone.
+    forget(output / "work" / "requests", record.partition.rpartition("-")[0])
+    return said

@@ -1,0 +1,49 @@
+"""What becomes of a run that has no sample left: what is published, and what is said.
+
+samples?  some --> published
+          none --the block list took pictures?--> no: nothing is published, what was published before stays
+                                                  yes: an empty version, for what it takes must go
+               --it took all?--> yes: that is what was asked for; no: EmptyError, which says who took them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import EmptyError
+from pipeline.records.ledger import Line, last_reached
+
+__all__ = ["is_to_be_published", "refuse_emptiness"]
+
+_BLOCKED = "block_list"
+_SHOWN_REASONS = 3
+
+
+def is_to_be_published(samples: int, lines: Sequence[Line]) -> bool:
+    """Whether a version of so many `samples` replaces the one before; `lines` are the ledger's."""
+    return samples > 0 or any(line.stage == "fetch" and line.rejected.get(_BLOCKED) for line in lines)
+
+
+def refuse_emptiness(output: Path, lines: Sequence[Line]) -> None:
+    """For a run without samples: raise EmptyError, unless the block list took all that were planned."""
+    last = last_reached(lines)
+    if last is not None and last.rejected.keys() == {_BLOCKED}:
+        return
+    top = [] if last is None else sorted(last.rejected.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_REASONS]
+    if last is None:
+        went = "the sources hold nothing"
+    elif last.kept:
+        went = f"nothing was found in the {last.kept:,} {last.unit}s that stage {last.stage} kept"
+    else:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in top)
+        went = f"stage {last.stage} took the last {last.rows_in:,} {last.unit}s ({reasons})"
+    remedy = f"`python -m pipeline sql {output} failures` says more"
+    if top and top[0][0] == "address_not_allowed":
+        remedy = "name addresses that are not public in fetch.allow_addresses"
+    published = ""
+    if is_to_be_published(0, lines):
+        published = "; the published version is empty now, since the block list names some of them"
+    elif (output / "shards").exists():
+        published = "; the version that was published before stays"
+    raise EmptyError(f"{output}: no sample is left, {went}; {remedy}{published}")

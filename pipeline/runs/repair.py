@@ -1,0 +1,63 @@
+"""repair: damaged parts of a published set, and of work/, made again from what is left. Nothing is requested.
+
+    verify, verify_work --damages--> done-records of damaged files go --recipe--> shards from the staging tars --publish
+
+A published shard is a hard link of the file in work/shards: damage in one is damage in both, and the shard is written
+anew. What is damaged in the published version stays there until its like is ready. Pictures that are lost in a staging
+tar are named; a run requests them again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.load import load
+from pipeline.engine import record_of
+from pipeline.errors import DamagedFileError, OutputError
+from pipeline.questions.verify import Damage
+from pipeline.runs.damage import withdraw
+from pipeline.runs.run import run
+from pipeline.storage.checked import check
+from pipeline.storage.output import open_output
+from pipeline.terminal.progress import Progress
+from pipeline.wit import WitConfig
+
+__all__ = ["repair"]
+
+
+def repair(output: Path, damages: Sequence[Damage], progress: Progress) -> None:
+    """Make again what `verify` and `verify_work` say is damaged, and publish it under the same version.
+
+    Raises OutputError where that cannot be done from what is left, and says why.
+    """
+    if (output / "subset.json").exists():
+        raise OutputError(f"{output}: a subset has nothing to repair it from; take it again from its source")
+    config = load(WitConfig, output / "shards" / "config.yaml")
+    with open_output(output):
+        for file, what in {damage.file: damage.what for damage in damages}.items():
+            said = _withdraw_published(output, Path(file).name) if file.startswith("shards/") else None
+            if file.startswith("work/"):
+                said = withdraw(output, DamagedFileError(str(output / file), what))
+            if said is not None:
+                progress.say(said)
+    run(dataclasses.replace(config, output=str(output)), progress=progress, offline=True)
+
+
+def _withdraw_published(output: Path, name: str) -> str | None:
+    """Take back a damaged file of the published version; what there is to say about it."""
+    published, source = output / "shards" / name, output / "work" / "shards" / name
+    stem = name.partition(".")[0].removesuffix("_stats")
+    record = record_of(source.parent, stem)
+    if record is None or name not in record.outputs:
+        if name in ("manifest.json", "sizes.json"):
+            published.unlink(missing_ok=True)  # written anew in any case
+        return None  # a shard whose task is not done is made in any case; a stranger stays
+    try:
+        check(record.located(source.parent)[name])
+    except DamagedFileError as error:
+        return withdraw(output, error)
+    if not published.exists() or not published.samefile(source):
+        published.unlink(missing_ok=True)  # what is linked there again is whole
+    return None

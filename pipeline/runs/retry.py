@@ -1,0 +1,61 @@
+"""retry: ask the failed URLs of a data set again, those that time can heal, and nothing else.
+
+    run --retry-failed:  any such failure? --begin (work/retries.json)--> a plain run, which carries the retry out
+
+What is asked again is decided in `steps/fetch/requests.py`: URLs of the present plan whose last answer is a failure
+that can heal (`stages/fetch/healing.py`). A picture that arrives goes the way of all others, into a new version.
+Sources that could not be read are asked again too: their records are forgotten, so that the next run reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.load import ConfigError
+from pipeline.engine import forget
+from pipeline.runs.run import refuse_subset, walk
+from pipeline.steps.extract import is_unreadable
+from pipeline.steps.fetch import retries
+from pipeline.steps.fetch.requests import ListRequests
+from pipeline.steps.step import Page
+from pipeline.storage.output import check_output, open_output
+from pipeline.wit import WitConfig, build
+
+__all__ = ["begin_retry"]
+
+
+def begin_retry(config: WitConfig) -> bool:
+    """Begin a retry, unless one is under way; False, with nothing changed, where no failure can heal and every source
+    was read.
+
+    The next run carries it out. Raises ConfigError where `config` has not planned this data set, and OutputError
+    or LockedError as a run does.
+    """
+    output = Path(config.output)
+    check_output(output)
+    refuse_subset(output)
+    with open_output(output):
+        if retries.retries_of(output).under_way:
+            return True
+        page = build(config)
+        can_heal, unreadable = _failures(page)
+        if can_heal:
+            retries.begin(output)
+        for partition in unreadable:
+            forget(page.run.directory("extract"), partition)
+    return can_heal or bool(unreadable)
+
+
+def _failures(page: Page) -> tuple[bool, Sequence[str]]:
+    """Whether a failed URL can heal, and the partitions of the sources that could not be read."""
+    unreadable: Sequence[str] = ()
+    for step, tasks, done in walk(page):
+        if step.name == "extract":
+            unreadable = [record.partition for record in done if is_unreadable(record.info)]
+        if step.name == "requests":
+            return any(task.can_heal() for task in tasks if isinstance(task, ListRequests)), unreadable
+    raise ConfigError(
+        f"--retry-failed: {page.run.output} is not planned with this config (next: {step.title}); "
+        "run without --retry-failed first"
+    )

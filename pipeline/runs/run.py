@@ -1,0 +1,318 @@
+"""Drives the page: run its steps, or only look how far they are.
+
+open_output (lock) -> for each step: engine.run_step -> ledger.json -> publish -> runs.jsonl
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+from configs.load import ConfigError, dump, fingerprint, load
+from pipeline.engine import AnyTask, Done, Engine, finished, open_engine
+from pipeline.errors import DamagedFileError, OutputError
+from pipeline.own_stages import NO_STAGES, OwnStages
+from pipeline.records.ledger import Line, totals
+from pipeline.runs.damage import Patience, withdraw
+from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
+from pipeline.runs.extend import begin, changes_of, end, extended
+from pipeline.runs.publish import publish
+from pipeline.stages.fetch.img2dataset import find_img2dataset
+from pipeline.steps.extract import Sources
+from pipeline.steps.fetch import retries
+from pipeline.steps.fetch.facts import STORES
+from pipeline.steps.step import Page, Step
+from pipeline.storage.atomic import append_line, read_json, write_bytes, write_json
+from pipeline.storage.output import check_output, open_output
+from pipeline.terminal.progress import Progress
+from pipeline.wit import WitConfig, build
+
+__all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run did."""
+
+    version: Path
+    """The published version's directory."""
+    ran_tasks: int
+    """Tasks that were not done before; 0 when there was nothing to do."""
+    put_back: Sequence[str]
+    """Published files that were missing or not of their size, and are there again."""
+    lines: Sequence[Line]
+    """The ledger over all stages."""
+    samples: int
+    num_bytes: int
+    seconds: float
+    retry: retries.Retried | None = None
+    """What came of the retry that this run carried out; None where none was under way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepState:
+    """How far a step is."""
+
+    step: str
+    tasks: int
+    done: int
+    rows: int
+
+
+def run(
+    config: WitConfig,
+    *,
+    own: OwnStages = NO_STAGES,
+    progress: Progress | None = None,
+    extend: bool = False,
+    offline: bool = False,
+) -> RunResult:
+    """Bring the data set that `config` describes, with stages of one's `own`, to done, from wherever it is.
+
+    With `extend` the sources of the data set that is there come first, and what the added ones changed in the
+    plan is listed (`extend.py`). With `offline` nothing is requested: OutputError where a picture is missing. Raises
+    PipelineError (see errors.py), among them EmptyError where no sample is left; nothing that was finished is lost, and
+    an empty version never replaces what is published.
+    """
+    progress = progress or Progress()
+    started = time.time()
+    log: dict[str, Any] = {}
+    damaged: list[str] = []
+    patience = Patience()
+    written: set[str] = set()  # shards of this very run
+    refuse_subset(Path(config.output))
+    find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
+    with open_output(Path(config.output)) as output:
+        if extend:
+            config = _begin_extension(config)
+        status, config_yaml = "failed", dump(config)
+        try:
+            with open_engine(config.engine, progress) as engine:
+                while True:
+                    try:
+                        page = build(config, own)
+                        records = _run_steps(page, config, engine, log, written, offline=offline)
+                        lines, shards = _lines(records), page["shards"].data
+                        samples = shards.total("rows")
+                        version: Path = output / "shards"
+                        put_back: Sequence[str] = ()
+                        if is_to_be_published(samples, lines):
+                            version, put_back = publish(output, shards.parts, config_yaml, written=written)
+                            end(output)
+                        break
+                    except DamagedFileError as error:
+                        patience.check(error)
+                        damaged.append(withdraw(output, error))
+                        progress.say(damaged[-1])
+            for name in put_back:
+                progress.say(f"damaged: shards/{name}: missing, or not of its size; put back")
+            _write_ledger(output, records)
+            retry = _end_retry(page)
+            if retry is not None:
+                log["fetched"] |= dataclasses.asdict(retry)
+            status = "finished" if samples else "empty"
+            if not samples:
+                refuse_emptiness(output, lines)
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            ran = sum(int(step.get("ran", 0)) for step in log.values())
+            if ran or damaged or status != "finished":
+                with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
+                    append_line(output / "runs.jsonl", _run_record(config, started, status, log, damaged))
+    return RunResult(
+        version=version,
+        ran_tasks=ran,
+        put_back=put_back,
+        lines=lines,
+        samples=samples,
+        num_bytes=shards.total("bytes"),
+        seconds=time.time() - started,
+        retry=retry,
+    )
+
+
+def _run_steps(
+    page: Page, config: WitConfig, engine: Engine, log: dict[str, Any], written: set[str], *, offline: bool
+) -> dict[str, list[Done]]:
+    """Every step of the page; returns the records by step, and adds to `log` what each step ran, and how long, and to
+    `written` the shards.
+
+    The config is written before the first task. Raises DamagedFileError when a task meets a file that is not what its
+    record says; what ran before counts.
+    """
+    output = page.run.output
+    records: dict[str, list[Done]] = {}
+    page.check()
+    for step in page.steps:
+        directory, tasks = page.run.directory(step.name), list(step.cut(page.run))
+        waiting = [task.partition for task in tasks if finished(directory, task) is None]
+        todo = len(waiting)
+        if todo and not any(about["ran"] for about in log.values()):
+            write_bytes(output / "config.yaml", dump(config).encode())
+        if todo and offline and step.name == "fetch":
+            raise OutputError(
+                f"{output}: {page['requests'].data.total('missing'):,} pictures cannot be repaired, nothing is left of "
+                "them; `python -m pipeline run` requests them again"
+            )
+        about = log.setdefault(step.name, {"tasks": 0, "ran": 0, "seconds": 0.0})
+        about |= {"tasks": len(tasks), "ran": about["ran"] + todo}
+        began = time.time()
+        with _served(config, needed=todo > 0 and step.name == "fetch"):
+            done = _run_step(page, step, tasks, engine)
+        about["seconds"] = round(about["seconds"] + time.time() - began, 3)
+        records[step.name] = done
+        if step.name == "shards":
+            written.update(waiting)
+        if todo:
+            _write_ledger(output, records)
+    if (changes := changes_of(config, page)) is not None:
+        (listed,) = _run_step(page, changes, list(changes.cut(page.run)), engine)
+        log[changes.name] = {"ran": 1} | {name: listed.info[name] for name in ("added", "evicted")}
+    _remove_other_steps(page)
+    return records
+
+
+def _run_step(page: Page, step: Step[Any], tasks: Sequence[AnyTask[Any]], engine: Engine) -> list[Done]:
+    accept = None if step.accept is None else step.accept(page.run)
+    directory = page.run.directory(step.name)
+    done = engine.run_step(directory, tasks, title=step.title, keep=step.keep, accept=accept)
+    step.data.finish(done)
+    return done
+
+
+_NOT_OF_A_PAGE = ("changes", "before")
+
+
+def _remove_other_steps(page: Page) -> None:
+    """What is left of steps that the config switched off since, or that an earlier version had. Facts stay."""
+    work = page.run.output / "work"
+    for manifest in [*work.glob("*/manifest.json"), *work.glob("*/*/manifest.json")]:
+        name = str(manifest.parent.relative_to(work))
+        if name not in (*_NOT_OF_A_PAGE, *STORES) and name not in page:
+            shutil.rmtree(manifest.parent, ignore_errors=True)
+
+
+def refuse_subset(output: Path) -> None:
+    """Raise OutputError where `output` is a subset of another data set: no run makes one."""
+    if (output / "subset.json").exists():
+        raise OutputError(f"{output}: is a subset of another data set; choose another --output")
+
+
+def inspect(config: WitConfig, own: OwnStages = NO_STAGES) -> tuple[list[StepState], Step[Any] | None]:
+    """How far each step is, and the first step that has something to run (None: all done).
+
+    Reads only. Raises InputError or QueryListError as a run would.
+    """
+    states: list[StepState] = []
+    for step, tasks, done in walk(build(config, own)):
+        rows = sum(int(record.info.get("rows", 0)) for record in done)
+        states.append(StepState(step=step.name, tasks=len(tasks), done=len(done), rows=rows))
+        if len(done) < len(tasks):
+            return states, step
+    return states, None
+
+
+def walk(page: Page) -> Iterator[tuple[Step[Any], Sequence[AnyTask[Any]], list[Done]]]:
+    """Each step with its tasks and the records of the finished ones, up to the first step that has something to run.
+
+    Reads only. Raises InputError or QueryListError as a run would.
+    """
+    check_output(page.run.output, must_exist=False)
+    page.check()
+    for step in page.steps:
+        tasks = list(step.cut(page.run))
+        found = [finished(page.run.directory(step.name), task) for task in tasks]
+        done = [record for record in found if record is not None]
+        yield step, tasks, done
+        if len(done) < len(tasks):
+            return
+        step.data.finish(done)
+
+
+def _end_retry(page: Page) -> retries.Retried | None:
+    """Close the retry under way, if there is one."""
+    output, arrived = page.run.output, page["fetched"].data
+    if not retries.retries_of(output).under_way:
+        return None
+    outcome = retries.Retried(retried=arrived.total("retried"), healed=arrived.total("healed"))
+    retries.end(output, outcome)
+    return outcome
+
+
+def _begin_extension(config: WitConfig) -> WitConfig:
+    """The config with all sources, and the present plan kept aside; the set must be finished, or being extended."""
+    whole = extended(config)
+    made_by = load(WitConfig, Path(config.output) / "config.yaml")
+    before = dataclasses.replace(made_by, output=config.output)  # the directory may have been moved
+    if _sources(before) != _sources(whole):
+        _, unfinished = inspect(before)
+        if unfinished is not None:
+            raise ConfigError(
+                f"--extend: {config.output} is not finished (next: {unfinished.title}); run without --extend first"
+            )
+        begin(whole)
+    return whole
+
+
+def _sources(config: WitConfig) -> Set[str]:
+    return Sources.of(config).found(build(config).run).keys()
+
+
+@contextlib.contextmanager
+def _served(config: WitConfig, *, needed: bool) -> Iterator[None]:
+    """The sample web's server, where the config asks for it and something will be fetched."""
+    if not needed or config.sample_web is None:
+        yield
+        return
+    from pipeline.sample_web.serving import serving
+
+    with serving(Path(config.sample_web)):
+        yield
+
+
+def _lines(records: Mapping[str, Sequence[Done]]) -> Sequence[Line]:
+    return totals(record.info for step in records.values() for record in step)
+
+
+def _write_ledger(output: Path, records: Mapping[str, Sequence[Done]]) -> None:
+    content = {"lines": [vars(line) for line in _lines(records)]}
+    if read_json(output / "ledger.json") != content:
+        write_json(output / "ledger.json", content)
+
+
+def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str, Any], damaged: Sequence[str]) -> str:
+    packages = ("openwit", "ray", "pyarrow", "duckdb", "numpy", "pillow", "pycurl")
+    record = {
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+        "status": status,
+        "config": fingerprint(config),
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "steps": log,
+        "damaged": damaged,
+    }
+    return json.dumps(record, sort_keys=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version_of(package)
+    except ModuleNotFoundError:
+        return "source"

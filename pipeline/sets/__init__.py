@@ -1,0 +1,1 @@
+"""What a published set is, and what is made of one: subsets, joined columns, lists."""

@@ -1,0 +1,340 @@
+"""New shards from old: chosen samples copied byte for byte, metadata aligned, nothing decoded or downloaded.
+
+    samples --condition, uids, limit per query (DuckDB)--> chosen.parquet, in the set's order
+    chosen.parquet + old tars --one task per new shard, by rank--> work/shards --publish--> OUT/shards
+
+The result is a data set directory of its own, made beside its final place and renamed when it is whole. Its
+shards depend on the source's samples and the options alone. Memory is bounded by one shard and by DuckDB's
+limit, beyond which it spills to disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.load import load
+from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
+from pipeline.catalog.duck import full_disk, quote_text
+from pipeline.catalog.uid_tables import load_uids
+from pipeline.engine import Data, EngineConfig, Info, Task, open_engine
+from pipeline.errors import InputError, OutputError
+from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
+from pipeline.records.schema import QUERIES, QUERY_COUNTS
+from pipeline.runs.publish import publish
+from pipeline.sets.shard import ShardFiles, ranks_of, shard_name, write_shard
+from pipeline.sets.subset_config import SubsetConfig
+from pipeline.stages.balance import mode_of
+from pipeline.storage.atomic import read_json, unwritable, write_json
+from pipeline.storage.checked import check, open_file, read_range, read_table
+from pipeline.storage.location import Location
+from pipeline.storage.output import open_output
+from pipeline.storage.parquet import write_parquet
+from pipeline.terminal.progress import Progress
+from pipeline.wit import WitConfig
+
+__all__ = ["SubsetConfig", "SubsetResult", "subset"]
+
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetResult:
+    """What was written."""
+
+    samples: int
+    shards: int
+    num_bytes: int
+    """Of the tars."""
+    unknown_uids: int
+    """Uids of the list that the source does not have."""
+
+
+def subset(source: Path, config: SubsetConfig, out: Path, *, progress: Progress | None = None) -> SubsetResult:
+    """Write the chosen samples of the data set in `source` as a data set of its own in `out`.
+
+    Raises SqlError for a wrong condition, InputError for a wrong uid file or where no sample matches,
+    OutputError where `out` exists, lies inside `source`, or cannot be written. `source` is only read.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out}: exists already; choose another --out, a subset is never added to a directory")
+    if source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise OutputError(f"{out}: lies inside the data set that it is taken from; choose another --out")
+    unfinished = out.absolute().with_name(f"{out.name}.tmp-subset")
+    with open_catalog(source) as database:
+        manifest = read_json(source / "shards" / "manifest.json")
+        if manifest is None:
+            raise InputError(f"{source}: has no published shards yet; finish its run first")
+        listed = None if config.uids is None else load_uids(database, Path(config.uids), "listed")
+        if not config.allow_files:
+            confine(database, [source, unfinished])
+        _check_condition(database, config.where)  # before anything is written
+        with open_output(unfinished):  # its lock keeps another subset away from the same place
+            try:
+                _remove_remains(unfinished)
+                result = _build(source, manifest["fingerprint"], config, unfinished, database, progress or Progress())
+                taken = {"taken_from": manifest["fingerprint"], "version": 1, **_options(config)}
+                write_json(unfinished / "subset.json", taken)
+                if out.exists():
+                    out.rmdir()
+                unfinished.rename(out)
+            except OSError as error:
+                raise unwritable(out, error) from error
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        known = 0
+        if listed is not None:
+            known = int(
+                database.execute("SELECT count(*) FROM listed SEMI JOIN published USING (uid)").fetchall()[0][0]
+            )
+    return SubsetResult(
+        samples=result.total("rows"),
+        shards=len(result.parts),
+        num_bytes=result.total("bytes"),
+        unknown_uids=0 if listed is None else listed - known,
+    )
+
+
+def _options(config: SubsetConfig) -> dict[str, Any]:
+    names = ("where", "uids", "limit_per_query", "samples_per_shard")
+    return {name: getattr(config, name) for name in names}
+
+
+def _remove_remains(unfinished: Path) -> None:
+    """What a killed subset left."""
+    for path in unfinished.iterdir():
+        if path.name not in ("lock", "openwit.json"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _build(
+    source: Path,
+    fingerprint: str,
+    config: SubsetConfig,
+    root: Path,
+    database: duckdb.DuckDBPyConnection,
+    progress: Progress,
+) -> Data[ShardFiles]:
+    """Fill `root`; returns its shards. `fingerprint` is of the source's version."""
+    scratch = root / "work" / "chosen"
+    scratch.mkdir(parents=True)
+    chosen, parent = scratch / "chosen.parquet", load(WitConfig, source / "shards" / "config.yaml")
+    _choose(database, config, parent, scratch, chosen)
+    total = pq.ParquetFile(chosen).metadata.num_rows
+    if not total:
+        raise InputError(f"{source}: no sample matches; nothing was written")
+    size = config.samples_per_shard or parent.shards.samples_per_shard
+    shards: Data[ShardFiles] = Data("shards", ShardFiles)
+    shards.directory = root / "work" / "shards"
+    tasks = [
+        CopySamples(
+            partition=shard_name(shard),
+            chosen=str(chosen.resolve()),
+            first=first,
+            last=last,
+            source=str((source / "shards").resolve()),
+            fingerprint=fingerprint,
+            shard=shard,
+            samples_per_shard=size,
+        )
+        for shard, (first, last) in enumerate(ranks_of(total, size))
+    ]
+    with open_engine(EngineConfig(kind=config.engine), progress) as engine:
+        shards.finish(engine.run_step(shards.directory, tasks, title="copy samples"))
+    written = {part.name for part in shards.parts}
+    publish(root, shards.parts, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=written)
+    _write_queries(database, root, chosen)
+    uids = f"SELECT uid FROM read_parquet({quote_text(chosen)})"
+    for name, path in joined_files(source).items():
+        (root / "joined").mkdir(exist_ok=True)
+        query = f"SELECT * FROM read_parquet({quote_text(path)}) WHERE uid IN ({uids}) ORDER BY uid"
+        _copy(database, query, root / "joined" / f"{name}.parquet")
+    shutil.rmtree(shards.directory)  # its files live on under shards
+    shutil.rmtree(scratch)
+    return shards
+
+
+# --- choosing -----------------------------------------------------------------------------------
+
+
+def _select(where: str | None, columns: str) -> str:
+    # The line break ends a comment in the user's condition.
+    return f"SELECT {columns} FROM samples WHERE (\n{where or 'true'}\n)"
+
+
+def _check_condition(database: duckdb.DuckDBPyConnection, where: str | None) -> None:
+    """Raise SqlError unless the condition is one expression over the columns of `samples`."""
+    if where is None:
+        return
+    with sql_errors("--where"):
+        # Bare and in brackets it must be one statement: what passes both neither closes the bracket nor goes on.
+        for statement in (f"SELECT 1 WHERE {where}", _select(where, "uid")):
+            if len(database.extract_statements(statement)) != 1:
+                raise SqlError("--where: give one condition, without a semicolon")
+        database.execute(f"EXPLAIN {_select(where, 'uid')}")
+
+
+def _choose(
+    database: duckdb.DuckDBPyConnection, config: SubsetConfig, parent: WitConfig, scratch: Path, chosen: Path
+) -> None:
+    """Write (shard, tar_offset, uid, query_ids, selected_by) of every chosen sample, in the set's order."""
+    columns = "samples.shard, samples.tar_offset, samples.uid, samples.query_ids, samples.selected_by"
+    query = _select(config.where, columns)
+    if config.uids is not None:
+        query = f"SELECT * FROM ({query}) SEMI JOIN listed USING (uid)"
+    with sql_errors("--where"):  # an error that only the rows show, such as a cast
+        if config.limit_per_query is None:
+            _copy(database, f"{query} ORDER BY shard, tar_offset", chosen)
+            return
+        matching, edges = scratch / "matching.parquet", scratch / "edges.parquet"
+        _copy(database, query, matching)
+    texts = dict(database.execute("SELECT query_id, query FROM queries").fetchall())
+    if not texts:
+        raise InputError("--limit-per-query: the set has no list of queries any more")
+    hashes = np.zeros(max(texts) + 1, np.uint64)
+    for query_id, text in texts.items():
+        hashes[query_id] = text_hash(text)
+    write_parquet(edges, _edges(matching, parent, hashes), _EDGES)
+    _copy(
+        database,
+        f"""SELECT shard, tar_offset, uid, query_ids, kept.selected_by
+            FROM read_parquet({quote_text(matching)}) JOIN (
+                SELECT uid, list(query_id ORDER BY query_id) AS selected_by
+                FROM (SELECT *, row_number() OVER (PARTITION BY query_id ORDER BY hash, uid) AS place
+                      FROM read_parquet({quote_text(edges)}))
+                WHERE place <= {config.limit_per_query}
+                GROUP BY uid
+            ) AS kept USING (uid)
+            ORDER BY shard, tar_offset""",
+        chosen,
+    )
+
+
+_EDGES = pa.schema(
+    [
+        pa.field("query_id", pa.int32(), nullable=False),
+        pa.field("hash", pa.uint64(), nullable=False),
+        pa.field("uid", pa.binary(), nullable=False),
+    ]
+)
+
+
+def _edges(matching: Path, parent: WitConfig, query_hashes: npt.NDArray[np.uint64]) -> Iterator[pa.RecordBatch]:
+    """Every (pair, query that selects it) with the hash by which balancing ordered it (stages/balance)."""
+    with pq.ParquetFile(matching) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=["uid", "selected_by"]):
+            lists, uids = batch.column("selected_by"), batch.column("uid")
+            queries = lists.flatten().to_numpy(zero_copy_only=False)
+            rows = pc.list_parent_indices(lists)
+            ids = first_64_bits(b"".join(uids.to_pylist()))[rows.to_numpy(zero_copy_only=False)]
+            own = None if mode_of(parent.balance.mode).one_hash_a_pair else query_hashes[queries]
+            hashes = keyed_hash(parent.seed, ids, own)
+            columns = [pa.array(queries, pa.int32()), pa.array(hashes, pa.uint64()), uids.take(rows)]
+            yield pa.RecordBatch.from_arrays(columns, schema=_EDGES)
+
+
+def _copy(database: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    with full_disk(path):
+        database.execute(
+            f"COPY ({query}) TO {quote_text(path)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)"
+        )
+
+
+# --- copying ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopySamples(Task[ShardFiles]):
+    """A shard of the subset: the chosen samples of some ranks."""
+
+    chosen: str
+    first: int
+    last: int
+    source: str
+    """The published version that they are copied from, of this `fingerprint`."""
+    fingerprint: str
+    shard: int
+    samples_per_shard: int
+
+    published = True
+
+    def work(self, out: ShardFiles) -> Info:
+        return write_shard(self._samples(), out, shard=self.shard, samples_per_shard=self.samples_per_shard)
+
+    def _samples(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """(facts, picture) of the task's ranks, old shard after old shard."""
+        published = _published(Path(self.source), self.fingerprint)
+        ranks = _ranks(self.chosen, self.first, self.last)
+        for shard, group in itertools.groupby(ranks, key=lambda row: int(row["shard"])):
+            chosen = {row["tar_offset"]: row["selected_by"] for row in group}
+            tar, parquet = (published[f"{shard_name(shard)}.{kind}"] for kind in ("tar", "parquet"))
+            table = read_table(parquet)
+            if "stored_xxh3" not in table.column_names:  # published by an earlier version
+                check(tar)
+            table = table.filter(pc.is_in(table["tar_offset"], pa.array(chosen, pa.int64())))
+            with open_file(tar.path) as file:
+                for row in table.to_pylist():
+                    image = read_range(file, row["tar_offset"], row["num_bytes"], row.get("stored_xxh3"))
+                    yield row | {"selected_by": chosen[row["tar_offset"]]}, image
+
+
+@functools.lru_cache(maxsize=2)
+def _published(shards: Path, fingerprint: str) -> Mapping[str, Location]:
+    """Name -> what the manifest, which has this fingerprint, says of tars and Parquet files; read once a process."""
+    manifest = read_json(shards / "manifest.json") or {"shards": []}
+    digests = {entry["name"]: entry["sha256"] for entry in manifest["shards"]}
+    digests |= {entry["parquet"]: entry["parquet_sha256"] for entry in manifest["shards"]}
+    return {name: Location(str(shards / name), digest) for name, digest in digests.items()}
+
+
+def _ranks(path: str, first: int, last: int) -> Iterator[dict[str, Any]]:
+    """Rows first..last-1 of the chosen ones; reads the row groups that hold them and no others."""
+    with pq.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            begin, end = max(first, start), min(last, start + rows)
+            if begin < end:
+                table = file.read_row_group(group, columns=["shard", "tar_offset", "selected_by"])
+                yield from table.slice(begin - start, end - begin).to_pylist()
+            start += rows
+
+
+# --- what the catalog needs ----------------------------------------------------------------------
+
+
+def _write_queries(database: duckdb.DuckDBPyConnection, root: Path, chosen: Path) -> None:
+    """The views `queries` and `query_counts` of the subset: matches and thresholds are the source's."""
+    _write_step(root, "queries", database.sql("SELECT * FROM queries").to_arrow_table(), QUERIES)
+    counts = database.sql("SELECT * FROM query_counts ORDER BY query_id").to_arrow_table()
+    if not counts.num_rows:
+        return
+    for column, new in (("selected_by", "selected"), ("query_ids", "contained")):
+        sums = np.zeros(counts.num_rows, np.int64)
+        with pq.ParquetFile(chosen) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
+                ids = batch.column(column).flatten().to_numpy(zero_copy_only=False)
+                sums += np.bincount(ids, minlength=len(sums))
+        counts = counts.set_column(counts.schema.get_field_index(new), new, pa.array(sums))
+    _write_step(root, "query_counts", counts, QUERY_COUNTS)
+
+
+def _write_step(root: Path, step: str, table: pa.Table, schema: pa.Schema) -> None:
+    """One file under the step's name, with the manifest by which the catalog finds it."""
+    directory = root / "work" / step
+    directory.mkdir(parents=True)
+    name = f"all.{step}.parquet"
+    write_parquet(directory / name, table, schema)
+    write_json(directory / "manifest.json", {"tasks": [{"partition": "all", "key": "", "outputs": {name: ""}}]})

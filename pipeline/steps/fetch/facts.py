@@ -1,0 +1,196 @@
+"""The store of facts: what came of every URL that was ever requested for this data set.
+
+    work/fetch/NAME.facts.parquet   one FACTS row a URL        work/fetch/NAME.tar   its pictures
+    work/fetch/done/NAME.json       the record, with the settings and the range of `order`
+
+Files are only ever added: a changed t, list, filter or an extension asks here first. A fact holds for the
+settings that it was made with. Left out of their fingerprint are those that only change speed, the block list,
+which `requests` applies to every fact that a plan uses, and `noml` among the directives of X-Robots-Tag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.load import fingerprint, to_mapping
+from pipeline.engine import AnyTask, Data, Done, output, records_in
+from pipeline.records.schema import FACTS
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.storage.checked import read_part, read_schema, read_table
+from pipeline.storage.location import Location
+
+__all__ = [
+    "IMPORTS",
+    "STORE",
+    "STORED",
+    "STORED_BY_ORDER",
+    "STORES",
+    "Answers",
+    "FactFile",
+    "FactStore",
+    "FactsByOrder",
+    "named_by_key",
+    "read_facts",
+    "settings_of",
+]
+
+STORE = "fetch"
+"""Its directory under OUT/work."""
+IMPORTS = "imported"
+"""The directory, in the store, of pictures that were stored beside their rows (`import_shards.py`)."""
+STORES = (STORE, f"{STORE}/{IMPORTS}")
+"""The steps whose files stay, whatever the config says by now."""
+_SPEED_ONLY = (
+    *("concurrency", "per_host_concurrency", "per_host_rate", "per_host_failures"),
+    *("max_waiting_bytes", "shard_deadline_s"),
+    "engine_python",
+)
+_BLOCK_LIST = ("block", "block_files")
+_LATER_DIRECTIVES = ("noml",)
+"""Of `respect_x_robots_tag`: not yet in its default when sets were published whose facts would be made anew otherwise.
+Their pictures were looked at by the directives of their time, and stay; the header itself is in no fact."""
+STORED = pa.schema([*FACTS, pa.field("staging_tar", pa.string())])
+"""Facts, and the tar under work/fetch that their offsets are places in; null where there is no picture."""
+STORED_BY_ORDER = pa.schema([*STORED, pa.field("order", pa.uint64(), nullable=False)])
+"""Facts in the plan's order, one row a URL."""
+_FACTS = "facts.parquet"
+_Task = TypeVar("_Task", bound=AnyTask[Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What came of URLs, and the pictures, whose places in the tar the facts have."""
+
+    facts: Location = output(_FACTS, FACTS)
+    tar: Location = output("tar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactsByOrder:
+    """A range of the imported facts, with the tars that they point into. A part tells its `first` and `last` order."""
+
+    facts: Location = output(_FACTS, STORED_BY_ORDER)
+
+
+def named_by_key(task: _Task) -> _Task:
+    """The task under a name that holds its key, so that its files never replace those of another."""
+    return dataclasses.replace(task, partition=f"{task.partition}-{task.key[:12]}")
+
+
+# --- which files there are ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactFile:
+    """The facts of one finished fetch task, or a range of the imported ones (`imported.py`)."""
+
+    name: str
+    """Of the Parquet, under work/fetch."""
+    file: Location
+    settings: str
+    seed: int
+    first: int
+    """The range of `order`, under `seed`, of the URLs that were asked for."""
+    last: int
+    retry: int = 0
+    """The number of the last retry when they were asked for (`retries.py`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactStore:
+    """Every file of facts of a data set, of this plan and of earlier ones."""
+
+    directory: Path
+    files: Sequence[FactFile]
+
+    @classmethod
+    def of(cls, directory: Path) -> FactStore:
+        """What the finished fetch tasks left, by name."""
+        found = (_fact_file(record, directory) for record in records_in(directory))
+        return cls(directory=directory, files=[file for file in found if file is not None])
+
+    def with_imported(self, stored: Data[FactsByOrder], *, settings: str, seed: int) -> FactStore:
+        """These, and the imported ones: they hold whatever the settings of `fetch` are."""
+        imported = [
+            FactFile(
+                name=str(part.files.facts.local.relative_to(self.directory)),
+                file=part.files.facts,
+                settings=settings,
+                seed=seed,
+                first=part.info["first"],
+                last=part.info["last"],
+            )
+            for part in stored.parts
+        ]
+        return dataclasses.replace(self, files=[*self.files, *imported])
+
+    def may_know(self, *, settings: str, seed: int, first: int, last: int) -> tuple[FactFile, ...]:
+        """The files that may know a URL whose `order` is in first..last."""
+        return tuple(
+            file
+            for file in self.files
+            if file.settings == settings and (file.seed != seed or (file.first <= last and file.last >= first))
+        )
+
+    def lacks(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that are not there any more, sorted."""
+        return tuple(sorted(set(names) - self._names))
+
+    @functools.cached_property
+    def _names(self) -> set[str]:
+        return {file.name for file in self.files}
+
+
+def _fact_file(record: Done, directory: Path) -> FactFile | None:
+    """None for a record of something else, and where a file is gone."""
+    name = next((name for name in record.outputs if name.endswith(f".{_FACTS}")), None)
+    if name is None or "settings" not in record.info or not all((directory / each).exists() for each in record.outputs):
+        return None
+    return FactFile(
+        name=name,
+        file=record.located(directory)[name],
+        retry=record.info.get("retry", 0),
+        **{field: record.info[field] for field in ("settings", "seed", "first", "last")},
+    )
+
+
+def settings_of(fetch: FetchConfig, image: ImageConfig) -> str:
+    """32 hex digits over what decides an answer and the stored picture."""
+    plain: dict[str, Any] = to_mapping(fetch)
+    directives = plain["respect_x_robots_tag"]
+    plain["respect_x_robots_tag"] = [name for name in directives if name not in _LATER_DIRECTIVES]
+    return fingerprint({k: v for k, v in plain.items() if k not in _SPEED_ONLY + _BLOCK_LIST}, image)
+
+
+# --- what they say --------------------------------------------------------------------------------
+
+
+def read_facts(file: Location, orders: tuple[int, int], columns: Sequence[str] = tuple(STORED.names)) -> pa.Table:
+    """Those `columns` of STORED in a file of facts; of one that is sorted by `order` only the range `orders`."""
+    held = read_schema(file).names
+    first, last = (pa.scalar(order, pa.uint64()) for order in orders)
+    wanted = [name for name in columns if name in held]
+    if "order" in held:
+        table = read_part(file, [("order", ">=", first), ("order", "<=", last)], wanted)
+    else:
+        table = read_table(file, wanted)
+    if "stored_xxh3" in columns and "stored_xxh3" not in held:  # of an earlier version
+        field = STORED.field("stored_xxh3")
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    if "staging_tar" in columns and "staging_tar" not in held:
+        tar = pa.scalar(file.local.name.removesuffix(f".{_FACTS}") + ".tar")
+        own = pc.if_else(pc.equal(table["status"], "success"), tar, pa.scalar(None, pa.string()))
+        table = table.append_column(STORED.field("staging_tar"), own)
+    for name in columns:  # what facts of earlier versions do not have
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, STORED.field(name).type))
+    return table.select(columns).cast(pa.schema([STORED.field(name) for name in columns]))

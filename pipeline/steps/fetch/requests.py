@@ -1,0 +1,221 @@
+"""requests: what a staging shard's plan needs, less what is known already -> the URLs to request.
+
+    SELECTED + the store of facts + block list --> known (url_id -> file of facts, or entry of the block list),
+                                                   missing (url_id, url)
+
+The done-record freezes the split: a run that goes on after being killed asks for the same URLs as before. While a
+retry is under way (`retries.py`), failures that can heal count as missing, each once a retry. The block list is
+part of the key: a change of it judges known answers again, and requests nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.engine import Data, Info, Task, apart, output, record_of
+from pipeline.records.schema import FACTS
+from pipeline.stages.check_image.config import ImageConfig
+from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.fetch.healing import merge_facts, worth_retrying
+from pipeline.steps.fetch.facts import STORE, FactFile, FactsByOrder, FactStore, read_facts, settings_of
+from pipeline.steps.fetch.retries import retries_of
+from pipeline.steps.schedule import Selected
+from pipeline.steps.step import Run, step
+from pipeline.storage.checked import read_table
+from pipeline.storage.location import Location
+from pipeline.storage.parquet import write_parquet
+
+__all__ = ["KNOWN", "MISSING", "ListRequests", "Requests", "list_requests"]
+
+KNOWN = pa.schema(
+    [
+        pa.field("url_id", pa.binary(16), nullable=False),
+        pa.field("facts", pa.string()),  # the file that has the answer; null where the block list is the answer
+        pa.field("blocked", pa.string()),  # the block list's entry
+    ]
+)
+"""URLs of the plan whose answer is there, and where."""
+MISSING = pa.schema(
+    [
+        pa.field("url_id", pa.binary(16), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("retry", pa.int32(), nullable=False),  # the retry that asks again; 0 where nothing is known
+    ]
+)
+"""URLs of the plan that must be requested, each once, in the plan's order."""
+
+_ANSWER = pa.schema([FACTS.field(name) for name in ("url_id", "status", "reason", "detail", "sha256", "redirects")])
+_FOUND = _ANSWER.append(pa.field("facts", pa.string())).append(pa.field("retry", pa.int32()))
+"""An answer, the file that has it, and the number of the last retry at its time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """The URLs of a staging shard. A part tells how many are `known`, `missing`, and `retried` of the missing, in the
+    `retry` of its time; and `digests`, the files of facts that the known ones rely on."""
+
+    known: Location = output("known.parquet", KNOWN)
+    missing: Location = output("missing.parquet", MISSING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListRequests(Task[Requests]):
+    """Split the URLs of a staging shard. The facts that there are stand apart from its key: a split is made once."""
+
+    selected: Location
+    settings: str
+    """Of `settings_of`."""
+    lost: tuple[str, ...]
+    """Files that the last split relied on and that somebody has removed since: then it must be made again."""
+    block_key: str
+    """Of the block list."""
+    retry: int
+    """The number of the last retry that was begun."""
+    files: tuple[FactFile, ...] = apart()
+    """Those that may know a URL of the shard."""
+    orders: tuple[int, int] = apart()
+    """The shard's first and last `order`."""
+    block: tuple[str, ...] = apart()
+    block_files: tuple[str, ...] = apart()
+    under_way: bool = apart()
+    """Whether the retry is still to be carried out."""
+
+    version = 4
+
+    def work(self, out: Requests) -> Info:
+        urls = self._urls()
+        block = BlockList(self.block, self.block_files)
+        found = self._found(urls, block)
+        blocked = _blocked(block, urls, found)
+        again = set(self._asked_again(found)["url_id"].to_pylist()) - blocked.keys()
+        released = found.filter(_released(block, found))["url_id"].to_pylist()
+        answered = dict(zip(found["url_id"].to_pylist(), found["facts"].to_pylist(), strict=True))
+        for url_id in (*blocked, *again, *released):
+            answered.pop(url_id, None)
+        known, missing = [], []
+        for url_id, url in urls.items():
+            if url_id in answered or url_id in blocked:
+                known.append((url_id, answered.get(url_id), blocked.get(url_id)))
+            else:
+                missing.append((url_id, url, self.retry if url_id in again else 0))
+        _write(out.known.local, known, KNOWN)
+        _write(out.missing.local, missing, MISSING)
+        used = set(answered.values())
+        return {
+            "rows": len(urls),
+            "known": len(known),
+            "missing": len(missing),
+            "retried": len(again),
+            "retry": self.retry,
+            "digests": {each.name: each.file.digest for each in self.files if each.name in used},
+        }
+
+    def can_heal(self) -> bool:
+        """Whether a retry would ask for any URL of the staging shard. Reads only."""
+        urls = self._urls()
+        block = BlockList(self.block, self.block_files)
+        found = self._found(urls, block)
+        healing = set(found.filter(worth_retrying(found))["url_id"].to_pylist())
+        return bool(healing - _blocked(block, urls, found).keys())
+
+    def _urls(self) -> dict[bytes, str]:
+        """url_id -> URL, in the plan's order; of several spellings that of the first row."""
+        selected = read_table(self.selected, ["url_id", "url"])
+        urls: dict[bytes, str] = {}
+        for url_id, url in zip(selected["url_id"].to_pylist(), selected["url"].to_pylist(), strict=True):
+            urls.setdefault(url_id, url)
+        return urls
+
+    def _found(self, urls: Mapping[bytes, str], block: BlockList) -> pa.Table:
+        """The best answer (_FOUND) to each of `urls` that has one: a picture, else what was said last."""
+        wanted = pa.array(urls, pa.binary(16))
+        generations = [_FOUND.empty_table()]
+        for each in sorted(self.files, key=lambda each: (each.retry, each.name)):
+            rows = read_facts(each.file, self.orders, _ANSWER.names)
+            rows = rows.filter(pc.is_in(rows["url_id"], wanted))
+            rows = rows.append_column("facts", pa.array([each.name] * rows.num_rows, pa.string()))
+            rows = rows.append_column("retry", pa.array([each.retry] * rows.num_rows, pa.int32()))
+            released = _released(block, rows)
+            generations.insert(0, rows.filter(released))  # gives way to whatever else was said
+            generations.append(rows.filter(pc.invert(released)))
+        return merge_facts(generations)
+
+    def _asked_again(self, found: pa.Table) -> pa.Table:
+        """The answers that the retry under way asks again; none that it gave itself."""
+        if not self.under_way:
+            return found.slice(0, 0)
+        return found.filter(pc.and_(worth_retrying(found), pc.less(found["retry"], self.retry)))
+
+
+@step("requests", ListRequests, title="look up what is known", per="staging shard")
+def list_requests(
+    run: Run, planned: Data[Selected], stored: Data[FactsByOrder] | None, config: FetchConfig, image: ImageConfig
+) -> Iterator[ListRequests]:
+    """One task per staging shard; `stored` are the facts of the pictures that were imported, if any are."""
+    settings, seed = settings_of(config, image), run.seed
+    block_key = BlockList(config.block, config.block_files).key
+    retries = retries_of(run.output)
+    store = FactStore.of(run.directory(STORE))
+    if stored is not None:
+        store = store.with_imported(stored, settings=settings, seed=seed)
+    for part in planned.parts:
+        first, last = part.info["first"], part.info["last"]
+        before = record_of(run.directory("requests"), part.name)
+        yield ListRequests(
+            partition=part.name,
+            selected=part.files.selected,
+            settings=settings,
+            lost=() if before is None else store.lacks(before.info.get("digests", ())),
+            block_key=block_key,
+            retry=retries.number,
+            files=store.may_know(settings=settings, seed=seed, first=first, last=last),
+            orders=(first, last),
+            block=config.block,
+            block_files=config.block_files,
+            under_way=retries.under_way,
+        )
+
+
+@list_requests.checked_by
+def _check(
+    run: Run, planned: Data[Selected], stored: Data[FactsByOrder] | None, config: FetchConfig, image: ImageConfig
+) -> None:
+    BlockList(config.block, config.block_files)
+
+
+def _released(block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
+    """bool[N]: the word of a block list that says something else by now, which is no answer."""
+    by_list = pc.fill_null(pc.equal(answers["reason"], "block_list"), False)
+    gone = [entry for entry in answers.filter(by_list)["detail"].to_pylist() if not block.holds(entry or "")]
+    return pc.and_(by_list, pc.is_in(answers["detail"], pa.array(gone, pa.string())))
+
+
+def _blocked(block: BlockList, urls: Mapping[bytes, str], found: pa.Table) -> dict[bytes, str]:
+    """url_id -> the entry of the block list that names the URL itself, or the answer that is known."""
+    if not block:
+        return {}
+    blocked: dict[bytes, str] = {}
+    for url_id, url in urls.items():
+        try:
+            entry = block.match_url(url)
+        except ValueError:
+            continue  # the fetch stage says what is wrong with it
+        if entry is not None:
+            blocked[url_id] = entry
+    for row in found.to_pylist():
+        entry = block.match_answer(row["sha256"], row["redirects"] or ())
+        if entry is not None:
+            blocked.setdefault(row["url_id"], entry)
+    return blocked
+
+
+def _write(path: Path, rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> None:
+    columns = [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(schema)]
+    write_parquet(path, pa.Table.from_arrays(columns, schema=schema), schema)

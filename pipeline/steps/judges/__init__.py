@@ -1,0 +1,1 @@
+"""The steps that turn pairs away once their pictures are there."""

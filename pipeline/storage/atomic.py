@@ -1,0 +1,125 @@
+"""Files that are whole or absent.
+
+Commit protocol: write `X.tmp-...`, flush, fsync, rename, fsync the directory. Outputs first, the record
+that says they are done last.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from pipeline.errors import OutputError
+
+__all__ = [
+    "append_line",
+    "commit",
+    "read_json",
+    "read_sealed",
+    "sha256_of",
+    "sweep",
+    "temporary_name",
+    "unwritable",
+    "write_bytes",
+    "write_json",
+    "write_sealed",
+]
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for an unfinished file; `sweep` knows it."""
+    return path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:12]}")
+
+
+def commit(temporary: Path, final: Path) -> None:
+    """Make `temporary` durable and give it its `final` name in one step."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    directory = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically. Raises OutputError when the disk is full or not writable."""
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        commit(temporary, path)
+    except OSError as error:
+        if os.path.lexists(temporary):
+            temporary.unlink()
+        raise unwritable(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys sorted, one trailing newline."""
+    write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file, or None where it is absent or damaged (an unfinished file counts as absent)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """`write_json` of an object with a hash over itself, by which `read_sealed` tells a damaged one."""
+    write_json(path, {**value, "check": _seal(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The object without its hash; None where it is absent or damaged. Files of earlier versions have no hash."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        return None
+    stated = value.pop("check", None)
+    return value if stated is None or stated == _seal(value) else None
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line to a log."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """64 hex digits over the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sweep(directory: Path) -> None:
+    """Remove unfinished files that a killed run left in `directory` (not below it)."""
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if ".tmp-" in path.name:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """The OutputError for an operating-system error while writing `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"{path}: no space left on the disk; free some and run the same command again, it goes on from here"
+        )
+    return OutputError(f"{path}: cannot write ({error.strerror}); choose another --output")

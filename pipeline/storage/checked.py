@@ -1,0 +1,241 @@
+"""Reading what the pipeline wrote: every byte that a task uses is held against what vouches for it.
+
+    done-record --digest--> Location --read--> whole files:  xxh3-128 over the file
+                                              parts of Parquet:  the footer's own hash, and the checksums of the pages
+                                              blocks, members of tars:  a hash each, kept beside their offset
+
+What does not fit is a DamagedFileError that names the file; `run` then makes the file again (`damage.py`). Hashing
+runs at 10 GB/s, a tenth of a percent of what decoding the same bytes takes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import xxhash
+
+from pipeline.errors import DamagedFileError
+from pipeline.storage.atomic import sha256_of
+from pipeline.storage.location import Location
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+__all__ = [
+    "check",
+    "digest_of",
+    "load_vector",
+    "open_file",
+    "picture_hash",
+    "read_batches",
+    "read_part",
+    "read_range",
+    "read_row_groups",
+    "read_schema",
+    "read_table",
+]
+
+_MAGIC = b"PAR1"
+_WHOLE_DIGITS = 32
+_SHA256_DIGITS = 64
+_GONE = (errno.ENOENT, errno.EIO)
+"""A file that is not there any more, and a disk that cannot read it: to make it again is the remedy for both."""
+
+
+def digest_of(path: str | Path) -> str:
+    """32 hex digits, xxh3-128 of the file; of a Parquet file 16 more, xxh3-64 of its footer.
+
+    Against accidents, not against people: who may write into the directory may write the records too.
+    """
+    with open(path, "rb") as file:
+        whole = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+        return whole + _digest_of_footer(file)
+
+
+def _digest_of_footer(file: BinaryIO) -> str:
+    """16 hex digits over the metadata of a Parquet file and what follows; empty for other files."""
+    size = file.seek(0, os.SEEK_END)
+    if size < 12:
+        return ""
+    file.seek(-8, os.SEEK_END)
+    end = file.read(8)
+    file.seek(0)
+    if end[4:] != _MAGIC or file.read(4) != _MAGIC:
+        return ""
+    length = int.from_bytes(end[:4], "little") + 8
+    if length > size:
+        return ""
+    file.seek(-length, os.SEEK_END)
+    return xxhash.xxh3_64_hexdigest(file.read(length))
+
+
+def picture_hash(image: bytes) -> bytes:
+    """16 bytes: xxh3-128 of a picture as it is stored."""
+    return xxhash.xxh3_128_digest(image)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Turn what a damaged, missing or unreadable file makes its readers raise into DamagedFileError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.errno not in _GONE:
+            raise  # the machine's fault, which passes: the engine tries again
+        raise DamagedFileError(path, f"cannot be read ({_one_line(error)})") from error
+    except (_arrow_error(), ValueError) as error:
+        raise DamagedFileError(path, f"cannot be read ({_one_line(error)})") from error
+
+
+def _arrow_error() -> type[Exception]:
+    from pyarrow import ArrowException
+
+    arrow_error: type[Exception] = ArrowException
+    return arrow_error
+
+
+def check(file: Location) -> str:
+    """Hold a whole file against its digest; returns its path. Raises DamagedFileError."""
+    path, digest = file
+    if digest:
+        with _naming(path):
+            if len(digest) == _SHA256_DIGITS:
+                found = sha256_of(Path(path))
+            else:
+                with open(path, "rb") as opened:
+                    found, digest = hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest(), digest[:_WHOLE_DIGITS]
+        if found != digest:
+            raise DamagedFileError(path, "its bytes are not those that were written")
+    return path
+
+
+def _check_footer(file: Location) -> None:
+    """Before a part is read: what says where it lies. The pages have checksums of their own."""
+    path, digest = file
+    if len(digest) != _WHOLE_DIGITS + 16:
+        check(file)  # of an earlier version, whose pages have none
+        return
+    with _naming(path), open(path, "rb") as opened:
+        found = _digest_of_footer(opened)
+    if found != digest[_WHOLE_DIGITS:]:
+        raise DamagedFileError(path, "its footer is not the one that was written")
+
+
+# --- Parquet --------------------------------------------------------------------------------------
+
+
+def read_batches(file: Location, rows: int = 65_536, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The file batch by batch: the whole of it, or some columns. Raises DamagedFileError."""
+    with _opened(file, part=columns is not None) as opened:
+        batches = opened.iter_batches(rows, columns=None if columns is None else list(columns))
+        while True:
+            with _naming(file.path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+def read_table(file: Location, columns: Sequence[str] | None = None) -> pa.Table:
+    """The whole file, or some of its columns. Raises DamagedFileError."""
+    with _opened(file, part=columns is not None) as opened, _naming(file.path):
+        return opened.read(columns=None if columns is None else list(columns))
+
+
+def read_part(
+    file: Location, filters: Sequence[tuple[str, str, Any]], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows that pass `filters` (of pyarrow's form), without reading row groups that hold none."""
+    import pyarrow.parquet as pq
+
+    _check_footer(file)
+    with _naming(file.path):
+        return pq.read_table(
+            file.path,
+            columns=None if columns is None else list(columns),
+            filters=list(filters),
+            partitioning=None,
+            page_checksum_verification=True,
+        )
+
+
+def read_row_groups(file: Location, first: int, step: int) -> Iterator[pa.Table]:
+    """Every `step`-th row group from the one at `first` on. Raises DamagedFileError."""
+    with _opened(file, part=True) as opened:
+        for group in range(first, opened.num_row_groups, step):
+            with _naming(file.path):
+                table = opened.read_row_group(group)
+            yield table
+
+
+def read_schema(file: Location) -> pa.Schema:
+    """The file's Arrow schema."""
+    import pyarrow.parquet as pq
+
+    _check_footer(file)
+    with _naming(file.path):
+        return pq.read_schema(file.path)
+
+
+@contextmanager
+def _opened(file: Location, *, part: bool) -> Iterator[pq.ParquetFile]:
+    import pyarrow.parquet as pq
+
+    if part:
+        _check_footer(file)
+    else:
+        check(file)
+    with _naming(file.path):
+        opened = pq.ParquetFile(file.path, page_checksum_verification=part)
+    with opened:
+        yield opened
+
+
+# --- other files ----------------------------------------------------------------------------------
+
+
+def load_vector(file: Location) -> npt.NDArray[Any]:
+    """Memory-map a .npy, so that the workers of a machine share it. Raises DamagedFileError."""
+    import numpy as np
+
+    check(file)
+    with _naming(file.path):
+        vector: npt.NDArray[Any] = np.load(file.path, mmap_mode="r", allow_pickle=False)
+    return vector
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """A file for `read_range`. Raises DamagedFileError where it is gone."""
+    with _naming(str(path)):
+        return open(path, "rb")
+
+
+def read_range(file: BinaryIO, offset: int, size: int, digest: bytes | int | None) -> bytes:
+    """`size` bytes of an opened file, held against their xxh3-128 (16 bytes) or xxh3-64; None checks the size alone.
+
+    Raises DamagedFileError.
+    """
+    path = file.name
+    with _naming(path):
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) != size:
+        raise DamagedFileError(path, f"ends before byte {offset + size}")
+    if digest is not None:
+        found = xxhash.xxh3_64_intdigest(data) if isinstance(digest, int) else picture_hash(data)
+        if found != digest:
+            raise DamagedFileError(path, f"the {size} bytes at {offset} are not those that were written")
+    return data
+
+
+def _one_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__

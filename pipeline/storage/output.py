@@ -1,0 +1,86 @@
+"""The output directory of a run, and its lock.
+
+OUT/openwit.json   marks the directory as ours, with the layout's version
+OUT/lock           held by the live run (flock)
+OUT/config.yaml    the resolved config of the last run
+OUT/runs.jsonl     one line a run: when, what, how long
+OUT/work/STEP/     files of one step, done/PARTITION.json, manifest.json
+OUT/versions/ID/   published shards; OUT/shards is a link to the newest whole version
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import LockedError, OutputError
+from pipeline.storage.atomic import read_json, sweep, unwritable, write_json
+
+__all__ = ["LAYOUT_VERSION", "check_output", "is_output", "open_output"]
+
+LAYOUT_VERSION = 1
+_MARK = "openwit.json"
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator[Path]:
+    """Take the output directory for one run: create or recognise it, lock it, sweep it.
+
+    Raises OutputError where the path is a file, not writable, holds files that are not ours or was
+    written by a newer version, and LockedError while another live run holds it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    check_output(path, must_exist=False)
+    try:
+        lock = (path / "lock").open("a+")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise LockedError(
+                f"{path}: a live run holds this directory ({owner}); wait for it or choose another --output"
+            ) from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        if read_json(path / _MARK) is None:
+            write_json(path / _MARK, {"layout_version": LAYOUT_VERSION, "made_by": "openwit"})
+        sweep(path)
+        yield path
+
+
+def is_output(path: Path) -> bool:
+    """Whether a run has taken this directory before."""
+    return (path / _MARK).exists()
+
+
+def check_output(path: Path, *, must_exist: bool = True) -> None:
+    """Raise OutputError unless `path` is a directory of ours (or, if allowed, an empty one)."""
+    if not path.is_dir():
+        if must_exist:
+            raise OutputError(f"{path}: no such directory; run `python -m pipeline run` to make it")
+        return
+    mark = read_json(path / _MARK)
+    if mark is None:
+        left = [p.name for p in path.iterdir() if p.name != "lock" and ".tmp-" not in p.name]
+        if left or must_exist:
+            what = f"holds files that are not ours ({left[0]})" if left else "is empty"
+            raise OutputError(f"{path}: {what}; choose another --output, or an empty directory")
+    elif not isinstance(mark, dict) or not isinstance(mark.get("layout_version"), int):
+        raise OutputError(f"{path}/{_MARK}: damaged; choose another --output")
+    elif mark["layout_version"] > LAYOUT_VERSION:
+        raise OutputError(
+            f"{path}: written by a newer openwit (layout {mark['layout_version']}, this one knows "
+            f"{LAYOUT_VERSION}); update openwit or choose another --output"
+        )

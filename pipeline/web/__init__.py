@@ -1,0 +1,1 @@
+"""URLs, answers and packed bytes, read in one way wherever they are met."""
