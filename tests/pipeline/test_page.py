@@ -1,0 +1,73 @@
+"""The page: what it is made of, and what is made of it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.steps
+from pipeline.engine import Info, Task, output, outputs_of
+from pipeline.pages import as_markdown, stages_of, views_of, whole_page
+from pipeline.records.ledger_config import LedgerConfig
+from pipeline.steps.step import Page, Run, StepOf, step
+from pipeline.storage.location import Location
+from tests.conftest import REPOSITORY
+
+
+def _steps_in_the_code() -> Iterator[StepOf[Any, Any]]:
+    for module in pkgutil.walk_packages(pipeline.steps.__path__, "pipeline.steps."):
+        named = vars(importlib.import_module(module.name)).values()
+        yield from (value for value in named if isinstance(value, StepOf) and value.__module__ == module.name)
+
+
+def test_every_step_in_the_code_is_on_the_whole_page() -> None:
+    assert {each.name for each in _steps_in_the_code()} == {each.name for each in whole_page().steps}
+
+
+def test_list_of_steps_in_the_docs_is_that_of_the_page() -> None:
+    told = (REPOSITORY / "docs" / "steps.md").read_text(encoding="utf-8")
+    assert told == as_markdown(whole_page()), "run `python -m pipeline.pages > docs/steps.md`"
+
+
+def test_names_of_outputs_and_views_are_each_of_one() -> None:
+    page = whole_page()
+    assert len({each.name for each in page.steps}) == len(page.steps)
+    shown = [about.view for each in page.steps for about in outputs_of(each.data.out).values() if about.view]
+    assert len(shown) == len(set(shown)) == len(views_of(page))
+
+
+def test_steps_that_reject_rows_name_their_stages_and_no_others_do() -> None:
+    reject = {each.name for each in whole_page().steps if "rejections" in outputs_of(each.data.out)}
+    assert {each.name for each in stages_of(whole_page()).values()} == reject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    text: Location = output("txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(Task[Text]):
+    text: Location
+
+    def work(self, out: Text) -> Info:
+        return {}
+
+
+@step("copy", Copy, title="copy", per="set")
+def copy(run: Run, given: Any) -> Iterator[Copy]:
+    yield Copy(partition="all", text=given.only.files.text)
+
+
+def test_step_cannot_read_what_no_step_before_it_writes(tmp_path: Path) -> None:
+    page, other = (Page(tmp_path, seed=0, ledger=LedgerConfig()) for _ in range(2))
+    elsewhere = copy(whole_page()["queries"].data)
+    with pytest.raises(RuntimeError, match="no step before it writes"):
+        page.add(elsewhere)
+    assert page.steps == other.steps == []
