@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.engine import Done, Engine, EngineConfig, Task, open_engine
+from pipeline.engine import Data, Done, Engine, EngineConfig, Info, Task, open_engine
+from pipeline.matching.matcher import Matcher
 from pipeline.records.identity import text_hash
 from pipeline.records.ledger import LedgerConfig
-from pipeline.records.schema import MATCHED
+from pipeline.records.schema import MATCHED, REJECTIONS
 from pipeline.stages.balance import BalanceConfig
-from pipeline.steps import dedup, exchange, schedule, select
-from pipeline.steps.dedup import DedupConfig
-from pipeline.steps.step import Step
-from pipeline.storage.parquet import parquet_writer, save_vector
+from pipeline.steps.balance.plan import balance
+from pipeline.steps.dedup import dedup
+from pipeline.steps.dedup_config import DedupConfig
+from pipeline.steps.exchange import exchange
+from pipeline.steps.judge_links import Matched
+from pipeline.steps.queries import Queries
+from pipeline.steps.schedule import schedule
+from pipeline.steps.step import Page, Run, Step, step
+from pipeline.steps.texts_config import TextsConfig
+from pipeline.storage.parquet import parquet_writer, save_vector, write_parquet
 
 QUERIES = 500_000
 ROWS_PER_FILE = 1_000_000
@@ -107,14 +114,41 @@ def match_rows(first: int, count: int, total: int, table: np.ndarray) -> pa.Reco
     return pa.RecordBatch.from_arrays(arrays, schema=MATCHED)
 
 
-def generate(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class GenerateRows(Task[Matched]):
     """One file of match rows, like the texts step's."""
-    (path,) = outputs.values()
-    batch = match_rows(arguments["first"], arguments["count"], arguments["total"], zipf_table())
-    with parquet_writer(path, MATCHED) as writer:
-        for start in range(0, batch.num_rows, 65_536):
-            writer.write_batch(batch.slice(start, 65_536))
-    return {"rows": batch.num_rows, "kept": batch.num_rows}
+
+    first: int
+    count: int
+    total: int
+
+    def work(self, out: Matched) -> Info:
+        batch = match_rows(self.first, self.count, self.total, zipf_table())
+        with parquet_writer(out.matched.local, MATCHED) as writer:
+            for start in range(0, batch.num_rows, 65_536):
+                writer.write_batch(batch.slice(start, 65_536))
+        write_parquet(out.rejections.local, REJECTIONS.empty_table(), REJECTIONS)
+        return {"rows": batch.num_rows, "kept": batch.num_rows}
+
+
+@step("texts", GenerateRows, title="generate match rows", per="file")
+def generate(run: Run, total: int) -> Iterator[GenerateRows]:
+    """One task per file."""
+    for number, first in enumerate(range(0, total, ROWS_PER_FILE)):
+        count = min(ROWS_PER_FILE, total - first)
+        yield GenerateRows(partition=f"f{number:05d}", first=first, count=count, total=total)
+
+
+def query_hashes(directory: Path) -> Data[Queries]:
+    """A query list of which there is no more than what dedup and balance read."""
+    directory.mkdir(parents=True, exist_ok=True)
+    hashes = np.array([text_hash(f"query {i}") for i in range(QUERIES)], np.uint64)
+    save_vector(directory / "all.query_hashes.npy", hashes)
+    names = ("all.queries.parquet", "all.query_hashes.npy", *Matcher.FILES)
+    data = Data("queries", Queries)
+    data.directory = directory
+    data.finish([Done(partition="all", key="", outputs=dict.fromkeys(names, ""), info={"num_queries": QUERIES})])
+    return data
 
 
 # --- measuring -----------------------------------------------------------------------------------
@@ -140,7 +174,7 @@ class Watch:
                 elif name.startswith("ray::"):
                     self.worker = max(self.worker, resident)
             spill = 0
-            for path in self.root.glob("*/*.spill/*"):
+            for path in self.root.glob("work/*/*.spill/*"):
                 try:
                     spill += path.stat().st_size
                 except OSError:
@@ -190,17 +224,15 @@ def cpu_seconds() -> float:
 def measure(root: Path, rows: int, partitions: int, same: DedupConfig, engine: Engine, watch: Watch) -> dict[str, Any]:
     """Generate, then every step from dedup to the plan; returns what each cost."""
     t = max(1, round(20_000 * rows / 1.6e9))
-    config, ledger = BalanceConfig(max_pairs_per_query=t), LedgerConfig(max_rows_per_task=1000)
     result: dict[str, Any] = {"rows": rows, "partitions": partitions, "t": t, "steps": {}}
 
-    def run(step: Step) -> list[Done]:
-        if not step.tasks:
-            return []
+    def run(step: Step[Any]) -> None:
+        directory, tasks = page.run.directory(step.name), list(step.cut(page.run))
         watch.reset()
         start, used = time.perf_counter(), cpu_seconds()
-        done = engine.run_step(root / step.name, step.tasks)
+        step.data.finish(engine.run_step(directory, tasks))
         seconds, used = time.perf_counter() - start, cpu_seconds() - used
-        size = sum(path.stat().st_size for path in (root / step.name).iterdir() if path.is_file())
+        size = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
         result["steps"][step.name] = figures = {
             "seconds": round(seconds, 2),
             "cpu_s": round(used, 1),
@@ -211,48 +243,24 @@ def measure(root: Path, rows: int, partitions: int, same: DedupConfig, engine: E
             "written_mb": size >> 20,
         }
         print(f"{rows:>12,} {step.name:<12}", json.dumps(figures), flush=True)
-        return done
 
-    files = math.ceil(rows / ROWS_PER_FILE)
-    tasks = []
-    for i in range(files):
-        count = min(ROWS_PER_FILE, rows - i * ROWS_PER_FILE)
-        arguments = {"first": i * ROWS_PER_FILE, "count": count, "total": rows}
-        outputs = (f"f{i:05d}.matched.parquet",)
-        tasks.append(
-            Task(partition=f"f{i:05d}", work=generate, arguments=arguments, outputs=outputs, key=f"{rows}-{i}")
-        )
-    matched = run(Step(name="texts", title="", tasks=tasks))
-    (root / "queries").mkdir(parents=True, exist_ok=True)
-    hashes = np.array([text_hash(f"query {i}") for i in range(QUERIES)], np.uint64)
-    save_vector(root / "queries" / "all.query_hashes.npy", hashes)
-    queries = Done(partition="all", key="q", outputs={"all.query_hashes.npy": ""}, info={}), root / "queries"
-    inputs = [(done, root / "texts") for done in matched]
-    blocks = run(exchange.plan(inputs, partitions=partitions, rows_per_task=1_000_000))
-    exchanged = [(done, root / "exchange") for done in blocks]
-    pairs = run(dedup.plan_pairs(exchanged, partitions=partitions, config=same, ledger=ledger))
-    captions = run(dedup.plan_captions(pairs, root / "pairs", same))
-    step = dedup.plan(
-        exchanged, partitions=partitions, num_queries=QUERIES, config=same, ledger=ledger,
-        pairs=(pairs, root / "pairs"), captions=(captions, root / "captions"),
-    )  # fmt: skip
-    unique, where = run(step), root / "dedup"
-    counts = run(select.plan_count(unique, where))[0], root / "count"
-    limit = run(select.plan_limit(counts, config))[0], root / "limit"
-    gathered = run(select.plan_gather(unique, where, limit, queries, config, 0))
-    step = select.plan_threshold(gathered, root / "gather", (unique, where), limit, queries, config, 0)
-    thresholds = run(step)[0], root / "threshold"
-    chosen = run(select.plan_balance(unique, where, thresholds, queries, config, 0, ledger))
-    run(select.plan_report(chosen, root / "balance", counts, thresholds))
-    run(schedule.plan(chosen, root / "balance", 10_000))
-    matches, pairs = counts[0].info["matches"], counts[0].info["pairs"]
+    page = Page(root, seed=0, ledger=LedgerConfig(max_rows_per_task=1000))
+    texts = TextsConfig(partitions=partitions)
+    queries = query_hashes(page.run.directory("queries"))
+    exchanged = page.add(exchange(page.add(generate(rows)), texts))
+    unique = dedup(page, exchanged, queries, texts, same)
+    chosen = balance(page, unique, queries, BalanceConfig(max_pairs_per_query=t))
+    page.add(schedule(chosen.pairs, 10_000))
+    for each in page.steps:
+        run(each)
+    counts = page["count"].data.only.info
     result |= {
-        "pairs": pairs,
-        "matches_per_pair": round(matches / pairs, 2),
-        "head_queries": limit[0].info["head_queries"],
-        "edges_gathered": sum(int(done.info["rows"]) for done in gathered),
-        "gathered_again": thresholds[0].info["gathered_again"],
-        "kept": sum(int(done.info["selected"]) for done in chosen),
+        "pairs": counts["pairs"],
+        "matches_per_pair": round(counts["matches"] / counts["pairs"], 2),
+        "head_queries": chosen.limit.only.info["head_queries"],
+        "edges_gathered": page["gather"].data.total("rows"),
+        "gathered_again": chosen.thresholds.only.info["gathered_again"],
+        "kept": chosen.pairs.total("selected"),
     }
     print(json.dumps({key: value for key, value in result.items() if key != "steps"}), flush=True)
     return result
@@ -263,7 +271,7 @@ def measure(root: Path, rows: int, partitions: int, same: DedupConfig, engine: E
 
 def compare(root: Path, t: int) -> None:
     """Balance alone, of the unique rows, by the published method in NumPy, and by one DuckDB query."""
-    files = sorted((root / "dedup").glob("*.unique.parquet"))
+    files = sorted((root / "work" / "dedup").glob("*.unique.parquet"))
     start = time.perf_counter()
     lists = pa.chunked_array([c for f in files for c in pq.read_table(f, columns=["query_ids"])["query_ids"].chunks])
     lists = lists.combine_chunks()

@@ -36,19 +36,22 @@ import ahocorasick  # type: ignore[import-not-found]  # ships no types
 import fasttext
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pipeline.steps.texts import TextsConfig
 
 from benchmarks.published_like import make_captions, make_queries
-from pipeline.engine import Done
+from pipeline.engine import Data, Done
 from pipeline.records.identity import canonical_url, uid_of, url_id_of
 from pipeline.records.ledger import LedgerConfig
 from pipeline.records.queries import query_list_of
 from pipeline.records.schema import CANDIDATES
-from pipeline.stages.clean import CleanConfig, clean
-from pipeline.stages.language import LanguageConfig, identify
+from pipeline.stages.clean import Clean, CleanConfig, clean
+from pipeline.stages.language import Language, LanguageConfig, identify
 from pipeline.stages.language_model import model_path
-from pipeline.stages.match import MatchConfig, Matcher, match
-from pipeline.steps import texts as texts_step
+from pipeline.stages.match import Match, MatchConfig, Matcher, match
+from pipeline.steps.extract import Candidates
+from pipeline.steps.judge_links import judge_links
+from pipeline.steps.step import Run
+from pipeline.steps.texts_config import TextsConfig
+from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import parquet_writer
 
 PEER_SHARE = 11  # not a multiple of 5, after which the kinds of text repeat
@@ -103,18 +106,15 @@ def write_candidates(texts: list[str], path: Path) -> None:
 
 def ours(candidates: Path, tables: Path, rule: MatchConfig, scratch: Path) -> int:
     """Matched rows. The task of the step, called as a worker calls it."""
-    extracted = Done(partition="part", key="", outputs={candidates.name: ""}, info={})
-    (task,) = texts_step.plan(
-        [(extracted, candidates.parent)],
-        Done(partition="queries", key="", outputs=dict.fromkeys(Matcher.FILES, ""), info={}),
-        tables,
-        texts=TextsConfig(),
-        clean_config=CleanConfig(),
-        language=LanguageConfig(),
-        match_config=rule,
-        ledger=LedgerConfig(),
-    ).tasks
-    info = task.work(task.arguments, {name: scratch / name for name in task.outputs})
+    name = candidates.name.partition(".")[0]
+    links = Data("extract", Candidates)
+    links.directory = candidates.parent
+    links.finish([Done(partition=name, key="", outputs={candidates.name: "", f"{name}.rejections.parquet": ""})])
+    matcher = Files(Location(str(tables / file)) for file in Matcher.FILES)
+    stages = [Clean(config=CleanConfig()), Language(config=LanguageConfig()), Match(config=rule, tables=matcher)]
+    run = Run(output=scratch, seed=0, ledger=LedgerConfig())
+    (task,) = judge_links(links, stages, TextsConfig()).cut(run)
+    info = task.perform({output: Location(str(scratch / output)) for output in task.outputs})
     return int(info["kept"])
 
 

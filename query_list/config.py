@@ -12,6 +12,7 @@ from configs.load import ConfigError
 from pipeline.engine import EngineConfig
 
 __all__ = [
+    "BUILD_VERSION",
     "BigramsConfig",
     "BuildConfig",
     "DumpConfig",
@@ -20,6 +21,9 @@ __all__ = [
     "UnigramsConfig",
     "WordnetConfig",
 ]
+
+BUILD_VERSION = 3
+"""Of every task of a build; grows with every change that alters a list built from the same inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)

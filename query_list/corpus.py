@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import compress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.engine import Info, Task, apart, output
 from pipeline.matching.characters import word_spans
+from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
-from query_list.config import DumpConfig
+from query_list.config import BUILD_VERSION, DumpConfig
 from query_list.counting import SpillingCounter
 from query_list.dump import read_namespaces, read_pages
 from query_list.prose import read_article
 from query_list.title_case import name_of_article
 
-__all__ = ["PAGES", "DumpConfig", "count_range", "neighbours"]
+__all__ = ["PAGES", "CountRange", "Counted", "DumpConfig", "neighbours"]
 
 PAGES = pa.schema(
     [
@@ -32,69 +34,93 @@ PAGES = pa.schema(
 _SPACES = np.array([ord(c) for c in " \t\u00a0\u2009\u202f"], np.uint32)
 
 
-def count_range(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Engine task: read one byte range of a dump part; write words, bigrams (counting.COUNTS) and pages."""
-    paths = {name.partition(".")[2]: path for name, path in outputs.items()}
-    room = {"num_buckets": int(arguments["num_buckets"]), "max_entries": int(arguments["max_entries"])}
-    words = SpillingCounter(paths["words.arrow"], **room)
-    bigrams = SpillingCounter(paths["bigrams.arrow"], **room)
-    info = {"pages": 0, "articles": 0, "redirects": 0, "disambiguations": 0, "broken_pages": 0, "words": 0}
-    try:
-        rows = list(_pages(arguments, words, bigrams, info))
-        write_parquet(paths["pages.parquet"], pa.Table.from_pylist(rows, schema=PAGES), PAGES)
-        info["distinct_words"] = words.write(paths["words.arrow"])
-        info["distinct_bigrams"] = bigrams.write(paths["bigrams.arrow"])
-    finally:
-        words.close()
-        bigrams.close()
-    return {**info, "rows": info["pages"]}
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What a range of a dump holds. A part tells how many `words`, and of which pages."""
+
+    words: Location = output("words.arrow")
+    """counting.COUNTS, a batch per bucket; so are the bigrams."""
+    bigrams: Location = output("bigrams.arrow")
+    pages: Location = output("pages.parquet", PAGES)
 
 
-def _pages(
-    arguments: Mapping[str, Any], words: SpillingCounter, bigrams: SpillingCounter, info: dict[str, int]
-) -> Iterator[dict[str, Any]]:
-    path = str(arguments["path"])
-    namespaces = read_namespaces(path)
-    templates = frozenset(arguments["disambiguation_templates"])
-    suffix = str(arguments["disambiguation_suffix"])
-    title_words = frozenset(arguments["title_words"])
-    lowercase_templates = frozenset(arguments["lowercase_templates"])
-    function_words = frozenset(arguments["function_words"])
-    for page in read_pages(path, int(arguments["begin"]), int(arguments["end"])):
-        info["pages"] += 1
-        if page.broken or not page.title:
-            info["broken_pages"] += 1
-            continue
-        if page.redirect is not None:
-            info["redirects"] += 1
-            yield {"title": page.title, "redirect": page.redirect, "disambiguation": False, "name": None}
-            continue
-        article = read_article(page.text, namespaces)
-        if article is None:
-            info["broken_pages"] += 1  # its name still counts
-        disambiguation = bool(suffix and page.title.endswith(suffix)) or bool(
-            article and not templates.isdisjoint(article.templates)
+@dataclass(frozen=True, kw_only=True)
+class CountRange(Task[Counted]):
+    """Read one byte range of a dump part."""
+
+    dump: Location
+    begin: int
+    end: int
+    num_buckets: int
+    max_entries: int = apart()
+    disambiguation_templates: tuple[str, ...]
+    disambiguation_suffix: str
+    title_words: tuple[str, ...]
+    lowercase_templates: tuple[str, ...]
+    function_words: tuple[str, ...]
+
+    version = BUILD_VERSION
+
+    def work(self, out: Counted) -> Info:
+        words, bigrams = (
+            SpillingCounter(file.local, num_buckets=self.num_buckets, max_entries=self.max_entries)
+            for file in (out.words, out.bigrams)
         )
-        name = page.title
-        if article is not None and not disambiguation:
-            name = name_of_article(
-                page.title,
-                article.prose,
-                page.text,
-                article.templates,
-                title_words=title_words,
-                lowercase_templates=lowercase_templates,
-                function_words=function_words,
+        info = {"pages": 0, "articles": 0, "redirects": 0, "disambiguations": 0, "broken_pages": 0, "words": 0}
+        try:
+            rows = list(self._pages(words, bigrams, info))
+            write_parquet(out.pages.local, pa.Table.from_pylist(rows, schema=PAGES), PAGES)
+            info["distinct_words"] = words.write(out.words.local)
+            info["distinct_bigrams"] = bigrams.write(out.bigrams.local)
+        finally:
+            words.close()
+            bigrams.close()
+        return {**info, "rows": info["pages"]}
+
+    def _pages(
+        self, words: SpillingCounter, bigrams: SpillingCounter, info: dict[str, int]
+    ) -> Iterator[dict[str, Any]]:
+        namespaces = read_namespaces(self.dump.path)
+        templates = frozenset(self.disambiguation_templates)
+        suffix = self.disambiguation_suffix
+        title_words = frozenset(self.title_words)
+        lowercase_templates = frozenset(self.lowercase_templates)
+        function_words = frozenset(self.function_words)
+        for page in read_pages(self.dump.path, self.begin, self.end):
+            info["pages"] += 1
+            if page.broken or not page.title:
+                info["broken_pages"] += 1
+                continue
+            if page.redirect is not None:
+                info["redirects"] += 1
+                yield {"title": page.title, "redirect": page.redirect, "disambiguation": False, "name": None}
+                continue
+            article = read_article(page.text, namespaces)
+            if article is None:
+                info["broken_pages"] += 1  # its name still counts
+            disambiguation = bool(suffix and page.title.endswith(suffix)) or bool(
+                article and not templates.isdisjoint(article.templates)
             )
-        yield {"title": page.title, "redirect": None, "disambiguation": disambiguation, "name": name}
-        if disambiguation:
-            info["disambiguations"] += 1  # a list of names, not prose
-        elif article is not None:
-            info["articles"] += 1
-            found, pairs = neighbours(article.prose)
-            info["words"] += len(found)
-            words.add(found)
-            bigrams.add(pairs)
+            name = page.title
+            if article is not None and not disambiguation:
+                name = name_of_article(
+                    page.title,
+                    article.prose,
+                    page.text,
+                    article.templates,
+                    title_words=title_words,
+                    lowercase_templates=lowercase_templates,
+                    function_words=function_words,
+                )
+            yield {"title": page.title, "redirect": None, "disambiguation": disambiguation, "name": name}
+            if disambiguation:
+                info["disambiguations"] += 1  # a list of names, not prose
+            elif article is not None:
+                info["articles"] += 1
+                found, pairs = neighbours(article.prose)
+                info["words"] += len(found)
+                words.add(found)
+                bigrams.add(pairs)
 
 
 def neighbours(prose: str) -> tuple[list[str], list[str]]:

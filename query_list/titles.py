@@ -7,20 +7,21 @@ A name has the case of its article's prose (title_case.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 
+from pipeline.engine import Info, Task, apart, output
 from pipeline.errors import InputError
+from pipeline.storage.location import Location
 from query_list.candidate import Candidate
-from query_list.config import TitlesConfig
+from query_list.config import BUILD_VERSION, TitlesConfig
 from query_list.counting import SpillingCounter
 from query_list.inputs import open_text_lines
 
-__all__ = ["MAX_MEMORY", "TitlesConfig", "count_views", "titles"]
+__all__ = ["MAX_MEMORY", "CountViews", "TitlesConfig", "Viewed", "titles"]
 
 MAX_MEMORY = "1GB"
 """Of the join of views, redirects and articles."""
@@ -28,38 +29,53 @@ _QUALIFIER = r"\s+\([^()]*\)$"
 _MAX_HOPS = 5  # MediaWiki follows one redirect; double ones are repaired by bots, but exist in any dump
 
 
-def count_views(arguments: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Engine task: sum the views per title of one page-view file (counting.COUNTS).
+@dataclass(frozen=True, kw_only=True)
+class Viewed:
+    """What a page-view file holds."""
+
+    views: Location = output("views.arrow")
+    """Per title, in the form of counting.COUNTS, a batch per bucket."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountViews(Task[Viewed]):
+    """Sum the views per title of one page-view file.
 
     Hourly files have `project title views bytes`; daily ones `project title page_id access views hours`.
     """
-    (path,) = outputs.values()
-    projects = frozenset(str(project).encode() for project in arguments["projects"])
-    counter = SpillingCounter(
-        path, num_buckets=int(arguments["num_buckets"]), max_entries=int(arguments["max_entries"])
-    )
-    info = {"lines": 0, "project_lines": 0, "broken_lines": 0}
-    try:
-        with open_text_lines(str(arguments["path"])) as lines:
-            for line in lines:
-                info["lines"] += 1
-                if line.partition(b" ")[0] not in projects:
-                    continue
-                info["project_lines"] += 1
-                fields = line.split()
-                place = {4: 2, 5: 3, 6: 4}.get(len(fields))  # daily files leave out the page id of missing pages
-                if place is None or not fields[place].isdigit():
-                    info["broken_lines"] += 1
-                    continue
-                title = unquote_to_bytes(fields[1]).decode("utf-8", "replace").replace("_", " ").strip()
-                if title:
-                    counter.add_counts(title[:1].upper() + title[1:], int(fields[place]))
-        if not info["lines"]:
-            raise InputError(f"{arguments['path']}: an empty page-view file; fetch it again")
-        info["titles"] = counter.write(path)
-    finally:
-        counter.close()
-    return {**info, "rows": info["lines"]}
+
+    pageviews: Location
+    projects: tuple[str, ...]
+    num_buckets: int
+    max_entries: int = apart()
+
+    version = BUILD_VERSION
+
+    def work(self, out: Viewed) -> Info:
+        projects = frozenset(project.encode() for project in self.projects)
+        counter = SpillingCounter(out.views.local, num_buckets=self.num_buckets, max_entries=self.max_entries)
+        info = {"lines": 0, "project_lines": 0, "broken_lines": 0}
+        try:
+            with open_text_lines(self.pageviews.path) as lines:
+                for line in lines:
+                    info["lines"] += 1
+                    if line.partition(b" ")[0] not in projects:
+                        continue
+                    info["project_lines"] += 1
+                    fields = line.split()
+                    place = {4: 2, 5: 3, 6: 4}.get(len(fields))  # daily files leave out the page id of missing pages
+                    if place is None or not fields[place].isdigit():
+                        info["broken_lines"] += 1
+                        continue
+                    title = unquote_to_bytes(fields[1]).decode("utf-8", "replace").replace("_", " ").strip()
+                    if title:
+                        counter.add_counts(title[:1].upper() + title[1:], int(fields[place]))
+            if not info["lines"]:
+                raise InputError(f"{self.pageviews.path}: an empty page-view file; fetch it again")
+            info["titles"] = counter.write(out.views.local)
+        finally:
+            counter.close()
+        return {**info, "rows": info["lines"]}
 
 
 def titles(

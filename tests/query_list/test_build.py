@@ -109,6 +109,20 @@ def test_a_second_build_does_nothing_and_a_change_redoes_what_it_affects(wiki: P
     assert not build(config_for(wiki, wordnet=None)).built  # touched, not changed
 
 
+def test_a_moved_dump_and_another_limit_of_memory_count_nothing_again(wiki: Path) -> None:
+    config = config_for(wiki)
+    build(config)
+    work = wiki / "out" / "queries.parquet.work"
+    records = [*work.glob("count/done/*.json"), *work.glob("views/done/*.json"), *work.glob("merge/done/*.json")]
+    stamps = [record.stat().st_mtime_ns for record in records]
+    (wiki / "dump.bz2").rename(wiki / "dump-moved.bz2")
+    build(replace(config, dump=replace(config.dump, max_entries_in_memory=7)))
+    assert [record.stat().st_mtime_ns for record in records] == stamps
+    build(replace(config, dump=replace(config.dump, title_words=("OTHER",))))
+    changed = [record.stat().st_mtime_ns != stamp for record, stamp in zip(records, stamps, strict=True)]
+    assert changed == ["range" in record.name for record in records]
+
+
 def test_a_lost_output_is_put_back(wiki: Path) -> None:
     config = config_for(wiki)
     before = build(config).path.read_bytes()

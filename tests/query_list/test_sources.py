@@ -16,6 +16,7 @@ from mwparserfromhell import nodes
 
 from configs.load import ConfigError
 from pipeline.errors import InputError
+from pipeline.storage.location import Location
 from query_list import prose
 from query_list.bigrams import BigramsConfig, bigrams
 from query_list.corpus import PAGES, neighbours
@@ -23,7 +24,7 @@ from query_list.counting import COUNTS, SpillingCounter, read_bucket, sum_counts
 from query_list.dump import read_namespaces, read_pages
 from query_list.prose import read_article
 from query_list.title_case import name_of_article
-from query_list.titles import TitlesConfig, count_views, titles
+from query_list.titles import CountViews, TitlesConfig, Viewed, titles
 from query_list.unigrams import UnigramsConfig, unigrams
 from query_list.wordnet import WordnetConfig, wordnet
 from tests.query_list.small_wiki import HEAD, article, redirect, write_dump, write_views, write_wordnet
@@ -236,10 +237,9 @@ def test_titles_follow_redirects_and_leave_disambiguations_out(tmp_path: Path) -
             *["en Talk:Dog 50 0", "en Caf%C3%A9 2 0", "en Puppies 1 0", "en broken", "en Dog x 0"],
         ],
     )
-    info = count_views(
-        {"path": str(tmp_path / "v.gz"), "projects": ["en", "en.m"], "num_buckets": 1, "max_entries": 3},
-        {"v.views.arrow": tmp_path / "views"},
-    )
+    pageviews, projects = Location(str(tmp_path / "v.gz")), ("en", "en.m")
+    task = CountViews(partition="v", pageviews=pageviews, projects=projects, num_buckets=1, max_entries=3)
+    info = task.work(Viewed(views=Location(str(tmp_path / "views"))))
     assert (info["lines"], info["project_lines"], info["broken_lines"]) == (11, 10, 2)
     rows = [("Dog", None), ("Dogs", "Dog"), ("Puppies", "Dogs"), ("Mercury (planet)", None), ("Mercury (film)", None)]
     pages = [{"title": t, "redirect": r, "disambiguation": False} for t, r in [*rows, ("Café", None)]]
@@ -261,8 +261,9 @@ def test_redirect_loops_end() -> None:
 
 def test_daily_page_views_are_read_too(tmp_path: Path) -> None:
     write_views(tmp_path / "v.gz", ["en.wikipedia Dog 4269567 desktop 12 A5B7", "en.wikipedia Cat mobile-web 3 A3"])
-    arguments = {"path": str(tmp_path / "v.gz"), "projects": ["en.wikipedia"], "num_buckets": 1, "max_entries": 9}
-    count_views(arguments, {"v.views.arrow": tmp_path / "views"})
+    pageviews, projects = Location(str(tmp_path / "v.gz")), ("en.wikipedia",)
+    task = CountViews(partition="v", pageviews=pageviews, projects=projects, num_buckets=1, max_entries=9)
+    task.work(Viewed(views=Location(str(tmp_path / "views"))))
     assert read_bucket(tmp_path / "views", 0).to_pylist() == [{"key": "Cat", "count": 3}, {"key": "Dog", "count": 12}]
 
 
