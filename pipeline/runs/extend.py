@@ -1,9 +1,9 @@
 """extend: more sources for a finished data set, and what that changed.
 
-    run CONFIG --extend:  the set's sources + CONFIG's new ones --the recipe--> the set over all of them
+    run CONFIG --extend:  the set's sources + CONFIG's new ones --the page--> the set over all of them
                           plan before, plan after --changes--> work/changes: added, evicted
 
-Nothing here selects anything. The recipe makes of both crawls what one run over both would have made, row for
+Nothing here selects anything. The page makes of both crawls what one run over both would have made, row for
 row; the steps skip the files that were read before, and the store of facts (`steps/fetch/facts.py`) leaves only
 the added URLs to be requested. While an extension is under way, work/before holds the plan that it started from.
 """
