@@ -48,7 +48,7 @@ import pyarrow.compute as pc
 from configs.load import ConfigError
 from pipeline.identity import first_64_bits, keyed_state
 from pipeline.outcome import Outcome, reject
-from pipeline.stages.balance_kernel import compare, find_near
+from pipeline.stages import balance_kernel
 
 __all__ = [
     "EDGES",
@@ -233,17 +233,22 @@ def gather(
     """
     offsets, queries = _edges(batch, column, config.mode)
     ids = first_64_bits(ids_of(batch.column("uid")))
-    rows = np.empty(len(queries), np.int64)
-    near_queries, near_hashes = np.empty(len(queries), np.int32), np.empty(len(queries), np.uint64)
-    per_pair = config.one_hash_a_pair
-    count = find_near(
-        offsets, queries, ids, query_hashes, keyed_state(seed), per_pair,
-        windows.lows, windows.highs, below, rows, near_queries, near_hashes,
-    )  # fmt: skip
+    near = balance_kernel.Near(
+        rows=np.empty(len(queries), np.int64),
+        queries=np.empty(len(queries), np.int32),
+        hashes=np.empty(len(queries), np.uint64),
+    )
+    count = balance_kernel.find_near(
+        balance_kernel.Edges(offsets, queries, ids, query_hashes),
+        balance_kernel.Hash(keyed_state(seed), config.one_hash_a_pair),
+        balance_kernel.Windows(windows.lows, windows.highs),
+        below,
+        near,
+    )
     columns = [
-        pa.array(near_queries[:count], pa.int32()),
-        pa.array(near_hashes[:count], pa.uint64()),
-        batch.column("uid").take(pa.array(rows[:count])),
+        pa.array(near.queries[:count], pa.int32()),
+        pa.array(near.hashes[:count], pa.uint64()),
+        batch.column("uid").take(pa.array(near.rows[:count])),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=EDGES)
 
@@ -355,8 +360,12 @@ def balance(
     offsets, queries = _edges(batch, column, config.mode)
     ids = first_64_bits(ids_of(batch.column("uid")))
     verdicts = np.empty(len(queries), np.uint8)
-    per_pair = config.one_hash_a_pair
-    ties = compare(offsets, queries, ids, query_hashes, keyed_state(seed), per_pair, thresholds.hashes, verdicts)
+    ties = balance_kernel.compare(
+        balance_kernel.Edges(offsets, queries, ids, query_hashes),
+        balance_kernel.Hash(keyed_state(seed), config.one_hash_a_pair),
+        thresholds.hashes,
+        verdicts,
+    )
     if ties:
         tied = np.flatnonzero(verdicts == 2)
         rows = np.searchsorted(offsets, tied, side="right") - 1
