@@ -1,6 +1,6 @@
 """repair: damaged parts of a published set, and of work/, made again from what is left. Nothing is requested.
 
-    verify, verify_work --damages--> done-records of damaged files go --the page--> shards from the staging tars --publish
+    verify, verify_work --damages--> done-records of damaged files go --page--> shards from the staging tars --publish
 
 A published shard is a hard link of the file in work/shards: damage in one is damage in both, and the shard is written
 anew. What is damaged in the published version stays there until its like is ready. Pictures that are lost in a staging

@@ -10,7 +10,7 @@ import functools
 import sys
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -26,6 +26,33 @@ UNSURE, PLAIN, TOO_SHORT, TOO_LONG = range(4)
 _INERT, _LETTER, _TAIL = 1, 2, 4
 """Visible, no white space, in NFC by itself, and no part of a composition with what stands before it; a letter for
 placeholders, or a number that is no digit; a byte that goes on with a character, misread."""
+
+
+class _Limits(NamedTuple):
+    """Of `clean`, for compiled code."""
+
+    min_chars: int
+    max_chars: int
+    cuts_long_texts: bool
+    min_words: int
+    min_keywords: int
+    max_words_per_keyword: float
+    max_name_words: int
+    max_date_chars: int
+    max_placeholder_chars: int
+    longest_other: int
+    """Letters of the longest placeholder that is not ASCII."""
+
+
+class _Words(NamedTuple):
+    """Sorted keys of words, uint64[K] each; of openings in their order."""
+
+    placeholders: npt.NDArray[np.uint64]
+    dates: npt.NDArray[np.uint64]
+    extensions: npt.NDArray[np.uint64]
+    cameras: npt.NDArray[np.uint64]
+    openings: npt.NDArray[np.uint64]
+
 
 _FNV_START = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
@@ -77,22 +104,32 @@ def scan(
     verdicts = np.full(len(texts), UNSURE, np.uint8)
     _, offsets, data = texts.buffers()
     if len(texts) and data is not None and data.size:
-        keys, longest_other = _word_keys(placeholders)
-        limits = (
-            min_chars, max_chars, min_words, min_keywords,
-            max_name_words, max_date_chars, max_placeholder_chars, longest_other, int(cuts_long_texts),
-        )  # fmt: skip
+        placeholder_keys, longest_other = _word_keys(placeholders)
+        limits = _Limits(
+            min_chars=min_chars,
+            max_chars=max_chars,
+            cuts_long_texts=cuts_long_texts,
+            min_words=min_words,
+            min_keywords=min_keywords,
+            max_words_per_keyword=float(max_words_per_keyword),
+            max_name_words=max_name_words,
+            max_date_chars=max_date_chars,
+            max_placeholder_chars=max_placeholder_chars,
+            longest_other=longest_other,
+        )
+        words = _Words(
+            placeholders=placeholder_keys,
+            dates=_word_keys(date_words)[0],
+            extensions=_word_keys(extensions)[0],
+            cameras=_word_keys(camera_words)[0],
+            openings=_opening_keys(openings),
+        )
         _scan(
             np.frombuffer(data, np.uint8),
             np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1],
             _kinds(mojibake_tails),
-            keys,
-            _word_keys(date_words)[0],
-            _word_keys(extensions)[0],
-            _word_keys(camera_words)[0],
-            _opening_keys(openings),
-            np.array(limits, np.int64),
-            max_words_per_keyword,
+            words,
+            limits,
             verdicts,
         )
     return verdicts
@@ -281,12 +318,9 @@ def _is_keyword_list(data, at, end, min_keywords, max_words_per_keyword):  # typ
 
 
 @kernel
-def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, offsets, kinds, keys, date_keys, extensions, camera_keys, openings, limits, max_words_per_keyword, verdicts
-) -> Any:
-    min_chars, max_chars, min_words, min_keywords = limits[0], limits[1], limits[2], limits[3]
-    max_name_words, max_date_chars, max_placeholder_chars = limits[4], limits[5], limits[6]
-    longest_other, cuts_long_texts = limits[7], limits[8]
+def _scan(data, offsets, kinds, words, limits, verdicts):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    # An array that is taken out of a record in the loop is counted there, again and again.
+    placeholders, dates, extensions, cameras, openings = words
     for t in range(offsets.shape[0] - 1):
         start, end = offsets[t], offsets[t + 1]
         at = start
@@ -347,34 +381,34 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
         num_separators = numba.int64((counts >> _SEPARATORS) & _ONE_COUNT)
         if (counts >> _OPENERS) & _ONE_COUNT and _may_hold_code(data, start, end):
             continue
-        if num_words <= max_name_words and num_chars > 4 and (data[end - 4] == 46 or data[end - 5] == 46):
+        if num_words <= limits.max_name_words and num_chars > 4 and (data[end - 4] == 46 or data[end - 5] == 46):
             # Extensions have three or four letters and digits.
             extension, _ = _letters(data, end - 3 if data[end - 4] == 46 else end - 4, end)
             if _holds(extensions, extension):
                 continue
         if num_words == 1 and (
-            _has_mark_of_names(data, start, end) or (num_digits > 0 and _may_be_number(data, start, end, camera_keys))
+            _has_mark_of_names(data, start, end) or (num_digits > 0 and _may_be_number(data, start, end, cameras))
         ):
             continue
-        if num_chars < min_chars or num_words < min_words:
-            if num_other == 0 or num_words < min_words:
+        if num_chars < limits.min_chars or num_words < limits.min_words:
+            if num_other == 0 or num_words < limits.min_words:
                 verdicts[t] = TOO_SHORT
             continue  # perhaps wide characters
-        if num_chars > max_chars:
-            if not cuts_long_texts:
+        if num_chars > limits.max_chars:
+            if not limits.cuts_long_texts:
                 verdicts[t] = TOO_LONG
             continue
-        if num_separators + 1 >= min_keywords and _is_keyword_list(
-            data, start, end, min_keywords, max_words_per_keyword
+        if num_separators + 1 >= limits.min_keywords and _is_keyword_list(
+            data, start, end, limits.min_keywords, limits.max_words_per_keyword
         ):
             continue
-        if num_digits > 0 and num_chars <= max_date_chars and not _surely_no_date(data, start, end, date_keys):
+        if num_digits > 0 and num_chars <= limits.max_date_chars and not _surely_no_date(data, start, end, dates):
             continue
-        if num_chars <= max_placeholder_chars:
+        if num_chars <= limits.max_placeholder_chars:
             key, num_letters = _letters(data, start, end)
-            if num_other_letters > 0 and num_letters + num_other_letters <= longest_other:
+            if num_other_letters > 0 and num_letters + num_other_letters <= limits.longest_other:
                 continue
-            if _holds(keys, key):
+            if _holds(placeholders, key):
                 continue
         if _may_open(data, start, end, openings):
             continue

@@ -20,7 +20,7 @@ Everything here is called by `language_model.py` only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -36,7 +36,12 @@ __all__ = [
     "MAX_N",
     "MIN_N",
     "NUM_CHARACTERS",
+    "Answers",
     "Cache",
+    "Model",
+    "Ngrams",
+    "Spelling",
+    "Tree",
     "Words",
     "lexicon_table",
     "new_cache",
@@ -79,10 +84,78 @@ _STATE_SHIFT = 6
 _ENDS_TEXT, _ASKS = -1, -2
 _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
-Cache = tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]
-Words = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-"""Open-addressing table of words: hash uint32[C], word id int32[C] (-1: free); the words' bytes laid end to end
-uint8[...], their offsets int64[W + 1]."""
+
+class Words(NamedTuple):
+    """Open-addressing table of words."""
+
+    hashes: npt.NDArray[np.uint32]
+    ids: npt.NDArray[np.int32]
+    """-1 where free."""
+    letters: npt.NDArray[np.uint8]
+    """The words' bytes, laid end to end."""
+    offsets: npt.NDArray[np.int64]
+    """int64[W + 1]: where in them each word begins."""
+
+
+class Ngrams(NamedTuple):
+    """The n-grams that pruning has left, by their hash buckets."""
+
+    is_kept: npt.NDArray[np.uint8]
+    """uint8[B / 8], a bit each, the lowest first."""
+    rows: npt.NDArray[np.int32]
+    """int32[B]."""
+
+
+class Tree(NamedTuple):
+    """Huffman tree over L labels, 2 L - 1 nodes, the root last; -1 for what a node has not."""
+
+    left: npt.NDArray[np.int32]
+    right: npt.NDArray[np.int32]
+    parent: npt.NDArray[np.int32]
+    is_right: npt.NDArray[np.bool_]
+    weights: npt.NDArray[np.float32]
+    """float32[L - 1, 16], of the inner nodes."""
+
+
+class Model(NamedTuple):
+    """fastText's model file, laid out."""
+
+    vocabulary: Words
+    ngrams: Ngrams
+    input_rows: npt.NDArray[np.float32]
+    """float32[W + kept n-grams, 16]."""
+    tree: Tree
+    end_of_line: int
+    """Row of the token that ends every text."""
+
+
+class Spelling(NamedTuple):
+    """What letters and words are."""
+
+    characters: npt.NDArray[np.int32]
+    """int32[NUM_CHARACTERS]: a character's lower case, twice, plus 1 where it is a letter; or ASK_PYTHON."""
+    lexicon: npt.NDArray[np.uint64]
+    """As `lexicon_table` makes it."""
+
+
+class Answers(NamedTuple):
+    """Of N texts."""
+
+    label: npt.NDArray[np.int32]
+    """Of the likeliest; -1 where Python has to lower the text."""
+    p_label: npt.NDArray[np.float32]
+    p_target: npt.NDArray[np.float32]
+    words: npt.NDArray[np.int32]
+    """How many have letters."""
+    known: npt.NDArray[np.bool_]
+    """Whether there are such, and the lexicon has all."""
+
+
+class Cache(NamedTuple):
+    """Words that were added up before, for one thread at a time and one lexicon."""
+
+    keys: npt.NDArray[np.uint64]
+    sums: npt.NDArray[np.float32]
 
 
 def new_cache() -> Cache:
@@ -93,7 +166,7 @@ def new_cache() -> Cache:
     in one. With one place each, 1.3 % of the words were pushed out by others although five places in six were free.
     """
     keys = _in_lines(np.zeros(2 * (1 << _CACHE_BITS) + _LINE_BYTES // 8, np.uint64), 2)
-    return keys, _in_lines(np.empty((1 << _CACHE_BITS) * DIM + DIM, np.float32), DIM)
+    return Cache(keys, _in_lines(np.empty((1 << _CACHE_BITS) * DIM + DIM, np.float32), DIM))
 
 
 def _in_lines(room: npt.NDArray[Any], columns: int) -> npt.NDArray[Any]:
@@ -110,8 +183,8 @@ def word_table(words: Sequence[bytes]) -> Words:
     offsets = np.zeros(len(words) + 1, np.int64)
     np.cumsum([len(word) for word in words], out=offsets[1:])
     letters = np.frombuffer(b"".join(words) or b"\0", np.uint8)
-    table = (np.zeros(capacity, np.uint32), np.full(capacity, -1, np.int32), letters, offsets)
-    _fill(*table)
+    table = Words(np.zeros(capacity, np.uint32), np.full(capacity, -1, np.int32), letters, offsets)
+    _fill(table)
     return table
 
 
@@ -125,8 +198,9 @@ def _step(value, byte):  # type: ignore[no-untyped-def]  # compiled: numba infer
 
 
 @kernel
-def _fill(word_hash, word_id, word_bytes, word_offsets):  # type: ignore[no-untyped-def]  # compiled: numba infers types
+def _fill(table):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
     """Put all words into an empty table."""
+    word_hash, word_id, word_bytes, word_offsets = table
     mask = word_hash.shape[0] - 1
     for row in range(word_offsets.shape[0] - 1):
         value = numba.uint32(2_166_136_261)
@@ -199,11 +273,12 @@ def _holds(lexicon, value):  # type: ignore[no-untyped-def]  # compiled: numba i
 
 
 @part
-def _bracket_lower(data, start, length, characters, lexicon, bracketed):  # type: ignore[no-untyped-def]  # compiled
+def _bracket_lower(data, start, length, spelling, bracketed):  # type: ignore[no-untyped-def]  # compiled: numba infers
     """Write the word in lower case between < and >; returns its bytes (-1 where Python must lower the text) and state.
 
     `bracketed` has room for half as many bytes more than the word has, and two: no character becomes longer than that.
     """
+    characters, lexicon = spelling
     bracketed[0] = 60  # <
     at = 1
     i, end = start, start + length
@@ -314,13 +389,14 @@ def _find_word(data, start, length, vocabulary):  # type: ignore[no-untyped-def]
 
 @part
 def _add_up_word(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, start, length, vocabulary, ngrams, input_rows, end_of_line, characters, lexicon, bracketed, total
+    data, start, length, model, spelling, bracketed, total
 ):
     """Set `total` to the sum of a word's rows; returns their number, or _ENDS_TEXT or _ASKS, and the word's state."""
-    is_kept, row_of_bucket = ngrams
+    vocabulary, input_rows, end_of_line = model.vocabulary, model.input_rows, model.end_of_line
+    is_kept, row_of_bucket = model.ngrams
     for d in range(DIM):
         total[0, d] = 0
-    length, state = _bracket_lower(data, start, length, characters, lexicon, bracketed)
+    length, state = _bracket_lower(data, start, length, spelling, bracketed)
     if length < 0:
         return _ASKS, _NO_LETTERS
     if length >= 9 and _is_label(bracketed, 1):
@@ -392,17 +468,12 @@ def _key_of(data, start, length):  # type: ignore[no-untyped-def]  # compiled: n
 
 @kernel
 def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, offsets, vocabulary, ngrams, input_rows, tree, end_of_line, characters, lexicon, first_target, cache, results
+    data, offsets, model, spelling, first_target, cache, answers
 ) -> Any:
-    """Fill `results`: label int32[N] (-1: to be lowered by Python), its probability float32[N], that of `first_target`
-    float32[N]; how many words have letters int32[N], and whether there are such and the lexicon has all bool[N].
-
-    `cache` is one that `new_cache` made, used by one thread at a time and with one lexicon. The model's arrays are as
-    in `LanguageModel`.
-    """
-    left, right, parent, is_right, weights = tree
+    """Fill `answers`, `p_target` with the probability of the label `first_target`."""
+    left, right, parent, is_right, weights = model.tree
     keys, sums = cache
-    label, p_label, p_first, words, known_words = results
+    label, p_label, p_first, words, known_words = answers
     num_labels = (left.shape[0] + 1) // 2
     turn = False
     root = left.shape[0] - 1
@@ -458,19 +529,7 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
                     continue
                 if 2 * length + 2 > bracketed.shape[0]:
                     bracketed = np.empty(3 * length + 2, np.uint8)
-                count, state = _add_up_word(
-                    data,
-                    block_starts[w],
-                    length,
-                    vocabulary,
-                    ngrams,
-                    input_rows,
-                    end_of_line,
-                    characters,
-                    lexicon,
-                    bracketed,
-                    total,
-                )
+                count, state = _add_up_word(data, block_starts[w], length, model, spelling, bracketed, total)
                 if count < 0:  # asks, or the token "</s>", written out, which ends a line for fastText
                     ended = True
                     asks = count == _ASKS
@@ -495,7 +554,7 @@ def predict(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
             continue
         words[t] = num_with_letters
         known_words[t] = num_with_letters > 0 and states < _UNKNOWN << _STATE_SHIFT
-        add16(hidden, 0, input_rows, end_of_line)
+        add16(hidden, 0, model.input_rows, model.end_of_line)
         scale = numba.float32(1.0 / (num_rows + 1))
         for d in range(DIM):
             hidden[0, d] *= scale

@@ -37,8 +37,12 @@ from pipeline.stages.language_kernel import (
     MAX_N,
     MIN_N,
     NUM_CHARACTERS,
+    Answers,
     Cache,
-    Words,
+    Model,
+    Ngrams,
+    Spelling,
+    Tree,
     lexicon_table,
     new_cache,
     predict,
@@ -96,16 +100,7 @@ class LanguageModel:
     """The identifier. `labels` are its languages, as fastText names them without prefix."""
 
     labels: tuple[str, ...]
-    vocabulary: Words
-    ngrams: tuple[npt.NDArray[Any], ...]
-    """Bit uint8[B / 8] per hash bucket: was it kept by pruning; its row int32[B]."""
-    input_rows: npt.NDArray[np.float32]
-    """[W + kept n-grams, 16]."""
-    tree: tuple[npt.NDArray[Any], ...]
-    """Huffman tree over L labels, 2 L - 1 nodes: left, right, parent int32, is_right bool; the inner
-    nodes' weights float32[L - 1, 16]."""
-    end_of_line: int
-    """Row of the token that ends every text."""
+    tables: Model
     _own: threading.local = field(default_factory=threading.local)
     """Each thread's cache of words; it changes how fast the answers come, never what they are."""
 
@@ -131,16 +126,11 @@ class LanguageModel:
             predict(
                 np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8),
                 np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + n + 1],
-                self.vocabulary,
-                self.ngrams,
-                self.input_rows,
-                self.tree,
-                self.end_of_line,
-                _characters(),
-                table,
+                self.tables,
+                Spelling(_characters(), table),
                 self.labels.index(target),
                 cache,
-                (found.label, found.p_label, found.p_target, found.words, found.known),
+                Answers(found.label, found.p_label, found.p_target, found.words, found.known),
             )
             asked = np.flatnonzero(found.label < 0)
             if asked.size:
@@ -165,10 +155,10 @@ class LanguageModel:
 
 @functools.cache
 def _characters() -> npt.NDArray[np.int32]:
-    """int32[NUM_CHARACTERS]: a character's lower case, twice, plus 1 where it is a letter; or ASK_PYTHON.
+    """`Spelling.characters`, from this Python's own tables.
 
-    All from this Python's own tables. Asked is for capital sigma, which is another letter at a word's end, and for
-    what becomes several characters (the Turkish capital I with a dot).
+    Asked is for capital sigma, which is another letter at a word's end, and for what becomes several characters (the
+    Turkish capital I with a dot).
     """
     table = np.empty(NUM_CHARACTERS, np.int32)
     for code in range(NUM_CHARACTERS):
@@ -229,11 +219,13 @@ def _read_model(data: bytes) -> LanguageModel:
     is_kept[kept[:, 0]] = True
     return LanguageModel(
         labels=tuple(word.removeprefix(_LABEL).decode() for word, _, _ in entries[num_words:]),
-        vocabulary=word_table(words),
-        ngrams=(np.packbits(is_kept, bitorder="little"), row_of_bucket),
-        input_rows=np.ascontiguousarray(input_rows, np.float32),
-        tree=(*_huffman_tree([count for _, count, _ in entries[num_words:]]), output_rows),
-        end_of_line=words.index(_END_OF_LINE),
+        tables=Model(
+            vocabulary=word_table(words),
+            ngrams=Ngrams(np.packbits(is_kept, bitorder="little"), row_of_bucket),
+            input_rows=np.ascontiguousarray(input_rows, np.float32),
+            tree=_huffman_tree([count for _, count, _ in entries[num_words:]], output_rows),
+            end_of_line=words.index(_END_OF_LINE),
+        ),
     )
 
 
@@ -264,7 +256,7 @@ def _read_quantiser(reader: _Reader) -> tuple[npt.NDArray[np.float32], int, int,
     return reader.array("<f4", dim * 256), num_parts, width, last_width
 
 
-def _huffman_tree(counts: list[int]) -> tuple[npt.NDArray[Any], ...]:
+def _huffman_tree(counts: list[int], weights: npt.NDArray[np.float32]) -> Tree:
     """The tree over labels by falling count, with fastText's order of ties (`loss.cc`, buildTree)."""
     num_labels = len(counts)
     num_nodes = 2 * num_labels - 1
@@ -287,4 +279,4 @@ def _huffman_tree(counts: list[int]) -> tuple[npt.NDArray[Any], ...]:
         weight[node] = weight[children[0]] + weight[children[1]]
         parent[children] = node
         is_right[children[1]] = True
-    return left, right, parent, is_right
+    return Tree(left, right, parent, is_right, weights)

@@ -66,20 +66,26 @@ def gather(
 
     The batch needs `uid` and `column`, the list of query ids whose edges count.
     """
-    from pipeline.stages.balance.kernel import find_near
+    from pipeline.stages.balance import kernel
 
     offsets, queries = mode.edges(batch.column(column))
     ids = first_64_bits(ids_of(batch.column("uid")))
-    rows = np.empty(len(queries), np.int64)
-    near_queries, near_hashes = np.empty(len(queries), np.int32), np.empty(len(queries), np.uint64)
-    count = find_near(
-        offsets, queries, ids, query_hashes, keyed_state(seed), mode.one_hash_a_pair,
-        windows.lows, windows.highs, below, rows, near_queries, near_hashes,
-    )  # fmt: skip
+    near = kernel.Near(
+        rows=np.empty(len(queries), np.int64),
+        queries=np.empty(len(queries), np.int32),
+        hashes=np.empty(len(queries), np.uint64),
+    )
+    count = kernel.find_near(
+        kernel.Edges(offsets, queries, ids, query_hashes),
+        kernel.Hash(keyed_state(seed), mode.one_hash_a_pair),
+        kernel.Windows(windows.lows, windows.highs),
+        below,
+        near,
+    )
     columns = [
-        pa.array(near_queries[:count], pa.int32()),
-        pa.array(near_hashes[:count], pa.uint64()),
-        batch.column("uid").take(pa.array(rows[:count])),
+        pa.array(near.queries[:count], pa.int32()),
+        pa.array(near.hashes[:count], pa.uint64()),
+        batch.column("uid").take(pa.array(near.rows[:count])),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=EDGES)
 

@@ -1,23 +1,60 @@
 """The compiled loops of balance: hash every edge, and compare it with its query's window or threshold.
 
-The hash is `identity.keyed_hash`, spelled out for one value at a time; a test holds the two equal. Arrays are
-those of an Arrow list column: row i owns the edges offsets[i]..offsets[i + 1]. Unsigned arithmetic wraps, as in C.
+The hash is `identity.keyed_hash`, spelled out for one value at a time; a test holds the two equal. Unsigned arithmetic
+wraps, as in C.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.compiled.declare import inlined, kernel
 
-__all__ = ["compare", "find_near"]
+__all__ = ["Edges", "Hash", "Near", "Windows", "compare", "find_near"]
 
 Hashes = npt.NDArray[np.uint64]
 
 _A, _B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _C, _D = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _S33 = np.uint64(33)
+
+
+class Edges(NamedTuple):
+    """Rows and their queries, as in an Arrow list column: row i owns the edges offsets[i]..offsets[i + 1]."""
+
+    offsets: npt.NDArray[np.int32]
+    queries: npt.NDArray[np.int32]
+    ids: Hashes
+    """Of the rows."""
+    query_hashes: Hashes
+    """uint64[Q]."""
+
+
+class Hash(NamedTuple):
+    """How an edge is hashed."""
+
+    state: np.uint64
+    """`identity.keyed_state` of the seed."""
+    per_pair: bool
+    """Whether the query is left out of the hash."""
+
+
+class Windows(NamedTuple):
+    """uint64[Q] each: from where to where hashes are near their query's threshold."""
+
+    lows: Hashes
+    highs: Hashes
+
+
+class Near(NamedTuple):
+    """Row, query and hash of edges that are near; with room for every edge."""
+
+    rows: npt.NDArray[np.int64]
+    queries: npt.NDArray[np.int32]
+    hashes: Hashes
 
 
 @inlined
@@ -30,20 +67,10 @@ def _mix(x: np.uint64) -> np.uint64:
 
 
 @kernel
-def compare(
-    offsets: npt.NDArray[np.int32],
-    queries: npt.NDArray[np.int32],
-    ids: Hashes,
-    query_hashes: Hashes,
-    state: np.uint64,
-    per_pair: bool,
-    limits: Hashes,
-    verdicts: npt.NDArray[np.uint8],
-) -> int:
-    """Set verdicts uint8[E] to 1 below the query's limit, 2 at it, 0 above; returns how many are at it.
-
-    `limits` is uint64[Q]; `per_pair` leaves the query out of the hash.
-    """
+def compare(edges: Edges, key: Hash, limits: Hashes, verdicts: npt.NDArray[np.uint8]) -> int:
+    """Set verdicts uint8[E] to 1 below the query's limit (uint64[Q]), 2 at it, 0 above; returns how many are at it."""
+    offsets, queries, ids, query_hashes = edges
+    state, per_pair = key
     ties = 0
     for i in range(len(offsets) - 1):
         base = _mix(np.uint64(ids[i] * _A + state))
@@ -63,25 +90,14 @@ def compare(
 
 
 @kernel
-def find_near(
-    offsets: npt.NDArray[np.int32],
-    queries: npt.NDArray[np.int32],
-    ids: Hashes,
-    query_hashes: Hashes,
-    state: np.uint64,
-    per_pair: bool,
-    lows: Hashes,
-    highs: Hashes,
-    below: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-    near_queries: npt.NDArray[np.int32],
-    near_hashes: Hashes,
-) -> int:
-    """Collect the edges with lows[q] <= hash <= highs[q]; returns how many.
+def find_near(edges: Edges, key: Hash, windows: Windows, below: npt.NDArray[np.int64], near: Near) -> int:
+    """Collect the edges with lows[q] <= hash <= highs[q] in `near`; returns how many.
 
-    Row, query and hash of each go to the last three arrays, which have room for every edge. Queries with
-    highs < lows are passed over; for the others below[q] is increased by the edges under lows[q].
+    Queries with highs < lows are passed over; for the others below[q] is increased by the edges under lows[q].
     """
+    offsets, queries, ids, query_hashes = edges
+    state, per_pair = key
+    lows, highs = windows
     count = 0
     for i in range(len(offsets) - 1):
         base = _mix(np.uint64(ids[i] * _A + state))
@@ -95,8 +111,8 @@ def find_near(
             if h < lows[q]:
                 below[q] += 1
             elif h <= highs[q]:
-                rows[count] = i
-                near_queries[count] = q
-                near_hashes[count] = h
+                near.rows[count] = i
+                near.queries[count] = q
+                near.hashes[count] = h
                 count += 1
     return count

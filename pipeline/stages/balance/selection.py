@@ -28,14 +28,17 @@ def balance(
     reason: str = "not_selected",
 ) -> Outcome:
     """Keep the pairs that some query selects; sets `selected_by` (list<int32>, ascending, of `column`'s ids)."""
-    from pipeline.stages.balance.kernel import compare
+    from pipeline.stages.balance import kernel
 
     lists = batch.column(column)
     offsets, queries = mode.edges(lists)
     ids = first_64_bits(ids_of(batch.column("uid")))
     verdicts = np.empty(len(queries), np.uint8)
-    ties = compare(
-        offsets, queries, ids, query_hashes, keyed_state(seed), mode.one_hash_a_pair, thresholds.hashes, verdicts
+    ties = kernel.compare(
+        kernel.Edges(offsets, queries, ids, query_hashes),
+        kernel.Hash(keyed_state(seed), mode.one_hash_a_pair),
+        thresholds.hashes,
+        verdicts,
     )
     if ties:
         tied = np.flatnonzero(verdicts == 2)

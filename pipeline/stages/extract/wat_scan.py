@@ -32,6 +32,7 @@ from pipeline.stages.extract.wat_walk import (
     TARGET,
     TITLE,
     URL,
+    Places,
     Word,
     find_page,
     has_no_pictures,
@@ -65,6 +66,48 @@ class _Rules(NamedTuple):
     """What a page that has to be judged says, the first only beside `robots`; and how many bytes of it."""
     word_lengths: npt.NDArray[np.int64]
     max_url_chars: int
+
+
+class _Records(NamedTuple):
+    """The records of `Blocks`, for compiled code."""
+
+    data: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    """In the file."""
+
+
+class _Row(NamedTuple):
+    """A page of which something is left to judge. Spans of values are 0 and 0 where there is none."""
+
+    record: int
+    num_with_text: int
+    """Links; UNSURE where the record is for a full parser."""
+    num_textless: int
+    flags: int
+    headers: int
+    headers_end: int
+    metas: int
+    metas_end: int
+    head_links: int
+    head_links_end: int
+    links: int
+    links_end: int
+
+
+_FIRST_SPAN = _Row._fields.index("headers")
+
+
+class _Left(NamedTuple):
+    """What compiled code leaves to judge."""
+
+    rows: npt.NDArray[np.int64]
+    """int64[N, 12], as `_Row` has them."""
+    ordinals: npt.NDArray[np.int32]
+    """Of the pages' links, those with a text before the others."""
+    strings: npt.NDArray[np.uint8]
+    """Target, base, and the links' URLs and texts, a NUL behind each."""
 
 
 class Scan(NamedTuple):
@@ -110,46 +153,51 @@ class Scanner:
         data = np.frombuffer(blocks.data, np.uint8)
         max_images = len(data) // MIN_LINK_BYTES + 1
         images = np.empty((max_images, 3, 2), np.int64)
-        table = np.empty((len(blocks.starts), 12), np.int64)
-        ordinals = np.empty(max_images, np.int32)
-        out = np.empty(2 * len(data), np.uint8)
+        left = _Left(
+            rows=np.empty((len(blocks.starts), len(_Row._fields)), np.int64),
+            ordinals=np.empty(max_images, np.int32),
+            strings=np.empty(2 * len(data), np.uint8),
+        )
+        records = _Records(data, blocks.starts, blocks.ends, np.array(blocks.offsets, np.int64))
         record, num_pages, num_links, num_bytes, num_read, num_not_pages = _scan(
-            data, blocks.starts, blocks.ends, np.array(blocks.offsets, np.int64), first, max_links, self._rules,
-            self.columns.arrays, images, table, ordinals, out,
-        )  # fmt: skip
-        strings = out[:num_bytes].tobytes().decode().split("\0")
-        rows = table[:num_pages].tolist()
-        pages = _pages(rows, strings, ordinals[:num_links].tolist(), blocks.data, self._sources)
+            records, first, max_links, self._rules, self.columns.arrays, images, left
+        )
+        strings = left.strings[:num_bytes].tobytes().decode().split("\0")
+        rows = list(map(_Row._make, left.rows[:num_pages].tolist()))
+        pages = _pages(rows, strings, left.ordinals[:num_links].tolist(), blocks.data, self._sources)
         return Scan(record, pages, num_read, num_not_pages)
 
 
 def _pages(
-    rows: list[list[int]], strings: list[str], ordinals: list[int], data: bytes, sources: Sequence[str]
+    rows: list[_Row], strings: list[str], ordinals: list[int], data: bytes, sources: Sequence[str]
 ) -> list[tuple[int, Page | None]]:
     pages: list[tuple[int, Page | None]] = []
     at = link = 0
     width = 1 + len(sources)
-    for record, num_with_text, num_textless, flags, a, b, c, d, e, f, g, h in rows:
-        if num_with_text < 0:
-            pages.append((record, None))
+    for row in rows:
+        if row.num_with_text < 0:
+            pages.append((row.record, None))
             continue
-        first, end = at + 2, at + 2 + num_with_text * width
-        textless, end_link = link + num_with_text, link + num_with_text + num_textless
+        first, end = at + 2, at + 2 + row.num_with_text * width
+        textless = link + row.num_with_text
+        end_link = textless + row.num_textless
+        headers, metas = data[row.headers : row.headers_end], data[row.metas : row.metas_end]
+        head_links, links = data[row.head_links : row.head_links_end], data[row.links : row.links_end]
         texts = {name: strings[first + 1 + i : end : width] for i, name in enumerate(sources)}
         page = Page(
             target=strings[at],
             base=strings[at + 1],
-            directives=(data[a:b] or _NULL, data[c:d] or _NULL) if flags & _MAY_FORBID else None,
-            licenses=(data[e:f] or _NULL, data[g:h]) if flags & _MAY_LICENSE else None,
+            directives=(headers or _NULL, metas or _NULL) if row.flags & _MAY_FORBID else None,
+            licenses=(head_links or _NULL, links) if row.flags & _MAY_LICENSE else None,
             ordinals=ordinals[link:textless],
             urls=strings[first:end:width],
             alts=texts.get("alt"),
             titles=texts.get("title"),
             textless_ordinals=ordinals[textless:end_link],
-            textless_urls=strings[end : end + num_textless],
+            textless_urls=strings[end : end + row.num_textless],
         )
-        pages.append((record, page))
-        at, link = end + num_textless, end_link
+        pages.append((row.record, page))
+        at, link = end + row.num_textless, end_link
     return pages
 
 
@@ -191,9 +239,11 @@ def _copy_link(data, images, k, texts, out, n, starts):  # type: ignore[no-untyp
 
 @part
 def _copy_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, spans, images, num_images, texts, out, n, ordinals, num_links, starts
+    data, places, texts, left, n, num_links, starts
 ):
-    """(int64, int64): `n` behind all strings of a page in `out`, and how many links have text; or UNSURE."""
+    """(int64, int64): `n` behind all strings of a page in `left`, and how many links have text; or UNSURE."""
+    spans, images, num_images = places.spans, places.images, places.counts[0]
+    ordinals, out = left.ordinals, left.strings
     n = _copy(data, spans[TARGET, 0], spans[TARGET, 1], out, n)
     n = _copy(data, spans[BASE, 0], spans[BASE, 1], out, n)
     num_with_text = 0
@@ -314,10 +364,12 @@ def _may_have_user_info(text, start, end):  # type: ignore[no-untyped-def]  # co
 
 @part
 def _add_page(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, spans, images, num_images, rules, columns, out, n, ordinals, num_links, starts
+    data, places, rules, columns, left, n, num_links, starts
 ):
-    """(int64, int64): `n` behind the strings in `out` of the page and its links that are not sure, and the number of
+    """(int64, int64): `n` behind the strings in `left` of the page and its links that are not sure, and the number of
     these; `n` is UNSURE where the record is. The other links are added to `columns`."""
+    spans, images, num_images = places.spans, places.images, places.counts[0]
+    ordinals, out = left.ordinals, left.strings
     page, links, textless = columns.used[PAGES], columns.used[LINKS], columns.used[TEXTLESS]
     first = n
     n = _copy(data, spans[TARGET, 0], spans[TARGET, 1], out, n)
@@ -390,15 +442,14 @@ def _flags(data, spans, links_license, rules):  # type: ignore[no-untyped-def]  
 
 @kernel
 def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    data, starts, ends, offsets, first, max_links, rules, columns, images, pages, ordinals, out
+    records, first, max_links, rules, columns, images, left
 ):
+    data, starts, ends, offsets = records
     spans = np.empty((NUM_MEMBERS, 2), np.int64)
-    link = np.empty((5, 2), np.int64)
     counts = np.empty(2, np.int64)
+    places = Places(spans, images, counts, np.empty((5, 2), np.int64))
     strings = np.empty(rules.texts.shape[0] + 2, np.int64)
-    num_pages = num_links = n = found = num_read = num_not_pages = np.int64(
-        0
-    )  # of Python's 0, functions would be compiled anew
+    num_pages = num_links = n = found = num_read = num_not_pages = _FIRST  # Python's 0 would compile functions anew
     record = first
     while record < starts.shape[0] and found < max_links:
         this = record
@@ -408,7 +459,7 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
             num_read += is_page
             num_not_pages += not is_page
             continue
-        i = find_page(data, starts[this], spans, images, counts, link)
+        i = find_page(data, starts[this], places)
         num_images = counts[0]
         flags = num_with_text = np.int64(0)
         end = np.int64(UNSURE)
@@ -421,27 +472,23 @@ def _scan(  # type: ignore[no-untyped-def]  # compiled: numba infers the types
             found += num_images
             flags = _flags(data, spans, counts[1], rules)
             if flags:
-                end, num_with_text = _copy_page(
-                    data, spans, images, num_images, rules.texts, out, n, ordinals, num_links, strings
-                )
+                end, num_with_text = _copy_page(data, places, rules.texts, left, n, num_links, strings)
             else:
                 columns.page_record[columns.used[PAGES]] = offsets[this]
-                end, num_with_text = _add_page(
-                    data, spans, images, num_images, rules, columns, out, n, ordinals, num_links, strings
-                )
+                end, num_with_text = _add_page(data, places, rules, columns, left, n, num_links, strings)
                 if end >= 0 and num_with_text == 0:
                     num_read += 1
                     continue
                 num_images = num_with_text  # the rest is done
-        page = pages[num_pages]
+        row = left.rows[num_pages]
         num_pages += 1
-        page[0] = this
-        page[1] = num_with_text if end >= 0 else UNSURE
-        page[2] = num_images - num_with_text
-        page[3] = flags
-        for k in range(4):
-            page[4 + 2 * k] = max(spans[HEADERS + k, 0], 0)
-            page[5 + 2 * k] = max(spans[HEADERS + k, 1], 0)
+        row[0] = this
+        row[1] = num_with_text if end >= 0 else UNSURE
+        row[2] = num_images - num_with_text
+        row[3] = flags
+        for k in range(4):  # from HEADERS to LINKS
+            row[_FIRST_SPAN + 2 * k] = max(spans[HEADERS + k, 0], 0)
+            row[_FIRST_SPAN + 2 * k + 1] = max(spans[HEADERS + k, 1], 0)
         if end >= 0:
             num_links += num_images
             n = end

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.compiled.declare import part
 from pipeline.matching.vectors import load8, lowest_bit
@@ -35,6 +36,7 @@ __all__ = [
     "TARGET",
     "TITLE",
     "URL",
+    "Places",
     "Word",
     "find_page",
     "has_no_pictures",
@@ -79,6 +81,20 @@ _PARENT = np.array([next((inside for inside, _, m in _MEMBERS if m == member), _
 
 
 NUM_MEMBERS = len(_MEMBERS)
+Longs = npt.NDArray[np.int64]
+
+
+class Places(NamedTuple):
+    """Where things stand in a record."""
+
+    spans: Longs
+    """int64[NUM_MEMBERS, 2]: of the members, -1 where there are none; of strings without their quotes."""
+    images: Longs
+    """int64[M, 3, 2]: of the URL, alt and title of each picture, -1 where there are none."""
+    counts: Longs
+    """int64[2]: the number of pictures, and whether a licence is linked."""
+    link: Longs
+    """int64[5, 2]: of the strings of the link that was read last, -1 where there are none."""
 
 
 class Word(NamedTuple):
@@ -182,8 +198,7 @@ def has_no_pictures(data, start, end):  # type: ignore[no-untyped-def]  # compil
 
 @part
 def _read_link(data, i, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: the index behind the object at `i`, or UNSURE. `link` int64[5, 2] gets the spans of its strings, -1
-    where there are none."""
+    """int64: the index behind the object at `i`, or UNSURE. `link` is as in `Places`."""
     for which in range(_REL + 1):
         link[which, 0] = link[which, 1] = UNSURE
     if data[i] != _OPEN_OBJECT:
@@ -248,9 +263,9 @@ def _read_link(data, i, link):  # type: ignore[no-untyped-def]  # compiled: numb
 
 
 @part
-def _read_links(data, i, images, counts, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: the index behind the array at `i`, or UNSURE. Appends the spans of pictures to images int64[M, 3, 2];
-    counts int64[2]: their number, and whether a licence is linked."""
+def _read_links(data, i, places):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """int64: the index behind the array at `i`, or UNSURE. Appends its pictures to `places`."""
+    images, counts, link = places.images, places.counts, places.link
     if data[i] != _OPEN_ARRAY:
         return UNSURE
     i = skip_white(data, i + 1)
@@ -277,9 +292,9 @@ def _read_links(data, i, images, counts, link):  # type: ignore[no-untyped-def] 
 
 
 @part
-def find_page(data, i, spans, images, counts, link):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
-    """int64: the index behind the record's object at `i`, or UNSURE. `spans` int64[12, 2]: of the members, -1 where
-    there are none; of strings without their quotes."""
+def find_page(data, i, places):  # type: ignore[no-untyped-def]  # compiled: numba infers the types
+    """int64: the index behind the record's object at `i`, or UNSURE. Fills `places`, which has room for it."""
+    spans, counts = places.spans, places.counts
     for member in range(NUM_MEMBERS):
         spans[member, 0] = spans[member, 1] = UNSURE
     counts[0] = counts[1] = 0
@@ -319,7 +334,7 @@ def find_page(data, i, spans, images, counts, link):  # type: ignore[no-untyped-
             spans[member, 1] = i
             i += 1
         else:
-            i = _read_links(data, i, images, counts, link) if member == LINKS else value_end(data, i)
+            i = _read_links(data, i, places) if member == LINKS else value_end(data, i)
             if i < 0:
                 return UNSURE
             if member >= 0:
