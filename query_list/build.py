@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,7 +149,7 @@ class _Inputs:
         """Of each."""
         return Files(map(self.locate, files))
 
-    @property
+    @cached_property
     def num_buckets(self) -> int:
         """So many that one bucket of all tasks' counts fits into a worker; it plays no part in the list."""
         packed = sum(file.num_bytes for file in (*self.dump, *self.pageviews))

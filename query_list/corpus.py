@@ -36,7 +36,7 @@ _SPACES = np.array([ord(c) for c in " \t\u00a0\u2009\u202f"], np.uint32)
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What a range of a dump holds. A part tells how many `words`, and of which pages."""
+    """What a range of a dump holds. A part tells its number of `words`."""
 
     words: Location = output("words.arrow")
     """counting.COUNTS, a batch per bucket; so are the bigrams."""
