@@ -1,4 +1,4 @@
 """Openwit's pipeline: from crawl archives and tables to balanced WebDataset shards.
 
-Start reading at `wit.py`, the page; `schema.py` is the glossary.
+Start reading at `wit.py`, the page; `records/schema.py` is the glossary.
 """

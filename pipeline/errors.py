@@ -12,7 +12,7 @@
     `- EngineError       Ray cannot start or be reached, or a task died again and again
 
 Each message is one line that says what, where and what to do next; the commands print it and exit
-with status 2. Bad data is never an error: it is a counted rejection (`outcome.py`). A mistake in a
+with status 2. Bad data is never an error: it is a counted rejection (`records/outcome.py`). A mistake in a
 config is a `configs.load.ConfigError`.
 """
 

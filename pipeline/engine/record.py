@@ -87,7 +87,7 @@ def records_in(directory: Path) -> Iterator[Done]:
 def finished(directory: Path, task: AnyTask[Any]) -> Done | None:
     """The task's done-record if it is of this very key and its outputs are still there, else None.
 
-    Sizes are looked at here, content where it is read (`checked.py`).
+    Sizes are looked at here, content where it is read (`storage/checked.py`).
     """
     record = record_of(directory, task.partition)
     if record is None or record.key != task.key or record.outputs.keys() != set(task.outputs):

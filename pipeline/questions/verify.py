@@ -7,7 +7,7 @@ Each damage is one line: which file, and what about it. Shards are read once, as
 by one shard's rows and one picture. A picture is held against the hash in its row; where an earlier version published
 the set, there is none, and the picture is decoded: what is no picture is damage, whatever vouches for the tar.
 
-`verify_work.py` looks at work/, `repair.py` makes damaged parts again.
+`verify_work.py` looks at work/, `runs/repair.py` makes damaged parts again.
 """
 
 from __future__ import annotations

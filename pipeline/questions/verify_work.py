@@ -2,7 +2,7 @@
 
     work/**/done/*.json --each output--> digest
 
-A run finds the same as it reads (`checked.py`), but only in the files that it reads.
+A run finds the same as it reads (`storage/checked.py`), but only in the files that it reads.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ CANDIDATES = pa.schema(
         *_fields(
             ("uid", _ID),
             ("url_id", _ID),
-            ("url", pa.string()),  # absolute, as browsers spell what the page wrote (`urls.py`); the one to request
+            ("url", pa.string()),  # absolute, as browsers spell what the page wrote (`web/urls.py`); the one to request
             ("alt_text", pa.string()),
             ("text_source", pa.string()),  # one of TEXT_SOURCES
         ),
@@ -123,7 +123,7 @@ _ANSWER = [
     pa.field("stored_xxh3", _ID),  # xxh3-128 of these bytes; null where an earlier version stored them
 ]
 
-_LOOK = pa.field("thumbnail", pa.binary(288))  # see `thumbnail.py`; null in facts of before there was one
+_LOOK = pa.field("thumbnail", pa.binary(288))  # see `pictures/thumbnail.py`; null in facts of before there was one
 
 FACTS = pa.schema(
     [

@@ -4,7 +4,7 @@
                                               parts of Parquet:  the footer's own hash, and the checksums of the pages
                                               blocks, members of tars:  a hash each, kept beside their offset
 
-What does not fit is a DamagedFileError that names the file; `run` then makes the file again (`damage.py`). Hashing
+What does not fit is a DamagedFileError that names the file; `run` then makes the file again (`runs/damage.py`). Hashing
 runs at 10 GB/s, a tenth of a percent of what decoding the same bytes takes.
 """
 
