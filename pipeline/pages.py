@@ -19,10 +19,12 @@ from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 from pipeline.steps.dedup_config import DedupConfig
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.step import Page, Step
+from pipeline.terminal.printable import say
 from pipeline.wit import build
 
 __all__ = [
     "View",
+    "as_markdown",
     "config_of",
     "is_reason",
     "page_of",
@@ -161,4 +163,5 @@ def as_markdown(page: Page) -> str:
 
 
 if __name__ == "__main__":
-    print(as_markdown(whole_page()), end="")
+    for line in as_markdown(whole_page()).splitlines():
+        say(line)

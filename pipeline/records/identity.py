@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["canonical_url", "first_64_bits", "ids_of", "keyed_hash", "keyed_state", "text_hash", "uid_of", "url_id_of"]
+__all__ = [
+    "canonical_url",
+    "first_64_bits",
+    "ids_of",
+    "keyed_hash",
+    "keyed_state",
+    "text_hash",
+    "uid_of",
+    "url_id_of",
+]
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _KEPT_ESCAPE = r"%(?:[0189A-F][0-9A-F]|2[0-9A-CF]|3[A-F]|[46]0|5[B-E]|7[BCDF])"  # of no unreserved character

@@ -33,7 +33,7 @@ from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
 from pipeline.wit import WitConfig, build
 
-__all__ = ["CHANGES", "begin", "changes_of", "end", "extended"]
+__all__ = ["CHANGES", "Changes", "ListChanges", "begin", "changes_of", "end", "extended", "list_changes"]
 
 CHANGES = pa.schema(
     [

@@ -45,7 +45,7 @@ from pipeline.storage.parquet import write_parquet
 from pipeline.terminal.progress import Progress
 from pipeline.wit import WitConfig
 
-__all__ = ["SubsetConfig", "SubsetResult", "subset"]
+__all__ = ["CopySamples", "SubsetConfig", "SubsetResult", "subset"]
 
 _BATCH_ROWS = 65_536
 

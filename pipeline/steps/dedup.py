@@ -39,7 +39,20 @@ from pipeline.storage.checked import check, read_batches, read_row_groups
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import parquet_writer, save_vector, write_parquet
 
-__all__ = ["Unique", "dedup"]
+__all__ = [
+    "Boilerplate",
+    "DedupBlocks",
+    "DedupPairs",
+    "DropBoilerplate",
+    "FindBoilerplate",
+    "Pairs",
+    "Unique",
+    "dedup",
+    "dedup_blocks",
+    "dedup_pairs",
+    "drop_boilerplate",
+    "find_boilerplate",
+]
 
 _BATCH_ROWS = 65_536
 _CAPTIONS = pa.schema([pa.field("digest", pa.binary(16), nullable=False), pa.field("urls", pa.int64(), nullable=False)])

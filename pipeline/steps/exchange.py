@@ -30,7 +30,17 @@ from pipeline.storage.checked import load_vector, open_file, read_batches, read_
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import save_vector
 
-__all__ = ["Blocks", "ExchangeWriter", "Exchanged", "exchange", "first_of", "groups_of", "partition_of", "read_blocks"]
+__all__ = [
+    "Blocks",
+    "Exchange",
+    "ExchangeWriter",
+    "Exchanged",
+    "exchange",
+    "first_of",
+    "groups_of",
+    "partition_of",
+    "read_blocks",
+]
 
 _BATCH_ROWS = 65_536
 T = TypeVar("T")

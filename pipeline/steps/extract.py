@@ -30,7 +30,7 @@ from pipeline.storage.location import Location
 from pipeline.storage.output import is_output
 from pipeline.storage.parquet import parquet_writer, write_parquet
 
-__all__ = ["Candidates", "Sources", "extract_links", "is_unreadable", "partition_name"]
+__all__ = ["Candidates", "ExtractLinks", "Sources", "extract_links", "is_unreadable", "partition_name"]
 
 _CHECKED = 100
 _BAD_AT_FIRST = 3

@@ -23,7 +23,7 @@ from pipeline.storage.checked import read_batches
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import parquet_writer
 
-__all__ = ["LinkStage", "Matched", "judge_links", "match"]
+__all__ = ["JudgeLinks", "LinkStage", "Matched", "judge_links", "match"]
 
 LinkStage = Stage | StageToBe
 _ROW_GROUP_ROWS = 65_536

@@ -18,7 +18,7 @@ from pipeline.steps.step import Run, step
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import save_vector
 
-__all__ = ["Queries", "list_queries"]
+__all__ = ["ListQueries", "Queries", "list_queries"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from pipeline.storage.checked import read_part
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
 
-__all__ = ["Selected", "bound", "schedule"]
+__all__ = ["Schedule", "Selected", "bound", "schedule"]
 
 _SHARDS_PER_TASK = 64
 """Each task opens every file of chosen pairs, so it had better write many shards."""

@@ -30,7 +30,7 @@ from pipeline.steps.step import Run, step
 from pipeline.storage.checked import check, open_file, read_range, read_table
 from pipeline.storage.location import Location
 
-__all__ = ["write_shards"]
+__all__ = ["Ranks", "WriteShard", "write_shards"]
 
 _MAX_OPEN_TARS = 256
 """A staging shard's pictures may lie in as many tars as the set has sources; processes may hold about 1,000 files."""

@@ -198,7 +198,10 @@ class Page:
         return any(each.name == name for each in self.steps)
 
     def check(self) -> None:
-        """Look whether what the config names is there, before anything is made. Raises ConfigError or PipelineError."""
-        for each in self.steps:
+        """Look whether what the config names is there, before anything is made. Raises ConfigError or PipelineError.
+
+        The sources, of which there may be many, come last.
+        """
+        for each in reversed(self.steps):
             if each.check is not None:
                 each.check(self.run)

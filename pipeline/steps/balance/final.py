@@ -30,7 +30,17 @@ from pipeline.storage.checked import read_table
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import save_vector, write_parquet
 
-__all__ = ["FinalThresholds", "final_balance"]
+__all__ = [
+    "BalanceSurvivors",
+    "CountFinal",
+    "FinalCounts",
+    "FinalThresholds",
+    "FindFinalThresholds",
+    "balance_survivors",
+    "final_balance",
+    "final_counts",
+    "final_threshold",
+]
 
 _EDGE_COLUMNS = ["uid", "selected_by"]
 

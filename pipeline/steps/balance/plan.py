@@ -32,7 +32,28 @@ from pipeline.storage.checked import load_vector, read_batches
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import parquet_writer, save_vector, write_parquet
 
-__all__ = ["CHOSEN", "Balanced", "Chosen", "Limit", "QueryCounts", "balance"]
+__all__ = [
+    "CHOSEN",
+    "BalancePairs",
+    "Balanced",
+    "Chosen",
+    "Count",
+    "CountSelections",
+    "Counts",
+    "Edges",
+    "FindLimit",
+    "FindThresholds",
+    "GatherEdges",
+    "Limit",
+    "QueryCounts",
+    "balance",
+    "balance_pairs",
+    "count",
+    "count_selections",
+    "find_limit",
+    "gather",
+    "threshold",
+]
 
 _BATCH_ROWS = 65_536
 _CHOSEN_GROUP_ROWS = 2_048  # few: a task of `schedule` reads a narrow range of `order` from every file

@@ -31,7 +31,17 @@ from pipeline.storage.lines import read_lines
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
 
-__all__ = ["EvaluationSet", "decontaminate", "read_evaluation"]
+__all__ = [
+    "EvaluationSet",
+    "ReadCaptions",
+    "ReadFolder",
+    "ReadHashes",
+    "ReadPrompts",
+    "ReadSource",
+    "ReadTar",
+    "decontaminate",
+    "read_evaluation",
+]
 
 _NO_PICTURE = (".txt", ".json", ".cls", ".tsv", ".csv", ".md", ".parquet", ".yaml", ".npy")
 _MAX_BODY = 256 * 2**20

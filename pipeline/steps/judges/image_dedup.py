@@ -28,7 +28,7 @@ from pipeline.steps.step import Page, Run, step
 from pipeline.storage.checked import read_part
 from pipeline.storage.location import Files, Location
 
-__all__ = ["ImageDedupConfig", "drop_pictures", "image_dedup"]
+__all__ = ["DropPictures", "ImageDedupConfig", "drop_pictures", "image_dedup"]
 
 
 # --- image_dedup: what that means for each pair ---------------------------------------------------

@@ -24,7 +24,7 @@ from pipeline.steps.step import Page, Run, StageToBe, step
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import save_vector
 
-__all__ = ["Scores", "filters", "sort_scores"]
+__all__ = ["Scores", "SortScores", "filters", "sort_scores"]
 
 _BATCH_ROWS = 65_536
 

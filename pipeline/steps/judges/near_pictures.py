@@ -26,7 +26,7 @@ from pipeline.storage.checked import read_batches, read_table
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
 
-__all__ = ["AlikePairs", "choose_alike", "find_alike"]
+__all__ = ["AlikePairs", "ChooseAlike", "FindAlike", "choose_alike", "find_alike"]
 
 _PAIRS = pa.schema([pa.field("left", pa.uint64(), nullable=False), pa.field("right", pa.uint64(), nullable=False)])
 _BEST_FIRST = [("pixels", "descending"), ("order", "ascending"), ("url_id", "ascending")]

@@ -26,7 +26,17 @@ from pipeline.storage.checked import read_row_groups
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import parquet_writer
 
-__all__ = ["GONE", "PICTURES", "Equal", "Gone", "Pictures", "find_equal", "list_pictures"]
+__all__ = [
+    "GONE",
+    "PICTURES",
+    "Equal",
+    "FindEqual",
+    "Gone",
+    "ListPictures",
+    "Pictures",
+    "find_equal",
+    "list_pictures",
+]
 
 PICTURES = pa.schema(
     [
