@@ -9,6 +9,7 @@
     |- QueryListError    the query list is missing, damaged or of another version
     |- NetworkError      this machine reaches nothing: addresses not allowed, no route, no resolver, the proxy
     |- ServerError       the sample web's server cannot start (a port in use)
+    |- StageError        a stage of one's own fails, or breaks its word
     `- EngineError       Ray cannot start or be reached, or a task died again and again
 
 Each message is one line that says what, where and what to do next; the commands print it and exit
@@ -29,6 +30,7 @@ __all__ = [
     "PipelineError",
     "QueryListError",
     "ServerError",
+    "StageError",
     "one_line",
 ]
 
@@ -75,6 +77,10 @@ class NetworkError(PipelineError):
 
 class ServerError(PipelineError):
     """The sample web's server cannot start."""
+
+
+class StageError(PipelineError):
+    """A stage of one's own fails, or does not do what it says of itself."""
 
 
 class EngineError(PipelineError):

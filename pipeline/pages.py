@@ -11,6 +11,7 @@ from typing import Any
 from configs.load import ConfigError, load
 from pipeline.config import WitConfig
 from pipeline.engine import Data, Output, outputs_of
+from pipeline.own_record import recorded
 from pipeline.records import schema
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.decontaminate_config import DecontaminateConfig
@@ -51,7 +52,7 @@ def config_of(output: Path) -> WitConfig | None:
 def page_of(output: Path) -> Page:
     """The page of the data set in `output`; where its config is gone, that with every step."""
     config = config_of(output)
-    return whole_page(output) if config is None else build(config)
+    return whole_page(output) if config is None else build(config, recorded(output))
 
 
 def whole_page(output: Path = Path()) -> Page:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.config import WitConfig
 from pipeline.own_stages import NO_STAGES, OwnStages, with_own
+from pipeline.records.schema import CANDIDATES, FETCHED
 from pipeline.stages.clean import Clean
 from pipeline.stages.language import Language
 from pipeline.steps.balance.final import final_balance
@@ -46,7 +47,7 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     queries = page.add(list_queries(c.queries, c.match))  #                                   QUERIES
     links = page.add(extract_links(sources, c.extract))  #                                    CANDIDATES
     stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries)]
-    matched = page.add(judge_links(links, with_own(stages, own.links), c.texts))  #                 MATCHED
+    matched = page.add(judge_links(links, with_own(stages, own.links, CANDIDATES), c.texts))  #     MATCHED
 
     # One pair a picture, or per (canonical URL, caption), over the whole set; of these at most t a query.
     exchanged = page.add(exchange(matched, c.texts))
@@ -60,7 +61,7 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
 
     # Which pairs stay: all that is asked for here is off unless the config says so.
     judges = [*filters(page, c.filters), *decontaminate(page, c.decontaminate, c.image)]
-    if judges := with_own(judges, own.pairs):
+    if judges := with_own(judges, own.pairs, FETCHED):
         arrived = page.add(judge_pairs(arrived, judges))  #                                   FETCHED
     if c.image_dedup.mode != "off":
         arrived = image_dedup(page, arrived, c.image_dedup)  #                                FETCHED

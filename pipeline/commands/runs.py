@@ -32,6 +32,7 @@ def plan_command(words: Words) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    from pipeline.own_record import recorded
     from pipeline.pages import reads_of, whole_page, writes_of
     from pipeline.runs.run import inspect
     from pipeline.terminal.console import PrintableConsole
@@ -39,9 +40,10 @@ def plan_command(words: Words) -> int:
 
     (target,) = words.positional(1, "CONFIG.yaml")
     config = words.config(target)
-    states, first = inspect(config)
+    own = recorded(Path(config.output))
+    states, first = inspect(config, own)
     known = {state.step: state for state in states}
-    page = build(config)
+    page = build(config, own)
     columns = ("step", "reads", "writes", "a task per", "to run")
     table = Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in table.columns:
@@ -98,6 +100,7 @@ def run_command(words: Words) -> int:
     from rich import box
     from rich.table import Table
 
+    from pipeline.own_record import refuse_own_stages
     from pipeline.runs.retry import begin_retry
     from pipeline.runs.run import run
     from pipeline.stages.fetch.img2dataset import LIMITS
@@ -108,6 +111,7 @@ def run_command(words: Words) -> int:
     config = words.config(target)
     if extend and retry:
         raise ConfigError("--extend and --retry-failed: one at a time; extend first, then retry")
+    refuse_own_stages(Path(config.output))
     console = PrintableConsole(stderr=True)
     if config.fetch.engine == "img2dataset":
         console.print(LIMITS, soft_wrap=True)
@@ -147,6 +151,7 @@ def status_command(words: Words) -> int:
     from rich import box
     from rich.table import Table
 
+    from pipeline.own_record import recorded
     from pipeline.runs.run import inspect
     from pipeline.steps.fetch.retries import retries_of
     from pipeline.terminal.console import PrintableConsole
@@ -154,9 +159,10 @@ def status_command(words: Words) -> int:
 
     (target,) = words.positional(1, "CONFIG.yaml or a data set's directory")
     config = words.config(target)
-    states = {state.step: state for state in inspect(config)[0]}
+    own = recorded(Path(config.output))
+    states = {state.step: state for state in inspect(config, own)[0]}
     table = Table("step", "done", "tasks", "rows", box=box.SIMPLE_HEAD)
-    for step in build(config).steps:
+    for step in build(config, own).steps:
         state = states.get(step.name)
         if state is None:
             table.add_row(step.name, "-", "-", "-")

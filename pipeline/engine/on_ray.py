@@ -117,7 +117,7 @@ class RayEngine(Engine):
                 address=self.config.address,
                 num_cpus=self.config.num_cpus,
                 object_store_bytes=self.config.object_store_mb * 2**20,
-                packages=sorted({"configs", "pipeline", module.partition(".")[0]}),
+                packages=sorted({"configs", "openwit", "pipeline", module.partition(".")[0]}),
                 option="engine.address",
                 otherwise="use --engine.kind inline",
             )

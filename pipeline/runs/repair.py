@@ -16,6 +16,7 @@ from pathlib import Path
 from configs.load import load
 from pipeline.engine import record_of
 from pipeline.errors import DamagedFileError, OutputError
+from pipeline.own_record import refuse_own_stages
 from pipeline.questions.verify import Damage
 from pipeline.runs.damage import withdraw
 from pipeline.runs.run import run
@@ -34,6 +35,7 @@ def repair(output: Path, damages: Sequence[Damage], progress: Progress) -> None:
     """
     if (output / "subset.json").exists():
         raise OutputError(f"{output}: a subset has nothing to repair it from; take it again from its source")
+    refuse_own_stages(output)
     config = load(WitConfig, output / "shards" / "config.yaml")
     with open_output(output):
         for file, what in {damage.file: damage.what for damage in damages}.items():

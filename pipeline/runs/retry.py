@@ -14,6 +14,7 @@ from pathlib import Path
 
 from configs.load import ConfigError
 from pipeline.engine import forget
+from pipeline.own_stages import NO_STAGES, OwnStages
 from pipeline.runs.run import refuse_subset, walk
 from pipeline.steps.extract import is_unreadable
 from pipeline.steps.fetch import retries
@@ -25,7 +26,7 @@ from pipeline.wit import WitConfig, build
 __all__ = ["begin_retry"]
 
 
-def begin_retry(config: WitConfig) -> bool:
+def begin_retry(config: WitConfig, own: OwnStages = NO_STAGES) -> bool:
     """Begin a retry, unless one is under way; False, with nothing changed, where no failure can heal and every source
     was read.
 
@@ -38,7 +39,7 @@ def begin_retry(config: WitConfig) -> bool:
     with open_output(output):
         if retries.retries_of(output).under_way:
             return True
-        page = build(config)
+        page = build(config, own)
         can_heal, unreadable = _failures(page)
         if can_heal:
             retries.begin(output)

@@ -23,6 +23,7 @@ from typing import Any
 from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.engine import AnyTask, Done, Engine, finished, open_engine
 from pipeline.errors import DamagedFileError, OutputError
+from pipeline.own_record import record
 from pipeline.own_stages import NO_STAGES, OwnStages
 from pipeline.records.ledger import Line, totals
 from pipeline.runs.damage import Patience, withdraw
@@ -96,14 +97,14 @@ def run(
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
     with open_output(Path(config.output)) as output:
         if extend:
-            config = _begin_extension(config)
+            config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
         try:
             with open_engine(config.engine, progress) as engine:
                 while True:
                     try:
                         page = build(config, own)
-                        records = _run_steps(page, config, engine, log, written, offline=offline)
+                        records = _run_steps(page, config, own, engine, log, written, offline=offline)
                         lines, shards = _lines(records), page["shards"].data
                         samples = shards.total("rows")
                         version: Path = output / "shards"
@@ -146,13 +147,20 @@ def run(
 
 
 def _run_steps(
-    page: Page, config: WitConfig, engine: Engine, log: dict[str, Any], written: set[str], *, offline: bool
+    page: Page,
+    config: WitConfig,
+    own: OwnStages,
+    engine: Engine,
+    log: dict[str, Any],
+    written: set[str],
+    *,
+    offline: bool,
 ) -> dict[str, list[Done]]:
     """Every step of the page; returns the records by step, and adds to `log` what each step ran, and how long, and to
     `written` the shards.
 
-    The config is written before the first task. Raises DamagedFileError when a task meets a file that is not what its
-    record says; what ran before counts.
+    The config and `own` are written down before the first task. Raises DamagedFileError when a task meets a file that
+    is not what its record says; what ran before counts.
     """
     output = page.run.output
     records: dict[str, list[Done]] = {}
@@ -163,6 +171,7 @@ def _run_steps(
         todo = len(waiting)
         if todo and not any(about["ran"] for about in log.values()):
             write_bytes(output / "config.yaml", dump(config).encode())
+            record(output, own)
         if todo and offline and step.name == "fetch":
             raise OutputError(
                 f"{output}: {page['requests'].data.total('missing'):,} pictures cannot be repaired, nothing is left of "
@@ -183,6 +192,7 @@ def _run_steps(
         (listed,) = _run_step(page, changes, list(changes.cut(page.run)), engine)
         log[changes.name] = {"ran": 1} | {name: listed.info[name] for name in ("added", "evicted")}
     _remove_other_steps(page)
+    record(output, own)  # of a run with nothing to do, too, should it be gone
     return records
 
 
@@ -253,13 +263,13 @@ def _end_retry(page: Page) -> retries.Retried | None:
     return outcome
 
 
-def _begin_extension(config: WitConfig) -> WitConfig:
+def _begin_extension(config: WitConfig, own: OwnStages) -> WitConfig:
     """The config with all sources, and the present plan kept aside; the set must be finished, or being extended."""
     whole = extended(config)
     made_by = load(WitConfig, Path(config.output) / "config.yaml")
     before = dataclasses.replace(made_by, output=config.output)  # the directory may have been moved
     if _sources(before) != _sources(whole):
-        _, unfinished = inspect(before)
+        _, unfinished = inspect(before, own)
         if unfinished is not None:
             raise ConfigError(
                 f"--extend: {config.output} is not finished (next: {unfinished.title}); run without --extend first"

@@ -262,6 +262,7 @@ class Clean(Stage):
 
     name: ClassVar[str] = "clean"
     reads: ClassVar[tuple[str, ...]] = ("alt_text",)
+    adds: ClassVar[tuple[str, ...]] = ("caption",)
     reasons: ClassVar[Mapping[str, str]] = {
         "empty": "nothing is left after white space and control characters are gone",
         "too_short": "fewer characters or words than the limit",

@@ -176,6 +176,7 @@ class Language(Stage):
 
     name: ClassVar[str] = "language"
     reads: ClassVar[tuple[str, ...]] = ("caption",)
+    adds: ClassVar[tuple[str, ...]] = ("lang", "p_en", "lang_by")
     reasons: ClassVar[Mapping[str, str]] = {
         "other_language": "the likeliest language is not a target language",
         "low_confidence": "the likeliest language is a target language, below the least probability",

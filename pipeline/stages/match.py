@@ -55,6 +55,7 @@ class Match(Stage):
 
     name: ClassVar[str] = "match"
     reads: ClassVar[tuple[str, ...]] = ("caption",)
+    adds: ClassVar[tuple[str, ...]] = ("query_ids",)
     reasons: ClassVar[Mapping[str, str]] = {
         "no_query": "the caption contains no query of the list",
     }

@@ -10,12 +10,9 @@ class NoAdverts(Stage):
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from configs.load import fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,8 +25,8 @@ __all__ = ["Stage"]
 class Stage(ABC):
     """Judges rows, one batch at a time, and remembers nothing between them.
 
-    What it goes by are the fields of the dataclass that it is. They, its `version` and, for a stage of one's own, the
-    source text of its class, decide whether work is done again (`key_parts`).
+    What it goes by are the fields of the dataclass that it is. They and its `version` decide whether work is done again
+    (`key_parts`); of a stage of one's own, the source text of its class as well (docs/python.md).
     """
 
     name: ClassVar[str]
@@ -38,22 +35,19 @@ class Stage(ABC):
     """Every reason for which it rejects, with what it means."""
     reads: ClassVar[tuple[str, ...]] = ()
     """The columns that it judges by."""
+    adds: ClassVar[tuple[str, ...]] = ()
+    """The columns that it adds, for the stages after it."""
     version: ClassVar[int] = 1
     """Rises when the same rows are judged differently."""
 
     @abstractmethod
     def judge(self, batch: pa.RecordBatch) -> Outcome:
-        """Keep or reject every row (`outcome.reject`). Columns may be added, rows neither added nor reordered."""
+        """Keep or reject every row (`outcome.reject`). Columns may be added, rows neither added nor reordered, and what
+        was there stays as it is."""
 
     def check(self) -> None:  # noqa: B027 - most have nothing to look for
         """Look, before a run begins, whether what the stage needs is there. Raises ConfigError or InputError."""
 
     def key_parts(self) -> Any:
         """What decides the outcome, beside the rows."""
-        return [self.name, self.version, *self._source(), dict(vars(self))]
-
-    def _source(self) -> list[str]:
-        """A fingerprint of the class's source text, unless the class is ours, where `version` says enough."""
-        if type(self).__module__.partition(".")[0] == __name__.partition(".")[0]:
-            return []
-        return [fingerprint(inspect.getsource(type(self)))]
+        return [self.name, self.version, dict(vars(self))]

@@ -31,7 +31,16 @@ COMMANDS = [line for block in _blocks("sh") for line in block.splitlines() if li
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The project's files in a directory of their own, with this Python's environment as .venv."""
     root = tmp_path_factory.mktemp("readme") / "openwit"
-    names = ("configs", "pipeline", "query_list", "training", "Makefile", "pyproject.toml", "requirements.lock")
+    names = (
+        "configs",
+        "openwit",
+        "pipeline",
+        "query_list",
+        "training",
+        "Makefile",
+        "pyproject.toml",
+        "requirements.lock",
+    )
     for name in names:
         source = REPOSITORY / name
         if source.is_dir():

@@ -1,0 +1,65 @@
+"""The samples of a published set, read back one by one: what its Parquet says of each, and its picture.
+
+manifest.json -> 00000.parquet (one row a sample) -- tar_offset, num_bytes --> the picture's bytes in 00000.tar
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import DamagedFileError, InputError, one_line
+from pipeline.records.schema import SAMPLES
+from pipeline.sets.shard import samples_of
+from pipeline.storage.atomic import read_json
+from pipeline.storage.checked import open_file, read_batches, read_range
+from pipeline.storage.location import Location
+
+__all__ = ["read_shards"]
+
+_BATCH_ROWS = 4_096
+
+
+def read_shards(directory: str | Path) -> Iterator[dict[str, Any]]:
+    """Every sample of the data set in `directory`, or of the shards that lie there themselves, in the set's order.
+
+    A sample is a dict of the columns of SAMPLES (docs/formats.md; null where an earlier version did not write one), and
+    `image`: the picture as it is stored, held against its hash. Raises InputError at once where there are no shards,
+    DamagedFileError where one is not what was written.
+    """
+    root = Path(directory)
+    if (root / "shards").is_dir():
+        root = (root / "shards").resolve()  # the version that it is now, whatever is published meanwhile
+    if not root.is_dir():
+        raise InputError(f"{directory}: no such directory; name that of a data set, or of its shards")
+    manifest = read_json(root / "manifest.json")
+    if manifest is None and not (root / "manifest.json").exists():
+        raise InputError(f"{directory}: no shards here (no manifest.json); nothing is published yet, or name another")
+    try:
+        shards = [
+            (root / shard["name"], Location(str(root / shard["parquet"]), shard.get("parquet_sha256", "")))
+            for shard in manifest["shards"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(str(root / "manifest.json"), "is no list of shards") from error
+    return _samples(shards)
+
+
+def _samples(shards: Sequence[tuple[Path, Location]]) -> Iterator[dict[str, Any]]:
+    for path, parquet in shards:
+        with open_file(path) as tar:
+            for batch in read_batches(parquet, _BATCH_ROWS):
+                for row in _rows(batch, parquet.path):
+                    image = read_range(tar, row["tar_offset"], row["num_bytes"], row["stored_xxh3"])
+                    yield row | {"image": image}
+
+
+def _rows(batch: pa.RecordBatch, path: str) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = samples_of(pa.Table.from_batches([batch])).select(SAMPLES.names).to_pylist()
+    except (ValueError, KeyError) as error:  # pyarrow's errors are these
+        raise DamagedFileError(path, f"its rows are no samples ({one_line(error)})") from error
+    return rows
