@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -32,6 +33,36 @@ def pytest_configure(config: pytest.Config) -> None:
     home = tempfile.mkdtemp(prefix="openwit-home-")
     os.environ["HOME"] = home
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+
+
+def _shared_by(nodeid: str) -> str:
+    """What shares dear fixtures, and so goes to one of pytest-xdist's workers: a file, or a directory with a
+    conftest.py of its own. Two modules of other directories want what the end-to-end tests have."""
+    path = nodeid.partition("::")[0]
+    directory = path.rpartition("/")[0]
+    if path in ("tests/pipeline/test_balance_report.py", "tests/pipeline/test_engine.py"):
+        directory = "tests/end_to_end"
+    shared = directory != "tests" and (REPOSITORY / directory / "conftest.py").exists()
+    return directory if shared else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whatever `--dist` says: no fixture is made twice."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _shared_by(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The workers begin with the directories, which take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _shared_by(item.nodeid).endswith(".py"))
 
 
 # A busy machine is no failure, and the first example waits for the compiler.
