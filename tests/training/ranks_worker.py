@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401  # which pyarrow loads where it is: once, before the ranks are forked
 import torch
 from torch.distributed.tensor.debug import CommDebugMode
 

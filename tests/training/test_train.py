@@ -83,9 +83,11 @@ def losses(output: str | Path) -> list[tuple[int, float]]:
     return [(line["samples_seen"], line["loss"]) for line in lines if "loss" in line]
 
 
-@pytest.fixture
-def uninterrupted(config: TrainConfig, tmp_path: Path) -> str:
-    whole = replace(config, output=str(tmp_path / "whole"))
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_data: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The output of a whole run of `config`, to be read only."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "run"
+    whole = from_mapping(TrainConfig, tiny_run(output, tiny_data, tiny_vit))
     result = train(whole)
     assert result.progress.samples_seen == 160
     assert result.stopped_by is None
@@ -219,9 +221,8 @@ def test_a_finished_run_started_again_changes_nothing(config: TrainConfig) -> No
 
 
 @pytest.mark.parametrize("name", ["plain", "followed", "sharded"])
-def test_two_ranks_learn_what_one_learns(name: str, config: TrainConfig, two_ranks: Path) -> None:
-    train(config)
-    one, two = losses(config.output), losses(two_ranks / name)
+def test_two_ranks_learn_what_one_learns(name: str, uninterrupted: str, two_ranks: Path) -> None:
+    one, two = losses(uninterrupted), losses(two_ranks / name)
     assert [seen for seen, _ in one] == [seen for seen, _ in two]
     for (_, a), (_, b) in zip(one, two, strict=True):
         assert a == pytest.approx(b, rel=2e-3)
@@ -292,9 +293,8 @@ def test_a_kill_while_writing_leaves_whole_checkpoints_only(
     assert not list((Path(config.output) / "checkpoints").glob("*.tmp*"))
 
 
-def test_only_the_newest_checkpoints_are_kept(config: TrainConfig) -> None:
-    train(config)
-    names = sorted(path.name for path in (Path(config.output) / "checkpoints").iterdir())
+def test_only_the_newest_checkpoints_are_kept(uninterrupted: str) -> None:
+    names = sorted(path.name for path in (Path(uninterrupted) / "checkpoints").iterdir())
     assert names == ["000000000144", "000000000160"]
 
 
