@@ -90,5 +90,5 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def ray_engine() -> Iterator[Engine]:
     """One local Ray for all tests that need the real thing."""
-    with open_engine(EngineConfig(num_cpus=2)) as engine:
+    with open_engine(EngineConfig(num_cpus=2, max_retries=1)) as engine:
         yield engine
