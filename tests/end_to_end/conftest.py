@@ -21,7 +21,9 @@ LINKS = 700
 
 @pytest.fixture(scope="session")
 def sample_web(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sample") / "web"
+    path = tmp_path_factory.getbasetemp() / "sample" / "web"
+    if path.exists():  # made for a module that imports these fixtures: pytest takes them for others
+        return path
     return build_sample_web(SampleWebConfig(path=str(path), links=LINKS, port=free_port()))
 
 
