@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -30,19 +30,33 @@ def test_it_can_be_imported(path: Path) -> None:
         ("text_path", ["--texts", "3000", "--queries", "2000", "--repeats", "1"]),
     ],
 )
-def test_it_runs(name: str, arguments: list[str], request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    environment = dict(os.environ)
+def test_it_runs(
+    name: str,
+    arguments: list[str],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     if name in REAL_DATA:
-        environment["OPENWIT_SHARED_DATA"] = str(request.getfixturevalue("shared_data"))
+        arguments = [*arguments, "--data", str(request.getfixturevalue("few_rows"))]
     if name == "select_scale":
         arguments = [*arguments, "--scratch", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    importlib.import_module(f"benchmarks.{name}").main()
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.fixture(scope="module")
+def few_rows(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real data, of captions and texts every twentieth."""
+    root = tmp_path_factory.mktemp("few-rows")
+    for name in ("captions/captions.tsv.gz", "lid/lid.tsv.gz"):
+        (root / name).parent.mkdir()
+        head, *rows = gzip.decompress((shared_data / name).read_bytes()).split(b"\n")
+        (root / name).write_bytes(gzip.compress(b"\n".join([head, *rows[::20]]), compresslevel=1))
+    (root / "pictures").mkdir()
+    texts = pq.read_table(shared_data / "pictures/texts.parquet")
+    pq.write_table(texts.take(list(range(0, texts.num_rows, 20))), root / "pictures/texts.parquet")
+    (root / "queries").symlink_to(shared_data / "queries")
+    return root
