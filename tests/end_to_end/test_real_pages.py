@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from pipeline.run import run
 from pipeline.wit import WitConfig
 
 PORT = 8765  # the port in the archives' URLs
+# So the address must differ between runs of this test at the same time; Linux has all of 127.0.0.0/8.
+ADDRESS = f"127.65.{os.getpid() >> 8 & 255}.{os.getpid() & 255}" if sys.platform == "linux" else "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def hosts(shared_data: Path) -> Iterator[Path]:
     class Server(ThreadingHTTPServer):
         request_queue_size = 64  # with the usual five, connections wait for a second and more
 
-    server = Server(("127.0.0.1", PORT), Handler)
+    server = Server((ADDRESS, PORT), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield shared_data / "hosts"
@@ -59,7 +63,11 @@ def output(hosts: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFact
         "sources": [str(shared_data / "webarchive/wat/*.localhost.warc.wat.gz")],
         "queries": str(root / "nouns.txt"),
         "output": str(root / "set"),
-        "fetch": {"user_agent": "openwit-test/1 (+http://localhost/)", "allow_addresses": [f"127.0.0.0/8:{PORT}"]},
+        "fetch": {
+            "user_agent": "openwit-test/1 (+http://localhost/)",
+            "allow_addresses": [f"{ADDRESS}/32:{PORT}"],
+            "resolve": [f"{host.name}:{PORT}:{ADDRESS}" for host in sorted(hosts.iterdir())],
+        },
         "image": {"min_side": 1, "max_aspect_ratio": 1000},
         "engine": {"kind": "inline"},
     }
