@@ -60,9 +60,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The workers begin with the directories, which take longest."""
+    """The workers begin with what takes longest: the directories, then the files of `tests` itself (the benchmarks)."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: _shared_by(item.nodeid).endswith(".py"))
+        items.sort(
+            key=lambda item: (_shared_by(item.nodeid).endswith(".py"), item.nodeid.partition("::")[0].count("/"))
+        )
 
 
 # A busy machine is no failure, and the first example waits for the compiler.

@@ -41,7 +41,7 @@ def hosts(shared_data: Path) -> Iterator[Path]:
             pass
 
     class Server(ThreadingHTTPServer):
-        request_queue_size = 64  # with the usual five, connections wait for a second and more
+        request_queue_size = 64  # with the usual five, some forty connections a run found it full
 
     server = Server((ADDRESS, PORT), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
