@@ -27,7 +27,7 @@ class Part(Generic[Out]):
 
 
 class Data(Generic[Out]):
-    """What a step writes. Its steps' tasks are cut when it is done, so `parts` is for them."""
+    """What a step writes. Steps that read it cut their tasks when it is done, so `parts` is for them."""
 
     def __init__(self, name: str, out: type[Out]) -> None:
         self.name = name

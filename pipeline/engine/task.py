@@ -182,7 +182,9 @@ def _plain(value: Any) -> Any:
     """What stands for a field in a key. Raises TypeError for what has no such form."""
     if value is None or isinstance(value, (str, int, float)):
         return value
-    if isinstance(value, (Location, Files)):
+    if isinstance(value, Location):
+        return value.content
+    if isinstance(value, Files):
         return value.digest
     if isinstance(value, Keyed):
         return _plain(value.key_parts())

@@ -204,16 +204,19 @@ def _run_step(page: Page, step: Step[Any], tasks: Sequence[AnyTask[Any]], engine
     return done
 
 
-_NOT_OF_A_PAGE = ("changes", "before")
+_NOT_OF_A_PAGE = ("changes",)
 
 
 def _remove_other_steps(page: Page) -> None:
-    """What is left of steps that the config switched off since, or that an earlier version had. Facts stay."""
+    """What is left of steps that the config switched off since, or that an earlier version had. Facts stay.
+
+    A step's directory is told by its records, which are there before it is whole: it may never have come to its end.
+    """
     work = page.run.output / "work"
-    for manifest in [*work.glob("*/manifest.json"), *work.glob("*/*/manifest.json")]:
-        name = str(manifest.parent.relative_to(work))
+    for records in [*work.glob("*/done"), *work.glob("*/*/done")]:
+        name = str(records.parent.relative_to(work))
         if name not in (*_NOT_OF_A_PAGE, *STORES) and name not in page:
-            shutil.rmtree(manifest.parent, ignore_errors=True)
+            shutil.rmtree(records.parent, ignore_errors=True)
 
 
 def refuse_subset(output: Path) -> None:

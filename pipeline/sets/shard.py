@@ -5,7 +5,7 @@
     00000_stats.json
 
 Layout and keys are img2dataset's. Times and owners are fixed: same samples, same bytes. The picture comes
-first since the JSON says where it lies. Whoever writes shards (finalise, subset) or checks them (verify)
+first since the JSON says where it lies. Whoever writes shards (step `shards`, subset) or checks them (verify)
 does it through this file.
 """
 

@@ -1,4 +1,4 @@
-"""finalise: the pairs whose pictures are there -> published tar shards with their Parquet, in the set's order.
+"""shards: the pairs whose pictures are there -> published tar shards with their Parquet, in the set's order.
 
     FETCHED + staging tars, shard after shard --rank--> 00000.tar 00000.parquet 00000_stats.json ...
 

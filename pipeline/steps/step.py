@@ -163,6 +163,8 @@ class StepOf(Generic[P, Out]):
 def _parts_of(value: Any) -> Iterator[Any]:
     """What a step is given, also within lists and dataclasses."""
     yield value
+    if isinstance(value, Stage):
+        return  # what it goes by is its own affair, should it be a stage within a stage
     if isinstance(value, (list, tuple)):
         for each in value:
             yield from _parts_of(each)

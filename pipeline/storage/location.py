@@ -24,11 +24,19 @@ class Location(NamedTuple):
         """The file on this machine."""
         return Path(self.path)
 
+    @property
+    def content(self) -> str:
+        """What stands for it in a key: the digest. Raises TypeError where there is none, since no change of the file
+        would show."""
+        if not self.digest:
+            raise TypeError(f"{self.path}: nothing tells its content, so no task's key can hold it")
+        return self.digest
+
 
 class Files(tuple[Location, ...]):
     """Locations in order. Many tasks may share them: what stands for them in a key is derived once."""
 
     @cached_property
     def digest(self) -> str:
-        """32 hex digits over the digests of all."""
-        return fingerprint([file.digest for file in self])
+        """32 hex digits over the digests of all. Raises TypeError as `content` does."""
+        return fingerprint([file.content for file in self])

@@ -243,6 +243,9 @@ def test_key_is_of_content_and_settings_and_of_no_place() -> None:
     assert len({key, *changed}) == 5
     with pytest.raises(TypeError, match="says nothing"):
         _keyed(rule=object())
+    for unknown in ({"one": Location("/a")}, {"many": Files([Location("/b", "2"), Location("/c")])}):
+        with pytest.raises(TypeError, match="nothing tells its content"):
+            _keyed(**unknown)
 
 
 def test_key_is_of_the_version_and_of_the_kind_of_task() -> None:

@@ -27,7 +27,7 @@ from pipeline.stages.fetch.config import FetchConfig
 from pipeline.steps.fetch.facts import Answers
 from pipeline.steps.fetch.fetch import Fetch
 from pipeline.steps.fetch.requests import MISSING
-from pipeline.storage.checked import load_vector
+from pipeline.storage.checked import digest_of, load_vector
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import save_vector
 from tests.pipeline.loopback_server import LoopbackServer, text
@@ -56,7 +56,7 @@ def fetch_task(tmp_path: Path, port: int, kind: type[Fetch] = Fetch, retries: in
     )
     return kind(
         partition="p",
-        missing=Location(str(tmp_path / "missing.parquet")),
+        missing=Location(str(tmp_path / "missing.parquet"), digest_of(tmp_path / "missing.parquet")),
         settings="",
         block_key="",
         config=config,

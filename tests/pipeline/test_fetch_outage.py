@@ -22,6 +22,7 @@ from pipeline.stages.fetch.download import fetch
 from pipeline.stages.fetch.outage import ENOUGH, LEAST_HOSTS
 from pipeline.steps.fetch.fetch import Fetch
 from pipeline.steps.fetch.requests import MISSING
+from pipeline.storage.checked import digest_of
 from pipeline.storage.location import Location
 from tests.pipeline.loopback_server import LoopbackServer, answer, redirect, text
 from tests.pipeline.small_run import SmallRun, picture
@@ -123,7 +124,7 @@ def test_what_a_stopped_shard_saw_is_not_kept(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=MISSING), tmp_path / "missing.parquet")
     task = Fetch(
         partition="p",
-        missing=Location(str(tmp_path / "missing.parquet")),
+        missing=Location(str(tmp_path / "missing.parquet"), digest_of(tmp_path / "missing.parquet")),
         settings="",
         block_key="",
         config=NOT_ALLOWED,

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pyarrow as pa
 import pytest
 
 import pipeline.steps
 from pipeline.engine import Info, Task, output, outputs_of
 from pipeline.pages import as_markdown, stages_of, views_of, whole_page
 from pipeline.records.ledger_config import LedgerConfig
+from pipeline.records.outcome import Outcome
+from pipeline.stages.clean import Clean
+from pipeline.stages.clean_config import CleanConfig
+from pipeline.stages.stage import Stage
+from pipeline.steps.judge_links import judge_links
 from pipeline.steps.step import Page, Run, StepOf, step
+from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.location import Location
 from tests.conftest import REPOSITORY
 
@@ -71,3 +78,23 @@ def test_step_cannot_read_what_no_step_before_it_writes(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no step before it writes"):
         page.add(elsewhere)
     assert page.steps == other.steps == []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picky(Stage):
+    """Judges by a stage of its own."""
+
+    within: Stage
+
+    name: ClassVar[str] = "picky"
+    reasons: ClassVar[Mapping[str, str]] = {"plain": "the stage within took it"}
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        return self.within.judge(batch)
+
+
+def test_stage_within_a_stage_is_none_of_the_page(tmp_path: Path) -> None:
+    links = whole_page(tmp_path)["extract"].data
+    judged = judge_links(links, [_Picky(within=Clean(config=CleanConfig()))], TextsConfig())
+    assert judged.title == "picky"
+    assert list(judged.stages) == ["picky"]

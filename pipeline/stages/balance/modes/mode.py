@@ -20,7 +20,7 @@ class Mode:
 
     name: ClassVar[str]
     """As the config has it. Keys of tasks hold it and nothing else of the mode, so a rule that would select
-    otherwise takes another name (or the VERSION of the steps rises)."""
+    otherwise takes another name (or the `version` of the tasks rises)."""
     says: ClassVar[str]
     """For `--help`: what the rule is, in a line."""
     one_hash_a_pair: ClassVar[bool] = False
