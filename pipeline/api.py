@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError, from_mapping, load
 from pipeline.config import WitConfig
-from pipeline.held_stage import hold
-from pipeline.own_stages import NO_STAGES, OwnStage, OwnStages
+from pipeline.own.held_stage import hold
+from pipeline.own.stages import NO_STAGES, OwnStage, OwnStages
 from pipeline.pages import stages_of, whole_page
 from pipeline.runs.run import RunResult, StepState, inspect, run
 from pipeline.terminal.progress import Progress

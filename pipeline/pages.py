@@ -11,7 +11,7 @@ from typing import Any
 from configs.load import ConfigError, load
 from pipeline.config import WitConfig
 from pipeline.engine import Data, Output, outputs_of
-from pipeline.own_record import recorded
+from pipeline.own.record import recorded
 from pipeline.records import schema
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.decontaminate_config import DecontaminateConfig

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import WitConfig
-from pipeline.own_stages import NO_STAGES, OwnStages, with_own
+from pipeline.own.stages import NO_STAGES, OwnStages, with_own
 from pipeline.records.schema import CANDIDATES, FETCHED
 from pipeline.stages.clean import Clean
 from pipeline.stages.language import Language
@@ -44,29 +44,29 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     sources = Sources.of(c)
 
     # The query list; links with text; of these what is clean, in a target language, and contains a query.
-    queries = page.add(list_queries(c.queries, c.match))  #                                   QUERIES
-    links = page.add(extract_links(sources, c.extract))  #                                    CANDIDATES
+    queries = page.add(list_queries(c.queries, c.match))  #                         QUERIES
+    links = page.add(extract_links(sources, c.extract))  #                          CANDIDATES
     stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries)]
-    matched = page.add(judge_links(links, with_own(stages, own.links, CANDIDATES), c.texts))  #     MATCHED
+    matched = page.add(judge_links(links, with_own(stages, own.links, CANDIDATES), c.texts))  # MATCHED
 
     # One pair a picture, or per (canonical URL, caption), over the whole set; of these at most t a query.
     exchanged = page.add(exchange(matched, c.texts))
-    unique = dedup(page, exchanged, queries, c.texts, c.dedup)  #                             MATCHED
-    chosen = balance(page, unique, queries, c.balance)  #                                     QUERY_COUNTS
-    planned = page.add(schedule(chosen.pairs, c.shards.samples_per_shard))  #                 SELECTED
+    unique = dedup(page, exchanged, queries, c.texts, c.dedup)  #                   MATCHED
+    chosen = balance(page, unique, queries, c.balance)  #                           QUERY_COUNTS
+    planned = page.add(schedule(chosen.pairs, c.shards.samples_per_shard))  #       SELECTED
 
     # The pictures of the plan: those stored beside the source, those known from before, and the rest from the web.
     stored = import_pictures(page, sources, matched, c) if sources.store_pictures else None  # FACTS, tar
-    arrived = fetch_pictures(page, planned, stored, c.fetch, c.image)  #                      FETCHED, FACTS, tar
+    arrived = fetch_pictures(page, planned, stored, c.fetch, c.image)  #            FETCHED, FACTS, tar
 
     # Which pairs stay: all that is asked for here is off unless the config says so.
     judges = [*filters(page, c.filters), *decontaminate(page, c.decontaminate, c.image)]
     if judges := with_own(judges, own.pairs, FETCHED):
-        arrived = page.add(judge_pairs(arrived, judges))  #                                   FETCHED
+        arrived = page.add(judge_pairs(arrived, judges))  #                         FETCHED
     if c.image_dedup.mode != "off":
-        arrived = image_dedup(page, arrived, c.image_dedup)  #                                FETCHED
+        arrived = image_dedup(page, arrived, c.image_dedup)  #                      FETCHED
 
     # What a reserve brought beyond t goes; what is left is written in the set's order.
-    final = final_balance(page, arrived, chosen, queries, c.balance.mode)  #                  FINAL_COUNTS
-    page.add(write_shards(final, c.shards))  #                                                SAMPLES, tar
+    final = final_balance(page, arrived, chosen, queries, c.balance.mode)  #        FINAL_COUNTS
+    page.add(write_shards(final, c.shards))  #                                      SAMPLES, tar
     return page

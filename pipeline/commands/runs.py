@@ -32,7 +32,7 @@ def plan_command(words: Words) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.own_record import recorded
+    from pipeline.own.record import recorded
     from pipeline.pages import reads_of, whole_page, writes_of
     from pipeline.runs.run import inspect
     from pipeline.terminal.console import PrintableConsole
@@ -100,7 +100,7 @@ def run_command(words: Words) -> int:
     from rich import box
     from rich.table import Table
 
-    from pipeline.own_record import refuse_own_stages
+    from pipeline.own.record import refuse_own_stages
     from pipeline.runs.retry import begin_retry
     from pipeline.runs.run import run
     from pipeline.stages.fetch.img2dataset import LIMITS
@@ -151,7 +151,7 @@ def status_command(words: Words) -> int:
     from rich import box
     from rich.table import Table
 
-    from pipeline.own_record import recorded
+    from pipeline.own.record import recorded
     from pipeline.runs.run import inspect
     from pipeline.steps.fetch.retries import retries_of
     from pipeline.terminal.console import PrintableConsole

@@ -16,7 +16,7 @@ from pathlib import Path
 from configs.load import load
 from pipeline.engine import record_of
 from pipeline.errors import DamagedFileError, OutputError
-from pipeline.own_record import refuse_own_stages
+from pipeline.own.record import refuse_own_stages
 from pipeline.questions.verify import Damage
 from pipeline.runs.damage import withdraw
 from pipeline.runs.run import run

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from configs.load import ConfigError
 from pipeline.engine import forget
-from pipeline.own_stages import NO_STAGES, OwnStages
+from pipeline.own.stages import NO_STAGES, OwnStages
 from pipeline.runs.run import refuse_subset, walk
 from pipeline.steps.extract import is_unreadable
 from pipeline.steps.fetch import retries

@@ -23,8 +23,8 @@ from typing import Any
 from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.engine import AnyTask, Done, Engine, finished, open_engine
 from pipeline.errors import DamagedFileError, OutputError
-from pipeline.own_record import record
-from pipeline.own_stages import NO_STAGES, OwnStages
+from pipeline.own.record import record
+from pipeline.own.stages import NO_STAGES, OwnStages
 from pipeline.records.ledger import Line, totals
 from pipeline.runs.damage import Patience, withdraw
 from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness

@@ -21,7 +21,7 @@ from pipeline.api import Pipeline
 from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
 from pipeline.errors import StageError
-from pipeline.own_record import recorded
+from pipeline.own.record import recorded
 from pipeline.questions.explain import explain
 from pipeline.questions.report import write_report
 from pipeline.records.outcome import Outcome, reject

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OutputError
-from pipeline.held_stage import About, RecordedStage
-from pipeline.own_stages import NO_STAGES, OwnStage, OwnStages
+from pipeline.own.held_stage import About, RecordedStage
+from pipeline.own.stages import NO_STAGES, OwnStage, OwnStages
 from pipeline.storage.atomic import read_sealed, write_sealed
 
 __all__ = ["record", "recorded", "refuse_own_stages"]

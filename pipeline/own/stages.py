@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from configs.load import ConfigError
-from pipeline.held_stage import RecordedStage
+from pipeline.own.held_stage import RecordedStage
 from pipeline.stages.stage import Stage
 from pipeline.steps.step import StageToBe
 
