@@ -261,6 +261,7 @@ class Clean(Stage):
     config: CleanConfig
 
     name: ClassVar[str] = "clean"
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("alt_text",)
     adds: ClassVar[tuple[str, ...]] = ("caption",)
     reasons: ClassVar[Mapping[str, str]] = {

@@ -83,7 +83,9 @@ def words_of_name(caption: str) -> str | None:
     """
     if len(caption) > _MAX_NAME_CHARS:
         return None
-    stem = _before_extension(caption) or caption
+    stem = caption
+    while shorter := _before_extension(stem):  # cat.jpg.webp, as converters leave it
+        stem = shorter
     if _MACHINE_MADE.search(stem):
         return None
     if ":" in stem:

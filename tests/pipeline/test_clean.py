@@ -171,6 +171,7 @@ def test_mojibake_is_undone_and_right_text_is_not_touched() -> None:
 
 NAMES = {
     "sleeping_cat": "sleeping cat",
+    "sleeping_cat.jpg.webp": "sleeping cat",
     "isle_of_man": "isle of man",
     "Fox Crochet Hat.jpg": "Fox Crochet Hat",
     "holiday photo.JPG": "holiday photo",
