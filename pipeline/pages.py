@@ -103,16 +103,16 @@ def _outputs(page: Page) -> Iterator[tuple[Step[Any], str, Output]]:
             yield step, field, about
 
 
-def reads_of(step: Step[Any]) -> str:
+def reads_of(step: Step[Any]) -> list[str]:
     """For people: the steps whose data it reads."""
-    return ", ".join(data.name for data in step.reads) or "-"
+    return [data.name for data in step.reads]
 
 
-def writes_of(step: Step[Any]) -> str:
+def writes_of(step: Step[Any]) -> list[str]:
     """For people: what its tasks write, rows by the name of their schema; rejections go without saying."""
     named = {id(getattr(schema, name)): name for name in schema.__all__}
     outputs = {field: about for field, about in outputs_of(step.data.out).items() if field != "rejections"}
-    return ", ".join(named.get(id(about.rows), field) for field, about in outputs.items())
+    return [named.get(id(about.rows), field) for field, about in outputs.items()]
 
 
 def stages_of(page: Page) -> Mapping[str, Step[Any]]:
@@ -156,7 +156,7 @@ def as_markdown(page: Page) -> str:
     for step in page.steps:
         shown = ", ".join(f"`{name}`" for (owner, _), name in views.items() if owner == step.name)
         cells = [
-            *(f"`{step.name}`", step.title, step.per, reads_of(step), writes_of(step)),
+            *(f"`{step.name}`", step.title, step.per, ", ".join(reads_of(step)) or "-", ", ".join(writes_of(step))),
             *(shown, ", ".join(step.stages)),
         ]
         lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))

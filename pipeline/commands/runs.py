@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
 from pipeline.commands.words import Words
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.runs.run import StepState
     from pipeline.steps.fetch.retries import Retried
+    from pipeline.steps.step import Step
 
 __all__ = ["plan_command", "run_command", "status_command"]
 
@@ -33,7 +34,7 @@ def plan_command(words: Words) -> int:
     from rich.text import Text
 
     from pipeline.own.record import recorded
-    from pipeline.pages import reads_of, whole_page, writes_of
+    from pipeline.pages import whole_page
     from pipeline.runs.run import inspect
     from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build
@@ -49,10 +50,10 @@ def plan_command(words: Words) -> int:
     for column in table.columns:
         column.no_wrap = True
     for step in page.steps:
-        table.add_row(step.name, reads_of(step), writes_of(step), step.per, _todo(known.get(step.name)))
+        table.add_row(*_about(step), _todo(known.get(step.name)))
     for step in whole_page().steps:
         if step.name not in page:
-            table.add_row(step.name, reads_of(step), writes_of(step), step.per, "off")
+            table.add_row(*_about(step), "off")
     console = PrintableConsole()
     console.print(table)
     console.print()
@@ -60,6 +61,18 @@ def plan_command(words: Words) -> int:
         console.print(Text.assemble((name, "bold"), f"  {fields}"))
     console.print(f"\noutput: {config.output}   next: {first.title if first else 'nothing, all done'}")
     return 0
+
+
+def _about(step: Step[Any]) -> tuple[str, str, str, str]:
+    """Name, reads, writes, a task per; of several data sets the first and how many more, to fit a narrow screen."""
+    from pipeline.pages import reads_of, writes_of
+
+    return step.name, _first_of(reads_of(step)), _first_of(writes_of(step)), step.per
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = f" +{len(names) - 1}" if len(names) > 1 else ""
+    return f"{names[0]}{more}" if names else "-"
 
 
 def _todo(state: StepState | None) -> str:

@@ -182,7 +182,7 @@ def _captions(lines: Sequence[str]) -> _Rows:
     "evaluation",
     ReadSource,  # type: ignore[type-abstract]  # each task is one of its kinds
     title="read evaluation sets",
-    per="tar, folder or list",
+    per="tar, folder, list",
 )
 def read_evaluation(run: Run, config: DecontaminateConfig, image: ImageConfig) -> Iterator[ReadSource]:
     """One task per tar, folder and list.

@@ -72,7 +72,7 @@ class SortScores(Task[Scores]):
         return {"rows": int(last.sum())}
 
 
-@step("scores", SortScores, title="sort scores", per="score and range of uids")
+@step("scores", SortScores, title="sort scores", per="score, uid range")
 def sort_scores(run: Run, config: FiltersConfig) -> Iterator[SortScores]:
     """One task per score and uid range."""
     for i, score in enumerate(config.scores):

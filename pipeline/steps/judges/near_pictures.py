@@ -71,7 +71,7 @@ class FindAlike(Task[AlikePairs]):
         return {"rows": len(hashes), "pairs": write_parquet(out.pairs.local, table, _PAIRS)}
 
 
-@step("near_pictures", FindAlike, title="find pictures that look alike", per="band and range of keys")
+@step("near_pictures", FindAlike, title="find pictures that look alike", per="band, key range")
 def find_alike(run: Run, equal: Data[Equal], config: ImageDedupConfig) -> Iterator[FindAlike]:
     """One task per band and key range."""
     winners = equal.files(lambda out: out.winners)
