@@ -90,5 +90,5 @@ def _parts_of(record: Done, directory: Path, out: type[Out]) -> Iterator[Part[Ou
     if several is None:
         yield Part(name=record.partition, files=place(out, record.partition, located), info=record.info)
         return
-    for name, info in several.items():
-        yield Part(name=name, files=place(out, name, located), info=info)
+    for info in several:
+        yield Part(name=info["name"], files=place(out, info["name"], located), info=info)

@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from configs.load import fingerprint
 from pipeline.storage.location import Files, Location
@@ -31,7 +31,6 @@ from pipeline.storage.location import Files, Location
 __all__ = [
     "AnyTask",
     "Info",
-    "Keyed",
     "Output",
     "Task",
     "TaskOfParts",
@@ -97,14 +96,6 @@ def place(out: type[Out], part: str, at: Mapping[str, Location]) -> Out:
     return out(**fields)
 
 
-@runtime_checkable
-class Keyed(Protocol):
-    """Something in a task's settings that says itself what of it decides the outputs."""
-
-    def key_parts(self) -> Any:
-        """JSON-able."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class AnyTask(ABC, Generic[Out]):
     """One partition's work: `Task` and `TaskOfParts` are its two kinds."""
@@ -168,7 +159,11 @@ class Task(AnyTask[Out]):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOfParts(AnyTask[Out]):
-    """A task that writes several parts at once; its facts have those of each under "parts", by name."""
+    """A task that writes several parts at once; its facts have those of each under "parts", with its `name`.
+
+    That is a list in the order of `parts`: an object would come back from its record as names sort, 100000 before
+    99999.
+    """
 
     @abstractmethod
     def work(self, outs: Mapping[str, Out]) -> Info:
@@ -186,7 +181,7 @@ def _plain(value: Any) -> Any:
         return value.content
     if isinstance(value, Files):
         return value.digest
-    if isinstance(value, Keyed):
+    if hasattr(value, "key_parts"):  # it says itself what of it decides the outputs, such as a `Stage`
         return _plain(value.key_parts())
     if isinstance(value, bytes):
         return value.hex()

@@ -71,11 +71,11 @@ class Ledger:
             kept = outcome.num_records - sum(reasons.values()) if outcome.num_read is None else outcome.num_read
             line = Line(stage=stage, unit="record", rows_in=outcome.num_records, kept=kept, rejected=reasons)
             self._enter(line)
-            self._write(stage, records)
+            self._write(records)
         self._enter(
             Line(stage=stage, unit=unit, rows_in=outcome.num_in, kept=outcome.kept.num_rows, rejected=_count(rows))
         )
-        self._write(stage, rows)
+        self._write(rows)
         return outcome.kept
 
     def _enter(self, line: Line) -> None:
@@ -84,7 +84,7 @@ class Ledger:
         self._already = dict(known.rejected)
         known.add(line)
 
-    def _write(self, stage: str, rows: pa.RecordBatch) -> None:
+    def _write(self, rows: pa.RecordBatch) -> None:
         limit = self._limit
         if limit is not None and all(self._already.get(r, 0) >= limit for r in pc.unique(rows["reason"]).to_pylist()):
             return

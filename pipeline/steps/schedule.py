@@ -43,7 +43,7 @@ class Schedule(TaskOfParts[Selected]):
     bounds: tuple[int, ...]
     """The first `order` of each shard, and of the one after the last."""
 
-    version = 2
+    version = 3
 
     @property
     def parts(self) -> Sequence[str]:
@@ -54,7 +54,7 @@ class Schedule(TaskOfParts[Selected]):
         read = [read_part(file, [("order", ">=", first), ("order", "<=", last)]).cast(CHOSEN) for file in self.chosen]
         table = pa.concat_tables(read).sort_by([("order", "ascending"), ("uid", "ascending")])
         order = table["order"].to_numpy()
-        parts = {}
+        parts = []
         for i, (name, out) in enumerate(outs.items()):
             first_order, last_order = self.bounds[i], self.bounds[i + 1] - 1
             begin, end = np.searchsorted(order, np.array([first_order, last_order], np.uint64), side="left")
@@ -63,7 +63,7 @@ class Schedule(TaskOfParts[Selected]):
             number = pa.array(np.full(rows.num_rows, self.begin + i, np.int32))
             rows = rows.append_column(SELECTED.field("staging_shard"), number)
             num_rows = write_parquet(out.selected.local, rows, SELECTED)
-            parts[name] = {"rows": num_rows, "first": first_order, "last": last_order}
+            parts.append({"name": name, "rows": num_rows, "first": first_order, "last": last_order})
         return {"rows": table.num_rows, "parts": parts}
 
 

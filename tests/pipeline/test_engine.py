@@ -270,7 +270,7 @@ class Halves(TaskOfParts[Text]):
     def work(self, outs: Mapping[str, Text]) -> Info:
         for name, out in outs.items():
             out.text.local.write_text(name)
-        return {"parts": {name: {"length": len(name)} for name in outs}}
+        return {"parts": [{"name": name, "length": len(name)} for name in outs]}
 
 
 def test_parts_of_a_task_are_parts_of_the_data(tmp_path: Path) -> None:
@@ -286,3 +286,13 @@ def test_parts_of_a_task_are_parts_of_the_data(tmp_path: Path) -> None:
     ]
     assert data.total("length") == 9
     assert data.present("text") == data.files(lambda out: out.text)
+
+
+def test_parts_keep_their_order_when_they_are_read_again(tmp_path: Path) -> None:
+    task = Halves(partition="both", names=("99999", "100000"))
+    for _ in ("done", "found done"):
+        data = Data("halves", Text)
+        data.directory = tmp_path / "step"
+        with open_engine(INLINE) as engine:
+            data.finish(engine.run_step(data.directory, [task]))
+        assert [part.name for part in data.parts] == ["99999", "100000"]
