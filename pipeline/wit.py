@@ -35,13 +35,13 @@ from pipeline.steps.schedule import schedule
 from pipeline.steps.shards import write_shards
 from pipeline.steps.step import Page
 
-__all__ = ["WitConfig", "build"]
+__all__ = ["WitConfig", "build", "sources_of"]
 
 
 def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     """The steps of a run, in order; `own` are stages that the user brings along. Looks at no file."""
     page = Page(Path(c.output), seed=c.seed, ledger=c.ledger)
-    sources = Sources.of(c)
+    sources = sources_of(c)
 
     # The query list; links with text; of these what is clean, in a target language, and contains a query.
     queries = page.add(list_queries(c.queries, c.match))  #                         QUERIES
@@ -56,7 +56,9 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     planned = page.add(schedule(chosen.pairs, c.shards.samples_per_shard))  #       SELECTED
 
     # The pictures of the plan: those stored beside the source, those known from before, and the rest from the web.
-    stored = import_pictures(page, sources, matched, c) if sources.store_pictures else None  # FACTS, tar
+    stored = None
+    if sources.store_pictures:
+        stored = import_pictures(page, sources, matched, c.image, c.fetch, c.extract, c.texts)  # FACTS, tar
     arrived = fetch_pictures(page, planned, stored, c.fetch, c.image)  #            FETCHED, FACTS, tar
 
     # Which pairs stay: all that is asked for here is off unless the config says so.
@@ -70,3 +72,8 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     final = final_balance(page, arrived, chosen, queries, c.balance.mode)  #        FINAL_COUNTS
     page.add(write_shards(final, c.shards))  #                                      SAMPLES, tar
     return page
+
+
+def sources_of(c: WitConfig) -> Sources:
+    """What the config says of the sources."""
+    return Sources(patterns=c.sources, format=c.source_format, most=c.max_sources, max_bad=c.max_bad_sources)

@@ -27,13 +27,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.catalog.duck import open_duckdb, quote_text
-from pipeline.catalog.summaries import SUMMARIES, fresh_summary, read_parquet_sql
+from pipeline.catalog.summaries import SUMMARIES, fresh_summary
 from pipeline.engine import outputs_of
 from pipeline.errors import OutputError, PipelineError
 from pipeline.pages import page_of, views_of, whole_page
 from pipeline.records.schema import REJECTIONS, SAMPLES
 from pipeline.storage.atomic import read_json
+from pipeline.storage.duck import open_duckdb, quote_text, read_parquet_sql
 from pipeline.storage.location import Location
 from pipeline.storage.output import check_output
 
@@ -157,7 +157,7 @@ def _define_views(output: Path, database: duckdb.DuckDBPyConnection) -> None:
     rejected = [step.data.present("rejections") for step in page.steps if "rejections" in outputs_of(step.data.out)]
     _define(database, "rejections", [file for step in rejected for file in step], REJECTIONS)
     for name, summary in SUMMARIES.items():
-        made = fresh_summary(output, name)
+        made = fresh_summary(page, name)
         rows = read_parquet_sql([made]) if made else None
         query = f"SELECT * FROM {rows}" if rows else summary.query.replace("$ROWS", summary.view)
         database.execute(f"CREATE VIEW {name} AS {query}")

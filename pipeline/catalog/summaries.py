@@ -8,18 +8,18 @@ way, or after it was redone, finds no table of that key, and the catalog compute
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import fingerprint
-from pipeline.catalog.duck import open_duckdb, quote_text, spill_beside
-from pipeline.pages import page_of, views_of
+from pipeline.pages import views_of
+from pipeline.steps.step import Page
 from pipeline.storage.atomic import commit, temporary_name, unwritable
 from pipeline.storage.checked import check, digest_of
+from pipeline.storage.duck import open_duckdb, quote_text, read_parquet_sql, spill_beside
 from pipeline.storage.location import Files
 
-__all__ = ["SUMMARIES", "Summary", "fresh_summary", "read_parquet_sql", "write_summaries"]
+__all__ = ["SUMMARIES", "Summary", "fresh_summary", "write_summaries"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,50 +48,50 @@ SUMMARIES: dict[str, Summary] = {
 """View -> how it is made."""
 
 
-def fresh_summary(output: Path, name: str) -> Path | None:
+def fresh_summary(page: Page, name: str) -> Path | None:
     """The summary's file, or None where it is absent, damaged or of other rows."""
-    pattern = _pattern(output, name)
-    for path in () if pattern is None else sorted((output / "work" / "summaries").glob(pattern)):
+    pattern = _pattern(page, name)
+    for path in () if pattern is None else sorted(page.run.directory("summaries").glob(pattern)):
         digest = path.stem.rpartition("-")[2]
         if digest_of(path).startswith(digest):
             return path
     return None
 
 
-def write_summaries(output: Path) -> None:
+def write_summaries(page: Page) -> None:
     """Make every summary that is not fresh, and drop those of other rows. Raises OutputError."""
-    directory = output / "work" / "summaries"
+    directory = page.run.directory("summaries")
     kept: set[Path | None] = set()
     for name, summary in SUMMARIES.items():
-        pattern = _pattern(output, name)
+        pattern = _pattern(page, name)
         if pattern is not None:
-            kept.add(fresh_summary(output, name) or _write(output, summary, directory, pattern))
+            kept.add(fresh_summary(page, name) or _write(page, summary, directory, pattern))
     if directory.is_dir():
         for path in directory.iterdir():
             if path not in kept:
                 path.unlink()
 
 
-def _rows(output: Path, summary: Summary) -> Files:
+def _rows(page: Page, summary: Summary) -> Files:
     """The files that are summed up."""
-    view = views_of(page_of(output))[summary.view]
+    view = views_of(page)[summary.view]
     return view.data.present(view.field)
 
 
-def _pattern(output: Path, name: str) -> str | None:
+def _pattern(page: Page, name: str) -> str | None:
     """The summary's file name, with a star for the hash of its content; None where there is nothing to sum up."""
     summary = SUMMARIES[name]
-    rows = _rows(output, summary)
+    rows = _rows(page, summary)
     if not rows:
         return None
     key = fingerprint(name, summary.query, [(file.local.name, file.digest) for file in rows])[:12]
     return f"{name}-{key}-*.parquet"
 
 
-def _write(output: Path, summary: Summary, directory: Path, pattern: str) -> Path:
+def _write(page: Page, summary: Summary, directory: Path, pattern: str) -> Path:
     path = directory / pattern.replace("*", "new")
     temporary = temporary_name(path)
-    rows = read_parquet_sql([Path(check(file)) for file in _rows(output, summary)])
+    rows = read_parquet_sql([Path(check(file)) for file in _rows(page, summary)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_duckdb(spill_beside(temporary)) as database:
@@ -104,11 +104,3 @@ def _write(output: Path, summary: Summary, directory: Path, pattern: str) -> Pat
     finally:
         temporary.unlink(missing_ok=True)
     return path
-
-
-def read_parquet_sql(files: Sequence[Path], *, differ: bool = False) -> str:
-    """The DuckDB table function over `files`, which must not be empty; where they `differ`, with all of their columns.
-
-    To find those, every file is opened.
-    """
-    return f"read_parquet([{', '.join(map(quote_text, files))}]{', union_by_name = true' if differ else ''})"

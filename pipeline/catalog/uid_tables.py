@@ -9,8 +9,8 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.catalog.catalog import quote_name
-from pipeline.catalog.duck import quote_text
 from pipeline.errors import InputError, one_line
+from pipeline.storage.duck import quote_text
 
 __all__ = ["load_uids", "rows_by_uid"]
 

@@ -91,8 +91,8 @@ def balance_report_command(words: Words) -> int:
     The captions that each mode of balancing would keep of this set's pairs, at its t. For the figures beside
     the published ones: sql CONFIG.yaml balance_summary.
     """
-    from pipeline.catalog.duck import open_duckdb
     from pipeline.questions.balance_report import compare_modes
+    from pipeline.storage.duck import open_duckdb
 
     shape, to = words.take("format"), words.take("to")
     shape = shape_of(shape, to)

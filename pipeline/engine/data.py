@@ -32,8 +32,19 @@ class Data(Generic[Out]):
     def __init__(self, name: str, out: type[Out]) -> None:
         self.name = name
         self.out = out
-        self.directory = Path()
+        self._directory: Path | None = None
         self._parts: list[Part[Out]] | None = None
+
+    @property
+    def directory(self) -> Path:
+        """Where its files are, once a page has taken its step."""
+        if self._directory is None:
+            raise RuntimeError(f"{self.name} is on no page")
+        return self._directory
+
+    @directory.setter
+    def directory(self, path: Path) -> None:
+        self._directory = path
 
     def finish(self, records: Sequence[Done]) -> None:
         """The step is done, with these records."""

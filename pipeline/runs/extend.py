@@ -22,13 +22,13 @@ from typing import Any
 import pyarrow as pa
 
 from configs.load import ConfigError, load, to_mapping
-from pipeline.catalog.duck import open_duckdb, spill_beside
 from pipeline.engine import Data, Info, Task, output, record_of
 from pipeline.records.queries import read_queries
 from pipeline.steps.balance.plan import Chosen
 from pipeline.steps.step import Page, Run, Step, step
 from pipeline.storage.atomic import read_sealed, temporary_name, unwritable, write_sealed
 from pipeline.storage.checked import check
+from pipeline.storage.duck import open_duckdb, spill_beside
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
 from pipeline.wit import WitConfig, build
@@ -139,7 +139,9 @@ def changes_of(config: WitConfig, page: Page) -> Step[Changes] | None:
     if state is None or tuple(state["sources"]) != config.sources:
         return None
     before = Files(Location(str(_before(root) / name), digest) for name, digest in sorted(state["chosen"].items()))
-    return list_changes(before, page["balance"].data)
+    step = list_changes(before, page["balance"].data)
+    step.data.directory = page.run.directory(step.name)  # on no page: the config does not ask for it
+    return step
 
 
 def end(output: Path) -> None:

@@ -19,14 +19,13 @@ from configs.load import fingerprint
 from pipeline.catalog.summaries import write_summaries
 from pipeline.engine import Part
 from pipeline.errors import DamagedFileError
-from pipeline.sets.shard import ShardFiles
+from pipeline.pages import page_of
 from pipeline.storage.atomic import commit, read_json, temporary_name, unwritable, write_bytes, write_json
 from pipeline.storage.checked import check
 from pipeline.storage.location import Location
+from pipeline.storage.shard import MANIFEST_VERSION, ShardFiles
 
-__all__ = ["MANIFEST_VERSION", "publish"]
-
-MANIFEST_VERSION = 1
+__all__ = ["publish"]
 
 
 def publish(
@@ -62,7 +61,7 @@ def publish(
     for other in (output / "versions").iterdir():
         if other != version:
             shutil.rmtree(other, ignore_errors=True)
-    write_summaries(output)
+    write_summaries(page_of(output))
     return version, put_back
 
 

@@ -31,14 +31,13 @@ from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
 from pipeline.runs.extend import begin, changes_of, end, extended
 from pipeline.runs.publish import publish
 from pipeline.stages.fetch.img2dataset import find_img2dataset
-from pipeline.steps.extract import Sources
 from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.facts import STORES
 from pipeline.steps.step import Page, Step
 from pipeline.storage.atomic import append_line, read_json, write_bytes, write_json
 from pipeline.storage.output import check_output, open_output
 from pipeline.terminal.progress import Progress
-from pipeline.wit import WitConfig, build
+from pipeline.wit import WitConfig, build, sources_of
 
 __all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
 
@@ -282,7 +281,7 @@ def _begin_extension(config: WitConfig, own: OwnStages) -> WitConfig:
 
 
 def _sources(config: WitConfig) -> Set[str]:
-    return Sources.of(config).found(build(config).run).keys()
+    return sources_of(config).found(build(config).run).keys()
 
 
 @contextlib.contextmanager

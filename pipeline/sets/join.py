@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.catalog.catalog import joined_files, open_catalog, quote_name, sql_errors
-from pipeline.catalog.duck import quote_text
 from pipeline.catalog.uid_tables import rows_by_uid
 from pipeline.errors import InputError, OutputError
 from pipeline.storage.atomic import commit, temporary_name, unwritable
+from pipeline.storage.duck import quote_text
 
 __all__ = ["JoinResult", "join"]
 

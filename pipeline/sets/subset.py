@@ -27,21 +27,21 @@ import pyarrow.parquet as pq
 
 from configs.load import load
 from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
-from pipeline.catalog.duck import full_disk, quote_text
 from pipeline.catalog.uid_tables import load_uids
 from pipeline.engine import Data, EngineConfig, Info, Task, open_engine
 from pipeline.errors import InputError, OutputError
 from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.records.schema import QUERIES, QUERY_COUNTS
 from pipeline.runs.publish import publish
-from pipeline.sets.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.stages.balance import mode_of
 from pipeline.storage.atomic import read_json, unwritable, write_json
 from pipeline.storage.checked import check, open_file, read_range, read_table
+from pipeline.storage.duck import full_disk, quote_text
 from pipeline.storage.location import Location
 from pipeline.storage.output import open_output
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.terminal.progress import Progress
 from pipeline.wit import WitConfig
 

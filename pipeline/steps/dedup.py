@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline.catalog.duck import open_duckdb, spill_beside
 from pipeline.engine import Data, Info, Task, apart, output
 from pipeline.records.identity import first_64_bits, keyed_hash
 from pipeline.records.ledger import Ledger, LedgerConfig
@@ -36,6 +35,7 @@ from pipeline.steps.queries import Queries
 from pipeline.steps.step import Page, Run, step
 from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.checked import check, read_batches, read_row_groups
+from pipeline.storage.duck import open_duckdb, spill_beside
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import parquet_writer, save_vector, write_parquet
 

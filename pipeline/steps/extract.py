@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from pipeline.config import WitConfig
 from pipeline.engine import Done, Info, Task, forget, output
 from pipeline.errors import InputError
 from pipeline.records.ledger import Ledger, LedgerConfig, Line
@@ -47,16 +46,6 @@ class Sources:
     """Of the files of each pattern."""
     max_bad: float
     """The share of them that may be unreadable."""
-
-    @classmethod
-    def of(cls, config: WitConfig) -> Sources:
-        """As the config says."""
-        return cls(
-            patterns=config.sources,
-            format=config.source_format,
-            most=config.max_sources,
-            max_bad=config.max_bad_sources,
-        )
 
     @property
     def store_pictures(self) -> bool:

@@ -100,13 +100,6 @@ def judge_links(
         )
 
 
-@judge_links.checked_by
-def _check(run: Run, links: Data[Candidates], stages: Sequence[LinkStage], config: TextsConfig) -> None:
-    for stage in stages:
-        if isinstance(stage, Stage):
-            stage.check()
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Matching(StageToBe):
     """Match, by the tables of a query list that is still to be read."""

@@ -50,6 +50,9 @@ class StageToBe(ABC):
         """Of the stage."""
         return self.stage.reasons
 
+    def check(self) -> None:  # noqa: B027 - the steps that it waits for look at what they need
+        """As `Stage.check`."""
+
     @abstractmethod
     def ready(self) -> Stage:
         """The stage, once the data is there."""
@@ -79,6 +82,8 @@ class Step(Generic[Out]):
     """What one task is for."""
     stages: Mapping[str, Mapping[str, str]]
     """The stages whose outcome its tasks enter into the ledger, in order, and what each reason of theirs means."""
+    judges: Sequence[Stage | StageToBe]
+    """Those of these stages that are `Stage`s."""
     keep: bool
     """Whether what earlier plans left in the directory stays: true for facts that cannot be made again."""
     reads: Sequence[Data[Any]]
@@ -129,7 +134,7 @@ class StepOf(Generic[P, Out]):
         self._cut = cut
         self._stages = tuple(stages)
         self.title = title
-        self._about: dict[str, Any] = {"per": per, "keep": keep}
+        self._per, self._keep = per, keep
         self._check: Callable[Concatenate[Run, P], None] | None = None
         self._accept: Callable[Concatenate[Run, P], Accept] | None = None
 
@@ -156,7 +161,9 @@ class StepOf(Generic[P, Out]):
             cut=lambda run: self._cut(run, *args, **kwargs),
             check=None if check is None else lambda run: check(run, *args, **kwargs),
             accept=None if accept is None else lambda run: accept(run, *args, **kwargs),
-            **self._about,
+            judges=judges,
+            per=self._per,
+            keep=self._keep,
         )
 
 
@@ -202,8 +209,11 @@ class Page:
     def check(self) -> None:
         """Look whether what the config names is there, before anything is made. Raises ConfigError or PipelineError.
 
-        The sources, of which there may be many, come last.
+        What the stages go by comes first: to look at sources takes longer.
         """
-        for each in reversed(self.steps):
+        for each in self.steps:
+            for judge in each.judges:
+                judge.check()
+        for each in self.steps:
             if each.check is not None:
                 each.check(self.run)

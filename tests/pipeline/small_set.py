@@ -18,9 +18,9 @@ from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, 
 from pipeline.records.queries import query_list_of
 from pipeline.records.schema import FETCHED, QUERIES, QUERY_COUNTS, REJECTIONS, TEXT_SOURCES
 from pipeline.runs.publish import publish
-from pipeline.sets.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.wit import WitConfig
 
 SEED = 5

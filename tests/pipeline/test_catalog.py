@@ -18,6 +18,7 @@ from pipeline.catalog.catalog import NAMED_QUERIES, SqlError, named_query, open_
 from pipeline.catalog.summaries import fresh_summary, write_summaries
 from pipeline.commands import main
 from pipeline.errors import OutputError
+from pipeline.pages import page_of
 from pipeline.questions.report import write_report
 from pipeline.records.schema import MATCHED
 from pipeline.storage.atomic import write_json
@@ -128,22 +129,22 @@ def test_host_of_a_url(url: str, host: str) -> None:
 def test_summary_serves_while_it_is_fresh_and_the_rows_when_it_is_not(tmp_path: Path) -> None:
     root = tmp_path / "set"
     make_set(root)
-    write_summaries(root)
-    made = fresh_summary(root, "hosts")
+    write_summaries(page_of(root))
+    made = fresh_summary(page_of(root), "hosts")
     assert made is not None
     assert [row[:3] for row in _ask(root, named_query("hosts"))] == _hosts()
     first = made.read_bytes()
     made.unlink()
-    write_summaries(root)
+    write_summaries(page_of(root))
     assert made.read_bytes() == first
     manifest = json.loads((root / "work/fetched/manifest.json").read_text())
     (root / "work/fetched/1.fetched.parquet").write_bytes((root / "work/fetched/0.fetched.parquet").read_bytes())
     manifest["tasks"][0]["outputs"]["1.fetched.parquet"] = digest_of(root / "work/fetched/1.fetched.parquet")
     write_json(root / "work/fetched/manifest.json", manifest)
-    assert fresh_summary(root, "hosts") is None
+    assert fresh_summary(page_of(root), "hosts") is None
     doubled = [(host, 2 * pairs, 2 * fetched) for host, pairs, fetched in _hosts()]
     assert [row[:3] for row in _ask(root, named_query("hosts"))] == doubled
-    write_summaries(root)
+    write_summaries(page_of(root))
     assert not made.exists()
     assert [row[:3] for row in _ask(root, named_query("hosts"))] == doubled
 

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.catalog.duck import open_duckdb
 from pipeline.engine import EngineConfig, Info, Task, open_engine, output
 from pipeline.errors import OutputError
 from pipeline.records.schema import FACTS
@@ -28,6 +27,7 @@ from pipeline.steps.fetch.facts import Answers
 from pipeline.steps.fetch.fetch import Fetch
 from pipeline.steps.fetch.requests import MISSING
 from pipeline.storage.checked import digest_of, load_vector
+from pipeline.storage.duck import open_duckdb
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import save_vector
 from tests.pipeline.loopback_server import LoopbackServer, text

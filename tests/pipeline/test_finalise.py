@@ -546,6 +546,7 @@ def test_tasks_change_their_keys_only_with_what_they_use(run: Runner) -> None:
         return [task.key for task in list_pictures(arrived, config).cut(run.page().run)]
 
     arrived = Data("fetched", Survivors)
+    arrived.directory = run.page().run.directory("fetched")
     outputs = {"00000.fetched.parquet": "hash", "00000.rejections.parquet": ""}
     arrived.finish([Done(partition="00000", key="", outputs=outputs)])
     one, two = ImageDedupConfig(mode="near"), ImageDedupConfig(mode="near", max_distance=6)

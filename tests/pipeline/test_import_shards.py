@@ -17,10 +17,10 @@ from configs.load import load
 from pipeline.errors import InputError
 from pipeline.questions.verify import verify
 from pipeline.runs.run import run
-from pipeline.sets.img2dataset import pictures
 from pipeline.steps import shards
 from pipeline.steps.fetch import requests
 from pipeline.steps.fetch.facts import read_facts
+from pipeline.storage.img2dataset import pictures
 from pipeline.storage.location import Location
 from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY

@@ -26,12 +26,12 @@ import pyarrow.parquet as pq
 
 from configs.load import ConfigError
 from pipeline.errors import EngineError
-from pipeline.sets.img2dataset import pictures
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched
 from pipeline.stages.fetch.wire import OtherSchemeError, wire_url
+from pipeline.storage.img2dataset import pictures
 
 __all__ = ["LIMITS", "fetch_with_img2dataset", "find_img2dataset", "reason_of"]
 

@@ -20,15 +20,14 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import WitConfig
 from pipeline.engine import Data, Info, Task, apart
 from pipeline.errors import InputError, one_line
 from pipeline.records.schema import FACTS
-from pipeline.sets.img2dataset import pictures, tar_beside
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.check_image.isolate import IsolatedChecker
-from pipeline.stages.extract.config import MissingPictures
+from pipeline.stages.extract.config import ExtractConfig, MissingPictures
 from pipeline.stages.extract.files import open_binary
+from pipeline.stages.fetch.config import FetchConfig
 from pipeline.steps.extract import Sources
 from pipeline.steps.fetch.facts import IMPORTS, STORE, Answers, FactsByOrder, named_by_key
 from pipeline.steps.fetch.fetch import keep_picture
@@ -36,7 +35,9 @@ from pipeline.steps.fetch.imported import exchange_facts, sort_facts
 from pipeline.steps.judge_links import Matched
 from pipeline.steps.sources import Stamp, stamp_of
 from pipeline.steps.step import Page, Run, step
+from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.checked import read_table
+from pipeline.storage.img2dataset import pictures, tar_beside
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.tar import TarWriter
@@ -195,9 +196,17 @@ def _stamp_of_tar(tar: str) -> Stamp:
         ) from error
 
 
-def import_pictures(page: Page, sources: Sources, matched: Data[Matched], c: WitConfig) -> Data[FactsByOrder]:
+def import_pictures(
+    page: Page,
+    sources: Sources,
+    matched: Data[Matched],
+    image: ImageConfig,
+    fetch: FetchConfig,
+    extract: ExtractConfig,
+    texts: TextsConfig,
+) -> Data[FactsByOrder]:
     """The steps that take pictures from beside their rows, and put their facts into the plan's order."""
-    most, missing = c.fetch.max_bytes, c.extract.missing_pictures
-    imported = page.add(import_stored(sources, matched, c.image, max_bytes=most, missing=missing))
-    cut = page.add(exchange_facts(imported, c.texts.rows_per_flush))
+    most, missing = fetch.max_bytes, extract.missing_pictures
+    imported = page.add(import_stored(sources, matched, image, max_bytes=most, missing=missing))
+    cut = page.add(exchange_facts(imported, texts.rows_per_flush))
     return page.add(sort_facts(cut))

@@ -217,8 +217,16 @@ def read_evaluation(run: Run, config: DecontaminateConfig, image: ImageConfig) -
 
 @read_evaluation.checked_by
 def _check(run: Run, config: DecontaminateConfig, image: ImageConfig) -> None:
-    """Raises InputError for a source that is not there, or is not what it should be."""
-    _Named.by(config)
+    """Raises InputError for a source that is not there, or is not what it should be; no folder is read to its end."""
+    for path in named_files(config.images, "decontaminate.images"):
+        if os.path.isdir(path):
+            files = (p for p in Path(path).rglob("*") if p.is_file())
+            if not any(p.suffix.lower() == ".tar" or _is_picture(p) for p in files):
+                raise InputError(f"{path}: neither pictures nor tars in this folder; correct `decontaminate.images`")
+        elif not path.endswith(".tar"):
+            raise InputError(f"{path}: neither a folder nor a .tar; correct `decontaminate.images` in the config")
+    for name in ("hashes", "captions", "class_names", "templates"):
+        named_files(getattr(config, name), f"decontaminate.{name}")
 
 
 def _partition(kind: str, path: str) -> str:
@@ -254,30 +262,20 @@ class _Named:
 def _tars(images: Sequence[str]) -> tuple[str, ...]:
     found: set[str] = set()
     for path in images:
-        if os.path.isdir(path):
-            found.update(str(tar) for tar in Path(path).rglob("*.tar"))
-        elif path.endswith(".tar"):
-            found.add(path)
-        else:
-            raise InputError(f"{path}: neither a folder nor a .tar; correct `decontaminate.images` in the config")
+        found.update(map(str, Path(path).rglob("*.tar")) if os.path.isdir(path) else [path])
     return tuple(sorted(found))
 
 
 def _folders(images: Sequence[str]) -> tuple[str, ...]:
-    found = []
-    for path in images:
-        if not os.path.isdir(path):
-            continue
-        if _pictures(path):
-            found.append(path)
-        elif not any(Path(path).rglob("*.tar")):
-            raise InputError(f"{path}: neither pictures nor tars in this folder; correct `decontaminate.images`")
-    return tuple(found)
+    return tuple(path for path in images if os.path.isdir(path) and _pictures(path))
 
 
 def _pictures(folder: str) -> list[str]:
-    files = (p for p in Path(folder).rglob("*") if p.is_file())
-    return sorted(str(p) for p in files if p.suffix.lower() not in (".tar", *_NO_PICTURE))
+    return sorted(str(p) for p in Path(folder).rglob("*") if p.is_file() and _is_picture(p))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() not in (".tar", *_NO_PICTURE)
 
 
 # --- the stage ------------------------------------------------------------------------------------

@@ -35,10 +35,3 @@ def judge_pairs(run: Run, arrived: Data[Survivors], stages: Sequence[PairStage])
     ready = tuple(stage.ready() if isinstance(stage, StageToBe) else stage for stage in stages)
     for part in arrived.parts:
         yield JudgePairs(partition=part.name, fetched=part.files.fetched, stages=ready, ledger=run.ledger)
-
-
-@judge_pairs.checked_by
-def _check(run: Run, arrived: Data[Survivors], stages: Sequence[PairStage]) -> None:
-    for stage in stages:
-        if isinstance(stage, Stage):
-            stage.check()

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.catalog.duck import open_duckdb, spill_beside
 from pipeline.engine import Data, Info, Task, apart, output
 from pipeline.pictures.thumbnail import NUM_BYTES
 from pipeline.records.identity import keyed_hash
@@ -23,6 +22,7 @@ from pipeline.steps.judges.image_dedup_config import ImageDedupConfig, Mode
 from pipeline.steps.judges.survivors import Survivors, survivors_of
 from pipeline.steps.step import Run, step
 from pipeline.storage.checked import read_row_groups
+from pipeline.storage.duck import open_duckdb, spill_beside
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import parquet_writer
 

@@ -55,7 +55,9 @@ def judge_survivors(
 
     def kept() -> Iterator[pa.RecordBatch]:
         for batch in survivors_of(fetched):
-            for stage, judge in judges:
+            for number, (stage, judge) in enumerate(judges):
+                if number and not batch.num_rows:
+                    break  # a stage that is given no row has no line
                 batch = book.add(stage, "pair", judge(batch))
             yield batch.select(FETCHED.names).cast(FETCHED)  # without what a stage has added
 

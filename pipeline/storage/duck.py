@@ -1,10 +1,11 @@
-"""DuckDB for one task: one thread, a memory limit, a place to spill to, and its full disk told as everybody's."""
+"""DuckDB as it is opened here: a place to spill to, in a task one thread and a memory limit, a full disk told as
+everybody's."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["full_disk", "open_duckdb", "quote_text", "spill_beside"]
+__all__ = ["full_disk", "open_duckdb", "quote_text", "read_parquet_sql", "spill_beside"]
 
 _FULL = "No space left on device"
 _OUT_OF_ROOM = (_FULL, "failed to offload data block", "max_temp_directory_size")
@@ -83,3 +84,11 @@ def spill_beside(path: Path) -> Path:
 def quote_text(text: object) -> str:
     """An SQL string literal."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def read_parquet_sql(files: Sequence[Path], *, differ: bool = False) -> str:
+    """The DuckDB table function over `files`, which must not be empty; where they `differ`, with all of their columns.
+
+    To find those, every file is opened.
+    """
+    return f"read_parquet([{', '.join(map(quote_text, files))}]{', union_by_name = true' if differ else ''})"

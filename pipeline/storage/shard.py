@@ -27,6 +27,7 @@ from pipeline.storage.parquet import write_parquet
 from pipeline.storage.tar import TarWriter
 
 __all__ = [
+    "MANIFEST_VERSION",
     "ShardFiles",
     "extension_of",
     "json_of",
@@ -38,6 +39,8 @@ __all__ = [
     "write_shard",
 ]
 
+MANIFEST_VERSION = 1
+"""Of manifest.json beside published shards."""
 _IN_HEX = ("uid", "url_id", "phash", "order", "stored_xxh3")
 """Binary or uint64 in Parquet, hex in JSON: readers of JSON take numbers for int64 (Hugging Face datasets), or for
 float64 (JavaScript)."""
