@@ -31,10 +31,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.stages.clean import CleanConfig, normalise, reason_against
-from pipeline.stages.language import LanguageConfig, identify
-from pipeline.stages.language_model import load_model, model_path
-from pipeline.stages.language_words import BUILTIN_LANGUAGES
+from pipeline.stages.clean.clean import CleanConfig, normalise, reason_against
+from pipeline.stages.language.language import LanguageConfig, identify
+from pipeline.stages.language.model import load_model, model_path
+from pipeline.stages.language.words import BUILTIN_LANGUAGES
 
 Row = tuple[str, str]
 """Language ("und": not stated), text."""

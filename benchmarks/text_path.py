@@ -43,9 +43,9 @@ from pipeline.records.identity import canonical_url, uid_of, url_id_of
 from pipeline.records.ledger import LedgerConfig
 from pipeline.records.queries import query_list_of
 from pipeline.records.schema import CANDIDATES
-from pipeline.stages.clean import Clean, CleanConfig, clean
-from pipeline.stages.language import Language, LanguageConfig, identify
-from pipeline.stages.language_model import model_path
+from pipeline.stages.clean.clean import Clean, CleanConfig, clean
+from pipeline.stages.language.language import Language, LanguageConfig, identify
+from pipeline.stages.language.model import model_path
 from pipeline.stages.match import Match, MatchConfig, Matcher, match
 from pipeline.steps.extract import Candidates
 from pipeline.steps.judge_links import judge_links

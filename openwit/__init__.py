@@ -24,13 +24,13 @@ if _typing.TYPE_CHECKING:
     from pipeline.sets.read_shards import read_shards as read_shards
     from pipeline.stages.balance.config import BalanceConfig as BalanceConfig
     from pipeline.stages.check_image.config import ImageConfig as ImageConfig
-    from pipeline.stages.clean_config import CleanConfig as CleanConfig
+    from pipeline.stages.clean.config import CleanConfig as CleanConfig
     from pipeline.stages.decontaminate_config import DecontaminateConfig as DecontaminateConfig
     from pipeline.stages.extract.config import ExtractConfig as ExtractConfig
     from pipeline.stages.fetch.config import FetchConfig as FetchConfig
     from pipeline.stages.image_filters_config import FiltersConfig as FiltersConfig
     from pipeline.stages.image_filters_config import ScoreFilter as ScoreFilter
-    from pipeline.stages.language_config import LanguageConfig as LanguageConfig
+    from pipeline.stages.language.config import LanguageConfig as LanguageConfig
     from pipeline.stages.stage import Stage as Stage
     from pipeline.steps.dedup_config import DedupConfig as DedupConfig
     from pipeline.steps.judges.image_dedup_config import ImageDedupConfig as ImageDedupConfig
@@ -48,8 +48,8 @@ _ROOMS = {
     "PipelineError": "pipeline.errors",
     "WitConfig": "pipeline.config",
     "ExtractConfig": "pipeline.stages.extract.config",
-    "CleanConfig": "pipeline.stages.clean_config",
-    "LanguageConfig": "pipeline.stages.language_config",
+    "CleanConfig": "pipeline.stages.clean.config",
+    "LanguageConfig": "pipeline.stages.language.config",
     "MatchConfig": "pipeline.matching.config",
     "TextsConfig": "pipeline.steps.texts_config",
     "DedupConfig": "pipeline.steps.dedup_config",

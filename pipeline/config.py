@@ -14,12 +14,12 @@ from pipeline.matching.config import MatchConfig
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.balance.config import BalanceConfig
 from pipeline.stages.check_image.config import ImageConfig
-from pipeline.stages.clean_config import CleanConfig
+from pipeline.stages.clean.config import CleanConfig
 from pipeline.stages.decontaminate_config import DecontaminateConfig
 from pipeline.stages.extract import ExtractConfig, Format
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.image_filters_config import FiltersConfig
-from pipeline.stages.language_config import LanguageConfig
+from pipeline.stages.language.config import LanguageConfig
 from pipeline.steps.dedup_config import DedupConfig
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.shards_config import ShardsConfig

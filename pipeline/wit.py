@@ -16,8 +16,8 @@ from pathlib import Path
 from pipeline.config import WitConfig
 from pipeline.own.stages import NO_STAGES, OwnStages, with_own
 from pipeline.records.schema import CANDIDATES, FETCHED
-from pipeline.stages.clean import Clean
-from pipeline.stages.language import Language
+from pipeline.stages.clean.clean import Clean
+from pipeline.stages.language.language import Language
 from pipeline.steps.balance.final import final_balance
 from pipeline.steps.balance.plan import balance
 from pipeline.steps.dedup import dedup

@@ -94,6 +94,7 @@ class _Walk:
             return
         self._code(function.__code__)
         self._value(function.__defaults__)
+        self._value(tuple(sorted((function.__kwdefaults__ or {}).items())))
         for cell in function.__closure__ or ():
             self._value(cell.cell_contents)
         names = _names(function.__code__)
@@ -107,7 +108,12 @@ class _Walk:
                 for attribute in names:
                     if hasattr(value, attribute):
                         self._say("attribute", attribute)
-                        self._value(getattr(value, attribute))
+                        self._attribute(getattr(value, attribute))
+
+    def _attribute(self, value: Any) -> None:
+        if isinstance(value, ModuleType) and not _is_brought(value.__name__):
+            raise TypeError(f"a kernel goes through two modules, {value.__name__} the second; import what it names")
+        self._value(value)
 
     def _made_by_compiler(self, value: Any) -> None:
         """A compiled function, an intrinsic, a type, or what `typing` makes of types."""

@@ -17,8 +17,8 @@ from pipeline.engine import Info, Task, output, outputs_of
 from pipeline.pages import as_markdown, stages_of, views_of, whole_page
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome
-from pipeline.stages.clean import Clean
-from pipeline.stages.clean_config import CleanConfig
+from pipeline.stages.clean.clean import Clean
+from pipeline.stages.clean.config import CleanConfig
 from pipeline.stages.stage import Stage
 from pipeline.steps.judge_links import judge_links
 from pipeline.steps.step import Page, Run, StepOf, step

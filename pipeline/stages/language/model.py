@@ -3,7 +3,7 @@
     text bytes --lower case, words, character n-grams--> rows of the input matrix --mean--> hidden[16]
     hidden --Huffman tree of binary classifiers--> likeliest label, P(first target)
 
-This module reads the file and lays out its tables; `language_kernel` runs them. A text is identified in lower case, as
+This module reads the file and lays out its tables; `kernel.py` runs them. A text is identified in lower case, as
 `str.lower` has it: the model was trained on text as it comes, knows few words in capitals, and takes most of them for
 another language (docs/language.md).
 
@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.stages.language_kernel import (
+from pipeline.stages.language.kernel import (
     ASK_PYTHON,
     BUCKETS,
     DIM,
@@ -48,7 +48,7 @@ from pipeline.stages.language_kernel import (
     predict,
     word_table,
 )
-from pipeline.stages.language_words import Lexicon, is_letter
+from pipeline.stages.language.words import Lexicon, is_letter
 
 __all__ = ["LanguageModel", "Predictions", "load_model", "model_path"]
 

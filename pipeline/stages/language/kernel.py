@@ -12,9 +12,9 @@ additions does not depend on what the cache holds.
 All of it is done to the text in lower case, as Python's `str.lower` has it. Upper case changes neither white space
 nor where words end, so words are lower-cased one by one, when their rows are added up; the cache knows them by their
 letters with A to Z lowered. Two letters need the letters around them, or become two: a text with one of these gets
-the label -1, and `language_model.py` lowers it in Python and asks again.
+the label -1, and `model.py` lowers it in Python and asks again.
 
-Everything here is called by `language_model.py` only.
+Everything here is called by `model.py` only.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ import pyarrow as pa
 
 from pipeline.records.outcome import Outcome, reject
 from pipeline.records.schema import IDENTIFIED
-from pipeline.stages.language_config import LANGUAGES, LanguageConfig
-from pipeline.stages.language_words import (
+from pipeline.stages.language.config import LANGUAGES, LanguageConfig
+from pipeline.stages.language.words import (
     Lexicon,
     count_words,
     lexicon_fingerprint,
@@ -37,7 +37,7 @@ from pipeline.stages.language_words import (
 from pipeline.stages.stage import Stage
 
 if TYPE_CHECKING:
-    from pipeline.stages.language_model import Predictions
+    from pipeline.stages.language.model import Predictions
 
 __all__ = ["LANGUAGES", "Language", "LanguageConfig", "identify", "lexicon_fingerprints"]
 
@@ -136,7 +136,7 @@ def _details(labels: tuple[str, ...]) -> pa.StringArray:
 
 
 def _run_kernel(captions: pa.StringArray, target: str, lexicon: Lexicon | None) -> tuple[tuple[str, ...], Predictions]:
-    from pipeline.stages.language_model import load_model  # numba takes half a second to import
+    from pipeline.stages.language.model import load_model  # numba takes half a second to import
 
     model = load_model()
     return model.labels, model.predict(captions, target, lexicon)
@@ -145,7 +145,7 @@ def _run_kernel(captions: pa.StringArray, target: str, lexicon: Lexicon | None) 
 def _run_library(captions: pa.StringArray, target: str, lexicon: Lexicon | None) -> tuple[tuple[str, ...], Predictions]:
     import fasttext
 
-    from pipeline.stages.language_model import Predictions, model_path
+    from pipeline.stages.language.model import Predictions, model_path
 
     model = fasttext.load_model(str(model_path()))
     labels = tuple(sorted(LANGUAGES))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.load import ConfigError
-from pipeline.stages.language_words import BUILTIN, BUILTIN_LANGUAGES
+from pipeline.stages.language.words import BUILTIN, BUILTIN_LANGUAGES
 
 __all__ = ["LANGUAGES", "LanguageConfig"]
 

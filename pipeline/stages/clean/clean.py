@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 
 from pipeline.records.outcome import Outcome, reject
 from pipeline.records.schema import CLEANED
-from pipeline.stages.clean_config import CleanConfig
-from pipeline.stages.clean_keywords import is_keyword_list
-from pipeline.stages.clean_markup import CONTINUATIONS, fix_mojibake, has_template, strip_markup
-from pipeline.stages.clean_names import CAMERA_WORDS, EXTENSIONS, MAX_NAME_WORDS, is_file_name, words_of_name
+from pipeline.stages.clean.config import CleanConfig
+from pipeline.stages.clean.keywords import is_keyword_list
+from pipeline.stages.clean.markup import CONTINUATIONS, fix_mojibake, has_template, strip_markup
+from pipeline.stages.clean.names import CAMERA_WORDS, EXTENSIONS, MAX_NAME_WORDS, is_file_name, words_of_name
 from pipeline.stages.stage import Stage
 
 __all__ = ["Clean", "CleanConfig", "clean", "normalise", "reason_against"]
@@ -41,17 +41,17 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
 
     Reasons are those of `reason_against`; the detail is the text.
     """
-    from pipeline.stages import clean_scan  # numba takes half a second to import
+    from pipeline.stages.clean import scan  # numba takes half a second to import
 
     texts = batch.column("alt_text")
     verdicts = _scan(texts, config)
-    unsure = np.flatnonzero(verdicts == clean_scan.UNSURE)
+    unsure = np.flatnonzero(verdicts == scan.UNSURE)
     normalised = pa.array([normalise(text, config) for text in texts.take(pa.array(unsure)).to_pylist()], pa.string())
     verdicts[unsure] = _scan(normalised, config)  # most only had white space to lose
-    still = verdicts[unsure] == clean_scan.UNSURE
+    still = verdicts[unsure] == scan.UNSURE
     judged = [reason_against(text, config) for text in normalised.filter(pa.array(still)).to_pylist()]
-    places = np.where(verdicts == clean_scan.TOO_SHORT, 0, 1)
-    by_length = pa.array(["too_short", "too_long"]).take(pa.array(places, mask=verdicts <= clean_scan.PLAIN))
+    places = np.where(verdicts == scan.TOO_SHORT, 0, 1)
+    by_length = pa.array(["too_short", "too_long"]).take(pa.array(places, mask=verdicts <= scan.PLAIN))
     captions = pc.replace_with_mask(texts, _mask_of(unsure, len(texts)), normalised)
     reasons = pc.replace_with_mask(by_length, _mask_of(unsure[still], len(texts)), pa.array(judged, pa.string()))
     cleaned = pa.RecordBatch.from_arrays(
@@ -61,9 +61,9 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
 
 
 def _scan(texts: pa.StringArray, config: CleanConfig) -> npt.NDArray[np.uint8]:
-    from pipeline.stages import clean_scan
+    from pipeline.stages.clean import scan
 
-    return clean_scan.scan(
+    return scan.scan(
         texts,
         min_chars=config.min_chars,
         max_chars=config.max_chars,
