@@ -22,6 +22,7 @@ import duckdb
 
 from pipeline.catalog.catalog import NAMED_QUERIES, named_query, open_catalog
 from pipeline.catalog.summaries import write_summaries
+from pipeline.pages import page_of
 from pipeline.storage.atomic import write_json
 from pipeline.storage.checked import digest_of
 
@@ -104,7 +105,7 @@ def make_set(root: Path, rows: int) -> None:
         write_json(shards / "manifest.json", {"version": 1, "shards": entries})
     (root / "shards").symlink_to("versions/0")
     started = time.perf_counter()
-    write_summaries(root)  # as publishing does
+    write_summaries(page_of(root))  # as publishing does
     print(f"summaries made in {time.perf_counter() - started:.1f} s")
     stages = {"language": {"other_language": rows // 2, "low_confidence": rows // 4}, "match": {"no_query": rows // 4}}
     lines = [

@@ -31,8 +31,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.stages.clean.clean import CleanConfig, normalise, reason_against
-from pipeline.stages.language.language import LanguageConfig, identify
+from pipeline.stages.clean.clean import normalise, reason_against
+from pipeline.stages.clean.config import CleanConfig
+from pipeline.stages.language.config import LanguageConfig
+from pipeline.stages.language.language import identify
 from pipeline.stages.language.model import load_model, model_path
 from pipeline.stages.language.words import BUILTIN_LANGUAGES
 

@@ -26,11 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.published_like import slice_articles
-from query_list.bigrams import BigramsConfig, bigrams
-from query_list.corpus import DumpConfig, neighbours
+from query_list.bigrams import bigrams
+from query_list.config import BigramsConfig, DumpConfig, UnigramsConfig
+from query_list.corpus import neighbours
 from query_list.counting import SpillingCounter, read_bucket, sum_counts
 from query_list.prose import read_article
-from query_list.unigrams import UnigramsConfig, unigrams
+from query_list.unigrams import unigrams
 
 _WORDS_PER_RANGE = 12_500_000
 _NUM_BUCKETS = 16

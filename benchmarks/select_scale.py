@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from pipeline.engine import Data, Done, Engine, EngineConfig, Info, Task, open_engine
 from pipeline.matching.matcher import Matcher
 from pipeline.records.identity import text_hash
-from pipeline.records.ledger import LedgerConfig
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import MATCHED, REJECTIONS
 from pipeline.stages.balance import BalanceConfig
 from pipeline.steps.balance.plan import balance
@@ -45,6 +45,7 @@ from pipeline.steps.queries import Queries
 from pipeline.steps.schedule import schedule
 from pipeline.steps.step import Page, Run, Step, step
 from pipeline.steps.texts_config import TextsConfig
+from pipeline.storage.checked import digest_of
 from pipeline.storage.parquet import parquet_writer, save_vector, write_parquet
 
 QUERIES = 500_000
@@ -147,7 +148,8 @@ def query_hashes(directory: Path) -> Data[Queries]:
     names = ("all.queries.parquet", "all.query_hashes.npy", *Matcher.FILES)
     data = Data("queries", Queries)
     data.directory = directory
-    data.finish([Done(partition="all", key="", outputs=dict.fromkeys(names, ""), info={"num_queries": QUERIES})])
+    outputs = dict.fromkeys(names, "") | {"all.query_hashes.npy": digest_of(directory / "all.query_hashes.npy")}
+    data.finish([Done(partition="all", key="", outputs=outputs, info={"num_queries": QUERIES})])
     return data
 
 

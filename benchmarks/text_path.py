@@ -39,14 +39,18 @@ import pyarrow.parquet as pq
 
 from benchmarks.published_like import make_captions, make_queries
 from pipeline.engine import Data, Done
+from pipeline.matching.config import MatchConfig
+from pipeline.matching.matcher import Matcher
 from pipeline.records.identity import canonical_url, uid_of, url_id_of
-from pipeline.records.ledger import LedgerConfig
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.queries import query_list_of
 from pipeline.records.schema import CANDIDATES
-from pipeline.stages.clean.clean import Clean, CleanConfig, clean
-from pipeline.stages.language.language import Language, LanguageConfig, identify
+from pipeline.stages.clean.clean import Clean, clean
+from pipeline.stages.clean.config import CleanConfig
+from pipeline.stages.language.config import LanguageConfig
+from pipeline.stages.language.language import Language, identify
 from pipeline.stages.language.model import model_path
-from pipeline.stages.match import Match, MatchConfig, Matcher, match
+from pipeline.stages.match import Match, match
 from pipeline.steps.extract import Candidates
 from pipeline.steps.judge_links import judge_links
 from pipeline.steps.step import Run

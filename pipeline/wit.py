@@ -35,7 +35,7 @@ from pipeline.steps.schedule import schedule
 from pipeline.steps.shards import write_shards
 from pipeline.steps.step import Page
 
-__all__ = ["WitConfig", "build", "sources_of"]
+__all__ = ["build", "sources_of"]
 
 
 def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:

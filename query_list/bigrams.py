@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from query_list.candidate import Candidate
 from query_list.config import BigramsConfig
 
-__all__ = ["BigramsConfig", "bigrams"]
+__all__ = ["bigrams"]
 
 
 def bigrams(

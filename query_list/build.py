@@ -22,7 +22,7 @@ from pipeline.storage.checked import check, digest_of
 from pipeline.storage.location import Files, Location
 from pipeline.terminal.printable import say
 from pipeline.terminal.progress import Progress
-from query_list.config import BUILD_VERSION, BuildConfig
+from query_list.config import BuildConfig
 from query_list.corpus import Counted, CountRange
 from query_list.dump import ranges
 from query_list.inputs import Input, expand, identify
@@ -31,7 +31,7 @@ from query_list.rank import RankAndCut, Ranked
 from query_list.stop_words import FUNCTION_WORDS
 from query_list.titles import CountViews, Viewed
 
-__all__ = ["BUILD_VERSION", "BuildConfig", "BuildResult", "build"]
+__all__ = ["BuildResult", "build"]
 
 Out = TypeVar("Out")
 _TRIES = 3

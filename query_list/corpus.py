@@ -14,13 +14,13 @@ from pipeline.engine import Info, Task, apart, output
 from pipeline.matching.characters import word_spans
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
-from query_list.config import BUILD_VERSION, DumpConfig
+from query_list.config import BUILD_VERSION
 from query_list.counting import SpillingCounter
 from query_list.dump import read_namespaces, read_pages
 from query_list.prose import read_article
 from query_list.title_case import name_of_article
 
-__all__ = ["PAGES", "CountRange", "Counted", "DumpConfig", "neighbours"]
+__all__ = ["PAGES", "CountRange", "Counted", "neighbours"]
 
 PAGES = pa.schema(
     [

@@ -16,16 +16,23 @@ from pipeline.errors import QueryListError
 from pipeline.records.queries import read_queries, write_queries
 from pipeline.records.schema import QUERIES
 from pipeline.storage.location import Files, Location
-from query_list.bigrams import BigramsConfig, bigrams
+from query_list.bigrams import bigrams
 from query_list.candidate import Candidate
-from query_list.config import BUILD_VERSION
+from query_list.config import (
+    BUILD_VERSION,
+    BigramsConfig,
+    EmptyQueriesConfig,
+    TitlesConfig,
+    UnigramsConfig,
+    WordnetConfig,
+)
 from query_list.corpus import PAGES
 from query_list.counting import COUNTS, read_bucket
 from query_list.merge import Totals
-from query_list.stop_words import EmptyQueriesConfig, Judge
-from query_list.titles import TitlesConfig, titles
-from query_list.unigrams import UnigramsConfig, unigrams
-from query_list.wordnet import WordnetConfig, wordnet
+from query_list.stop_words import Judge
+from query_list.titles import titles
+from query_list.unigrams import unigrams
+from query_list.wordnet import wordnet
 
 __all__ = ["RankAndCut", "Ranked"]
 

@@ -16,7 +16,8 @@ from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import Matcher, can_match, normal_form
 from pipeline.records.queries import QueryList
 from pipeline.storage.lines import read_lines
-from query_list.stop_words import EmptyQueriesConfig, Judge
+from query_list.config import EmptyQueriesConfig
+from query_list.stop_words import Judge
 
 __all__ = ["Difference", "Finding", "SourceFacts", "diff_rules", "lint", "read_texts", "stats"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pipeline.matching.characters import words
 from query_list.config import EmptyQueriesConfig
 
-__all__ = ["FUNCTION_WORDS", "EmptyQueriesConfig", "Judge"]
+__all__ = ["FUNCTION_WORDS", "Judge"]
 
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
     "none": frozenset(),

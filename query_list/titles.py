@@ -21,7 +21,7 @@ from query_list.config import BUILD_VERSION, TitlesConfig
 from query_list.counting import SpillingCounter
 from query_list.inputs import open_text_lines
 
-__all__ = ["MAX_MEMORY", "CountViews", "TitlesConfig", "Viewed", "titles"]
+__all__ = ["MAX_MEMORY", "CountViews", "Viewed", "titles"]
 
 MAX_MEMORY = "1GB"
 """Of the join of views, redirects and articles."""

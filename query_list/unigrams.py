@@ -8,7 +8,7 @@ import pyarrow as pa
 from query_list.candidate import Candidate
 from query_list.config import UnigramsConfig
 
-__all__ = ["UnigramsConfig", "unigrams"]
+__all__ = ["unigrams"]
 
 
 def unigrams(words: pa.Table, config: UnigramsConfig) -> list[Candidate]:

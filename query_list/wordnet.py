@@ -14,7 +14,7 @@ from query_list.candidate import Candidate
 from query_list.config import WordnetConfig
 from query_list.inputs import open_text_lines
 
-__all__ = ["WordnetConfig", "wordnet"]
+__all__ = ["wordnet"]
 
 _HYPONYMS = ("~", "~i")  # pointer symbols: kinds of, instances of
 

@@ -30,10 +30,11 @@ from pipeline.storage.atomic import commit, temporary_name, write_json
 from pipeline.storage.parquet import save_vector
 
 if TYPE_CHECKING:
-    from pipeline.matching.kernel import Tokens, Walk
+    from pipeline.matching.kernel import Walk
+    from pipeline.matching.tokens import Tokens
     from pipeline.records.queries import QueryList
 
-__all__ = ["MATCH_VERSION", "MatchConfig", "Matcher", "can_match", "normal_form"]
+__all__ = ["MATCH_VERSION", "Matcher", "can_match", "normal_form"]
 
 MATCH_VERSION = 5
 """Grows with every change of a rule or of the tables' layout."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.load import load
+from pipeline.config import WitConfig
 from pipeline.errors import OutputError
 from pipeline.stages.balance import MODES, mode_of
 from pipeline.stages.balance.edges import gather_from
@@ -25,7 +26,7 @@ from pipeline.stages.balance.selection import balance
 from pipeline.stages.balance.thresholds import solve
 from pipeline.storage.checked import load_vector, read_batches
 from pipeline.storage.output import check_output
-from pipeline.wit import WitConfig, build
+from pipeline.wit import build
 
 __all__ = ["COMPARED", "compare_modes"]
 

@@ -20,7 +20,7 @@ from pipeline.records.outcome import Outcome
 from pipeline.records.schema import REJECTIONS
 from pipeline.storage.parquet import parquet_writer
 
-__all__ = ["Ledger", "LedgerConfig", "LedgerError", "Line", "last_reached", "totals"]
+__all__ = ["Ledger", "LedgerError", "Line", "last_reached", "totals"]
 
 
 class LedgerError(PipelineError):

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from configs.load import ConfigError, load, to_mapping
+from pipeline.config import WitConfig
 from pipeline.engine import Data, Info, Task, output, record_of
 from pipeline.records.queries import read_queries
 from pipeline.steps.balance.plan import Chosen
@@ -31,7 +32,7 @@ from pipeline.storage.checked import check
 from pipeline.storage.duck import open_duckdb, spill_beside
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
-from pipeline.wit import WitConfig, build
+from pipeline.wit import build
 
 __all__ = ["CHANGES", "Changes", "ListChanges", "begin", "changes_of", "end", "extended", "list_changes"]
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import load
+from pipeline.config import WitConfig
 from pipeline.engine import record_of
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.own.record import refuse_own_stages
@@ -23,7 +24,6 @@ from pipeline.runs.run import run
 from pipeline.storage.checked import check
 from pipeline.storage.output import open_output
 from pipeline.terminal.progress import Progress
-from pipeline.wit import WitConfig
 
 __all__ = ["repair"]
 

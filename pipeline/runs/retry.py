@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError
+from pipeline.config import WitConfig
 from pipeline.engine import forget
 from pipeline.own.stages import NO_STAGES, OwnStages
 from pipeline.runs.run import refuse_subset, walk
@@ -21,7 +22,7 @@ from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.requests import ListRequests
 from pipeline.steps.step import Page
 from pipeline.storage.output import check_output, open_output
-from pipeline.wit import WitConfig, build
+from pipeline.wit import build
 
 __all__ = ["begin_retry"]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, dump, fingerprint, load
+from pipeline.config import WitConfig
 from pipeline.engine import AnyTask, Done, Engine, finished, open_engine
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.own.record import record
@@ -37,7 +38,7 @@ from pipeline.steps.step import Page, Step
 from pipeline.storage.atomic import append_line, read_json, write_bytes, write_json
 from pipeline.storage.output import check_output, open_output
 from pipeline.terminal.progress import Progress
-from pipeline.wit import WitConfig, build, sources_of
+from pipeline.wit import build, sources_of
 
 __all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
 

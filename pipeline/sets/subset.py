@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from configs.load import load
 from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
 from pipeline.catalog.uid_tables import load_uids
+from pipeline.config import WitConfig
 from pipeline.engine import Data, EngineConfig, Info, Task, open_engine
 from pipeline.errors import InputError, OutputError
 from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
@@ -43,9 +44,8 @@ from pipeline.storage.output import open_output
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.terminal.progress import Progress
-from pipeline.wit import WitConfig
 
-__all__ = ["CopySamples", "SubsetConfig", "SubsetResult", "subset"]
+__all__ = ["CopySamples", "SubsetResult", "subset"]
 
 _BATCH_ROWS = 65_536
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from pipeline.pictures.hamming import distances, find_matches
 from pipeline.records.outcome import Outcome, reject
-from pipeline.stages.decontaminate_config import DecontaminateConfig
 from pipeline.stages.stage import Stage
 from pipeline.storage.checked import read_table
 from pipeline.storage.location import Files
@@ -23,7 +22,6 @@ from pipeline.storage.location import Files
 __all__ = [
     "EVALUATION",
     "Decontaminate",
-    "DecontaminateConfig",
     "Evaluation",
     "decontaminate",
     "normal_form",

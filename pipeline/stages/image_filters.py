@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.records.outcome import Outcome, reject
-from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
+from pipeline.stages.image_filters_config import FiltersConfig
 from pipeline.stages.stage import Stage
 from pipeline.storage.checked import load_vector
 from pipeline.storage.location import Files, Location
 
-__all__ = ["Filters", "FiltersConfig", "Keys", "ScoreFilter", "SortedScore", "filter_facts", "keys_of", "range_of"]
+__all__ = ["Filters", "Keys", "SortedScore", "filter_facts", "keys_of", "range_of"]
 
 Keys = npt.NDArray[np.uint64]
 """uint64[N, 2]: uids, big-endian, the first half in column 0."""

@@ -21,7 +21,7 @@ from pipeline.stages.stage import Stage
 from pipeline.storage.checked import check
 from pipeline.storage.location import Files
 
-__all__ = ["Match", "MatchConfig", "Matcher", "match"]
+__all__ = ["Match", "match"]
 
 
 def match(batch: pa.RecordBatch, config: MatchConfig, matcher: Matcher) -> Outcome:

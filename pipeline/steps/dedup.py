@@ -25,7 +25,8 @@ import xxhash
 
 from pipeline.engine import Data, Info, Task, apart, output
 from pipeline.records.identity import first_64_bits, keyed_hash
-from pipeline.records.ledger import Ledger, LedgerConfig
+from pipeline.records.ledger import Ledger
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import reject
 from pipeline.records.schema import MATCHED, REJECTIONS
 from pipeline.stages.balance.edges import ids_of

@@ -19,7 +19,8 @@ import xxhash
 
 from pipeline.engine import Done, Info, Task, forget, output
 from pipeline.errors import InputError
-from pipeline.records.ledger import Ledger, LedgerConfig, Line
+from pipeline.records.ledger import Ledger, Line
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, rejections_from_rows
 from pipeline.records.schema import CANDIDATES, REJECTIONS
 from pipeline.stages.extract import ExtractConfig, Format, check_source, extract, stores_pictures

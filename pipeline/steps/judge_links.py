@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from pipeline.engine import Data, Info, Task, output
 from pipeline.matching.config import MatchConfig
-from pipeline.records.ledger import Ledger, LedgerConfig
+from pipeline.records.ledger import Ledger
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import CANDIDATES, MATCHED, REJECTIONS
 from pipeline.stages.match import Match
 from pipeline.stages.stage import Stage

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 from pipeline.engine import AnyTask, Data, Done
-from pipeline.records.ledger import LedgerConfig
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.reasons import REASONS
 from pipeline.stages.stage import Stage
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from configs.load import load
+from pipeline.config import WitConfig
 from pipeline.runs.run import run
 from pipeline.sample_web import SampleWebConfig, build_sample_web
-from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
 from tests.ports import free_port
 

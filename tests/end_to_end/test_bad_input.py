@@ -11,9 +11,9 @@ import pytest
 
 from configs.load import dump
 from pipeline.commands import main
+from pipeline.config import WitConfig
 from pipeline.sample_web.serving import serving
 from pipeline.storage.output import open_output
-from pipeline.wit import WitConfig
 
 Make = Callable[..., WitConfig]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.load import dump
-from pipeline.wit import WitConfig
+from pipeline.config import WitConfig
 from tests.conftest import REPOSITORY
 from tests.end_to_end.conftest import published_hashes
 from tests.ray_nodes import ENVIRONMENT, cluster, kill, runs_tasks

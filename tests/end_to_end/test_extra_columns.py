@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline.config import WitConfig
 from pipeline.runs.run import run
-from pipeline.wit import WitConfig
 
 
 def test_other_columns_of_a_table_reach_shards_and_their_json(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import dump
-from pipeline.wit import WitConfig
+from pipeline.config import WitConfig
 from tests.conftest import REPOSITORY
 from tests.end_to_end.conftest import published_hashes
 

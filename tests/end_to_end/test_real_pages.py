@@ -18,9 +18,9 @@ import pytest
 
 from configs.load import from_mapping
 from pipeline.catalog.catalog import open_catalog
+from pipeline.config import WitConfig
 from pipeline.records.identity import canonical_url
 from pipeline.runs.run import run
-from pipeline.wit import WitConfig
 
 PORT = 8765  # the port in the archives' URLs
 # So the address must differ between runs of this test at the same time; Linux has all of 127.0.0.0/8.

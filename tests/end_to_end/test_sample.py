@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.catalog.catalog import NAMED_QUERIES, named_query, open_catalog
+from pipeline.config import WitConfig
 from pipeline.engine import Engine
 from pipeline.pages import is_reason
 from pipeline.questions.report import write_report
 from pipeline.runs.run import inspect, run
-from pipeline.wit import WitConfig, build
+from pipeline.wit import build
 from tests.end_to_end.conftest import published_hashes
 
 Make = Callable[..., WitConfig]

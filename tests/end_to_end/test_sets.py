@@ -12,13 +12,14 @@ import pytest
 from configs.load import dump
 from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
+from pipeline.config import WitConfig
 from pipeline.pages import page_of, stages_of, views_of, whole_page
 from pipeline.questions.explain import UnknownLinkError, explain, lines_of
 from pipeline.questions.verify import verify
 from pipeline.runs.run import run
 from pipeline.sets.export_list import export_list
-from pipeline.sets.subset import SubsetConfig, subset
-from pipeline.wit import WitConfig
+from pipeline.sets.subset import subset
+from pipeline.sets.subset_config import SubsetConfig
 
 Make = Callable[..., WitConfig]
 STAGES = (

@@ -21,11 +21,11 @@ import yaml
 from configs.load import ConfigError, load
 from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
+from pipeline.config import WitConfig
 from pipeline.questions.verify import verify
 from pipeline.runs.run import run
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset, find_img2dataset
-from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
 from tests.pipeline.img2dataset_directory import jpeg, reasons_of, samples_of
 from tests.pipeline.loopback_server import LoopbackServer, answer, raw, redirect, text

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.load import dump, load
+from pipeline.config import WitConfig
 from pipeline.engine import Data, Info, Task, run_task
 from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, text_hash, uid_of, url_id_of
 from pipeline.records.queries import query_list_of
@@ -21,7 +22,6 @@ from pipeline.runs.publish import publish
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.shard import ShardFiles, ranks_of, shard_name, write_shard
-from pipeline.wit import WitConfig
 
 SEED = 5
 LIMIT = 20

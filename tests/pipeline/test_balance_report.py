@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.catalog.catalog import named_query, open_catalog
 from pipeline.commands import main
+from pipeline.config import WitConfig
 from pipeline.errors import OutputError
 from pipeline.questions.balance_report import compare_modes
 from pipeline.runs.run import run
 from pipeline.storage.output import open_output
-from pipeline.wit import WitConfig
 from tests.end_to_end.conftest import make_config, query_list, sample_web
 
 __all__ = ["make_config", "query_list", "sample_web"]  # fixtures of the end-to-end tests

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from configs.load import ConfigError
 from pipeline.records.outcome import Outcome
 from pipeline.records.schema import CANDIDATES, CLEANED
-from pipeline.stages.clean.clean import Clean, CleanConfig, clean, normalise, reason_against
+from pipeline.stages.clean.clean import Clean, clean, normalise, reason_against
+from pipeline.stages.clean.config import CleanConfig
 
 
 def _batch(texts: list[str]) -> pa.RecordBatch:

@@ -15,11 +15,11 @@ import pytest
 
 from configs.load import ConfigError
 from pipeline.commands import main
+from pipeline.config import WitConfig
 from pipeline.records.queries import read_queries, write_queries
 from pipeline.runs.run import run
 from pipeline.steps.balance.plan import BalancePairs
 from pipeline.steps.fetch.facts import FactStore
-from pipeline.wit import WitConfig
 from tests.end_to_end.conftest import (
     make_config,
     published_hashes,

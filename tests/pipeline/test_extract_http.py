@@ -18,7 +18,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records.ledger import Ledger, LedgerConfig, totals
+from pipeline.records.ledger import Ledger, totals
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.extract import ExtractConfig, extract
 from pipeline.stages.extract.http_message import Answer, OversizedBodyError, UnreadableAnswerError, parse_answer, unpack
 from pipeline.stages.extract.media_type import looks_like_html, media_type_of

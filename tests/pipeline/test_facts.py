@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.engine import Data, Done, EngineConfig, open_engine
-from pipeline.records.ledger import LedgerConfig
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig

@@ -18,6 +18,7 @@ import pytest
 
 from configs.load import ConfigError, load
 from pipeline.commands import main
+from pipeline.config import WitConfig
 from pipeline.errors import EngineError
 from pipeline.pages import is_reason
 from pipeline.runs.run import inspect, run
@@ -26,7 +27,6 @@ from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched
 from pipeline.stages.fetch.img2dataset import LIMITS, fetch_with_img2dataset, find_img2dataset, reason_of
 from pipeline.steps.fetch.facts import settings_of
-from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
 
 STAND_IN = """

@@ -17,28 +17,32 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import ConfigError, from_mapping
+from pipeline.config import WitConfig
 from pipeline.engine import Data, Done, EngineConfig, Info, Task, open_engine
 from pipeline.errors import InputError
 from pipeline.pictures.thumbnail import look_alike
 from pipeline.records.identity import first_64_bits, keyed_hash
-from pipeline.records.ledger import LedgerConfig, totals
+from pipeline.records.ledger import totals
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, reject
 from pipeline.records.schema import FETCHED
 from pipeline.stages.check_image.check import check_image
 from pipeline.stages.check_image.config import ImageConfig, Picture
-from pipeline.stages.decontaminate import DecontaminateConfig, normal_form
+from pipeline.stages.decontaminate import normal_form
+from pipeline.stages.decontaminate_config import DecontaminateConfig
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.image_filters import FiltersConfig, ScoreFilter
+from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 from pipeline.stages.stage import Stage
 from pipeline.steps.judges.decontaminate import decontaminate
-from pipeline.steps.judges.image_dedup import ImageDedupConfig, image_dedup
+from pipeline.steps.judges.image_dedup import image_dedup
+from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.judges.image_filters import filters
 from pipeline.steps.judges.judge_pairs import judge_pairs
 from pipeline.steps.judges.same_pictures import list_pictures
 from pipeline.steps.judges.survivors import Survivors
 from pipeline.steps.step import Page, Run, step
 from pipeline.storage.parquet import write_parquet
-from pipeline.wit import WitConfig, build
+from pipeline.wit import build
 from tests.pipeline.pages import run_page
 
 LEDGER = LedgerConfig()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import load
+from pipeline.config import WitConfig
 from pipeline.errors import InputError
 from pipeline.questions.verify import verify
 from pipeline.runs.run import run
@@ -22,7 +23,6 @@ from pipeline.steps.fetch import requests
 from pipeline.steps.fetch.facts import read_facts
 from pipeline.storage.img2dataset import pictures
 from pipeline.storage.location import Location
-from pipeline.wit import WitConfig
 from tests.conftest import REPOSITORY
 from tests.pipeline.img2dataset_directory import jpeg, reasons_of, row, samples_of, write_directory
 from tests.pipeline.loopback_server import LoopbackServer, text

@@ -16,17 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.load import ConfigError, load
+from pipeline.config import WitConfig
 from pipeline.errors import InputError
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome
 from pipeline.records.schema import CLEANED, IDENTIFIED
+from pipeline.stages.language.config import LANGUAGES, LanguageConfig
 from pipeline.stages.language.kernel import NUM_CHARACTERS
-from pipeline.stages.language.language import LANGUAGES, Language, LanguageConfig, identify, lexicon_fingerprints
+from pipeline.stages.language.language import Language, identify, lexicon_fingerprints
 from pipeline.stages.language.model import load_model, model_path
 from pipeline.stages.language.words import BUILTIN_LANGUAGES, Lexicon, count_words, is_letter, load_lexicon
 from pipeline.steps.judge_links import JudgeLinks
 from pipeline.storage.location import Location
-from pipeline.wit import WitConfig, build
+from pipeline.wit import build
 
 NO_LEXICON: dict[str, tuple[str, ...]] = {"en": ()}
 

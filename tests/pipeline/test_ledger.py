@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.pages import is_reason, reasons_of, whole_page
-from pipeline.records.ledger import Ledger, LedgerConfig, LedgerError, totals
+from pipeline.records.ledger import Ledger, LedgerError, totals
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, empty_rejections, reject, rejections_from_rows
 
 

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from configs.load import ConfigError
 from pipeline.errors import QueryListError
 from pipeline.matching.characters import fold_case, word_spans, words
-from pipeline.matching.matcher import can_match, normal_form
+from pipeline.matching.config import MatchConfig
+from pipeline.matching.matcher import Matcher, can_match, normal_form
 from pipeline.records.queries import query_list_of
-from pipeline.stages.match import MatchConfig, Matcher, match
+from pipeline.stages.match import match
 
 Case = Literal["smart", "fold", "exact"]
 CASES: tuple[Case, ...] = ("smart", "fold", "exact")

@@ -24,7 +24,8 @@ from pipeline.questions.verify import verify
 from pipeline.records.schema import SAMPLES
 from pipeline.sets.export_list import export_list
 from pipeline.sets.join import join
-from pipeline.sets.subset import SubsetConfig, subset
+from pipeline.sets.subset import subset
+from pipeline.sets.subset_config import SubsetConfig
 from pipeline.storage.output import open_output
 from tests.pipeline.small_set import PER_SHARD, make_set, picture, selects
 

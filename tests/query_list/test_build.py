@@ -18,10 +18,11 @@ from pipeline.engine import EngineConfig
 from pipeline.errors import InputError, QueryListError
 from pipeline.matching.config import MatchConfig
 from pipeline.records.queries import query_list_of, read_queries
-from query_list.build import BuildConfig, build
+from query_list.build import build
 from query_list.commands import main
+from query_list.config import BuildConfig, EmptyQueriesConfig
 from query_list.report import diff_rules, lint, stats
-from query_list.stop_words import EmptyQueriesConfig, Judge
+from query_list.stop_words import Judge
 from tests.query_list.small_wiki import HEAD, article, redirect, write_dump, write_views, write_wordnet
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -18,15 +18,16 @@ from configs.load import ConfigError
 from pipeline.errors import InputError
 from pipeline.storage.location import Location
 from query_list import prose
-from query_list.bigrams import BigramsConfig, bigrams
+from query_list.bigrams import bigrams
+from query_list.config import BigramsConfig, TitlesConfig, UnigramsConfig, WordnetConfig
 from query_list.corpus import PAGES, neighbours
 from query_list.counting import COUNTS, SpillingCounter, read_bucket, sum_counts
 from query_list.dump import read_namespaces, read_pages
 from query_list.prose import read_article
 from query_list.title_case import name_of_article
-from query_list.titles import CountViews, TitlesConfig, Viewed, titles
-from query_list.unigrams import UnigramsConfig, unigrams
-from query_list.wordnet import WordnetConfig, wordnet
+from query_list.titles import CountViews, Viewed, titles
+from query_list.unigrams import unigrams
+from query_list.wordnet import wordnet
 from tests.query_list.small_wiki import HEAD, article, redirect, write_dump, write_views, write_wordnet
 
 PAGES_XML = [article(f"Title {i}", f"text {i} & more " * (1 + i % 7)) for i in range(40)]

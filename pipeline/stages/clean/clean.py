@@ -30,7 +30,7 @@ from pipeline.stages.clean.markup import CONTINUATIONS, fix_mojibake, has_templa
 from pipeline.stages.clean.names import CAMERA_WORDS, EXTENSIONS, MAX_NAME_WORDS, is_file_name, words_of_name
 from pipeline.stages.stage import Stage
 
-__all__ = ["Clean", "CleanConfig", "clean", "normalise", "reason_against"]
+__all__ = ["Clean", "clean", "normalise", "reason_against"]
 
 
 _DEFAULT = CleanConfig()

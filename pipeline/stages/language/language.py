@@ -39,7 +39,7 @@ from pipeline.stages.stage import Stage
 if TYPE_CHECKING:
     from pipeline.stages.language.model import Predictions
 
-__all__ = ["LANGUAGES", "Language", "LanguageConfig", "identify", "lexicon_fingerprints"]
+__all__ = ["Language", "identify", "lexicon_fingerprints"]
 
 _HUNDREDTHS = 101
 

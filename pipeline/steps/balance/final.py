@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine import Data, Info, Task, output
-from pipeline.records.ledger import LedgerConfig
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import FINAL_COUNTS, QUERY_COUNTS
 from pipeline.stages.balance import mode_of
 from pipeline.stages.balance.edges import gather_from

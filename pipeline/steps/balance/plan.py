@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from pipeline.engine import Data, Info, Task, output
 from pipeline.records.identity import first_64_bits, keyed_hash
-from pipeline.records.ledger import Ledger, LedgerConfig
+from pipeline.records.ledger import Ledger
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import MATCHED, QUERY_COUNTS, REJECTIONS, SELECTED
 from pipeline.stages.balance import BalanceConfig, mode_of
 from pipeline.stages.balance.edges import EDGES, Gather, edges_of, gather_from, ids_of

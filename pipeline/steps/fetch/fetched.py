@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Data, Info, Task, apart
-from pipeline.records.ledger import Ledger, LedgerConfig
+from pipeline.records.ledger import Ledger
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, rejections_from_rows
 from pipeline.records.schema import FETCHED, SELECTED
 from pipeline.steps.fetch.facts import STORE, STORED, Answers, read_facts

@@ -22,7 +22,8 @@ from pipeline.engine import Data, Info, Task, output
 from pipeline.errors import InputError
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.isolate import IsolatedChecker
-from pipeline.stages.decontaminate import EVALUATION, Decontaminate, DecontaminateConfig, normal_form, prompts
+from pipeline.stages.decontaminate import EVALUATION, Decontaminate, normal_form, prompts
+from pipeline.stages.decontaminate_config import DecontaminateConfig
 from pipeline.stages.stage import Stage
 from pipeline.steps.judges.judge_pairs import PairStage
 from pipeline.steps.sources import Stamp, named_files, stamp_of

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Data, Info, Task
-from pipeline.records.ledger import LedgerConfig
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, reject
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.judges.near_pictures import choose_alike, find_alike
@@ -28,7 +28,7 @@ from pipeline.steps.step import Page, Run, step
 from pipeline.storage.checked import read_part
 from pipeline.storage.location import Files, Location
 
-__all__ = ["DropPictures", "ImageDedupConfig", "drop_pictures", "image_dedup"]
+__all__ = ["DropPictures", "drop_pictures", "image_dedup"]
 
 
 # --- image_dedup: what that means for each pair ---------------------------------------------------

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from pipeline.engine import Data, Info, Task, output
 from pipeline.errors import InputError
-from pipeline.stages.image_filters import Filters, FiltersConfig, ScoreFilter, SortedScore, keys_of, range_of
+from pipeline.stages.image_filters import Filters, SortedScore, keys_of, range_of
+from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 from pipeline.stages.stage import Stage
 from pipeline.steps.judges.judge_pairs import PairStage
 from pipeline.steps.sources import Stamp, named_files, stamp_of

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.engine import Data, Info, Task
-from pipeline.records.ledger import LedgerConfig
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.stage import Stage
 from pipeline.steps.judges.survivors import Survivors, judge_survivors
 from pipeline.steps.step import Run, StageToBe, step

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Info, output
-from pipeline.records.ledger import Ledger, LedgerConfig
+from pipeline.records.ledger import Ledger
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome
 from pipeline.records.schema import FETCHED, REJECTIONS
 from pipeline.storage.checked import read_batches
