@@ -15,10 +15,10 @@ from pipeline.catalog.catalog import named_query, open_catalog
 from pipeline.errors import OutputError
 from pipeline.pages import page_of
 from pipeline.questions.balance_report import compare_modes
+from pipeline.records.shard import extension_of, shard_name
 from pipeline.steps.fetch.retries import retries_of
 from pipeline.storage.atomic import read_json, write_bytes
 from pipeline.storage.duck import open_duckdb
-from pipeline.storage.shard import extension_of, shard_name
 from pipeline.terminal.printable import printable
 
 __all__ = ["write_report"]

@@ -31,13 +31,13 @@ import pyarrow.parquet as pq
 from configs.load import fingerprint
 from pipeline.errors import OutputError, one_line
 from pipeline.pictures.rejected import Rejected
+from pipeline.records.shard import MANIFEST_VERSION, extension_of, json_of, samples_of, stats_of
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.storage.atomic import read_json, sha256_of
 from pipeline.storage.checked import picture_hash
 from pipeline.storage.duck import open_duckdb, read_parquet_sql
 from pipeline.storage.output import check_output
-from pipeline.storage.shard import MANIFEST_VERSION, extension_of, json_of, samples_of, stats_of
 
 __all__ = ["Damage", "Verification", "verify"]
 

@@ -20,10 +20,10 @@ from pipeline.catalog.summaries import write_summaries
 from pipeline.engine import Part
 from pipeline.errors import DamagedFileError
 from pipeline.pages import page_of
+from pipeline.records.shard import MANIFEST_VERSION, ShardFiles
 from pipeline.storage.atomic import commit, read_json, temporary_name, unwritable, write_bytes, write_json
 from pipeline.storage.checked import check
 from pipeline.storage.location import Location
-from pipeline.storage.shard import MANIFEST_VERSION, ShardFiles
 
 __all__ = ["publish"]
 

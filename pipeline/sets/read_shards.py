@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from pipeline.errors import DamagedFileError, InputError, one_line
 from pipeline.records.schema import SAMPLES
+from pipeline.records.shard import samples_of
 from pipeline.storage.atomic import read_json
 from pipeline.storage.checked import open_file, read_batches, read_range
 from pipeline.storage.location import Location
-from pipeline.storage.shard import samples_of
 
 __all__ = ["read_shards"]
 

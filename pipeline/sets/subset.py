@@ -33,6 +33,7 @@ from pipeline.engine import Data, EngineConfig, Info, Task, open_engine
 from pipeline.errors import InputError, OutputError
 from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.records.schema import QUERIES, QUERY_COUNTS
+from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.runs.publish import publish
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.stages.balance import mode_of
@@ -42,7 +43,6 @@ from pipeline.storage.duck import full_disk, quote_text
 from pipeline.storage.location import Location
 from pipeline.storage.output import open_output
 from pipeline.storage.parquet import write_parquet
-from pipeline.storage.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.terminal.progress import Progress
 
 __all__ = ["CopySamples", "SubsetResult", "subset"]

@@ -2,7 +2,7 @@
 
     FETCHED + staging tars, shard after shard --rank--> 00000.tar 00000.parquet 00000_stats.json ...
 
-`pipeline/storage/shard.py` says what a shard is. Shards differ by at most one sample in size, so that no loader
+`pipeline/records/shard.py` says what a shard is. Shards differ by at most one sample in size, so that no loader
 meets a short one.
 """
 
@@ -22,13 +22,13 @@ import pyarrow.compute as pc
 from pipeline.engine import Data, Info, Part, Task, apart, record_of
 from pipeline.errors import DamagedFileError
 from pipeline.records.schema import FETCHED
+from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.steps.fetch.facts import STORE
 from pipeline.steps.judges.survivors import Survivors
 from pipeline.steps.shards_config import ShardsConfig
 from pipeline.steps.step import Run, step
 from pipeline.storage.checked import check, open_file, read_range, read_table
 from pipeline.storage.location import Location
-from pipeline.storage.shard import ShardFiles, ranks_of, shard_name, write_shard
 
 __all__ = ["Ranks", "WriteShard", "write_shards"]
 

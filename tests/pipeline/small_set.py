@@ -18,10 +18,10 @@ from pipeline.engine import Data, Info, Task, run_task
 from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, text_hash, uid_of, url_id_of
 from pipeline.records.queries import query_list_of
 from pipeline.records.schema import FETCHED, QUERIES, QUERY_COUNTS, REJECTIONS, TEXT_SOURCES
+from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.runs.publish import publish
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.parquet import write_parquet
-from pipeline.storage.shard import ShardFiles, ranks_of, shard_name, write_shard
 
 SEED = 5
 LIMIT = 20

@@ -18,10 +18,10 @@ from configs.load import fingerprint
 from pipeline.commands import main
 from pipeline.engine import record_at
 from pipeline.records.schema import SAMPLES
+from pipeline.records.shard import json_of
 from pipeline.stages import match
 from pipeline.storage.atomic import sha256_of, write_json
 from pipeline.storage.parquet import write_parquet
-from pipeline.storage.shard import json_of
 from pipeline.storage.tar import TarWriter
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun, picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pipeline.records.schema import SAMPLES
-from pipeline.storage.shard import json_of
+from pipeline.records.shard import json_of
 from tests.pipeline.small_set import make_rows
 
 

@@ -363,7 +363,7 @@ def test_set_of_an_earlier_version_lacks_columns_and_stays_readable(
 ) -> None:
     root, out = tmp_path / "set", tmp_path / "out"
     with monkeypatch.context() as earlier:
-        earlier.setattr("pipeline.storage.shard.SAMPLES", pa.schema([f for f in SAMPLES if f.name != "lang_by"]))
+        earlier.setattr("pipeline.records.shard.SAMPLES", pa.schema([f for f in SAMPLES if f.name != "lang_by"]))
         samples = make_set(root)
     assert "lang_by" not in pq.read_schema(root / "shards/00000.parquet").names
     assert verify(root).damages == []

@@ -16,11 +16,11 @@ import pyarrow as pa
 from pipeline.engine import Done, Info, Task
 from pipeline.errors import DamagedFileError
 from pipeline.records.schema import FACTS
+from pipeline.records.shard import extension_of
 from pipeline.steps.fetch.facts import Answers, read_facts
 from pipeline.storage.checked import open_file, read_range
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
-from pipeline.storage.shard import extension_of
 from pipeline.storage.tar import TarWriter
 
 __all__ = ["Salvage", "salvage"]
