@@ -17,9 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.load import load
-from pipeline.config import WitConfig
 from pipeline.errors import OutputError
+from pipeline.pages import config_of
 from pipeline.stages.balance import MODES, mode_of
 from pipeline.stages.balance.edges import gather_from
 from pipeline.stages.balance.selection import balance
@@ -49,7 +48,9 @@ _COLUMNS = (*_EDGE_COLUMNS, "caption", "source", "record", "link")
 def compare_modes(output: Path) -> pa.Table:
     """One row a mode (COMPARED), at the t of the data set in `output`. Raises OutputError before it is balanced."""
     check_output(output)
-    config = load(WitConfig, output / "config.yaml", [f"--output={output}"])
+    config = config_of(output)
+    if config is None:
+        raise OutputError(f"{output}: has no config that can be read; go on with `python -m pipeline run` first")
     page = build(config)
     unique, counts = page["dedup"].data.present("unique"), page["count"].data.present("counts")
     listed, limit = page["queries"].data.present("query_hashes"), page["limit"].data.said()

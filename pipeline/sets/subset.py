@@ -29,7 +29,8 @@ from configs.load import load
 from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
 from pipeline.catalog.uid_tables import load_uids
 from pipeline.config import WitConfig
-from pipeline.engine import Data, EngineConfig, Info, Task, open_engine
+from pipeline.engine import Data, Done, EngineConfig, Info, Task, open_engine
+from pipeline.engine.record import write_manifest
 from pipeline.errors import InputError, OutputError
 from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.records.schema import QUERIES, QUERY_COUNTS
@@ -337,4 +338,4 @@ def _write_step(root: Path, step: str, table: pa.Table, schema: pa.Schema) -> No
     directory.mkdir(parents=True)
     name = f"all.{step}.parquet"
     write_parquet(directory / name, table, schema)
-    write_json(directory / "manifest.json", {"tasks": [{"partition": "all", "key": "", "outputs": {name: ""}}]})
+    write_manifest(directory, [Done(partition="all", key="", outputs={name: ""})])

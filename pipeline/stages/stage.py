@@ -10,6 +10,7 @@ class NoAdverts(Stage):
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,4 +51,5 @@ class Stage(ABC):
 
     def key_parts(self) -> Any:
         """What decides the outcome, beside the rows."""
-        return [self.name, self.version, dict(vars(self))]
+        names: list[str] = [f.name for f in dataclasses.fields(self)] if dataclasses.is_dataclass(self) else []
+        return [self.name, self.version, {name: getattr(self, name) for name in names}]  # not what it may have cached
