@@ -20,7 +20,7 @@ import json
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -170,11 +170,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _load_yaml(text: str) -> Any:
     """What `text` says. Raises yaml.YAMLError for what is not YAML, and for more than a config holds."""
-    depth = 0
-    for event in yaml.parse(text, _StrictLoader):  # does not call itself, whatever the depth
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels deep")
+    _check_depth(text)
     loader = _StrictLoader(text)
     node = loader.get_single_node()
     _count_nodes(node, {})
@@ -182,6 +178,26 @@ def _load_yaml(text: str) -> Any:
         return None if node is None else loader.construct_document(node)
     except (ValueError, OverflowError) as error:  # 2026-99-99 looks like a date
         raise yaml.YAMLError(str(error)) from error
+
+
+def _check_depth(text: str) -> None:
+    """Raise yaml.YAMLError where `text` is nested deeper than a config can be. Readers of events call themselves at no
+    depth. libyaml's is the faster one, and leaves it to ours to say what is no YAML."""
+    try:
+        too_deep = _is_too_deep(yaml.parse(text, yaml.CSafeLoader if yaml.__with_libyaml__ else _StrictLoader))
+    except yaml.YAMLError:
+        too_deep = _is_too_deep(yaml.parse(text, _StrictLoader))
+    if too_deep:
+        raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels deep")
+
+
+def _is_too_deep(events: Iterable[yaml.Event]) -> bool:
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            return True
+    return False
 
 
 def _count_nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
