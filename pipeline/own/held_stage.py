@@ -89,7 +89,13 @@ class HeldStage(RecordedStage):
     stage: Stage
 
     def check(self) -> None:
-        self.stage.check()
+        """Raises StageError where the stage fails other than on purpose."""
+        try:
+            self.stage.check()
+        except (ConfigError, PipelineError):
+            raise  # it speaks for itself
+        except Exception as error:  # whatever the code of a user raises
+            raise StageError(f"stage {self.name}: {type(error).__name__}: {one_line(error)}") from error
 
     def judge(self, batch: pa.RecordBatch) -> Outcome:
         """The stage's outcome. Raises StageError where the stage fails, or breaks its word."""
@@ -102,6 +108,9 @@ class HeldStage(RecordedStage):
             raise StageError(f"stage {self.name}: {type(error).__name__}: {one_line(error)}") from error
         if not isinstance(outcome, Outcome):
             self._fail(f"returned a {type(outcome).__name__}; return an Outcome, as `reject` makes it")
+        for field, rows in (("kept", outcome.kept), ("rejected", outcome.rejected)):
+            if not isinstance(rows, pa.RecordBatch):
+                self._fail(f"returned a {type(rows).__name__} as `{field}` of its Outcome; a RecordBatch belongs there")
         self._check_rows(given, outcome)
         return Outcome(kept=outcome.kept.drop_columns([_ROW]), rejected=outcome.rejected, num_in=outcome.num_in)
 
@@ -178,6 +187,8 @@ def hold(stage: Stage) -> HeldStage:
     reasons = getattr(stage, "reasons", None)
     if not isinstance(reasons, Mapping) or not reasons or not _all_text([*reasons, *reasons.values()]):
         raise ConfigError(f"{kind}.reasons: expected every reason for which it rejects, with what it means")
+    if bad := [reason for reason in reasons if not reason or not reason.isprintable()]:
+        raise ConfigError(f"{kind}.reasons: expected reasons of one printable line each, got {bad[0]!r}")
     for field in ("reads", "adds"):
         columns = getattr(stage, field)
         if not isinstance(columns, tuple) or not _all_text(columns):

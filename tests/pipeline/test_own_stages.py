@@ -24,7 +24,7 @@ from pipeline.errors import StageError
 from pipeline.own.record import recorded
 from pipeline.questions.explain import explain
 from pipeline.questions.report import write_report
-from pipeline.records.outcome import Outcome, reject
+from pipeline.records.outcome import Outcome, empty_rejections, reject
 from pipeline.runs.run import RunResult
 from pipeline.stages.stage import Stage
 from tests.pipeline.loopback_server import LoopbackServer, text
@@ -312,12 +312,22 @@ class _HasASet(Length):
         self.words = {"dog"}
 
 
+class _TwoLineReason(Length):
+    reasons: ClassVar[dict[str, str]] = {"odd\nlength": "of an odd length"}
+
+
+class _EmptyReason(Length):
+    reasons: ClassVar[dict[str, str]] = {"": "of an odd length"}
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (_Unnamed, r"_Unnamed.name: expected a name for the ledger \(a-z, 0-9, _\), got 'Not a name'"),
         (_OfOurs, "'image_dedup' is there already"),
         (_WithoutReasons, "_WithoutReasons.reasons: expected every reason"),
+        (_TwoLineReason, r"_TwoLineReason.reasons: expected .* of one printable line each, got 'odd\\nlength'"),
+        (_EmptyReason, "_EmptyReason.reasons: expected .* of one printable line each, got ''"),
         (_TextReads, "_TextReads.reads: expected a tuple of columns, got 'caption'"),
         (_AddsOurs, "adds 'lang', a column of others"),
         (_HasASet, "_HasASet.words: a set does not tell when work is done again"),
@@ -415,6 +425,22 @@ class _ReturnsABatch(_Held):
         return batch  # type: ignore[no-any-return]  # the mistake
 
 
+class _KeepsATable(_Held):
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        kept = pa.Table.from_batches([batch])
+        return Outcome(kept=kept, rejected=empty_rejections(), num_in=batch.num_rows)  # type: ignore[arg-type]  # the mistake
+
+
+class _RejectsNone(_Held):
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        return Outcome(kept=batch, rejected=None, num_in=batch.num_rows)  # type: ignore[arg-type]  # the mistake
+
+
+class _FailsToLook(Length):
+    def check(self) -> None:
+        raise RuntimeError("no\nmodel")
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -430,6 +456,8 @@ class _ReturnsABatch(_Held):
         (_RejectsOthers, "rejected other rows than those that it did not keep"),
         (_Fails, "KeyError: 'score'"),
         (_ReturnsABatch, "returned a RecordBatch; return an Outcome"),
+        (_KeepsATable, "returned a Table as `kept` of its Outcome; a RecordBatch belongs there"),
+        (_RejectsNone, "returned a NoneType as `rejected` of its Outcome"),
     ],
 )
 def test_stage_that_breaks_its_word_stops_the_run(small: SmallRun, kind: type[Stage], message: str) -> None:
@@ -441,6 +469,12 @@ def test_stage_that_breaks_its_word_stops_the_run(small: SmallRun, kind: type[St
 )
 def test_pair_stage_that_breaks_its_word_stops_the_run(small: SmallRun, kind: type[Stage], message: str) -> None:
     _check_stopped(small, Pipeline(small.config).judge_pairs(kind()), message)
+
+
+def test_what_its_check_raises_is_a_line_too(small: SmallRun) -> None:
+    with pytest.raises(StageError, match=r"^stage length: RuntimeError: no model$"):
+        Pipeline(small.config).judge_links(_FailsToLook()).run()
+    assert not (small.output / "work").exists()
 
 
 def test_what_a_stage_raised_is_chained(small: SmallRun) -> None:
