@@ -23,6 +23,8 @@ from pipeline.questions.report import write_report
 from pipeline.records.schema import MATCHED
 from pipeline.storage.atomic import write_json
 from pipeline.storage.checked import digest_of
+from tests.pipeline.loopback_server import LoopbackServer, text
+from tests.pipeline.small_run import SmallRun, picture
 from tests.pipeline.small_set import make_rows, make_set
 
 
@@ -350,3 +352,17 @@ def test_every_view_answers_wherever_the_data_set_lies(
 
 def _samples(root: Path) -> list[tuple[Any, ...]]:
     return _ask(root, "SELECT uid FROM samples")
+
+
+def test_rejections_of_steps_that_an_earlier_version_had_are_there_until_ours_is_done(tmp_path: Path) -> None:
+    with LoopbackServer({f"/{i}": text(picture(i)) for i in range(3)}) as server:
+        made = SmallRun.make(tmp_path, server, ["/0", "/1", "/2"])
+        assert made.run("--filters.min_words", "10") == 0
+    count = "SELECT stage, reason, count(*) FROM rejections GROUP BY ALL"
+    rejected = _ask(made.output, count)
+    assert ("filters", "too_few_words") in {(stage, reason) for stage, reason, _ in rejected}
+    work = made.output / "work"
+    (work / "judge_pairs").rename(work / "filters")
+    assert _ask(made.output, count) == rejected
+    shutil.copytree(work / "filters", work / "judge_pairs")
+    assert _ask(made.output, count) == rejected, "each once"
