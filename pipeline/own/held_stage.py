@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -89,7 +89,10 @@ class HeldStage(RecordedStage):
     stage: Stage
 
     def check(self) -> None:
-        """Raises StageError where the stage fails other than on purpose."""
+        """Raises ConfigError where the stage is no longer what its key says; StageError where its own check fails
+        other than on purpose."""
+        if _fields(self.stage, self.about.fields) != self.about.fields:
+            raise ConfigError(f"stage {self.name}: was changed after it was put into the pipeline; put in a new one")
         try:
             self.stage.check()
         except (ConfigError, PipelineError):
@@ -226,9 +229,10 @@ def _source(kind: type[Stage]) -> str:
     return fingerprint(texts)
 
 
-def _fields(stage: Any) -> Any:
-    """What the stage goes by, as plain data: what its own `key_parts` says, else its fields."""
-    where, given = type(stage).__name__, dict(vars(stage))
+def _fields(stage: Any, names: Container[str] | None = None) -> Any:
+    """What the stage goes by, as plain data: what its own `key_parts` says, else its fields, or those of `names`."""
+    where = type(stage).__name__
+    given = {name: value for name, value in vars(stage).items() if names is None or name in names}
     if type(stage).key_parts is not Stage.key_parts:
         return _plain(stage.key_parts(), f"{where}.key_parts()")
     if dataclasses.is_dataclass(stage):  # and not what it has worked out of them meanwhile

@@ -166,6 +166,30 @@ def test_work_is_done_again_for_another_field_version_or_source_and_for_nothing_
     assert not (small.output / "work" / "own_stages.json").exists()
 
 
+class _Limit(Length):
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(str(self.limit))
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        assert self.pattern
+        return super().judge(batch)
+
+
+def test_stage_that_was_changed_after_it_was_put_in_is_refused(small: SmallRun) -> None:
+    stage = _Limit(3)
+    pipeline = Pipeline(small.config).judge_links(stage)
+    pipeline.run()
+    assert "pattern" in vars(stage), "what it works out may be anything"
+    assert pipeline.run().ran_tasks == 0
+    stage.limit = 4
+    with pytest.raises(ConfigError, match="stage length: was changed after it was put into the pipeline"):
+        pipeline.run()
+
+
 def test_set_without_own_stages_has_no_trace_of_them(small: SmallRun) -> None:
     assert small.run() == 0
     before = small.state()
@@ -428,12 +452,12 @@ class _ReturnsABatch(_Held):
 class _KeepsATable(_Held):
     def judge(self, batch: pa.RecordBatch) -> Outcome:
         kept = pa.Table.from_batches([batch])
-        return Outcome(kept=kept, rejected=empty_rejections(), num_in=batch.num_rows)  # type: ignore[arg-type]  # the mistake
+        return Outcome(kept=kept, rejected=empty_rejections(), num_in=batch.num_rows)
 
 
 class _RejectsNone(_Held):
     def judge(self, batch: pa.RecordBatch) -> Outcome:
-        return Outcome(kept=batch, rejected=None, num_in=batch.num_rows)  # type: ignore[arg-type]  # the mistake
+        return Outcome(kept=batch, rejected=None, num_in=batch.num_rows)
 
 
 class _FailsToLook(Length):
