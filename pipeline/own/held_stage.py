@@ -6,11 +6,12 @@ the user's Stage --hold--> HeldStage: judges, and checks every outcome     (a ru
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -215,8 +216,9 @@ def _all_text(values: Any) -> bool:
 
 
 def _source(kind: type[Stage]) -> str:
-    """A fingerprint of the source text of a class and of those that it derives from, up to `Stage`."""
-    texts = []
+    """A fingerprint of the source text of a class and of those that it derives from, up to `Stage`, and of the plain
+    values that their methods take from a function around them."""
+    texts: list[Any] = []
     for each in kind.__mro__:
         if each not in Stage.__mro__:
             try:
@@ -226,7 +228,19 @@ def _source(kind: type[Stage]) -> str:
                     f"{each.__name__}: its source cannot be found, which tells when work is done again; "
                     "put the class into a file"
                 ) from error
+            texts += [[name, value] for name, value in _enclosed(each)]
     return fingerprint(texts)
+
+
+def _enclosed(kind: type) -> Iterator[tuple[str, Any]]:
+    """What the methods of a class that a function makes know of that function's variables, where it is plain data."""
+    for name, value in vars(kind).items():
+        method = inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
+        if not inspect.isfunction(method):
+            continue
+        for variable, cell in zip(method.__code__.co_freevars, method.__closure__ or (), strict=True):
+            with contextlib.suppress(ConfigError, ValueError):  # other functions; what has no value yet
+                yield f"{name}.{variable}", _plain(cell.cell_contents, variable)
 
 
 def _fields(stage: Any, names: Container[str] | None = None) -> Any:

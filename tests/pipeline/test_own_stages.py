@@ -166,6 +166,26 @@ def test_work_is_done_again_for_another_field_version_or_source_and_for_nothing_
     assert not (small.output / "work" / "own_stages.json").exists()
 
 
+def _longer_than(limit: int) -> Stage:
+    class Longer(Stage):
+        name = "longer"
+        reasons: ClassVar[dict[str, str]] = {"long": "longer than the limit"}
+        reads = ("caption",)
+
+        def judge(self, batch: pa.RecordBatch) -> Outcome:
+            bad = pc.greater(pc.utf8_length(batch["caption"]), limit)
+            return reject(batch, stage=self.name, reasons=pc.if_else(bad, "long", pa.scalar(None, pa.string())))
+
+    return Longer()
+
+
+def test_value_from_the_function_around_a_class_counts(small: SmallRun) -> None:
+    plain = Pipeline(small.config)
+    assert plain.judge_links(_longer_than(99)).run().samples == 8
+    assert plain.judge_links(_longer_than(99)).run().ran_tasks == 0
+    assert plain.judge_links(_longer_than(45)).run().samples < 8
+
+
 class _Limit(Length):
     def __init__(self, limit: int) -> None:
         self.limit = limit
