@@ -158,7 +158,10 @@ def manifest_of(directory: Path) -> list[Done] | None:
     plain = read_sealed(directory / _MANIFEST)
     if plain is None:
         return None
-    return [Done(partition=t["partition"], key=t["key"], outputs=dict(t["outputs"])) for t in plain["tasks"]]
+    try:
+        return [Done(partition=t["partition"], key=t["key"], outputs=dict(t["outputs"])) for t in plain["tasks"]]
+    except (KeyError, TypeError, ValueError):
+        return None  # damaged, of an earlier version whose files have no hash
 
 
 def write_manifest(directory: Path, records: Sequence[Done]) -> bool:

@@ -117,6 +117,18 @@ def test_damaged_record_counts_as_not_done(tmp_path: Path) -> None:
     assert log.read_text().count("ran") == 2
 
 
+@pytest.mark.parametrize("content", [{}, {"tasks": None}, {"tasks": [{}]}, {"tasks": [7]}])
+def test_manifest_of_another_form_is_written_anew(tmp_path: Path, content: dict[str, Any]) -> None:
+    with open_engine(INLINE) as engine:
+        tasks = [_task("a", tmp_path / "log")]
+        engine.run_step(tmp_path / "step", tasks)
+        manifest = (tmp_path / "step/manifest.json").read_bytes()
+        write_json(tmp_path / "step/manifest.json", content)  # without a hash, as earlier versions wrote it
+        engine.run_step(tmp_path / "step", tasks)
+    assert (tmp_path / "step/manifest.json").read_bytes() == manifest
+    assert (tmp_path / "log").read_text() == "ran\n"
+
+
 def test_result_of_a_worker_whose_driver_is_gone_is_not_committed(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
