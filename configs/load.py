@@ -259,9 +259,16 @@ def _build(kind: Any, value: Any, *, path: str, where: str) -> Any:
     return _build_scalar(kind, value, path=path, where=where)
 
 
+_BOOLEAN_WORDS = {False: ("off", "no", "false"), True: ("on", "yes", "true")}
+
+
 def _choose(choices: tuple[Any, ...], value: Any, *, path: str, where: str) -> Any:
     if value in choices and type(value) in {type(choice) for choice in choices}:
         return value
+    if isinstance(value, bool):  # YAML 1.1 reads off as false, on as true
+        value = next((word for word in _BOOLEAN_WORDS[value] if word in choices), value)
+        if not isinstance(value, bool):
+            return value
     near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"{where}: {path}: {_shown(value)} is not one of {_join(choices)}{hint}")

@@ -28,10 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.catalog.summaries import SUMMARIES, fresh_summary
-from pipeline.engine import outputs_of
+from pipeline.engine import Data, outputs_of
 from pipeline.errors import OutputError, PipelineError
 from pipeline.pages import page_of, views_of, whole_page
 from pipeline.records.schema import REJECTIONS, SAMPLES
+from pipeline.steps.step import Page
 from pipeline.storage.atomic import read_json
 from pipeline.storage.duck import open_duckdb, quote_text, read_parquet_sql
 from pipeline.storage.location import Location
@@ -149,13 +150,28 @@ def check_query(database: duckdb.DuckDBPyConnection, query: str) -> None:
         database.execute(f"EXPLAIN SELECT * FROM (\n{statements[0].query.rstrip().rstrip(';')}\n)")
 
 
+_IN_PLACE_OF = {"judge_pairs": ("filters", "decontaminate")}
+"""Steps that an earlier version had where ours is one: what they wrote stands until a run makes it anew."""
+
+
+def _rejections(page: Page) -> Iterator[Location]:
+    for step in page.steps:
+        if "rejections" not in outputs_of(step.data.out):
+            continue
+        yield from step.data.present("rejections")
+        if not step.data.directory.exists():
+            for name in _IN_PLACE_OF.get(step.name, ()):
+                earlier = Data(name, step.data.out)
+                earlier.directory = page.run.directory(name)
+                yield from earlier.present("rejections")
+
+
 def _define_views(output: Path, database: duckdb.DuckDBPyConnection) -> None:
     page = page_of(output)
     files = views_of(page)
     for name, view in files.items():
         _define(database, name, view.data.present(view.field), view.rows)
-    rejected = [step.data.present("rejections") for step in page.steps if "rejections" in outputs_of(step.data.out)]
-    _define(database, "rejections", [file for step in rejected for file in step], REJECTIONS)
+    _define(database, "rejections", list(_rejections(page)), REJECTIONS)
     for name, summary in SUMMARIES.items():
         made = fresh_summary(page, name)
         rows = read_parquet_sql([made]) if made else None

@@ -40,10 +40,11 @@ def _written(own: Sequence[OwnStage]) -> list[dict[str, Any]]:
 
 def recorded(output: Path) -> OwnStages:
     """The stages that were written down, without their classes: for those who look."""
-    content = read_sealed(_path(output))
-    if content is None:
-        return NO_STAGES
-    return OwnStages(links=_read(content["links"]), pairs=_read(content["pairs"]))
+    content = read_sealed(_path(output)) or {}
+    try:
+        return OwnStages(links=_read(content["links"]), pairs=_read(content["pairs"]))
+    except (KeyError, TypeError):
+        return NO_STAGES  # there are none, or nobody can tell which
 
 
 def _read(written: Sequence[dict[str, Any]]) -> tuple[OwnStage, ...]:

@@ -94,6 +94,7 @@ def run(
     patience = Patience()
     written: set[str] = set()  # shards of this very run
     refuse_subset(Path(config.output))
+    _refuse_copied_link(Path(config.output))
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
     with open_output(Path(config.output)) as output:
         if extend:
@@ -217,6 +218,16 @@ def _remove_other_steps(page: Page) -> None:
         name = str(records.parent.relative_to(work))
         if name not in (*_NOT_OF_A_PAGE, *STORES) and name not in page:
             shutil.rmtree(records.parent, ignore_errors=True)
+
+
+def _refuse_copied_link(output: Path) -> None:
+    """Raise OutputError where a copy that followed links has left a directory in the place of `shards`."""
+    shards = output / "shards"
+    if shards.is_dir() and not shards.is_symlink():
+        raise OutputError(
+            f"{shards}: is a directory, where a link to versions/ should be, as a copy leaves it that follows links; "
+            "remove it and run again, nothing of it is lost in work/ (cp -a and rsync -a keep links)"
+        )
 
 
 def refuse_subset(output: Path) -> None:

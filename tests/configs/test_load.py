@@ -168,6 +168,17 @@ def test_field_takes_the_names_of_a_list_and_no_other() -> None:
             from_mapping(Listed, mapping)
 
 
+def test_word_that_yaml_reads_as_a_boolean_is_a_name_where_there_is_one() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        mode: Literal["off", "near"] = "near"
+        sign: Literal["yes", "maybe"] = "maybe"
+
+    assert load(Config, None, ["--mode=off", "--sign=yes"]) == Config(mode="off", sign="yes")
+    with pytest.raises(ConfigError, match="mode: True is not one of off, near"):
+        load(Config, None, ["--mode=on"])
+
+
 def test_help_lists_the_names_of_a_list_and_says_what_they_mean() -> None:
     text = describe(Listed)
     assert (

@@ -42,8 +42,11 @@ class Retries:
 def retries_of(output: Path) -> Retries:
     """The retries of the data set in `output`; none where their record is damaged, so that every answer is taken as it
     stands."""
-    state = read_sealed(_path(output)) or {"finished": [], "under_way": False}
-    return Retries(finished=tuple(Retried(**one) for one in state["finished"]), under_way=state["under_way"])
+    state = read_sealed(_path(output)) or {}
+    try:
+        return Retries(finished=tuple(Retried(**one) for one in state["finished"]), under_way=bool(state["under_way"]))
+    except (KeyError, TypeError):
+        return Retries()
 
 
 def begin(output: Path) -> None:
