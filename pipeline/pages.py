@@ -31,6 +31,7 @@ __all__ = [
     "page_of",
     "reads_of",
     "reasons_of",
+    "schemas_of",
     "stages_of",
     "views_of",
     "whole_page",
@@ -110,9 +111,19 @@ def reads_of(step: Step[Any]) -> list[str]:
 
 def writes_of(step: Step[Any]) -> list[str]:
     """For people: what its tasks write, rows by the name of their schema; rejections go without saying."""
-    named = {id(getattr(schema, name)): name for name in schema.__all__}
+    named = _names_of_schemas()
     outputs = {field: about for field, about in outputs_of(step.data.out).items() if field != "rejections"}
     return [named.get(id(about.rows), field) for field, about in outputs.items()]
+
+
+def schemas_of(page: Page) -> dict[str, Any]:
+    """Name -> schema, of the rows that a page's steps write, those that have a name in the glossary, in its order."""
+    named = _names_of_schemas()
+    return {named[id(about.rows)]: about.rows for _, _, about in _outputs(page) if id(about.rows) in named}
+
+
+def _names_of_schemas() -> dict[int, str]:
+    return {id(getattr(schema, name)): name for name in schema.__all__}
 
 
 def stages_of(page: Page) -> Mapping[str, Step[Any]]:

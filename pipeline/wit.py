@@ -2,7 +2,7 @@
 
     sources --extract--> candidates --clean, language, match--> matched
     matched --exchange, dedup--> unique --balance: at most t pairs a query--> chosen --schedule--> plan
-    plan --fetch: request what is not known yet, check, resize--> pictures and facts
+    plan --fetch what is not known yet, check image, resize--> pictures and facts
     plan with facts --judges, image dedup (if asked), final balance--> survivors --shards--> tars + Parquet
 
 `build` says which steps there are, and looks at no file: `run`, `plan`, `status`, `explain`, the catalog's views and

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_command", "run_command", "status_command"]
 
-_SCHEMAS = (
-    *("CANDIDATES", "MATCHED", "SELECTED", "FACTS", "FETCHED", "SAMPLES", "REJECTIONS"),
-    *("QUERIES", "QUERY_COUNTS", "FINAL_COUNTS"),
-)
-
 
 def plan_command(words: Words) -> int:
     """plan CONFIG.yaml [--section.key value ...]
@@ -83,11 +78,10 @@ def _todo(state: StepState | None) -> str:
 
 def _rows() -> Iterator[tuple[str, str]]:
     """Each kind of row and its columns; those that it has from another kind by that one's name."""
-    import pipeline.records.schema as schemas
+    from pipeline.pages import schemas_of, whole_page
 
     before: dict[str, pa.Schema] = {}
-    for name in _SCHEMAS:
-        schema: pa.Schema = getattr(schemas, name)
+    for name, schema in schemas_of(whole_page()).items():
         within = [kind for kind, other in before.items() if set(other) <= set(schema)]
         base = max(within, key=lambda kind: len(before[kind]), default=None)
         known = set(before[base]) if base else set()

@@ -13,17 +13,21 @@ import pyarrow as pa
 import pytest
 
 import pipeline.steps
+import pipeline.wit
+from pipeline.config import WitConfig
 from pipeline.engine import Info, Task, output, outputs_of
 from pipeline.pages import as_markdown, stages_of, views_of, whole_page
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome
 from pipeline.stages.clean.clean import Clean
 from pipeline.stages.clean.config import CleanConfig
+from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.stage import Stage
 from pipeline.steps.judge_links import judge_links
 from pipeline.steps.step import Page, Run, StepOf, step
 from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.location import Location
+from pipeline.wit import build
 from tests.conftest import REPOSITORY
 
 
@@ -98,3 +102,14 @@ def test_stage_within_a_stage_is_none_of_the_page(tmp_path: Path) -> None:
     judged = judge_links(links, [_Picky(within=Clean(config=CleanConfig()))], TextsConfig())
     assert judged.title == "picky"
     assert list(judged.stages) == ["picky"]
+
+
+def test_pictures_of_the_flow_show_the_stages_of_the_page_in_its_order() -> None:
+    config = WitConfig(sources=("-",), queries="-", output="-", fetch=FetchConfig(user_agent="- (+http://localhost)"))
+    stages = [name.replace("_", " ") for name in stages_of(build(config)) if name != "final_balance"]
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Two commands")[0]
+    for text in (readme, pipeline.wit.__doc__ or ""):
+        picture = text[text.index("extract") :]
+        places = [picture.find(stage) for stage in stages]
+        assert places == sorted(places), stages
+        assert places[0] == 0
