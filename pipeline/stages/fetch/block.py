@@ -7,7 +7,10 @@ is no part of the fetch settings: answers that are known outlive a change of it,
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ from pipeline.records.identity import canonical_url
 from pipeline.stages.fetch.address import literal_address
 from pipeline.stages.fetch.wire import wire_url
 
-__all__ = ["BlockList"]
+__all__ = ["BlockList", "read_block_list"]
 
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}\Z")
 _COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)  # a # inside a word is a URL's fragment
@@ -111,6 +114,24 @@ class BlockList:
     def __bool__(self) -> bool:
         """Whether anything is listed."""
         return bool(self._hosts or self._urls or self._hashes)
+
+
+def read_block_list(entries: Sequence[str], files: Sequence[str]) -> BlockList:
+    """The list of a config's entries and files, kept by the process until one of the files changes: a list of a million
+    hosts is asked for by several steps, and by every task of theirs. Raises ConfigError as BlockList does."""
+    return _read_list(tuple(entries), tuple((file, _stamp(file)) for file in files))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_list(entries: tuple[str, ...], files: tuple[tuple[str, tuple[int, ...]], ...]) -> BlockList:
+    return BlockList(entries, [file for file, _ in files])
+
+
+def _stamp(file: str) -> tuple[int, ...]:
+    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+        status = os.stat(file)
+        return status.st_size, status.st_mtime_ns
+    return ()
 
 
 def _plain_host(host: str) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
 from pipeline.stages.fetch.address import AddressGuard
-from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.block import read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.hosts import NO_ANSWER, Hosts
 from pipeline.stages.fetch.multi import Multi
@@ -84,7 +84,7 @@ class _Loop:
         self._config = config
         check_authorities(config)
         self._guard = AddressGuard(config.allow_addresses)
-        self._block = BlockList(config.block, config.block_files)
+        self._block = read_block_list(config.block, config.block_files)
         self._schedule: Schedule[_Job] = Schedule(
             per_host_concurrency=config.per_host_concurrency,
             per_host_rate=config.per_host_rate,

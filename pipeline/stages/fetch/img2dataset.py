@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from configs.load import ConfigError
 from pipeline.errors import EngineError
 from pipeline.stages.fetch.address import AddressGuard
-from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.block import BlockList, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched
 from pipeline.stages.fetch.wire import OtherSchemeError, wire_url
@@ -108,7 +108,7 @@ def fetch_with_img2dataset(urls: Sequence[str], config: FetchConfig, scratch: Pa
     Never raises for a URL's fault. Raises ConfigError for a block list that cannot be read, EngineError where
     img2dataset fails as a whole.
     """
-    block = BlockList(config.block, config.block_files)
+    block = read_block_list(config.block, config.block_files)
     guard = AddressGuard(config.allow_addresses)
     asked: dict[int, str] = {}
     for index, url in enumerate(urls):

@@ -20,7 +20,7 @@ from pipeline.pictures.rejected import Rejected
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.isolate import IsolatedChecker
-from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.block import read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset
@@ -123,7 +123,7 @@ def fetch_missing(
 ) -> Iterator[Fetch]:
     """One task per staging shard that misses something; its name holds its key, so it never replaces another's."""
     settings = settings_of(config, image)
-    block_key = BlockList(config.block, config.block_files).key
+    block_key = read_block_list(config.block, config.block_files).key
     for shard, request in zip(planned.parts, requests.parts, strict=True):
         if request.info["missing"]:
             yield named_by_key(

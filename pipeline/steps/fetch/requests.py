@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pipeline.engine import Data, Info, Task, apart, output, record_of
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
-from pipeline.stages.fetch.block import BlockList
+from pipeline.stages.fetch.block import BlockList, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.healing import merge_facts, worth_retrying
 from pipeline.steps.fetch.facts import STORE, FactFile, FactsByOrder, FactStore, read_facts, settings_of
@@ -91,7 +91,7 @@ class ListRequests(Task[Requests]):
 
     def work(self, out: Requests) -> Info:
         urls = self._urls()
-        block = BlockList(self.block, self.block_files)
+        block = read_block_list(self.block, self.block_files)
         found = self._found(urls, block)
         blocked = _blocked(block, urls, found)
         again = set(self._asked_again(found)["url_id"].to_pylist()) - blocked.keys()
@@ -120,7 +120,7 @@ class ListRequests(Task[Requests]):
     def can_heal(self) -> bool:
         """Whether a retry would ask for any URL of the staging shard. Reads only."""
         urls = self._urls()
-        block = BlockList(self.block, self.block_files)
+        block = read_block_list(self.block, self.block_files)
         found = self._found(urls, block)
         healing = set(found.filter(worth_retrying(found))["url_id"].to_pylist())
         return bool(healing - _blocked(block, urls, found).keys())
@@ -160,7 +160,7 @@ def list_requests(
 ) -> Iterator[ListRequests]:
     """One task per staging shard; `stored` are the facts of the pictures that were imported, if any are."""
     settings, seed = settings_of(config, image), run.seed
-    block_key = BlockList(config.block, config.block_files).key
+    block_key = read_block_list(config.block, config.block_files).key
     retries = retries_of(run.output)
     store = FactStore.of(run.directory(STORE))
     if stored is not None:
@@ -187,7 +187,7 @@ def list_requests(
 def _check(
     run: Run, planned: Data[Selected], stored: Data[FactsByOrder] | None, config: FetchConfig, image: ImageConfig
 ) -> None:
-    BlockList(config.block, config.block_files)
+    read_block_list(config.block, config.block_files)
 
 
 def _released(block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
