@@ -60,15 +60,20 @@ def record_at(path: Path) -> Done | None:
     if plain is None:
         return None
     try:
-        return Done(
-            partition=str(plain["partition"]),
-            key=str(plain["key"]),
-            outputs={name: str(entry.get("xxh3") or entry["sha256"]) for name, entry in plain["outputs"].items()},
-            info=dict(plain["info"]),
-            num_bytes={name: int(entry["bytes"]) for name, entry in plain["outputs"].items()},
-        )
+        return _done(plain)
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
+
+
+def _done(plain: Mapping[str, Any]) -> Done:
+    """What a record's plain form says."""
+    return Done(
+        partition=str(plain["partition"]),
+        key=str(plain["key"]),
+        outputs={name: str(entry.get("xxh3") or entry["sha256"]) for name, entry in plain["outputs"].items()},
+        info=dict(plain["info"]),
+        num_bytes={name: int(entry["bytes"]) for name, entry in plain["outputs"].items()},
+    )
 
 
 def record_of(directory: Path, partition: str) -> Done | None:
@@ -136,13 +141,7 @@ def run_task(directory: str, task: AnyTask[Any], *, check: Callable[[], None] | 
         for path in written.values():
             if os.path.lexists(path):
                 path.unlink()
-    return Done(
-        partition=task.partition,
-        key=task.key,
-        outputs={name: str(entry.get("xxh3") or entry["sha256"]) for name, entry in entries.items()},
-        info=info,
-        num_bytes={name: int(entry["bytes"]) for name, entry in entries.items()},
-    )
+    return _done(record)
 
 
 def _entry(path: Path, *, published: bool) -> dict[str, Any]:
