@@ -107,7 +107,7 @@ def final_threshold(
         fetched=arrived.files(lambda out: out.fetched),
         limit=int(limit.only.info["t"]),
         planned_hashes=planned.only.files.hashes,
-        rule=Rule(mode=mode, seed=run.seed, query_hashes=queries.only.files.query_hashes),
+        rule=Rule.of(run, queries, mode),
     )
 
 
@@ -134,7 +134,7 @@ def balance_survivors(
     run: Run, arrived: Data[Survivors], thresholds: Data[FinalThresholds], queries: Data[Queries], mode: str
 ) -> Iterator[BalanceSurvivors]:
     """One task per staging shard."""
-    rule = Rule(mode=mode, seed=run.seed, query_hashes=queries.only.files.query_hashes)
+    rule = Rule.of(run, queries, mode)
     found = thresholds.only.files
     for part in arrived.parts:
         yield BalanceSurvivors(

@@ -206,7 +206,7 @@ def gather(
     run: Run, unique: Data[Unique], limit: Data[Limit], queries: Data[Queries], mode: str
 ) -> Iterator[GatherEdges]:
     """One task per hash partition."""
-    rule = Rule(mode=mode, seed=run.seed, query_hashes=queries.only.files.query_hashes)
+    rule = Rule.of(run, queries, mode)
     for part in unique.parts:
         yield GatherEdges(partition=part.name, unique=part.files.unique, limit=limit.only.files, rule=rule)
 
@@ -247,7 +247,7 @@ def threshold(
         unique=unique.files(lambda out: out.unique),
         limit=limit.only.files,
         planned_t=int(limit.only.info["planned_t"]),
-        rule=Rule(mode=mode, seed=run.seed, query_hashes=queries.only.files.query_hashes),
+        rule=Rule.of(run, queries, mode),
     )
 
 
@@ -304,7 +304,7 @@ def balance_pairs(
     run: Run, unique: Data[Unique], thresholds: Data[ThresholdFiles], queries: Data[Queries], mode: str
 ) -> Iterator[BalancePairs]:
     """One task per hash partition."""
-    rule = Rule(mode=mode, seed=run.seed, query_hashes=queries.only.files.query_hashes)
+    rule = Rule.of(run, queries, mode)
     for part in unique.parts:
         yield BalancePairs(
             partition=part.name,

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.engine import output
+from pipeline.engine import Data, output
 from pipeline.records.outcome import Outcome
 from pipeline.stages.balance import mode_of
 from pipeline.stages.balance.selection import balance
 from pipeline.stages.balance.thresholds import Thresholds
+from pipeline.steps.queries import Queries
+from pipeline.steps.step import Run
 from pipeline.storage.checked import load_vector
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import save_vector
@@ -51,6 +53,11 @@ class Rule:
     mode: str
     seed: int
     query_hashes: Location
+
+    @classmethod
+    def of(cls, run: Run, queries: Data[Queries], mode: str) -> Rule:
+        """That of a run."""
+        return cls(mode=mode, seed=run.seed, query_hashes=queries.only.files.query_hashes)
 
 
 class Selection:
