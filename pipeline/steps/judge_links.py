@@ -18,7 +18,7 @@ from pipeline.stages.match import Match
 from pipeline.stages.stage import Stage
 from pipeline.steps.extract import Candidates
 from pipeline.steps.queries import Queries
-from pipeline.steps.step import Run, StageToBe, step
+from pipeline.steps.step import Run, StageToBe, ready, step
 from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.checked import read_batches
 from pipeline.storage.location import Location
@@ -90,12 +90,12 @@ def judge_links(
     run: Run, links: Data[Candidates], stages: Sequence[LinkStage], config: TextsConfig
 ) -> Iterator[JudgeLinks]:
     """One task per file of candidates, named like it."""
-    ready = tuple(stage.ready() if isinstance(stage, StageToBe) else stage for stage in stages)
+    judges = ready(stages)
     for part in links.parts:
         yield JudgeLinks(
             partition=part.name,
             candidates=part.files.candidates,
-            stages=ready,
+            stages=judges,
             batch_rows=config.batch_rows,
             ledger=run.ledger,
         )

@@ -26,7 +26,7 @@ from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.reasons import REASONS
 from pipeline.stages.stage import Stage
 
-__all__ = ["Accept", "Page", "Run", "StageToBe", "Step", "StepOf", "step"]
+__all__ = ["Accept", "Page", "Run", "StageToBe", "Step", "StepOf", "ready", "step"]
 
 P = ParamSpec("P")
 Out = TypeVar("Out")
@@ -56,6 +56,11 @@ class StageToBe(ABC):
     @abstractmethod
     def ready(self) -> Stage:
         """The stage, once the data is there."""
+
+
+def ready(stages: Sequence[Stage | StageToBe]) -> tuple[Stage, ...]:
+    """The stages themselves, once all data is there that they go by."""
+    return tuple(stage.ready() if isinstance(stage, StageToBe) else stage for stage in stages)
 
 
 @dataclass(frozen=True, kw_only=True)

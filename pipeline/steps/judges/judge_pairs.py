@@ -9,7 +9,7 @@ from pipeline.engine import Data, Info, Task
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.stage import Stage
 from pipeline.steps.judges.survivors import Survivors, judge_survivors
-from pipeline.steps.step import Run, StageToBe, step
+from pipeline.steps.step import Run, StageToBe, ready, step
 from pipeline.storage.location import Location
 
 __all__ = ["JudgePairs", "PairStage", "judge_pairs"]
@@ -32,6 +32,6 @@ class JudgePairs(Task[Survivors]):
 @step("judge_pairs", JudgePairs, per="staging shard")
 def judge_pairs(run: Run, arrived: Data[Survivors], stages: Sequence[PairStage]) -> Iterator[JudgePairs]:
     """One task per staging shard, named like it."""
-    ready = tuple(stage.ready() if isinstance(stage, StageToBe) else stage for stage in stages)
+    judges = ready(stages)
     for part in arrived.parts:
-        yield JudgePairs(partition=part.name, fetched=part.files.fetched, stages=ready, ledger=run.ledger)
+        yield JudgePairs(partition=part.name, fetched=part.files.fetched, stages=judges, ledger=run.ledger)
