@@ -94,22 +94,14 @@ class HeldStage(RecordedStage):
         other than on purpose."""
         if _fields(self.stage, self.about.fields) != self.about.fields:
             raise ConfigError(f"stage {self.name}: was changed after it was put into the pipeline; put in a new one")
-        try:
+        with self._named():
             self.stage.check()
-        except (ConfigError, PipelineError):
-            raise  # it speaks for itself
-        except Exception as error:  # whatever the code of a user raises
-            raise StageError(f"stage {self.name}: {type(error).__name__}: {one_line(error)}") from error
 
     def judge(self, batch: pa.RecordBatch) -> Outcome:
         """The stage's outcome. Raises StageError where the stage fails, or breaks its word."""
         given = batch.append_column(_ROW, pa.array(np.arange(batch.num_rows, dtype=np.int32)))
-        try:
+        with self._named():
             outcome = self.stage.judge(given)
-        except (ConfigError, PipelineError):
-            raise  # it speaks for itself
-        except Exception as error:  # whatever the code of a user raises
-            raise StageError(f"stage {self.name}: {type(error).__name__}: {one_line(error)}") from error
         if not isinstance(outcome, Outcome):
             self._fail(f"returned a {type(outcome).__name__}; return an Outcome, as `reject` makes it")
         for field, rows in (("kept", outcome.kept), ("rejected", outcome.rejected)):
@@ -117,6 +109,16 @@ class HeldStage(RecordedStage):
                 self._fail(f"returned a {type(rows).__name__} as `{field}` of its Outcome; a RecordBatch belongs there")
         self._check_rows(given, outcome)
         return Outcome(kept=outcome.kept.drop_columns([_ROW]), rejected=outcome.rejected, num_in=outcome.num_in)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Whatever the code of a user raises is told with the stage's name."""
+        try:
+            yield
+        except (ConfigError, PipelineError):
+            raise  # it speaks for itself
+        except Exception as error:
+            raise StageError(f"stage {self.name}: {type(error).__name__}: {one_line(error)}") from error
 
     def _check_rows(self, given: pa.RecordBatch, outcome: Outcome) -> None:
         kept, rejected, rows = outcome.kept, outcome.rejected, given.num_rows
