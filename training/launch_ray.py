@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from configs.load import ConfigError, dump, load
-from pipeline.engine.scratch import scratch_directory
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.errors import EngineError, one_line
+from pipeline.storage.scratch import scratch_directory
 from pipeline.terminal.printable import say
 from training.config import TrainConfig
 from training.errors import DistributedError, TrainingError

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.probe_ray import REFUSED
-from pipeline.engine.scratch import scratch_directory
 from pipeline.errors import EngineError
+from pipeline.storage.scratch import scratch_directory
 
 __all__ = ["RaySession", "RayStart", "start_ray"]
 

@@ -1,7 +1,7 @@
 """Files that are whole or absent.
 
 Commit protocol: write `X.tmp-...`, flush, fsync, rename, fsync the directory. Outputs first, the record
-that says they are done last.
+that says they are done last. In a bucket an object is put whole, and needs no other name before.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ from typing import Any
 import xxhash
 
 from pipeline.errors import OutputError
+from pipeline.storage.bucket import BucketPath, StoreError
+from pipeline.storage.place import Place
 
 __all__ = [
     "append_line",
     "commit",
     "read_json",
     "read_sealed",
+    "remove_tree",
+    "sealed",
     "sha256_of",
     "sweep",
     "temporary_name",
+    "unseal",
     "unwritable",
     "write_bytes",
     "write_json",
@@ -52,8 +57,14 @@ def commit(temporary: Path, final: Path) -> None:
         os.close(directory)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Place, data: bytes) -> None:
     """Write a whole file atomically. Raises OutputError when the disk is full or not writable."""
+    if isinstance(path, BucketPath):
+        try:
+            path.put(data)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,27 +76,52 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise unwritable(path, error) from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Place, value: Any) -> None:
     """Write JSON atomically, keys sorted, one trailing newline."""
-    write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, _as_json(value))
 
 
-def read_json(path: Path) -> Any:
-    """The parsed file, or None where it is absent or damaged (an unfinished file counts as absent)."""
+def _as_json(value: Any) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Place) -> Any:
+    """The parsed file, or None where it is absent or damaged (an unfinished file counts as absent).
+
+    Raises StoreError where the bucket does not say whether it is there: that is not absence.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except StoreError:
+        raise
     except (OSError, ValueError):
         return None
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+def write_sealed(path: Place, value: Mapping[str, Any]) -> None:
     """`write_json` of an object with a hash over itself, by which `read_sealed` tells a damaged one."""
-    write_json(path, {**value, "check": _seal(value)})
+    write_bytes(path, sealed(value))
 
 
-def read_sealed(path: Path) -> dict[str, Any] | None:
+def read_sealed(path: Place) -> dict[str, Any] | None:
     """The object without its hash; None where it is absent or damaged. Files of earlier versions have no hash."""
-    value = read_json(path)
+    return _unsealed(read_json(path))
+
+
+def unseal(data: bytes) -> dict[str, Any] | None:
+    """As `read_sealed`, of the file's bytes."""
+    try:
+        return _unsealed(json.loads(data))
+    except ValueError:
+        return None
+
+
+def sealed(value: Mapping[str, Any]) -> bytes:
+    """The bytes that `write_sealed` writes."""
+    return _as_json({**value, "check": _seal(value)})
+
+
+def _unsealed(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None
     stated = value.pop("check", None)
@@ -96,8 +132,12 @@ def _seal(value: Mapping[str, Any]) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line to a log."""
+def append_line(path: Place, line: str) -> None:
+    """Append one line to a log, which in a bucket is put anew; its writer holds the output."""
+    if isinstance(path, BucketPath):
+        before = path.read_bytes() if path.is_file() else b""
+        path.put(before + line.encode() + b"\n")
+        return
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
@@ -108,16 +148,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sweep(directory: Path) -> None:
-    """Remove unfinished files that a killed run left in `directory` (not below it)."""
-    if directory.is_dir():
+def sweep(directory: Place) -> None:
+    """Remove unfinished files that a killed run left in `directory` (not below it). A bucket has none."""
+    if isinstance(directory, Path) and directory.is_dir():
         for path in directory.iterdir():
             if ".tmp-" in path.name:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def unwritable(path: Path, error: OSError) -> OutputError:
+def remove_tree(directory: Place) -> None:
+    """Remove what there is under `directory`, if anything."""
+    if isinstance(directory, BucketPath):
+        BucketPath.remove([path for path, _ in directory.walk()])
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def unwritable(path: Place, error: OSError) -> OutputError:
     """The OutputError for an operating-system error while writing `path`."""
+    if isinstance(path, BucketPath):
+        return OutputError(f"{error.filename or path}: {error.strerror or error}; then run the same command again")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"{path}: no space left on the disk; free some and run the same command again, it goes on from here"

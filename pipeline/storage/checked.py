@@ -4,6 +4,9 @@
                                               parts of Parquet:  the footer's own hash, and the checksums of the pages
                                               blocks, members of tars:  a hash each, kept beside their offset
 
+Of a file in a bucket, a part is read by range, and the whole as a copy on this machine: for the moment, or once for all
+processes where it is mapped (`copies.py`).
+
 What does not fit is a DamagedFileError that names the file; `run` then makes the file again (`runs/damage.py`). Hashing
 runs at 10 GB/s, a tenth of a percent of what decoding the same bytes takes.
 """
@@ -14,15 +17,18 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import xxhash
 
 from pipeline.errors import DamagedFileError
 from pipeline.storage.atomic import sha256_of
+from pipeline.storage.bucket import BucketFile
+from pipeline.storage.copies import forget_copy, kept_copy, scratch_copy
 from pipeline.storage.location import Location
+from pipeline.storage.place import Place, place_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,6 +44,7 @@ __all__ = [
     "read_batches",
     "read_part",
     "read_range",
+    "read_ranges",
     "read_row_groups",
     "read_schema",
     "read_table",
@@ -103,30 +110,71 @@ def _arrow_error() -> type[Exception]:
 
 
 def check(file: Location) -> str:
-    """Hold a whole file against its digest; returns its path. Raises DamagedFileError."""
-    path, digest = file
-    if digest:
-        with _naming(path):
-            if len(digest) == _SHA256_DIGITS:
-                found = sha256_of(Path(path))
-            else:
-                with open(path, "rb") as opened:
-                    found, digest = hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest(), digest[:_WHOLE_DIGITS]
-        if found != digest:
-            raise DamagedFileError(path, "its bytes are not those that were written")
-    return path
+    """Hold a whole file against its digest; returns its path, of a file in a bucket that of the copy which this machine
+    keeps. Raises DamagedFileError."""
+    place = file.place
+    if isinstance(place, Path):
+        _check_whole(file.path, file)
+        return file.path
+    with _naming(file.path):
+        copy = str(kept_copy(place))
+    try:
+        _check_whole(copy, file)
+    except DamagedFileError:
+        forget_copy(place)
+        raise
+    return copy
 
 
-def _check_footer(file: Location) -> None:
-    """Before a part is read: what says where it lies. The pages have checksums of their own."""
-    path, digest = file
-    if len(digest) != _WHOLE_DIGITS + 16:
-        check(file)  # of an earlier version, whose pages have none
+def _check_whole(path: str, file: Location) -> None:
+    """Hold what is at `path`, the file itself or a copy, against the file's digest."""
+    digest = file.digest
+    if not digest:
         return
-    with _naming(path), open(path, "rb") as opened:
+    with _naming(file.path):
+        if len(digest) == _SHA256_DIGITS:
+            found = sha256_of(Path(path))
+        else:
+            with open(path, "rb") as opened:
+                found, digest = hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest(), digest[:_WHOLE_DIGITS]
+    if found != digest:
+        raise DamagedFileError(file.path, "its bytes are not those that were written")
+
+
+def _check_footer(file: Location, opened: BinaryIO) -> None:
+    """Before a part is read: what says where it lies. The pages have checksums of their own."""
+    with _naming(file.path):
         found = _digest_of_footer(opened)
-    if found != digest[_WHOLE_DIGITS:]:
-        raise DamagedFileError(path, "its footer is not the one that was written")
+        opened.seek(0)
+    if found != file.digest[_WHOLE_DIGITS:]:
+        raise DamagedFileError(file.path, "its footer is not the one that was written")
+
+
+@contextmanager
+def _checked(file: Location, *, part: bool) -> Iterator[Any]:
+    """What a Parquet reader takes for the file, held against its digest: the footer alone where a `part` is to be read,
+    unless an earlier version wrote the file, whose pages have no checksums."""
+    by_footer = part and len(file.digest) == _WHOLE_DIGITS + 16
+    with ExitStack() as stack:
+        place = file.place
+        if not by_footer:
+            path = file.path
+            if not isinstance(place, Path):
+                with _naming(file.path):
+                    path = str(stack.enter_context(scratch_copy(place)))
+            _check_whole(path, file)
+            yield path
+            return
+        with _naming(file.path):
+            opened = stack.enter_context(cast(BinaryIO, place.open("rb")))
+        _check_footer(file, opened)
+        yield file.path if isinstance(place, Path) else _as_arrow(opened)
+
+
+def _as_arrow(opened: BinaryIO) -> Any:
+    import pyarrow as pa
+
+    return pa.PythonFile(opened, mode="r")
 
 
 # --- Parquet --------------------------------------------------------------------------------------
@@ -156,10 +204,9 @@ def read_part(
     """The rows that pass `filters` (of pyarrow's form), without reading row groups that hold none."""
     import pyarrow.parquet as pq
 
-    _check_footer(file)
-    with _naming(file.path):
+    with _checked(file, part=True) as source, _naming(file.path):
         return pq.read_table(
-            file.path,
+            source,
             columns=None if columns is None else list(columns),
             filters=list(filters),
             partitioning=None,
@@ -180,23 +227,19 @@ def read_schema(file: Location) -> pa.Schema:
     """The file's Arrow schema."""
     import pyarrow.parquet as pq
 
-    _check_footer(file)
-    with _naming(file.path):
-        return pq.read_schema(file.path)
+    with _checked(file, part=True) as source, _naming(file.path):
+        return pq.read_schema(source)
 
 
 @contextmanager
 def _opened(file: Location, *, part: bool) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
-    if part:
-        _check_footer(file)
-    else:
-        check(file)
-    with _naming(file.path):
-        opened = pq.ParquetFile(file.path, page_checksum_verification=part)
-    with opened:
-        yield opened
+    with _checked(file, part=part) as source:
+        with _naming(file.path):
+            opened = pq.ParquetFile(source, page_checksum_verification=part)
+        with opened:
+            yield opened
 
 
 # --- other files ----------------------------------------------------------------------------------
@@ -206,16 +249,16 @@ def load_vector(file: Location) -> npt.NDArray[Any]:
     """Memory-map a .npy, so that the workers of a machine share it. Raises DamagedFileError."""
     import numpy as np
 
-    check(file)
+    path = check(file)
     with _naming(file.path):
-        vector: npt.NDArray[Any] = np.load(file.path, mmap_mode="r", allow_pickle=False)
+        vector: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return vector
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Place) -> BinaryIO:
     """A file for `read_range`. Raises DamagedFileError where it is gone."""
     with _naming(str(path)):
-        return open(path, "rb")
+        return cast(BinaryIO, place_of(path).open("rb"))
 
 
 def read_range(file: BinaryIO, offset: int, size: int, digest: bytes | int | None) -> bytes:
@@ -223,17 +266,30 @@ def read_range(file: BinaryIO, offset: int, size: int, digest: bytes | int | Non
 
     Raises DamagedFileError.
     """
-    path = file.name
-    with _naming(path):
-        file.seek(offset)
-        data = file.read(size)
-    if len(data) != size:
-        raise DamagedFileError(path, f"ends before byte {offset + size}")
-    if digest is not None:
-        found = xxhash.xxh3_64_intdigest(data) if isinstance(digest, int) else picture_hash(data)
-        if found != digest:
-            raise DamagedFileError(path, f"the {size} bytes at {offset} are not those that were written")
+    (data,) = read_ranges(file, [(offset, size, digest)])
     return data
+
+
+def read_ranges(file: BinaryIO, ranges: Sequence[tuple[int, int, bytes | int | None]]) -> list[bytes]:
+    """As `read_range`, of several (offset, size, digest); those of a file in a bucket are asked for side by side."""
+    with _naming(file.name):
+        if isinstance(file, BucketFile):
+            found = file.path.read_ranges([(offset, size) for offset, size, _ in ranges])
+        else:
+            found = [_read_at(file, offset, size) for offset, size, _ in ranges]
+    for data, (offset, size, digest) in zip(found, ranges, strict=True):
+        if len(data) != size:
+            raise DamagedFileError(file.name, f"ends before byte {offset + size}")
+        if digest is not None:
+            told = xxhash.xxh3_64_intdigest(data) if isinstance(digest, int) else picture_hash(data)
+            if told != digest:
+                raise DamagedFileError(file.name, f"the {size} bytes at {offset} are not those that were written")
+    return found
+
+
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _one_line(error: Exception) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipeline.storage.bucket import BucketPath, bucket_file_system
+from pipeline.storage.place import Place
+
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["full_disk", "open_duckdb", "quote_text", "read_parquet_sql", "spill_beside"]
+__all__ = ["full_disk", "open_duckdb", "quote_text", "read_parquet_sql", "spill_beside", "use_buckets"]
 
 _FULL = "No space left on device"
 _OUT_OF_ROOM = (_FULL, "failed to offload data block", "max_temp_directory_size")
@@ -86,7 +89,14 @@ def quote_text(text: object) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def read_parquet_sql(files: Sequence[Path], *, differ: bool = False) -> str:
+def use_buckets(database: duckdb.DuckDBPyConnection, files: Iterable[Place]) -> None:
+    """Let `database` read those of the files that lie in a bucket, by range, with our client: its own would have to be
+    downloaded first."""
+    for scheme in sorted({file.bucket.partition(":")[0] for file in files if isinstance(file, BucketPath)}):
+        database.register_filesystem(bucket_file_system(scheme))
+
+
+def read_parquet_sql(files: Sequence[Place], *, differ: bool = False) -> str:
     """The DuckDB table function over `files`, which must not be empty; where they `differ`, with all of their columns.
 
     To find those, every file is opened.

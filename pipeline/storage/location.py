@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs.load import fingerprint
+from pipeline.storage.bucket import is_bucket_url
+from pipeline.storage.place import Place, place_of
 
 __all__ = ["Files", "Location"]
 
@@ -21,8 +23,21 @@ class Location(NamedTuple):
 
     @property
     def local(self) -> Path:
-        """The file on this machine."""
+        """The file on this machine, such as one that a task is to write. What is read may lie elsewhere: it is opened
+        by `checked.py`. Raises TypeError for a file in a bucket."""
+        if is_bucket_url(self.path):
+            raise TypeError(f"{self.path}: not on this machine")
         return Path(self.path)
+
+    @property
+    def place(self) -> Place:
+        """The file, wherever it is."""
+        return place_of(self.path)
+
+    @property
+    def name(self) -> str:
+        """Its last name."""
+        return self.path.rpartition("/")[2]
 
     @property
     def content(self) -> str:

@@ -1,7 +1,7 @@
-"""The output directory of a run, and its lock.
+"""The output of a run, a directory or a place in a bucket, and its lock.
 
 OUT/openwit.json   marks the directory as ours, with the layout's version
-OUT/lock           held by the live run (flock)
+OUT/lock           held by the live run (flock; in a bucket a lease)
 OUT/config.yaml    the resolved config of the last run
 OUT/runs.jsonl     one line a run: when, what, how long
 OUT/work/STEP/     files of one step, done/PARTITION.json, manifest.json
@@ -18,20 +18,36 @@ from pathlib import Path
 
 from pipeline.errors import LockedError, OutputError
 from pipeline.storage.atomic import read_json, sweep, unwritable, write_json
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.lease import Hold, Lease, take_lease
+from pipeline.storage.place import Place
 
-__all__ = ["LAYOUT_VERSION", "check_output", "is_output", "open_output"]
+__all__ = ["LAYOUT_VERSION", "check_output", "hold_of", "is_output", "open_output"]
 
 LAYOUT_VERSION = 1
 _MARK = "openwit.json"
 
 
+_LEASES: dict[BucketPath, Lease] = {}
+"""Of the outputs that this process holds."""
+
+
 @contextmanager
-def open_output(path: Path) -> Iterator[Path]:
-    """Take the output directory for one run: create or recognise it, lock it, sweep it.
+def open_output(path: Place, *, single_driver: bool = False) -> Iterator[Place]:
+    """Take the output for one run: create or recognise it, lock it, sweep it.
 
     Raises OutputError where the path is a file, not writable, holds files that are not ours or was
-    written by a newer version, and LockedError while another live run holds it.
+    written by a newer version, or a bucket's store is not fit; LockedError while another live run holds it.
     """
+    with _locked_bucket(path, single_driver) if isinstance(path, BucketPath) else _locked_directory(path):
+        if read_json(path / _MARK) is None:
+            write_json(path / _MARK, {"layout_version": LAYOUT_VERSION, "made_by": "openwit"})
+        sweep(path)
+        yield path
+
+
+@contextmanager
+def _locked_directory(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,26 +70,50 @@ def open_output(path: Path) -> Iterator[Path]:
         lock.truncate()
         lock.write(f"process {os.getpid()}")
         lock.flush()
-        if read_json(path / _MARK) is None:
-            write_json(path / _MARK, {"layout_version": LAYOUT_VERSION, "made_by": "openwit"})
-        sweep(path)
-        yield path
+        yield
 
 
-def is_output(path: Path) -> bool:
+@contextmanager
+def _locked_bucket(path: BucketPath, single_driver: bool) -> Iterator[None]:
+    check_output(path, must_exist=False)
+    if path in _LEASES:
+        raise LockedError(f"{path}: this process holds it already")
+    lease = take_lease(path, single_driver=single_driver)
+    _LEASES[path] = lease
+    try:
+        yield
+    finally:
+        del _LEASES[path]
+        lease.release()
+
+
+def hold_of(place: Place) -> Hold:
+    """What a task shows when it puts something into `place`, an output that this process holds, or a place in one.
+
+    Raises LockedError where the hold is lost.
+    """
+    if isinstance(place, BucketPath):
+        for path in (place, *place.parents):
+            if path in _LEASES:
+                _LEASES[path].check()
+                return _LEASES[path].hold
+    return Hold()
+
+
+def is_output(path: Place) -> bool:
     """Whether a run has taken this directory before."""
-    return (path / _MARK).exists()
+    return (path / _MARK).is_file()
 
 
-def check_output(path: Path, *, must_exist: bool = True) -> None:
+def check_output(path: Place, *, must_exist: bool = True) -> None:
     """Raise OutputError unless `path` is a directory of ours (or, if allowed, an empty one)."""
-    if not path.is_dir():
-        if must_exist:
-            raise OutputError(f"{path}: no such directory; run `python -m pipeline run` to make it")
-        return
     mark = read_json(path / _MARK)
     if mark is None:
-        left = [p.name for p in path.iterdir() if p.name != "lock" and ".tmp-" not in p.name]
+        if isinstance(path, Path) and not path.is_dir():
+            if must_exist:
+                raise OutputError(f"{path}: no such directory; run `python -m pipeline run` to make it")
+            return
+        left = [p.name for p in path.iterdir() if not p.name.startswith("lock") and ".tmp-" not in p.name]
         if left or must_exist:
             what = f"holds files that are not ours ({left[0]})" if left else "is empty"
             raise OutputError(f"{path}: {what}; choose another --output, or an empty directory")

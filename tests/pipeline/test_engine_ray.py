@@ -18,8 +18,8 @@ import pytest
 from configs.load import ConfigError
 from pipeline.engine import EngineConfig, start_ray
 from pipeline.engine.on_ray import RayEngine
-from pipeline.engine.scratch import scratch_directory, sweep_scratch
 from pipeline.errors import EngineError
+from pipeline.storage.scratch import scratch_directory, sweep_scratch
 from pipeline.terminal.progress import Progress
 from tests.conftest import REPOSITORY
 from tests.pipeline import ray_driver
@@ -258,7 +258,7 @@ def test_scratch_is_private_and_gone_afterwards(tmp_path: Path) -> None:
 
 def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from pipeline.engine.scratch import scratch_directory\n"
+        "import os, sys; from pathlib import Path; from pipeline.storage.scratch import scratch_directory\n"
         "with scratch_directory('ow-', Path(sys.argv[1])): print('up', flush=True); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=False)
@@ -290,7 +290,7 @@ def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
 def test_sweep_leaves_what_a_daemon_of_a_dead_process_still_uses(tmp_path: Path) -> None:
     code = (
-        "import os, subprocess, sys; from pathlib import Path; from pipeline.engine.scratch import scratch_directory\n"
+        "import os, subprocess, sys; from pathlib import Path; from pipeline.storage.scratch import scratch_directory\n"
         "with scratch_directory('ow-', Path(sys.argv[1])) as inside:\n"
         "    daemon = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()', f'--dir={inside}/s'])\n"
         "    os.kill(os.getpid(), 9)"

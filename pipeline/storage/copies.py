@@ -1,0 +1,107 @@
+"""Files of a bucket on this machine's own disk: one copy for all of its processes, or one for a moment.
+
+    TMPDIR/openwit-UID/HASH OF THE PLACE/NAME     found again by name, since what a task put there never changes
+
+Copies are for what is mapped (the matcher's tables, vectors) or read by a library that wants a path. Those that were
+used the longest ago go when there are more than `OPENWIT_COPIES_GB` of them (default 50); a process that has one mapped
+keeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import xxhash
+
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.scratch import scratch_directory
+
+__all__ = ["copies_directory", "download", "forget_copy", "kept_copy", "scratch_copy", "scratch_files"]
+
+_MOST_GB = 50
+
+
+def copies_directory() -> Path:
+    """Where this user's copies are. Nobody else may enter it."""
+    place = Path(tempfile.gettempdir()) / f"openwit-{os.geteuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.stat().st_uid != os.geteuid() or place.is_symlink():
+        raise PermissionError(f"{place}: belongs to somebody else; set TMPDIR to a directory of your own")
+    return place
+
+
+def download(path: BucketPath, to: Path) -> None:
+    """The object as the file `to`, written piece by piece. Raises FileNotFoundError, StoreError, or OSError of the
+    disk."""
+    with to.open("wb") as file:
+        for piece in path.stream():
+            file.write(piece)
+
+
+def kept_copy(path: BucketPath) -> Path:
+    """The copy of an object that never changes, made once a machine."""
+    copy = _place_of(path)
+    directory = copy.parent
+    directory.mkdir(exist_ok=True)
+    with (directory / f"{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the others of this machine wait for the one that asks
+        if copy.exists():
+            os.utime(copy)
+            return copy
+        temporary = copy.with_name(f"{copy.name}.tmp-{uuid.uuid4().hex[:12]}")
+        try:
+            download(path, temporary)
+            temporary.replace(copy)
+        finally:
+            temporary.unlink(missing_ok=True)
+    _make_room(copy)
+    return copy
+
+
+def forget_copy(path: BucketPath) -> None:
+    """Remove the copy, which proved to be damaged."""
+    _place_of(path).unlink(missing_ok=True)
+
+
+def _place_of(path: BucketPath) -> Path:
+    return copies_directory() / f"of-{xxhash.xxh3_64_hexdigest(str(path.parent).encode())}" / path.name
+
+
+def _make_room(latest: Path) -> None:
+    """Remove the copies that were used the longest ago, beyond what may be kept; never the latest."""
+    most = float(os.environ.get("OPENWIT_COPIES_GB", _MOST_GB)) * 1e9
+    found = []
+    for path in copies_directory().glob("of-*/*"):
+        with contextlib.suppress(OSError):
+            about = path.stat()
+            found.append((about.st_mtime, about.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most:
+            return
+        if path != latest and not path.name.endswith(".lock"):
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+@contextmanager
+def scratch_copy(path: BucketPath) -> Iterator[Path]:
+    """The object as a file for as long as the block runs."""
+    with scratch_files() as directory:
+        copy = directory / path.name
+        download(path, copy)
+        yield copy
+
+
+@contextmanager
+def scratch_files() -> Iterator[Path]:
+    """A directory of this machine for as long as the block runs, swept by a later one where a kill left it."""
+    with scratch_directory("task-", copies_directory()) as directory:
+        yield directory

@@ -1,0 +1,179 @@
+"""The lock of an output in a bucket: a lease that its holder renews, with a number that rises with every holder.
+
+    OUT/lock   {"token": 7, "holder": "node process", "lease_s": 30.0, "free": false, "beat": ...}
+
+Whoever takes it compares and swaps, so that of two one wins. A holder is gone when the object has not changed for
+`lease_s` seconds by the clock of the one that looks: no two clocks are compared. The number is the fence: it stands in
+the name of everything that a run puts and in its records, and nobody takes the place of what a later holder put.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import LockedError, OutputError
+from pipeline.storage.bucket import BucketPath, ConflictError, Tag
+
+__all__ = ["Hold", "Lease", "take_lease"]
+
+LEASE_S = 30.0
+_RENEWALS = 6
+"""In the time of a lease."""
+_LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """What a worker shows when it puts something: for which holder it works. Of a local output it says nothing."""
+
+    lock: BucketPath | None = None
+    token: int = 0
+    compares: bool = True
+    """Whether the store compares and swaps."""
+
+    def check(self) -> None:
+        """Raise LockedError where somebody else holds the output by now."""
+        if self.lock is not None:
+            found = _read(self.lock)[0]
+            if found.get("token", self.token) != self.token:
+                raise LockedError(f"{self.lock.parent}: another run has taken it over; what this one began is void")
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """Held until `release`, or until it is lost: `check` tells."""
+
+    hold: Hold
+    tag: Tag
+    seconds: float
+    _renewed: float = field(default_factory=time.monotonic)
+    _lost: bool = False
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Raise LockedError where the lease is lost, or may be taken by others before the next look."""
+        if self._lost or (self.hold.compares and time.monotonic() - self._renewed > 0.8 * self.seconds):
+            assert self.hold.lock is not None
+            raise LockedError(
+                f"{self.hold.lock.parent}: this run lost its hold of it (another has taken it, or the store did not "
+                "answer in time); run again to go on from here"
+            )
+
+    def start(self) -> None:
+        """Renew it from now on."""
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
+        self._thread.start()
+
+    def _renew(self) -> None:
+        while not self._over.wait(self.seconds / _RENEWALS):
+            began = time.monotonic()
+            try:
+                self._put(free=False)
+            except ConflictError:
+                self._lost = True
+                return
+            except OSError:
+                continue  # `check` tells when it was too long
+            self._renewed = began
+
+    def _put(self, *, free: bool) -> None:
+        assert self.hold.lock is not None
+        content = _content(self.hold.token, self.seconds, free=free)
+        if self.hold.compares:
+            self.tag = self.hold.lock.put_over(content, self.tag)
+        else:
+            self.hold.lock.put(content)
+
+    def release(self) -> None:
+        """Let others take it at once."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        if not self._lost:
+            try:
+                self._put(free=True)
+            except (ConflictError, OSError):
+                return  # it is another's by now, or runs out
+
+
+def take_lease(output: BucketPath, *, single_driver: bool) -> Lease:
+    """Take the lock of `output`, and renew it from now on.
+
+    Raises LockedError while another live run holds it; OutputError where the store cannot compare and swap, unless
+    the user vouches for a `single_driver`; StoreError.
+    """
+    lock = output / "lock"
+    if not single_driver:
+        _check_store(output)
+    while True:
+        found, tag = _read(lock)
+        if found and not found.get("free") and not single_driver:
+            _watch(lock, found, tag)
+        hold = Hold(lock=lock, token=int(found.get("token", 0)) + 1, compares=not single_driver)
+        content = _content(hold.token, LEASE_S, free=False)
+        try:
+            if single_driver:
+                lock.put(content)
+                tag = ""
+            else:
+                tag = lock.put_over(content, tag) if tag else lock.put_new(content)
+        except ConflictError:
+            continue  # another was first: look whether it lives
+        lease = Lease(hold=hold, tag=tag, seconds=LEASE_S)
+        lease.start()
+        return lease
+
+
+def _check_store(output: BucketPath) -> None:
+    probe = output / f"lock.probe-{uuid.uuid4().hex[:12]}"
+    try:
+        compares = probe.can_compare()
+    finally:
+        probe.unlink()
+    if not compares:
+        raise OutputError(
+            f"{output}: this store does not refuse to put what is there already, so two runs could not be told apart; "
+            "if you see to it that one runs at a time, give --engine.single_driver true"
+        )
+
+
+def _watch(lock: BucketPath, found: dict[str, Any], tag: Tag) -> None:
+    """Return when the holder is gone. Raises LockedError as soon as it shows that it lives."""
+    seconds = float(found.get("lease_s", LEASE_S))
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(min(_LOOK_EVERY_S, seconds / 4))
+        now, later = _read(lock)
+        if later != tag:
+            if now.get("free"):
+                return
+            raise LockedError(
+                f"{lock.parent}: a live run holds it ({now.get('holder', 'another process')}); wait for it or choose "
+                "another --output"
+            )
+
+
+def _read(lock: BucketPath) -> tuple[dict[str, Any], Tag]:
+    try:
+        data, tag = lock.read_tagged()
+    except FileNotFoundError:
+        return {}, ""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}, tag
+    return found if isinstance(found, dict) else {}, tag
+
+
+def _content(token: int, seconds: float, *, free: bool) -> bytes:
+    """Every beat differs, so that a change shows that the holder lives."""
+    holder = f"{os.uname().nodename} process {os.getpid()}"
+    said = {"token": token, "holder": holder, "lease_s": seconds, "free": free, "beat": uuid.uuid4().hex}
+    return json.dumps(said, sort_keys=True).encode()
