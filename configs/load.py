@@ -23,7 +23,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 
@@ -59,7 +59,14 @@ class OneOf:
     """Name -> a line of documentation, or none ("")."""
 
 
-def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+class Readable(Protocol):
+    """A file, wherever it is: a `Path` is one."""
+
+    def read_text(self, encoding: str) -> str:
+        """Raises OSError, or UnicodeDecodeError."""
+
+
+def load(cls: type[T], path: str | Readable | None, overrides: Sequence[str] = ()) -> T:
     """Read `path` (YAML; None for an empty file) into `cls`, then apply `overrides`.
 
     `overrides` are command-line words: `--section.key value` or `--section.key=value`; values are
@@ -71,7 +78,7 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
     if path is not None:
         where = str(path)
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = (Path(path) if isinstance(path, str) else path).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(
                 f"{path}: cannot read the config ({error.strerror}); give the path of a YAML file"

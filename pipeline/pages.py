@@ -20,6 +20,7 @@ from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 from pipeline.steps.dedup_config import DedupConfig
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.step import Page, Step
+from pipeline.storage.place import Place
 from pipeline.terminal.printable import say
 from pipeline.wit import build
 
@@ -38,8 +39,10 @@ __all__ = [
     "writes_of",
 ]
 
+_NOWHERE = Path()
 
-def config_of(output: Path) -> WitConfig | None:
+
+def config_of(output: Place) -> WitConfig | None:
     """The config of the data set in `output`, of its last run or of what is published; None where neither is there, or
     can be read."""
     for path in (output / "config.yaml", output / "shards" / "config.yaml"):
@@ -50,13 +53,13 @@ def config_of(output: Path) -> WitConfig | None:
     return None
 
 
-def page_of(output: Path) -> Page:
+def page_of(output: Place) -> Page:
     """The page of the data set in `output`; where its config is gone, that with every step."""
     config = config_of(output)
     return whole_page(output) if config is None else build(config, recorded(output))
 
 
-def whole_page(output: Path = Path()) -> Page:
+def whole_page(output: Place = _NOWHERE) -> Page:
     """The page of a config that asks for everything. Nobody could run it: its files are not there."""
     config = WitConfig(
         sources=("-",),

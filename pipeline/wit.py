@@ -11,8 +11,6 @@ docs/steps.md are all made from it. How a step is cut into tasks is asked when w
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.config import WitConfig
 from pipeline.own.stages import NO_STAGES, OwnStages, with_own
 from pipeline.records.schema import CANDIDATES, FETCHED
@@ -34,13 +32,14 @@ from pipeline.steps.queries import list_queries
 from pipeline.steps.schedule import schedule
 from pipeline.steps.shards import write_shards
 from pipeline.steps.step import Page
+from pipeline.storage.place import place_of
 
 __all__ = ["build", "sources_of"]
 
 
 def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     """The steps of a run, in order; `own` are stages that the user brings along. Looks at no file."""
-    page = Page(Path(c.output), seed=c.seed, ledger=c.ledger)
+    page = Page(place_of(c.output), seed=c.seed, ledger=c.ledger)
     sources = sources_of(c)
 
     # The query list; links with text; of these what is clean, in a target language, and contains a query.

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.engine import AnyTask, Data, Engine, finished, forget, open_engine, outputs_of
+from pipeline.engine import AnyTask, Data, Engine, Records, forget, open_engine, outputs_of
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.storage.atomic import commit, temporary_name, unwritable
 from pipeline.storage.checked import check, digest_of
@@ -108,7 +108,8 @@ def _run(engine: Engine, data: Data[Out], tasks: Iterable[AnyTask[Out]], title: 
 
 
 def _all_finished(data: Data[Out], tasks: Iterable[AnyTask[Out]]) -> bool:
-    return all(finished(data.directory, task) is not None for task in tasks)
+    records = Records.of(data.directory)
+    return all(records.finished(task) is not None for task in tasks)
 
 
 def _forget_damaged(*made: Data[Any]) -> bool:

@@ -6,27 +6,31 @@
 The engine knows nothing of what a task means. Ray is imported only when a task must run on it.
 """
 
+from pipeline.engine.commit import run_task
 from pipeline.engine.config import EngineConfig
 from pipeline.engine.data import Data, Part
-from pipeline.engine.engine import Engine
+from pipeline.engine.engine import Accept, Engine, Looked, look_at
 from pipeline.engine.open import open_engine
-from pipeline.engine.record import Done, finished, forget, record_at, record_of, records_in, run_task
+from pipeline.engine.record import Done, Records, forget, record_at, record_of, records_in
 from pipeline.engine.task import AnyTask, Info, Output, Task, TaskOfParts, apart, output, outputs_of
 
 __all__ = [
+    "Accept",
     "AnyTask",
     "Data",
     "Done",
     "Engine",
     "EngineConfig",
     "Info",
+    "Looked",
     "Output",
     "Part",
+    "Records",
     "Task",
     "TaskOfParts",
     "apart",
-    "finished",
     "forget",
+    "look_at",
     "open_engine",
     "output",
     "outputs_of",

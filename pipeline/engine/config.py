@@ -29,6 +29,9 @@ class EngineConfig:
     max_retries: int = 3
     """How often a task is tried again after its process died or an I/O error."""
 
+    single_driver: bool = False
+    """Of an output in a bucket whose store cannot refuse a second run: you see to it that one runs at a time."""
+
     def __post_init__(self) -> None:
         if self.num_cpus is not None and self.num_cpus < 1:
             raise ConfigError(f"num_cpus must be at least 1, or null for all, not {self.num_cpus}")

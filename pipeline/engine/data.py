@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from pipeline.engine.record import Done, manifest_of, records_in
 from pipeline.engine.task import outputs_of, place
 from pipeline.storage.location import Files, Location
+from pipeline.storage.place import Place
 
 __all__ = ["Data", "Part"]
 
@@ -32,18 +33,18 @@ class Data(Generic[Out]):
     def __init__(self, name: str, out: type[Out]) -> None:
         self.name = name
         self.out = out
-        self._directory: Path | None = None
+        self._directory: Place | None = None
         self._parts: list[Part[Out]] | None = None
 
     @property
-    def directory(self) -> Path:
+    def directory(self) -> Place:
         """Where its files are, once a page has taken its step."""
         if self._directory is None:
             raise RuntimeError(f"{self.name} is on no page")
         return self._directory
 
     @directory.setter
-    def directory(self, path: Path) -> None:
+    def directory(self, path: Place) -> None:
         self._directory = path
 
     def finish(self, records: Sequence[Done]) -> None:
@@ -83,7 +84,7 @@ class Data(Generic[Out]):
             records = list(records_in(self.directory))
         end = outputs_of(self.out)[field].files("")[0]
         located = (file for record in records for file in record.located(self.directory).values())
-        return Files(file for file in located if file.path.endswith(end) and file.local.exists())
+        return Files(file for file in located if file.path.endswith(end) and _is_there(file))
 
     def said(self) -> list[Mapping[str, Any]]:
         """What the tasks that are done told, of the last plan or of one under way. For those who only look."""
@@ -95,7 +96,13 @@ class Data(Generic[Out]):
         return manifest_of(self.directory) is not None
 
 
-def _parts_of(record: Done, directory: Path, out: type[Out]) -> Iterator[Part[Out]]:
+def _is_there(file: Location) -> bool:
+    """Of a bucket every record is believed: what is gone is told where it is read."""
+    place = file.place
+    return not isinstance(place, Path) or place.exists()
+
+
+def _parts_of(record: Done, directory: Place, out: type[Out]) -> Iterator[Part[Out]]:
     located = record.located(directory)
     several = record.info.get("parts")
     if several is None:

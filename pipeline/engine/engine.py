@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.commit import run_task
 from pipeline.engine.config import EngineConfig
-from pipeline.engine.record import Done, finished, run_task, strangers, write_manifest
+from pipeline.engine.record import Done, Records, put_together, strangers, take_out, write_manifest
 from pipeline.engine.task import AnyTask
 from pipeline.storage.atomic import sweep
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.lease import Hold
+from pipeline.storage.output import hold_of
+from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
 
-__all__ = ["Engine", "InlineEngine"]
+__all__ = ["Accept", "Engine", "InlineEngine", "Looked", "look_at"]
+
+Accept = Callable[[Place, Done], None]
+"""Looks at each record of a step as it comes, with the step's directory; may raise PipelineError to stop the step."""
 
 
 class Engine(ABC):
@@ -26,47 +35,49 @@ class Engine(ABC):
 
     def run_step(
         self,
-        directory: Path,
+        directory: Place,
         tasks: Sequence[AnyTask[Any]],
         *,
         title: str = "",
         keep: bool = False,
-        accept: Callable[[Path, Done], None] | None = None,
+        accept: Accept | None = None,
+        looked: Looked | None = None,
     ) -> list[Done]:
         """Bring every task of the step to done; returns their records in task order.
 
-        Tasks whose record has the same key are skipped. Afterwards the directory holds the outputs of
-        these tasks and, unless `keep`, nothing else. `accept` is shown each record, those of before too, as soon as it
-        is there. Raises PipelineError as the tasks and `accept` do, EngineError when a task's process keeps dying.
+        Tasks whose record has the same key are skipped; `looked` is `look_at` of these very tasks, where the caller
+        has it. Afterwards the directory holds the outputs of these tasks and, unless `keep`, nothing else. `accept` is
+        shown each record, those of before too, as soon as it is there. Raises PipelineError as the tasks and `accept`
+        do, EngineError when a task's process keeps dying, LockedError where the output is no longer ours.
         """
         if not tasks and not directory.exists():
             return []  # a step that has nothing to do leaves no trace
         sweep(directory)
-        done: dict[str, Done] = {}
-        waiting: list[AnyTask[Any]] = []
-        for task in tasks:
-            record = finished(directory, task)
-            if record is None:
-                waiting.append(task)
-            else:
-                done[task.partition] = record
-                if accept is not None:
-                    accept(directory, record)
+        looked = look_at(directory, tasks) if looked is None else looked
+        done, waiting = dict(looked.done), looked.waiting
+        if accept is not None:
+            for record in looked.done.values():
+                accept(directory, record)
         if waiting:
+            take_out(directory, {task.partition for task in waiting})
             with self.progress.step(title or directory.name, total=len(tasks), skipped=len(done)) as advance:
-                for record in self._execute(directory, waiting):
+                for record in self._execute(directory, waiting, hold_of(directory)):
                     done[record.partition] = record
                     if accept is not None:
                         accept(directory, record)
                     advance(int(record.info.get("rows", 0)))
         records = [done[task.partition] for task in tasks]
+        hold = hold_of(directory)
         changed = write_manifest(directory, records)
-        if not keep and (waiting or changed or strangers(directory, records)):
-            _remove_strangers(directory, records)
+        if not keep:
+            if waiting or changed or looked.records.single:
+                put_together(directory, records)
+            if waiting or changed or _is_littered(directory, records):
+                _remove_strangers(directory, records, hold)
         return records
 
     @abstractmethod
-    def _execute(self, directory: Path, tasks: Sequence[AnyTask[Any]]) -> Iterator[Done]:
+    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold) -> Iterator[Done]:
         """Run all `tasks`, in any order, yielding records as they finish."""
 
     @abstractmethod
@@ -74,20 +85,60 @@ class Engine(ABC):
         """Let go of processes that the engine started."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """Which tasks of a step are done."""
+
+    records: Records
+    done: Mapping[str, Done]
+    """By partition, in the order of the tasks."""
+    waiting: Sequence[AnyTask[Any]]
+
+
+def look_at(directory: Place, tasks: Sequence[AnyTask[Any]]) -> Looked:
+    """Look which tasks are done. Reads only."""
+    records = Records.of(directory)
+    done: dict[str, Done] = {}
+    waiting = []
+    for task in tasks:
+        record = records.finished(task)
+        if record is None:
+            waiting.append(task)
+        else:
+            done[task.partition] = record
+    return Looked(records=records, done=done, waiting=waiting)
+
+
 class InlineEngine(Engine):
     """Runs tasks one after the other in this process."""
 
-    def _execute(self, directory: Path, tasks: Sequence[AnyTask[Any]]) -> Iterator[Done]:
+    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold) -> Iterator[Done]:
         for task in tasks:
-            yield run_task(str(directory), task)
+            yield run_task(str(directory), task, hold=hold)
 
     def close(self) -> None:
         """Nothing was started."""
 
 
-def _remove_strangers(directory: Path, records: Sequence[Done]) -> None:
-    for path in strangers(directory, records):
+def _is_littered(directory: Place, records: Sequence[Done]) -> bool:
+    """Whether a kill between the manifest and the removal left anything. A bucket is not listed for that: what is left
+    there goes when the step runs again."""
+    return isinstance(directory, Path) and bool(strangers(directory, records))
+
+
+def _remove_strangers(directory: Place, records: Sequence[Done], hold: Hold) -> None:
+    found = strangers(directory, records)
+    if isinstance(directory, BucketPath):
+        BucketPath.remove([path for path in found if isinstance(path, BucketPath) and _is_ours(path, hold)])
+        return
+    for path in found:
         path.unlink(missing_ok=True)
     for path in sorted(directory.rglob("*"), reverse=True):
         if path.is_dir() and path.name != "done" and not any(path.iterdir()):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_ours(path: BucketPath, hold: Hold) -> bool:
+    """Whether this holder of the output, or one before it, put the object."""
+    token = path.parent.name.partition("-")[0]
+    return not token.isdigit() or int(token) <= hold.token

@@ -12,22 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError
+from pipeline.engine.commit import run_task
 from pipeline.engine.config import EngineConfig
 from pipeline.engine.engine import Engine
-from pipeline.engine.record import Done, run_task
+from pipeline.engine.record import Done
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.engine.task import AnyTask
 from pipeline.errors import EngineError, PipelineError
+from pipeline.storage.bucket import is_bucket_url
+from pipeline.storage.lease import Hold
+from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
 
 __all__ = ["RayEngine", "run_task_in"]
 
+_NO_HOLD = Hold()
 _TASKS_PER_CPU = 2  # in flight: one runs, one waits; more would only hold memory
 _LOOK_EVERY_S = 2.0
 """How long the driver waits for a task before it looks whether Ray is still there."""
 
 
-def run_task_in(working_directory: str, driver: tuple[str, int], directory: str, task: AnyTask[Any]) -> Done:
+def run_task_in(
+    working_directory: str, driver: tuple[str, int], directory: str, task: AnyTask[Any], hold: Hold = _NO_HOLD
+) -> Done:
     """`run_task` where the driver runs, so that relative paths mean the same on every node.
 
     A worker outlives a killed driver by a moment, in which what the driver served (the sample web) is already gone:
@@ -36,11 +43,12 @@ def run_task_in(working_directory: str, driver: tuple[str, int], directory: str,
     try:
         os.chdir(working_directory)
     except OSError as error:
-        raise EngineError(
-            f"node {os.uname().nodename} has no directory {working_directory}: all nodes of the cluster must share "
-            "the file system that the run is started on"
-        ) from error
-    return run_task(directory, task, check=lambda: _check_driver(*driver))
+        if not is_bucket_url(directory):  # else nothing but what the config names may lie there
+            raise EngineError(
+                f"node {os.uname().nodename} has no directory {working_directory}: all nodes of the cluster must share "
+                "the file system that the run is started on, or the output lie in a bucket"
+            ) from error
+    return run_task(directory, task, check=lambda: _check_driver(*driver), hold=hold)
 
 
 def _check_driver(node: str, process: int) -> None:
@@ -65,7 +73,7 @@ class RayEngine(Engine):
         self._session: RaySession | None = None
         self._started = ExitStack()
 
-    def _execute(self, directory: Path, tasks: Sequence[AnyTask[Any]]) -> Iterator[Done]:
+    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold) -> Iterator[Done]:
         session = self._start(type(tasks[0]).__module__)
         ray = session.ray
         remote = ray.remote(run_task_in).options(
@@ -81,7 +89,7 @@ class RayEngine(Engine):
         try:
             while True:
                 while len(live) < window and (task := next(waiting, None)) is not None:
-                    live[remote.remote(os.getcwd(), driver, str(directory), task)] = task
+                    live[remote.remote(os.getcwd(), driver, str(directory), task, hold)] = task
                 if not live:
                     return
                 ready, _ = ray.wait(list(live), num_returns=1, timeout=_LOOK_EVERY_S)

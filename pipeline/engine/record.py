@@ -1,36 +1,53 @@
-"""The done-record of a task: what was written, under which key, and that it is whole.
+"""The done-records of a step: of each task what was written, under which key, and that it is whole.
 
-perform(task) -> fsync + rename every output -> write done/PARTITION.json   (the commit point)
+    STEP/done/PARTITION.json   one a task, written last: it is the commit (`commit.py`)
+    STEP/records.jsonl         the same together, a line each, once a step of many tasks is whole
+    STEP/manifest.json         which tasks the last plan had, in order; there while the step is whole
+
+A record in done/ is the newer one. One in records.jsonl is taken out before its task is done again, so that it never
+vouches for bytes of another.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import xxhash
+
 from pipeline.engine.task import AnyTask
-from pipeline.storage.atomic import commit, read_sealed, sha256_of, temporary_name, unwritable, write_sealed
-from pipeline.storage.checked import digest_of
+from pipeline.storage.atomic import read_sealed, unseal, write_bytes, write_sealed
+from pipeline.storage.bucket import BucketPath, StoreError
 from pipeline.storage.location import Location
+from pipeline.storage.place import Place
 
 __all__ = [
     "Done",
-    "finished",
+    "Records",
     "forget",
     "manifest_of",
+    "place_of_record",
+    "put_together",
     "record_at",
     "record_of",
     "records_in",
-    "run_task",
     "strangers",
+    "take_out",
     "write_manifest",
 ]
 
 _MANIFEST = "manifest.json"
+_TOGETHER = "records.jsonl"
+_TOGETHER_FROM = 256
+"""Tasks of a step from which on its records are put together: so many small files are read in no time."""
+_READERS = 32
+_HASH_DIGITS = 16
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,139 +61,213 @@ class Done:
     info: Mapping[str, Any] = field(default_factory=dict)
     num_bytes: Mapping[str, int] = field(default_factory=dict)
     """File name -> its size."""
+    at: str = ""
+    """Where in the step's directory its files are: of a bucket, a place that this attempt alone wrote to."""
+    token: int = 0
+    """Of the holder of the output that it was written for (`storage/lease.py`)."""
 
-    def located(self, directory: Path) -> dict[str, Location]:
+    def located(self, directory: Place) -> dict[str, Location]:
         """File name -> where it is, and what it must hold."""
-        return {name: Location(str(directory / name), digest) for name, digest in self.outputs.items()}
+        root = f"{directory}/{self.at}/" if self.at else f"{directory}/"
+        return {name: Location(root + name, digest) for name, digest in self.outputs.items()}
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written down."""
+        kinds = {name: "sha256" if len(digest) == 64 else "xxh3" for name, digest in self.outputs.items()}
+        outputs = {name: {kinds[name]: d, "bytes": self.num_bytes[name]} for name, d in self.outputs.items()}
+        said = {"partition": self.partition, "key": self.key, "outputs": outputs, "info": dict(self.info)}
+        return said | ({"at": self.at, "token": self.token} if self.at else {})
 
 
-def _path(directory: Path, partition: str) -> Path:
-    return directory / "done" / f"{partition}.json"
-
-
-def record_at(path: Path) -> Done | None:
-    """The record in this very file; None where it is absent, damaged, or not of a record's form."""
-    plain = read_sealed(path)
-    if plain is None:
-        return None
-    try:
-        return _done(plain)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return None
-
-
-def _done(plain: Mapping[str, Any]) -> Done:
-    """What a record's plain form says."""
+def done_of(plain: Mapping[str, Any]) -> Done:
+    """What a record's plain form says. Raises KeyError, TypeError, AttributeError or ValueError where it is of another
+    form."""
     return Done(
         partition=str(plain["partition"]),
         key=str(plain["key"]),
         outputs={name: str(entry.get("xxh3") or entry["sha256"]) for name, entry in plain["outputs"].items()},
         info=dict(plain["info"]),
         num_bytes={name: int(entry["bytes"]) for name, entry in plain["outputs"].items()},
+        at=str(plain.get("at", "")),
+        token=int(plain.get("token", 0)),
     )
 
 
-def record_of(directory: Path, partition: str) -> Done | None:
-    """The record of a step's task, whatever its key; None where there is none that can be read."""
-    return record_at(_path(directory, partition))
+def place_of_record(directory: Place, partition: str) -> Place:
+    """The task's own record."""
+    return directory / "done" / f"{partition}.json"
 
 
-def records_in(directory: Path) -> Iterator[Done]:
-    """Every record of a step's directory, of this plan and of earlier ones, by name."""
-    for path in sorted((directory / "done").glob("*.json")):
-        record = record_at(path)
-        if record is not None:
-            yield record
+def record_at(path: Place) -> Done | None:
+    """The record in this very file; None where it is absent, damaged, or not of a record's form."""
+    return _done(read_sealed(path))
 
 
-def finished(directory: Path, task: AnyTask[Any]) -> Done | None:
-    """The task's done-record if it is of this very key and its outputs are still there, else None.
+def read_record(data: bytes) -> Done | None:
+    """As `record_at`, of the file's bytes."""
+    return _done(unseal(data))
 
-    Sizes are looked at here, content where it is read (`storage/checked.py`).
-    """
-    record = record_of(directory, task.partition)
-    if record is None or record.key != task.key or record.outputs.keys() != set(task.outputs):
-        return None
+
+def _done(plain: Mapping[str, Any] | None) -> Done | None:
     try:
-        whole = all((directory / name).stat().st_size == size for name, size in record.num_bytes.items())
-    except OSError:
+        return None if plain is None else done_of(plain)
+    except (KeyError, TypeError, AttributeError, ValueError):
         return None
-    return record if whole else None
 
 
-def forget(directory: Path, partition: str) -> None:
-    """Let the task of this name be done again by the next run."""
-    _path(directory, partition).unlink(missing_ok=True)
+class Records:
+    """Every record of a step's directory, of this plan and of earlier ones, as they were when they were read."""
+
+    def __init__(self, directory: Place, found: Mapping[str, Done], single: frozenset[str]) -> None:
+        self.directory = directory
+        self._found = found
+        self.single = single
+        """The partitions that have a record of their own in done/."""
+
+    @classmethod
+    def of(cls, directory: Place) -> Records:
+        """Read them. Raises StoreError."""
+        found = {record.partition: record for record in _together(directory)}
+        single = {path.stem: record for path, record in _singles(directory)}
+        found |= {record.partition: record for record in single.values() if record is not None}
+        return cls(directory, found, frozenset(single))
+
+    def __iter__(self) -> Iterator[Done]:
+        """By name."""
+        return (self._found[partition] for partition in sorted(self._found))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, partition: str) -> Done | None:
+        """A task's record, whatever its key."""
+        return self._found.get(partition)
+
+    def finished(self, task: AnyTask[Any]) -> Done | None:
+        """The task's record if it is of this very key and its outputs are still there, else None.
+
+        Sizes are looked at here, on this machine's disks, and content where it is read (`storage/checked.py`); what is
+        gone from a bucket is told there too.
+        """
+        record = self._found.get(task.partition)
+        if record is None or record.key != task.key or record.outputs.keys() != set(task.outputs):
+            return None
+        if isinstance(self.directory, BucketPath):
+            return record
+        try:
+            whole = all((self.directory / name).stat().st_size == size for name, size in record.num_bytes.items())
+        except OSError:
+            return None
+        return record if whole else None
 
 
-def run_task(directory: str, task: AnyTask[Any], *, check: Callable[[], None] | None = None) -> Done:
-    """Do the work under temporary names, then commit. Runs in any process.
-
-    `check` runs between work and commit, and raises where the result must not count. Raises OutputError when the
-    disk is full; whatever the work or `check` raises otherwise. Nothing keeps a final name unless it is whole, and
-    nothing counts unless the record is there.
-    """
-    root = Path(directory)
-    written: dict[str, Path] = {}
+def _together(directory: Place) -> Iterator[Done]:
+    """Line after line, those that are what they were."""
     try:
-        (root / "done").mkdir(parents=True, exist_ok=True)
-        written = {name: temporary_name(root / name) for name in task.outputs}
-        for path in written.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        info = task.perform({name: Location(str(path)) for name, path in written.items()})
-        if check is not None:
-            check()
-        entries = {name: _entry(path, published=task.published) for name, path in written.items()}
-        # An older record must not vouch for the new bytes, nor the new record for old ones.
-        forget(root, task.partition)
-        for name, path in written.items():
-            commit(path, root / name)
-        record = {"partition": task.partition, "key": task.key, "outputs": entries, "info": info}
-        write_sealed(_path(root, task.partition), record)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
-            raise unwritable(root, error) from error
+        data = (directory / _TOGETHER).read_bytes()
+    except StoreError:
         raise
-    finally:
-        for path in written.values():
-            if os.path.lexists(path):
-                path.unlink()
-    return _done(record)
+    except OSError:
+        return
+    for line in data.split(b"\n"):
+        stated, plain = line[:_HASH_DIGITS], line[_HASH_DIGITS + 1 :]
+        if plain and stated.decode("ascii", "replace") == xxhash.xxh3_64_hexdigest(plain):
+            record = _done(_decode(plain))
+            if record is not None:
+                yield record
 
 
-def _entry(path: Path, *, published: bool) -> dict[str, Any]:
-    digest = {"sha256": sha256_of(path)} if published else {"xxh3": digest_of(path)}
-    return {**digest, "bytes": path.stat().st_size}
+def _singles(directory: Place) -> Iterator[tuple[Place, Done | None]]:
+    if isinstance(directory, Path):
+        yield from ((path, record_at(path)) for path in (directory / "done").glob("*.json"))
+        return
+    paths = [path for path, _ in (directory / "done").walk()]
+    with ThreadPoolExecutor(_READERS) as readers:
+        yield from zip(paths, readers.map(record_at, paths), strict=True)
+
+
+def record_of(directory: Place, partition: str) -> Done | None:
+    """The record of a step's task, whatever its key; None where there is none that can be read."""
+    record = record_at(place_of_record(directory, partition))
+    if record is not None:
+        return record
+    return next((each for each in _together(directory) if each.partition == partition), None)
+
+
+def records_in(directory: Place) -> Iterator[Done]:
+    """Every record of a step's directory, of this plan and of earlier ones, by name."""
+    return iter(Records.of(directory))
+
+
+def forget(directory: Place, partition: str) -> None:
+    """Let the task of this name be done again by the next run."""
+    place_of_record(directory, partition).unlink(missing_ok=True)
+    take_out(directory, {partition})
 
 
 # --- the step as a whole ----------------------------------------------------------------------------
 
 
-def manifest_of(directory: Path) -> list[Done] | None:
+def take_out(directory: Place, partitions: set[str]) -> None:
+    """Drop these from the records that were put together. Raises OutputError."""
+    kept = list(_together(directory))
+    if any(record.partition in partitions for record in kept):
+        _write_together(directory, [record for record in kept if record.partition not in partitions])
+
+
+def put_together(directory: Place, plan: Sequence[Done]) -> None:
+    """Put the records of a whole step into one file, where they are many; those in done/ go when it is there. Raises
+    OutputError."""
+    if len(plan) < _TOGETHER_FROM:
+        return
+    _write_together(directory, plan)
+    singles = [place_of_record(directory, record.partition) for record in plan]
+    if isinstance(directory, BucketPath):
+        BucketPath.remove([path for path in singles if isinstance(path, BucketPath)])
+    else:
+        for path in singles:
+            path.unlink(missing_ok=True)
+
+
+def _write_together(directory: Place, records: Sequence[Done]) -> None:
+    lines = []
+    for record in records:
+        plain = json.dumps(record.plain(), sort_keys=True, ensure_ascii=False).encode()
+        lines.append(f"{xxhash.xxh3_64_hexdigest(plain)} ".encode() + plain + b"\n")
+    write_bytes(directory / _TOGETHER, b"".join(lines))
+
+
+def manifest_of(directory: Place) -> list[Done] | None:
     """The tasks of a step's last plan, in order, without what else their records say; None while it is under way."""
     plain = read_sealed(directory / _MANIFEST)
     if plain is None:
         return None
     try:
-        return [Done(partition=t["partition"], key=t["key"], outputs=dict(t["outputs"])) for t in plain["tasks"]]
+        return [
+            Done(partition=t["partition"], key=t["key"], outputs=dict(t["outputs"]), at=t.get("at", ""))
+            for t in plain["tasks"]
+        ]
     except (KeyError, TypeError, ValueError):
         return None  # damaged, of an earlier version whose files have no hash
 
 
-def write_manifest(directory: Path, records: Sequence[Done]) -> bool:
+def write_manifest(directory: Place, records: Sequence[Done]) -> bool:
     """Say that the step is whole, and of which tasks; False where its manifest says so already."""
-    if manifest_of(directory) == [replace(r, info={}, num_bytes={}) for r in records]:
+    if manifest_of(directory) == [replace(r, info={}, num_bytes={}, token=0) for r in records]:
         return False
-    tasks = [{"partition": r.partition, "key": r.key, "outputs": dict(r.outputs)} for r in records]
+    tasks = [
+        {"partition": r.partition, "key": r.key, "outputs": dict(r.outputs)} | ({"at": r.at} if r.at else {})
+        for r in records
+    ]
     write_sealed(directory / _MANIFEST, {"tasks": tasks})
     return True
 
 
-def strangers(directory: Path, records: Sequence[Done]) -> list[Path]:
+def strangers(directory: Place, records: Sequence[Done]) -> list[Place]:
     """Files in the step's directory that belong to no task of the present plan."""
-    if not directory.is_dir():
-        return []
-    ours = {directory / name for record in records for name in record.outputs}
-    ours |= {_path(directory, record.partition) for record in records}
-    ours |= {directory / _MANIFEST}
-    return [path for path in directory.rglob("*") if path.is_file() and path not in ours]
+    ours = {file.path for record in records for file in record.located(directory).values()}
+    ours |= {str(place_of_record(directory, record.partition)) for record in records}
+    ours |= {str(directory / _MANIFEST), str(directory / _TOGETHER)}
+    if isinstance(directory, BucketPath):
+        return [path for path, _ in directory.walk() if str(path) not in ours]
+    return [path for path in directory.rglob("*") if path.is_file() and str(path) not in ours]

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OutputError
 from pipeline.own.held_stage import About, RecordedStage
 from pipeline.own.stages import NO_STAGES, OwnStage, OwnStages
 from pipeline.storage.atomic import read_sealed, write_sealed
+from pipeline.storage.place import Place
 
 __all__ = ["record", "recorded", "refuse_own_stages"]
 
 
-def _path(output: Path) -> Path:
+def _path(output: Place) -> Place:
     return output / "work" / "own_stages.json"
 
 
-def record(output: Path, own: OwnStages) -> None:
+def record(output: Place, own: OwnStages) -> None:
     """Write down the stages of a run that is about to make something. Where there are none, there is no file."""
     path = _path(output)
     content = {"links": _written(own.links), "pairs": _written(own.pairs)}
@@ -38,7 +38,7 @@ def _written(own: Sequence[OwnStage]) -> list[dict[str, Any]]:
     return [each | {"reads": list(each["reads"]), "adds": list(each["adds"])} for each in about]
 
 
-def recorded(output: Path) -> OwnStages:
+def recorded(output: Place) -> OwnStages:
     """The stages that were written down, without their classes: for those who look."""
     content = read_sealed(_path(output)) or {}
     try:
@@ -56,7 +56,7 @@ def _read(written: Sequence[dict[str, Any]]) -> tuple[OwnStage, ...]:
     return tuple(own)
 
 
-def refuse_own_stages(output: Path) -> None:
+def refuse_own_stages(output: Place) -> None:
     """Raise OutputError where the data set was made with stages that only the user's program has."""
     if _path(output).exists():
         names = ", ".join(recorded(output).names) or f"{_path(output).name} is damaged"

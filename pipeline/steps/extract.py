@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +28,7 @@ from pipeline.steps.step import Accept, Run, step
 from pipeline.storage.location import Location
 from pipeline.storage.output import is_output
 from pipeline.storage.parquet import parquet_writer, write_parquet
+from pipeline.storage.place import Place
 
 __all__ = ["Candidates", "ExtractLinks", "Sources", "extract_links", "is_unreadable", "partition_name"]
 
@@ -63,7 +63,7 @@ class Sources:
         return self._found[run.output]
 
     @cached_property
-    def _found(self) -> dict[Path, Mapping[str, Stamp]]:
+    def _found(self) -> dict[Place, Mapping[str, Stamp]]:
         return {}
 
 
@@ -186,7 +186,7 @@ class _Gate:
         self._num_good = 0
         self._bad: list[Done] = []
 
-    def accept(self, directory: Path, done: Done) -> None:
+    def accept(self, directory: Place, done: Done) -> None:
         """Raise InputError at one too many; all that were unreadable are asked again by the next run."""
         if not is_unreadable(done.info):
             self._num_good += 1

@@ -14,7 +14,6 @@ import io
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -22,6 +21,7 @@ import xxhash
 from pipeline.errors import InputError, OutputError
 from pipeline.stages.extract.files import open_binary
 from pipeline.storage.atomic import write_bytes
+from pipeline.storage.place import Place, files_in
 from pipeline.web.remote import is_web, open_download
 
 __all__ = ["Stamp", "find_sources", "named_files", "stamp_of"]
@@ -40,7 +40,7 @@ def find_sources(
     *,
     most: int | None = None,
     seed: int = 0,
-    lists: Path | None = None,
+    lists: Place | None = None,
     max_missing: float = 0.0,
 ) -> Mapping[str, Stamp]:
     """The files that `patterns` name, sorted, each once.
@@ -125,7 +125,7 @@ def _remote_stamp(about: Mapping[str, Any]) -> Stamp:
     return [about.get("size"), str(about.get("ETag") or about.get("etag") or about.get("mtime") or "")]
 
 
-def _listed(path: str, lists: Path | None, max_missing: float) -> Mapping[str, Stamp]:
+def _listed(path: str, lists: Place | None, max_missing: float) -> Mapping[str, Stamp]:
     """The files of a list, one a line, as Common Crawl's wat.paths.gz has them.
 
     A line is a URL, or a path: from the root of the server or bucket that the list lies on, or, in a list on this
@@ -168,12 +168,12 @@ def _listed(path: str, lists: Path | None, max_missing: float) -> Mapping[str, S
     return found
 
 
-def _read_list(path: str, lists: Path | None) -> bytes:
+def _read_list(path: str, lists: Place | None) -> bytes:
     name = xxhash.xxh3_64_hexdigest(path.encode())
     is_kept = lists is not None and is_web(path)
     try:
         if lists is not None and is_kept:
-            for copy in sorted(lists.glob(f"{name}-*.paths")):
+            for copy in files_in(lists, f"{name}-*.paths"):
                 kept = copy.read_bytes()
                 if copy.name == _copy_name(name, kept):  # a damaged one is asked for again
                     return kept

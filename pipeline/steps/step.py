@@ -18,20 +18,18 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
-from pipeline.engine import AnyTask, Data, Done
+from pipeline.engine import Accept, AnyTask, Data
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.reasons import REASONS
 from pipeline.stages.stage import Stage
+from pipeline.storage.place import Place
 
 __all__ = ["Accept", "Page", "Run", "StageToBe", "Step", "StepOf", "ready", "step"]
 
 P = ParamSpec("P")
 Out = TypeVar("Out")
-Accept = Callable[[Path, Done], None]
-"""Looks at each record of a step as it comes, with the step's directory; may raise PipelineError to stop the step."""
 
 
 class StageToBe(ABC):
@@ -67,11 +65,11 @@ def ready(stages: Sequence[Stage | StageToBe]) -> tuple[Stage, ...]:
 class Run:
     """What all steps of a page share."""
 
-    output: Path
+    output: Place
     seed: int
     ledger: LedgerConfig
 
-    def directory(self, step: str) -> Path:
+    def directory(self, step: str) -> Place:
         """Where a step keeps its files."""
         return self.output / "work" / step
 
@@ -188,7 +186,7 @@ def _parts_of(value: Any) -> Iterator[Any]:
 class Page:
     """The steps of a run in order, each with the data that it writes."""
 
-    def __init__(self, output: Path, *, seed: int, ledger: LedgerConfig) -> None:
+    def __init__(self, output: Place, *, seed: int, ledger: LedgerConfig) -> None:
         self.run = Run(output=output, seed=seed, ledger=ledger)
         self.steps: list[Step[Any]] = []
 

@@ -262,7 +262,7 @@ def test_a_damaged_record_is_a_task_that_is_not_done(small: SmallRun) -> None:
 def test_a_disk_that_damages_everything_again_ends_the_run(
     small: SmallRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.engine.record.digest_of", lambda path: "0" * 32)
+    monkeypatch.setattr("pipeline.engine.commit.digest_of", lambda path: "0" * 32)
     _read_again(small.output)
     capsys.readouterr()
     assert main(["run", str(small.config)]) == 2

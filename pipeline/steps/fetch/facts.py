@@ -21,12 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.load import fingerprint, to_mapping
-from pipeline.engine import AnyTask, Data, Done, output, records_in
+from pipeline.engine import AnyTask, Data, Done, output, record_of, records_in
+from pipeline.errors import DamagedFileError
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.storage.checked import read_part, read_schema, read_table
 from pipeline.storage.location import Location
+from pipeline.storage.place import Place
 
 __all__ = [
     "IMPORTS",
@@ -41,6 +43,7 @@ __all__ = [
     "named_by_key",
     "read_facts",
     "settings_of",
+    "stored_file",
 ]
 
 STORE = "fetch"
@@ -109,11 +112,11 @@ class FactFile:
 class FactStore:
     """Every file of facts of a data set, of this plan and of earlier ones."""
 
-    directory: Path
+    directory: Place
     files: Sequence[FactFile]
 
     @classmethod
-    def of(cls, directory: Path) -> FactStore:
+    def of(cls, directory: Place) -> FactStore:
         """What the finished fetch tasks left, by name."""
         found = (_fact_file(record, directory) for record in records_in(directory))
         return cls(directory=directory, files=[file for file in found if file is not None])
@@ -122,7 +125,7 @@ class FactStore:
         """These, and the imported ones: they hold whatever the settings of `fetch` are."""
         imported = [
             FactFile(
-                name=str(part.files.facts.local.relative_to(self.directory)),
+                name=f"{stored.name.removeprefix(f'{STORE}/')}/{part.files.facts.name}",
                 file=part.files.facts,
                 settings=settings,
                 seed=seed,
@@ -150,10 +153,12 @@ class FactStore:
         return {file.name for file in self.files}
 
 
-def _fact_file(record: Done, directory: Path) -> FactFile | None:
+def _fact_file(record: Done, directory: Place) -> FactFile | None:
     """None for a record of something else, and where a file is gone."""
     name = next((name for name in record.outputs if name.endswith(f".{_FACTS}")), None)
-    if name is None or "settings" not in record.info or not all((directory / each).exists() for each in record.outputs):
+    if name is None or "settings" not in record.info:
+        return None
+    if isinstance(directory, Path) and not all((directory / each).exists() for each in record.outputs):
         return None
     return FactFile(
         name=name,
@@ -161,6 +166,18 @@ def _fact_file(record: Done, directory: Path) -> FactFile | None:
         retry=record.info.get("retry", 0),
         **{field: record.info[field] for field in ("settings", "seed", "first", "last")},
     )
+
+
+def stored_file(store: Place, name: str, digest: str = "") -> Location:
+    """A file under the store of facts by its name there, which in a bucket its record finds. Raises DamagedFileError
+    where nothing does."""
+    path = store / name
+    if isinstance(path, Path):
+        return Location(str(path), digest)
+    record = record_of(path.parent, path.name.partition(".")[0])
+    if record is None or path.name not in record.outputs:
+        raise DamagedFileError(str(path), "nothing vouches for it")
+    return record.located(path.parent)[path.name]
 
 
 def settings_of(fetch: FetchConfig, image: ImageConfig) -> str:
@@ -187,7 +204,7 @@ def read_facts(file: Location, orders: tuple[int, int], columns: Sequence[str] =
         field = STORED.field("stored_xxh3")
         table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     if "staging_tar" in columns and "staging_tar" not in held:
-        tar = pa.scalar(file.local.name.removesuffix(f".{_FACTS}") + ".tar")
+        tar = pa.scalar(file.name.removesuffix(f".{_FACTS}") + ".tar")
         own = pc.if_else(pc.equal(table["status"], "success"), tar, pa.scalar(None, pa.string()))
         table = table.append_column(STORED.field("staging_tar"), own)
     for name in columns:  # what facts of earlier versions do not have

@@ -14,7 +14,7 @@ from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, rejections_from_rows
 from pipeline.records.schema import FETCHED, SELECTED
-from pipeline.steps.fetch.facts import STORE, STORED, Answers, read_facts
+from pipeline.steps.fetch.facts import STORE, STORED, Answers, read_facts, stored_file
 from pipeline.steps.fetch.requests import Requests
 from pipeline.steps.judges.survivors import Arrived
 from pipeline.steps.schedule import Selected
@@ -22,6 +22,7 @@ from pipeline.steps.step import Run, step
 from pipeline.storage.checked import read_table
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.place import place_of
 
 __all__ = ["JoinFacts", "join_facts"]
 
@@ -38,8 +39,10 @@ class JoinFacts(Task[Arrived]):
     new_name: str
     """Of the fetch task, since the pairs name its tar."""
     ledger: LedgerConfig
-    known_facts: Mapping[str, Location] = apart()
-    """Name -> file, of the facts that `known` names."""
+    known_facts: Mapping[str, str] = apart()
+    """Name in the store -> digest, of the facts that `known` names."""
+    store: str = apart()
+    """The directory of the store of facts."""
     orders: tuple[int, int] = apart()
     """The shard's first and last `order`."""
 
@@ -73,7 +76,8 @@ class JoinFacts(Task[Arrived]):
                 wanted.setdefault(row["facts"], set()).add(row["url_id"])
         tables = []
         for name, ids in wanted.items():
-            table = read_facts(self.known_facts[name], self.orders)
+            file = stored_file(place_of(self.store), name, self.known_facts[name])
+            table = read_facts(file, self.orders)
             tables.append(table.filter(pc.is_in(table["url_id"], pa.array(ids, pa.binary(16)))))
         if self.new is not None:
             tables.append(read_facts(self.new.facts, self.orders))  # all of it
@@ -106,7 +110,8 @@ def join_facts(
             new=None if own is None else own.files,
             new_name="" if own is None else own.name,
             ledger=run.ledger,
-            known_facts={name: Location(str(store / name), found) for name, found in request.info["digests"].items()},
+            known_facts=request.info["digests"],
+            store=str(store),
             orders=(shard.info["first"], shard.info["last"]),
         )
 

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.engine import Data, Info, Task, apart, output, record_of
+from pipeline.engine import Data, Info, Records, Task, apart, output
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.block import BlockList, read_block_list
@@ -163,11 +163,12 @@ def list_requests(
     block_key = read_block_list(config.block, config.block_files).key
     retries = retries_of(run.output)
     store = FactStore.of(run.directory(STORE))
+    splits = Records.of(run.directory("requests"))
     if stored is not None:
         store = store.with_imported(stored, settings=settings, seed=seed)
     for part in planned.parts:
         first, last = part.info["first"], part.info["last"]
-        before = record_of(run.directory("requests"), part.name)
+        before = splits.get(part.name)
         yield ListRequests(
             partition=part.name,
             selected=part.files.selected,

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.storage.atomic import read_sealed, write_sealed
+from pipeline.storage.place import Place
 
 __all__ = ["Retried", "Retries", "begin", "end", "retries_of"]
 
@@ -39,7 +39,7 @@ class Retries:
         return len(self.finished) + self.under_way
 
 
-def retries_of(output: Path) -> Retries:
+def retries_of(output: Place) -> Retries:
     """The retries of the data set in `output`; none where their record is damaged, so that every answer is taken as it
     stands."""
     state = read_sealed(_path(output)) or {}
@@ -49,19 +49,19 @@ def retries_of(output: Path) -> Retries:
         return Retries()
 
 
-def begin(output: Path) -> None:
+def begin(output: Place) -> None:
     """Begin a retry; the caller holds the lock, and none is under way. Raises OutputError."""
     _write(output, dataclasses.replace(retries_of(output), under_way=True))
 
 
-def end(output: Path, outcome: Retried) -> None:
+def end(output: Place, outcome: Retried) -> None:
     """The retry under way has come to its end. Raises OutputError."""
     _write(output, Retries(finished=(*retries_of(output).finished, outcome)))
 
 
-def _path(output: Path) -> Path:
+def _path(output: Place) -> Place:
     return output / "work" / "retries.json"
 
 
-def _write(output: Path, retries: Retries) -> None:
+def _write(output: Place, retries: Retries) -> None:
     write_sealed(_path(output), dataclasses.asdict(retries))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ from pipeline.steps.fetch.facts import Answers, read_facts
 from pipeline.storage.checked import open_file, read_range
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.place import Place
 from pipeline.storage.tar import TarWriter
 
 __all__ = ["Salvage", "salvage"]
@@ -48,7 +48,7 @@ class Salvage(Task[Answers]):
         return {**self.info, "rows": len(kept), "success": success, "lost": len(rows) - len(kept)}
 
 
-def salvage(store: Path, record: Done) -> Salvage:
+def salvage(store: Place, record: Done) -> Salvage:
     """The one task, in the store of facts; `record` is of the fetch task that wrote the tar. Its name is new: whoever
     relies on the old files must see that they are gone."""
     files = record.located(store)
