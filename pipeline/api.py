@@ -16,6 +16,7 @@ from pipeline.own.held_stage import hold
 from pipeline.own.stages import NO_STAGES, OwnStage, OwnStages
 from pipeline.pages import stages_of, whole_page
 from pipeline.runs.run import RunResult, StepState, inspect, run
+from pipeline.storage.place import Place, place_of
 from pipeline.terminal.progress import Progress
 from pipeline.wit import build
 
@@ -47,9 +48,9 @@ class Pipeline:
         return self._config
 
     @property
-    def output(self) -> Path:
+    def output(self) -> Place:
         """The directory of the data set."""
-        return Path(self._config.output)
+        return place_of(self._config.output)
 
     @property
     def page(self) -> Page:

@@ -34,9 +34,11 @@ from pipeline.pages import page_of, views_of, whole_page
 from pipeline.records.schema import REJECTIONS, SAMPLES
 from pipeline.steps.step import Page
 from pipeline.storage.atomic import read_json
-from pipeline.storage.duck import open_duckdb, quote_text, read_parquet_sql
+from pipeline.storage.copies import copies_directory
+from pipeline.storage.duck import open_duckdb, quote_text, read_parquet_sql, use_buckets
 from pipeline.storage.location import Location
 from pipeline.storage.output import check_output
+from pipeline.storage.place import Place, files_in
 
 __all__ = [
     "NAMED_QUERIES",
@@ -105,14 +107,15 @@ def sql_errors(what: str = "SQL") -> Iterator[None]:
 
 
 @contextmanager
-def open_catalog(output: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_catalog(output: Place) -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory DuckDB with the views of `view_names` over the data set in `output`.
 
     What does not fit in memory goes to a directory in `output` that is removed afterwards. Raises OutputError
     where `output` is not one of ours, or its files cannot be read.
     """
     check_output(output)
-    with open_duckdb(output / f"catalog.tmp-{os.getpid()}") as database:
+    with open_duckdb(_spill_for(output)) as database:
+        use_buckets(database, [output])
         try:
             _define_views(output, database)
         except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
@@ -122,7 +125,12 @@ def open_catalog(output: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield database
 
 
-def confine(database: duckdb.DuckDBPyConnection, directories: Sequence[Path], files: Sequence[Path] = ()) -> None:
+def _spill_for(output: Place) -> Path:
+    name = f"catalog.tmp-{os.getpid()}"
+    return output / name if isinstance(output, Path) else copies_directory() / name
+
+
+def confine(database: duckdb.DuckDBPyConnection, directories: Sequence[Place], files: Sequence[Place] = ()) -> None:
     """Leave `database` these directories and files, for good: no other file, network, extension, setting or variable.
 
     What is allowed comes first, since it cannot be changed once access is off; off alone would close the catalog's own
@@ -166,7 +174,7 @@ def _rejections(page: Page) -> Iterator[Location]:
                 yield from earlier.present("rejections")
 
 
-def _define_views(output: Path, database: duckdb.DuckDBPyConnection) -> None:
+def _define_views(output: Place, database: duckdb.DuckDBPyConnection) -> None:
     page = page_of(output)
     files = views_of(page)
     for name, view in files.items():
@@ -198,12 +206,12 @@ def _define_views(output: Path, database: duckdb.DuckDBPyConnection) -> None:
     _table(database, "reasons", reasons, _REASONS)
 
 
-def joined_files(output: Path) -> dict[str, Path]:
+def joined_files(output: Place) -> dict[str, Place]:
     """Name -> Parquet of the columns that `pipeline join` added, by name."""
-    return {path.stem: path for path in sorted((output / "joined").glob("*.parquet"))}
+    return {path.stem: path for path in files_in(output / "joined", "*.parquet")}
 
 
-def _define_samples(output: Path, database: duckdb.DuckDBPyConnection) -> None:
+def _define_samples(output: Place, database: duckdb.DuckDBPyConnection) -> None:
     """`samples`: the published rows with every joined table's columns, null where it has no row."""
     columns, tables = ["published.*"], ["published"]
     for name, path in joined_files(output).items():
@@ -214,7 +222,7 @@ def _define_samples(output: Path, database: duckdb.DuckDBPyConnection) -> None:
 
 
 def _define(database: duckdb.DuckDBPyConnection, view: str, located: Sequence[Location], schema: pa.Schema) -> None:
-    files = [file.local for file in located]
+    files = [file.place for file in located]
     if files:
         rows = read_parquet_sql(files, differ=_differ(files))
         there = database.sql(f"SELECT * FROM {rows}").columns
@@ -229,13 +237,18 @@ def _define(database: duckdb.DuckDBPyConnection, view: str, located: Sequence[Lo
         _table(database, view, [], schema)
 
 
-def _differ(files: Sequence[Path]) -> bool:
+def _differ(files: Sequence[Place]) -> bool:
     """Whether some of the files have other columns than others: a later version of ours is just going through them.
 
     Of many, sixteen are looked at, the last among them: to open all would cost more than most questions.
     """
     looked_at = files[:: -(-len(files) // _LOOKED_AT)]
-    return len({tuple(pq.read_schema(file).names) for file in (*looked_at, files[-1])}) > 1
+    return len({_names_in(file) for file in (*looked_at, files[-1])}) > 1
+
+
+def _names_in(file: Place) -> tuple[str, ...]:
+    with file.open("rb") as opened:
+        return tuple(pq.read_schema(pa.PythonFile(opened, mode="r")).names)
 
 
 def _table(database: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
@@ -253,7 +266,7 @@ def _empty(schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches([], schema)
 
 
-def _runs(output: Path) -> list[dict[str, Any]]:
+def _runs(output: Place) -> list[dict[str, Any]]:
     """The run log; a line that a full disk or a kill left unfinished is passed over."""
     rows = []
     try:

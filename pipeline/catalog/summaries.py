@@ -8,6 +8,7 @@ way, or after it was redone, finds no table of that key, and the catalog compute
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from pipeline.pages import views_of
 from pipeline.steps.step import Page
 from pipeline.storage.atomic import commit, temporary_name, unwritable
 from pipeline.storage.checked import check, digest_of
-from pipeline.storage.duck import open_duckdb, quote_text, read_parquet_sql, spill_beside
+from pipeline.storage.copies import scratch_copy, scratch_files
+from pipeline.storage.duck import open_duckdb, quote_text, read_parquet_sql, spill_beside, use_buckets
 from pipeline.storage.location import Files
+from pipeline.storage.place import Place, files_in
 
 __all__ = ["SUMMARIES", "Summary", "fresh_summary", "write_summaries"]
 
@@ -48,26 +51,33 @@ SUMMARIES: dict[str, Summary] = {
 """View -> how it is made."""
 
 
-def fresh_summary(page: Page, name: str) -> Path | None:
+def fresh_summary(page: Page, name: str) -> Place | None:
     """The summary's file, or None where it is absent, damaged or of other rows."""
     pattern = _pattern(page, name)
-    for path in () if pattern is None else sorted(page.run.directory("summaries").glob(pattern)):
+    for path in () if pattern is None else files_in(page.run.directory("summaries"), pattern):
         digest = path.stem.rpartition("-")[2]
-        if digest_of(path).startswith(digest):
+        if _digest_of(path).startswith(digest):
             return path
     return None
+
+
+def _digest_of(path: Place) -> str:
+    if isinstance(path, Path):
+        return digest_of(path)
+    with scratch_copy(path) as copy:
+        return digest_of(copy)
 
 
 def write_summaries(page: Page) -> None:
     """Make every summary that is not fresh, and drop those of other rows. Raises OutputError."""
     directory = page.run.directory("summaries")
-    kept: set[Path | None] = set()
+    kept: set[Place | None] = set()
     for name, summary in SUMMARIES.items():
         pattern = _pattern(page, name)
         if pattern is not None:
             kept.add(fresh_summary(page, name) or _write(page, summary, directory, pattern))
     if directory.is_dir():
-        for path in directory.iterdir():
+        for path in files_in(directory, "*"):
             if path not in kept:
                 path.unlink()
 
@@ -84,23 +94,31 @@ def _pattern(page: Page, name: str) -> str | None:
     rows = _rows(page, summary)
     if not rows:
         return None
-    key = fingerprint(name, summary.query, [(file.local.name, file.digest) for file in rows])[:12]
+    key = fingerprint(name, summary.query, [(file.name, file.digest) for file in rows])[:12]
     return f"{name}-{key}-*.parquet"
 
 
-def _write(page: Page, summary: Summary, directory: Path, pattern: str) -> Path:
-    path = directory / pattern.replace("*", "new")
-    temporary = temporary_name(path)
-    rows = read_parquet_sql([Path(check(file)) for file in _rows(page, summary)])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open_duckdb(spill_beside(temporary)) as database:
-            query = summary.query.replace("$ROWS", rows)
-            database.execute(f"COPY ({query}) TO {quote_text(temporary)} (FORMAT parquet, COMPRESSION zstd)")
-        path = directory / pattern.replace("*", digest_of(temporary)[:16])
-        commit(temporary, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(page: Page, summary: Summary, directory: Place, pattern: str) -> Place:
+    files = _rows(page, summary)
+    with ExitStack() as stack:
+        if isinstance(directory, Path):
+            temporary = temporary_name(directory / pattern.replace("*", "new"))
+            stack.callback(temporary.unlink, missing_ok=True)
+            places: list[Place] = [Path(check(file)) for file in files]
+        else:
+            temporary = stack.enter_context(scratch_files()) / "new.parquet"
+            places = [file.place for file in files]  # by range: one column of them
+        query = summary.query.replace("$ROWS", read_parquet_sql(places))
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            with open_duckdb(spill_beside(temporary)) as database:
+                use_buckets(database, places)
+                database.execute(f"COPY ({query}) TO {quote_text(temporary)} (FORMAT parquet, COMPRESSION zstd)")
+            path = directory / pattern.replace("*", digest_of(temporary)[:16])
+            if isinstance(path, Path):
+                commit(temporary, path)
+            else:
+                path.put(temporary)
+        except OSError as error:
+            raise unwritable(directory, error) from error
     return path

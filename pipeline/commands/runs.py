@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
 from pipeline.commands.words import Words
+from pipeline.storage.place import place_of
 from pipeline.terminal.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def plan_command(words: Words) -> int:
 
     (target,) = words.positional(1, "CONFIG.yaml")
     config = words.config(target)
-    own = recorded(Path(config.output))
+    own = recorded(place_of(config.output))
     states, first = inspect(config, own)
     known = {state.step: state for state in states}
     page = build(config, own)
@@ -118,7 +118,7 @@ def run_command(words: Words) -> int:
     config = words.config(target)
     if extend and retry:
         raise ConfigError("--extend and --retry-failed: one at a time; extend first, then retry")
-    refuse_own_stages(Path(config.output))
+    refuse_own_stages(place_of(config.output))
     console = PrintableConsole(stderr=True)
     if config.fetch.engine == "img2dataset":
         console.print(LIMITS, soft_wrap=True)
@@ -166,7 +166,7 @@ def status_command(words: Words) -> int:
 
     (target,) = words.positional(1, "CONFIG.yaml or a data set's directory")
     config = words.config(target)
-    own = recorded(Path(config.output))
+    own = recorded(place_of(config.output))
     states = {state.step: state for state in inspect(config, own)[0]}
     table = Table("step", "done", "tasks", "rows", box=box.SIMPLE_HEAD)
     for step in build(config, own).steps:
@@ -177,7 +177,7 @@ def status_command(words: Words) -> int:
             table.add_row(step.name, str(state.done), str(state.tasks), f"{state.rows:,}")
     console = PrintableConsole()
     console.print(table)
-    retries = retries_of(Path(config.output))
+    retries = retries_of(place_of(config.output))
     for number, retried in enumerate(retries.finished, 1):
         console.print(f"retry {number}: {_retried(retried)}")
     if retries.under_way:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from configs.load import ConfigError, load
 from pipeline.config import WitConfig
+from pipeline.storage.place import Place, place_of
 
 __all__ = ["Words"]
 
@@ -86,20 +87,26 @@ class Words:
             raise ConfigError(f"unknown option --{min(self._flags)}")
         return [f"--{name}={value}" for name, value in self._options]
 
-    def output(self, target: str) -> Path:
+    def output(self, target: str) -> Place:
         """The data set's directory: `target` itself, or what the config says. Takes all that is left."""
-        if Path(target).is_dir():
+        place = place_of(target)
+        if _is_set(place):
             if self.overrides():
                 raise ConfigError(f"unknown option --{self._options[0][0]}")
-            return Path(target)
-        return Path(self.config(target).output)
+            return place
+        return place_of(self.config(target).output)
 
     def config(self, target: str) -> WitConfig:
         """The config in the file `target`, or that of the data set in the directory `target`, overridden."""
-        path = Path(target)
-        if not path.is_dir():
+        path = place_of(target)
+        if not _is_set(path):
             return load(WitConfig, path, self.overrides())
         if not (path / "config.yaml").exists() and (path / "subset.json").exists():
             raise ConfigError(f"{path}: a subset, which no run makes; name the data set that it was taken from")
         # A directory may have been moved since.
         return dataclasses.replace(load(WitConfig, path / "config.yaml", self.overrides()), output=target)
+
+
+def _is_set(place: Place) -> bool:
+    """Whether it is a data set's place rather than a config: a bucket is not asked."""
+    return place.is_dir() if isinstance(place, Path) else place.suffix not in (".yaml", ".yml")

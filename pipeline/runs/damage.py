@@ -16,6 +16,9 @@ from pipeline.engine import Done, forget, record_of, records_in, run_task
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.steps.fetch.facts import STORE
 from pipeline.steps.fetch.salvage import salvage
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.output import hold_of
+from pipeline.storage.place import Place, place_of
 
 __all__ = ["Patience", "withdraw"]
 
@@ -39,14 +42,14 @@ class Patience:
             ) from error
 
 
-def withdraw(output: Path, error: DamagedFileError) -> str:
+def withdraw(output: Place, error: DamagedFileError) -> str:
     """Take back what vouches for a damaged file of work/; says in a line what is damaged and what is done about it.
 
     Raises OutputError for a file that no task can make again.
     """
-    path = Path(error.path)
+    path = place_of(error.path)
     try:
-        shown = path.resolve().relative_to(output.resolve())
+        shown = _inside(path, output)
     except ValueError:
         raise error from None  # not of this data set
     record = _record_of(path)
@@ -59,33 +62,50 @@ def withdraw(output: Path, error: DamagedFileError) -> str:
         # Nothing vouches for it any more: whoever needs it finds its task undone.
         path.unlink(missing_ok=True)
         return f"damaged: {shown}: {error.what}; made again"
-    if path.parent == output / "work" / STORE:
+    directory = _step_of(path)
+    if directory == output / "work" / STORE:
         return f"damaged: {shown}: {error.what}; {_withdraw_answers(output, path, record)}"
-    _remove(path.parent, record)
+    _remove(directory, record)
     return f"damaged: {shown}: {error.what}; made again"
 
 
-def _record_of(path: Path) -> Done | None:
+def _inside(path: Place, output: Place) -> str:
+    """Raises ValueError."""
+    if isinstance(path, BucketPath) and isinstance(output, BucketPath):
+        return path.relative_to(output)
+    if isinstance(path, Path) and isinstance(output, Path):
+        return str(path.resolve().relative_to(output.resolve()))
+    raise ValueError(f"{path} is not inside of {output}")
+
+
+def _step_of(path: Place) -> Place:
+    """The directory of the step that wrote a file: of a bucket it is in a place of its attempt."""
+    return path.parent.parent.parent if path.parent.parent.name == "at" else path.parent
+
+
+def _record_of(path: Place) -> Done | None:
     """The done-record that has the file among its outputs."""
-    likely = record_of(path.parent, path.name.partition(".")[0])
-    if likely is not None and path.name in likely.outputs:
-        return likely
-    return next((record for record in records_in(path.parent) if path.name in record.outputs), None)
+    directory = _step_of(path)
+    likely = record_of(directory, path.name.partition(".")[0])
+    for record in (likely, *records_in(directory)):
+        if record is not None and str(path) in (file.path for file in record.located(directory).values()):
+            return record
+    return None
 
 
-def _remove(directory: Path, record: Done) -> None:
+def _remove(directory: Place, record: Done) -> None:
     forget(directory, record.partition)
-    for name in record.outputs:
-        (directory / name).unlink(missing_ok=True)
+    for file in record.located(directory).values():
+        file.place.unlink(missing_ok=True)
 
 
-def _withdraw_answers(output: Path, path: Path, record: Done) -> str:
+def _withdraw_answers(output: Place, path: Place, record: Done) -> str:
     """Keep the answers and pictures that are whole as a file of facts of their own, and drop the rest."""
-    store = path.parent
+    store = _step_of(path)
     said = "what was in it is requested again"
     if path.suffix == ".tar":
         try:
-            kept = run_task(str(store), salvage(store, record)).info
+            kept = run_task(str(store), salvage(store, record), hold=hold_of(store)).info
             said = f"{kept['lost']:,} of its {kept['success'] + kept['lost']:,} pictures are lost and requested again"
         except DamagedFileError:
             pass  # the facts beside it are damaged too: nothing says what is whole

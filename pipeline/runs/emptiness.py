@@ -9,10 +9,10 @@ samples?  some --> published
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.errors import EmptyError
 from pipeline.records.ledger import Line, last_reached
+from pipeline.storage.place import Place
 
 __all__ = ["is_to_be_published", "refuse_emptiness"]
 
@@ -25,7 +25,7 @@ def is_to_be_published(samples: int, lines: Sequence[Line]) -> bool:
     return samples > 0 or any(line.stage == "fetch" and line.rejected.get(_BLOCKED) for line in lines)
 
 
-def refuse_emptiness(output: Path, lines: Sequence[Line]) -> None:
+def refuse_emptiness(output: Place, lines: Sequence[Line]) -> None:
     """For a run without samples: raise EmptyError, unless the block list took all that were planned."""
     last = last_reached(lines)
     if last is not None and last.rejected.keys() == {_BLOCKED}:

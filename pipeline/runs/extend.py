@@ -27,11 +27,13 @@ from pipeline.engine import Data, Info, Task, output, record_of
 from pipeline.records.queries import read_queries
 from pipeline.steps.balance.plan import Chosen
 from pipeline.steps.step import Page, Run, Step, step
-from pipeline.storage.atomic import read_sealed, temporary_name, unwritable, write_sealed
+from pipeline.storage.atomic import read_sealed, remove_tree, temporary_name, unwritable, write_sealed
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check
 from pipeline.storage.duck import open_duckdb, spill_beside
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.place import Place, place_of
 from pipeline.wit import build
 
 __all__ = ["CHANGES", "Changes", "ListChanges", "begin", "changes_of", "end", "extended", "list_changes"]
@@ -55,7 +57,7 @@ def extended(config: WitConfig) -> WitConfig:
     Raises ConfigError where there is nothing to extend, an extension by other sources is under way, or the
     config or the query list is not the one that made the set.
     """
-    root = Path(config.output)
+    root = place_of(config.output)
     made_by = root / "config.yaml"
     if not made_by.exists():
         raise ConfigError(f"--extend: {root} holds no data set yet; run without --extend first")
@@ -102,7 +104,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) ->
             yield f"{prefix}{key}", was, now
 
 
-def _before(output: Path) -> Path:
+def _before(output: Place) -> Place:
     return output / "work" / "before"
 
 
@@ -112,11 +114,17 @@ def begin(config: WitConfig) -> None:
     `config` is the extended one. The plan's files get a second name (a hard link, or a copy), so that they
     outlive the steps that write the new plan.
     """
-    root = Path(config.output)
+    root = place_of(config.output)
     directory = _before(root)
     if read_sealed(directory / "extension.json") is not None:
         return
     present = build(config)["balance"].data.present("chosen")
+    chosen = {file.name: file.digest for file in present}
+    extension = {"sources": list(config.sources), "chosen": chosen}
+    if isinstance(root, BucketPath):
+        _copy_aside(present, directory, extension)
+        return
+    assert isinstance(directory, Path)
     temporary = temporary_name(root / "before")  # where the next run would sweep it
     try:
         temporary.mkdir()
@@ -125,17 +133,26 @@ def begin(config: WitConfig) -> None:
                 os.link(file.path, temporary / file.local.name)
             except OSError:
                 shutil.copyfile(file.path, temporary / file.local.name)
-        chosen = {file.local.name: file.digest for file in present}
-        write_sealed(temporary / "extension.json", {"sources": list(config.sources), "chosen": chosen})
+        write_sealed(temporary / "extension.json", extension)
         shutil.rmtree(directory, ignore_errors=True)
         temporary.rename(directory)
     except OSError as error:
         raise unwritable(directory, error) from error
 
 
+def _copy_aside(present: Files, directory: Place, extension: Mapping[str, Any]) -> None:
+    """In a bucket; extension.json, put last, says that all is there."""
+    for file in present:
+        place, copy = file.place, directory / file.name
+        assert isinstance(place, BucketPath)
+        assert isinstance(copy, BucketPath)
+        place.copy(copy)
+    write_sealed(directory / "extension.json", extension)
+
+
 def changes_of(config: WitConfig, page: Page) -> Step[Changes] | None:
     """The step that lists what the plan gained and lost; None where no extension by these sources is under way."""
-    root = Path(config.output)
+    root = place_of(config.output)
     state = read_sealed(_before(root) / "extension.json")
     if state is None or tuple(state["sources"]) != config.sources:
         return None
@@ -145,9 +162,9 @@ def changes_of(config: WitConfig, page: Page) -> Step[Changes] | None:
     return step
 
 
-def end(output: Path) -> None:
+def end(output: Place) -> None:
     """The extension is published and its changes are listed: forget the old plan."""
-    shutil.rmtree(_before(output), ignore_errors=True)
+    remove_tree(_before(output))
 
 
 @dataclass(frozen=True, kw_only=True)

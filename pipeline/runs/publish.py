@@ -4,7 +4,8 @@
     OUT/shards -> versions/ID     (a link, replaced atomically)
     OUT/work/summaries            small tables for the catalog
 
-Readers see the old whole version or the new whole version, never a mixture. ID is a hash of the content.
+Readers see the old whole version or the new whole version, never a mixture. ID is a hash of the content. A bucket has
+no links: see `publish_in_bucket.py`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from pipeline.engine import Part
 from pipeline.errors import DamagedFileError
 from pipeline.pages import page_of
 from pipeline.records.shard import MANIFEST_VERSION, ShardFiles
+from pipeline.runs.publish_in_bucket import publish_in_bucket
 from pipeline.storage.atomic import commit, read_json, temporary_name, unwritable, write_bytes, write_json
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check
 from pipeline.storage.location import Location
+from pipeline.storage.output import hold_of
+from pipeline.storage.place import Place
 
 __all__ = ["publish"]
 
 
 def publish(
-    output: Path, finished: Sequence[Part[ShardFiles]], config_yaml: str, *, written: Set[str] = frozenset()
-) -> tuple[Path, list[str]]:
+    output: Place, finished: Sequence[Part[ShardFiles]], config_yaml: str, *, written: Set[str] = frozenset()
+) -> tuple[Place, list[str]]:
     """Publish `finished` (the parts of step shards); returns the version's directory, and which of its files were put
     back: of a version that is published already those that were missing, or not of their size.
 
@@ -40,11 +45,15 @@ def publish(
     """
     shards = [_entry(record) for record in finished]
     identity = fingerprint("version", shards)
+    samples = sum(int(shard["samples"]) for shard in shards)
+    manifest = {"version": MANIFEST_VERSION, "fingerprint": identity, "samples": samples, "shards": shards}
+    if isinstance(output, BucketPath):
+        put_back = publish_in_bucket(output / "shards", finished, manifest, config_yaml, hold_of(output))
+        write_summaries(page_of(output))
+        return output / "shards", put_back
     version = output / "versions" / identity[:12]
     link = output / "shards"
     target = os.path.join("versions", version.name)
-    samples = sum(int(shard["samples"]) for shard in shards)
-    manifest = {"version": MANIFEST_VERSION, "fingerprint": identity, "samples": samples, "shards": shards}
     is_published = link.is_symlink() and os.readlink(link) == target
     try:
         if not is_published:
@@ -68,11 +77,11 @@ def publish(
 def _entry(part: Part[ShardFiles]) -> dict[str, Any]:
     tar, parquet = part.files.tar, part.files.parquet
     return {
-        "name": tar.local.name,
+        "name": tar.name,
         "samples": part.info["rows"],
         "bytes": part.info["bytes"],
         "sha256": tar.digest,
-        "parquet": parquet.local.name,
+        "parquet": parquet.name,
         "parquet_sha256": parquet.digest,
     }
 

@@ -23,12 +23,13 @@ from pipeline.runs.damage import withdraw
 from pipeline.runs.run import run
 from pipeline.storage.checked import check
 from pipeline.storage.output import open_output
+from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
 
 __all__ = ["repair"]
 
 
-def repair(output: Path, damages: Sequence[Damage], progress: Progress) -> None:
+def repair(output: Place, damages: Sequence[Damage], progress: Progress) -> None:
     """Make again what `verify` and `verify_work` say is damaged, and publish it under the same version.
 
     Raises OutputError where that cannot be done from what is left, and says why.
@@ -37,9 +38,9 @@ def repair(output: Path, damages: Sequence[Damage], progress: Progress) -> None:
         raise OutputError(f"{output}: a subset has nothing to repair it from; take it again from its source")
     refuse_own_stages(output)
     config = load(WitConfig, output / "shards" / "config.yaml")
-    with open_output(output):
+    with open_output(output, single_driver=config.engine.single_driver):
         for file, what in {damage.file: damage.what for damage in damages}.items():
-            said = _withdraw_published(output, Path(file).name) if file.startswith("shards/") else None
+            said = _withdraw_published(output, file.rpartition("/")[2]) if file.startswith("shards/") else None
             if file.startswith("work/"):
                 said = withdraw(output, DamagedFileError(str(output / file), what))
             if said is not None:
@@ -47,7 +48,7 @@ def repair(output: Path, damages: Sequence[Damage], progress: Progress) -> None:
     run(dataclasses.replace(config, output=str(output)), progress=progress, offline=True)
 
 
-def _withdraw_published(output: Path, name: str) -> str | None:
+def _withdraw_published(output: Place, name: str) -> str | None:
     """Take back a damaged file of the published version; what there is to say about it."""
     published, source = output / "shards" / name, output / "work" / "shards" / name
     stem = name.partition(".")[0].removesuffix("_stats")
@@ -60,6 +61,8 @@ def _withdraw_published(output: Path, name: str) -> str | None:
         check(record.located(source.parent)[name])
     except DamagedFileError as error:
         return withdraw(output, error)
+    if not isinstance(published, Path) or not isinstance(source, Path):
+        return None
     if not published.exists() or not published.samefile(source):
         published.unlink(missing_ok=True)  # what is linked there again is whole
     return None

@@ -10,7 +10,6 @@ Sources that could not be read are asked again too: their records are forgotten,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from configs.load import ConfigError
 from pipeline.config import WitConfig
@@ -22,6 +21,7 @@ from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.requests import ListRequests
 from pipeline.steps.step import Page
 from pipeline.storage.output import check_output, open_output
+from pipeline.storage.place import place_of
 from pipeline.wit import build
 
 __all__ = ["begin_retry"]
@@ -34,10 +34,10 @@ def begin_retry(config: WitConfig, own: OwnStages = NO_STAGES) -> bool:
     The next run carries it out. Raises ConfigError where `config` has not planned this data set, and OutputError
     or LockedError as a run does.
     """
-    output = Path(config.output)
+    output = place_of(config.output)
     check_output(output)
     refuse_subset(output)
-    with open_output(output):
+    with open_output(output, single_driver=config.engine.single_driver):
         if retries.retries_of(output).under_way:
             return True
         page = build(config, own)

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import platform
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -22,7 +21,7 @@ from typing import Any
 
 from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.config import WitConfig
-from pipeline.engine import AnyTask, Done, Engine, finished, open_engine
+from pipeline.engine import AnyTask, Done, Engine, Looked, look_at, open_engine
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.own.record import record
 from pipeline.own.stages import NO_STAGES, OwnStages
@@ -35,8 +34,9 @@ from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.facts import STORES
 from pipeline.steps.step import Page, Step
-from pipeline.storage.atomic import append_line, read_json, write_bytes, write_json
+from pipeline.storage.atomic import append_line, read_json, remove_tree, write_bytes, write_json
 from pipeline.storage.output import check_output, open_output
+from pipeline.storage.place import Place, place_of
 from pipeline.terminal.progress import Progress
 from pipeline.wit import build, sources_of
 
@@ -47,7 +47,7 @@ __all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
 class RunResult:
     """What a run did."""
 
-    version: Path
+    version: Place
     """The published version's directory."""
     ran_tasks: int
     """Tasks that were not done before; 0 when there was nothing to do."""
@@ -93,10 +93,11 @@ def run(
     damaged: list[str] = []
     patience = Patience()
     written: set[str] = set()  # shards of this very run
-    refuse_subset(Path(config.output))
-    _refuse_copied_link(Path(config.output))
+    where = place_of(config.output)
+    refuse_subset(where)
+    _refuse_copied_link(where)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
-    with open_output(Path(config.output)) as output:
+    with open_output(where, single_driver=config.engine.single_driver) as output:
         if extend:
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
@@ -108,7 +109,7 @@ def run(
                         records = _run_steps(page, config, own, engine, log, written, offline=offline)
                         lines, shards = _lines(records), page["shards"].data
                         samples = shards.total("rows")
-                        version: Path = output / "shards"
+                        version: Place = output / "shards"
                         put_back: Sequence[str] = ()
                         if is_to_be_published(samples, lines):
                             version, put_back = publish(output, shards.parts, config_yaml, written=written)
@@ -168,8 +169,8 @@ def _run_steps(
     page.check()
     for step in page.steps:
         directory, tasks = page.run.directory(step.name), list(step.cut(page.run))
-        waiting = [task.partition for task in tasks if finished(directory, task) is None]
-        todo = len(waiting)
+        looked = look_at(directory, tasks)
+        todo = len(looked.waiting)
         if todo and not any(about["ran"] for about in log.values()):
             write_bytes(output / "config.yaml", dump(config).encode())
             record(output, own)
@@ -182,25 +183,27 @@ def _run_steps(
         about |= {"tasks": len(tasks), "ran": about["ran"] + todo}
         began = time.time()
         with _served(config, needed=todo > 0 and step.name == "fetch"):
-            done = _run_step(page, step, tasks, engine)
+            done = _run_step(page, step, tasks, engine, looked)
         about["seconds"] = round(about["seconds"] + time.time() - began, 3)
         records[step.name] = done
         if step.name == "shards":
-            written.update(waiting)
+            written.update(task.partition for task in looked.waiting)
         if todo:
             _write_ledger(output, records)
     if (changes := changes_of(config, page)) is not None:
-        (listed,) = _run_step(page, changes, list(changes.cut(page.run)), engine)
+        (listed,) = _run_step(page, changes, list(changes.cut(page.run)), engine, None)
         log[changes.name] = {"ran": 1} | {name: listed.info[name] for name in ("added", "evicted")}
     _remove_other_steps(page)
     record(output, own)  # of a run with nothing to do, too, should it be gone
     return records
 
 
-def _run_step(page: Page, step: Step[Any], tasks: Sequence[AnyTask[Any]], engine: Engine) -> list[Done]:
+def _run_step(
+    page: Page, step: Step[Any], tasks: Sequence[AnyTask[Any]], engine: Engine, looked: Looked | None
+) -> list[Done]:
     accept = None if step.accept is None else step.accept(page.run)
     directory = page.run.directory(step.name)
-    done = engine.run_step(directory, tasks, title=step.title, keep=step.keep, accept=accept)
+    done = engine.run_step(directory, tasks, title=step.title, keep=step.keep, accept=accept, looked=looked)
     step.data.finish(done)
     return done
 
@@ -214,23 +217,33 @@ def _remove_other_steps(page: Page) -> None:
     A step's directory is told by its records, which are there before it is whole: it may never have come to its end.
     """
     work = page.run.output / "work"
-    for records in [*work.glob("*/done"), *work.glob("*/*/done")]:
-        name = str(records.parent.relative_to(work))
+    for name in _steps_in(work):
         if name not in (*_NOT_OF_A_PAGE, *STORES) and name not in page:
-            shutil.rmtree(records.parent, ignore_errors=True)
+            remove_tree(work / name)
 
 
-def _refuse_copied_link(output: Path) -> None:
+def _steps_in(work: Place) -> Iterator[str]:
+    """The names of the steps that have records there."""
+    if isinstance(work, Path):
+        yield from (str(records.parent.relative_to(work)) for records in [*work.glob("*/done"), *work.glob("*/*/done")])
+        return
+    for step in work.iterdir():
+        for directory in (step, *step.iterdir()):
+            if directory.name not in ("at", "done") and (directory / "done").is_dir():
+                yield directory.relative_to(work)
+
+
+def _refuse_copied_link(output: Place) -> None:
     """Raise OutputError where a copy that followed links has left a directory in the place of `shards`."""
     shards = output / "shards"
-    if shards.is_dir() and not shards.is_symlink():
+    if isinstance(shards, Path) and shards.is_dir() and not shards.is_symlink():
         raise OutputError(
             f"{shards}: is a directory, where a link to versions/ should be, as a copy leaves it that follows links; "
             "remove it and run again, nothing of it is lost in work/ (cp -a and rsync -a keep links)"
         )
 
 
-def refuse_subset(output: Path) -> None:
+def refuse_subset(output: Place) -> None:
     """Raise OutputError where `output` is a subset of another data set: no run makes one."""
     if (output / "subset.json").exists():
         raise OutputError(f"{output}: is a subset of another data set; choose another --output")
@@ -259,8 +272,7 @@ def walk(page: Page) -> Iterator[tuple[Step[Any], Sequence[AnyTask[Any]], list[D
     page.check()
     for step in page.steps:
         tasks = list(step.cut(page.run))
-        found = [finished(page.run.directory(step.name), task) for task in tasks]
-        done = [record for record in found if record is not None]
+        done = list(look_at(page.run.directory(step.name), tasks).done.values())
         yield step, tasks, done
         if len(done) < len(tasks):
             return
@@ -280,7 +292,7 @@ def _end_retry(page: Page) -> retries.Retried | None:
 def _begin_extension(config: WitConfig, own: OwnStages) -> WitConfig:
     """The config with all sources, and the present plan kept aside; the set must be finished, or being extended."""
     whole = extended(config)
-    made_by = load(WitConfig, Path(config.output) / "config.yaml")
+    made_by = load(WitConfig, place_of(config.output) / "config.yaml")
     before = dataclasses.replace(made_by, output=config.output)  # the directory may have been moved
     if _sources(before) != _sources(whole):
         _, unfinished = inspect(before, own)
@@ -312,7 +324,7 @@ def _lines(records: Mapping[str, Sequence[Done]]) -> Sequence[Line]:
     return totals(record.info for step in records.values() for record in step)
 
 
-def _write_ledger(output: Path, records: Mapping[str, Sequence[Done]]) -> None:
+def _write_ledger(output: Place, records: Mapping[str, Sequence[Done]]) -> None:
     content = {"lines": [vars(line) for line in _lines(records)]}
     if read_json(output / "ledger.json") != content:
         write_json(output / "ledger.json", content)
