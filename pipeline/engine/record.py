@@ -11,9 +11,10 @@ vouches for bytes of another.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "Done",
     "Records",
     "forget",
+    "is_manifest_of",
     "manifest_of",
     "place_of_record",
     "put_together",
@@ -120,6 +122,7 @@ class Records:
 
     def __init__(self, directory: Place, found: Mapping[str, Done], single: frozenset[str]) -> None:
         self.directory = directory
+        self._root = str(directory)
         self._found = found
         self.single = single
         """The partitions that have a record of their own in done/."""
@@ -155,7 +158,7 @@ class Records:
         if isinstance(self.directory, BucketPath):
             return record
         try:
-            whole = all((self.directory / name).stat().st_size == size for name, size in record.num_bytes.items())
+            whole = all(os.stat(f"{self._root}/{name}").st_size == size for name, size in record.num_bytes.items())
         except OSError:
             return None
         return record if whole else None
@@ -240,27 +243,37 @@ def _write_together(directory: Place, records: Sequence[Done]) -> None:
 def manifest_of(directory: Place) -> list[Done] | None:
     """The tasks of a step's last plan, in order, without what else their records say; None while it is under way."""
     plain = read_sealed(directory / _MANIFEST)
-    if plain is None:
-        return None
     try:
-        return [
-            Done(partition=t["partition"], key=t["key"], outputs=dict(t["outputs"]), at=t.get("at", ""))
-            for t in plain["tasks"]
-        ]
+        return None if plain is None else [Done(**_entry(task)) for task in plain["tasks"]]
     except (KeyError, TypeError, ValueError):
         return None  # damaged, of an earlier version whose files have no hash
 
 
-def write_manifest(directory: Place, records: Sequence[Done]) -> bool:
-    """Say that the step is whole, and of which tasks; False where its manifest says so already."""
-    if manifest_of(directory) == [replace(r, info={}, num_bytes={}, token=0) for r in records]:
+def is_manifest_of(directory: Place, records: Sequence[Done]) -> bool:
+    """Whether the step's manifest says that these are its tasks."""
+    try:
+        found = _decode((directory / _MANIFEST).read_bytes())
+    except StoreError:
+        raise
+    except (OSError, ValueError):
         return False
-    tasks = [
+    return found.get("tasks") == _tasks_of(records)
+
+
+def write_manifest(directory: Place, records: Sequence[Done]) -> None:
+    """Say that the step is whole, and of which tasks."""
+    write_sealed(directory / _MANIFEST, {"tasks": _tasks_of(records)})
+
+
+def _tasks_of(records: Sequence[Done]) -> list[dict[str, Any]]:
+    return [
         {"partition": r.partition, "key": r.key, "outputs": dict(r.outputs)} | ({"at": r.at} if r.at else {})
         for r in records
     ]
-    write_sealed(directory / _MANIFEST, {"tasks": tasks})
-    return True
+
+
+def _entry(task: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{n: task[n] for n in ("partition", "key")}, "outputs": dict(task["outputs"]), "at": task.get("at", "")}
 
 
 def strangers(directory: Place, records: Sequence[Done]) -> list[Place]:
