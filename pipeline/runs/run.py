@@ -32,7 +32,7 @@ from pipeline.runs.extend import begin, changes_of, end, extended
 from pipeline.runs.publish import publish
 from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps.fetch import retries
-from pipeline.steps.fetch.facts import STORES
+from pipeline.steps.fetch.facts import STORES, store_of
 from pipeline.steps.step import Page, Step
 from pipeline.storage.atomic import append_line, read_json, remove_tree, write_bytes, write_json
 from pipeline.storage.output import check_output, open_output
@@ -97,7 +97,7 @@ def run(
     refuse_subset(where)
     _refuse_copied_link(where)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
-    with open_output(where, single_driver=config.engine.single_driver) as output:
+    with _opened(where, config) as output:
         if extend:
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
@@ -146,6 +146,15 @@ def run(
         seconds=time.time() - started,
         retry=retry,
     )
+
+
+@contextlib.contextmanager
+def _opened(output: Place, config: WitConfig) -> Iterator[Place]:
+    """The output, and the store of pictures that it shares with others, held by this run alone."""
+    with contextlib.ExitStack() as stack:
+        for place in (output, *store_of(config.fetch).values()):
+            stack.enter_context(open_output(place, single_driver=config.engine.single_driver))
+        yield output
 
 
 def _run_steps(
