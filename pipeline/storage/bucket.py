@@ -20,11 +20,12 @@ import io
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.errors import OutputError, PipelineError
@@ -47,22 +48,27 @@ __all__ = [
 SCHEMES = ("s3", "gs", "az")
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_CONNECT_TIMEOUT = "5s"
-_REQUEST_TIMEOUT = "120s"
-"""Of one request; large files go in several."""
-_RETRIES = 6
-_RETRY_TIMEOUT_S = 25
-"""A store that is gone is told of within half a minute."""
+_CLIENT = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "10min"}
+"""Silence ends a request, not its length."""
+_RETRIES = {"max_retries": 12, "retry_timeout": timedelta(seconds=15)}
+"""With the time-out of the last: a store that is gone is told of within half a minute."""
+_TRIES = 3
+"""Of a request that the client does not make again itself: it gives up where the answer to a listing or a copy, or an
+error, is cut."""
 _PART_BYTES = 16 << 20
 _READ_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20
 
+_PAGE = 1000
+
+T = TypeVar("T")
 Tag = str
 """What tells one version of an object from another (ETag)."""
 
 
 class StoreError(OSError, PipelineError):
-    """The store did not do what it was asked. A cause that may pass has ECONNABORTED, a refusal EACCES."""
+    """The store did not do what it was asked: ECONNABORTED and, after many tries, ETIMEDOUT for a cause that may pass,
+    EACCES for a refusal."""
 
     def __init__(self, what: str, url: str, number: int = errno.ECONNABORTED) -> None:
         super().__init__(number, what, url)
@@ -178,10 +184,8 @@ class BucketPath:
     def is_dir(self) -> bool:
         import obstore
 
-        with _errors(self):
-            for batch in obstore.list(_store(self.bucket), f"{self.key}/" if self.key else None, chunk_size=1):
-                return bool(batch)
-        return False
+        prefix = f"{self.key}/" if self.key else None
+        return bool(_tried(self, lambda: next(iter(obstore.list(_store(self.bucket), prefix, chunk_size=1)), None)))
 
     def is_symlink(self) -> bool:
         return False
@@ -190,17 +194,19 @@ class BucketPath:
         """Raises FileNotFoundError."""
         import obstore
 
-        with _errors(self):
-            return Stat(obstore.head(_store(self.bucket), self.key)["size"])
+        return Stat(_tried(self, lambda: obstore.head(_store(self.bucket), self.key))["size"])
 
     def walk(self) -> Iterator[tuple[BucketPath, int]]:
         """Every object below, with its bytes, by name."""
-        import obstore
 
-        with _errors(self):
-            for batch in obstore.list(_store(self.bucket), f"{self.key}/" if self.key else None):
-                for about in batch:
-                    yield BucketPath(self.bucket, about["path"]), about["size"]
+        prefix, last = f"{self.key}/" if self.key else None, None
+        while True:
+            page = _tried(self, functools.partial(_page_of_list, self.bucket, prefix, last))
+            for about in page:
+                yield BucketPath(self.bucket, about["path"]), about["size"]
+            if len(page) < _PAGE:
+                return
+            last = page[-1]["path"]
 
     def rglob(self, pattern: str) -> Iterator[BucketPath]:
         """Every object below whose own name matches."""
@@ -214,8 +220,8 @@ class BucketPath:
         """Objects and prefixes of this place."""
         import obstore
 
-        with _errors(self):
-            found = obstore.list_with_delimiter(_store(self.bucket), f"{self.key}/" if self.key else None)
+        prefix = f"{self.key}/" if self.key else None
+        found = _tried(self, lambda: obstore.list_with_delimiter(_store(self.bucket), prefix))
         for prefix in found["common_prefixes"]:
             yield BucketPath(self.bucket, prefix.strip("/"))
         for about in found["objects"]:
@@ -233,18 +239,23 @@ class BucketPath:
         """The object and what tells its version. Raises FileNotFoundError."""
         import obstore
 
-        with _errors(self):
+        def get() -> tuple[bytes, Tag]:
             found = obstore.get(_store(self.bucket), self.key)
             return bytes(found.bytes()), found.meta["e_tag"] or ""
+
+        return _tried(self, get)
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size), asked for side by side; neighbours in one request."""
         import obstore
 
-        with _errors(self):
-            starts, lengths = [start for start, _ in ranges], [size for _, size in ranges]
-            found = obstore.get_ranges(_store(self.bucket), self.key, starts=starts, lengths=lengths)
-            return [bytes(data) for data in found]
+        if not all(size for _, size in ranges):  # the client takes nothing for a mistake
+            rest = iter(self.read_ranges([each for each in ranges if each[1]]) if any(n for _, n in ranges) else [])
+            return [next(rest) if size else b"" for _, size in ranges]
+        starts, lengths = [start for start, _ in ranges], [size for _, size in ranges]
+        store = _store(self.bucket)
+        found = _tried(self, lambda: obstore.get_ranges(store, self.key, starts=starts, lengths=lengths))
+        return [bytes(data) for data in found]
 
     def open(self, mode: str = "rb") -> BucketFile:
         """The object as a file that can seek; a read that its buffer does not hold is a request."""
@@ -266,8 +277,8 @@ class BucketPath:
         """Put the object, over whatever is there; a file goes in parts, side by side."""
         import obstore
 
-        with _errors(self):
-            obstore.put(_store(self.bucket), self.key, data, chunk_size=_PART_BYTES, max_concurrency=4)
+        store = _store(self.bucket)
+        _tried(self, lambda: obstore.put(store, self.key, data, chunk_size=_PART_BYTES, max_concurrency=4))
 
     def put_new(self, data: bytes) -> Tag:
         """Put the object where there is none. Raises ConflictError where there is."""
@@ -278,43 +289,58 @@ class BucketPath:
         return self._put_if(data, {"e_tag": tag})
 
     def _put_if(self, data: bytes, mode: Any) -> Tag:
+        """Two answers do not tell whether the object was put: a refusal, which may be of a second try whose first one's
+        answer was lost, and none. What is there then tells."""
         import obstore
         from obstore import exceptions
 
-        try:
-            with _errors(self):
-                return obstore.put(_store(self.bucket), self.key, data, mode=mode, use_multipart=False)["e_tag"] or ""
-        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-            # An answer that was lost on its way is asked for again: then it may be our own that stands there.
-            with contextlib.suppress(FileNotFoundError):
-                found, tag = self.read_tagged()
+        for attempt in range(_TRIES):
+            try:
+                with _errors(self):
+                    put = obstore.put(_store(self.bucket), self.key, data, mode=mode, use_multipart=False)
+                return put["e_tag"] or ""
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError, StoreError) as error:
+                try:
+                    found, tag = self.read_tagged()
+                except FileNotFoundError:
+                    if mode == "create" and attempt < _TRIES - 1:
+                        continue  # refused for somebody who put at the same time, and it is there no more
+                    if isinstance(error, StoreError):
+                        raise
+                    raise ConflictError(str(self)) from None
                 if found == data:
                     return tag
-            raise ConflictError(str(self)) from None
-        except FileNotFoundError:  # to be replaced, and gone
-            raise ConflictError(str(self)) from None
+                if not isinstance(error, StoreError):
+                    raise ConflictError(str(self)) from None
+                if mode == "create" or tag != mode["e_tag"]:
+                    raise ConflictError(str(self)) from None
+                if attempt == _TRIES - 1:
+                    raise
+        raise ConflictError(str(self))
 
     def can_compare(self) -> bool:
-        """Whether the store does `put_new`: shown by a second one that is refused. Leaves the object there."""
+        """Whether the store does `put_new` and `put_over`: shown by one of each that is refused. Leaves the object."""
         import obstore
         from obstore import exceptions
 
-        try:
-            with _errors(self):
-                obstore.put(_store(self.bucket), self.key, os.urandom(16), mode="create", use_multipart=False)
-                obstore.put(_store(self.bucket), self.key, os.urandom(16), mode="create", use_multipart=False)
-        except exceptions.AlreadyExistsError:
-            return True
-        except (exceptions.NotSupportedError, NotImplementedError):
-            return False
-        return False
+        with contextlib.suppress(ConflictError):
+            self.put_new(os.urandom(16))
+        refused = 0
+        for mode in ("create", {"e_tag": '"00000000000000000000000000000000"'}):
+            try:
+                with _errors(self):
+                    obstore.put(_store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False)  # type: ignore[arg-type]
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                refused += 1
+            except (exceptions.NotSupportedError, NotImplementedError):
+                pass
+        return refused == 2
 
     def copy(self, to: BucketPath) -> None:
         """Have the store copy the object, within its bucket."""
         import obstore
 
-        with _errors(self):
-            obstore.copy(_store(self.bucket), self.key, to.key)
+        _tried(self, lambda: obstore.copy(_store(self.bucket), self.key, to.key))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object; a store does not say whether there was one."""
@@ -326,8 +352,7 @@ class BucketPath:
         import obstore
 
         if paths:
-            with _errors(paths[0]):
-                obstore.delete(_store(paths[0].bucket), [path.key for path in paths])
+            _tried(paths[0], lambda: obstore.delete(_store(paths[0].bucket), [path.key for path in paths]))
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """A bucket has no directories."""
@@ -395,12 +420,13 @@ def _store(bucket: str) -> ObjectStore:
 def _client_options(scheme: str) -> dict[str, Any]:
     """How every client of a kind is made: soon tired of a store that is gone, and with the user's keys."""
     options: dict[str, Any] = {
-        "client_options": {"connect_timeout": _CONNECT_TIMEOUT, "timeout": _REQUEST_TIMEOUT},
-        "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_TIMEOUT_S)},
+        "client_options": dict(_CLIENT),
+        "retry_config": _RETRIES,
     }
     if scheme == "s3":
         endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
-        if endpoint.scheme == "http" and endpoint.hostname in _LOOPBACK:
+        asked = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+        if endpoint.scheme == "http" and (asked or endpoint.hostname in _LOOPBACK):
             options["client_options"]["allow_http"] = True
         options |= _profile()
     return options
@@ -429,6 +455,26 @@ def _profile() -> dict[str, Any]:
         raise OutputError(f"~/.aws: {_first_line(error)}; correct AWS_PROFILE or the file") from error
 
 
+def _page_of_list(bucket: str, prefix: str | None, last: str | None) -> Sequence[Any]:
+    """The next objects by name, after `last`."""
+    import obstore
+
+    return next(iter(obstore.list(_store(bucket), prefix, offset=last, chunk_size=_PAGE)), [])
+
+
+def _tried(path: BucketPath, call: Callable[[], T]) -> T:
+    """Make a request that may be made twice, with its errors told as ours."""
+    for attempt in range(_TRIES):
+        try:
+            with _errors(path):
+                return call()
+        except StoreError as error:
+            if attempt == _TRIES - 1 or error.errno != errno.ECONNABORTED:
+                raise
+            time.sleep(0.1 * 4**attempt)
+    raise AssertionError("not reached")
+
+
 @contextlib.contextmanager
 def _errors(path: BucketPath) -> Iterator[None]:
     """Turn the client's errors into OSErrors, of one line and without a request's headers."""
@@ -436,27 +482,28 @@ def _errors(path: BucketPath) -> Iterator[None]:
 
     try:
         yield
-    except exceptions.NotFoundError as error:
+    except FileNotFoundError as error:
         if "NoSuchBucket" in str(error):
-            raise StoreError("there is no such bucket", path.bucket) from None
+            raise StoreError("there is no such bucket", path.bucket, errno.EACCES) from None
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
         told = "the store refuses: look at the keys, and at what they may do"
         raise StoreError(told, str(path), errno.EACCES) from None
-    except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotSupportedError):
-        raise
-    except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
-    except StoreError:
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotSupportedError, StoreError):
         raise
     except (exceptions.BaseError, OSError) as error:
-        raise StoreError(_first_line(error), str(path)) from None
+        number = errno.ETIMEDOUT if " retries" in str(error) else errno.ECONNABORTED
+        if "NoSuchBucket" in str(error):
+            number = errno.EACCES
+        raise StoreError(_first_line(error), str(path), number) from None
 
 
 def _first_line(error: BaseException) -> str:
     """What a client's error says, without the debug text that follows."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return " ".join(line.split())[:200].rstrip(".:; ")
+    asked, _, rest = line.partition(" in ")  # how long it took, and after how many tries
+    line = f"{asked}: {rest.rpartition(' - ')[2]}" if " - " in rest else line
+    return " ".join(line.split())[:300].rstrip(".:; ")
 
 
 def _without_user(url: str) -> str:
@@ -478,9 +525,13 @@ def _register() -> None:
         fsspec.register_implementation(scheme, type(bucket_file_system(scheme)), clobber=True)
 
 
-@functools.cache
 def bucket_file_system(scheme: str) -> Any:
     """An fsspec file system over the same kind of client, for those who ask by URL, such as DuckDB."""
+    return _file_system(scheme, os.environ.get("AWS_ENDPOINT_URL"))
+
+
+@functools.cache
+def _file_system(scheme: str, endpoint: str | None) -> Any:
     from obstore.fsspec import FsspecStore
 
     class _Buckets(FsspecStore):
