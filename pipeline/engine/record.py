@@ -30,11 +30,13 @@ from pipeline.storage.place import Place
 __all__ = [
     "Done",
     "Records",
+    "done_of",
     "forget",
     "is_manifest_of",
     "manifest_of",
     "place_of_record",
     "put_together",
+    "read_record",
     "record_at",
     "record_of",
     "records_in",

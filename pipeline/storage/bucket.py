@@ -90,7 +90,7 @@ def is_bucket_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-class Stat(NamedTuple):
+class _Stat(NamedTuple):
     """What `os.stat` says of a file, as far as a store knows it."""
 
     st_size: int
@@ -190,11 +190,11 @@ class BucketPath:
     def is_symlink(self) -> bool:
         return False
 
-    def stat(self) -> Stat:
+    def stat(self) -> _Stat:
         """Raises FileNotFoundError."""
         import obstore
 
-        return Stat(_tried(self, lambda: obstore.head(_store(self.bucket), self.key))["size"])
+        return _Stat(_tried(self, lambda: obstore.head(_store(self.bucket), self.key))["size"])
 
     def walk(self) -> Iterator[tuple[BucketPath, int]]:
         """Every object below, with its bytes, by name."""
