@@ -40,6 +40,7 @@ __all__ = [
     "record_at",
     "record_of",
     "records_in",
+    "steps_in",
     "strangers",
     "take_out",
     "write_manifest",
@@ -47,6 +48,7 @@ __all__ = [
 
 _MANIFEST = "manifest.json"
 _TOGETHER = "records.jsonl"
+_RECORDS = ("done", _TOGETHER)
 _TOGETHER_FROM = 256
 """Tasks of a step from which on its records are put together: so many small files are read in no time."""
 _READERS = 32
@@ -122,20 +124,28 @@ def _done(plain: Mapping[str, Any] | None) -> Done | None:
 class Records:
     """Every record of a step's directory, of this plan and of earlier ones, as they were when they were read."""
 
-    def __init__(self, directory: Place, found: Mapping[str, Done], single: frozenset[str]) -> None:
+    def __init__(
+        self, directory: Place, found: Mapping[str, Done], single: frozenset[str], damaged: Sequence[Place]
+    ) -> None:
         self.directory = directory
         self._root = str(directory)
         self._found = found
         self.single = single
         """The partitions that have a record of their own in done/."""
+        self.damaged = damaged
+        """Files of records that cannot be read, or not whole."""
 
     @classmethod
     def of(cls, directory: Place) -> Records:
         """Read them. Raises StoreError."""
-        found = {record.partition: record for record in _together(directory)}
-        single = {path.stem: record for path, record in _singles(directory)}
-        found |= {record.partition: record for record in single.values() if record is not None}
-        return cls(directory, found, frozenset(single))
+        together = list(_lines_together(directory))
+        found = {record.partition: record for record in together if record is not None}
+        single = list(_singles(directory))
+        found |= {record.partition: record for _, record in single if record is not None}
+        damaged = [path for path, record in single if record is None]
+        if any(record is None for record in together):
+            damaged.append(directory / _TOGETHER)
+        return cls(directory, found, frozenset(path.stem for path, _ in single), damaged)
 
     def __iter__(self) -> Iterator[Done]:
         """By name."""
@@ -167,7 +177,12 @@ class Records:
 
 
 def _together(directory: Place) -> Iterator[Done]:
-    """Line after line, those that are what they were."""
+    """The records that were put together, those that are what they were."""
+    return (record for record in _lines_together(directory) if record is not None)
+
+
+def _lines_together(directory: Place) -> Iterator[Done | None]:
+    """Line after line; None for one that is not what it was."""
     try:
         data = (directory / _TOGETHER).read_bytes()
     except StoreError:
@@ -176,10 +191,9 @@ def _together(directory: Place) -> Iterator[Done]:
         return
     for line in data.split(b"\n"):
         stated, plain = line[:_HASH_DIGITS], line[_HASH_DIGITS + 1 :]
-        if plain and stated.decode("ascii", "replace") == xxhash.xxh3_64_hexdigest(plain):
-            record = _done(_decode(plain))
-            if record is not None:
-                yield record
+        if line:
+            whole = stated.decode("ascii", "replace") == xxhash.xxh3_64_hexdigest(plain)
+            yield _done(_decode(plain)) if whole else None
 
 
 def _singles(directory: Place) -> Iterator[tuple[Place, Done | None]]:
@@ -208,6 +222,23 @@ def forget(directory: Place, partition: str) -> None:
     """Let the task of this name be done again by the next run."""
     place_of_record(directory, partition).unlink(missing_ok=True)
     take_out(directory, {partition})
+
+
+def steps_in(work: Place) -> list[Place]:
+    """The directories in `work` that hold records, of a step or of one in a group of steps, by name."""
+    if isinstance(work, Path):
+        patterns = [f"{deep}/{name}" for deep in ("*", "*/*") for name in _RECORDS]
+        return sorted({path.parent for pattern in patterns for path in work.glob(pattern)})
+    found: list[Place] = []
+    for directory in (path for path in sorted(work.iterdir()) if not path.suffix):
+        inside = list(directory.iterdir())
+        groups = {directory: inside} | {path: list(path.iterdir()) for path in inside if _may_be_step(path)}
+        found += [step for step, files in groups.items() if any(path.name in _RECORDS for path in files)]
+    return found
+
+
+def _may_be_step(path: BucketPath) -> bool:
+    return path.name not in ("at", "done") and not path.suffix
 
 
 # --- the step as a whole ----------------------------------------------------------------------------
