@@ -9,12 +9,14 @@ shard lies under shards/ alone once it is published (`runs/publish_in_bucket.py`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.engine import Done, Records, steps_in
 from pipeline.errors import DamagedFileError
+from pipeline.pages import config_of
 from pipeline.questions.verify import Damage, Verification
+from pipeline.steps.fetch.facts import store_of
 from pipeline.storage.atomic import read_json
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check_in_passing
@@ -38,7 +40,7 @@ def verify_work(output: Place, *, advance: Callable[[int], None] | None = None) 
     records = num_bytes = 0
     at_a_time = _RECORDS_AT_A_TIME if isinstance(output, BucketPath) else min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(at_a_time) as pool:
-        for directory in steps_in(output / "work"):
+        for directory in [*steps_in(output / "work"), *_elsewhere(output)]:
             found = Records.of(directory)
             damages += (_damage(output, str(path), _NO_RECORD) for path in found.damaged)
             records += len(found) + len(found.damaged)
@@ -52,6 +54,12 @@ def verify_work(output: Place, *, advance: Callable[[int], None] | None = None) 
                 if advance is not None:
                     advance(1)
     return Verification(shards=records, samples=0, num_bytes=num_bytes, damages=damages)
+
+
+def _elsewhere(output: Place) -> Sequence[Place]:
+    """Directories of steps that the set shares with others."""
+    config = config_of(output)
+    return () if config is None else list(store_of(config.fetch).values())
 
 
 _NO_RECORD = "not a done-record; its task counts as not done"

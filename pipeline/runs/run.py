@@ -21,7 +21,7 @@ from typing import Any
 
 from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.config import WitConfig
-from pipeline.engine import AnyTask, Done, Engine, Looked, look_at, open_engine
+from pipeline.engine import AnyTask, Done, Engine, Looked, look_at, open_engine, steps_in
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.own.record import record
 from pipeline.own.stages import NO_STAGES, OwnStages
@@ -117,7 +117,7 @@ def run(
                         break
                     except DamagedFileError as error:
                         patience.check(error)
-                        damaged.append(withdraw(output, error))
+                        damaged.append(withdraw(page.run, error))
                         progress.say(damaged[-1])
             for name in put_back:
                 progress.say(f"damaged: shards/{name}: missing, or not of its size; put back")
@@ -226,20 +226,10 @@ def _remove_other_steps(page: Page) -> None:
     A step's directory is told by its records, which are there before it is whole: it may never have come to its end.
     """
     work = page.run.output / "work"
-    for name in _steps_in(work):
+    for directory in steps_in(work):
+        name = str(directory).removeprefix(f"{work}/")
         if name not in (*_NOT_OF_A_PAGE, *STORES) and name not in page:
-            remove_tree(work / name)
-
-
-def _steps_in(work: Place) -> Iterator[str]:
-    """The names of the steps that have records there."""
-    if isinstance(work, Path):
-        yield from (str(records.parent.relative_to(work)) for records in [*work.glob("*/done"), *work.glob("*/*/done")])
-        return
-    for step in work.iterdir():
-        for directory in (step, *step.iterdir()):
-            if directory.name not in ("at", "done") and (directory / "done").is_dir():
-                yield directory.relative_to(work)
+            remove_tree(directory)
 
 
 def _refuse_copied_link(output: Place) -> None:
