@@ -53,7 +53,8 @@ _CLIENT = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "10min"}
 _RETRIES = {"max_retries": 12, "retry_timeout": timedelta(seconds=15)}
 """With the time-out of the last: a store that is gone is told of within half a minute."""
 _TRIES = 3
-"""Of a request that the client does not make again itself: it gives up where the answer to a listing or a copy, or an
+_SOON_S = 5.0
+"""Requests that the client gave up so soon are made again: it does so where the answer to a listing or a copy, or an
 error, is cut."""
 _PART_BYTES = 16 << 20
 _READ_BYTES = 8 << 20
@@ -67,8 +68,7 @@ Tag = str
 
 
 class StoreError(OSError, PipelineError):
-    """The store did not do what it was asked: ECONNABORTED and, after many tries, ETIMEDOUT for a cause that may pass,
-    EACCES for a refusal."""
+    """The store did not do what it was asked: ECONNABORTED for a cause that may pass, EACCES for a refusal."""
 
     def __init__(self, what: str, url: str, number: int = errno.ECONNABORTED) -> None:
         super().__init__(number, what, url)
@@ -465,11 +465,13 @@ def _page_of_list(bucket: str, prefix: str | None, last: str | None) -> Sequence
 def _tried(path: BucketPath, call: Callable[[], T]) -> T:
     """Make a request that may be made twice, with its errors told as ours."""
     for attempt in range(_TRIES):
+        began = time.monotonic()
         try:
             with _errors(path):
                 return call()
         except StoreError as error:
-            if attempt == _TRIES - 1 or error.errno != errno.ECONNABORTED:
+            soon = error.errno == errno.ECONNABORTED and time.monotonic() - began < _SOON_S
+            if attempt == _TRIES - 1 or not soon:
                 raise
             time.sleep(0.1 * 4**attempt)
     raise AssertionError("not reached")
@@ -492,9 +494,7 @@ def _errors(path: BucketPath) -> Iterator[None]:
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotSupportedError, StoreError):
         raise
     except (exceptions.BaseError, OSError) as error:
-        number = errno.ETIMEDOUT if " retries" in str(error) else errno.ECONNABORTED
-        if "NoSuchBucket" in str(error):
-            number = errno.EACCES
+        number = errno.EACCES if "NoSuchBucket" in str(error) else errno.ECONNABORTED
         raise StoreError(_first_line(error), str(path), number) from None
 
 
