@@ -35,7 +35,7 @@ Method = Literal["GET", "HEAD", "PUT", "POST", "DELETE", "LIST"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
-Fault = Literal["500", "503", "slow", "cut request", "cut answer", "lost answer", "409"]
+Fault = Literal["500", "503", "slow", "cut request", "cut answer", "lost answer", "409", "501"]
 """
 500, 503      answered so; the store sees nothing
 slow          done at once, answered late
@@ -44,12 +44,13 @@ cut answer    done, closed in the middle of the answer (of its head where it has
 lost answer   done, closed without an answer: the nastiest for a conditional put
 409           a conditional put is answered ConditionalRequestConflict, as S3 does when two arrive at once; the store
               sees nothing, other requests pass
+501           a conditional put is answered NotImplemented, as stores without them do; other requests pass
 """
 
 _KEY = re.compile(r"<Key>(.*?)</Key>")
 _CONDITIONS = ("if-match", "if-none-match")
 _OF_ONE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-length", "expect", "host")
-_CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict"}
+_CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict", "501": "NotImplemented"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,7 @@ class FaultProxy:
         with self._lock:
             self._numbers[request] += 1
             fault = self._drawn(request)
-            if fault == "409" and not request.conditional:
+            if fault in ("409", "501") and not request.conditional:
                 fault = None
             self.log.append((request, fault))
             return fault
@@ -231,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if body is None:
             body = b"".join(self._body())
-        if fault in ("500", "503", "409"):
+        if fault in _CODES:
             self._refuse(int(fault))
             return
         status, reason, headers, answer = self._ask(body)
