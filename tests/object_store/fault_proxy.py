@@ -57,7 +57,7 @@ _CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestC
 class Faults:
     """Which share of requests is spoilt how, of those with one of `methods` and a key in which `keys` is found.
 
-    At most `at_most` are, if that is set.
+    At most `at_most` are, if that is set, since the log was last emptied.
     """
 
     shares: Mapping[Fault, float] = field(default_factory=dict)
@@ -232,6 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if body is None:
             body = b"".join(self._body())
+        if "Content-Length" in self.headers and len(body) < request.num_bytes:  # the client died: no object of a half
+            self._cut()
+            return
         if fault in _CODES:
             self._refuse(int(fault))
             return
@@ -272,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
             method=method,
             key=key,
             range=self.headers.get("Range", ""),
-            conditional=any(name in self.headers for name in _CONDITIONS),
+            conditional=method == "PUT" and any(name in self.headers for name in _CONDITIONS),
             num_bytes=int(self.headers.get("Content-Length", 0)),
         )
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import obstore
 import pytest
@@ -130,6 +131,15 @@ def test_a_conflict_is_told_as_an_object_that_is_not_there(store: Any, bucket: B
         obstore.head(store, "key")
 
 
+def test_a_client_that_dies_in_a_put_leaves_nothing(store: Any, bucket: Bucket) -> None:
+    with socket.create_connection(("127.0.0.1", urlsplit(bucket.proxy.endpoint).port or 0)) as client:
+        client.sendall(f"PUT /{bucket.name}/key HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf".encode())
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
+    with pytest.raises(FileNotFoundError):
+        obstore.head(store, "key")
+
+
 def test_a_store_that_refuses_conditions_is_asked_in_vain(store: Any, bucket: Bucket) -> None:
     bucket.proxy.faults = Faults(shares={"501": 1.0})
     with pytest.raises(GenericError, match="501 Not Implemented"):
@@ -155,7 +165,7 @@ def test_a_share_of_requests_is_spoilt_and_the_same_ones_again(store: Any, bucke
     faults = Faults(shares={"500": 0.1, "cut request": 0.05, "lost answer": 0.05}, seed=3, methods={"PUT"}, keys="^a")
     bucket.proxy.faults = faults
 
-    def spoilt() -> set[tuple[str, Fault | None]]:
+    def spoilt() -> set[tuple[str, Fault]]:
         bucket.proxy.forget()
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: obstore.put(store, f"a{number}", b""), range(200)))
