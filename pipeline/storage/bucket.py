@@ -21,7 +21,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -63,8 +63,23 @@ _BUFFER_BYTES = 1 << 20
 _PAGE = 1000
 
 T = TypeVar("T")
-Tag = str
-"""What tells one version of an object from another (ETag)."""
+
+
+class Tag(NamedTuple):
+    """What tells one version of an object from another."""
+
+    e_tag: str
+    version: str | None = None
+    """Of stores that compare this instead (Google's)."""
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Tag:
+        return cls(about.get("e_tag") or "", about.get("version"))
+
+    @property
+    def mode(self) -> Any:
+        """As the client takes it."""
+        return {"e_tag": self.e_tag} | ({} if self.version is None else {"version": self.version})
 
 
 class StoreError(OSError, PipelineError):
@@ -241,7 +256,7 @@ class BucketPath:
 
         def get() -> tuple[bytes, Tag]:
             found = obstore.get(_store(self.bucket), self.key)
-            return bytes(found.bytes()), found.meta["e_tag"] or ""
+            return bytes(found.bytes()), Tag.of(found.meta)
 
         return _tried(self, get)
 
@@ -278,32 +293,42 @@ class BucketPath:
         import obstore
 
         store = _store(self.bucket)
-        _tried(self, lambda: obstore.put(store, self.key, data, chunk_size=_PART_BYTES, max_concurrency=4))
+
+        def put() -> None:
+            try:
+                obstore.put(store, self.key, data, chunk_size=_PART_BYTES, max_concurrency=4)
+            except FileNotFoundError as error:
+                if "NoSuchUpload" not in str(error):
+                    raise
+                if not self.is_file():  # else the answer that said so was lost, and the client asked again
+                    raise StoreError(_first_line(error), str(self)) from None
+
+        _tried(self, put)
 
     def put_new(self, data: bytes) -> Tag:
         """Put the object where there is none. Raises ConflictError where there is."""
-        return self._put_if(data, "create")
+        return self._put_if(data, None)
 
     def put_over(self, data: bytes, tag: Tag) -> Tag:
         """Put the object in the place of the version `tag`. Raises ConflictError where that is gone."""
-        return self._put_if(data, {"e_tag": tag})
+        return self._put_if(data, tag)
 
-    def _put_if(self, data: bytes, mode: Any) -> Tag:
+    def _put_if(self, data: bytes, over: Tag | None) -> Tag:
         """Two answers do not tell whether the object was put: a refusal, which may be of a second try whose first one's
         answer was lost, and none. What is there then tells."""
         import obstore
         from obstore import exceptions
 
+        mode: Any = "create" if over is None else over.mode
         for attempt in range(_TRIES):
             try:
                 with _errors(self):
-                    put = obstore.put(_store(self.bucket), self.key, data, mode=mode, use_multipart=False)
-                return put["e_tag"] or ""
+                    return Tag.of(obstore.put(_store(self.bucket), self.key, data, mode=mode, use_multipart=False))
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError, StoreError) as error:
                 try:
                     found, tag = self.read_tagged()
                 except FileNotFoundError:
-                    if mode == "create" and attempt < _TRIES - 1:
+                    if over is None and attempt < _TRIES - 1:
                         continue  # refused for somebody who put at the same time, and it is there no more
                     if isinstance(error, StoreError):
                         raise
@@ -312,7 +337,7 @@ class BucketPath:
                     return tag
                 if not isinstance(error, StoreError):
                     raise ConflictError(str(self)) from None
-                if mode == "create" or tag != mode["e_tag"]:
+                if tag != over:
                     raise ConflictError(str(self)) from None
                 if attempt == _TRIES - 1:
                     raise
@@ -323,8 +348,7 @@ class BucketPath:
         import obstore
         from obstore import exceptions
 
-        with contextlib.suppress(ConflictError):
-            self.put_new(os.urandom(16))
+        self.put(os.urandom(16))
         refused = 0
         for mode in ("create", {"e_tag": '"00000000000000000000000000000000"'}):
             try:
@@ -334,6 +358,9 @@ class BucketPath:
                 refused += 1
             except (exceptions.NotSupportedError, NotImplementedError):
                 pass
+            except StoreError as error:
+                if "501" not in str(error.strerror):
+                    raise
         return refused == 2
 
     def copy(self, to: BucketPath) -> None:
@@ -432,27 +459,36 @@ def _client_options(scheme: str) -> dict[str, Any]:
     return options
 
 
+_OWN_CREDENTIALS = {
+    *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
+    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+}
+"""Variables that the client reads itself, and that come before a profile."""
+
+
 def _profile() -> dict[str, Any]:
-    """The credentials of ~/.aws, which the client does not read itself; those of the environment come first."""
-    home = Path.home() / ".aws"
-    files = [os.environ.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials")]
-    files.append(os.environ.get("AWS_CONFIG_FILE", home / "config"))
-    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
-        return {}
-    if not any(os.path.exists(file) for file in files):
+    """The credentials of ~/.aws (AWS_PROFILE, sso, roles), and its endpoint: the client reads neither."""
+    files = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
+    there = any(Path(os.environ.get(name, default)).expanduser().is_file() for name, default in files)
+    if not _OWN_CREDENTIALS.isdisjoint(os.environ) or not (there or "AWS_PROFILE" in os.environ):
         return {}
     try:
         import boto3
+        from botocore.exceptions import BotoCoreError
         from obstore.auth.boto3 import Boto3CredentialProvider
-
-        session = boto3.Session()
+    except ImportError as error:
+        raise OutputError("~/.aws: to use a profile, pip install 'openwit[s3]'") from error
+    try:
+        session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # which boto3 does not read itself
         if session.get_credentials() is None:
             return {}
-        return {"credential_provider": Boto3CredentialProvider(session)}
-    except ImportError:
-        return {}
-    except Exception as error:  # botocore's own, such as a profile that is not there
+        found: dict[str, Any] = {"credential_provider": Boto3CredentialProvider(session)}
+        endpoint = session.client("s3").meta.endpoint_url
+    except BotoCoreError as error:
         raise OutputError(f"~/.aws: {_first_line(error)}; correct AWS_PROFILE or the file") from error
+    if not endpoint.endswith(".amazonaws.com"):
+        found["config"] = {"endpoint": endpoint}
+    return found
 
 
 def _page_of_list(bucket: str, prefix: str | None, last: str | None) -> Sequence[Any]:
