@@ -11,15 +11,17 @@ from pipeline.engine.data import Data, Part
 from pipeline.engine.engine import Engine
 from pipeline.engine.open import open_engine
 from pipeline.engine.record import Done, finished, forget, record_at, record_of, records_in, run_task
-from pipeline.engine.task import AnyTask, Info, Output, Task, TaskOfParts, apart, output, outputs_of
+from pipeline.engine.task import WORKER_MB, AnyTask, Info, Needs, Output, Task, TaskOfParts, apart, output, outputs_of
 
 __all__ = [
+    "WORKER_MB",
     "AnyTask",
     "Data",
     "Done",
     "Engine",
     "EngineConfig",
     "Info",
+    "Needs",
     "Output",
     "Part",
     "Task",
