@@ -17,10 +17,11 @@ from pipeline.engine.start_ray import RaySession
 from pipeline.engine.task import Needs
 from pipeline.errors import EngineError
 
-__all__ = ["Nodes"]
+__all__ = ["TASKS_PER_PLACE", "Nodes"]
 
 _LOOK_EVERY_S = 5.0
-_TASKS_PER_PLACE = 2  # in flight: one runs, one waits; more would only hold memory
+TASKS_PER_PLACE = 2
+"""In flight: one runs, one waits; more would only hold memory."""
 _LEAST_OF_A_CLUSTER = 16
 """In flight on a cluster that has no node yet: it grows by what waits."""
 
@@ -59,8 +60,8 @@ class Nodes:
 
     def window(self, needs: Needs) -> int:
         """How many tasks with these needs to have in flight."""
-        least = _TASKS_PER_PLACE if self._session.owned else _LEAST_OF_A_CLUSTER
-        return max(least, _TASKS_PER_PLACE * self._places_for(needs))
+        least = TASKS_PER_PLACE if self._session.owned else _LEAST_OF_A_CLUSTER
+        return max(least, TASKS_PER_PLACE * self._places_for(needs))
 
     def check(self, needs: Needs) -> None:
         """Raise EngineError where no node has been large enough for `timeout_s`, which Ray would wait for for ever."""
