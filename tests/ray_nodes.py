@@ -62,7 +62,7 @@ def runs_tasks(node: subprocess.Popen[bytes]) -> bool:
     """Whether a worker of the node is at a task of the pipeline."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (entry / "cmdline").read_bytes().startswith(b"ray::run_task_in") and os.getsid(
+            if (entry / "cmdline").read_bytes().startswith(b"ray::run_parcel") and os.getsid(
                 int(entry.name)
             ) == node.pid:
                 return True

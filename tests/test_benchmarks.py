@@ -24,6 +24,7 @@ def test_it_can_be_imported(path: Path) -> None:
     ("name", "arguments"),
     [
         ("catalog", ["--rows", "20000", "--repeats", "1"]),
+        ("driver", ["--tasks", "20", "--files", "200"]),
         ("language", ["--texts", "2000", "--repeats", "1"]),
         (
             "object_stores",

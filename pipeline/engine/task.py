@@ -32,8 +32,10 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 from pipeline.storage.location import Files, Location
 
 __all__ = [
+    "WORKER_MB",
     "AnyTask",
     "Info",
+    "Needs",
     "Output",
     "Task",
     "TaskOfParts",
@@ -47,8 +49,20 @@ __all__ = [
 Info = dict[str, Any]
 """Small facts that can be JSON: what the done-record of a task says beyond its files."""
 Out = TypeVar("Out")
+WORKER_MB = 400
+"""Of a worker that has loaded the libraries and holds no data yet: 340 MB (docs/scale.md)."""
 _OUTPUT = "openwit.output"
 _APART = "openwit.apart"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a task asks of the node that runs it. A bid for room that decides nothing, and no limit."""
+
+    cpus: float = 1.0
+    """Less than one for work that mostly waits."""
+    memory_mb: int = WORKER_MB + 100
+    """Of the whole process, in units of 2**20 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +82,9 @@ class Output:
         """The names of the files, for a part of this name."""
         joint = "" if self.kind.startswith(("_", ".")) else "."
         return self.names or (f"{part}{joint}{self.kind}",)
+
+
+_DEFAULT_NEEDS = Needs()
 
 
 def output(kind: str = "", rows: Any = None, *, names: Sequence[str] = (), view: str | None = None) -> Any:
@@ -119,6 +136,11 @@ class AnyTask(ABC, Generic[Out]):
             for found in get_args(base):
                 if isinstance(found, type):
                     cls.out = found
+
+    @property
+    def needs(self) -> Needs:
+        """What it asks of a node: a class that needs more or less than most says so."""
+        return _DEFAULT_NEEDS
 
     @cached_property
     def key(self) -> str:
