@@ -106,8 +106,8 @@ def run(
                 while True:
                     try:
                         page = build(config, own)
-                        records = _run_steps(page, config, own, engine, log, written, offline=offline)
-                        lines, shards = _lines(records), page["shards"].data
+                        sums = _run_steps(page, config, own, engine, log, written, offline=offline)
+                        lines, shards = totals(sums.values()), page["shards"].data
                         samples = shards.total("rows")
                         version: Place = output / "shards"
                         put_back: Sequence[str] = ()
@@ -121,7 +121,7 @@ def run(
                         progress.say(damaged[-1])
             for name in put_back:
                 progress.say(f"damaged: shards/{name}: missing, or not of its size; put back")
-            _write_ledger(output, records)
+            _write_ledger(output, sums)
             retry = _end_retry(page)
             if retry is not None:
                 log["fetched"] |= dataclasses.asdict(retry)
@@ -166,15 +166,15 @@ def _run_steps(
     written: set[str],
     *,
     offline: bool,
-) -> dict[str, list[Done]]:
-    """Every step of the page; returns the records by step, and adds to `log` what each step ran, and how long, and to
-    `written` the shards.
+) -> Mapping[str, Mapping[str, Any]]:
+    """Every step of the page; returns the sums of each step's ledger, as its records have lines, and adds to `log` what
+    each step ran, and how long, and to `written` the shards.
 
     The config and `own` are written down before the first task. Raises DamagedFileError when a task meets a file that
     is not what its record says; what ran before counts.
     """
     output = page.run.output
-    records: dict[str, list[Done]] = {}
+    sums: dict[str, Mapping[str, Any]] = {}
     page.check()
     for step in page.steps:
         directory, tasks = page.run.directory(step.name), list(step.cut(page.run))
@@ -194,17 +194,17 @@ def _run_steps(
         with _served(config, needed=todo > 0 and step.name == "fetch"):
             done = _run_step(page, step, tasks, engine, looked)
         about["seconds"] = round(about["seconds"] + time.time() - began, 3)
-        records[step.name] = done
+        sums[step.name] = {"lines": [vars(line) for line in totals(each.info for each in done)]}
         if step.name == "shards":
             written.update(task.partition for task in looked.waiting)
         if todo:
-            _write_ledger(output, records)
+            _write_ledger(output, sums)
     if (changes := changes_of(config, page)) is not None:
         (listed,) = _run_step(page, changes, list(changes.cut(page.run)), engine, None)
         log[changes.name] = {"ran": 1} | {name: listed.info[name] for name in ("added", "evicted")}
     _remove_other_steps(page)
     record(output, own)  # of a run with nothing to do, too, should it be gone
-    return records
+    return sums
 
 
 def _run_step(
@@ -319,12 +319,8 @@ def _served(config: WitConfig, *, needed: bool) -> Iterator[None]:
         yield
 
 
-def _lines(records: Mapping[str, Sequence[Done]]) -> Sequence[Line]:
-    return totals(record.info for step in records.values() for record in step)
-
-
-def _write_ledger(output: Place, records: Mapping[str, Sequence[Done]]) -> None:
-    content = {"lines": [vars(line) for line in _lines(records)]}
+def _write_ledger(output: Place, sums: Mapping[str, Mapping[str, Any]]) -> None:
+    content = {"lines": [vars(line) for line in totals(sums.values())]}
     if read_json(output / "ledger.json") != content:
         write_json(output / "ledger.json", content)
 
