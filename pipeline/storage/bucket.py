@@ -23,7 +23,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -40,6 +40,7 @@ __all__ = [
     "ConflictError",
     "StoreError",
     "Tag",
+    "Version",
     "bucket_file_system",
     "is_bucket_url",
     "register_buckets",
@@ -109,6 +110,14 @@ class _Stat(NamedTuple):
     """What `os.stat` says of a file, as far as a store knows it."""
 
     st_size: int
+
+
+class Version(NamedTuple):
+    """What an object is, as long as nobody puts another in its place."""
+
+    num_bytes: int
+    tag: Tag
+    modified: datetime
 
 
 @dataclass(frozen=True, order=True)
@@ -271,6 +280,35 @@ class BucketPath:
         store = _store(self.bucket)
         found = _tried(self, lambda: obstore.get_ranges(store, self.key, starts=starts, lengths=lengths))
         return [bytes(data) for data in found]
+
+    def read_end(self, size: int) -> tuple[bytes, Version]:
+        """The last `size` bytes, or all that there are, and what the object is. Raises FileNotFoundError."""
+        import obstore
+        from obstore import exceptions
+
+        def get() -> tuple[bytes, Version]:
+            store = _store(self.bucket)
+            try:
+                found = obstore.get(store, self.key, options={"range": {"suffix": size}})
+            except (exceptions.NotSupportedError, NotImplementedError):  # Azure has no such ranges
+                begin = max(obstore.head(store, self.key)["size"] - size, 0)
+                found = obstore.get(store, self.key, options={"range": {"offset": begin}})
+            about = found.meta
+            version = Version(num_bytes=about["size"], tag=Tag.of(about), modified=about["last_modified"])
+            return bytes(found.bytes()), version
+
+        return _tried(self, get)
+
+    def read_part(self, offset: int, size: int, tag: Tag) -> bytes:
+        """`size` bytes of the version `tag`. Raises ConflictError where another has taken its place."""
+        import obstore
+        from obstore import exceptions
+
+        options: Any = {"range": (offset, offset + size)} | ({"if_match": tag.e_tag} if tag.e_tag else {})
+        try:
+            return _tried(self, lambda: bytes(obstore.get(_store(self.bucket), self.key, options=options).bytes()))
+        except exceptions.PreconditionError:
+            raise ConflictError(str(self)) from None
 
     def open(self, mode: str = "rb") -> BucketFile:
         """The object as a file that can seek; a read that its buffer does not hold is a request."""

@@ -109,9 +109,10 @@ def check_output(path: Place, *, must_exist: bool = True) -> None:
     """Raise OutputError unless `path` is a directory of ours (or, if allowed, an empty one)."""
     mark = read_json(path / _MARK)
     if mark is None:
-        if isinstance(path, Path) and not path.is_dir():
+        if not path.is_dir():
             if must_exist:
-                raise OutputError(f"{path}: no such directory; run `python -m pipeline run` to make it")
+                what = "no such directory" if isinstance(path, Path) else "nothing is there"
+                raise OutputError(f"{path}: {what}; run `python -m pipeline run` to make it")
             return
         left = [p.name for p in path.iterdir() if not p.name.startswith("lock") and ".tmp-" not in p.name]
         if left or must_exist:
