@@ -20,6 +20,7 @@ from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 from pipeline.steps.dedup_config import DedupConfig
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.step import Page, Step
+from pipeline.steps.texts_config import TextsConfig
 from pipeline.terminal.printable import say
 from pipeline.wit import build
 
@@ -56,8 +57,11 @@ def page_of(output: Path) -> Page:
     return whole_page(output) if config is None else build(config, recorded(output))
 
 
-def whole_page(output: Path = Path()) -> Page:
-    """The page of a config that asks for everything. Nobody could run it: its files are not there."""
+def whole_page(output: Path = Path(), *, keep_candidates: bool = True) -> Page:
+    """The page of a config that asks for everything. Nobody could run it: its files are not there.
+
+    With candidates that are kept two steps stand for the one that reads the sources otherwise.
+    """
     config = WitConfig(
         sources=("-",),
         source_format="img2dataset",
@@ -69,6 +73,7 @@ def whole_page(output: Path = Path()) -> Page:
         filters=FiltersConfig(scores=(ScoreFilter(files=("-",), column="-", min=0.0),)),
         decontaminate=DecontaminateConfig(hashes=("-",)),
         image_dedup=ImageDedupConfig(mode="near"),
+        texts=TextsConfig(keep_candidates=keep_candidates),
     )
     return build(config)
 
