@@ -21,6 +21,7 @@ import xxhash
 from pipeline.errors import InputError, OutputError
 from pipeline.stages.extract.files import open_binary
 from pipeline.storage.atomic import write_bytes
+from pipeline.storage.bucket import register_buckets
 from pipeline.storage.place import Place, files_in
 from pipeline.web.remote import is_web, open_download
 
@@ -76,6 +77,7 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
         try:
             import fsspec
 
+            register_buckets()
             system, path = fsspec.core.url_to_fs(pattern)
             files = system.glob(path, detail=True)
         except (OSError, ValueError, ImportError) as error:
@@ -115,6 +117,7 @@ def stamp_of(path: str) -> Stamp:
     if "://" in path:
         import fsspec
 
+        register_buckets()
         system, name = fsspec.core.url_to_fs(path)
         return _remote_stamp(system.info(name))
     status = os.stat(path)
@@ -122,7 +125,8 @@ def stamp_of(path: str) -> Stamp:
 
 
 def _remote_stamp(about: Mapping[str, Any]) -> Stamp:
-    return [about.get("size"), str(about.get("ETag") or about.get("etag") or about.get("mtime") or "")]
+    changed = next((about[name] for name in ("ETag", "etag", "e_tag", "mtime") if about.get(name)), "")
+    return [about.get("size"), str(changed)]
 
 
 def _listed(path: str, lists: Place | None, max_missing: float) -> Mapping[str, Stamp]:

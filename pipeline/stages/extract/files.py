@@ -6,6 +6,7 @@ import os
 from typing import BinaryIO, cast
 
 from pipeline.errors import InputError
+from pipeline.storage.bucket import register_buckets
 from pipeline.web.remote import is_web, open_download
 
 __all__ = ["open_binary", "size_of"]
@@ -23,6 +24,7 @@ def open_binary(path: str) -> BinaryIO:
         if "://" in path or "::" in path:
             import fsspec
 
+            register_buckets()
             return cast(BinaryIO, fsspec.open(path, "rb").open())
         return open(path, "rb")
     except FileNotFoundError as error:
