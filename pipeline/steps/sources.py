@@ -21,7 +21,7 @@ import xxhash
 from pipeline.errors import InputError, OutputError
 from pipeline.stages.extract.files import open_binary
 from pipeline.storage.atomic import write_bytes
-from pipeline.storage.bucket import register_buckets
+from pipeline.storage.named_objects import is_object, named_objects, stamp_of_object
 from pipeline.storage.place import Place, files_in
 from pipeline.web.remote import is_web, open_download
 
@@ -73,11 +73,12 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
         if "*" in pattern.partition("?")[0]:
             raise InputError(f"{pattern}: a web server has no directory to search; name its files, or a list of them")
         return {pattern: []}
-    if "://" in pattern:
+    if is_object(pattern):
+        found = named_objects(pattern)
+    elif "://" in pattern:
         try:
             import fsspec
 
-            register_buckets()
             system, path = fsspec.core.url_to_fs(pattern)
             files = system.glob(path, detail=True)
         except (OSError, ValueError, ImportError) as error:
@@ -97,13 +98,17 @@ def _matching(pattern: str) -> list[str]:
 
 
 def named_files(patterns: Sequence[str], option: str) -> list[str]:
-    """The paths on this machine, files and folders, that `patterns` (paths or globs) name, sorted, each once.
+    """The paths on this machine, files and folders, and the objects in buckets that `patterns` (paths, URLs or globs)
+    name, sorted, each once.
 
-    Raises InputError for a pattern that names nothing; `option` is where the config has it.
+    Raises InputError for a pattern that names nothing, where `option` is where the config has it, and StoreError.
     """
     found: set[str] = set()
     for pattern in patterns:
-        names = [name for name in _matching(pattern) if os.path.exists(name)]
+        if is_object(pattern):
+            names = list(named_objects(pattern))
+        else:
+            names = [name for name in _matching(pattern) if os.path.exists(name)]
         if not names:
             raise InputError(f"{pattern}: no such file; correct `{option}` in the config")
         found.update(names)
@@ -114,10 +119,11 @@ def stamp_of(path: str) -> Stamp:
     """The stamp of one file. Raises FileNotFoundError, unless it is behind http(s)."""
     if is_web(path):
         return []
+    if is_object(path):
+        return stamp_of_object(path)
     if "://" in path:
         import fsspec
 
-        register_buckets()
         system, name = fsspec.core.url_to_fs(path)
         return _remote_stamp(system.info(name))
     status = os.stat(path)
@@ -125,8 +131,7 @@ def stamp_of(path: str) -> Stamp:
 
 
 def _remote_stamp(about: Mapping[str, Any]) -> Stamp:
-    changed = next((about[name] for name in ("ETag", "etag", "e_tag", "mtime") if about.get(name)), "")
-    return [about.get("size"), str(changed)]
+    return [about.get("size"), str(about.get("ETag") or about.get("etag") or about.get("mtime") or "")]
 
 
 def _listed(path: str, lists: Place | None, max_missing: float) -> Mapping[str, Stamp]:

@@ -43,7 +43,6 @@ __all__ = [
     "Version",
     "bucket_file_system",
     "is_bucket_url",
-    "register_buckets",
 ]
 
 SCHEMES = ("s3", "gs", "az")
@@ -118,6 +117,11 @@ class Version(NamedTuple):
     num_bytes: int
     tag: Tag
     modified: datetime
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Version:
+        """As the client tells it."""
+        return cls(about["size"], Tag.of(about), about["last_modified"])
 
 
 @dataclass(frozen=True, order=True)
@@ -216,18 +220,25 @@ class BucketPath:
 
     def stat(self) -> _Stat:
         """Raises FileNotFoundError."""
+        return _Stat(self.version().num_bytes)
+
+    def version(self) -> Version:
+        """What the object is now. Raises FileNotFoundError."""
         import obstore
 
-        return _Stat(_tried(self, lambda: obstore.head(_store(self.bucket), self.key))["size"])
+        return Version.of(_tried(self, lambda: obstore.head(_store(self.bucket), self.key)))
 
     def walk(self) -> Iterator[tuple[BucketPath, int]]:
         """Every object below, with its bytes, by name."""
+        return ((path, version.num_bytes) for path, version in self.versions())
 
+    def versions(self) -> Iterator[tuple[BucketPath, Version]]:
+        """Every object below, and what it is, by name."""
         prefix, last = f"{self.key}/" if self.key else None, None
         while True:
             page = _tried(self, functools.partial(_page_of_list, self.bucket, prefix, last))
             for about in page:
-                yield BucketPath(self.bucket, about["path"]), about["size"]
+                yield BucketPath(self.bucket, about["path"]), Version.of(about)
             if len(page) < _PAGE:
                 return
             last = page[-1]["path"]
@@ -293,9 +304,7 @@ class BucketPath:
             except (exceptions.NotSupportedError, NotImplementedError):  # Azure has no such ranges
                 begin = max(obstore.head(store, self.key)["size"] - size, 0)
                 found = obstore.get(store, self.key, options={"range": {"offset": begin}})
-            about = found.meta
-            version = Version(num_bytes=about["size"], tag=Tag.of(about), modified=about["last_modified"])
-            return bytes(found.bytes()), version
+            return bytes(found.bytes()), Version.of(found.meta)
 
         return _tried(self, get)
 
@@ -582,21 +591,6 @@ def _first_line(error: BaseException) -> str:
 
 def _without_user(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", url)
-
-
-def register_buckets() -> None:
-    """Have fsspec open the URLs of buckets by the same kind of client; where obstore is not installed it opens them by
-    what it finds."""
-    with contextlib.suppress(ImportError):
-        _register()
-
-
-@functools.cache
-def _register() -> None:
-    import fsspec
-
-    for scheme in SCHEMES:
-        fsspec.register_implementation(scheme, type(bucket_file_system(scheme)), clobber=True)
 
 
 def bucket_file_system(scheme: str) -> Any:

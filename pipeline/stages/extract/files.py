@@ -6,7 +6,7 @@ import os
 from typing import BinaryIO, cast
 
 from pipeline.errors import InputError
-from pipeline.storage.bucket import register_buckets
+from pipeline.storage.named_objects import is_object, open_object
 from pipeline.web.remote import is_web, open_download
 
 __all__ = ["open_binary", "size_of"]
@@ -21,10 +21,11 @@ def open_binary(path: str) -> BinaryIO:
     try:
         if is_web(path):
             return open_download(path)
+        if is_object(path):
+            return open_object(path)
         if "://" in path or "::" in path:
             import fsspec
 
-            register_buckets()
             return cast(BinaryIO, fsspec.open(path, "rb").open())
         return open(path, "rb")
     except FileNotFoundError as error:
