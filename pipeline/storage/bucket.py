@@ -146,7 +146,8 @@ class BucketPath:
                 "environment or a profile"
             )
         if parts.query or parts.fragment:
-            raise OutputError(f"{url}: the URL of a bucket has no ? and no #")
+            plain = _without_user(re.split("[?#]", url)[0])  # what follows may be a signature
+            raise OutputError(f"{plain}: the URL of a bucket has no ? and no #")
         key = posixpath.normpath(parts.path.strip("/")) if parts.path.strip("/") else ""
         if key.startswith(".."):
             raise OutputError(f"{url}: leads out of its bucket")
@@ -577,8 +578,9 @@ def _errors(path: BucketPath) -> Iterator[None]:
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotSupportedError, StoreError):
         raise
     except (exceptions.BaseError, OSError) as error:
-        number = errno.EACCES if "NoSuchBucket" in str(error) else errno.ECONNABORTED
-        raise StoreError(_first_line(error), str(path), number) from None
+        if "NoSuchBucket" in str(error):  # as a listing has it
+            raise StoreError("there is no such bucket", path.bucket, errno.EACCES) from None
+        raise StoreError(_first_line(error), str(path)) from None
 
 
 def _first_line(error: BaseException) -> str:
