@@ -8,7 +8,8 @@
     shards, runs, ledger, reasons                                 one row per shard, run, stage, reason
 
 Views read done-records and manifests, never globs, so that no unfinished or stale file is seen. A view
-without files yet is empty, with its columns. Columns that `pipeline join` added lie in OUT/joined.
+without files yet is empty, with its columns; one that the config does not ask for says so. Columns that
+`pipeline join` added lie in OUT/joined.
 
 A user's own SQL sees the data set and nothing else of the machine: `confine` before it runs, `check_query` on it.
 """
@@ -195,13 +196,32 @@ def _rejections(page: Page) -> Iterator[Location]:
                 earlier = Data(name, step.data.out)
                 earlier.directory = page.run.directory(name)
                 yield from earlier.present("rejections")
+    if "extract" not in page:
+        yield from _earlier_extract(page)
+
+
+def _earlier_extract(page: Page) -> Iterator[Location]:
+    """Rejections of a step of its own, until the one that reads the sources and judges their links has begun anew."""
+    texts = page["texts"].data
+    earlier = Data("extract", texts.out)
+    earlier.directory = page.run.directory("extract")
+    if earlier.directory.exists():
+        lines = (line for said in texts.said() for line in said.get("lines", ()))
+        if not any(line["stage"] == "extract" for line in lines):
+            yield from earlier.present("rejections")
 
 
 def _define_views(output: Place, database: duckdb.DuckDBPyConnection, wanted: Set[str]) -> None:
     page = page_of(output)
-    for name, view in views_of(page).items():
-        if name in wanted:
-            _define(database, name, view.data.present(view.field), view.rows)
+    files = views_of(page)
+    for name, view in views_of(whole_page(output)).items():
+        if name not in wanted:
+            continue
+        located = (files.get(name) or view).data.present(view.field)
+        if name in files or located:
+            _define(database, name, located, view.rows)
+        else:
+            _define_absent(database, name, view.rows)
     if "rejections" in wanted:
         _define(database, "rejections", list(_rejections(page)), REJECTIONS)
     for name, summary in SUMMARIES.items():
@@ -263,6 +283,23 @@ def _define(database: duckdb.DuckDBPyConnection, view: str, located: Sequence[Lo
         database.execute(f"CREATE VIEW {view} AS SELECT *{missing} FROM {rows}")
     else:
         _table(database, view, [], schema)
+
+
+_ABSENT = {
+    "candidates": "is not kept: matched and rejections say what became of each link; to keep the links too, run with "
+    "--texts.keep_candidates true",
+}
+
+
+def _define_absent(database: duckdb.DuckDBPyConnection, view: str, schema: pa.Schema) -> None:
+    """A view of what the config does not ask for: it has its columns, and who asks for rows is told why none are there.
+    Nobody is to take them for zero."""
+    told = quote_text(f"{view} {_ABSENT.get(view, 'is not asked for by the config')}")
+    kinds = database.from_arrow(_empty(schema)).types
+    columns = (
+        f"CAST(error({told}) AS {kind}) AS {quote_name(name)}" for name, kind in zip(schema.names, kinds, strict=True)
+    )
+    database.execute(f"CREATE VIEW {view} AS SELECT {', '.join(columns)} FROM range(1) WHERE error({told}) IS NULL")
 
 
 def _differ(database: duckdb.DuckDBPyConnection, files: Sequence[Place]) -> bool:

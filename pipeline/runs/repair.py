@@ -43,7 +43,7 @@ def repair(output: Place, damages: Sequence[Damage], progress: Progress) -> None
     refuse_own_stages(output)
     config = dataclasses.replace(load(WitConfig, output / "shards" / "config.yaml"), output=str(output))
     of_run = build(config).run
-    with open_output(output, single_driver=config.engine.single_driver):
+    with open_output(output, single_driver=config.engine.single_driver, say=progress.say):
         for file, what in {damage.file: damage.what for damage in damages}.items():
             said = _withdraw_published(of_run, file.rpartition("/")[2]) if file.startswith("shards/") else None
             if file.startswith("work/"):

@@ -398,7 +398,7 @@ class BucketPath:
 
         self.put(os.urandom(16))
         refused = 0
-        for mode in ("create", {"e_tag": '"00000000000000000000000000000000"'}):
+        for mode in ("create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"}):
             try:
                 with _errors(self):
                     obstore.put(_store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False)  # type: ignore[arg-type]
