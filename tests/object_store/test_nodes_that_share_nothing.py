@@ -26,10 +26,10 @@ def test_nodes_that_share_nothing_write_the_bytes_of_one_process(
         pytest.skip("this user may not give a process a /tmp of its own")
     with LoopbackServer({path: answer(200, picture(int(path[1:]))) for path in _PATHS}) as server:
         small = SmallRun.make(tmp_path / "one process", server, _PATHS)
-        assert small.run("--shards.samples_per_shard=3") == 0
         there = BucketPath.of(bucket.url)
         for name in ("links.parquet", "queries.txt"):
             (there / name).put((small.root / name).read_bytes())
+        assert small.run("--shards.samples_per_shard=3", f"--sources=['{there}/links.parquet']") == 0
         config = yaml.safe_load(small.config.read_text())
         config |= {"sources": [f"{there}/links.parquet"], "queries": f"{there}/queries.txt", "output": f"{there}/set"}
         config |= {"engine": {"kind": "ray"}, "shards": {"samples_per_shard": 3}}
