@@ -73,7 +73,6 @@ def test_every_question_has_the_same_answer(twins: Twins, capsys: pytest.Capture
         ["sql", "SET", "SELECT * FROM samples ORDER BY uid", "--format", "csv"],
         ["sql", "SET", "SELECT stage, reason, uid FROM rejections ORDER BY ALL"],
         ["sql", "SET", "hosts"],
-        ["sql", "SET", "balance_summary"],
         ["sql", "SET", "SELECT no_column FROM samples"],
         ["explain", "SET", "--uid", uid],
         ["explain", "SET", "--url", twins.server.url("/gone")],
