@@ -81,6 +81,7 @@ def _lacking(
     for part in finished:
         same = published.get(part.files.tar.name) == part.files.tar.digest
         same = same and published.get(part.files.parquet.name) == part.files.parquet.digest
+        same = same and there.get(part.files.tar.name, 0) == part.info["bytes"]
         for file in part.files:
             if not same or file.name not in there:
                 yield file
