@@ -43,6 +43,7 @@ __all__ = [
     "Version",
     "bucket_file_system",
     "is_bucket_url",
+    "patiently",
 ]
 
 SCHEMES = ("s3", "gs", "az")
@@ -56,6 +57,7 @@ _TRIES = 3
 _SOON_S = 5.0
 """Requests that the client gave up so soon are made again: it does so where the answer to a listing or a copy, or an
 error, is cut."""
+_PATIENCE_S, _PAUSE_S = 300.0, 2.0
 _PART_BYTES = 16 << 20
 _READ_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20
@@ -565,6 +567,19 @@ def _profile() -> dict[str, Any]:
     if not endpoint.endswith(".amazonaws.com"):
         found["config"] = {"endpoint": endpoint}
     return found
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Make a request again for minutes, where much work would be lost with it. Raises StoreError for a refusal at
+    once."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return call()
+        except StoreError as error:
+            if error.errno == errno.EACCES or time.monotonic() > until:
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def _page_of_list(bucket: str, prefix: str | None, last: str | None) -> Sequence[Any]:
