@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import tempfile
 import uuid
@@ -20,20 +21,25 @@ from pathlib import Path
 
 import xxhash
 
+from configs.load import ConfigError
+from pipeline.errors import OutputError
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.scratch import scratch_directory
 
 __all__ = ["copies_directory", "download", "forget_copy", "kept_copy", "scratch_copy", "scratch_files"]
 
 _MOST_GB = 50
+_UNSEEN_SHARE = 0.01
+_unseen_bytes = math.inf
+"""Of copies that this process made since it went through all that there are."""
 
 
 def copies_directory() -> Path:
-    """Where this user's copies are. Nobody else may enter it."""
+    """Where this user's copies are. Nobody else may enter it. Raises OutputError where somebody else made it."""
     place = Path(tempfile.gettempdir()) / f"openwit-{os.geteuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     if place.stat().st_uid != os.geteuid() or place.is_symlink():
-        raise PermissionError(f"{place}: belongs to somebody else; set TMPDIR to a directory of your own")
+        raise OutputError(f"{place}: belongs to somebody else; set TMPDIR to a directory of your own")
     return place
 
 
@@ -52,16 +58,17 @@ def kept_copy(path: BucketPath) -> Path:
     directory.mkdir(exist_ok=True)
     with (directory / f"{path.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the others of this machine wait for the one that asks
-        if copy.exists():
+        with contextlib.suppress(FileNotFoundError):
             os.utime(copy)
             return copy
         temporary = copy.with_name(f"{copy.name}.tmp-{uuid.uuid4().hex[:12]}")
         try:
             download(path, temporary)
+            num_bytes = temporary.stat().st_size
             temporary.replace(copy)
         finally:
             temporary.unlink(missing_ok=True)
-    _make_room(copy)
+    _make_room(copy, num_bytes)
     return copy
 
 
@@ -74,9 +81,17 @@ def _place_of(path: BucketPath) -> Path:
     return copies_directory() / f"of-{xxhash.xxh3_64_hexdigest(str(path.parent).encode())}" / path.name
 
 
-def _make_room(latest: Path) -> None:
-    """Remove the copies that were used the longest ago, beyond what may be kept; never the latest."""
-    most = float(os.environ.get("OPENWIT_COPIES_GB", _MOST_GB)) * 1e9
+def _make_room(latest: Path, num_bytes: int) -> None:
+    """Remove the copies that were used the longest ago, beyond what may be kept; never the latest.
+
+    They are gone through now and then, not for each of the 90,000 small ones that a crawl has.
+    """
+    global _unseen_bytes
+    most = _most_bytes()
+    _unseen_bytes += num_bytes
+    if _unseen_bytes < most * _UNSEEN_SHARE:
+        return
+    _unseen_bytes = 0.0
     found = []
     for path in copies_directory().glob("of-*/*"):
         with contextlib.suppress(OSError):
@@ -89,6 +104,15 @@ def _make_room(latest: Path) -> None:
         if path != latest and not path.name.endswith(".lock"):
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _most_bytes() -> float:
+    """How much may be kept. Raises ConfigError where the environment's word is no number."""
+    said = os.environ.get("OPENWIT_COPIES_GB", str(_MOST_GB))
+    try:
+        return float(said) * 1e9
+    except ValueError:
+        raise ConfigError(f"OPENWIT_COPIES_GB: {said!r} is no number of gigabytes") from None
 
 
 @contextmanager
