@@ -169,8 +169,9 @@ class Records:
             return None
         if isinstance(self.directory, BucketPath):
             return record
+        root = f"{self._root}/{record.at}" if record.at else self._root  # of a step that was copied out of a bucket
         try:
-            whole = all(os.stat(f"{self._root}/{name}").st_size == size for name, size in record.num_bytes.items())
+            whole = all(os.stat(f"{root}/{name}").st_size == size for name, size in record.num_bytes.items())
         except OSError:
             return None
         return record if whole else None

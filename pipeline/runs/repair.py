@@ -62,11 +62,12 @@ def _withdraw_published(of_run: Run, name: str) -> str | None:
     record = record_of(source, name.partition(".")[0].removesuffix("_stats"))
     if record is None or name not in record.outputs:
         return None  # a shard whose task is not done is made in any case; a stranger stays
+    made = record.located(source)[name]
     try:
-        check_in_passing(record.located(source)[name])
+        check_in_passing(made)
     except DamagedFileError as error:
         return withdraw(of_run, error)
-    if isinstance(published, Path) and not _is_link(published, source / name):
+    if isinstance(published, Path) and not _is_link(published, made.place):
         published.unlink(missing_ok=True)  # what is linked there again is whole
     return None
 

@@ -254,6 +254,24 @@ def test_repair_holds_the_store_of_pictures_too(
     assert tar.is_file()
 
 
+def test_set_that_was_copied_out_of_a_bucket_goes_on_from_there(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path
+) -> None:
+    output, copied = BucketPath.of(f"{bucket.url}/set"), tmp_path / "copied"
+    assert run(local, output) == 0
+    for path, _ in list(output.walk()):
+        name = path.relative_to(output)
+        if name != "lock" and not name.startswith("shards/"):
+            (copied / name).parent.mkdir(parents=True, exist_ok=True)
+            (copied / name).write_bytes(path.read_bytes())
+    asked = len(server.requests)
+    assert run(local, copied) == 0
+    assert len(server.requests) == asked
+    assert published_on(copied) == published_on(local.output)
+    assert run(local, copied, "--shards.samples_per_shard=2") == 0
+    assert len(server.requests) == asked
+
+
 def test_hold_is_one_a_process(bucket: Bucket) -> None:
     output = BucketPath.of(f"{bucket.url}/set")
     with open_output(output), pytest.raises(LockedError, match="already"), open_output(output):
