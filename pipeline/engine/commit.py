@@ -138,7 +138,7 @@ def _put_record(path: BucketPath, ours: Done, content: bytes, hold: Hold) -> Don
         if found is not None and found.key == ours.key:
             return found
         if found is not None and found.token > ours.token:
-            hold.check()  # a later holder's; but if the lock is ours, then it was removed once, and numbers began anew
+            hold.check()  # a later holder's; but where the lock is ours, it was removed once, and numbers began anew
         with contextlib.suppress(ConflictError):  # else look at what the other one put
             path.put_over(content, tag)
             return ours

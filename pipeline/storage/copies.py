@@ -13,7 +13,9 @@ import contextlib
 import fcntl
 import math
 import os
+import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,6 @@ from pathlib import Path
 
 import xxhash
 
-from configs.load import ConfigError
 from pipeline.errors import OutputError
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.scratch import scratch_directory
@@ -29,17 +30,24 @@ from pipeline.storage.scratch import scratch_directory
 __all__ = ["copies_directory", "download", "forget_copy", "kept_copy", "scratch_copy", "scratch_files"]
 
 _MOST_GB = 50
+_IN_USE_S = 60.0
+"""A copy that somebody asked for so lately may be about to be opened."""
+
 _UNSEEN_SHARE = 0.01
 _unseen_bytes = math.inf
 """Of copies that this process made since it went through all that there are."""
 
 
 def copies_directory() -> Path:
-    """Where this user's copies are. Nobody else may enter it. Raises OutputError where somebody else made it."""
+    """Where this user's copies are. Nobody else may enter it. Raises OutputError where somebody else has the name."""
     place = Path(tempfile.gettempdir()) / f"openwit-{os.geteuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.stat().st_uid != os.geteuid() or place.is_symlink():
-        raise OutputError(f"{place}: belongs to somebody else; set TMPDIR to a directory of your own")
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    about = place.lstat()
+    if about.st_uid != os.geteuid() or not stat.S_ISDIR(about.st_mode):
+        raise OutputError(
+            f"{place}: belongs to somebody else, or is no directory; set TMPDIR to a directory of your own"
+        )
     return place
 
 
@@ -101,18 +109,26 @@ def _make_room(latest: Path, num_bytes: int) -> None:
     for _, size, path in sorted(found):
         if total <= most:
             return
-        if path != latest and not path.name.endswith(".lock"):
-            path.unlink(missing_ok=True)
+        if path != latest and not path.name.endswith(".lock") and _is_removed(path):
             total -= size
 
 
 def _most_bytes() -> float:
-    """How much may be kept. Raises ConfigError where the environment's word is no number."""
     said = os.environ.get("OPENWIT_COPIES_GB", str(_MOST_GB))
     try:
         return float(said) * 1e9
     except ValueError:
-        raise ConfigError(f"OPENWIT_COPIES_GB: {said!r} is no number of gigabytes") from None
+        raise OutputError(f"OPENWIT_COPIES_GB is {said!r}; give a number of gigabytes, such as {_MOST_GB}") from None
+
+
+def _is_removed(copy: Path) -> bool:
+    """Remove a copy unless somebody is about to use it."""
+    with copy.with_name(f"{copy.name}.lock").open("a") as lock, contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - copy.stat().st_mtime > _IN_USE_S:
+            copy.unlink()
+            return True
+    return False
 
 
 @contextmanager
