@@ -88,6 +88,7 @@ class Stat(NamedTuple):
     """What `os.stat` says of a file, as far as a store knows it."""
 
     st_size: int
+    tag: Tag = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -191,7 +192,8 @@ class BucketPath:
         import obstore
 
         with _errors(self):
-            return Stat(obstore.head(_store(self.bucket), self.key)["size"])
+            about = obstore.head(_store(self.bucket), self.key)
+        return Stat(about["size"], about["e_tag"] or "")
 
     def walk(self) -> Iterator[tuple[BucketPath, int]]:
         """Every object below, with its bytes, by name."""
@@ -236,6 +238,18 @@ class BucketPath:
         with _errors(self):
             found = obstore.get(_store(self.bucket), self.key)
             return bytes(found.bytes()), found.meta["e_tag"] or ""
+
+    def read_part(self, offset: int, size: int, tag: Tag) -> bytes:
+        """Up to `size` bytes of the version `tag`, from `offset` on. Raises ConflictError where that is gone."""
+        import obstore
+        from obstore import exceptions
+
+        try:
+            with _errors(self):
+                wanted: Any = {"range": (offset, offset + size), **({"if_match": tag} if tag else {})}
+                return bytes(obstore.get(_store(self.bucket), self.key, options=wanted).bytes())
+        except exceptions.PreconditionError:
+            raise ConflictError(str(self)) from None
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size), asked for side by side; neighbours in one request."""

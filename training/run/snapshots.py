@@ -21,6 +21,7 @@ from pipeline.terminal.printable import say
 from training.checkpoints.layout import listed_checkpoints
 from training.config import DataConfig
 from training.data.index import SampleIndex, load_index, write_index
+from training.data.lanes import Lanes, lanes_of
 from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.errors import CheckpointError, DataError, TrainingError
@@ -58,12 +59,13 @@ class Snapshots:
                     )
         else:
             recorded = (self._look(start=0, first_epoch=0),)
-        self.stream = Stream(segments=recorded, seed=seed, global_batch_size=global_batch_size, weights=config.weights)
+        stream = Stream(segments=recorded, seed=seed, global_batch_size=global_batch_size, weights=config.weights)
+        self.stream = replace(stream, lanes=self._lanes(recorded, seed))
 
     @property
     def index(self) -> SampleIndex:
         """The newest snapshot's."""
-        return load_index(self._root / self.stream.segments[-1].snapshot)
+        return self._index_of(self.stream.segments[-1])
 
     @property
     def index_dirs(self) -> tuple[str, ...]:
@@ -88,9 +90,21 @@ class Snapshots:
         # What ended before `position` is never asked for again.
         ends = (*(segment.start for segment in segments[1:]), None)
         kept = tuple(s for s, e in zip(segments, ends, strict=True) if e is None or e > position)
-        self.stream = replace(self.stream, segments=kept)
+        self.stream = replace(self.stream, segments=kept, lanes=self._lanes(kept, self.stream.seed))
         if self._world.is_first:
             self._sweep()
+
+    def _index_of(self, segment: Segment) -> SampleIndex:
+        return load_index(self._root / segment.snapshot)
+
+    def _lanes(self, segments: tuple[Segment, ...], seed: int) -> tuple[tuple[Lanes, ...], ...]:
+        """Those of each segment's data sets, where whole shards are read."""
+        if (window := self._config.lanes) is None:
+            return ()
+        return tuple(
+            lanes_of(self._index_of(segment).shard_sizes, segment.sizes, window=window, seed=seed)
+            for segment in segments
+        )
 
     def _end(self) -> int:
         """Where the last segment's epoch ends."""
