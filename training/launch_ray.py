@@ -31,6 +31,8 @@ from typing import Any, cast
 from configs.load import ConfigError, dump, load
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.errors import EngineError, one_line
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.place import place_of
 from pipeline.storage.scratch import scratch_directory
 from pipeline.terminal.printable import say
 from training.config import TrainConfig
@@ -227,10 +229,12 @@ def _shown(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _messages(config: TrainConfig) -> Iterator[Path]:
-    """A directory beside the run's, with its config, for as long as it lasts."""
-    output = Path(config.output).absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_directory(f"{output.name}.ray-", output.parent) as path:
+    """A directory beside the run's, with its config, for as long as it lasts; of a run in a bucket, in the directory
+    that it is started in."""
+    output = place_of(config.output)
+    parent = Path.cwd() if isinstance(output, BucketPath) else output.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with scratch_directory(f"{output.name}.ray-", parent) as path:
         (path / "config.yaml").write_text(dump(config), encoding="utf-8")
         yield path
 

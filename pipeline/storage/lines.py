@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.errors import InputError
+from pipeline.storage.place import Place, place_of
 
 __all__ = ["decode_text", "read_lines"]
 
 
-def read_lines(path: str | Path) -> list[str]:
+def read_lines(path: str | Place) -> list[str]:
     r"""The lines of a text file, without their ends (\n, \r\n or \r, and nothing else: U+2028 or a form feed stands
     inside a line; `str.splitlines` would cut there).
 
     Raises InputError where it is not UTF-8, with the line, and OSError where it cannot be read.
     """
-    return decode_text(Path(path).read_bytes(), path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return decode_text(place_of(path).read_bytes(), path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def decode_text(data: bytes, path: str | Path) -> str:
+def decode_text(data: bytes, path: str | Place) -> str:
     """`data`, the content of `path`, as text. Raises InputError where it is not UTF-8, with the line."""
     try:
         return data.decode("utf-8-sig")

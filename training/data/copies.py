@@ -148,9 +148,9 @@ class ShardCopies:
             self._remove(name)
         if self.num_bytes + size > self._max_bytes:
             raise DataError(
-                f"the {len(tars)} shards that this rank has open take {(self.num_bytes + size) / 1e9:.1f} GB with those "
-                f"still in use, and data.scratch_gb allows {self._max_bytes / 1e9:g}; raise it, or start a new run "
-                "with a smaller --data.window"
+                f"the {len(tars)} shards that this rank has open, with those still in use, take "
+                f"{(self.num_bytes + size) / 1e9:.3g} GB, and data.scratch_gb allows {self._max_bytes / 1e9:g}; raise "
+                "it, or start a new run with a smaller --data.window"
             )
 
     def _copy(self, name: str, tar: Tar) -> None:
