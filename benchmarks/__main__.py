@@ -23,7 +23,9 @@ CHOICES = {
     "match": "matching 500,000 queries, against pyahocorasick",
     "text_path": "clean, language and match, Parquet in and out, against fastText + pyahocorasick",
     "select_scale": "dedup, count and balance through the real steps, against NumPy and DuckDB",
+    "driver": "what a task costs the driver, against Ray's calls alone",
     "catalog": "the catalog's named queries (no peer)",
+    "object_stores": "obstore, against pyarrow.fs and fsspec, from one store on loopback",
 }
 DEFAULT = ("wat", "language", "match", "text_path")
 

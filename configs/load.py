@@ -59,14 +59,14 @@ class OneOf:
     """Name -> a line of documentation, or none ("")."""
 
 
-class Readable(Protocol):
+class _Readable(Protocol):
     """A file, wherever it is: a `Path` is one."""
 
     def read_text(self, encoding: str) -> str:
         """Raises OSError, or UnicodeDecodeError."""
 
 
-def load(cls: type[T], path: str | Readable | None, overrides: Sequence[str] = ()) -> T:
+def load(cls: type[T], path: str | _Readable | None, overrides: Sequence[str] = ()) -> T:
     """Read `path` (YAML; None for an empty file) into `cls`, then apply `overrides`.
 
     `overrides` are command-line words: `--section.key value` or `--section.key=value`; values are

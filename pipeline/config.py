@@ -16,7 +16,7 @@ from pipeline.stages.balance.config import BalanceConfig
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.clean.config import CleanConfig
 from pipeline.stages.decontaminate_config import DecontaminateConfig
-from pipeline.stages.extract import ExtractConfig, Format
+from pipeline.stages.extract import ExtractConfig, Format, stores_pictures
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.image_filters_config import FiltersConfig
 from pipeline.stages.language.config import LanguageConfig
@@ -68,6 +68,8 @@ class WitConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
+        if self.fetch.store is not None and stores_pictures(self.source_format):
+            raise ConfigError("fetch.store: pictures that come with their source stay in the output; leave it null")
         if not self.sources:
             raise ConfigError("sources: name at least one crawl archive or table")
         if self.max_sources is not None and self.max_sources < 1:

@@ -21,6 +21,7 @@ from pipeline.steps.balance.plan import balance
 from pipeline.steps.dedup import dedup
 from pipeline.steps.exchange import exchange
 from pipeline.steps.extract import Sources, extract_links
+from pipeline.steps.fetch.facts import store_of
 from pipeline.steps.fetch.fetch import fetch_pictures
 from pipeline.steps.fetch.import_shards import import_pictures
 from pipeline.steps.judge_links import judge_links, match
@@ -39,7 +40,7 @@ __all__ = ["build", "sources_of"]
 
 def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     """The steps of a run, in order; `own` are stages that the user brings along. Looks at no file."""
-    page = Page(place_of(c.output), seed=c.seed, ledger=c.ledger)
+    page = Page(place_of(c.output), seed=c.seed, ledger=c.ledger, elsewhere=store_of(c.fetch))
     sources = sources_of(c)
 
     # The query list; links with text; of these what is clean, in a target language, and contains a query.

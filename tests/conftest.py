@@ -36,12 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
 
 
+_WITH_END_TO_END = tuple(f"tests/pipeline/test_{name}.py" for name in ("balance_report", "engine", "engine_parcel"))
+
+
 def _shared_by(nodeid: str) -> str:
     """What shares dear fixtures, and so goes to one of pytest-xdist's workers: a file, or a directory with a
-    conftest.py of its own. Two modules of other directories want what the end-to-end tests have."""
+    conftest.py of its own. Some modules of other directories want what the end-to-end tests have."""
     path = nodeid.partition("::")[0]
     directory = path.rpartition("/")[0]
-    if path in ("tests/pipeline/test_balance_report.py", "tests/pipeline/test_engine.py"):
+    if path in _WITH_END_TO_END:
         directory = "tests/end_to_end"
     shared = directory != "tests" and (REPOSITORY / directory / "conftest.py").exists()
     return directory if shared else path

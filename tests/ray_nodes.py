@@ -39,9 +39,9 @@ class Cluster:
         return len(list(self.scratch.glob("session_2*/sockets/raylet*")))
 
     @contextlib.contextmanager
-    def node(self) -> Iterator[subprocess.Popen[bytes]]:
-        """Another node of one CPU."""
-        with _node(f"--address={self.address}") as process:
+    def node(self, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+        """Another node."""
+        with _node(f"--address={self.address}", cpus=cpus) as process:
             yield process
 
 
@@ -62,7 +62,7 @@ def runs_tasks(node: subprocess.Popen[bytes]) -> bool:
     """Whether a worker of the node is at a task of the pipeline."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (entry / "cmdline").read_bytes().startswith(b"ray::run_task_in") and os.getsid(
+            if (entry / "cmdline").read_bytes().startswith(b"ray::run_parcel") and os.getsid(
                 int(entry.name)
             ) == node.pid:
                 return True
@@ -77,8 +77,8 @@ def kill(process: subprocess.Popen[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _node(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [f"{Path(sys.executable).parent}/ray", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+def _node(*arguments: str, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+    command = [f"{Path(sys.executable).parent}/ray", "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats"]
     process = subprocess.Popen(
         [*command, "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", *arguments],
         env=ENVIRONMENT | {"RAY_AUTH_MODE": "token"},  # a head finds that out alone, other nodes do not

@@ -24,7 +24,12 @@ def test_it_can_be_imported(path: Path) -> None:
     ("name", "arguments"),
     [
         ("catalog", ["--rows", "20000", "--repeats", "1"]),
+        ("driver", ["--tasks", "20", "--files", "200"]),
         ("language", ["--texts", "2000", "--repeats", "1"]),
+        (
+            "object_stores",
+            ["--clients", "obstore", "obstore.fsspec", "--requests", "20", "--mb", "16", "--repeats", "1"],
+        ),
         ("query_list_build", ["--words", "1000"]),
         ("select_scale", ["--rows", "20000", "--engine", "inline", "--max-urls-per-caption", "10", "--compare"]),
         ("text_path", ["--texts", "3000", "--queries", "2000", "--repeats", "1"]),

@@ -11,6 +11,7 @@ from configs.load import ConfigError
 from pipeline.commands.results import shape_of, show
 from pipeline.commands.words import Words
 from pipeline.storage.atomic import temporary_name
+from pipeline.storage.place import Place, place_of
 from pipeline.terminal.printable import printable_json, say
 from pipeline.terminal.progress import Progress
 
@@ -115,7 +116,7 @@ def report_command(words: Words) -> int:
     to = words.take("to")
     (target,) = words.positional(1, _DATA_SET)
     output = words.output(target)
-    path = Path(to) if to else output / "report.html"
+    path = place_of(to) if to else output / "report.html"
     with sql_errors(str(output)):
         write_report(output, path)
     say(f"wrote {path}")
@@ -145,7 +146,7 @@ def verify_command(words: Words) -> int:
     return 1 if damages else 0
 
 
-def _verify(output: Path, *, work: bool) -> list[Damage]:
+def _verify(output: Place, *, work: bool) -> list[Damage]:
     """Print what is damaged, and a last line that sums up."""
     from pipeline.questions.verify import verify
     from pipeline.questions.verify_work import verify_work

@@ -11,10 +11,11 @@ from pipeline.engine.config import EngineConfig
 from pipeline.engine.data import Data, Part
 from pipeline.engine.engine import Accept, Engine, Looked, look_at
 from pipeline.engine.open import open_engine
-from pipeline.engine.record import Done, Records, forget, record_at, record_of, records_in
-from pipeline.engine.task import AnyTask, Info, Output, Task, TaskOfParts, apart, output, outputs_of
+from pipeline.engine.record import Done, Records, forget, record_at, record_of, records_in, steps_in
+from pipeline.engine.task import WORKER_MB, AnyTask, Info, Needs, Output, Task, TaskOfParts, apart, output, outputs_of
 
 __all__ = [
+    "WORKER_MB",
     "Accept",
     "AnyTask",
     "Data",
@@ -23,6 +24,7 @@ __all__ = [
     "EngineConfig",
     "Info",
     "Looked",
+    "Needs",
     "Output",
     "Part",
     "Records",
@@ -38,4 +40,5 @@ __all__ = [
     "record_of",
     "records_in",
     "run_task",
+    "steps_in",
 ]

@@ -15,6 +15,7 @@ import errno
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ __all__ = ["run_task"]
 _NOT_AGAIN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 """What a second try does not mend."""
 _NO_HOLD = Hold()
+_PUTS = 4
+"""Outputs of a task that are put side by side."""
 
 
 def run_task(
@@ -80,19 +83,17 @@ def _run_on_disk(root: Path, task: AnyTask[Any], check: Callable[[], None] | Non
 
 def _run_in_bucket(root: BucketPath, task: AnyTask[Any], check: Callable[[], None] | None, hold: Hold) -> Done:
     at = f"at/{hold.token:06d}-{uuid.uuid4().hex[:12]}"
-    put: list[BucketPath] = []
     with scratch_files() as scratch:
         written = {name: scratch / name for name in task.outputs}
         for path in written.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         plain = _plain(task, _perform(task, written, check), written) | {"at": at, "token": hold.token}
-        for name, path in written.items():
-            put.append(root / at / name)
-            put[-1].put(path)
+        with ThreadPoolExecutor(_PUTS) as puts:
+            list(puts.map(lambda name: (root / at / name).put(written[name]), written))
     hold.check()
-    counts = _put_record(place_of_record(root, task.partition), done_of(plain), sealed(plain), hold)
+    counts = _put_record(root / "done" / f"{task.partition}.json", done_of(plain), sealed(plain), hold)
     if counts.at != at:
-        BucketPath.remove(put)
+        BucketPath.remove([root / at / name for name in written])
     return counts
 
 
@@ -113,27 +114,28 @@ def _entry(path: Path, *, published: bool) -> dict[str, Any]:
     return {**digest, "bytes": path.stat().st_size}
 
 
-def _put_record(path: BucketPath | Path, ours: Done, content: bytes, hold: Hold) -> Done:
+def _put_record(path: BucketPath, ours: Done, content: bytes, hold: Hold) -> Done:
     """Put the record unless one of this key is there; returns the one that is. Raises LockedError where a later holder
     of the output has put another."""
-    assert isinstance(path, BucketPath)
+    if not hold.compares:
+        path.put(content)
+        return ours
+    try:
+        path.put_new(content)
+        return ours
+    except ConflictError:
+        pass
     while True:
         try:
             before, tag = path.read_tagged()
+            found = read_record(before)
+            if found is not None and found.key == ours.key:
+                return found
+            if found is not None and found.token > ours.token:
+                raise LockedError(f"{path}: another run has taken the output over; what this one began is void")
+            path.put_over(content, tag)
         except FileNotFoundError:
-            before, tag = b"", ""
-        found = read_record(before) if before else None
-        if found is not None and found.key == ours.key:
-            return found
-        if found is not None and found.token > ours.token:
-            raise LockedError(f"{path}: another run has taken the output over; what this one began is void")
-        try:
-            if not hold.compares:
-                path.put(content)
-            elif tag:
-                path.put_over(content, tag)
-            else:
-                path.put_new(content)
+            path.put_new(content)
         except ConflictError:
             continue  # look at what the other one put
         return ours

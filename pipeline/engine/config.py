@@ -32,6 +32,10 @@ class EngineConfig:
     single_driver: bool = False
     """Of an output in a bucket whose store cannot refuse a second run: you see to it that one runs at a time."""
 
+    nodes_timeout_s: float = 600.0
+    """How long a run waits for a node of the cluster that is large enough for its tasks, where there is none: one that
+    grows by itself may still bring it."""
+
     def __post_init__(self) -> None:
         if self.num_cpus is not None and self.num_cpus < 1:
             raise ConfigError(f"num_cpus must be at least 1, or null for all, not {self.num_cpus}")
@@ -39,3 +43,5 @@ class EngineConfig:
             raise ConfigError(f"object_store_mb must be at least {_LEAST_STORE_MB}, not {self.object_store_mb}")
         if self.max_retries < 0:
             raise ConfigError(f"max_retries must not be negative, not {self.max_retries}")
+        if self.nodes_timeout_s < 0:
+            raise ConfigError(f"nodes_timeout_s must not be negative, not {self.nodes_timeout_s}")

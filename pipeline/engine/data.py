@@ -96,6 +96,10 @@ class Data(Generic[Out]):
         return manifest_of(self.directory) is not None
 
 
+_NOT_KEPT = ("lines",)
+"""Of what a task said: the ledger's, which are many and summed up by then."""
+
+
 def _is_there(file: Location) -> bool:
     """Of a bucket every record is believed: what is gone is told where it is read."""
     place = file.place
@@ -106,7 +110,8 @@ def _parts_of(record: Done, directory: Place, out: type[Out]) -> Iterator[Part[O
     located = record.located(directory)
     several = record.info.get("parts")
     if several is None:
-        yield Part(name=record.partition, files=place(out, record.partition, located), info=record.info)
+        info = {name: said for name, said in record.info.items() if name not in _NOT_KEPT}
+        yield Part(name=record.partition, files=place(out, record.partition, located), info=info)
         return
     for info in several:
         yield Part(name=info["name"], files=place(out, info["name"], located), info=info)

@@ -6,12 +6,11 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.engine.commit import run_task
 from pipeline.engine.config import EngineConfig
-from pipeline.engine.record import Done, Records, put_together, strangers, take_out, write_manifest
+from pipeline.engine.record import Done, Records, is_manifest_of, put_together, strangers, take_out, write_manifest
 from pipeline.engine.task import AnyTask
 from pipeline.storage.atomic import sweep
 from pipeline.storage.bucket import BucketPath
@@ -68,12 +67,13 @@ class Engine(ABC):
                     advance(int(record.info.get("rows", 0)))
         records = [done[task.partition] for task in tasks]
         hold = hold_of(directory)
-        changed = write_manifest(directory, records)
-        if not keep:
-            if waiting or changed or looked.records.single:
-                put_together(directory, records)
-            if waiting or changed or _is_littered(directory, records):
-                _remove_strangers(directory, records, hold)
+        changed = bool(waiting) or not is_manifest_of(directory, records)
+        if not keep and (changed or looked.records.single):
+            put_together(directory, records)
+        if not keep and changed:
+            _remove_strangers(directory, records, hold)
+        if changed:  # last: with it the step is whole, and there is nothing else
+            write_manifest(directory, records)
         return records
 
     @abstractmethod
@@ -118,12 +118,6 @@ class InlineEngine(Engine):
 
     def close(self) -> None:
         """Nothing was started."""
-
-
-def _is_littered(directory: Place, records: Sequence[Done]) -> bool:
-    """Whether a kill between the manifest and the removal left anything. A bucket is not listed for that: what is left
-    there goes when the step runs again."""
-    return isinstance(directory, Path) and bool(strangers(directory, records))
 
 
 def _remove_strangers(directory: Place, records: Sequence[Done], hold: Hold) -> None:

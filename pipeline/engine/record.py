@@ -11,9 +11,10 @@ vouches for bytes of another.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,17 @@ from pipeline.storage.place import Place
 __all__ = [
     "Done",
     "Records",
+    "done_of",
     "forget",
+    "is_manifest_of",
     "manifest_of",
     "place_of_record",
     "put_together",
+    "read_record",
     "record_at",
     "record_of",
     "records_in",
+    "steps_in",
     "strangers",
     "take_out",
     "write_manifest",
@@ -43,6 +48,7 @@ __all__ = [
 
 _MANIFEST = "manifest.json"
 _TOGETHER = "records.jsonl"
+_RECORDS = ("done", _TOGETHER)
 _TOGETHER_FROM = 256
 """Tasks of a step from which on its records are put together: so many small files are read in no time."""
 _READERS = 32
@@ -118,19 +124,28 @@ def _done(plain: Mapping[str, Any] | None) -> Done | None:
 class Records:
     """Every record of a step's directory, of this plan and of earlier ones, as they were when they were read."""
 
-    def __init__(self, directory: Place, found: Mapping[str, Done], single: frozenset[str]) -> None:
+    def __init__(
+        self, directory: Place, found: Mapping[str, Done], single: frozenset[str], damaged: Sequence[Place]
+    ) -> None:
         self.directory = directory
+        self._root = str(directory)
         self._found = found
         self.single = single
         """The partitions that have a record of their own in done/."""
+        self.damaged = damaged
+        """Files of records that cannot be read, or not whole."""
 
     @classmethod
     def of(cls, directory: Place) -> Records:
         """Read them. Raises StoreError."""
-        found = {record.partition: record for record in _together(directory)}
-        single = {path.stem: record for path, record in _singles(directory)}
-        found |= {record.partition: record for record in single.values() if record is not None}
-        return cls(directory, found, frozenset(single))
+        together = list(_lines_together(directory))
+        found = {record.partition: record for record in together if record is not None}
+        single = list(_singles(directory))
+        found |= {record.partition: record for _, record in single if record is not None}
+        damaged = [path for path, record in single if record is None]
+        if any(record is None for record in together):
+            damaged.append(directory / _TOGETHER)
+        return cls(directory, found, frozenset(path.stem for path, _ in single), damaged)
 
     def __iter__(self) -> Iterator[Done]:
         """By name."""
@@ -155,14 +170,19 @@ class Records:
         if isinstance(self.directory, BucketPath):
             return record
         try:
-            whole = all((self.directory / name).stat().st_size == size for name, size in record.num_bytes.items())
+            whole = all(os.stat(f"{self._root}/{name}").st_size == size for name, size in record.num_bytes.items())
         except OSError:
             return None
         return record if whole else None
 
 
 def _together(directory: Place) -> Iterator[Done]:
-    """Line after line, those that are what they were."""
+    """The records that were put together, those that are what they were."""
+    return (record for record in _lines_together(directory) if record is not None)
+
+
+def _lines_together(directory: Place) -> Iterator[Done | None]:
+    """Line after line; None for one that is not what it was."""
     try:
         data = (directory / _TOGETHER).read_bytes()
     except StoreError:
@@ -171,10 +191,9 @@ def _together(directory: Place) -> Iterator[Done]:
         return
     for line in data.split(b"\n"):
         stated, plain = line[:_HASH_DIGITS], line[_HASH_DIGITS + 1 :]
-        if plain and stated.decode("ascii", "replace") == xxhash.xxh3_64_hexdigest(plain):
-            record = _done(_decode(plain))
-            if record is not None:
-                yield record
+        if line:
+            whole = stated.decode("ascii", "replace") == xxhash.xxh3_64_hexdigest(plain)
+            yield _done(_decode(plain)) if whole else None
 
 
 def _singles(directory: Place) -> Iterator[tuple[Place, Done | None]]:
@@ -203,6 +222,23 @@ def forget(directory: Place, partition: str) -> None:
     """Let the task of this name be done again by the next run."""
     place_of_record(directory, partition).unlink(missing_ok=True)
     take_out(directory, {partition})
+
+
+def steps_in(work: Place) -> list[Place]:
+    """The directories in `work` that hold records, of a step or of one in a group of steps, by name."""
+    if isinstance(work, Path):
+        patterns = [f"{deep}/{name}" for deep in ("*", "*/*") for name in _RECORDS]
+        return sorted({path.parent for pattern in patterns for path in work.glob(pattern)})
+    found: list[Place] = []
+    for directory in (path for path in sorted(work.iterdir()) if not path.suffix):
+        inside = list(directory.iterdir())
+        groups = {directory: inside} | {path: list(path.iterdir()) for path in inside if _may_be_step(path)}
+        found += [step for step, files in groups.items() if any(path.name in _RECORDS for path in files)]
+    return found
+
+
+def _may_be_step(path: BucketPath) -> bool:
+    return path.name not in ("at", "done") and not path.suffix
 
 
 # --- the step as a whole ----------------------------------------------------------------------------
@@ -240,27 +276,37 @@ def _write_together(directory: Place, records: Sequence[Done]) -> None:
 def manifest_of(directory: Place) -> list[Done] | None:
     """The tasks of a step's last plan, in order, without what else their records say; None while it is under way."""
     plain = read_sealed(directory / _MANIFEST)
-    if plain is None:
-        return None
     try:
-        return [
-            Done(partition=t["partition"], key=t["key"], outputs=dict(t["outputs"]), at=t.get("at", ""))
-            for t in plain["tasks"]
-        ]
+        return None if plain is None else [Done(**_entry(task)) for task in plain["tasks"]]
     except (KeyError, TypeError, ValueError):
         return None  # damaged, of an earlier version whose files have no hash
 
 
-def write_manifest(directory: Place, records: Sequence[Done]) -> bool:
-    """Say that the step is whole, and of which tasks; False where its manifest says so already."""
-    if manifest_of(directory) == [replace(r, info={}, num_bytes={}, token=0) for r in records]:
+def is_manifest_of(directory: Place, records: Sequence[Done]) -> bool:
+    """Whether the step's manifest says that these are its tasks."""
+    try:
+        found = _decode((directory / _MANIFEST).read_bytes())
+    except StoreError:
+        raise
+    except (OSError, ValueError):
         return False
-    tasks = [
+    return found.get("tasks") == _tasks_of(records)
+
+
+def write_manifest(directory: Place, records: Sequence[Done]) -> None:
+    """Say that the step is whole, and of which tasks."""
+    write_sealed(directory / _MANIFEST, {"tasks": _tasks_of(records)})
+
+
+def _tasks_of(records: Sequence[Done]) -> list[dict[str, Any]]:
+    return [
         {"partition": r.partition, "key": r.key, "outputs": dict(r.outputs)} | ({"at": r.at} if r.at else {})
         for r in records
     ]
-    write_sealed(directory / _MANIFEST, {"tasks": tasks})
-    return True
+
+
+def _entry(task: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{n: task[n] for n in ("partition", "key")}, "outputs": dict(task["outputs"]), "at": task.get("at", "")}
 
 
 def strangers(directory: Place, records: Sequence[Done]) -> list[Place]:

@@ -74,6 +74,8 @@ class RaySession:
 
     def __init__(self, ray: Any, *, owned: bool) -> None:
         self.ray = ray
+        self.owned = owned
+        """Whether it is this run's own, on this machine alone."""
         self._where = "the Ray of this process" if not owned else "Ray"
         self._head = _head_of(ray)
         self._daemons = _daemons() if owned else {}
@@ -81,11 +83,15 @@ class RaySession:
         self.answers = True
         """Whether it did when it was last looked at; one that does not can be asked nothing more."""
 
-    def check(self) -> None:
-        """Raise EngineError where Ray's daemons are gone; cheap, so call it as often as you like."""
+    def check(self) -> bool:
+        """Raise EngineError where Ray's daemons are gone; cheap, so call it as often as you like.
+
+        True where Ray has answered this very moment. Only then ask its head for more: one that is gone keeps whoever
+        asks it for a minute, and then Ray ends the process.
+        """
         now = time.monotonic()
         if now - self._looked < _LOOK_EVERY_S:
-            return
+            return False
         self._looked = now
         for process, name in self._daemons.items():
             if not _runs(process):
@@ -93,12 +99,14 @@ class RaySession:
                 raise EngineError(f"{self._where}: its process {name} died (killed, or out of memory); {_AGAIN}")
         if self._head is None or _connects(*self._head, timeout_s=_LOOK_EVERY_S) is None:
             self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > _GONE_S:
+            return True
+        if time.monotonic() - self._seen > _GONE_S:
             host, port = self._head
             self.answers = False
             raise EngineError(
                 f"{self._where}: its head at {host}:{port} has not answered for {_GONE_S:.0f} s; {_AGAIN}"
             )
+        return False
 
 
 _AGAIN = "run again to go on from here"

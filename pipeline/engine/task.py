@@ -19,18 +19,23 @@ Where nothing of it has changed, the work is not done again.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
-from configs.load import fingerprint
 from pipeline.storage.location import Files, Location
 
 __all__ = [
+    "WORKER_MB",
     "AnyTask",
     "Info",
+    "Needs",
     "Output",
     "Task",
     "TaskOfParts",
@@ -44,8 +49,20 @@ __all__ = [
 Info = dict[str, Any]
 """Small facts that can be JSON: what the done-record of a task says beyond its files."""
 Out = TypeVar("Out")
+WORKER_MB = 400
+"""Of a worker that has loaded the libraries and holds no data yet: 340 MB (docs/scale.md)."""
 _OUTPUT = "openwit.output"
 _APART = "openwit.apart"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a task asks of the node that runs it. A bid for room that decides nothing, and no limit."""
+
+    cpus: float = 1.0
+    """Less than one for work that mostly waits."""
+    memory_mb: int = WORKER_MB + 100
+    """Of the whole process, in units of 2**20 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +82,9 @@ class Output:
         """The names of the files, for a part of this name."""
         joint = "" if self.kind.startswith(("_", ".")) else "."
         return self.names or (f"{part}{joint}{self.kind}",)
+
+
+_DEFAULT_NEEDS = Needs()
 
 
 def output(kind: str = "", rows: Any = None, *, names: Sequence[str] = (), view: str | None = None) -> Any:
@@ -117,11 +137,17 @@ class AnyTask(ABC, Generic[Out]):
                 if isinstance(found, type):
                     cls.out = found
 
+    @property
+    def needs(self) -> Needs:
+        """What it asks of a node: a class that needs more or less than most says so."""
+        return _DEFAULT_NEEDS
+
     @cached_property
     def key(self) -> str:
         """Fingerprints everything that the outputs depend on: 32 hex digits."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if _APART not in f.metadata}
-        return fingerprint(type(self).__name__, self.version, _plain(fields))
+        texts = ", ".join(f'"{name}": {_text(getattr(self, name))}' for name in _fields_of_key(type(self)))
+        text = f"[{_encode(type(self).__name__)}, {_encode(self.version)}, {{{texts}}}]"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]  # as `configs.load.fingerprint` of all of it
 
     @property
     @abstractmethod
@@ -171,6 +197,30 @@ class TaskOfParts(AnyTask[Out]):
 
     def _perform(self, outs: Mapping[str, Out]) -> Info:
         return self.work(outs)
+
+
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+_KEPT_TEXTS = 64
+_texts: OrderedDict[int, tuple[Any, str]] = OrderedDict()
+"""Of what many tasks share, by identity: a config would else be told anew by each of 90,000."""
+
+
+@functools.cache
+def _fields_of_key(task: type[Any]) -> tuple[str, ...]:
+    return tuple(sorted(f.name for f in dataclasses.fields(task) if _APART not in f.metadata))
+
+
+def _text(value: Any) -> str:
+    """What stands for a field in a key, as JSON."""
+    if type(value) is not tuple and not dataclasses.is_dataclass(value):
+        return _encode(_plain(value))
+    known = _texts.get(id(value))
+    if known is None or known[0] is not value:
+        known = _texts[id(value)] = (value, _encode(_plain(value)))
+        if len(_texts) > _KEPT_TEXTS:
+            _texts.popitem(last=False)
+    _texts.move_to_end(id(value))
+    return known[1]
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,6 @@ Two passes over three columns, in bounded memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from pipeline.stages.balance.selection import balance
 from pipeline.stages.balance.thresholds import solve
 from pipeline.storage.checked import load_vector, read_batches
 from pipeline.storage.output import check_output
+from pipeline.storage.place import Place
 from pipeline.wit import build
 
 __all__ = ["COMPARED", "compare_modes"]
@@ -45,7 +45,7 @@ _EDGE_COLUMNS = ("uid", "query_ids")
 _COLUMNS = (*_EDGE_COLUMNS, "caption", "source", "record", "link")
 
 
-def compare_modes(output: Path) -> pa.Table:
+def compare_modes(output: Place) -> pa.Table:
     """One row a mode (COMPARED), at the t of the data set in `output`. Raises OutputError before it is balanced."""
     check_output(output)
     config = config_of(output)

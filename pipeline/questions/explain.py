@@ -11,7 +11,6 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
@@ -26,6 +25,7 @@ from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, 
 from pipeline.stages.balance import mode_of
 from pipeline.steps.step import Page, Step
 from pipeline.storage.checked import load_vector
+from pipeline.storage.place import Place
 from pipeline.web.urls import resolver, without_user_info
 
 __all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
@@ -86,7 +86,7 @@ class Story:
     """The published row."""
 
 
-def explain(output: Path, *, uid: str | None = None, url: str | None = None) -> list[Story]:
+def explain(output: Place, *, uid: str | None = None, url: str | None = None) -> list[Story]:
     """Every place with this uid (32 hex digits) or URL, those that got furthest first; 20 at most.
 
     A URL may be in any of its spellings. Raises UnknownLinkError where there is none, or where `uid` is no
@@ -110,7 +110,7 @@ def _progress(story: Story) -> int:
 class _Told:
     """What is asked, and what the page says of it."""
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, output: Path) -> None:
+    def __init__(self, database: duckdb.DuckDBPyConnection, output: Place) -> None:
         self.database = database
         self.config = config_of(output)
         self.page = page_of(output)

@@ -6,7 +6,6 @@ import base64
 import html
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -18,7 +17,9 @@ from pipeline.questions.balance_report import compare_modes
 from pipeline.records.shard import extension_of, shard_name
 from pipeline.steps.fetch.retries import retries_of
 from pipeline.storage.atomic import read_json, write_bytes
+from pipeline.storage.checked import open_file, read_ranges
 from pipeline.storage.duck import open_duckdb
+from pipeline.storage.place import Place
 from pipeline.terminal.printable import printable
 
 __all__ = ["write_report"]
@@ -44,14 +45,14 @@ figcaption { font-size: 12.5px; line-height: 1.35; overflow-wrap: anywhere } svg
 """
 
 
-def write_report(output: Path, path: Path) -> None:
+def write_report(output: Place, path: Place) -> None:
     """Write the data card of the data set in `output` to `path`. Raises OutputError as the catalog does."""
     with open_catalog(output) as database:
         page = _page(output, database)
     write_bytes(path, page.encode())
 
 
-def _page(output: Path, database: duckdb.DuckDBPyConnection) -> str:
+def _page(output: Place, database: duckdb.DuckDBPyConnection) -> str:
     samples, size, pictures = _row(
         database, "SELECT count(*), coalesce(sum(num_bytes), 0), count(DISTINCT url_id) FROM published"
     )
@@ -90,7 +91,7 @@ def _page(output: Path, database: duckdb.DuckDBPyConnection) -> str:
     return "\n".join(parts)
 
 
-def _retries(output: Path) -> str:
+def _retries(output: Place) -> str:
     """One line on the failures that were asked again; nothing where none were."""
     finished = retries_of(output).finished
     if not finished:
@@ -99,7 +100,7 @@ def _retries(output: Path) -> str:
     return f"<p class=soft>{asked:,} failed URLs asked again in {len(finished)} retries, {healed:,} of them healed.</p>"
 
 
-def _modes(output: Path) -> str:
+def _modes(output: Place) -> str:
     """Captions by mode of balancing; nothing before the set is balanced, or where that would take minutes."""
     pairs = sum(int(said["pairs"]) for said in page_of(output)["count"].data.said())
     if not 0 < pairs <= _MODES_PAIRS:
@@ -121,7 +122,7 @@ def _row(database: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     return database.execute(query).fetchone() or ()
 
 
-def _config(output: Path) -> str:
+def _config(output: Place) -> str:
     try:
         return (output / "config.yaml").read_text(encoding="utf-8")
     except OSError:
@@ -206,7 +207,7 @@ def _thin(ranks: Sequence[int], points_per_decade: int = 60) -> list[int]:
     return picked
 
 
-def _grid(output: Path, database: duckdb.DuckDBPyConnection) -> str:
+def _grid(output: Place, database: duckdb.DuckDBPyConnection) -> str:
     """Pictures read straight from the tars by offset, with captions and the queries that chose them."""
     rows = database.execute(
         f"""SELECT shard, tar_offset, num_bytes, caption, list(query ORDER BY query)
@@ -219,14 +220,23 @@ def _grid(output: Path, database: duckdb.DuckDBPyConnection) -> str:
     return "<div class=grid>" + "".join(_figures(output, rows)) + "</div>"
 
 
-def _figures(output: Path, rows: Iterable[tuple[Any, ...]]) -> Iterable[str]:
-    for shard, offset, size, caption, chosen in rows:
-        with (output / "shards" / f"{shard_name(shard)}.tar").open("rb") as tar:
-            tar.seek(offset)
-            image = tar.read(size)
+def _figures(output: Place, rows: Sequence[tuple[Any, ...]]) -> Iterable[str]:
+    places: dict[int, list[tuple[int, int]]] = {}
+    for shard, offset, size, *_ in rows:
+        places.setdefault(shard, []).append((offset, size))
+    images = {(shard, offset): image for shard, of in places.items() for offset, image in _pictures(output, shard, of)}
+    for shard, offset, _, caption, chosen in rows:
+        image = images[shard, offset]
         kind = extension_of(image).replace("jpg", "jpeg")
         source = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
         yield (
             f"<figure><img loading=lazy alt='' src='{source}'><figcaption>{_text(caption)}"
             f"<br><small>{_text(', '.join(chosen[:6]))}</small></figcaption></figure>"
         )
+
+
+def _pictures(output: Place, shard: int, places: Sequence[tuple[int, int]]) -> Iterable[tuple[int, bytes]]:
+    """(offset, bytes) of each picture at (offset, size) of a tar."""
+    with open_file(output / "shards" / f"{shard_name(shard)}.tar") as tar:
+        images = read_ranges(tar, [(offset, size, None) for offset, size in places])
+    return [(offset, image) for (offset, _), image in zip(places, images, strict=True)]

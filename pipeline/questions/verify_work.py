@@ -1,54 +1,87 @@
 """Check work/: every file of every step against the done-record that vouches for it.
 
-    work/**/done/*.json --each output--> digest
+    work/STEP/done/*.json, records.jsonl --each output--> digest
 
-A run finds the same as it reads (`storage/checked.py`), but only in the files that it reads.
+A run finds the same as it reads (`storage/checked.py`), but only in the files that it reads. In a bucket the tar of a
+shard lies under shards/ alone once it is published (`runs/publish_in_bucket.py`), where `verify` looks at it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from pipeline.engine import record_at
+from pipeline.engine import Done, Records, steps_in
 from pipeline.errors import DamagedFileError
+from pipeline.pages import config_of
 from pipeline.questions.verify import Damage, Verification
-from pipeline.storage.checked import check
+from pipeline.steps.fetch.facts import store_of
+from pipeline.storage.atomic import read_json
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.checked import check_in_passing
+from pipeline.storage.location import Location
 from pipeline.storage.output import check_output
+from pipeline.storage.place import Place
 
 __all__ = ["verify_work"]
 
+_RECORDS_AT_A_TIME = 8
 
-def verify_work(output: Path, *, advance: Callable[[int], None] | None = None) -> Verification:
+
+def verify_work(output: Place, *, advance: Callable[[int], None] | None = None) -> Verification:
     """Hold every file of the steps in work/ against its done-record; calls `advance(1)` after each record.
 
-    `shards` counts the records, `samples` is 0. Raises OutputError where `output` is no data set.
+    `shards` counts the records, `samples` is 0. Raises OutputError where `output` is no data set, and StoreError.
     """
     check_output(output)
-    records = sorted((output / "work").glob("**/done/*.json"))
+    published = _published(output)
     damages: list[Damage] = []
-    num_bytes = 0
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for found, size in pool.map(lambda path: _check_record(output, path), records):
-            damages += found
-            num_bytes += size
-            if advance is not None:
-                advance(1)
-    return Verification(shards=len(records), samples=0, num_bytes=num_bytes, damages=damages)
+    records = num_bytes = 0
+    at_a_time = _RECORDS_AT_A_TIME if isinstance(output, BucketPath) else min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(at_a_time) as pool:
+        for directory in [*steps_in(output / "work"), *_elsewhere(output)]:
+            found = Records.of(directory)
+            damages += (_damage(output, str(path), _NO_RECORD) for path in found.damaged)
+            records += len(found) + len(found.damaged)
+
+            def look(record: Done, directory: Place = directory) -> list[DamagedFileError]:
+                return list(_damaged(record.located(directory), published))
+
+            for record, errors in zip(found, pool.map(look, found), strict=True):
+                damages += (_damage(output, error.path, error.what) for error in errors)
+                num_bytes += sum(record.num_bytes.values())
+                if advance is not None:
+                    advance(1)
+    return Verification(shards=records, samples=0, num_bytes=num_bytes, damages=damages)
 
 
-def _check_record(output: Path, path: Path) -> tuple[list[Damage], int]:
-    """The damages of a task's files, and how many bytes they are."""
-    directory = path.parent.parent
-    record = record_at(path)
-    if record is None:
-        return [Damage(file=str(path.relative_to(output)), what="not a done-record; its task counts as not done")], 0
-    damages = []
-    for file in record.located(directory).values():
+def _elsewhere(output: Place) -> Sequence[Place]:
+    """Directories of steps that the set shares with others."""
+    config = config_of(output)
+    return () if config is None else list(store_of(config.fetch).values())
+
+
+_NO_RECORD = "not a done-record; its task counts as not done"
+
+
+def _damage(output: Place, path: str, what: str) -> Damage:
+    return Damage(file=path.removeprefix(f"{output}/"), what=what)
+
+
+def _damaged(files: Mapping[str, Location], published: Mapping[str, Location]) -> Iterator[DamagedFileError]:
+    """What is wrong with a task's files."""
+    for file in files.values():
         try:
-            check(file)
+            check_in_passing(file)
         except DamagedFileError as error:
-            damages.append(Damage(file=str(file.local.relative_to(output)), what=error.what))
-    return damages, sum(record.num_bytes.values())
+            elsewhere = published.get(file.digest)
+            if elsewhere is None or file.place.exists() or not elsewhere.place.is_file():
+                yield error
+
+
+def _published(output: Place) -> Mapping[str, Location]:
+    """SHA-256 -> the published tar of it, where those of work/ are not kept."""
+    manifest = read_json(output / "shards" / "manifest.json") if isinstance(output, BucketPath) else None
+    shards = manifest["shards"] if isinstance(manifest, dict) else []
+    return {shard["sha256"]: Location(str(output / "shards" / shard["name"]), shard["sha256"]) for shard in shards}

@@ -16,6 +16,7 @@ from pipeline.engine import Done, forget, record_of, records_in, run_task
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.steps.fetch.facts import STORE
 from pipeline.steps.fetch.salvage import salvage
+from pipeline.steps.step import Run
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.output import hold_of
 from pipeline.storage.place import Place, place_of
@@ -42,14 +43,15 @@ class Patience:
             ) from error
 
 
-def withdraw(output: Place, error: DamagedFileError) -> str:
-    """Take back what vouches for a damaged file of work/; says in a line what is damaged and what is done about it.
+def withdraw(run: Run, error: DamagedFileError) -> str:
+    """Take back what vouches for a damaged file of work/, or of the store of facts; says in a line what is damaged and
+    what is done about it.
 
     Raises OutputError for a file that no task can make again.
     """
-    path = place_of(error.path)
+    path, output, store = place_of(error.path), run.output, run.directory(STORE)
     try:
-        shown = _inside(path, output)
+        shown = str(path) if _step_of(path) == store else _inside(path, output)
     except ValueError:
         raise error from None  # not of this data set
     record = _record_of(path)
@@ -63,7 +65,7 @@ def withdraw(output: Place, error: DamagedFileError) -> str:
         path.unlink(missing_ok=True)
         return f"damaged: {shown}: {error.what}; made again"
     directory = _step_of(path)
-    if directory == output / "work" / STORE:
+    if directory == store:
         return f"damaged: {shown}: {error.what}; {_withdraw_answers(output, path, record)}"
     _remove(directory, record)
     return f"damaged: {shown}: {error.what}; made again"

@@ -21,10 +21,13 @@ from pipeline.own.record import refuse_own_stages
 from pipeline.questions.verify import Damage
 from pipeline.runs.damage import withdraw
 from pipeline.runs.run import run
+from pipeline.steps.fetch.facts import STORE
+from pipeline.steps.step import Run
 from pipeline.storage.checked import check
 from pipeline.storage.output import open_output
 from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
+from pipeline.wit import build
 
 __all__ = ["repair"]
 
@@ -37,20 +40,23 @@ def repair(output: Place, damages: Sequence[Damage], progress: Progress) -> None
     if (output / "subset.json").exists():
         raise OutputError(f"{output}: a subset has nothing to repair it from; take it again from its source")
     refuse_own_stages(output)
-    config = load(WitConfig, output / "shards" / "config.yaml")
+    config = dataclasses.replace(load(WitConfig, output / "shards" / "config.yaml"), output=str(output))
+    of_run = build(config).run
     with open_output(output, single_driver=config.engine.single_driver):
         for file, what in {damage.file: damage.what for damage in damages}.items():
-            said = _withdraw_published(output, file.rpartition("/")[2]) if file.startswith("shards/") else None
+            said = _withdraw_published(of_run, file.rpartition("/")[2]) if file.startswith("shards/") else None
             if file.startswith("work/"):
-                said = withdraw(output, DamagedFileError(str(output / file), what))
+                said = withdraw(of_run, DamagedFileError(str(output / file), what))
+            elif file.startswith(str(of_run.directory(STORE))):
+                said = withdraw(of_run, DamagedFileError(file, what))
             if said is not None:
                 progress.say(said)
-    run(dataclasses.replace(config, output=str(output)), progress=progress, offline=True)
+    run(config, progress=progress, offline=True)
 
 
-def _withdraw_published(output: Place, name: str) -> str | None:
+def _withdraw_published(of_run: Run, name: str) -> str | None:
     """Take back a damaged file of the published version; what there is to say about it."""
-    published, source = output / "shards" / name, output / "work" / "shards" / name
+    published, source = of_run.output / "shards" / name, of_run.directory("shards") / name
     stem = name.partition(".")[0].removesuffix("_stats")
     record = record_of(source.parent, stem)
     if record is None or name not in record.outputs:
@@ -60,7 +66,7 @@ def _withdraw_published(output: Place, name: str) -> str | None:
     try:
         check(record.located(source.parent)[name])
     except DamagedFileError as error:
-        return withdraw(output, error)
+        return withdraw(of_run, error)
     if not isinstance(published, Path) or not isinstance(source, Path):
         return None
     if not published.exists() or not published.samefile(source):

@@ -21,7 +21,7 @@ from typing import Any
 
 from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.config import WitConfig
-from pipeline.engine import AnyTask, Done, Engine, Looked, look_at, open_engine
+from pipeline.engine import AnyTask, Done, Engine, Looked, look_at, open_engine, steps_in
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.own.record import record
 from pipeline.own.stages import NO_STAGES, OwnStages
@@ -32,7 +32,7 @@ from pipeline.runs.extend import begin, changes_of, end, extended
 from pipeline.runs.publish import publish
 from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps.fetch import retries
-from pipeline.steps.fetch.facts import STORES
+from pipeline.steps.fetch.facts import STORES, store_of
 from pipeline.steps.step import Page, Step
 from pipeline.storage.atomic import append_line, read_json, remove_tree, write_bytes, write_json
 from pipeline.storage.output import check_output, open_output
@@ -97,7 +97,7 @@ def run(
     refuse_subset(where)
     _refuse_copied_link(where)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
-    with open_output(where, single_driver=config.engine.single_driver) as output:
+    with _opened(where, config) as output:
         if extend:
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
@@ -106,8 +106,8 @@ def run(
                 while True:
                     try:
                         page = build(config, own)
-                        records = _run_steps(page, config, own, engine, log, written, offline=offline)
-                        lines, shards = _lines(records), page["shards"].data
+                        sums = _run_steps(page, config, own, engine, log, written, offline=offline)
+                        lines, shards = totals(sums.values()), page["shards"].data
                         samples = shards.total("rows")
                         version: Place = output / "shards"
                         put_back: Sequence[str] = ()
@@ -117,11 +117,11 @@ def run(
                         break
                     except DamagedFileError as error:
                         patience.check(error)
-                        damaged.append(withdraw(output, error))
+                        damaged.append(withdraw(page.run, error))
                         progress.say(damaged[-1])
             for name in put_back:
                 progress.say(f"damaged: shards/{name}: missing, or not of its size; put back")
-            _write_ledger(output, records)
+            _write_ledger(output, sums)
             retry = _end_retry(page)
             if retry is not None:
                 log["fetched"] |= dataclasses.asdict(retry)
@@ -148,6 +148,15 @@ def run(
     )
 
 
+@contextlib.contextmanager
+def _opened(output: Place, config: WitConfig) -> Iterator[Place]:
+    """The output, and the store of pictures that it shares with others, held by this run alone."""
+    with contextlib.ExitStack() as stack:
+        for place in (output, *store_of(config.fetch).values()):
+            stack.enter_context(open_output(place, single_driver=config.engine.single_driver))
+        yield output
+
+
 def _run_steps(
     page: Page,
     config: WitConfig,
@@ -157,15 +166,15 @@ def _run_steps(
     written: set[str],
     *,
     offline: bool,
-) -> dict[str, list[Done]]:
-    """Every step of the page; returns the records by step, and adds to `log` what each step ran, and how long, and to
-    `written` the shards.
+) -> Mapping[str, Mapping[str, Any]]:
+    """Every step of the page; returns the sums of each step's ledger, as its records have lines, and adds to `log` what
+    each step ran, and how long, and to `written` the shards.
 
     The config and `own` are written down before the first task. Raises DamagedFileError when a task meets a file that
     is not what its record says; what ran before counts.
     """
     output = page.run.output
-    records: dict[str, list[Done]] = {}
+    sums: dict[str, Mapping[str, Any]] = {}
     page.check()
     for step in page.steps:
         directory, tasks = page.run.directory(step.name), list(step.cut(page.run))
@@ -185,17 +194,17 @@ def _run_steps(
         with _served(config, needed=todo > 0 and step.name == "fetch"):
             done = _run_step(page, step, tasks, engine, looked)
         about["seconds"] = round(about["seconds"] + time.time() - began, 3)
-        records[step.name] = done
+        sums[step.name] = {"lines": [vars(line) for line in totals(each.info for each in done)]}
         if step.name == "shards":
             written.update(task.partition for task in looked.waiting)
         if todo:
-            _write_ledger(output, records)
+            _write_ledger(output, sums)
     if (changes := changes_of(config, page)) is not None:
         (listed,) = _run_step(page, changes, list(changes.cut(page.run)), engine, None)
         log[changes.name] = {"ran": 1} | {name: listed.info[name] for name in ("added", "evicted")}
     _remove_other_steps(page)
     record(output, own)  # of a run with nothing to do, too, should it be gone
-    return records
+    return sums
 
 
 def _run_step(
@@ -217,20 +226,10 @@ def _remove_other_steps(page: Page) -> None:
     A step's directory is told by its records, which are there before it is whole: it may never have come to its end.
     """
     work = page.run.output / "work"
-    for name in _steps_in(work):
+    for directory in steps_in(work):
+        name = str(directory).removeprefix(f"{work}/")
         if name not in (*_NOT_OF_A_PAGE, *STORES) and name not in page:
-            remove_tree(work / name)
-
-
-def _steps_in(work: Place) -> Iterator[str]:
-    """The names of the steps that have records there."""
-    if isinstance(work, Path):
-        yield from (str(records.parent.relative_to(work)) for records in [*work.glob("*/done"), *work.glob("*/*/done")])
-        return
-    for step in work.iterdir():
-        for directory in (step, *step.iterdir()):
-            if directory.name not in ("at", "done") and (directory / "done").is_dir():
-                yield directory.relative_to(work)
+            remove_tree(directory)
 
 
 def _refuse_copied_link(output: Place) -> None:
@@ -320,12 +319,8 @@ def _served(config: WitConfig, *, needed: bool) -> Iterator[None]:
         yield
 
 
-def _lines(records: Mapping[str, Sequence[Done]]) -> Sequence[Line]:
-    return totals(record.info for step in records.values() for record in step)
-
-
-def _write_ledger(output: Place, records: Mapping[str, Sequence[Done]]) -> None:
-    content = {"lines": [vars(line) for line in _lines(records)]}
+def _write_ledger(output: Place, sums: Mapping[str, Mapping[str, Any]]) -> None:
+    content = {"lines": [vars(line) for line in totals(sums.values())]}
     if read_json(output / "ledger.json") != content:
         write_json(output / "ledger.json", content)
 

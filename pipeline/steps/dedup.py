@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline.engine import Data, Info, Task, apart, output
+from pipeline.engine import WORKER_MB, Data, Info, Needs, Task, apart, output
 from pipeline.records.identity import first_64_bits, keyed_hash
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
@@ -99,6 +99,10 @@ class _Dedup(Task[Unique]):
     ledger: LedgerConfig
 
     version = 2
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(memory_mb=WORKER_MB + self.memory_mb)
 
     def _drop(self, out: Unique, stage: str, batches: Iterator[pa.RecordBatch], bad: frozenset[bytes]) -> Info:
         ledger = Ledger(out.rejections.local, self.ledger)
@@ -187,6 +191,10 @@ class DedupPairs(Task[Pairs]):
 
     version = 2
 
+    @property
+    def needs(self) -> Needs:
+        return Needs(memory_mb=WORKER_MB + self.memory_mb)
+
     def work(self, out: Pairs) -> Info:
         ledger = Ledger(out.rejections.local, self.ledger)
         before = _Neighbours()
@@ -242,6 +250,10 @@ class FindBoilerplate(Task[Boilerplate]):
     memory_mb: int = apart()
 
     version = 2
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(memory_mb=WORKER_MB + self.memory_mb)
 
     def work(self, out: Boilerplate) -> Info:
         rows = 0

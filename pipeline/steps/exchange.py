@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from pipeline.engine import Data, Info, Task, output
+from pipeline.engine import WORKER_MB, Data, Info, Needs, Task, output
 from pipeline.records.identity import first_64_bits
 from pipeline.records.schema import MATCHED
 from pipeline.steps.judge_links import Matched
@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 _BATCH_ROWS = 65_536
+_HELD_ROW_BYTES = 800
+"""Of a row that waits, and its like while partitions are cut: of short texts a million took 554 MB (docs/scale.md)."""
 T = TypeVar("T")
 
 
@@ -63,6 +65,10 @@ class Exchange(Task[Blocks]):
     rows_per_flush: int
 
     version = 2
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(memory_mb=WORKER_MB + _HELD_ROW_BYTES * self.rows_per_flush // 2**20)
 
     def work(self, out: Blocks) -> Info:
         rows = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine import Data, Info, TaskOfParts, output
+from pipeline.engine import Data, Info, Needs, TaskOfParts, output
 from pipeline.records.schema import SELECTED
 from pipeline.steps.balance.plan import CHOSEN, Chosen
 from pipeline.steps.step import Run, step
@@ -44,6 +44,7 @@ class Schedule(TaskOfParts[Selected]):
     """The first `order` of each shard, and of the one after the last."""
 
     version = 3
+    needs = Needs(memory_mb=1000)
 
     @property
     def parts(self) -> Sequence[str]:

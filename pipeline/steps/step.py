@@ -68,10 +68,12 @@ class Run:
     output: Place
     seed: int
     ledger: LedgerConfig
+    elsewhere: Mapping[str, Place] = dataclasses.field(default_factory=dict)
+    """Step -> its directory, of those that are not in the output."""
 
     def directory(self, step: str) -> Place:
         """Where a step keeps its files."""
-        return self.output / "work" / step
+        return self.elsewhere.get(step, self.output / "work" / step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +188,10 @@ def _parts_of(value: Any) -> Iterator[Any]:
 class Page:
     """The steps of a run in order, each with the data that it writes."""
 
-    def __init__(self, output: Place, *, seed: int, ledger: LedgerConfig) -> None:
-        self.run = Run(output=output, seed=seed, ledger=ledger)
+    def __init__(
+        self, output: Place, *, seed: int, ledger: LedgerConfig, elsewhere: Mapping[str, Place] | None = None
+    ) -> None:
+        self.run = Run(output=output, seed=seed, ledger=ledger, elsewhere=elsewhere or {})
         self.steps: list[Step[Any]] = []
 
     def add(self, step: Step[Out]) -> Data[Out]:

@@ -20,11 +20,12 @@ import io
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.errors import OutputError, PipelineError
@@ -37,6 +38,7 @@ __all__ = [
     "BucketFile",
     "BucketPath",
     "ConflictError",
+    "Stat",
     "StoreError",
     "Tag",
     "bucket_file_system",
@@ -47,22 +49,42 @@ __all__ = [
 SCHEMES = ("s3", "gs", "az")
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_CONNECT_TIMEOUT = "5s"
-_REQUEST_TIMEOUT = "120s"
-"""Of one request; large files go in several."""
-_RETRIES = 6
-_RETRY_TIMEOUT_S = 25
-"""A store that is gone is told of within half a minute."""
+_CLIENT = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "10min"}
+"""Silence ends a request, not its length."""
+_RETRIES = {"max_retries": 12, "retry_timeout": timedelta(seconds=15)}
+"""With the time-out of the last: a store that is gone is told of within half a minute."""
+_TRIES = 3
+_SOON_S = 5.0
+"""Requests that the client gave up so soon are made again: it does so where the answer to a listing or a copy, or an
+error, is cut."""
 _PART_BYTES = 16 << 20
 _READ_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20
 
-Tag = str
-"""What tells one version of an object from another (ETag)."""
+_PAGE = 1000
+
+T = TypeVar("T")
+
+
+class Tag(NamedTuple):
+    """What tells one version of an object from another."""
+
+    e_tag: str
+    version: str | None = None
+    """Of stores that compare this instead (Google's)."""
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Tag:
+        return cls(about.get("e_tag") or "", about.get("version"))
+
+    @property
+    def mode(self) -> Any:
+        """As the client takes it."""
+        return {"e_tag": self.e_tag} | ({} if self.version is None else {"version": self.version})
 
 
 class StoreError(OSError, PipelineError):
-    """The store did not do what it was asked. A cause that may pass has ECONNABORTED, a refusal EACCES."""
+    """The store did not do what it was asked: ECONNABORTED for a cause that may pass, EACCES for a refusal."""
 
     def __init__(self, what: str, url: str, number: int = errno.ECONNABORTED) -> None:
         super().__init__(number, what, url)
@@ -88,7 +110,7 @@ class Stat(NamedTuple):
     """What `os.stat` says of a file, as far as a store knows it."""
 
     st_size: int
-    tag: Tag = ""
+    e_tag: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -179,10 +201,8 @@ class BucketPath:
     def is_dir(self) -> bool:
         import obstore
 
-        with _errors(self):
-            for batch in obstore.list(_store(self.bucket), f"{self.key}/" if self.key else None, chunk_size=1):
-                return bool(batch)
-        return False
+        prefix = f"{self.key}/" if self.key else None
+        return bool(_tried(self, lambda: next(iter(obstore.list(_store(self.bucket), prefix, chunk_size=1)), None)))
 
     def is_symlink(self) -> bool:
         return False
@@ -191,18 +211,20 @@ class BucketPath:
         """Raises FileNotFoundError."""
         import obstore
 
-        with _errors(self):
-            about = obstore.head(_store(self.bucket), self.key)
+        about = _tried(self, lambda: obstore.head(_store(self.bucket), self.key))
         return Stat(about["size"], about["e_tag"] or "")
 
     def walk(self) -> Iterator[tuple[BucketPath, int]]:
         """Every object below, with its bytes, by name."""
-        import obstore
 
-        with _errors(self):
-            for batch in obstore.list(_store(self.bucket), f"{self.key}/" if self.key else None):
-                for about in batch:
-                    yield BucketPath(self.bucket, about["path"]), about["size"]
+        prefix, last = f"{self.key}/" if self.key else None, None
+        while True:
+            page = _tried(self, functools.partial(_page_of_list, self.bucket, prefix, last))
+            for about in page:
+                yield BucketPath(self.bucket, about["path"]), about["size"]
+            if len(page) < _PAGE:
+                return
+            last = page[-1]["path"]
 
     def rglob(self, pattern: str) -> Iterator[BucketPath]:
         """Every object below whose own name matches."""
@@ -216,8 +238,8 @@ class BucketPath:
         """Objects and prefixes of this place."""
         import obstore
 
-        with _errors(self):
-            found = obstore.list_with_delimiter(_store(self.bucket), f"{self.key}/" if self.key else None)
+        prefix = f"{self.key}/" if self.key else None
+        found = _tried(self, lambda: obstore.list_with_delimiter(_store(self.bucket), prefix))
         for prefix in found["common_prefixes"]:
             yield BucketPath(self.bucket, prefix.strip("/"))
         for about in found["objects"]:
@@ -235,19 +257,20 @@ class BucketPath:
         """The object and what tells its version. Raises FileNotFoundError."""
         import obstore
 
-        with _errors(self):
+        def get() -> tuple[bytes, Tag]:
             found = obstore.get(_store(self.bucket), self.key)
-            return bytes(found.bytes()), found.meta["e_tag"] or ""
+            return bytes(found.bytes()), Tag.of(found.meta)
 
-    def read_part(self, offset: int, size: int, tag: Tag) -> bytes:
-        """Up to `size` bytes of the version `tag`, from `offset` on. Raises ConflictError where that is gone."""
+        return _tried(self, get)
+
+    def read_part(self, offset: int, size: int, e_tag: str) -> bytes:
+        """Up to `size` bytes of the version `e_tag`, from `offset` on. Raises ConflictError where that is gone."""
         import obstore
         from obstore import exceptions
 
+        wanted: Any = {"range": (offset, offset + size)} | ({"if_match": e_tag} if e_tag else {})
         try:
-            with _errors(self):
-                wanted: Any = {"range": (offset, offset + size), **({"if_match": tag} if tag else {})}
-                return bytes(obstore.get(_store(self.bucket), self.key, options=wanted).bytes())
+            return _tried(self, lambda: bytes(obstore.get(_store(self.bucket), self.key, options=wanted).bytes()))
         except exceptions.PreconditionError:
             raise ConflictError(str(self)) from None
 
@@ -255,10 +278,13 @@ class BucketPath:
         """The bytes of each (offset, size), asked for side by side; neighbours in one request."""
         import obstore
 
-        with _errors(self):
-            starts, lengths = [start for start, _ in ranges], [size for _, size in ranges]
-            found = obstore.get_ranges(_store(self.bucket), self.key, starts=starts, lengths=lengths)
-            return [bytes(data) for data in found]
+        if not all(size for _, size in ranges):  # the client takes nothing for a mistake
+            rest = iter(self.read_ranges([each for each in ranges if each[1]]) if any(n for _, n in ranges) else [])
+            return [next(rest) if size else b"" for _, size in ranges]
+        starts, lengths = [start for start, _ in ranges], [size for _, size in ranges]
+        store = _store(self.bucket)
+        found = _tried(self, lambda: obstore.get_ranges(store, self.key, starts=starts, lengths=lengths))
+        return [bytes(data) for data in found]
 
     def open(self, mode: str = "rb") -> BucketFile:
         """The object as a file that can seek; a read that its buffer does not hold is a request."""
@@ -280,55 +306,82 @@ class BucketPath:
         """Put the object, over whatever is there; a file goes in parts, side by side."""
         import obstore
 
-        with _errors(self):
-            obstore.put(_store(self.bucket), self.key, data, chunk_size=_PART_BYTES, max_concurrency=4)
+        store = _store(self.bucket)
+
+        def put() -> None:
+            try:
+                obstore.put(store, self.key, data, chunk_size=_PART_BYTES, max_concurrency=4)
+            except FileNotFoundError as error:
+                if "NoSuchUpload" not in str(error):
+                    raise
+                if not self.is_file():  # else the answer that said so was lost, and the client asked again
+                    raise StoreError(_first_line(error), str(self)) from None
+
+        _tried(self, put)
 
     def put_new(self, data: bytes) -> Tag:
         """Put the object where there is none. Raises ConflictError where there is."""
-        return self._put_if(data, "create")
+        return self._put_if(data, None)
 
     def put_over(self, data: bytes, tag: Tag) -> Tag:
         """Put the object in the place of the version `tag`. Raises ConflictError where that is gone."""
-        return self._put_if(data, {"e_tag": tag})
+        return self._put_if(data, tag)
 
-    def _put_if(self, data: bytes, mode: Any) -> Tag:
+    def _put_if(self, data: bytes, over: Tag | None) -> Tag:
+        """Two answers do not tell whether the object was put: a refusal, which may be of a second try whose first one's
+        answer was lost, and none. What is there then tells."""
         import obstore
         from obstore import exceptions
 
-        try:
-            with _errors(self):
-                return obstore.put(_store(self.bucket), self.key, data, mode=mode, use_multipart=False)["e_tag"] or ""
-        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-            # An answer that was lost on its way is asked for again: then it may be our own that stands there.
-            with contextlib.suppress(FileNotFoundError):
-                found, tag = self.read_tagged()
+        mode: Any = "create" if over is None else over.mode
+        for attempt in range(_TRIES):
+            try:
+                with _errors(self):
+                    return Tag.of(obstore.put(_store(self.bucket), self.key, data, mode=mode, use_multipart=False))
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError, StoreError) as error:
+                try:
+                    found, tag = self.read_tagged()
+                except FileNotFoundError:
+                    if over is None and attempt < _TRIES - 1:
+                        continue  # refused for somebody who put at the same time, and it is there no more
+                    if isinstance(error, StoreError):
+                        raise
+                    raise ConflictError(str(self)) from None
                 if found == data:
                     return tag
-            raise ConflictError(str(self)) from None
-        except FileNotFoundError:  # to be replaced, and gone
-            raise ConflictError(str(self)) from None
+                if not isinstance(error, StoreError):
+                    raise ConflictError(str(self)) from None
+                if tag != over:
+                    raise ConflictError(str(self)) from None
+                if attempt == _TRIES - 1:
+                    raise
+        raise ConflictError(str(self))
 
     def can_compare(self) -> bool:
-        """Whether the store does `put_new`: shown by a second one that is refused. Leaves the object there."""
+        """Whether the store does `put_new` and `put_over`: shown by one of each that is refused. Leaves the object."""
         import obstore
         from obstore import exceptions
 
-        try:
-            with _errors(self):
-                obstore.put(_store(self.bucket), self.key, os.urandom(16), mode="create", use_multipart=False)
-                obstore.put(_store(self.bucket), self.key, os.urandom(16), mode="create", use_multipart=False)
-        except exceptions.AlreadyExistsError:
-            return True
-        except (exceptions.NotSupportedError, NotImplementedError):
-            return False
-        return False
+        self.put(os.urandom(16))
+        refused = 0
+        for mode in ("create", {"e_tag": '"00000000000000000000000000000000"'}):
+            try:
+                with _errors(self):
+                    obstore.put(_store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False)  # type: ignore[arg-type]
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                refused += 1
+            except (exceptions.NotSupportedError, NotImplementedError):
+                pass
+            except StoreError as error:
+                if "501" not in str(error.strerror):
+                    raise
+        return refused == 2
 
     def copy(self, to: BucketPath) -> None:
         """Have the store copy the object, within its bucket."""
         import obstore
 
-        with _errors(self):
-            obstore.copy(_store(self.bucket), self.key, to.key)
+        _tried(self, lambda: obstore.copy(_store(self.bucket), self.key, to.key))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object; a store does not say whether there was one."""
@@ -340,8 +393,7 @@ class BucketPath:
         import obstore
 
         if paths:
-            with _errors(paths[0]):
-                obstore.delete(_store(paths[0].bucket), [path.key for path in paths])
+            _tried(paths[0], lambda: obstore.delete(_store(paths[0].bucket), [path.key for path in paths]))
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """A bucket has no directories."""
@@ -409,38 +461,70 @@ def _store(bucket: str) -> ObjectStore:
 def _client_options(scheme: str) -> dict[str, Any]:
     """How every client of a kind is made: soon tired of a store that is gone, and with the user's keys."""
     options: dict[str, Any] = {
-        "client_options": {"connect_timeout": _CONNECT_TIMEOUT, "timeout": _REQUEST_TIMEOUT},
-        "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_TIMEOUT_S)},
+        "client_options": dict(_CLIENT),
+        "retry_config": _RETRIES,
     }
     if scheme == "s3":
         endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
-        if endpoint.scheme == "http" and endpoint.hostname in _LOOPBACK:
+        asked = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+        if endpoint.scheme == "http" and (asked or endpoint.hostname in _LOOPBACK):
             options["client_options"]["allow_http"] = True
         options |= _profile()
     return options
 
 
+_OWN_CREDENTIALS = {
+    *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
+    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+}
+"""Variables that the client reads itself, and that come before a profile."""
+
+
 def _profile() -> dict[str, Any]:
-    """The credentials of ~/.aws, which the client does not read itself; those of the environment come first."""
-    home = Path.home() / ".aws"
-    files = [os.environ.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials")]
-    files.append(os.environ.get("AWS_CONFIG_FILE", home / "config"))
-    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
-        return {}
-    if not any(os.path.exists(file) for file in files):
+    """The credentials of ~/.aws (AWS_PROFILE, sso, roles), and its endpoint: the client reads neither."""
+    files = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
+    there = any(Path(os.environ.get(name, default)).expanduser().is_file() for name, default in files)
+    if not _OWN_CREDENTIALS.isdisjoint(os.environ) or not (there or "AWS_PROFILE" in os.environ):
         return {}
     try:
         import boto3
+        from botocore.exceptions import BotoCoreError
         from obstore.auth.boto3 import Boto3CredentialProvider
-
-        session = boto3.Session()
+    except ImportError as error:
+        raise OutputError("~/.aws: to use a profile, pip install 'openwit[s3]'") from error
+    try:
+        session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # which boto3 does not read itself
         if session.get_credentials() is None:
             return {}
-        return {"credential_provider": Boto3CredentialProvider(session)}
-    except ImportError:
-        return {}
-    except Exception as error:  # botocore's own, such as a profile that is not there
+        found: dict[str, Any] = {"credential_provider": Boto3CredentialProvider(session)}
+        endpoint = session.client("s3").meta.endpoint_url
+    except BotoCoreError as error:
         raise OutputError(f"~/.aws: {_first_line(error)}; correct AWS_PROFILE or the file") from error
+    if not endpoint.endswith(".amazonaws.com"):
+        found["config"] = {"endpoint": endpoint}
+    return found
+
+
+def _page_of_list(bucket: str, prefix: str | None, last: str | None) -> Sequence[Any]:
+    """The next objects by name, after `last`."""
+    import obstore
+
+    return next(iter(obstore.list(_store(bucket), prefix, offset=last, chunk_size=_PAGE)), [])
+
+
+def _tried(path: BucketPath, call: Callable[[], T]) -> T:
+    """Make a request that may be made twice, with its errors told as ours."""
+    for attempt in range(_TRIES):
+        began = time.monotonic()
+        try:
+            with _errors(path):
+                return call()
+        except StoreError as error:
+            soon = error.errno == errno.ECONNABORTED and time.monotonic() - began < _SOON_S
+            if attempt == _TRIES - 1 or not soon:
+                raise
+            time.sleep(0.1 * 4**attempt)
+    raise AssertionError("not reached")
 
 
 @contextlib.contextmanager
@@ -450,27 +534,26 @@ def _errors(path: BucketPath) -> Iterator[None]:
 
     try:
         yield
-    except exceptions.NotFoundError as error:
+    except FileNotFoundError as error:
         if "NoSuchBucket" in str(error):
-            raise StoreError("there is no such bucket", path.bucket) from None
+            raise StoreError("there is no such bucket", path.bucket, errno.EACCES) from None
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
         told = "the store refuses: look at the keys, and at what they may do"
         raise StoreError(told, str(path), errno.EACCES) from None
-    except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotSupportedError):
-        raise
-    except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
-    except StoreError:
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotSupportedError, StoreError):
         raise
     except (exceptions.BaseError, OSError) as error:
-        raise StoreError(_first_line(error), str(path)) from None
+        number = errno.EACCES if "NoSuchBucket" in str(error) else errno.ECONNABORTED
+        raise StoreError(_first_line(error), str(path), number) from None
 
 
 def _first_line(error: BaseException) -> str:
     """What a client's error says, without the debug text that follows."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return " ".join(line.split())[:200].rstrip(".:; ")
+    asked, _, rest = line.partition(" in ")  # how long it took, and after how many tries
+    line = f"{asked}: {rest.rpartition(' - ')[2]}" if " - " in rest else line
+    return " ".join(line.split())[:300].rstrip(".:; ")
 
 
 def _without_user(url: str) -> str:
@@ -492,9 +575,13 @@ def _register() -> None:
         fsspec.register_implementation(scheme, type(bucket_file_system(scheme)), clobber=True)
 
 
-@functools.cache
 def bucket_file_system(scheme: str) -> Any:
     """An fsspec file system over the same kind of client, for those who ask by URL, such as DuckDB."""
+    return _file_system(scheme, os.environ.get("AWS_ENDPOINT_URL"))
+
+
+@functools.cache
+def _file_system(scheme: str, endpoint: str | None) -> Any:
     from obstore.fsspec import FsspecStore
 
     class _Buckets(FsspecStore):

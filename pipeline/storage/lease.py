@@ -50,7 +50,7 @@ class Lease:
     """Held until `release`, or until it is lost: `check` tells."""
 
     hold: Hold
-    tag: Tag
+    tag: Tag | None
     seconds: float
     _renewed: float = field(default_factory=time.monotonic)
     _lost: bool = False
@@ -86,7 +86,7 @@ class Lease:
     def _put(self, *, free: bool) -> None:
         assert self.hold.lock is not None
         content = _content(self.hold.token, self.seconds, free=free)
-        if self.hold.compares:
+        if self.tag is not None:
             self.tag = self.hold.lock.put_over(content, self.tag)
         else:
             self.hold.lock.put(content)
@@ -121,9 +121,9 @@ def take_lease(output: BucketPath, *, single_driver: bool) -> Lease:
         try:
             if single_driver:
                 lock.put(content)
-                tag = ""
+                tag = None
             else:
-                tag = lock.put_over(content, tag) if tag else lock.put_new(content)
+                tag = lock.put_new(content) if tag is None else lock.put_over(content, tag)
         except ConflictError:
             continue  # another was first: look whether it lives
         lease = Lease(hold=hold, tag=tag, seconds=LEASE_S)
@@ -144,7 +144,7 @@ def _check_store(output: BucketPath) -> None:
         )
 
 
-def _watch(lock: BucketPath, found: dict[str, Any], tag: Tag) -> None:
+def _watch(lock: BucketPath, found: dict[str, Any], tag: Tag | None) -> None:
     """Return when the holder is gone. Raises LockedError as soon as it shows that it lives."""
     seconds = float(found.get("lease_s", LEASE_S))
     until = time.monotonic() + seconds
@@ -160,11 +160,11 @@ def _watch(lock: BucketPath, found: dict[str, Any], tag: Tag) -> None:
             )
 
 
-def _read(lock: BucketPath) -> tuple[dict[str, Any], Tag]:
+def _read(lock: BucketPath) -> tuple[dict[str, Any], Tag | None]:
     try:
         data, tag = lock.read_tagged()
     except FileNotFoundError:
-        return {}, ""
+        return {}, None
     try:
         found = json.loads(data)
     except ValueError:

@@ -35,7 +35,7 @@ Method = Literal["GET", "HEAD", "PUT", "POST", "DELETE", "LIST"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
-Fault = Literal["500", "503", "slow", "cut request", "cut answer", "lost answer", "409"]
+Fault = Literal["500", "503", "slow", "cut request", "cut answer", "lost answer", "409", "501"]
 """
 500, 503      answered so; the store sees nothing
 slow          done at once, answered late
@@ -44,19 +44,20 @@ cut answer    done, closed in the middle of the answer (of its head where it has
 lost answer   done, closed without an answer: the nastiest for a conditional put
 409           a conditional put is answered ConditionalRequestConflict, as S3 does when two arrive at once; the store
               sees nothing, other requests pass
+501           a conditional put is answered NotImplemented, as stores without them do; other requests pass
 """
 
 _KEY = re.compile(r"<Key>(.*?)</Key>")
 _CONDITIONS = ("if-match", "if-none-match")
 _OF_ONE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-length", "expect", "host")
-_CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict"}
+_CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict", "501": "NotImplemented"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
     """Which share of requests is spoilt how, of those with one of `methods` and a key in which `keys` is found.
 
-    At most `at_most` are, if that is set.
+    At most `at_most` are, if that is set, since the log was last emptied.
     """
 
     shares: Mapping[Fault, float] = field(default_factory=dict)
@@ -156,7 +157,7 @@ class FaultProxy:
         with self._lock:
             self._numbers[request] += 1
             fault = self._drawn(request)
-            if fault == "409" and not request.conditional:
+            if fault in ("409", "501") and not request.conditional:
                 fault = None
             self.log.append((request, fault))
             return fault
@@ -231,7 +232,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if body is None:
             body = b"".join(self._body())
-        if fault in ("500", "503", "409"):
+        if "Content-Length" in self.headers and len(body) < request.num_bytes:  # the client died: no object of a half
+            self._cut()
+            return
+        if fault in _CODES:
             self._refuse(int(fault))
             return
         status, reason, headers, answer = self._ask(body)
@@ -271,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
             method=method,
             key=key,
             range=self.headers.get("Range", ""),
-            conditional=any(name in self.headers for name in _CONDITIONS),
+            conditional=method == "PUT" and any(name in self.headers for name in _CONDITIONS),
             num_bytes=int(self.headers.get("Content-Length", 0)),
         )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import obstore
 import pytest
@@ -130,11 +131,41 @@ def test_a_conflict_is_told_as_an_object_that_is_not_there(store: Any, bucket: B
         obstore.head(store, "key")
 
 
+def test_a_client_that_dies_in_a_put_leaves_nothing(store: Any, bucket: Bucket) -> None:
+    with socket.create_connection(("127.0.0.1", urlsplit(bucket.proxy.endpoint).port or 0)) as client:
+        client.sendall(f"PUT /{bucket.name}/key HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf".encode())
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
+    with pytest.raises(FileNotFoundError):
+        obstore.head(store, "key")
+
+
+def test_a_store_that_refuses_conditions_is_asked_in_vain(store: Any, bucket: Bucket) -> None:
+    bucket.proxy.faults = Faults(shares={"501": 1.0})
+    with pytest.raises(GenericError, match="501 Not Implemented"):
+        obstore.put(store, "key", b"", mode="create")
+    assert obstore.put(store, "key", b"")
+
+
+def test_the_end_of_an_upload_in_parts_may_be_told_as_failed(store: Any, bucket: Bucket) -> None:
+    bucket.proxy.once("cut answer", "POST", "^begin")
+    with pytest.raises(GenericError):
+        obstore.put(store, "begin", MULTIPART)
+
+    def parts() -> Iterator[bytes]:
+        yield MULTIPART
+        bucket.proxy.once("cut answer", "POST", "^end")
+
+    with pytest.raises(FileNotFoundError):  # the client gives the upload up, which is no more: it is the object
+        obstore.put(store, "end", parts())
+    assert bytes(obstore.get(store, "end").bytes()) == MULTIPART
+
+
 def test_a_share_of_requests_is_spoilt_and_the_same_ones_again(store: Any, bucket: Bucket) -> None:
     faults = Faults(shares={"500": 0.1, "cut request": 0.05, "lost answer": 0.05}, seed=3, methods={"PUT"}, keys="^a")
     bucket.proxy.faults = faults
 
-    def spoilt() -> set[tuple[str, Fault | None]]:
+    def spoilt() -> set[tuple[str, Fault]]:
         bucket.proxy.forget()
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: obstore.put(store, f"a{number}", b""), range(200)))

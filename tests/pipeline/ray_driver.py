@@ -1,4 +1,7 @@
-"""A process that runs tasks on Ray, for tests that harm that Ray or that process: `python -m ... DIRECTORY SECONDS`."""
+"""A process that runs tasks on Ray, for tests that harm that Ray or that process.
+
+`python -m ... DIRECTORY SECONDS [CPUS TIMEOUT]`
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import ConfigError
-from pipeline.engine import EngineConfig, Info, Task, open_engine, output
+from pipeline.engine import EngineConfig, Info, Needs, Task, apart, open_engine, output
 from pipeline.errors import PipelineError
 from pipeline.storage.location import Location
 
@@ -22,6 +25,11 @@ class Out:
 class Sleep(Task[Out]):
     begun: str
     seconds: float
+    cpus: float = apart(default=1.0)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(cpus=self.cpus)
 
     def work(self, out: Out) -> Info:
         Path(self.begun).touch()
@@ -30,11 +38,14 @@ class Sleep(Task[Out]):
         return {}
 
 
-def main(directory: str, seconds: str) -> int:
+def main(directory: str, seconds: str, cpus: str = "1", nodes_timeout_s: str = "600") -> int:
     root = Path(directory)
-    tasks = [Sleep(partition=name, begun=str(root / f"{name}.begun"), seconds=float(seconds)) for name in ("a", "b")]
+    tasks = [
+        Sleep(partition=name, begun=str(root / f"{name}.begun"), seconds=float(seconds), cpus=float(cpus))
+        for name in ("a", "b")
+    ]
     try:
-        with open_engine(EngineConfig(num_cpus=None)) as engine:
+        with open_engine(EngineConfig(num_cpus=None, nodes_timeout_s=float(nodes_timeout_s))) as engine:
             engine.run_step(root / "step", tasks)
     except (PipelineError, ConfigError) as error:
         print(f"error: {error}")

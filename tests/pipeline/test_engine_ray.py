@@ -29,10 +29,12 @@ from tests.ray_nodes import ENVIRONMENT, TOKEN, WITHOUT_TOKEN, Cluster, cluster,
 LIMIT_S = 30.0
 
 
-def driver(directory: Path, environment: Mapping[str, str], seconds: float = 0.0) -> subprocess.Popen[str]:
+def driver(
+    directory: Path, environment: Mapping[str, str], seconds: float = 0.0, *more: float
+) -> subprocess.Popen[str]:
     """Starts two tasks in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", ray_driver.__name__, str(directory), str(seconds)],
+        [sys.executable, "-m", ray_driver.__name__, str(directory), str(seconds), *map(str, more)],
         cwd=REPOSITORY, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
@@ -240,6 +242,26 @@ def test_cluster_whose_head_dies_is_one_line(tmp_path: Path) -> None:
     assert re.search(r"^error: .*run again to go on from here$", output, re.MULTILINE)
     assert "Traceback" not in output
     assert process.returncode == 2
+
+
+@pytest.mark.slow
+def test_task_too_large_for_every_node_is_one_line(guarded: Cluster, tmp_path: Path) -> None:
+    process = driver(tmp_path, ENVIRONMENT | {"RAY_ADDRESS": guarded.address}, 0, 2, 1)
+    output = process.communicate(timeout=120)[0]
+    assert re.match(
+        r"error: no node of the cluster has 2 CPUs and \d+ MB .* \(the largest of 1: 1 and .*\); add", output
+    )
+    assert output.count("\n") == 1
+    assert process.returncode == 2
+
+
+@pytest.mark.slow
+def test_tasks_wait_for_a_node_that_is_large_enough(guarded: Cluster, tmp_path: Path) -> None:
+    process = driver(tmp_path, ENVIRONMENT | {"RAY_ADDRESS": guarded.address}, 0, 2, 100)
+    time.sleep(10)
+    assert process.poll() is None
+    with guarded.node(cpus=2):
+        assert process.communicate(timeout=120)[0] == "ok\n"
 
 
 # --- what is left behind -------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Tar(NamedTuple):
     path: str
     num_bytes: int
     sha256: str | None
-    tag: str
+    e_tag: str
 
 
 def tar_of(index: SampleIndex, shard: int) -> Tar:
@@ -155,9 +155,9 @@ class ShardCopies:
 
     def _copy(self, name: str, tar: Tar) -> None:
         temporary = self._directory / f"{name}.tmp"
-        _, num_bytes, sha256, tag = tar
+        _, num_bytes, sha256, e_tag = tar
         path = BucketPath.of(tar.path)
-        download(path, temporary, num_bytes=num_bytes, sha256=sha256, tag=tag, is_over=self._over.is_set)
+        download(path, temporary, num_bytes=num_bytes, sha256=sha256, e_tag=e_tag, is_over=self._over.is_set)
         temporary.rename(self._directory / name)
 
     def _remove(self, name: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from training.errors import DataError
 __all__ = ["changed", "copy_file", "download", "parts"]
 
 _PART_BYTES = 16 << 20
-_PATIENCE_S = 20.0
-"""How long a part is asked for again, beyond the client's own attempts: a store that is gone is told of in a minute."""
 
 
 def changed(place: object) -> DataError:
@@ -36,10 +33,10 @@ def download(
     *,
     num_bytes: int,
     sha256: str | None,
-    tag: str,
+    e_tag: str,
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Write the object to the file `to`; `sha256` and `tag` are of the version wanted, as far as they are known.
+    """Write the object to the file `to`; `sha256` and `e_tag` are of the version wanted, as far as they are known.
 
     Gives up when nobody needs it any more, which `is_over` tells. Raises DataError where it is another version or gone,
     where the store does not answer, or the disk is full.
@@ -47,13 +44,13 @@ def download(
     hasher = hashlib.sha256()
     with reading(path):
         try:
-            if not tag or sha256 is None:
+            if not e_tag or sha256 is None:
                 about = path.stat()
-                if about.st_size != num_bytes or (tag and about.tag != tag):
+                if about.st_size != num_bytes or (e_tag and about.e_tag != e_tag):
                     raise changed(path)
-                tag = about.tag
+                e_tag = about.e_tag
             with to.open("wb") as file:
-                for part in parts(path, num_bytes=num_bytes, tag=tag):
+                for part in parts(path, num_bytes=num_bytes, e_tag=e_tag):
                     if is_over():
                         raise DataError(f"{path}: not wanted any more")
                     hasher.update(part)
@@ -70,10 +67,10 @@ def download(
         raise changed(path)
 
 
-def parts(path: BucketPath, *, num_bytes: int, tag: str) -> Iterator[bytes]:
-    """The `num_bytes` of the version `tag`, part by part. Raises StoreError, ConflictError, FileNotFoundError."""
+def parts(path: BucketPath, *, num_bytes: int, e_tag: str) -> Iterator[bytes]:
+    """The `num_bytes` of the version `e_tag`, part by part. Raises StoreError, ConflictError, FileNotFoundError."""
     for offset in range(0, num_bytes, _PART_BYTES):
-        yield _part(path, offset, min(_PART_BYTES, num_bytes - offset), tag)
+        yield path.read_part(offset, min(_PART_BYTES, num_bytes - offset), e_tag)
 
 
 def copy_file(path: BucketPath, to: Path) -> None:
@@ -81,18 +78,7 @@ def copy_file(path: BucketPath, to: Path) -> None:
     about = path.stat()
     try:
         with to.open("wb") as file:
-            for part in parts(path, num_bytes=about.st_size, tag=about.tag):
+            for part in parts(path, num_bytes=about.st_size, e_tag=about.e_tag):
                 file.write(part)
     except ConflictError:
         raise StoreError("changed while it was read; run again", str(path)) from None
-
-
-def _part(path: BucketPath, offset: int, size: int, tag: str) -> bytes:
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return path.read_part(offset, size, tag)
-        except StoreError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)

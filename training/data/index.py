@@ -62,7 +62,7 @@ class SampleIndex:
     tar_bytes: tuple[int, ...]
     """Sizes of the tars: one that differs later was changed."""
     versions: tuple[tuple[str | None, str], ...]
-    """(SHA-256, tag) of each tar, as far as its list or the bucket states them."""
+    """(SHA-256, e_tag) of each tar, as far as its list or the bucket states them."""
     shard_sizes: tuple[int, ...]
     """Samples of each tar, which follow each other."""
     sizes: tuple[int, ...]
@@ -150,7 +150,7 @@ def load_index(directory: str | Path) -> SampleIndex:
     arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in _DTYPES}
     paths, tar_bytes, sizes = (tuple(meta.pop(name)) for name in ("paths", "tar_bytes", "sizes"))
     # An earlier version wrote neither of these.
-    versions = tuple((sha256, tag) for sha256, tag in meta.pop("versions", [(None, "")] * len(paths)))
+    versions = tuple((sha256, e_tag) for sha256, e_tag in meta.pop("versions", [(None, "")] * len(paths)))
     shard_sizes = meta.pop("shard_sizes", None) or np.bincount(arrays["shard"], minlength=len(paths)).tolist()
     return SampleIndex(
         paths=paths,
@@ -247,7 +247,7 @@ class _Writer:
         self._captions_end += len(captions)
         self._paths.append(str(shard.path))
         self._tar_bytes.append(shard.num_bytes)
-        self._versions.append((shard.sha256, shard.tag))
+        self._versions.append((shard.sha256, shard.e_tag))
         self._shard_sizes.append(len(uid))
         self._names.append((shard.path.name, shard.sha256, len(uid)))
         self._without_text += rows.num_without_text

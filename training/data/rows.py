@@ -145,7 +145,7 @@ def _rows_from_copy(shard: Shard, path: BucketPath) -> ShardRows:
     """`_rows_from_tar` of a tar in a bucket, read once."""
     with scratch_files() as directory:
         copy = directory / path.name
-        download(path, copy, num_bytes=shard.num_bytes, sha256=shard.sha256, tag=shard.tag)
+        download(path, copy, num_bytes=shard.num_bytes, sha256=shard.sha256, e_tag=shard.e_tag)
         try:
             return _rows_from_tar(copy)
         except DataError as error:

@@ -36,8 +36,8 @@ class Shard:
     sha256: str | None
     parquet_sha256: str | None = None
     num_bytes: int
-    tag: str = ""
-    """Of a tar in a bucket whose list states no hash: what tells its version."""
+    e_tag: str = ""
+    """Of a tar in a bucket whose list states no hash: what tells its version (ETag)."""
 
 
 def find_shards(directory: str | Place, *, skip_unfinished: bool = False) -> list[Shard]:
@@ -129,7 +129,7 @@ def _looked_at(path: Place, listed: _Listed) -> Shard:
             f"{path}: {about.st_size} bytes, but the manifest says {listed.num_bytes}; "
             "the copy is damaged: copy it again"
         )
-    return replace(known, num_bytes=about.st_size, tag=about.tag if isinstance(about, Stat) else "")
+    return replace(known, num_bytes=about.st_size, e_tag=about.e_tag if isinstance(about, Stat) else "")
 
 
 @contextmanager

@@ -118,7 +118,7 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, path: BucketPath) -> None:
         about = path.stat()
-        self._parts = parts(path, num_bytes=about.st_size, tag=about.tag)
+        self._parts = parts(path, num_bytes=about.st_size, e_tag=about.e_tag)
         self._left = memoryview(b"")
 
     def readable(self) -> bool:

@@ -74,6 +74,10 @@ class FetchConfig:
     shard_deadline_s: float = 3600.0
     """When so much time has passed, what is not finished is given up as a timeout; 0 for never."""
 
+    store: str | None = None
+    """Where the pictures and what is known of each URL are kept, a directory or a bucket's URL, for several data sets
+    to share: what one has asked for, no other asks for again. One run at a time uses it. null: in the output."""
+
     allow_addresses: tuple[str, ...] = ()
     """Ranges that may be reached although they are not global: CIDR, CIDR:port or [IPv6 CIDR]:port."""
 

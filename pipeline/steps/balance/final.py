@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine import Data, Info, Task, output
+from pipeline.engine import Data, Info, Needs, Task, output
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import FINAL_COUNTS, QUERY_COUNTS
 from pipeline.stages.balance import mode_of
@@ -71,6 +71,8 @@ class FindFinalThresholds(Task[FinalThresholds]):
     limit: int
     planned_hashes: Location
     rule: Rule
+
+    needs = Needs(memory_mb=1500)
 
     def work(self, out: FinalThresholds) -> Info:
         mode = mode_of(self.rule.mode)

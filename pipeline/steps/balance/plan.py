@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine import Data, Info, Task, output
+from pipeline.engine import Data, Info, Needs, Task, output
 from pipeline.records.identity import first_64_bits, keyed_hash
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
@@ -223,6 +223,7 @@ class FindThresholds(Task[ThresholdFiles]):
     rule: Rule
 
     version = 2
+    needs = Needs(memory_mb=1500)
 
     def work(self, out: ThresholdFiles) -> Info:
         counts = load(self.limit.counted)
@@ -276,6 +277,7 @@ class BalancePairs(Task[Chosen]):
     ledger: LedgerConfig
 
     version = 2
+    needs = Needs(memory_mb=1000)
 
     def work(self, out: Chosen) -> Info:
         select = Selection(self.rule, self.thresholds)

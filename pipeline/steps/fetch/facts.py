@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.storage.checked import read_part, read_schema, read_table
 from pipeline.storage.location import Location
-from pipeline.storage.place import Place
+from pipeline.storage.place import Place, place_of
 
 __all__ = [
     "IMPORTS",
@@ -43,6 +43,7 @@ __all__ = [
     "named_by_key",
     "read_facts",
     "settings_of",
+    "store_of",
     "stored_file",
 ]
 
@@ -55,7 +56,7 @@ STORES = (STORE, f"{STORE}/{IMPORTS}")
 _SPEED_ONLY = (
     *("concurrency", "per_host_concurrency", "per_host_rate", "per_host_failures"),
     *("max_waiting_bytes", "shard_deadline_s"),
-    "engine_python",
+    *("engine_python", "store"),
 )
 _BLOCK_LIST = ("block", "block_files")
 _LATER_DIRECTIVES = ("noml",)
@@ -82,6 +83,11 @@ class FactsByOrder:
     """A range of the imported facts, with the tars that they point into. A part tells its `first` and `last` order."""
 
     facts: Location = output(_FACTS, STORED_BY_ORDER)
+
+
+def store_of(config: FetchConfig) -> Mapping[str, Place]:
+    """Where the store of facts is kept, if not in the output."""
+    return {} if config.store is None else {STORE: place_of(config.store)}
 
 
 def named_by_key(task: _Task) -> _Task:

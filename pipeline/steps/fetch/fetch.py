@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.engine import Data, Info, Task, apart
+from pipeline.engine import Data, Info, Needs, Task, apart
 from pipeline.pictures.rejected import Rejected
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig, Picture
@@ -39,6 +39,9 @@ from pipeline.storage.tar import TarWriter
 
 __all__ = ["Fetch", "fetch_missing", "fetch_pictures", "keep_picture"]
 
+_TRANSFERS_PER_CPU = 256
+"""A picture takes 5 to 6 ms of a core (docs/fetching.md), and mostly more than a second to come."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch(Task[Answers]):
@@ -60,6 +63,12 @@ class Fetch(Task[Answers]):
     """The number of the last retry."""
 
     version = 5
+
+    @property
+    def needs(self) -> Needs:
+        """A whole CPU where hosts have a rate, which holds in one process, and for the other engine."""
+        mostly_waits = self.config.engine == "own" and not self.config.per_host_rate
+        return Needs(cpus=min(1.0, self.config.concurrency / _TRANSFERS_PER_CPU) if mostly_waits else 1.0)
 
     def work(self, out: Answers) -> Info:
         missing = read_table(self.missing).cast(MISSING)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.engine import Data, Info, Task
+from pipeline.engine import Data, Info, Needs, Task
 from pipeline.records.identity import first_64_bits, keyed_hash
 from pipeline.records.schema import FACTS
 from pipeline.stages.fetch.healing import merge_numbered
@@ -45,6 +45,7 @@ class CutFacts(Task[Blocks]):
     seed: int
 
     version = 3
+    needs = Needs(memory_mb=1500)
 
     def work(self, out: Blocks) -> Info:
         rows = 0
@@ -89,6 +90,7 @@ class SortFacts(Task[FactsByOrder]):
     ranges: int
 
     version = 3
+    needs = Needs(memory_mb=1500)
 
     def work(self, out: FactsByOrder) -> Info:
         table = pa.Table.from_batches(read_blocks(self.cut, self.number), _BLOCK)

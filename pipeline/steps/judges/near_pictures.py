@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.engine import Data, Info, Task, output
+from pipeline.engine import Data, Info, Needs, Task, output
 from pipeline.pictures.hamming import Hashes, Pairs, band_keys, band_masks, pairs_in_band, resolve
 from pipeline.pictures.thumbnail import NUM_BYTES, look_alike
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
@@ -99,6 +99,7 @@ class ChooseAlike(Task[Gone]):
     winners: Files
 
     version = 2
+    needs = Needs(memory_mb=1500)
 
     def work(self, out: Gone) -> Info:
         pairs = pa.concat_tables([read_table(file).cast(_PAIRS) for file in self.pairs])

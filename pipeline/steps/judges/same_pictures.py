@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.engine import Data, Info, Task, apart, output
+from pipeline.engine import WORKER_MB, Data, Info, Needs, Task, apart, output
 from pipeline.pictures.thumbnail import NUM_BYTES
 from pipeline.records.identity import keyed_hash
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig, Mode
@@ -159,6 +159,10 @@ class FindEqual(Task[Equal]):
     memory_mb: int = apart()
 
     version = 2
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(memory_mb=WORKER_MB + self.memory_mb)
 
     def work(self, out: Equal) -> Info:
         near = self.mode == "near"

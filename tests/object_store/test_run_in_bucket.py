@@ -1,0 +1,234 @@
+"""A run whose output is in a bucket: the same bytes as on a disk, whatever the store does, and whoever else tries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.commands import main
+from pipeline.errors import LockedError
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.output import open_output
+from tests.object_store.fault_proxy import Faults
+from tests.object_store.fixtures import Bucket
+from tests.pipeline.loopback_server import LoopbackServer, answer
+from tests.pipeline.small_run import SmallRun, picture
+
+_PATHS = [f"/{number}" for number in range(6)]
+_EVERY_FAULT = {"500": 0.05, "slow": 0.02, "cut request": 0.02, "cut answer": 0.03, "lost answer": 0.03}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LoopbackServer]:
+    with LoopbackServer({path: answer(200, picture(int(path[1:]))) for path in _PATHS}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def local(server: LoopbackServer, tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    small = SmallRun.make(tmp_path_factory.mktemp("local"), server, _PATHS)
+    assert run(small, small.output) == 0
+    return small
+
+
+def run(small: SmallRun, output: object, *words: str) -> int:
+    """Few tasks, since each costs a dozen requests."""
+    return small.run(f"--output={output}", "--texts.partitions=1", *words)
+
+
+def published_on(disk: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (disk / "shards").iterdir() if path.name != "config.yaml"}
+
+
+def published_in(output: BucketPath) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path, _ in (output / "shards").walk() if path.name != "config.yaml"}
+
+
+def test_bytes_are_those_of_a_disk_whatever_the_store_does(local: SmallRun, bucket: Bucket) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    bucket.proxy.faults = Faults(shares=_EVERY_FAULT, seed=1, slow_s=0.02)
+    assert run(local, output) == 0
+    bucket.proxy.faults = Faults()
+    assert bucket.proxy.fault_counts()
+    assert published_in(output) == published_on(local.output)
+    assert (output / "ledger.json").read_bytes() == (local.output / "ledger.json").read_bytes()
+
+
+def test_nothing_to_do_asks_for_little_and_puts_nothing(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    before = {str(path): path.read_tagged()[1] for path, _ in output.walk() if path.name != "lock"}
+    bucket.proxy.forget()
+    asked = len(server.requests)
+    assert run(local, output) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert len(server.requests) == asked
+    counts = bucket.proxy.counts()
+    assert counts["PUT"] <= 6, "the lock, and what shows that the store compares"
+    assert {str(path): path.read_tagged()[1] for path, _ in output.walk() if path.name != "lock"} == before
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, left = BucketPath.put, 0
+
+    def put_or_die(self: BucketPath, data: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        put(self, data)
+
+    output = BucketPath.of(f"{bucket.url}/set")
+    monkeypatch.setattr(BucketPath, "put", put_or_die)
+    asked, deaths = len(server.requests), 0
+    for after in (4, 9, 14, 20, 26, 2, 3, 10**6):
+        left = after
+        deaths += run(local, output) == 130
+    assert deaths >= 5
+    assert published_in(output) == published_on(local.output)
+    assert len(server.requests) - asked <= 2 * len(_PATHS), "one attempt at the fetch was lost, if any"
+    names = [path.relative_to(output) for path, _ in (output / "work").walk()]
+    ours = {file.path.removeprefix(f"{output}/") for file in _files_of_records(output)}
+    assert {name for name in names if "/at/" in name and not name.endswith(".tar")} == {
+        name for name in ours if not name.endswith(".tar")
+    }, "what attempts left that were given up is gone"
+
+
+def _files_of_records(output: BucketPath) -> Iterator[Any]:
+    from pipeline.engine import records_in, steps_in
+
+    for step in steps_in(output / "work"):
+        for record in records_in(step):
+            yield from record.located(step).values()
+
+
+def test_of_two_drivers_one_runs_and_the_other_says_so(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.storage.lease.LEASE_S", 3.0)
+    output = BucketPath.of(f"{bucket.url}/set")
+    with open_output(output), monkeypatch.context() as other:
+        other.setattr("pipeline.storage.output._LEASES", {})  # as another process would see it
+        assert run(local, output) == 2
+    assert "a live run holds it" in capsys.readouterr().err
+    assert run(local, output) == 0
+
+
+def test_hold_of_a_dead_driver_runs_out(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.storage.lease.LEASE_S", 1.0)
+    output = BucketPath.of(f"{bucket.url}/set")
+    said = {"token": 7, "holder": "gone", "lease_s": 1.0, "free": False, "beat": "x"}
+    (output / "openwit.json").put(b'{"layout_version": 1}')
+    (output / "lock").put(json.dumps(said).encode())
+    with open_output(output):
+        assert json.loads((output / "lock").read_bytes())["token"] == 8
+
+
+def test_driver_that_lost_its_hold_puts_nothing_more(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.engine import commit
+
+    output = BucketPath.of(f"{bucket.url}/set")
+    put_record, taken = commit._put_record, []
+
+    def taken_over(path: Any, *words: Any) -> Any:
+        if not taken and "/dedup/" in str(path):  # as if this process had slept for a minute
+            lock = json.loads((output / "lock").read_bytes())
+            (output / "lock").put(json.dumps({**lock, "token": lock["token"] + 1, "free": True}).encode())
+            taken.append(path)
+        return put_record(path, *words)
+
+    monkeypatch.setattr(commit, "_put_record", taken_over)
+    assert run(local, output) == 2
+    assert "taken" in capsys.readouterr().err
+    assert not (output / "shards").exists()
+    assert run(local, output) == 0
+    assert published_in(output) == published_on(local.output)
+
+
+def test_store_without_conditional_puts_is_refused_unless_one_driver_is_promised(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    bucket.proxy.conditional_puts = False
+    assert run(local, output) == 2
+    assert "single_driver" in capsys.readouterr().err
+    assert [path.name for path, _ in output.walk()] == []
+    assert run(local, output, "--engine.single_driver=true") == 0
+    assert published_in(output) == published_on(local.output)
+
+
+def test_new_version_replaces_the_old_one_and_the_manifest_comes_last(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    for shards in ("--shards.samples_per_shard=2", "--shards.samples_per_shard=3"):
+        bucket.proxy.forget()
+        assert run(local, output, shards) == 0
+        twin = SmallRun(root=local.root, config=local.config, output=tmp_path / shards[-1])
+        assert run(twin, twin.output, shards) == 0
+        assert published_in(output) == published_on(twin.output)
+        touched = [
+            request.key
+            for request, _ in bucket.proxy.log
+            if request.method in ("PUT", "DELETE") and "set/shards/" in request.key
+        ]
+        assert touched[0].endswith("manifest.json")
+        assert touched[-1].endswith("manifest.json")
+    assert not [path for path, _ in (output / "work" / "shards").walk() if path.suffix == ".tar"]
+
+
+def test_pictures_in_a_shared_store_are_asked_for_once(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path
+) -> None:
+    asked = len(server.requests)
+    for output in (f"{bucket.url}/one", f"{bucket.url}/two", str(tmp_path / "three")):
+        assert run(local, output, f"--fetch.store={bucket.url}/pictures") == 0
+    assert len(server.requests) - asked == len(_PATHS)
+    assert published_in(BucketPath.of(f"{bucket.url}/two")) == published_on(tmp_path / "three")
+    assert published_on(tmp_path / "three") == published_on(local.output)
+
+
+def test_damage_in_a_bucket_is_named_and_made_again(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    for path, _ in list((output / "work").walk()):
+        if "/at/" in str(path) and "/fetch/" not in str(path):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.put(bytes(data))
+    for path, _ in list((output / "shards").walk()):
+        path.unlink()
+    asked = len(server.requests)
+    capsys.readouterr()
+    assert run(local, output) == 0
+    assert "damaged: work/" in capsys.readouterr().err
+    assert len(server.requests) == asked
+    assert published_in(output) == published_on(local.output)
+
+
+def test_hold_is_one_a_process(bucket: Bucket) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    with open_output(output), pytest.raises(LockedError, match="already"), open_output(output):
+        pass
+
+
+def test_keys_enter_nothing(local: SmallRun, bucket: Bucket, capfd: pytest.CaptureFixture[str]) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    assert main(["status", str(output)]) == 0
+    told = "".join(capfd.readouterr())
+    secret = bucket.environment["AWS_SECRET_ACCESS_KEY"]
+    assert secret not in told
+    assert all(secret.encode() not in path.read_bytes() for path, _ in output.walk())
