@@ -13,7 +13,6 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,13 +27,14 @@ from pipeline.storage.place import place_of
 from tests.conftest import REPOSITORY
 from tests.object_store.fault_proxy import Faults
 from tests.object_store.fixtures import Bucket
-from tests.training.conftest import tiny_run
+from tests.training.conftest import in_window, put_tree, tiny_run
 from tests.training.test_data import LengthTokenizer, joined, load, same
 from tests.training.test_train import CrashError, crash, interrupt_at, losses
 from tests.training.tiny_shards import make_shards
 from training.__main__ import main
 from training.checkpoints.in_bucket import last_here
 from training.checkpoints.layout import read_progress
+from training.checkpoints.loading import read_weights
 from training.config import AugmentConfig, DataConfig, EvaluationConfig, TrainConfig
 from training.data.batches import Batch, BatchDataset, batches
 from training.data.index import write_index
@@ -50,15 +50,6 @@ FAULTS = Faults(
 WINDOW = 2
 
 
-def put_tree(directory: Path, url: str) -> BucketPath:
-    """The files below `directory` as objects."""
-    place = BucketPath.of(url)
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            (place / str(path.relative_to(directory))).put(path.read_bytes())
-    return place
-
-
 @pytest.fixture
 def data_url(bucket: Bucket, tiny_data: Path) -> str:
     return str(put_tree(tiny_data, f"{bucket.url}/data"))
@@ -67,19 +58,16 @@ def data_url(bucket: Bucket, tiny_data: Path) -> str:
 @pytest.fixture
 def config(bucket: Bucket, data_url: str, tiny_vit: Path) -> TrainConfig:
     """A run over shards in a bucket, in it as well."""
-    return in_window(tiny_run(Path("run"), Path("data"), tiny_vit), f"{bucket.url}/run", data_url)
-
-
-def in_window(run: dict[str, Any], output: str, data: str) -> TrainConfig:
-    run = run | {"output": output, "data": {**run["data"], "path": data, "order": "window", "window": WINDOW}}
-    return from_mapping(TrainConfig, run)
+    return from_mapping(
+        TrainConfig, in_window(tiny_run(Path("run"), Path("data"), tiny_vit), f"{bucket.url}/run", data_url)
+    )
 
 
 @pytest.fixture(scope="module")
 def on_disk(tiny_data: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of the same run on a disk, to be read only."""
     output = tmp_path_factory.mktemp("on-disk") / "run"
-    train(in_window(tiny_run(output, tiny_data, tiny_vit), str(output), str(tiny_data)))
+    train(from_mapping(TrainConfig, in_window(tiny_run(output, tiny_data, tiny_vit), output, tiny_data)))
     return output
 
 
@@ -236,12 +224,14 @@ def test_a_set_that_is_being_published_is_not_read(bucket: Bucket, data_url: str
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bucket_module._RETRIES, "max_retries", 1)
     monkeypatch.setattr(bucket_module, "_TRIES", 1)
+    bucket_module._store.cache_clear()
 
 
-def test_a_store_that_is_gone_ends_the_reading_with_one_line(bucket: Bucket, impatient: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("impatient")
+def test_a_store_that_is_gone_ends_the_reading_with_one_line(bucket: Bucket, tmp_path: Path) -> None:
     make_shards(tmp_path / "data", counts=(20,) * 6, size=24)
     url = str(put_tree(tmp_path / "data", f"{bucket.url}/data"))
     with closing(few_at_a_time(url, tmp_path)) as found:
@@ -252,8 +242,9 @@ def test_a_store_that_is_gone_ends_the_reading_with_one_line(bucket: Bucket, imp
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_store_that_is_gone_ends_the_run_with_one_line(
-    bucket: Bucket, config: TrainConfig, impatient: None, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def goes() -> None:
         bucket.proxy.faults = Faults(shares={"500": 1.0})
@@ -283,7 +274,7 @@ def test_a_run_in_a_bucket_crashes_and_goes_on_to_the_weights_of_a_disk(
     bucket: Bucket, config: TrainConfig, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.proxy.faults = FAULTS
-    config = replace(config, log=replace(config.log, tensorboard=True))
+    config = replace(config, log=replace(config.log, tensorboard=True), data=replace(config.data, num_workers=1))
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7, crash)
         with pytest.raises(CrashError):
@@ -314,12 +305,12 @@ def test_a_killed_run_in_a_bucket_resumes_to_the_same_weights(
         "lease.LEASE_S = 2.0\n"
         "real = train.accumulate_gradient\n"
         "def slow(*args, **kwargs):\n"
-        "    import time; time.sleep(0.2); return real(*args, **kwargs)\n"
+        "    import time; time.sleep(0.1); return real(*args, **kwargs)\n"
         "train.accumulate_gradient = slow\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     words = [
-        "run", "--output", config.output, "--data.path", config.data.path or "", "--data.num_workers", "1",
+        "run", "--output", config.output, "--data.path", config.data.path or "", "--data.num_workers", "0",
         "--data.window", str(WINDOW), "--model.name", config.model.name, "--model.patch_dropout", "0.25",
         "--samples", "160", "--global_batch_size", "16", "--precision", "fp32", "--device", "cpu", "--threads", "1",
         "--optimiser.learning_rate", "1e-2", "--optimiser.warmup_samples", "32",
@@ -330,7 +321,7 @@ def test_a_killed_run_in_a_bucket_resumes_to_the_same_weights(
     first = BucketPath.of(config.output) / "checkpoints" / "000000000048" / "state.json"
     try:
         while process.poll() is None and not first.is_file():
-            time.sleep(0.05)
+            time.sleep(0.03)
     finally:
         process.kill()
         process.wait()
@@ -454,3 +445,19 @@ def test_a_growing_set_in_a_bucket_is_followed_and_a_resumed_run_reads_the_same(
             train(crashed)
     train(crashed)
     assert_same_weights(crashed.output, whole.output, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run", "apart"])
+def test_two_ranks_learn_from_a_bucket_what_one_learns_from_a_disk(
+    name: str, two_ranks: Path, ranks_bucket: Bucket, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in ranks_bucket.environment.items():
+        monkeypatch.setenv(variable, value)
+    output = f"{ranks_bucket.url}/{name}"
+    found = read_weights(checkpoint_of(output, tmp_path))
+    expected = load_file(checkpoint_of(on_disk, tmp_path) / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=2e-3, atol=2e-4)
+    first = [(seen, round(loss, 3)) for seen, loss in losses_in(output)]
+    assert first == [(seen, round(loss, 3)) for seen, loss in losses(on_disk)]

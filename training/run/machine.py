@@ -38,17 +38,22 @@ def open_place(place: Place, world: World, stack: ExitStack) -> RunPlace:
     is_owner, owner, machines = False, 0, 0
     while True:
         # One rank makes a directory, those that see it share it; then the first of the others makes the next.
-        offered: tuple[Path, str] | None = None
+        offered: Path | None = None
         if world.rank == owner:
             local, is_owner = stack.enter_context(scratch_files()), True
-            offered = (local, secrets.token_hex(8))
-            (local / offered[1]).touch()
-        seen = world.gather_objects(offered)[owner]
-        if local is None and (seen[0] / seen[1]).is_file():
-            local = seen[0]
+            offered = local / f"shared-{secrets.token_hex(8)}"
+            offered.touch()
+        mark: Path = world.gather_objects(offered)[owner]
+        if local is None and _is_here(mark):
+            local = mark.parent
         machines += 1
         without = [rank for rank, lacks in enumerate(world.gather_objects(local is None)) if lacks]
         if not without:
             assert local is not None
             return RunPlace(place=place, local=local, is_owner=is_owner, is_shared=machines == 1)
         owner = without[0]
+
+
+def _is_here(mark: Path) -> bool:
+    """Whether a file of another rank is on this machine, too."""
+    return mark.is_file()

@@ -46,6 +46,8 @@ class Mirror:
     ) -> None:
         self._over.set()
         self._thread.join()
+        if isinstance(error, OutputError):
+            return  # the store does not answer
         try:
             self.put_changes()
         except StoreError as failed:
