@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,6 +268,19 @@ def test_random_access_to_a_bucket_is_refused() -> None:
     assert DataConfig(path="s3://somewhere/data").lanes == 64
     assert DataConfig(path="data").lanes is None
     assert DataConfig(path="data", order="window", window=8).lanes == 8
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http by curl")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_reads_the_set_by_signed_urls(data_url: str) -> None:
+    page = (REPOSITORY / "docs/training.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    told: dict[str, Any] = {}
+    exec(program.replace("s3://my-bucket/wit", data_url).replace("range(7)", "range(3)"), told)
+    assert "X-Amz-Signature" in told["urls"][0]
+    pairs = list(told["pairs"])
+    assert len(pairs) == 103
+    assert pairs[0][0].size == (40, 40)
 
 
 # --- runs -----------------------------------------------------------------------------------------
