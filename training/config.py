@@ -371,6 +371,9 @@ class TrainConfig:
     """auto takes a GPU when there is one."""
     threads: int | None = None
     """CPU threads of the training process; null leaves torch's choice."""
+    single_driver: bool = False
+    """You see to it that one run at a time writes to an `output` in a bucket: for stores that cannot compare and swap,
+    in which two could not be told apart."""
     on_non_finite: Literal["skip", "stop"] = "skip"
     """A NaN or infinite loss or gradient: skip the step on all ranks and count it, or stop."""
     max_skipped_in_a_row: int = 20

@@ -358,6 +358,16 @@ def test_a_live_run_in_a_bucket_is_not_taken_over(
         train(replace(config, output=config.output.replace("/run", "/other")))
 
 
+def test_a_store_that_does_not_compare_wants_the_users_word(bucket: Bucket, config: TrainConfig) -> None:
+    bucket.proxy.conditional_puts = False
+    short = replace(config, samples=16)
+    with pytest.raises(OutputError, match="--single_driver true"):
+        train(short)
+    assert "run.json" not in files_of(BucketPath.of(config.output))
+    train(replace(short, single_driver=True))
+    assert "checkpoints/000000000016/state.json" in files_of(BucketPath.of(config.output))
+
+
 def test_a_run_that_lost_its_lock_commits_no_checkpoint(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     root = BucketPath.of(config.output)
 

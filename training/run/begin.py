@@ -65,7 +65,8 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     """Open all that the run needs; `stack` closes it. Raises TrainingError, ConfigError, alike on every rank."""
     check_sizes(config, world)
     root = place_of(config.output)
-    is_held = world.together(lambda: stack.enter_context(locked_run(root)) if world.is_first else None)
+    lock = locked_run(root, single_driver=config.single_driver)
+    is_held = world.together(lambda: stack.enter_context(lock) if world.is_first else None)
     here = open_place(root, world, stack)
 
     last, problems = _restore(here, world)

@@ -29,14 +29,14 @@ _FORMAT = 1
 
 
 @contextmanager
-def locked_run(place: str | Place) -> Iterator[Callable[[], None]]:
+def locked_run(place: str | Place, *, single_driver: bool = False) -> Iterator[Callable[[], None]]:
     """Make or take over `place` and hold its lock; calling what this gives says whether it is still held.
 
-    Raises OutputError, the call LockedError or StoreError.
+    `single_driver`: see TrainConfig. Raises OutputError, the call LockedError or StoreError.
     """
     root = place_of(place)
     if isinstance(root, BucketPath):
-        with _leased(root) as check:
+        with _leased(root, single_driver) as check:
             yield check
         return
     try:
@@ -64,15 +64,16 @@ def locked_run(place: str | Place) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _leased(root: BucketPath) -> Iterator[Callable[[], None]]:
+def _leased(root: BucketPath, single_driver: bool) -> Iterator[Callable[[], None]]:
     try:
         if not (root / "run.json").is_file() and not (root / "lock").is_file() and root.is_dir():
             raise OutputError(f"{root}: not empty, and not the output of a training run; set --output to another")
-        lease = take_lease(root, single_driver=False)
+        lease = take_lease(root, single_driver=single_driver)
     except LockedError as error:
         raise OutputError(f"{root}: another live run writes there; wait for it, or set --output") from error
     except PipelineError as error:  # of the store, or one that cannot tell two runs apart
-        raise OutputError(one_line(error, 300)) from error
+        told = one_line(error, 300).replace("--engine.single_driver", "--single_driver")
+        raise OutputError(told) from error
 
     def check() -> None:
         lease.check()
