@@ -38,6 +38,9 @@ class WitConfig:
     max_sources: int | None = None
     """At most so many files of each of `sources`, drawn by keyed hash: a larger number, or another source, adds files
     and keeps the others. null takes all."""
+    max_rows: int | None = None
+    """At most so many rows of each table and records of each archive, from its start, for a pilot: what comes after
+    them is not read. null reads all."""
     max_bad_sources: float = 0.01
     """The share of the sources that may be unreadable: each is counted with its name, and `run --retry-failed` asks
     for it again. More stop the run, and so do the first three, if no source could be read before them."""
@@ -74,5 +77,7 @@ class WitConfig:
             raise ConfigError("sources: name at least one crawl archive or table")
         if self.max_sources is not None and self.max_sources < 1:
             raise ConfigError("max_sources: must be at least 1, or null for all")
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ConfigError("max_rows: must be at least 1, or null for all")
         if not 0 <= self.max_bad_sources <= 1:
             raise ConfigError("max_bad_sources: must lie between 0 and 1")

@@ -20,6 +20,7 @@ from pipeline.stages.image_filters_config import FiltersConfig, ScoreFilter
 from pipeline.steps.dedup_config import DedupConfig
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.step import Page, Step
+from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.place import Place
 from pipeline.terminal.printable import say
 from pipeline.wit import build
@@ -59,8 +60,11 @@ def page_of(output: Place) -> Page:
     return whole_page(output) if config is None else build(config, recorded(output))
 
 
-def whole_page(output: Place = _NOWHERE) -> Page:
-    """The page of a config that asks for everything. Nobody could run it: its files are not there."""
+def whole_page(output: Place = _NOWHERE, *, keep_candidates: bool = True) -> Page:
+    """The page of a config that asks for everything. Nobody could run it: its files are not there.
+
+    With candidates that are kept two steps stand for the one that reads the sources otherwise.
+    """
     config = WitConfig(
         sources=("-",),
         source_format="img2dataset",
@@ -72,6 +76,7 @@ def whole_page(output: Place = _NOWHERE) -> Page:
         filters=FiltersConfig(scores=(ScoreFilter(files=("-",), column="-", min=0.0),)),
         decontaminate=DecontaminateConfig(hashes=("-",)),
         image_dedup=ImageDedupConfig(mode="near"),
+        texts=TextsConfig(keep_candidates=keep_candidates),
     )
     return build(config)
 
@@ -155,28 +160,45 @@ def _all_reasons() -> Mapping[str, Mapping[str, str]]:
     return reasons_of(whole_page())
 
 
-def as_markdown(page: Page) -> str:
+def as_markdown() -> str:
     """docs/steps.md: every step in order."""
-    views = {(view.step.name, view.field): name for name, view in views_of(page).items()}
+    rows, rows_kept = _rows(whole_page(keep_candidates=False)), _rows(whole_page())
     lines = [
         "# Steps",
         "",
         "Every step that a config may ask for, in order, as `pipeline/wit.py` puts them together. Written by",
         "`python -m pipeline.pages`; a test holds it equal to the page.",
         "",
-        "| step | what it does | a task per | reads | writes | view | enters into the ledger |",
-        "|---|---|---|---|---|---|---|",
+        *_HEAD,
+        *rows,
+        "",
+        "With `texts.keep_candidates: true` two steps stand for `texts`:",
+        "",
+        *_HEAD,
+        *(row for row in rows_kept if row not in rows),
     ]
+    return "\n".join(lines) + "\n"
+
+
+_HEAD = (
+    "| step | what it does | a task per | reads | writes | view | enters into the ledger |",
+    "|---|---|---|---|---|---|---|",
+)
+
+
+def _rows(page: Page) -> list[str]:
+    views = {(view.step.name, view.field): name for name, view in views_of(page).items()}
+    rows = []
     for step in page.steps:
         shown = ", ".join(f"`{name}`" for (owner, _), name in views.items() if owner == step.name)
         cells = [
             *(f"`{step.name}`", step.title, step.per, ", ".join(reads_of(step)) or "-", ", ".join(writes_of(step))),
             *(shown, ", ".join(step.stages)),
         ]
-        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
-    return "\n".join(lines) + "\n"
+        rows.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+    return rows
 
 
 if __name__ == "__main__":
-    for line in as_markdown(whole_page()).splitlines():
+    for line in as_markdown().splitlines():
         say(line)

@@ -1,6 +1,6 @@
 """THE page: WebImageText from raw web data, every step in order, what goes in and what comes out.
 
-    sources --extract--> candidates --clean, language, match--> matched
+    sources --extract--> links --clean, language, match--> matched          (in one pass, or with the links kept)
     matched --exchange, dedup--> unique --balance: at most t pairs a query--> chosen --schedule--> plan
     plan --fetch what is not known yet, check image, resize--> pictures and facts
     plan with facts --judges, image dedup (if asked), final balance--> survivors --shards--> tars + Parquet
@@ -20,7 +20,7 @@ from pipeline.steps.balance.final import final_balance
 from pipeline.steps.balance.plan import balance
 from pipeline.steps.dedup import dedup
 from pipeline.steps.exchange import exchange
-from pipeline.steps.extract import Sources, extract_links
+from pipeline.steps.extract import extract_links
 from pipeline.steps.fetch.facts import store_of
 from pipeline.steps.fetch.fetch import fetch_pictures
 from pipeline.steps.fetch.import_shards import import_pictures
@@ -29,9 +29,11 @@ from pipeline.steps.judges.decontaminate import decontaminate
 from pipeline.steps.judges.image_dedup import image_dedup
 from pipeline.steps.judges.image_filters import filters
 from pipeline.steps.judges.judge_pairs import judge_pairs
+from pipeline.steps.match_links import match_links
 from pipeline.steps.queries import list_queries
 from pipeline.steps.schedule import schedule
 from pipeline.steps.shards import write_shards
+from pipeline.steps.source_parts import Sources
 from pipeline.steps.step import Page
 from pipeline.storage.place import place_of
 
@@ -45,9 +47,13 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
 
     # The query list; links with text; of these what is clean, in a target language, and contains a query.
     queries = page.add(list_queries(c.queries, c.match))  #                         QUERIES
-    links = page.add(extract_links(sources, c.extract))  #                          CANDIDATES
     stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries)]
-    matched = page.add(judge_links(links, with_own(stages, own.links, CANDIDATES), c.texts))  # MATCHED
+    stages = with_own(stages, own.links, CANDIDATES)
+    if c.texts.keep_candidates:
+        links = page.add(extract_links(sources, c.extract))  #                      CANDIDATES
+        matched = page.add(judge_links(links, stages, c.texts))  #                  MATCHED
+    else:
+        matched = page.add(match_links(sources, c.extract, stages, c.texts))  #     MATCHED
 
     # One pair a picture, or per (canonical URL, caption), over the whole set; of these at most t a query.
     exchanged = page.add(exchange(matched, c.texts))
@@ -76,4 +82,12 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
 
 def sources_of(c: WitConfig) -> Sources:
     """What the config says of the sources."""
-    return Sources(patterns=c.sources, format=c.source_format, most=c.max_sources, max_bad=c.max_bad_sources)
+    return Sources(
+        patterns=c.sources,
+        format=c.source_format,
+        most=c.max_sources,
+        max_bad=c.max_bad_sources,
+        max_rows=c.max_rows,
+        table_bytes=c.texts.table_bytes_per_task,
+        archive_bytes=c.texts.archive_bytes_per_task,
+    )

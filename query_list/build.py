@@ -7,19 +7,19 @@ then OUTPUT gets the list's bytes, whole or not at all
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.engine import AnyTask, Data, Engine, Records, forget, open_engine, outputs_of
 from pipeline.errors import DamagedFileError, OutputError
-from pipeline.storage.atomic import commit, temporary_name, unwritable
-from pipeline.storage.checked import check, digest_of
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.checked import check_in_passing
 from pipeline.storage.location import Files, Location
+from pipeline.storage.place import Place, place_of
+from pipeline.storage.written import written
 from pipeline.terminal.printable import say
 from pipeline.terminal.progress import Progress
 from query_list.config import BuildConfig
@@ -44,7 +44,7 @@ _MAX_BUCKETS = 512
 class BuildResult:
     """What a build did."""
 
-    path: Path
+    path: Place
     fingerprint: str
     num_queries: int
     built: bool
@@ -58,7 +58,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
 
     Raises InputError for inputs that are missing or not what they claim, ConfigError, OutputError.
     """
-    output = Path(config.output)
+    output = place_of(config.output)
     work = output.with_name(f"{output.name}.work")
     inputs = _inputs(config, work / "inputs.json")
     counted, viewed = _data(work, "count", Counted), _data(work, "views", Viewed)
@@ -80,9 +80,9 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
         else:
             raise OutputError(f"{work}: files are damaged again after they were made again; look at the machine's disk")
     made = ranked.only
-    built = not output.is_file() or digest_of(output) != made.files.queries.digest
+    built = not _is_at(output, made.files.queries)
     if built:
-        _publish(made.files.queries.local, output)
+        _publish(made.files.queries, output)
     facts: dict[str, int] = {}
     for part in (*counted.parts, *viewed.parts, made):
         for name, value in part.info.items():
@@ -97,7 +97,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     )
 
 
-def _data(work: Path, name: str, out: type[Out]) -> Data[Out]:
+def _data(work: Place, name: str, out: type[Out]) -> Data[Out]:
     data = Data(name, out)
     data.directory = work / name
     return data
@@ -119,7 +119,7 @@ def _forget_damaged(*made: Data[Any]) -> bool:
         for part in data.parts:
             try:
                 for name in outputs_of(data.out):
-                    check(getattr(part.files, name))
+                    check_in_passing(getattr(part.files, name))
             except DamagedFileError as error:
                 say(f"damaged: {error.path}: {error.what}; made again", to=sys.stderr)
                 forget(data.directory, part.name)
@@ -157,7 +157,7 @@ class _Inputs:
         return int(min(_MAX_BUCKETS, max(1, packed // _BYTES_PER_BUCKET)))
 
 
-def _inputs(config: BuildConfig, memory: Path) -> _Inputs:
+def _inputs(config: BuildConfig, memory: Place) -> _Inputs:
     """Raises InputError where one is not there."""
     pageviews = config.titles.pageviews if config.titles else ()
     index = config.wordnet.index if config.wordnet else ()
@@ -240,12 +240,21 @@ def _rank_task(config: BuildConfig, inputs: _Inputs, counted: Data[Counted], mer
     )
 
 
-def _publish(source: Path, output: Path) -> None:
-    temporary = temporary_name(output)
+def _is_at(output: Place, made: Location) -> bool:
+    """Whether the list is there already, as it was made."""
+    if not output.is_file():
+        return False
     try:
-        temporary.write_bytes(source.read_bytes())
-        commit(temporary, output)
-    except OSError as error:
-        if os.path.lexists(temporary):
-            temporary.unlink()
-        raise unwritable(output, error) from error
+        check_in_passing(Location(str(output), made.digest))
+    except DamagedFileError:
+        return False
+    return True
+
+
+def _publish(made: Location, output: Place) -> None:
+    source = made.place
+    if isinstance(source, BucketPath) and isinstance(output, BucketPath):
+        source.copy(output)
+        return
+    with written(output) as path:
+        path.write_bytes(source.read_bytes())

@@ -16,11 +16,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.load import ConfigError, describe, from_mapping, load, parse_overrides
 from pipeline.errors import PipelineError
+from pipeline.storage.place import Place, place_of
 from pipeline.terminal.printable import say
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _build(words: list[str]) -> int:
 
     if not words or words[0].startswith("--"):
         raise ConfigError("give a config: python -m query_list build configs/queries/sample.yaml")
-    config = load(BuildConfig, words[0], words[1:])
+    config = load(BuildConfig, place_of(words[0]), words[1:])
     console = PrintableConsole(stderr=True, highlight=False)
     result = build(config, Progress(console))
     if not result.built:
@@ -121,7 +121,7 @@ def _lint(words: list[str]) -> int:
     language = {"function_words": options.pop("function_words")} if "function_words" in options else {}
     empty_queries = from_mapping(EmptyQueriesConfig, language, where="the command line")
     config = from_mapping(MatchConfig, options, where="the command line")
-    sample = read_texts(Path(texts)) if texts else ()
+    sample = read_texts(place_of(texts)) if texts else ()
     findings = lint(read_queries(path), config, sample, empty_queries=empty_queries)
     for finding in findings:
         say(f"{finding.kind:<15} {finding.query_id:>7}  {finding.query!r}: {finding.detail}")
@@ -141,7 +141,7 @@ def _diff_rules(words: list[str]) -> int:
     options = dict(parse_overrides(rest[1:]))
     limit = int(options.pop("limit", 20))
     config = from_mapping(MatchConfig, options, where="the command line")
-    texts = read_texts(Path(rest[0]))
+    texts = read_texts(place_of(rest[0]))
     differences = diff_rules(read_queries(path), texts, config)
     for only in ("words", "metaclip"):
         found = [difference for difference in differences if difference.only == only]
@@ -152,15 +152,15 @@ def _diff_rules(words: list[str]) -> int:
     return 0
 
 
-def _list_path(words: list[str]) -> tuple[Path, list[str]]:
+def _list_path(words: list[str]) -> tuple[Place, list[str]]:
     """The list that the first word names, itself or by its build config; and the other words."""
     if not words or words[0].startswith("--"):
         raise ConfigError("give a query list (.parquet, .csv, .txt) or the config that builds one")
-    path = Path(words[0])
+    path = place_of(words[0])
     if path.suffix in (".yaml", ".yml"):
         from query_list.config import BuildConfig
 
-        path = Path(load(BuildConfig, path).output)
+        path = place_of(load(BuildConfig, path).output)
     return path, words[1:]
 
 

@@ -18,6 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from pipeline.storage.place import Place
+
 __all__ = ["COUNTS", "SpillingCounter", "bucket_of", "read_bucket", "sum_counts", "write_buckets"]
 
 COUNTS = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("count", pa.int64(), nullable=False)])
@@ -104,9 +106,9 @@ def write_buckets(path: Path, tables: Iterable[pa.Table]) -> int:
     return rows
 
 
-def read_bucket(path: Path, bucket: int) -> pa.Table:
+def read_bucket(path: Place, bucket: int) -> pa.Table:
     """One bucket of a file that `write_buckets` wrote."""
-    with pa.memory_map(str(path)) as source:
+    with pa.memory_map(str(path)) if isinstance(path, Path) else pa.PythonFile(path.open(), mode="r") as source:
         return pa.Table.from_batches([pa.ipc.open_file(source).get_batch(bucket)], schema=COUNTS)
 
 

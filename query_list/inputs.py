@@ -1,4 +1,4 @@
-"""Input files by pattern, local or on any fsspec file system, and what identifies their content."""
+"""Input files by pattern, local, in a bucket or on any fsspec file system, and what identifies their content."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import IO, Any, cast
 
 from pipeline.errors import InputError
 from pipeline.storage.atomic import read_json, sha256_of, write_json
+from pipeline.storage.named_objects import is_object, named_objects, open_object
+from pipeline.storage.place import Place
 
 __all__ = ["Input", "expand", "identify", "open_raw", "open_text_lines"]
 
@@ -41,7 +43,7 @@ def expand(patterns: Sequence[str], *, what: str) -> list[Input]:
     return [found[path] for path in sorted(found)]
 
 
-def identify(inputs: Sequence[Input], memory: Path) -> dict[str, str]:
+def identify(inputs: Sequence[Input], memory: Place) -> dict[str, str]:
     """Path -> content hash; a file is read again only when its size or stamp differs from `memory`'s."""
     known = read_json(memory)
     known = known if isinstance(known, dict) else {}
@@ -63,10 +65,12 @@ def identify(inputs: Sequence[Input], memory: Path) -> dict[str, str]:
 def open_raw(path: str) -> Iterator[IO[bytes]]:
     """The file's bytes as stored, seekable. Raises InputError where it cannot be opened."""
     try:
-        if "://" in path:
+        if is_object(path):
+            file: IO[bytes] = open_object(path)
+        elif "://" in path:
             import fsspec
 
-            file: IO[bytes] = fsspec.open(path, "rb").open()
+            file = fsspec.open(path, "rb").open()
         else:
             file = Path(path).open("rb")  # noqa: SIM115 - closed by the `with` below
     except OSError as error:
@@ -97,6 +101,9 @@ def _local(pattern: str) -> list[Input]:
 
 
 def _remote(pattern: str) -> list[Input]:
+    if is_object(pattern):
+        found = named_objects(pattern)
+        return [Input(path=path, num_bytes=size, stamp=str(tag)) for path, (size, tag) in found.items()]
     import fsspec
 
     try:

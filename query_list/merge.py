@@ -42,7 +42,7 @@ class MergeBucket(Task[Merged]):
         return {"rows": words + bigrams + self._add_up(self.views, out.views, 1)}
 
     def _add_up(self, counted: Files, out: Location, least: int) -> int:
-        total = sum_counts(read_bucket(file.local, self.bucket) for file in counted)
+        total = sum_counts(read_bucket(file.place, self.bucket) for file in counted)
         return write_buckets(out.local, [total.filter(pc.greater_equal(total.column("count"), least))])
 
 

@@ -5,8 +5,9 @@ totals, pages, WordNet, lists of one's own --one source after the other, each gi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -121,19 +122,24 @@ class RankAndCut(Task[Ranked]):
 
 
 def _table_of(totals: Files) -> pa.Table:
-    tables = [read_bucket(file.local, 0) for file in totals]
+    tables = [read_bucket(file.place, 0) for file in totals]
     return pa.concat_tables(tables) if tables else COUNTS.empty_table()
 
 
 def _reader_of(totals: Files) -> pa.RecordBatchReader:
     """The same, bucket by bucket."""
-    batches = (batch for file in totals for batch in read_bucket(file.local, 0).to_batches())
+    batches = (batch for file in totals for batch in read_bucket(file.place, 0).to_batches())
     return pa.RecordBatchReader.from_batches(COUNTS, batches)
 
 
 def _pages_reader(pages: Files) -> pa.RecordBatchReader:
-    batches = (batch.cast(PAGES) for file in pages for batch in pq.ParquetFile(file.path).iter_batches())
-    return pa.RecordBatchReader.from_batches(PAGES, batches)
+    return pa.RecordBatchReader.from_batches(PAGES, (batch for file in pages for batch in _pages_of(file)))
+
+
+def _pages_of(file: Location) -> Iterator[pa.RecordBatch]:
+    source = file.place
+    opened = source if isinstance(source, Path) else pa.PythonFile(source.open(), mode="r")
+    yield from (batch.cast(PAGES) for batch in pq.ParquetFile(opened).iter_batches())
 
 
 def _table(chosen: Mapping[str, tuple[str, int, Candidate]]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from pipeline.errors import InputError
 from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import Matcher, can_match, normal_form
 from pipeline.records.queries import QueryList
+from pipeline.storage.bucket import StoreError
 from pipeline.storage.lines import read_lines
+from pipeline.storage.place import Place
 from query_list.config import EmptyQueriesConfig
 from query_list.stop_words import Judge
 
@@ -138,7 +141,7 @@ def diff_rules(query_list: QueryList, texts: Sequence[str], config: MatchConfig)
     return differences
 
 
-def read_texts(path: Path) -> list[str]:
+def read_texts(path: Place) -> list[str]:
     """Texts of a .txt file (one a line) or of the column caption, alt_text or text of a .parquet, .csv or .tsv.
 
     Raises InputError where there is no such file or column.
@@ -146,18 +149,20 @@ def read_texts(path: Path) -> list[str]:
     names = ("caption", "alt_text", "text")
     try:
         if path.suffix == ".parquet":
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(path.read_bytes()))
             columns = [name for name in names if name in file.schema_arrow.names]
             if columns:
                 return [text or "" for text in file.read(columns=columns[:1]).column(0).to_pylist()]
         elif path.suffix in (".csv", ".tsv"):
-            with path.open(encoding="utf-8", newline="") as lines:
+            with io.StringIO(path.read_bytes().decode("utf-8"), newline="") as lines:
                 reader = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
                 columns = [name for name in names if name in (reader.fieldnames or ())]
                 if columns:
                     return [row[columns[0]] or "" for row in reader]
         else:
             return read_lines(path)
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot read the sample of texts ({error}); give a .txt with one a line") from error
     raise InputError(f"{path}: has none of the columns {', '.join(names)}; rename one")

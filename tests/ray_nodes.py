@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.ports import free_port
 
+ALONE = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /tmp && exec "$@"', "sh")
 TOKEN = secrets.token_hex(32)
 # Other tests start a Ray with a token in this process; that one is theirs.
 WITHOUT_TOKEN = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
@@ -39,9 +40,9 @@ class Cluster:
         return len(list(self.scratch.glob("session_2*/sockets/raylet*")))
 
     @contextlib.contextmanager
-    def node(self, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-        """Another node."""
-        with _node(f"--address={self.address}", cpus=cpus) as process:
+    def node(self, *, cpus: int = 1, alone: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+        """Another node; `alone` it has a /tmp of its own, and sees nothing of the other's."""
+        with _node(f"--address={self.address}", cpus=cpus, before=ALONE if alone else ()) as process:
             yield process
 
 
@@ -77,8 +78,9 @@ def kill(process: subprocess.Popen[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _node(*arguments: str, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-    command = [f"{Path(sys.executable).parent}/ray", "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats"]
+def _node(*arguments: str, cpus: int = 1, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    ray = f"{Path(sys.executable).parent}/ray"
+    command = [*before, ray, "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats"]
     process = subprocess.Popen(
         [*command, "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", *arguments],
         env=ENVIRONMENT | {"RAY_AUTH_MODE": "token"},  # a head finds that out alone, other nodes do not

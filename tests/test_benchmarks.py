@@ -7,6 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -30,6 +31,7 @@ def test_it_can_be_imported(path: Path) -> None:
             "object_stores",
             ["--clients", "obstore", "obstore.fsspec", "--requests", "20", "--mb", "16", "--repeats", "1"],
         ),
+        ("one_pass", ["--repeats", "1"]),
         ("query_list_build", ["--words", "1000"]),
         ("select_scale", ["--rows", "20000", "--engine", "inline", "--max-urls-per-caption", "10", "--compare"]),
         ("train_bucket", []),
@@ -46,6 +48,11 @@ def test_it_runs(
 ) -> None:
     if name in REAL_DATA:
         arguments = [*arguments, "--data", str(request.getfixturevalue("few_rows"))]
+    if name == "one_pass":
+        table = pa.table({"url": [f"http://a.example/{i}.jpg" for i in range(9)], "text": ["a dog in the snow"] * 9})
+        pq.write_table(table, tmp_path / "links.parquet")
+        (tmp_path / "queries.txt").write_text("dog\n")
+        arguments = [*arguments, str(tmp_path / "links.parquet"), "--queries", str(tmp_path / "queries.txt")]
     if name == "select_scale":
         arguments = [*arguments, "--scratch", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [name, *arguments])

@@ -8,7 +8,8 @@
     shards, runs, ledger, reasons                                 one row per shard, run, stage, reason
 
 Views read done-records and manifests, never globs, so that no unfinished or stale file is seen. A view
-without files yet is empty, with its columns. Columns that `pipeline join` added lie in OUT/joined.
+without files yet is empty, with its columns; one that the config does not ask for says so. Columns that
+`pipeline join` added lie in OUT/joined.
 
 A user's own SQL sees the data set and nothing else of the machine: `confine` before it runs, `check_query` on it.
 """
@@ -18,14 +19,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.catalog.summaries import SUMMARIES, fresh_summary
 from pipeline.engine import Data, outputs_of
@@ -76,6 +76,12 @@ _LEDGER = pa.schema(
 _REASONS = pa.schema([("stage", pa.string()), ("unit", pa.string()), ("reason", pa.string()), ("count", pa.int64())])
 
 _LOOKED_AT = 16
+_WORD = re.compile(r"\w+")
+_NAMELESS = re.compile(r"\b(?:duckdb_\w+|information_schema|pragma\w*|show|query(?:_table)?\s*\()", re.IGNORECASE)
+"""In SQL that may ask for views without their names in it."""
+_BENEATH = {"samples": ("published",)} | {name: (summary.view,) for name, summary in SUMMARIES.items()}
+"""View -> those that it is made of."""
+_RAISED = re.compile(r"^[\w.]*(?:Error|Exception): (.*)$", re.MULTILINE)
 _EXPLAIN = re.compile(r"\A\s*EXPLAIN(\s+ANALYZE)?\s", re.IGNORECASE)
 
 _SQL_DIRECTORY = Path(__file__).parent / "sql"
@@ -101,14 +107,23 @@ def sql_errors(what: str = "SQL") -> Iterator[None]:
         yield
     except duckdb.PermissionException as error:
         hint = "SQL sees the data set alone, unless --allow-files is given"
-        raise SqlError(f"{what}: {' '.join(str(error).split())}; {hint}") from error
+        raise SqlError(f"{what}: {_told(error)}; {hint}") from error
     except duckdb.Error as error:
-        raise SqlError(f"{what}: {' '.join(str(error).split())}") from error
+        raise SqlError(f"{what}: {_told(error)}") from error
+
+
+def _told(error: duckdb.Error) -> str:
+    """Its message in one line; of what our client of a bucket raised in a query, which DuckDB tells with a traceback,
+    that one's first line."""
+    _, traceback, raised = str(error).partition("Traceback (most recent call last)")
+    found = _RAISED.search(raised) if traceback else None
+    return " ".join((found[1] if found else str(error)).split())
 
 
 @contextmanager
-def open_catalog(output: Place) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory DuckDB with the views of `view_names` over the data set in `output`.
+def open_catalog(output: Place, query: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory DuckDB with the views of `view_names` over the data set in `output`, those that `query` names if it
+    is given: each costs a look at its files.
 
     What does not fit in memory goes to a directory in `output` that is removed afterwards. Raises OutputError
     where `output` is not one of ours, or its files cannot be read.
@@ -117,12 +132,21 @@ def open_catalog(output: Place) -> Iterator[duckdb.DuckDBPyConnection]:
     with open_duckdb(_spill_for(output)) as database:
         use_buckets(database, [output])
         try:
-            _define_views(output, database)
+            _define_views(output, database, _views_in(query))
         except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
             raise OutputError(
                 f"{output}: {' '.join(str(error).split())}; look at `python -m pipeline verify {output}`"
             ) from error
         yield database
+
+
+def _views_in(query: str | None) -> Set[str]:
+    """The views that a query may need."""
+    every = frozenset(view_names())
+    named = frozenset() if query is None or _NAMELESS.search(query) else every & set(_WORD.findall(query.lower()))
+    if not named:
+        return every
+    return named.union(*(_BENEATH.get(view, ()) for view in named))
 
 
 def _spill_for(output: Place) -> Path:
@@ -167,43 +191,67 @@ def _rejections(page: Page) -> Iterator[Location]:
         if "rejections" not in outputs_of(step.data.out):
             continue
         yield from step.data.present("rejections")
-        if not step.data.directory.exists():
-            for name in _IN_PLACE_OF.get(step.name, ()):
+        if step.name in _IN_PLACE_OF and not step.data.directory.exists():
+            for name in _IN_PLACE_OF[step.name]:
                 earlier = Data(name, step.data.out)
                 earlier.directory = page.run.directory(name)
                 yield from earlier.present("rejections")
+    if "extract" not in page:
+        yield from _earlier_extract(page)
 
 
-def _define_views(output: Place, database: duckdb.DuckDBPyConnection) -> None:
+def _earlier_extract(page: Page) -> Iterator[Location]:
+    """Rejections of a step of its own, until the one that reads the sources and judges their links has begun anew."""
+    texts = page["texts"].data
+    earlier = Data("extract", texts.out)
+    earlier.directory = page.run.directory("extract")
+    if earlier.directory.exists():
+        lines = (line for said in texts.said() for line in said.get("lines", ()))
+        if not any(line["stage"] == "extract" for line in lines):
+            yield from earlier.present("rejections")
+
+
+def _define_views(output: Place, database: duckdb.DuckDBPyConnection, wanted: Set[str]) -> None:
     page = page_of(output)
     files = views_of(page)
-    for name, view in files.items():
-        _define(database, name, view.data.present(view.field), view.rows)
-    _define(database, "rejections", list(_rejections(page)), REJECTIONS)
+    for name, view in views_of(whole_page(output)).items():
+        if name not in wanted:
+            continue
+        located = (files.get(name) or view).data.present(view.field)
+        if name in files or located:
+            _define(database, name, located, view.rows)
+        else:
+            _define_absent(database, name, view.rows)
+    if "rejections" in wanted:
+        _define(database, "rejections", list(_rejections(page)), REJECTIONS)
     for name, summary in SUMMARIES.items():
-        made = fresh_summary(page, name)
-        rows = read_parquet_sql([made]) if made else None
-        query = f"SELECT * FROM {rows}" if rows else summary.query.replace("$ROWS", summary.view)
-        database.execute(f"CREATE VIEW {name} AS {query}")
-    manifest = read_json(output / "shards" / "manifest.json") or {"shards": []}
-    published = [Location(str(output / "shards" / s["parquet"])) for s in manifest["shards"]]
-    _define(database, "published", published, SAMPLES)
-    _define_samples(output, database)
-    _table(database, "shards", manifest["shards"], _SHARDS)
-    _table(database, "runs", _runs(output), _RUNS)
-    lines = (read_json(output / "ledger.json") or {"lines": []})["lines"]
-    _table(
-        database,
-        "ledger",
-        [{**line, "position": i, "rejected": sum(line["rejected"].values())} for i, line in enumerate(lines)],
-        _LEDGER,
-    )
-    reasons = [
-        {"stage": line["stage"], "unit": line["unit"], "reason": reason, "count": count}
-        for line in lines
-        for reason, count in line["rejected"].items()
-    ]
-    _table(database, "reasons", reasons, _REASONS)
+        if name in wanted:
+            made = fresh_summary(page, name)
+            rows = f"SELECT * FROM {read_parquet_sql([made])}" if made else summary.query.replace("$ROWS", summary.view)
+            database.execute(f"CREATE VIEW {name} AS {rows}")
+    if wanted & {"published", "shards"}:
+        shards = (read_json(output / "shards" / "manifest.json") or {"shards": []})["shards"]
+        _define(database, "published", [Location(str(output / "shards" / s["parquet"])) for s in shards], SAMPLES)
+        _table(database, "shards", shards, _SHARDS)
+    if "samples" in wanted:
+        _define_samples(output, database)
+    if "runs" in wanted:
+        _table(database, "runs", _runs(output), _RUNS)
+    if wanted & {"ledger", "reasons"}:
+        lines = (read_json(output / "ledger.json") or {"lines": []})["lines"]
+        _table(database, "ledger", list(_ledger_rows(lines)), _LEDGER)
+        _table(database, "reasons", list(_reason_rows(lines)), _REASONS)
+
+
+def _ledger_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for position, line in enumerate(lines):
+        yield {**line, "position": position, "rejected": sum(line["rejected"].values())}
+
+
+def _reason_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        for reason, count in line["rejected"].items():
+            yield {"stage": line["stage"], "unit": line["unit"], "reason": reason, "count": count}
 
 
 def joined_files(output: Place) -> dict[str, Place]:
@@ -224,7 +272,7 @@ def _define_samples(output: Place, database: duckdb.DuckDBPyConnection) -> None:
 def _define(database: duckdb.DuckDBPyConnection, view: str, located: Sequence[Location], schema: pa.Schema) -> None:
     files = [file.place for file in located]
     if files:
-        rows = read_parquet_sql(files, differ=_differ(files))
+        rows = read_parquet_sql(files, differ=_differ(database, files))
         there = database.sql(f"SELECT * FROM {rows}").columns
         kinds = database.from_arrow(_empty(schema)).types
         missing = "".join(  # columns that the version which wrote the files did not have
@@ -237,18 +285,32 @@ def _define(database: duckdb.DuckDBPyConnection, view: str, located: Sequence[Lo
         _table(database, view, [], schema)
 
 
-def _differ(files: Sequence[Place]) -> bool:
+_ABSENT = {
+    "candidates": "is not kept: matched and rejections say what became of each link; to keep the links too, run with "
+    "--texts.keep_candidates true",
+}
+
+
+def _define_absent(database: duckdb.DuckDBPyConnection, view: str, schema: pa.Schema) -> None:
+    """A view of what the config does not ask for: it has its columns, and who asks for rows is told why none are there.
+    Nobody is to take them for zero."""
+    told = quote_text(f"{view} {_ABSENT.get(view, 'is not asked for by the config')}")
+    kinds = database.from_arrow(_empty(schema)).types
+    columns = (
+        f"CAST(error({told}) AS {kind}) AS {quote_name(name)}" for name, kind in zip(schema.names, kinds, strict=True)
+    )
+    database.execute(f"CREATE VIEW {view} AS SELECT {', '.join(columns)} FROM range(1) WHERE error({told}) IS NULL")
+
+
+def _differ(database: duckdb.DuckDBPyConnection, files: Sequence[Place]) -> bool:
     """Whether some of the files have other columns than others: a later version of ours is just going through them.
 
     Of many, sixteen are looked at, the last among them: to open all would cost more than most questions.
     """
-    looked_at = files[:: -(-len(files) // _LOOKED_AT)]
-    return len({_names_in(file) for file in (*looked_at, files[-1])}) > 1
-
-
-def _names_in(file: Place) -> tuple[str, ...]:
-    with file.open("rb") as opened:
-        return tuple(pq.read_schema(pa.PythonFile(opened, mode="r")).names)
+    looked_at = dict.fromkeys((*files[:: -(-len(files) // _LOOKED_AT)], files[-1]))
+    listed = ", ".join(map(quote_text, looked_at))
+    names = f"SELECT list(name ORDER BY name) AS names FROM parquet_schema([{listed}]) GROUP BY file_name"
+    return len(database.execute(f"SELECT DISTINCT names FROM ({names})").fetchall()) > 1
 
 
 def _table(database: duckdb.DuckDBPyConnection, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:

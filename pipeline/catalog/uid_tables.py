@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TextIO
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.catalog.catalog import quote_name
 from pipeline.errors import InputError, one_line
-from pipeline.storage.duck import quote_text
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.duck import quote_text, use_buckets
+from pipeline.storage.place import Place
 
 __all__ = ["load_uids", "rows_by_uid"]
 
 _LINES = 65_536
 
 
-def rows_by_uid(database: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, list[str]]:
+def rows_by_uid(database: duckdb.DuckDBPyConnection, path: Place) -> tuple[str, list[str]]:
     """(SQL, other columns): a SELECT over the table in `path` with `uid` as a 16-byte BLOB first.
 
     Raises InputError where the file is missing, no Parquet, or its uid column is absent or not of uids.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    use_buckets(database, [path])
     table = f"read_parquet({quote_text(path)})"
     try:
         described = database.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()
@@ -48,7 +52,7 @@ def rows_by_uid(database: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, l
     return f"SELECT {', '.join([f'{uid} AS uid', *map(quote_name, others)])} FROM {table}", others
 
 
-def load_uids(database: duckdb.DuckDBPyConnection, path: Path, table: str) -> int:
+def load_uids(database: duckdb.DuckDBPyConnection, path: Place, table: str) -> int:
     """Make `table`, the different uids of a .parquet or text file; returns how many. Raises InputError."""
     if path.suffix == ".parquet":
         database.execute(f"CREATE TABLE {table} AS SELECT DISTINCT uid FROM ({rows_by_uid(database, path)[0]})")
@@ -66,9 +70,9 @@ def load_uids(database: duckdb.DuckDBPyConnection, path: Path, table: str) -> in
     return count
 
 
-def _batches(path: Path) -> Iterator[pa.Table]:
+def _batches(path: Place) -> Iterator[pa.Table]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with _open_text(path) as file:
             held: list[bytes] = []
             for number, line in enumerate(file, start=1):
                 text = line.strip()
@@ -87,3 +91,9 @@ def _batches(path: Path) -> Iterator[pa.Table]:
             yield pa.table({"uid": pa.array(held, pa.binary())})
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({one_line(error)})") from error
+
+
+def _open_text(path: Place) -> TextIO:
+    if isinstance(path, BucketPath):
+        return io.TextIOWrapper(io.BufferedReader(path.open()), encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")

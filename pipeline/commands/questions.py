@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.load import ConfigError
 from pipeline.commands.results import shape_of, show
 from pipeline.commands.words import Words
-from pipeline.storage.atomic import temporary_name
 from pipeline.storage.place import Place, place_of
+from pipeline.storage.written import written
 from pipeline.terminal.printable import printable_json, say
 from pipeline.terminal.progress import Progress
 
@@ -43,15 +44,19 @@ def sql_command(words: Words) -> int:
     ours = len(query.split()) == 1
     if ours:
         query = named_query(query.strip())
-    temporary = None if to is None else temporary_name(Path(to))
-    with open_catalog(output) as database, sql_errors():
+    with _written(to) as path, open_catalog(output, query) as database, sql_errors():
         if not ours and not allow_files:
-            confine(database, [output], [] if temporary is None else [temporary])
+            confine(database, [output], [] if path is None else [path])
             check_query(database, query)
         relation = database.sql(query)
         if relation is not None:
-            show(relation, shape, to, temporary)
+            show(relation, shape, path)
     return 0
+
+
+def _written(to: str | None) -> AbstractContextManager[Path | None]:
+    """Where to write the result that is to be the file `to`; None for the terminal."""
+    return nullcontext() if to is None else written(place_of(to))
 
 
 def explain_command(words: Words) -> int:
@@ -99,9 +104,9 @@ def balance_report_command(words: Words) -> int:
     shape = shape_of(shape, to)
     (target,) = words.positional(1, _DATA_SET)
     table = compare_modes(words.output(target))
-    with open_duckdb() as database:
+    with _written(to) as path, open_duckdb() as database:
         database.register("modes", table)
-        show(database.sql("SELECT * FROM modes"), shape, to)
+        show(database.sql("SELECT * FROM modes"), shape, path)
     return 0
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from configs.load import ConfigError
-from pipeline.storage.atomic import commit, temporary_name, unwritable
 from pipeline.terminal.printable import printable, printable_json
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ _FILE_WIDTH = 200
 def shape_of(name: str | None, to: str | None) -> Shape:
     """The output format: `name`, else what the file's name tells, else a table. Raises ConfigError."""
     if name is None:
-        ending = Path(to or "").suffix.removeprefix(".")
+        ending = PurePath(to or "").suffix.removeprefix(".")
         name = ending if ending in ("csv", "json", "parquet") else "table"
     for shape in get_args(Shape):
         if name == shape:
@@ -39,29 +37,18 @@ def shape_of(name: str | None, to: str | None) -> Shape:
     raise ConfigError(f"--format {name!r} is not one of {', '.join(get_args(Shape))}")
 
 
-def show(relation: duckdb.DuckDBPyRelation, shape: Shape, to: str | None, temporary: Path | None = None) -> None:
-    """Print a query's rows, or write them to the file `to`, whole or not at all; first as `temporary`, beside it.
+def show(relation: duckdb.DuckDBPyRelation, shape: Shape, path: Path | None) -> None:
+    """Print a query's rows, or write them to the file `path`.
 
     Identities and other bytes are shown in hex, except in Parquet. A table ends after 1,000 rows and says so.
-    Raises OutputError where the file cannot be written.
     """
-    if to is None:
+    if path is None:
         _write(relation, shape, sys.stdout)
-        return
-    path = Path(to)
-    temporary = temporary or temporary_name(path)
-    try:
-        if shape == "parquet":
-            relation.write_parquet(str(temporary), compression="zstd")
-        else:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                _write(relation, shape, file)
-        commit(temporary, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        if os.path.lexists(temporary):
-            temporary.unlink()
+    elif shape == "parquet":
+        relation.write_parquet(str(path), compression="zstd")
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            _write(relation, shape, file)
 
 
 def _write(relation: duckdb.DuckDBPyRelation, shape: Shape, file: TextIO) -> None:

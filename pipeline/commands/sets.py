@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from configs.load import from_mapping
 from pipeline.commands.words import Words
 from pipeline.sets.subset_config import SubsetConfig
+from pipeline.storage.place import place_of
 from pipeline.terminal.printable import say
 from pipeline.terminal.progress import Progress
 
@@ -23,7 +23,7 @@ def subset_command(words: Words) -> int:
     from pipeline.sets.subset import subset
     from pipeline.terminal.console import PrintableConsole
 
-    out = Path(words.take_required("out"))
+    out = place_of(words.take_required("out"))
     options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids")}
     options |= {name: words.take_count(name.replace("_", "-")) for name in ("limit_per_query", "samples_per_shard")}
     options["allow_files"] = words.take_flag("allow-files")
@@ -48,7 +48,7 @@ def join_command(words: Words) -> int:
 
     name = words.take("name")
     target, scores = words.positional(2, "a data set's directory and a .parquet file")
-    result = join(words.output(target), Path(scores), name)
+    result = join(words.output(target), place_of(scores), name)
     say(
         f"joined {', '.join(result.columns)} as {result.name}: {result.rows:,} rows, "
         f"{result.covered:,} of {result.samples:,} samples have one"
@@ -63,7 +63,7 @@ def export_list_command(words: Words) -> int:
     """
     from pipeline.sets.export_list import export_list
 
-    to = Path(words.take_required("to"))
+    to = place_of(words.take_required("to"))
     (target,) = words.positional(1, "a data set's directory")
     rows = export_list(words.output(target), to)
     say(f"wrote {rows:,} rows to {to}")

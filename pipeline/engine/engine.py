@@ -61,6 +61,7 @@ class Engine(ABC):
             take_out(directory, {task.partition for task in waiting})
             with self.progress.step(title or directory.name, total=len(tasks), skipped=len(done)) as advance:
                 for record in self._execute(directory, waiting, hold_of(directory)):
+                    hold_of(directory)  # or another run has taken the output over
                     done[record.partition] = record
                     if accept is not None:
                         accept(directory, record)
@@ -70,8 +71,10 @@ class Engine(ABC):
         changed = bool(waiting) or not is_manifest_of(directory, records)
         if not keep and (changed or looked.records.single):
             put_together(directory, records)
-        if not keep and changed:
+        if changed and not keep:
             _remove_strangers(directory, records, hold)
+        elif changed and isinstance(directory, BucketPath):  # of attempts that came to nothing: all that counts stays
+            _remove_strangers(directory, list(Records.of(directory)), hold)
         if changed:  # last: with it the step is whole, and there is nothing else
             write_manifest(directory, records)
         return records
@@ -121,9 +124,10 @@ class InlineEngine(Engine):
 
 
 def _remove_strangers(directory: Place, records: Sequence[Done], hold: Hold) -> None:
+    """Remove the files that no record names: in a bucket those that holders up to this one put."""
     found = strangers(directory, records)
     if isinstance(directory, BucketPath):
-        BucketPath.remove([path for path in found if isinstance(path, BucketPath) and _is_ours(path, hold)])
+        BucketPath.remove([path for path in found if isinstance(path, BucketPath) and _is_ours(path, directory, hold)])
         return
     for path in found:
         path.unlink(missing_ok=True)
@@ -132,7 +136,9 @@ def _remove_strangers(directory: Place, records: Sequence[Done], hold: Hold) -> 
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_ours(path: BucketPath, hold: Hold) -> bool:
-    """Whether this holder of the output, or one before it, put the object."""
-    token = path.parent.name.partition("-")[0]
-    return not token.isdigit() or int(token) <= hold.token
+def _is_ours(path: BucketPath, directory: BucketPath, hold: Hold) -> bool:
+    """Whether it is of this very step (others may lie below it), and this holder of the output, or one before it, put
+    it."""
+    if path.parent.parent == directory / "at":
+        return int(path.parent.name.partition("-")[0]) <= hold.token
+    return path.parent == directory / "done"

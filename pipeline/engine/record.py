@@ -254,7 +254,7 @@ def take_out(directory: Place, partitions: set[str]) -> None:
 def put_together(directory: Place, plan: Sequence[Done]) -> None:
     """Put the records of a whole step into one file, where they are many; those in done/ go when it is there. Raises
     OutputError."""
-    if len(plan) < _TOGETHER_FROM:
+    if len(plan) < _TOGETHER_FROM and not (directory / _TOGETHER).is_file():
         return
     _write_together(directory, plan)
     singles = [place_of_record(directory, record.partition) for record in plan]

@@ -98,7 +98,12 @@ def explain(output: Place, *, uid: str | None = None, url: str | None = None) ->
         stories = [story for one in wanted[:_MAX_STORIES] for story in _stories(told, one)]
     stories += extra
     if not stories:
-        raise UnknownLinkError(f"{output}: no link with {'uid' if url is None else 'URL'} {uid or url}")
+        hint = ""
+        if url is not None and "candidates" not in told.views:
+            hint = (
+                "; of links that a text stage turned away the uid alone is known, unless texts.keep_candidates is true"
+            )
+        raise UnknownLinkError(f"{output}: no link with {'uid' if url is None else 'URL'} {uid or url}{hint}")
     stories.sort(key=lambda story: (-_progress(story), story.source, story.record, story.link))
     return stories[:_MAX_STORIES]
 

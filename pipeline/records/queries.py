@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,11 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError, QueryListError
 from pipeline.records.identity import text_hash
 from pipeline.records.schema import QUERIES
-from pipeline.storage.atomic import commit, temporary_name, unwritable
+from pipeline.storage.bucket import StoreError
 from pipeline.storage.lines import decode_text, read_lines
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.place import Place, place_of
+from pipeline.storage.written import written
 
 __all__ = ["QueryList", "content_fingerprint", "query_list_of", "read_queries", "write_queries"]
 
@@ -47,17 +48,17 @@ class QueryList:
         return len(self.queries)
 
 
-def read_queries(path: str | Path) -> QueryList:
+def read_queries(path: str | Place) -> QueryList:
     """Read a query list, or a user's own list (.txt; .csv or .parquet with a column `query`).
 
     A user's queries are taken as the text that they are (a list may hold 007 and 1e5), and keep their order; empty
     lines and repetitions are dropped. Raises QueryListError where the file is missing, unreadable, not UTF-8, empty,
-    or not the list that it was written as.
+    or not the list that it was written as; StoreError where it lies in a bucket whose store does not answer.
     """
-    path = Path(path)
+    path = place_of(path)
     try:
         if path.suffix == ".parquet":
-            table = pq.ParquetFile(path).read()
+            table = pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())).read()
             stated = (table.schema.metadata or {}).get(_FINGERPRINT)
             if stated is not None:
                 return _own_list(path, table, stated.decode())
@@ -74,6 +75,8 @@ def read_queries(path: str | Path) -> QueryList:
         ) from error
     except InputError as error:
         raise QueryListError(str(error)) from error
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise QueryListError(
@@ -85,7 +88,7 @@ def read_queries(path: str | Path) -> QueryList:
     return found
 
 
-def _queries_of_csv(path: Path) -> list[str]:
+def _queries_of_csv(path: Place) -> list[str]:
     """The column `query`. Read as text: a reader that guesses types makes 7.0 of 007."""
     rows = csv.reader(io.StringIO(decode_text(path.read_bytes(), path), newline=""), strict=True)
     texts: list[str] = []
@@ -102,7 +105,7 @@ def _queries_of_csv(path: Path) -> list[str]:
     return texts
 
 
-def _column_of(path: Path, table: pa.Table) -> list[str]:
+def _column_of(path: Place, table: pa.Table) -> list[str]:
     column = table.column(_place_of(path, table.column_names))
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
@@ -117,7 +120,7 @@ def _column_of(path: Path, table: pa.Table) -> list[str]:
     return texts
 
 
-def _place_of(path: Path, names: list[str]) -> int:
+def _place_of(path: Place, names: list[str]) -> int:
     places = [place for place, name in enumerate(names) if name.strip() == "query"]
     if not places:
         raise QueryListError(f"{path}: has no column 'query' (but {', '.join(names)}); rename the column")
@@ -143,23 +146,15 @@ def query_list_of(queries: list[str], source: str = "file") -> QueryList:
     return _query_list(table, content_fingerprint(table))
 
 
-def write_queries(table: pa.Table, path: str | Path) -> str:
+def write_queries(table: pa.Table, path: str | Place) -> str:
     """Write `table` (schema.QUERIES, query_id = place) whole or not at all; returns its fingerprint.
 
     The same rows give the same bytes. Raises OutputError when the file cannot be written.
     """
-    path = Path(path)
     table = table.select(QUERIES.names).cast(QUERIES).combine_chunks()
     mark = content_fingerprint(table)
-    temporary = temporary_name(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written(place_of(path)) as temporary:
         write_parquet(temporary, table, QUERIES.with_metadata({_FINGERPRINT: mark.encode()}))
-        commit(temporary, path)
-    except OSError as error:
-        if os.path.lexists(temporary):
-            temporary.unlink()
-        raise unwritable(path, error) from error
     return mark
 
 
@@ -199,7 +194,7 @@ def _numbers(column: pa.Array) -> npt.NDArray[Any]:
     return np.from_dlpack(values)
 
 
-def _own_list(path: Path, table: pa.Table, stated: str) -> QueryList:
+def _own_list(path: Place, table: pa.Table, stated: str) -> QueryList:
     remedy = "build it again with `python -m query_list build CONFIG.yaml`"
     if not table.schema.remove_metadata().equals(QUERIES):
         raise QueryListError(f"{path}: its columns are not those of this version's query lists; {remedy}")

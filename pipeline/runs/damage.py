@@ -61,8 +61,10 @@ def withdraw(run: Run, error: DamagedFileError) -> str:
                 f"{path}: damaged ({error.what}); it is what --extend compares the new plan with: delete "
                 f"{path.parent} and run again without that comparison"
             ) from error
-        # Nothing vouches for it any more: whoever needs it finds its task undone.
-        path.unlink(missing_ok=True)
+        # Nothing vouches for it any more: whoever needs it finds its task undone. Of records that were put together one
+        # is damaged, and the others stand.
+        if path.suffix != ".jsonl":
+            path.unlink(missing_ok=True)
         return f"damaged: {shown}: {error.what}; made again"
     directory = _step_of(path)
     if directory == store:

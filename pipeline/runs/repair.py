@@ -3,8 +3,8 @@
     verify, verify_work --damages--> done-records of damaged files go --page--> shards from the staging tars --publish
 
 A published shard is a hard link of the file in work/shards: damage in one is damage in both, and the shard is written
-anew. What is damaged in the published version stays there until its like is ready. Pictures that are lost in a staging
-tar are named; a run requests them again.
+anew. What is damaged in the published version stays there until its like is ready; in a bucket, where a tar lies once,
+it goes at once, and comes back. Pictures that are lost in a staging tar are named; a run requests them again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pipeline.runs.damage import withdraw
 from pipeline.runs.run import run
 from pipeline.steps.fetch.facts import STORE
 from pipeline.steps.step import Run
-from pipeline.storage.checked import check
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.checked import check_in_passing
 from pipeline.storage.output import open_output
 from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
@@ -42,7 +43,7 @@ def repair(output: Place, damages: Sequence[Damage], progress: Progress) -> None
     refuse_own_stages(output)
     config = dataclasses.replace(load(WitConfig, output / "shards" / "config.yaml"), output=str(output))
     of_run = build(config).run
-    with open_output(output, single_driver=config.engine.single_driver):
+    with open_output(output, single_driver=config.engine.single_driver, say=progress.say):
         for file, what in {damage.file: damage.what for damage in damages}.items():
             said = _withdraw_published(of_run, file.rpartition("/")[2]) if file.startswith("shards/") else None
             if file.startswith("work/"):
@@ -56,19 +57,20 @@ def repair(output: Place, damages: Sequence[Damage], progress: Progress) -> None
 
 def _withdraw_published(of_run: Run, name: str) -> str | None:
     """Take back a damaged file of the published version; what there is to say about it."""
-    published, source = of_run.output / "shards" / name, of_run.directory("shards") / name
-    stem = name.partition(".")[0].removesuffix("_stats")
-    record = record_of(source.parent, stem)
+    published, source = of_run.output / "shards" / name, of_run.directory("shards")
+    if isinstance(published, BucketPath) or name in ("manifest.json", "sizes.json"):
+        published.unlink(missing_ok=True)  # written anew in any case
+    record = record_of(source, name.partition(".")[0].removesuffix("_stats"))
     if record is None or name not in record.outputs:
-        if name in ("manifest.json", "sizes.json"):
-            published.unlink(missing_ok=True)  # written anew in any case
         return None  # a shard whose task is not done is made in any case; a stranger stays
     try:
-        check(record.located(source.parent)[name])
+        check_in_passing(record.located(source)[name])
     except DamagedFileError as error:
         return withdraw(of_run, error)
-    if not isinstance(published, Path) or not isinstance(source, Path):
-        return None
-    if not published.exists() or not published.samefile(source):
+    if isinstance(published, Path) and not _is_link(published, source / name):
         published.unlink(missing_ok=True)  # what is linked there again is whole
     return None
+
+
+def _is_link(published: Path, source: Place) -> bool:
+    return isinstance(source, Path) and published.exists() and published.samefile(source)

@@ -16,12 +16,12 @@ from pipeline.config import WitConfig
 from pipeline.engine import forget
 from pipeline.own.stages import NO_STAGES, OwnStages
 from pipeline.runs.run import refuse_subset, walk
-from pipeline.steps.extract import is_unreadable
 from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.requests import ListRequests
 from pipeline.steps.step import Page
+from pipeline.steps.unreadable import is_unreadable
 from pipeline.storage.output import check_output, open_output
-from pipeline.storage.place import place_of
+from pipeline.storage.place import Place, place_of
 from pipeline.wit import build
 
 __all__ = ["begin_retry"]
@@ -44,17 +44,17 @@ def begin_retry(config: WitConfig, own: OwnStages = NO_STAGES) -> bool:
         can_heal, unreadable = _failures(page)
         if can_heal:
             retries.begin(output)
-        for partition in unreadable:
-            forget(page.run.directory("extract"), partition)
+        for directory, partition in unreadable:
+            forget(directory, partition)
     return can_heal or bool(unreadable)
 
 
-def _failures(page: Page) -> tuple[bool, Sequence[str]]:
-    """Whether a failed URL can heal, and the partitions of the sources that could not be read."""
-    unreadable: Sequence[str] = ()
+def _failures(page: Page) -> tuple[bool, Sequence[tuple[Place, str]]]:
+    """Whether a failed URL can heal, and the sources that could not be read: directory and partition of each record."""
+    unreadable: Sequence[tuple[Place, str]] = ()
     for step, tasks, done in walk(page):
-        if step.name == "extract":
-            unreadable = [record.partition for record in done if is_unreadable(record.info)]
+        if "extract" in step.stages:
+            unreadable = [(step.data.directory, record.partition) for record in done if is_unreadable(record.info)]
         if step.name == "requests":
             return any(task.can_heal() for task in tasks if isinstance(task, ListRequests)), unreadable
     raise ConfigError(

@@ -97,7 +97,7 @@ def run(
     refuse_subset(where)
     _refuse_copied_link(where)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
-    with _opened(where, config) as output:
+    with _opened(where, config, progress) as output:
         if extend:
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
@@ -149,11 +149,11 @@ def run(
 
 
 @contextlib.contextmanager
-def _opened(output: Place, config: WitConfig) -> Iterator[Place]:
+def _opened(output: Place, config: WitConfig, progress: Progress) -> Iterator[Place]:
     """The output, and the store of pictures that it shares with others, held by this run alone."""
     with contextlib.ExitStack() as stack:
         for place in (output, *store_of(config.fetch).values()):
-            stack.enter_context(open_output(place, single_driver=config.engine.single_driver))
+            stack.enter_context(open_output(place, single_driver=config.engine.single_driver, say=progress.say))
         yield output
 
 

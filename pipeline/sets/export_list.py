@@ -8,19 +8,20 @@ That is what others publish as the data set. The list is a source as well: `sour
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
 from pipeline.catalog.catalog import open_catalog
 from pipeline.errors import InputError, OutputError
 from pipeline.records.schema import SAMPLES
-from pipeline.storage.atomic import commit, read_json, temporary_name, unwritable
+from pipeline.storage.atomic import read_json
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import read_batches, read_schema
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.place import Place
+from pipeline.storage.written import written
 
 __all__ = ["LIST", "export_list"]
 
@@ -42,7 +43,7 @@ LIST = pa.schema(
 again can tell what has changed."""
 
 
-def export_list(output: Path, to: Path) -> int:
+def export_list(output: Place, to: Place) -> int:
     """Write the published samples' list to `to`, whole or not at all; returns its rows.
 
     Memory is bounded by one shard. Raises InputError where nothing is published yet, OutputError where
@@ -50,31 +51,25 @@ def export_list(output: Path, to: Path) -> int:
     """
     if to.suffix != ".parquet":
         raise OutputError(f"{to}: a list is a .parquet file; rename it")
-    if (output / "versions").resolve() in to.resolve().parents or (output / "work").resolve() in to.resolve().parents:
+    own = "shards" if isinstance(output, BucketPath) else "versions"
+    if {(output / own).resolve(), (output / "work").resolve()} & set(to.resolve().parents):
         raise OutputError(f"{to}: lies among the files of the data set; choose another place")
-    with open_catalog(output) as database:
-        queries = database.sql("SELECT query_id, query FROM queries ORDER BY query_id").to_arrow_table()
+    texts = "SELECT query_id, query FROM queries ORDER BY query_id"
+    with open_catalog(output, texts) as database:
+        queries = database.sql(texts).to_arrow_table()
     manifest = read_json(output / "shards" / "manifest.json")
     if manifest is None:
         raise InputError(f"{output}: has no published shards yet; finish its run first")
-    temporary = temporary_name(to)
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shards = [Location(str(output / "shards" / s["parquet"]), s["parquet_sha256"]) for s in manifest["shards"]]
-        rows = write_parquet(temporary, _batches(shards, queries), LIST)
-        commit(temporary, to)
-    except OSError as error:
-        raise unwritable(to, error) from error
-    finally:
-        if os.path.lexists(temporary):
-            temporary.unlink()
-    return rows
+    shards = [Location(str(output / "shards" / s["parquet"]), s["parquet_sha256"]) for s in manifest["shards"]]
+    with written(to) as path:
+        return write_parquet(path, _batches(shards, queries), LIST)
 
 
 def _batches(shards: Sequence[Location], queries: pa.Table) -> Iterator[pa.RecordBatch]:
     texts = queries["query"].combine_chunks()  # a query's id is its place
     for shard in shards:
-        there = [column for column in (*_COPIED, *_FACTS) if column in read_schema(shard).names]
+        known = read_schema(shard).names
+        there = [column for column in (*_COPIED, *_FACTS) if column in known]
         for batch in read_batches(shard, columns=there):
             lists = batch.column("query_ids")
             named = pa.ListArray.from_arrays(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.catalog.catalog import joined_files, open_catalog, quote_name, sql_errors
 from pipeline.catalog.uid_tables import rows_by_uid
 from pipeline.errors import InputError, OutputError
-from pipeline.storage.atomic import commit, temporary_name, unwritable
 from pipeline.storage.duck import quote_text
+from pipeline.storage.place import Place
+from pipeline.storage.written import written
 
 __all__ = ["JoinResult", "join"]
 
@@ -33,7 +33,7 @@ class JoinResult:
     """Samples that the table has a row for."""
 
 
-def join(output: Path, scores: Path, name: str | None = None) -> JoinResult:
+def join(output: Place, scores: Place, name: str | None = None) -> JoinResult:
     """Make the columns of `scores` columns of the view `samples`, under `name` (default: the file's name).
 
     `scores` needs a column `uid` (16 bytes, or 32 hex digits), each uid at most once, and at least one more.
@@ -43,7 +43,7 @@ def join(output: Path, scores: Path, name: str | None = None) -> JoinResult:
     name = name if name is not None else re.sub(r"\W+", "_", scores.stem)
     if not re.fullmatch(r"\w+", name):
         raise InputError(f"--name {name!r}: use letters, digits and underscores")
-    with open_catalog(output) as database:
+    with open_catalog(output, "samples") as database:
         path = output / "joined" / f"{name}.parquet"
         if name in joined_files(output):
             raise OutputError(f"{path}: a table of this name is joined already; delete it or give another --name")
@@ -67,17 +67,10 @@ def join(output: Path, scores: Path, name: str | None = None) -> JoinResult:
                     f"{scores}: {count - different:,} rows repeat a uid, for example {again}; keep one each"
                 )
             samples = int(database.execute("SELECT count(*) FROM published").fetchall()[0][0])
-            temporary = temporary_name(path)
-            try:
-                path.parent.mkdir(exist_ok=True)
-                listed = ", ".join(["uid", *map(quote_name, columns)])
+            listed = ", ".join(["uid", *map(quote_name, columns)])
+            with written(path) as temporary:
                 database.execute(
                     f"COPY (SELECT {listed} FROM ({rows}) ORDER BY uid) TO {quote_text(temporary)} "
                     "(FORMAT parquet, COMPRESSION zstd)"
                 )
-                commit(temporary, path)
-            except OSError as error:
-                raise unwritable(path, error) from error
-            finally:
-                temporary.unlink(missing_ok=True)
     return JoinResult(name=name, columns=tuple(columns), rows=int(count), samples=samples, covered=int(covered))

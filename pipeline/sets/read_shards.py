@@ -6,7 +6,6 @@ manifest.json -> 00000.parquet (one row a sample) -- tar_offset, num_bytes --> t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,22 +14,25 @@ from pipeline.errors import DamagedFileError, InputError, one_line
 from pipeline.records.schema import SAMPLES
 from pipeline.records.shard import samples_of
 from pipeline.storage.atomic import read_json
-from pipeline.storage.checked import open_file, read_batches, read_range
+from pipeline.storage.checked import open_file, read_batches, read_ranges
 from pipeline.storage.location import Location
+from pipeline.storage.place import Place, place_of
 
 __all__ = ["read_shards"]
 
 _BATCH_ROWS = 4_096
+_PICTURES_AT_A_TIME = 64
 
 
-def read_shards(directory: str | Path) -> Iterator[dict[str, Any]]:
-    """Every sample of the data set in `directory`, or of the shards that lie there themselves, in the set's order.
+def read_shards(directory: str | Place) -> Iterator[dict[str, Any]]:
+    """Every sample of the data set in `directory`, a path or a bucket's URL, or of the shards that lie there
+    themselves, in the set's order.
 
     A sample is a dict of the columns of SAMPLES (docs/formats.md; null where an earlier version did not write one), and
     `image`: the picture as it is stored, held against its hash. Raises InputError at once where there are no shards,
-    DamagedFileError where one is not what was written.
+    DamagedFileError where one is not what was written, StoreError.
     """
-    root = Path(directory)
+    root = place_of(directory)
     if (root / "shards").is_dir():
         root = (root / "shards").resolve()  # the version that it is now, whatever is published meanwhile
     if not root.is_dir():
@@ -48,13 +50,16 @@ def read_shards(directory: str | Path) -> Iterator[dict[str, Any]]:
     return _samples(shards)
 
 
-def _samples(shards: Sequence[tuple[Path, Location]]) -> Iterator[dict[str, Any]]:
+def _samples(shards: Sequence[tuple[Place, Location]]) -> Iterator[dict[str, Any]]:
     for path, parquet in shards:
         with open_file(path) as tar:
             for batch in read_batches(parquet, _BATCH_ROWS):
-                for row in _rows(batch, parquet.path):
-                    image = read_range(tar, row["tar_offset"], row["num_bytes"], row["stored_xxh3"])
-                    yield row | {"image": image}
+                rows = _rows(batch, parquet.path)
+                for first in range(0, len(rows), _PICTURES_AT_A_TIME):
+                    few = rows[first : first + _PICTURES_AT_A_TIME]
+                    places = [(row["tar_offset"], row["num_bytes"], row["stored_xxh3"]) for row in few]
+                    for row, image in zip(few, read_ranges(tar, places), strict=True):
+                        yield row | {"image": image}
 
 
 def _rows(batch: pa.RecordBatch, path: str) -> list[dict[str, Any]]:

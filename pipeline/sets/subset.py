@@ -3,17 +3,17 @@
     samples --condition, uids, limit per query (DuckDB)--> chosen.parquet, in the set's order
     chosen.parquet + old tars --one task per new shard, by rank--> work/shards --publish--> OUT/shards
 
-The result is a data set directory of its own, made beside its final place and renamed when it is whole. Its
-shards depend on the source's samples and the options alone. Memory is bounded by one shard and by DuckDB's
-limit, beyond which it spills to disk.
+The result is a data set directory of its own, made beside its final place and renamed when it is whole. In a bucket
+nothing is renamed: it is made where it is to be, and whole when subset.json is there. Its shards depend on the source's
+samples and the options alone. Memory is bounded by one shard and by DuckDB's limit, beyond which it spills to disk.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,23 @@ from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.runs.publish import publish
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.stages.balance import mode_of
-from pipeline.storage.atomic import read_json, unwritable, write_json
-from pipeline.storage.checked import check, open_file, read_range, read_table
+from pipeline.storage.atomic import read_json, remove_tree, unwritable, write_json
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.checked import check, open_file, read_ranges, read_table
+from pipeline.storage.copies import scratch_files
 from pipeline.storage.duck import full_disk, quote_text
 from pipeline.storage.location import Location
 from pipeline.storage.output import open_output
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.place import Place, files_in, place_of
+from pipeline.storage.written import written
 from pipeline.terminal.progress import Progress
 
 __all__ = ["CopySamples", "SubsetResult", "subset"]
 
 _BATCH_ROWS = 65_536
+_PICTURES_AT_A_TIME = 64
+_UNFINISHED = "subset.unfinished"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,49 +69,75 @@ class SubsetResult:
     """Uids of the list that the source does not have."""
 
 
-def subset(source: Path, config: SubsetConfig, out: Path, *, progress: Progress | None = None) -> SubsetResult:
+def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progress | None = None) -> SubsetResult:
     """Write the chosen samples of the data set in `source` as a data set of its own in `out`.
 
     Raises SqlError for a wrong condition, InputError for a wrong uid file or where no sample matches,
     OutputError where `out` exists, lies inside `source`, or cannot be written. `source` is only read.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _is_free(out):
         raise OutputError(f"{out}: exists already; choose another --out, a subset is never added to a directory")
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise OutputError(f"{out}: lies inside the data set that it is taken from; choose another --out")
-    unfinished = out.absolute().with_name(f"{out.name}.tmp-subset")
-    with open_catalog(source) as database:
+    unfinished = out.absolute().with_name(f"{out.name}.tmp-subset") if isinstance(out, Path) else out
+    with open_catalog(source) as database, _scratch(unfinished) as scratch:
         manifest = read_json(source / "shards" / "manifest.json")
         if manifest is None:
             raise InputError(f"{source}: has no published shards yet; finish its run first")
-        listed = None if config.uids is None else load_uids(database, Path(config.uids), "listed")
+        listed = None if config.uids is None else load_uids(database, place_of(config.uids), "listed")
         if not config.allow_files:
-            confine(database, [source, unfinished])
+            confine(database, [source, unfinished, scratch])
         _check_condition(database, config.where)  # before anything is written
         with open_output(unfinished):  # its lock keeps another subset away from the same place
+            is_whole = False
             try:
                 _remove_remains(unfinished)
-                result = _build(source, manifest["fingerprint"], config, unfinished, database, progress or Progress())
+                write_json(unfinished / _UNFINISHED, {})
+                made = _build(
+                    source, manifest["fingerprint"], config, unfinished, scratch, database, progress or Progress()
+                )
                 taken = {"taken_from": manifest["fingerprint"], "version": 1, **_options(config)}
                 write_json(unfinished / "subset.json", taken)
-                if out.exists():
-                    out.rmdir()
-                unfinished.rename(out)
+                (unfinished / _UNFINISHED).unlink()
+                if isinstance(unfinished, Path) and isinstance(out, Path):
+                    if out.exists():
+                        out.rmdir()
+                    unfinished.rename(out)
+                is_whole = True
             except OSError as error:
                 raise unwritable(out, error) from error
             finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+                if not is_whole:
+                    remove_tree(unfinished)
         known = 0
         if listed is not None:
             known = int(
                 database.execute("SELECT count(*) FROM listed SEMI JOIN published USING (uid)").fetchall()[0][0]
             )
     return SubsetResult(
-        samples=result.total("rows"),
-        shards=len(result.parts),
-        num_bytes=result.total("bytes"),
+        samples=made.total("rows"),
+        shards=len(made.parts),
+        num_bytes=made.total("bytes"),
         unknown_uids=0 if listed is None else listed - known,
     )
+
+
+def _is_free(out: Place) -> bool:
+    """Whether an `out` that exists is an empty directory, or in a bucket what a killed subset left."""
+    if isinstance(out, Path):
+        return out.is_dir() and not any(out.iterdir())
+    names = {path.name for path in out.iterdir()}
+    return _UNFINISHED in names or names <= {"lock", "openwit.json"}
+
+
+@contextmanager
+def _scratch(unfinished: Place) -> Iterator[Path]:
+    """A directory for tables on the way to the subset: of a local one, on its disk."""
+    if isinstance(unfinished, Path):
+        yield unfinished / "work" / "chosen"
+    else:
+        with scratch_files() as directory:
+            yield directory
 
 
 def _options(config: SubsetConfig) -> dict[str, Any]:
@@ -113,24 +145,28 @@ def _options(config: SubsetConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def _remove_remains(unfinished: Path) -> None:
+def _remove_remains(unfinished: Place) -> None:
     """What a killed subset left."""
-    for path in unfinished.iterdir():
-        if path.name not in ("lock", "openwit.json"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path in files_in(unfinished, "*"):
+        if path.name in ("lock", "openwit.json"):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            path.unlink()
 
 
 def _build(
-    source: Path,
+    source: Place,
     fingerprint: str,
     config: SubsetConfig,
-    root: Path,
+    root: Place,
+    scratch: Path,
     database: duckdb.DuckDBPyConnection,
     progress: Progress,
 ) -> Data[ShardFiles]:
     """Fill `root`; returns its shards. `fingerprint` is of the source's version."""
-    scratch = root / "work" / "chosen"
-    scratch.mkdir(parents=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     chosen, parent = scratch / "chosen.parquet", load(WitConfig, source / "shards" / "config.yaml")
     _choose(database, config, parent, scratch, chosen)
     total = pq.ParquetFile(chosen).metadata.num_rows
@@ -139,10 +175,14 @@ def _build(
     size = config.samples_per_shard or parent.shards.samples_per_shard
     shards: Data[ShardFiles] = Data("shards", ShardFiles)
     shards.directory = root / "work" / "shards"
+    for_tasks: Place = chosen.resolve()
+    if isinstance(root, BucketPath):
+        for_tasks = root / "work" / "chosen" / chosen.name
+        for_tasks.put(chosen)
     tasks = [
         CopySamples(
             partition=shard_name(shard),
-            chosen=str(chosen.resolve()),
+            chosen=str(for_tasks),
             first=first,
             last=last,
             source=str((source / "shards").resolve()),
@@ -154,16 +194,17 @@ def _build(
     ]
     with open_engine(EngineConfig(kind=config.engine), progress) as engine:
         shards.finish(engine.run_step(shards.directory, tasks, title="copy samples"))
-    written = {part.name for part in shards.parts}
-    publish(root, shards.parts, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=written)
+    names = {part.name for part in shards.parts}
+    publish(root, shards.parts, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=names)
     _write_queries(database, root, chosen)
     uids = f"SELECT uid FROM read_parquet({quote_text(chosen)})"
     for name, path in joined_files(source).items():
-        (root / "joined").mkdir(exist_ok=True)
         query = f"SELECT * FROM read_parquet({quote_text(path)}) WHERE uid IN ({uids}) ORDER BY uid"
-        _copy(database, query, root / "joined" / f"{name}.parquet")
-    shutil.rmtree(shards.directory)  # its files live on under shards
-    shutil.rmtree(scratch)
+        _copy(database, query, scratch / "joined.parquet")
+        with written(root / "joined" / f"{name}.parquet") as joined:
+            (scratch / "joined.parquet").replace(joined)
+    remove_tree(shards.directory)  # its files live on under shards
+    remove_tree(root / "work" / "chosen")
     return shards
 
 
@@ -276,7 +317,7 @@ class CopySamples(Task[ShardFiles]):
 
     def _samples(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """(facts, picture) of the task's ranks, old shard after old shard."""
-        published = _published(Path(self.source), self.fingerprint)
+        published = _published(place_of(self.source), self.fingerprint)
         ranks = _ranks(self.chosen, self.first, self.last)
         for shard, group in itertools.groupby(ranks, key=lambda row: int(row["shard"])):
             chosen = {row["tar_offset"]: row["selected_by"] for row in group}
@@ -286,13 +327,15 @@ class CopySamples(Task[ShardFiles]):
                 check(tar)
             table = table.filter(pc.is_in(table["tar_offset"], pa.array(chosen, pa.int64())))
             with open_file(tar.path) as file:
-                for row in table.to_pylist():
-                    image = read_range(file, row["tar_offset"], row["num_bytes"], row.get("stored_xxh3"))
-                    yield row | {"selected_by": chosen[row["tar_offset"]]}, image
+                for batch in table.to_batches(max_chunksize=_PICTURES_AT_A_TIME):
+                    rows = batch.to_pylist()
+                    places = [(row["tar_offset"], row["num_bytes"], row.get("stored_xxh3")) for row in rows]
+                    for row, image in zip(rows, read_ranges(file, places), strict=True):
+                        yield row | {"selected_by": chosen[row["tar_offset"]]}, image
 
 
 @functools.lru_cache(maxsize=2)
-def _published(shards: Path, fingerprint: str) -> Mapping[str, Location]:
+def _published(shards: Place, fingerprint: str) -> Mapping[str, Location]:
     """Name -> what the manifest, which has this fingerprint, says of tars and Parquet files; read once a process."""
     manifest = read_json(shards / "manifest.json") or {"shards": []}
     digests = {entry["name"]: entry["sha256"] for entry in manifest["shards"]}
@@ -302,7 +345,7 @@ def _published(shards: Path, fingerprint: str) -> Mapping[str, Location]:
 
 def _ranks(path: str, first: int, last: int) -> Iterator[dict[str, Any]]:
     """Rows first..last-1 of the chosen ones; reads the row groups that hold them and no others."""
-    with pq.ParquetFile(path) as file:
+    with place_of(path).open("rb") as opened, pq.ParquetFile(pa.PythonFile(opened, mode="r")) as file:
         start = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
@@ -316,7 +359,7 @@ def _ranks(path: str, first: int, last: int) -> Iterator[dict[str, Any]]:
 # --- what the catalog needs ----------------------------------------------------------------------
 
 
-def _write_queries(database: duckdb.DuckDBPyConnection, root: Path, chosen: Path) -> None:
+def _write_queries(database: duckdb.DuckDBPyConnection, root: Place, chosen: Path) -> None:
     """The views `queries` and `query_counts` of the subset: matches and thresholds are the source's."""
     _write_step(root, "queries", database.sql("SELECT * FROM queries").to_arrow_table(), QUERIES)
     counts = database.sql("SELECT * FROM query_counts ORDER BY query_id").to_arrow_table()
@@ -332,10 +375,10 @@ def _write_queries(database: duckdb.DuckDBPyConnection, root: Path, chosen: Path
     _write_step(root, "query_counts", counts, QUERY_COUNTS)
 
 
-def _write_step(root: Path, step: str, table: pa.Table, schema: pa.Schema) -> None:
+def _write_step(root: Place, step: str, table: pa.Table, schema: pa.Schema) -> None:
     """One file under the step's name, with the manifest by which the catalog finds it."""
     directory = root / "work" / step
-    directory.mkdir(parents=True)
     name = f"all.{step}.parquet"
-    write_parquet(directory / name, table, schema)
+    with written(directory / name) as path:
+        write_parquet(path, table, schema)
     write_manifest(directory, [Done(partition="all", key="", outputs={name: ""})])

@@ -26,7 +26,8 @@ from pipeline.records.schema import MATCHED
 from pipeline.steps.judge_links import Matched
 from pipeline.steps.step import Run, step
 from pipeline.steps.texts_config import TextsConfig
-from pipeline.storage.checked import load_vector, open_file, read_batches, read_range
+from pipeline.storage.ahead import read_each
+from pipeline.storage.checked import load_vector, open_file, read_batches, read_ranges
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import save_vector
 
@@ -203,11 +204,17 @@ def _block(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> bytes:
 
 
 def read_blocks(exchanged: Exchanged, partition: int) -> Iterator[pa.RecordBatch]:
-    """The partition's rows, one block in memory at a time. Raises DamagedFileError, also where a file is gone."""
-    for blocks, index in zip(exchanged.blocks, exchanged.indices, strict=True):
-        places = load_vector(index)[:, :, partition : partition + 2].tolist()
+    """The partition's rows, the blocks of one file in memory at a time, packed. Raises DamagedFileError, also where a
+    file is gone."""
+    index_of = dict(zip(exchanged.blocks, exchanged.indices, strict=True))
+
+    def blocks_in(blocks: Location) -> list[bytes]:
+        places = load_vector(index_of[blocks])[:, :, partition : partition + 2].tolist()
+        ranges = [(begin, end - begin, digest) for (begin, end), (digest, _) in places if begin < end]
         with open_file(blocks.path) as file:
-            for (begin, end), (digest, _) in places:
-                if begin < end:
-                    with pa.ipc.open_stream(read_range(file, begin, end - begin, digest)) as stream:
-                        yield from stream
+            return read_ranges(file, ranges) if ranges else []
+
+    for found in read_each(exchanged.blocks, blocks_in):
+        for block in found:
+            with pa.ipc.open_stream(block) as stream:
+                yield from stream

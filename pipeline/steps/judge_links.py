@@ -1,9 +1,14 @@
-"""texts: CANDIDATES -> the stages that judge links, one after the other -> MATCHED, one task per file of candidates."""
+"""texts: CANDIDATES -> the stages that judge links, one after the other -> MATCHED, one task per file of candidates.
+
+The step of those who keep the candidates, to tune the stages without reading the sources again; `match_links.py` is
+that of all others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +29,7 @@ from pipeline.storage.checked import read_batches
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import parquet_writer
 
-__all__ = ["JudgeLinks", "LinkStage", "Matched", "judge_links", "match"]
+__all__ = ["JudgeLinks", "LinkStage", "Matched", "judge_links", "match", "write_matched"]
 
 LinkStage = Stage | StageToBe
 _ROW_GROUP_ROWS = 65_536
@@ -49,43 +54,62 @@ class JudgeLinks(Task[Matched]):
     batch_rows: int
     ledger: LedgerConfig
 
-    version = 4
+    version = 5
 
     def work(self, out: Matched) -> Info:
         ledger = Ledger(out.rejections.local, self.ledger)
-        held: list[pa.RecordBatch] = []
-        rows = held_rows = matched = 0
-        with parquet_writer(out.matched.local, MATCHED) as writer:
+        rows = 0
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            nonlocal rows
             for batch in read_batches(self.candidates, self.batch_rows):
                 rows += batch.num_rows
-                kept = self._judge(batch, ledger)
-                held.append(kept)
-                held_rows += kept.num_rows
-                matched += kept.num_rows
-                if held_rows >= _ROW_GROUP_ROWS:
-                    writer.write_table(pa.Table.from_batches(held, MATCHED))
-                    held, held_rows = [], 0
-            if held_rows:
-                writer.write_table(pa.Table.from_batches(held, MATCHED))
-        return {"rows": rows, "kept": matched, "lines": ledger.close()}
+                yield batch
 
-    def _judge(self, batch: pa.RecordBatch, ledger: Ledger) -> pa.RecordBatch:
-        """MATCHED. The stages see the columns that they judge by, and each row's place, so that the other columns are
-        copied once and not with every stage."""
-        wanted = {name for stage in self.stages for name in stage.reads}
-        kept = batch.select([name for name in CANDIDATES.names if name in _IDENTITY or name in wanted])
-        kept = kept.append_column(_PLACE, pa.array(np.arange(batch.num_rows, dtype=np.int32)))
-        for number, stage in enumerate(self.stages):
-            kept = ledger.add(stage.name, "link", stage.judge(kept))
-            later = {name for each in self.stages[number + 1 :] for name in each.reads}
-            done_with = [name for name in wanted - later if name in CANDIDATES.names and name not in _IDENTITY]
-            kept = kept.drop_columns([name for name in done_with if name in kept.schema.names])
-        others = batch.select([name for name in CANDIDATES.names if name not in _IDENTITY]).take(kept[_PLACE.name])
-        columns = [kept[name] if name in kept.schema.names else others[name] for name in MATCHED.names]
-        return pa.RecordBatch.from_arrays(columns, schema=MATCHED)
+        kept = write_matched(out.matched.local, batches(), self.stages, ledger)
+        return {"rows": rows, "kept": kept, "lines": ledger.close()}
 
 
-@step("texts", JudgeLinks, per="source file")
+def write_matched(path: Path, links: Iterable[pa.RecordBatch], stages: Sequence[Stage], ledger: Ledger) -> int:
+    """Judge batches of CANDIDATES, and write MATCHED; how many rows that are.
+
+    The same rows are the same bytes, whatever batches they come in: a row group is full, and one piece.
+    """
+    held: list[pa.RecordBatch] = []
+    held_rows = rows = 0
+    with parquet_writer(path, MATCHED) as writer:
+        for batch in links:
+            kept = _judge(batch, stages, ledger)
+            held.append(kept)
+            held_rows += kept.num_rows
+            rows += kept.num_rows
+            while held_rows >= _ROW_GROUP_ROWS:
+                table = pa.Table.from_batches(held, MATCHED).combine_chunks()
+                writer.write_table(table.slice(0, _ROW_GROUP_ROWS))
+                held = table.slice(_ROW_GROUP_ROWS).to_batches()
+                held_rows -= _ROW_GROUP_ROWS
+        if held_rows:
+            writer.write_table(pa.Table.from_batches(held, MATCHED).combine_chunks())
+    return rows
+
+
+def _judge(batch: pa.RecordBatch, stages: Sequence[Stage], ledger: Ledger) -> pa.RecordBatch:
+    """MATCHED. The stages see the columns that they judge by, and each row's place, so that the other columns are
+    copied once and not with every stage."""
+    wanted = {name for stage in stages for name in stage.reads}
+    kept = batch.select([name for name in CANDIDATES.names if name in _IDENTITY or name in wanted])
+    kept = kept.append_column(_PLACE, pa.array(np.arange(batch.num_rows, dtype=np.int32)))
+    for number, stage in enumerate(stages):
+        kept = ledger.add(stage.name, "link", stage.judge(kept))
+        later = {name for each in stages[number + 1 :] for name in each.reads}
+        done_with = [name for name in wanted - later if name in CANDIDATES.names and name not in _IDENTITY]
+        kept = kept.drop_columns([name for name in done_with if name in kept.schema.names])
+    others = batch.select([name for name in CANDIDATES.names if name not in _IDENTITY]).take(kept[_PLACE.name])
+    columns = [kept[name] if name in kept.schema.names else others[name] for name in MATCHED.names]
+    return pa.RecordBatch.from_arrays(columns, schema=MATCHED)
+
+
+@step("texts", JudgeLinks, per="source, or part")
 def judge_links(
     run: Run, links: Data[Candidates], stages: Sequence[LinkStage], config: TextsConfig
 ) -> Iterator[JudgeLinks]:

@@ -17,6 +17,7 @@ from pipeline.engine import Data, Info, Needs, TaskOfParts, output
 from pipeline.records.schema import SELECTED
 from pipeline.steps.balance.plan import CHOSEN, Chosen
 from pipeline.steps.step import Run, step
+from pipeline.storage.ahead import read_each
 from pipeline.storage.checked import read_part
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
@@ -52,8 +53,9 @@ class Schedule(TaskOfParts[Selected]):
 
     def work(self, outs: Mapping[str, Selected]) -> Info:
         first, last = pa.scalar(self.bounds[0], pa.uint64()), pa.scalar(self.bounds[-1] - 1, pa.uint64())
-        read = [read_part(file, [("order", ">=", first), ("order", "<=", last)]).cast(CHOSEN) for file in self.chosen]
-        table = pa.concat_tables(read).sort_by([("order", "ascending"), ("uid", "ascending")])
+        within = [("order", ">=", first), ("order", "<=", last)]
+        read = read_each(self.chosen, lambda file: read_part(file, within).cast(CHOSEN))
+        table = pa.concat_tables(list(read)).sort_by([("order", "ascending"), ("uid", "ascending")])
         order = table["order"].to_numpy()
         parts = []
         for i, (name, out) in enumerate(outs.items()):

@@ -21,6 +21,7 @@ import xxhash
 from pipeline.errors import InputError, OutputError
 from pipeline.stages.extract.files import open_binary
 from pipeline.storage.atomic import write_bytes
+from pipeline.storage.named_objects import is_object, named_objects, stamp_of_object
 from pipeline.storage.place import Place, files_in
 from pipeline.web.remote import is_web, open_download
 
@@ -72,7 +73,9 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
         if "*" in pattern.partition("?")[0]:
             raise InputError(f"{pattern}: a web server has no directory to search; name its files, or a list of them")
         return {pattern: []}
-    if "://" in pattern:
+    if is_object(pattern):
+        found = named_objects(pattern)
+    elif "://" in pattern:
         try:
             import fsspec
 
@@ -95,13 +98,17 @@ def _matching(pattern: str) -> list[str]:
 
 
 def named_files(patterns: Sequence[str], option: str) -> list[str]:
-    """The paths on this machine, files and folders, that `patterns` (paths or globs) name, sorted, each once.
+    """The paths on this machine, files and folders, and the objects in buckets that `patterns` (paths, URLs or globs)
+    name, sorted, each once.
 
-    Raises InputError for a pattern that names nothing; `option` is where the config has it.
+    Raises InputError for a pattern that names nothing, where `option` is where the config has it, and StoreError.
     """
     found: set[str] = set()
     for pattern in patterns:
-        names = [name for name in _matching(pattern) if os.path.exists(name)]
+        if is_object(pattern):
+            names = list(named_objects(pattern))
+        else:
+            names = [name for name in _matching(pattern) if os.path.exists(name)]
         if not names:
             raise InputError(f"{pattern}: no such file; correct `{option}` in the config")
         found.update(names)
@@ -112,6 +119,8 @@ def stamp_of(path: str) -> Stamp:
     """The stamp of one file. Raises FileNotFoundError, unless it is behind http(s)."""
     if is_web(path):
         return []
+    if is_object(path):
+        return stamp_of_object(path)
     if "://" in path:
         import fsspec
 

@@ -111,7 +111,7 @@ def step(
     keep: bool = False,
 ) -> Callable[[Callable[Concatenate[Run, P], Iterable[AnyTask[Out]]]], StepOf[P, Out]]:
     """Make a step of a function that cuts it into tasks; `stages` are those whose outcome these enter into the ledger,
-    beside the `Stage`s among the step's arguments, which also are its title where none is given."""
+    beside the `Stage`s among the step's arguments; they all are its title where none is given."""
 
     def made(cut: Callable[Concatenate[Run, P], Iterable[AnyTask[Out]]]) -> StepOf[P, Out]:
         return StepOf(cut, name=name, task=task, title=title, per=per, stages=stages, keep=keep)
@@ -159,7 +159,7 @@ class StepOf(Generic[P, Out]):
         judges = [each for each in given if isinstance(each, (Stage, StageToBe))]
         return Step(
             name=self.name,
-            title=self.title or ", ".join(judge.name for judge in judges),
+            title=self.title or ", ".join([*self._stages, *(judge.name for judge in judges)]),
             stages={stage: REASONS[stage] for stage in self._stages} | {judge.name: judge.reasons for judge in judges},
             reads=tuple(dict.fromkeys(each for each in given if isinstance(each, Data))),
             data=Data(self.name, self.out),

@@ -14,7 +14,14 @@ class TextsConfig:
     """How the text stages and the exchange after them cut their work."""
 
     batch_rows: int = 65_536
-    """Candidates in memory at a time."""
+    """Links in memory at a time."""
+    keep_candidates: bool = False
+    """Extract links in a step of its own, and keep all that it found (view `candidates`), so that to tune the stages
+    after it reads no source again. They are the largest files of all: without it they are not written."""
+    table_bytes_per_task: int = 2_097_152
+    """A larger Parquet table is read by several tasks, each so many bytes of its row groups."""
+    archive_bytes_per_task: int = 1_073_741_824
+    """A larger gzip archive is read by several tasks, each so many bytes of its records."""
     rows_per_flush: int = 1_000_000
     """Matched rows that the exchange holds before it sorts them into hash partitions and writes."""
     partitions: int = 8
@@ -23,3 +30,5 @@ class TextsConfig:
     def __post_init__(self) -> None:
         if min(self.batch_rows, self.rows_per_flush, self.partitions) < 1:
             raise ConfigError("batch_rows, rows_per_flush and partitions must be at least 1")
+        if min(self.table_bytes_per_task, self.archive_bytes_per_task) < 1:
+            raise ConfigError("table_bytes_per_task and archive_bytes_per_task must be at least 1")

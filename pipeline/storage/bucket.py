@@ -23,7 +23,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -38,12 +38,11 @@ __all__ = [
     "BucketFile",
     "BucketPath",
     "ConflictError",
-    "Stat",
     "StoreError",
     "Tag",
+    "Version",
     "bucket_file_system",
     "is_bucket_url",
-    "register_buckets",
 ]
 
 SCHEMES = ("s3", "gs", "az")
@@ -106,11 +105,23 @@ def is_bucket_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-class Stat(NamedTuple):
+class _Stat(NamedTuple):
     """What `os.stat` says of a file, as far as a store knows it."""
 
     st_size: int
-    e_tag: str = ""
+
+
+class Version(NamedTuple):
+    """What an object is, as long as nobody puts another in its place."""
+
+    num_bytes: int
+    tag: Tag
+    modified: datetime
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Version:
+        """As the client tells it."""
+        return cls(about["size"], Tag.of(about), about["last_modified"])
 
 
 @dataclass(frozen=True, order=True)
@@ -207,21 +218,27 @@ class BucketPath:
     def is_symlink(self) -> bool:
         return False
 
-    def stat(self) -> Stat:
+    def stat(self) -> _Stat:
         """Raises FileNotFoundError."""
+        return _Stat(self.version().num_bytes)
+
+    def version(self) -> Version:
+        """What the object is now. Raises FileNotFoundError."""
         import obstore
 
-        about = _tried(self, lambda: obstore.head(_store(self.bucket), self.key))
-        return Stat(about["size"], about["e_tag"] or "")
+        return Version.of(_tried(self, lambda: obstore.head(_store(self.bucket), self.key)))
 
     def walk(self) -> Iterator[tuple[BucketPath, int]]:
         """Every object below, with its bytes, by name."""
+        return ((path, version.num_bytes) for path, version in self.versions())
 
+    def versions(self) -> Iterator[tuple[BucketPath, Version]]:
+        """Every object below, and what it is, by name."""
         prefix, last = f"{self.key}/" if self.key else None, None
         while True:
             page = _tried(self, functools.partial(_page_of_list, self.bucket, prefix, last))
             for about in page:
-                yield BucketPath(self.bucket, about["path"]), about["size"]
+                yield BucketPath(self.bucket, about["path"]), Version.of(about)
             if len(page) < _PAGE:
                 return
             last = page[-1]["path"]
@@ -263,17 +280,6 @@ class BucketPath:
 
         return _tried(self, get)
 
-    def read_part(self, offset: int, size: int, e_tag: str) -> bytes:
-        """Up to `size` bytes of the version `e_tag`, from `offset` on. Raises ConflictError where that is gone."""
-        import obstore
-        from obstore import exceptions
-
-        wanted: Any = {"range": (offset, offset + size)} | ({"if_match": e_tag} if e_tag else {})
-        try:
-            return _tried(self, lambda: bytes(obstore.get(_store(self.bucket), self.key, options=wanted).bytes()))
-        except exceptions.PreconditionError:
-            raise ConflictError(str(self)) from None
-
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size), asked for side by side; neighbours in one request."""
         import obstore
@@ -285,6 +291,33 @@ class BucketPath:
         store = _store(self.bucket)
         found = _tried(self, lambda: obstore.get_ranges(store, self.key, starts=starts, lengths=lengths))
         return [bytes(data) for data in found]
+
+    def read_end(self, size: int) -> tuple[bytes, Version]:
+        """The last `size` bytes, or all that there are, and what the object is. Raises FileNotFoundError."""
+        import obstore
+        from obstore import exceptions
+
+        def get() -> tuple[bytes, Version]:
+            store = _store(self.bucket)
+            try:
+                found = obstore.get(store, self.key, options={"range": {"suffix": size}})
+            except (exceptions.NotSupportedError, NotImplementedError):  # Azure has no such ranges
+                begin = max(obstore.head(store, self.key)["size"] - size, 0)
+                found = obstore.get(store, self.key, options={"range": {"offset": begin}})
+            return bytes(found.bytes()), Version.of(found.meta)
+
+        return _tried(self, get)
+
+    def read_part(self, offset: int, size: int, tag: Tag) -> bytes:
+        """`size` bytes of the version `tag`. Raises ConflictError where another has taken its place."""
+        import obstore
+        from obstore import exceptions
+
+        options: Any = {"range": (offset, offset + size)} | ({"if_match": tag.e_tag} if tag.e_tag else {})
+        try:
+            return _tried(self, lambda: bytes(obstore.get(_store(self.bucket), self.key, options=options).bytes()))
+        except exceptions.PreconditionError:
+            raise ConflictError(str(self)) from None
 
     def open(self, mode: str = "rb") -> BucketFile:
         """The object as a file that can seek; a read that its buffer does not hold is a request."""
@@ -364,7 +397,7 @@ class BucketPath:
 
         self.put(os.urandom(16))
         refused = 0
-        for mode in ("create", {"e_tag": '"00000000000000000000000000000000"'}):
+        for mode in ("create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"}):
             try:
                 with _errors(self):
                     obstore.put(_store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False)  # type: ignore[arg-type]
@@ -558,21 +591,6 @@ def _first_line(error: BaseException) -> str:
 
 def _without_user(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", url)
-
-
-def register_buckets() -> None:
-    """Have fsspec open the URLs of buckets by the same kind of client; where obstore is not installed it opens them by
-    what it finds."""
-    with contextlib.suppress(ImportError):
-        _register()
-
-
-@functools.cache
-def _register() -> None:
-    import fsspec
-
-    for scheme in SCHEMES:
-        fsspec.register_implementation(scheme, type(bucket_file_system(scheme)), clobber=True)
 
 
 def bucket_file_system(scheme: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline.storage.bucket import BucketPath, bucket_file_system
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import Place
 
 if TYPE_CHECKING:
@@ -42,7 +42,12 @@ def open_duckdb(
     """
     import duckdb
 
-    config: dict[str, str | bool | int | float | list[str]] = {"temp_directory": "" if spill is None else str(spill)}
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "temp_directory": "" if spill is None else str(spill),
+        # Else a file's ending or a URL's scheme has it fetch an extension from its maker's server.
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
     if memory_mb is not None:
         config |= {"threads": 1, "memory_limit": f"{memory_mb}MB"}
     failures: list[Exception] = []
@@ -92,8 +97,11 @@ def quote_text(text: object) -> str:
 def use_buckets(database: duckdb.DuckDBPyConnection, files: Iterable[Place]) -> None:
     """Let `database` read those of the files that lie in a bucket, by range, with our client: its own would have to be
     downloaded first."""
+    from pipeline.storage.duck_files import ObjectFiles
+
     for scheme in sorted({file.bucket.partition(":")[0] for file in files if isinstance(file, BucketPath)}):
-        database.register_filesystem(bucket_file_system(scheme))
+        if not database.filesystem_is_registered(scheme):
+            database.register_filesystem(ObjectFiles(scheme))
 
 
 def read_parquet_sql(files: Sequence[Place], *, differ: bool = False) -> str:

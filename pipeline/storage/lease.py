@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,8 +104,8 @@ class Lease:
                 return  # it is another's by now, or runs out
 
 
-def take_lease(output: BucketPath, *, single_driver: bool) -> Lease:
-    """Take the lock of `output`, and renew it from now on.
+def take_lease(output: BucketPath, *, single_driver: bool, say: Callable[[str], None]) -> Lease:
+    """Take the lock of `output`, and renew it from now on; `say` tells what there is to wait for.
 
     Raises LockedError while another live run holds it; OutputError where the store cannot compare and swap, unless
     the user vouches for a `single_driver`; StoreError.
@@ -115,7 +116,7 @@ def take_lease(output: BucketPath, *, single_driver: bool) -> Lease:
     while True:
         found, tag = _read(lock)
         if found and not found.get("free") and not single_driver:
-            _watch(lock, found, tag)
+            _watch(lock, found, tag, say)
         hold = Hold(lock=lock, token=int(found.get("token", 0)) + 1, compares=not single_driver)
         content = _content(hold.token, LEASE_S, free=False)
         try:
@@ -144,9 +145,10 @@ def _check_store(output: BucketPath) -> None:
         )
 
 
-def _watch(lock: BucketPath, found: dict[str, Any], tag: Tag | None) -> None:
+def _watch(lock: BucketPath, found: dict[str, Any], tag: Tag | None, say: Callable[[str], None]) -> None:
     """Return when the holder is gone. Raises LockedError as soon as it shows that it lives."""
     seconds = float(found.get("lease_s", LEASE_S))
+    say(f"{lock.parent}: was held by {found.get('holder', 'another process')}; {seconds:.0f} s show whether it lives")
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(min(_LOOK_EVERY_S, seconds / 4))

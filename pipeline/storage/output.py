@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,18 +28,22 @@ LAYOUT_VERSION = 1
 _MARK = "openwit.json"
 
 
+def _nothing(line: str) -> None:
+    """Who runs no command says nothing."""
+
+
 _LEASES: dict[BucketPath, Lease] = {}
 """Of the outputs that this process holds."""
 
 
 @contextmanager
-def open_output(path: Place, *, single_driver: bool = False) -> Iterator[Place]:
-    """Take the output for one run: create or recognise it, lock it, sweep it.
+def open_output(path: Place, *, single_driver: bool = False, say: Callable[[str], None] = _nothing) -> Iterator[Place]:
+    """Take the output for one run: create or recognise it, lock it, sweep it; `say` tells what there is to wait for.
 
     Raises OutputError where the path is a file, not writable, holds files that are not ours or was
     written by a newer version, or a bucket's store is not fit; LockedError while another live run holds it.
     """
-    with _locked_bucket(path, single_driver) if isinstance(path, BucketPath) else _locked_directory(path):
+    with _locked_bucket(path, single_driver, say) if isinstance(path, BucketPath) else _locked_directory(path):
         if read_json(path / _MARK) is None:
             write_json(path / _MARK, {"layout_version": LAYOUT_VERSION, "made_by": "openwit"})
         sweep(path)
@@ -74,11 +78,11 @@ def _locked_directory(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked_bucket(path: BucketPath, single_driver: bool) -> Iterator[None]:
+def _locked_bucket(path: BucketPath, single_driver: bool, say: Callable[[str], None]) -> Iterator[None]:
     check_output(path, must_exist=False)
     if path in _LEASES:
         raise LockedError(f"{path}: this process holds it already")
-    lease = take_lease(path, single_driver=single_driver)
+    lease = take_lease(path, single_driver=single_driver, say=say)
     _LEASES[path] = lease
     try:
         yield
@@ -109,9 +113,10 @@ def check_output(path: Place, *, must_exist: bool = True) -> None:
     """Raise OutputError unless `path` is a directory of ours (or, if allowed, an empty one)."""
     mark = read_json(path / _MARK)
     if mark is None:
-        if isinstance(path, Path) and not path.is_dir():
+        if not path.is_dir():
             if must_exist:
-                raise OutputError(f"{path}: no such directory; run `python -m pipeline run` to make it")
+                what = "no such directory" if isinstance(path, Path) else "nothing is there"
+                raise OutputError(f"{path}: {what}; run `python -m pipeline run` to make it")
             return
         left = [p.name for p in path.iterdir() if not p.name.startswith("lock") and ".tmp-" not in p.name]
         if left or must_exist:

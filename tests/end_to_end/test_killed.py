@@ -43,7 +43,7 @@ def _kill_when(path: Path, config: Path, delay_s: float) -> None:
     ("moment", "delay_s"),
     [
         ("work/fetch/done", 0.3),
-        pytest.param("work/extract/done", 0.05, marks=pytest.mark.slow),
+        pytest.param("work/texts/done", 0.05, marks=pytest.mark.slow),
         pytest.param("work/dedup/done", 0.02, marks=pytest.mark.slow),
         pytest.param("work/schedule/manifest.json", 0.8, marks=pytest.mark.slow),
         pytest.param("work/shards/done", 0.01, marks=pytest.mark.slow),
@@ -73,7 +73,7 @@ def test_killed_workers_cost_nothing(finished: Path, make_config: Callable[..., 
     config.write_text(dump(make_config(output)))
     process = _start(config)
     killed = 0
-    for moment in ("work/extract", "work/texts", "work/fetch"):
+    for moment in ("work/texts", "work/fetch"):
         _wait_for(output / moment, process)
         killed += _kill_one_worker(process.pid)
     assert process.wait(timeout=240) == 0

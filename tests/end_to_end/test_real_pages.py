@@ -63,6 +63,7 @@ def output(hosts: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFact
         "sources": [str(shared_data / "webarchive/wat/*.localhost.warc.wat.gz")],
         "queries": str(root / "nouns.txt"),
         "output": str(root / "set"),
+        "texts": {"keep_candidates": True},
         "fetch": {
             "user_agent": "openwit-test/1 (+http://localhost/)",
             "allow_addresses": [f"{ADDRESS}/32:{PORT}"],

@@ -104,6 +104,7 @@ def make_set(root: Path, pairs: int = 150) -> list[dict[str, Any]]:
         [
             *(f"--output={root}", "--sources=[x.parquet]", "--queries=q.txt", "--fetch.user_agent=test (+http://a.b)"),
             *(f"--seed={SEED}", f"--balance.max_pairs_per_query={LIMIT}", f"--shards.samples_per_shard={PER_SHARD}"),
+            "--texts.keep_candidates=true",
         ],
     )
     write_json(root / "openwit.json", {"layout_version": 1, "made_by": "openwit"})

@@ -57,7 +57,7 @@ def _balance(
     final = final_balance(page, _fetch(planned, survives), planned.balanced, planned.queries, config.mode)
     run_page(page, engine)
     table = [row for part in final.parts for row in pq.read_table(part.files.fetched.path).to_pylist()]
-    (line,) = totals([part.info for part in final.parts])
+    (line,) = totals(final.said())
     alive = sum(survives(row["uid"]) for shard in planned.shards for row in shard)
     assert (line.stage, line.rows_in, line.kept) == ("final_balance", alive, len(table))
     counts = pq.read_table(page["final_counts"].data.only.files.final_counts.path).to_pylist()

@@ -39,11 +39,11 @@ def _dedup(root: Path, rows: Sequence[Row], config: DedupConfig, files: int = 3)
     expected = np.bincount([q for row in kept for q in row["query_ids"]], minlength=QUERIES)
     assert np.array_equal(counts, expected) or not kept
     assert unique.total("kept") == len(kept)
-    parts = [part for name in ("pairs", "dedup") if name in page for part in page[name].data.parts]
-    for part in parts:
+    steps = [page[name].data for name in ("pairs", "dedup") if name in page]
+    for part in [part for data in steps for part in data.parts]:
         for row in pq.read_table(part.files.rejections.path).to_pylist():
             assert is_reason(row["stage"], row["reason"])
-    return kept, totals([part.info for part in parts])
+    return kept, totals([told for data in steps for told in data.said()])
 
 
 def _draw(row: Row) -> int:

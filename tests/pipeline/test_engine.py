@@ -12,7 +12,19 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import Data, EngineConfig, Info, Task, TaskOfParts, apart, open_engine, output
+from pipeline.engine import (
+    Data,
+    EngineConfig,
+    Info,
+    Task,
+    TaskOfParts,
+    apart,
+    forget,
+    open_engine,
+    output,
+    record_of,
+    records_in,
+)
 from pipeline.engine.on_ray import run_task_in
 from pipeline.errors import DamagedFileError, EngineError, LockedError, OutputError
 from pipeline.storage.atomic import read_json, sweep, write_json
@@ -127,6 +139,88 @@ def test_manifest_of_another_form_is_written_anew(tmp_path: Path, content: dict[
         engine.run_step(tmp_path / "step", tasks)
     assert (tmp_path / "step/manifest.json").read_bytes() == manifest
     assert (tmp_path / "log").read_text() == "ran\n"
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many tasks are many."""
+    monkeypatch.setattr("pipeline.engine.record._TOGETHER_FROM", 4)
+    return 5
+
+
+def _ran(log: Path) -> int:
+    ran = log.read_text().count("ran") if log.exists() else 0
+    log.unlink(missing_ok=True)
+    return ran
+
+
+def test_records_of_a_step_of_many_tasks_are_one_file(tmp_path: Path, many: int) -> None:
+    step, log = tmp_path / "step", tmp_path / "log"
+    tasks = [_task(f"t{i}", log) for i in range(many)]
+    with open_engine(INLINE) as engine:
+        first = engine.run_step(step, tasks)
+        assert _ran(log) == many
+        assert [p.name for p in (step / "done").iterdir()] == []
+        assert len((step / "records.jsonl").read_bytes().splitlines()) == many
+        state = {p: p.stat().st_mtime_ns for p in step.rglob("*")}
+        assert engine.run_step(step, tasks) == first
+        assert {p: p.stat().st_mtime_ns for p in step.rglob("*")} == state
+        assert [r.partition for r in records_in(step)] == [t.partition for t in tasks]
+        assert record_of(step, "t3") == first[3]
+        forget(step, "t3")
+        assert record_of(step, "t3") is None
+        assert engine.run_step(step, tasks) == first
+        assert _ran(log) == 1
+        assert engine.run_step(step, tasks[:2]) == first[:2]
+    assert _ran(log) == 0
+    assert sorted(p.name for p in step.rglob("*") if p.is_file()) == [
+        "manifest.json",
+        "records.jsonl",
+        "t0.txt",
+        "t1.txt",
+    ]
+
+
+def test_task_that_is_done_again_has_no_older_record(tmp_path: Path, many: int) -> None:
+    """A kill in its middle must not leave the new bytes with the old record."""
+    step, log = tmp_path / "step", tmp_path / "log"
+    tasks = [_task(f"t{i}", log) for i in range(many)]
+    with open_engine(INLINE) as engine:
+        engine.run_step(step, tasks)
+        with pytest.raises(OutputError):
+            engine.run_step(step, [*tasks[:-1], FailHalfWay(partition=tasks[-1].partition)])
+        assert record_of(step, tasks[-1].partition) is None
+        _ran(log)
+        engine.run_step(step, tasks)
+    assert _ran(log) == 1
+
+
+@pytest.mark.parametrize("place", [0, 20, -3])
+def test_damaged_line_of_the_records_costs_its_task_alone(tmp_path: Path, many: int, place: int) -> None:
+    step, log = tmp_path / "step", tmp_path / "log"
+    tasks = [_task(f"t{i}", log) for i in range(many)]
+    with open_engine(INLINE) as engine:
+        first = engine.run_step(step, tasks)
+        lines = (step / "records.jsonl").read_bytes().split(b"\n")
+        line = bytearray(lines[2])
+        line[place] ^= 1
+        lines[2] = bytes(line)
+        (step / "records.jsonl").write_bytes(b"\n".join(lines))
+        _ran(log)
+        assert engine.run_step(step, tasks) == first
+        assert _ran(log) == 1
+        data = (step / "records.jsonl").read_bytes()
+        (step / "records.jsonl").write_bytes(data[: len(data) // 2])
+        assert engine.run_step(step, tasks) == first
+    assert 2 <= _ran(log) <= 3
+
+
+def test_facts_that_stay_keep_a_record_each(tmp_path: Path, many: int) -> None:
+    step, log = tmp_path / "step", tmp_path / "log"
+    with open_engine(INLINE) as engine:
+        engine.run_step(step, [_task(f"t{i}", log) for i in range(many)], keep=True)
+    assert len(list((step / "done").iterdir())) == many
+    assert not (step / "records.jsonl").exists()
 
 
 def test_result_of_a_worker_whose_driver_is_gone_is_not_committed(tmp_path: Path) -> None:

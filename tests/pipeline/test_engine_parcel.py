@@ -104,6 +104,18 @@ def test_workers_read_what_was_shared(tmp_path: Path, ray_engine: Any) -> None:
     assert ray_engine.run_step(tmp_path / "ray", tasks) == inline
 
 
+@dataclass(frozen=True, kw_only=True)
+class TellMuch(Task[Text]):
+    def work(self, out: Text) -> Info:
+        out.text.local.write_text("x")
+        return {"much": "x" * 300_000}
+
+
+def test_records_too_large_for_a_message_come_back(tmp_path: Path, ray_engine: Any) -> None:
+    records = ray_engine.run_step(tmp_path / "step", [TellMuch(partition=str(i)) for i in range(3)])
+    assert [len(record.info["much"]) for record in records] == [300_000] * 3
+
+
 # --- what tasks ask for ----------------------------------------------------------------------------
 
 

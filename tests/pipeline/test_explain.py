@@ -38,7 +38,7 @@ def test_stages_that_are_on_have_a_verdict_of_their_own(tmp_path: Path) -> None:
 def test_reserve_that_was_not_needed_shows_both_thresholds(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("the\n")
     words = ("--balance.max_pairs_per_query", "2", "--balance.expected_yield", "0.5")
-    stories = _stories(tmp_path, *words, "--queries", str(tmp_path / "one.txt"))
+    stories = _stories(tmp_path, *words, "--queries", str(tmp_path / "one.txt"), "--texts.keep_candidates", "true")
     spared = [story for story in stories if story.verdicts[-1].reason == "reserve_not_needed"]
     kept = [story for story in stories if story.sample is not None]
     assert len(spared) == len(kept) == 2, "four are planned, two are wanted"

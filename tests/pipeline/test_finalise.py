@@ -115,7 +115,7 @@ class Runner:
     def __call__(self, page: Page) -> None:
         with open_engine(EngineConfig(kind="inline")) as engine:
             run_page(page, engine)
-        self.told += [part.info for each in page.steps for part in each.data.parts]
+        self.told += [told for each in page.steps for told in each.data.said()]
         for each in page.steps:
             self.reasons |= each.stages
 

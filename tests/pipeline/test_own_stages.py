@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from configs.load import ConfigError
 from pipeline.api import Pipeline
@@ -129,7 +130,7 @@ def test_pair_stage_is_counted_behind_those_that_are_there(small: SmallRun) -> N
 
 def test_stages_after_the_same_one_stand_in_the_order_of_their_calls_and_pass_columns_on(small: SmallRun) -> None:
     pipeline = Pipeline(small.config).judge_links(Length()).judge_links(LongOnly())
-    assert list(pipeline.page["texts"].stages) == ["clean", "length", "long_only", "language", "match"]
+    assert list(pipeline.page["texts"].stages) == ["extract", "clean", "length", "long_only", "language", "match"]
     result = pipeline.run()
     rows_in, kept, rejected = _lines(result)["long_only"]
     assert (rows_in, kept) == (8, 8 - rejected["short"])
@@ -221,6 +222,8 @@ def test_set_without_own_stages_has_no_trace_of_them(small: SmallRun) -> None:
 def test_commands_know_the_stages_and_run_nothing_without_them(
     small: SmallRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = yaml.safe_load(small.config.read_text()) | {"texts": {"keep_candidates": True}}
+    small.config.write_text(yaml.safe_dump(config))
     pipeline = Pipeline(small.config).judge_links(NoWords(words=("dog",))).judge_pairs(NoDogPictures(words=("snow",)))
     pipeline.run()
     published, before = small.published(), small.state()

@@ -140,7 +140,7 @@ def run_plan(
         page=page,
         shards=[pq.read_table(part.files.selected.path).to_pylist() for part in scheduled.parts],
         counts=pq.read_table(balanced.query_counts.only.files.query_counts.path).to_pylist(),
-        lines={line.stage: line for line in totals([part.info for part in (*unique.parts, *balanced.pairs.parts)])},
+        lines={line.stage: line for line in totals([*unique.said(), *balanced.pairs.said()])},
         balanced=balanced,
         queries=queries,
     )

@@ -18,11 +18,13 @@ from pipeline.engine import EngineConfig
 from pipeline.errors import InputError, QueryListError
 from pipeline.matching.config import MatchConfig
 from pipeline.records.queries import query_list_of, read_queries
+from pipeline.storage.bucket import BucketPath
 from query_list.build import build
 from query_list.commands import main
 from query_list.config import BuildConfig, EmptyQueriesConfig
 from query_list.report import diff_rules, lint, stats
 from query_list.stop_words import Judge
+from tests.object_store.fixtures import Bucket
 from tests.query_list.small_wiki import HEAD, article, redirect, write_dump, write_views, write_wordnet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -161,6 +163,45 @@ def test_a_remote_dump_gives_the_same_list(wiki: Path) -> None:
         file.write((wiki / "dump.bz2").read_bytes())
     remote = config_for(wiki, output=str(wiki / "r.parquet"), dump={"files": ["memory://wiki/*.bz2"]})
     assert read_queries(build(remote).path).queries == first
+
+
+def test_a_list_is_built_in_a_bucket_from_inputs_in_it(
+    wiki: Path, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = build(config_for(wiki))
+    for path in (*wiki.glob("dump*.bz2"), *wiki.glob("views*.gz"), *wiki.glob("index.*")):
+        BucketPath.of(f"{bucket.url}/in/{path.name}").put(path)
+    (wiki / "own.txt").write_text("a unicorn\n")
+    config = config_for(
+        wiki,
+        output=f"{bucket.url}/lists/queries.parquet",
+        dump={"files": [f"{bucket.url}/in/dump*.bz2"]},
+        titles={"pageviews": [f"{bucket.url}/in/views.gz"]},
+        wordnet={"index": [f"{bucket.url}/in/index.noun"]},
+    )
+    made = build(config)
+    listed = BucketPath.of(config.output)
+    assert (made.path, made.built, made.facts) == (listed, True, first.facts)
+    assert listed.read_bytes() == Path(str(first.path)).read_bytes()
+    assert read_queries(config.output).queries == read_queries(first.path).queries
+    requests = bucket.proxy.counts()["PUT"]
+    assert not build(config).built
+    assert bucket.proxy.counts()["PUT"] == requests, "nothing to do"
+    BucketPath.of(f"{bucket.url}/in/index.noun").put((wiki / "index.noun").read_bytes() + b"  1 a line more\n")
+    assert build(config).fingerprint == first.fingerprint
+    assert bucket.proxy.counts()["PUT"] > requests, "an input that changed is read again"
+    counted = next(path for path, _ in BucketPath.of(f"{config.output}.work/count").walk() if path.suffix == ".arrow")
+    counted.put(b"damaged")
+    BucketPath.of(f"{bucket.url}/lists/own.txt").put(b"a unicorn\n")
+    longer = build(replace(config, lists=(f"{bucket.url}/lists/own.txt",)))
+    assert read_queries(longer.path).queries[0] == "a unicorn"
+    assert "made again" in capsys.readouterr().err
+    assert main(["stats", config.output]) == 0
+    texts = BucketPath.of(f"{bucket.url}/texts.csv")
+    texts.put(b"caption\na unicorn and a dog\n")
+    assert main(["diff-rules", config.output, str(texts)]) == 0
+    assert main(["lint", f"{bucket.url}/lists/none.parquet"]) == 2
+    assert "none.parquet: no such query list" in capsys.readouterr().err
 
 
 def test_the_shipped_configs_load() -> None:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.storage.bucket import BucketPath, ConflictError, StoreError
+from pipeline.storage.bucket import BucketPath, ConflictError, StoreError, Tag
 from training.data.shards import reading
 from training.errors import DataError
 
@@ -45,12 +45,12 @@ def download(
     with reading(path):
         try:
             if not e_tag or sha256 is None:
-                about = path.stat()
-                if about.st_size != num_bytes or (e_tag and about.e_tag != e_tag):
+                about = path.version()
+                if about.num_bytes != num_bytes or (e_tag and about.tag.e_tag != e_tag):
                     raise changed(path)
-                e_tag = about.e_tag
+                e_tag = about.tag.e_tag
             with to.open("wb") as file:
-                for part in parts(path, num_bytes=num_bytes, e_tag=e_tag):
+                for part in parts(path, num_bytes=num_bytes, tag=Tag(e_tag)):
                     if is_over():
                         raise DataError(f"{path}: not wanted any more")
                     hasher.update(part)
@@ -67,18 +67,18 @@ def download(
         raise changed(path)
 
 
-def parts(path: BucketPath, *, num_bytes: int, e_tag: str) -> Iterator[bytes]:
-    """The `num_bytes` of the version `e_tag`, part by part. Raises StoreError, ConflictError, FileNotFoundError."""
+def parts(path: BucketPath, *, num_bytes: int, tag: Tag) -> Iterator[bytes]:
+    """The `num_bytes` of the version `tag`, part by part. Raises StoreError, ConflictError, FileNotFoundError."""
     for offset in range(0, num_bytes, _PART_BYTES):
-        yield path.read_part(offset, min(_PART_BYTES, num_bytes - offset), e_tag)
+        yield path.read_part(offset, min(_PART_BYTES, num_bytes - offset), tag)
 
 
 def copy_file(path: BucketPath, to: Path) -> None:
     """Write the object as it is now to the file `to`. Raises FileNotFoundError, StoreError, or OSError of the disk."""
-    about = path.stat()
+    about = path.version()
     try:
         with to.open("wb") as file:
-            for part in parts(path, num_bytes=about.st_size, e_tag=about.e_tag):
+            for part in parts(path, num_bytes=about.num_bytes, tag=about.tag):
                 file.write(part)
     except ConflictError:
         raise StoreError("changed while it was read; run again", str(path)) from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipeline.errors import PipelineError, one_line
-from pipeline.storage.bucket import BucketPath, Stat
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import Place, place_of
 from training.errors import DataError
 
@@ -119,17 +119,20 @@ def _looked_at(path: Place, listed: _Listed) -> Shard:
     if isinstance(path, BucketPath) and listed.num_bytes is not None and listed.sha256 is not None:
         return known  # what is read of it is held against these
     try:
-        if isinstance(path, Path) and not path.is_file():
+        if isinstance(path, BucketPath):
+            about = path.version()
+            num_bytes, e_tag = about.num_bytes, about.tag.e_tag
+        elif path.is_file():
+            num_bytes, e_tag = path.stat().st_size, ""
+        else:
             raise FileNotFoundError
-        about = path.stat()
     except FileNotFoundError as error:
         raise DataError(f"{path}: listed but missing; copy the whole directory, or make the shards again") from error
-    if listed.num_bytes not in (None, about.st_size):
+    if listed.num_bytes not in (None, num_bytes):
         raise DataError(
-            f"{path}: {about.st_size} bytes, but the manifest says {listed.num_bytes}; "
-            "the copy is damaged: copy it again"
+            f"{path}: {num_bytes} bytes, but the manifest says {listed.num_bytes}; the copy is damaged: copy it again"
         )
-    return replace(known, num_bytes=about.st_size, e_tag=about.e_tag if isinstance(about, Stat) else "")
+    return replace(known, num_bytes=num_bytes, e_tag=e_tag)
 
 
 @contextmanager

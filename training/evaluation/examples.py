@@ -117,8 +117,8 @@ class _Stream(io.RawIOBase):
     """An object from its beginning to its end."""
 
     def __init__(self, path: BucketPath) -> None:
-        about = path.stat()
-        self._parts = parts(path, num_bytes=about.st_size, e_tag=about.e_tag)
+        about = path.version()
+        self._parts = parts(path, num_bytes=about.num_bytes, tag=about.tag)
         self._left = memoryview(b"")
 
     def readable(self) -> bool:

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ from pipeline.errors import LockedError, PipelineError, one_line
 from pipeline.storage.bucket import BucketPath, StoreError
 from pipeline.storage.lease import take_lease
 from pipeline.storage.place import Place, place_of
+from pipeline.terminal.printable import say
 from training.errors import CheckpointError, OutputError
 
 __all__ = ["check_same_run", "locked_run", "write_run", "write_whole"]
@@ -68,7 +70,7 @@ def _leased(root: BucketPath, single_driver: bool) -> Iterator[Callable[[], None
     try:
         if not (root / "run.json").is_file() and not (root / "lock").is_file() and root.is_dir():
             raise OutputError(f"{root}: not empty, and not the output of a training run; set --output to another")
-        lease = take_lease(root, single_driver=single_driver)
+        lease = take_lease(root, single_driver=single_driver, say=lambda line: say(line, to=sys.stderr))
     except LockedError as error:
         raise OutputError(f"{root}: another live run writes there; wait for it, or set --output") from error
     except PipelineError as error:  # of the store, or one that cannot tell two runs apart

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 
 from pipeline.stages.extract.config import ExtractConfig, MissingPictures
 from pipeline.stages.extract.formats import Format, format_of, stores_pictures
+from pipeline.stages.extract.stretch import WHOLE, Stretch
 
 if TYPE_CHECKING:  # heavy, where only the config or the list of formats is asked for
     from pipeline.records.outcome import Outcome
 
 __all__ = [
+    "WHOLE",
     "ExtractConfig",
     "Format",
     "MissingPictures",
+    "Stretch",
     "check_source",
     "extract",
     "format_of",
@@ -30,8 +33,10 @@ __all__ = [
 ]
 
 
-def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Iterator[Outcome]:
-    """The image links of one source, in its order, as batches of about `config.batch_rows` links.
+def extract(
+    path: str, config: ExtractConfig, *, format: Format = "auto", stretch: Stretch = WHOLE
+) -> Iterator[Outcome]:
+    """The image links of one source, or of a stretch of it, in its order, in batches of about `config.batch_rows`.
 
     `path` is a local path or an fsspec URL; it becomes the rows' `source`. `record` is the byte offset
     of a record's compressed member in an archive, the number of the row (from 0) in a table; `link` the
@@ -41,7 +46,7 @@ def extract(path: str, config: ExtractConfig, *, format: Format = "auto") -> Ite
     Raises InputError where the file cannot be opened, is not of its format, or lacks a needed column.
     A file that breaks in the middle yields what is good, and a rejection.
     """
-    return format_of(path, format).read(path, config)
+    return format_of(path, format).read(path, config, stretch)
 
 
 def check_source(path: str, config: ExtractConfig, *, format: Format = "auto") -> None:

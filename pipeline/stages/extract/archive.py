@@ -15,6 +15,7 @@ the space between records is looked at.
 from __future__ import annotations
 
 import re
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +28,9 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from pipeline.errors import InputError
 from pipeline.stages.extract.blocks import MAX_BYTES, Blocks, joined
 from pipeline.stages.extract.files import open_binary
+from pipeline.stages.extract.member_starts import bounds_of
 from pipeline.stages.extract.members import WholeMembers
+from pipeline.stages.extract.stretch import WHOLE, Stretch
 
 __all__ = ["Damage", "Record", "read_blocks", "read_records"]
 
@@ -64,19 +67,25 @@ class Damage:
 
 
 def read_records(
-    path: str, *, wanted: Callable[[WarcRecord], bool], max_record_bytes: int
+    path: str, *, wanted: Callable[[WarcRecord], bool], max_record_bytes: int, stretch: Stretch = WHOLE
 ) -> Iterator[Record | Damage]:
-    """Every record of `path` for which `wanted` is true, in file order, and every damage.
+    """Every record of `path`, or of a stretch of it, for which `wanted` is true, in file order, and every damage.
 
     Raises InputError where the file cannot be opened or is no WARC-framed file; an OSError of the
     storage itself (with an errno) passes through, for the caller to try again.
     """
     with open_binary(path) as file:
-        yield from _read_carefully(path, file, 0, wanted=wanted, max_record_bytes=max_record_bytes)
+        bounds = bounds_of(file, stretch)
+        if bounds is None:
+            return
+        asked = _Asked(bounds.stop, stretch.max_rows)
+        yield from asked.of(
+            _read_carefully(path, file, bounds.start, wanted=asked.counting(wanted), max_record_bytes=max_record_bytes)
+        )
 
 
 def read_blocks(
-    path: str, *, record_type: str, others: Counter[str], max_record_bytes: int
+    path: str, *, record_type: str, others: Counter[str], max_record_bytes: int, stretch: Stretch = WHOLE
 ) -> Iterator[Blocks | Damage]:
     """As `read_records`, but the blocks of the records of one WARC-Type, many at a time; the rest are counted in
     `others`, by type.
@@ -89,31 +98,82 @@ def read_blocks(
         found = str(head.headers.get("WARC-Type"))
         if found == record_type:
             return True
-        if head.stream_pos != members.last:
-            others[found] += 1
+        others[found] += 1
         return False
 
     with open_binary(path) as file:
-        members = WholeMembers(file, record_type=record_type, others=others, max_record_bytes=max_record_bytes)
+        bounds = bounds_of(file, stretch)
+        if bounds is None:
+            return
+        asked = _Asked(bounds.stop, stretch.max_rows)
+        members = WholeMembers(
+            file,
+            record_type=record_type,
+            others=others,
+            max_record_bytes=max_record_bytes,
+            bounds=bounds,
+            most=asked.most,
+        )
         yield from members
         if members.at_end and members.last is not None:
             return
         offsets: list[int] = []
         blocks: list[bytes] = []
         size = 0
-        start = members.last or 0
-        for item in _read_carefully(path, file, start, wanted=wanted, max_record_bytes=max_record_bytes):
+        start = bounds.start
+        if members.last is not None:  # that one is read again, to start from
+            start = asked.known = members.last
+            asked.num_seen = members.num_read
+        read = _read_carefully(path, file, start, wanted=asked.counting(wanted), max_record_bytes=max_record_bytes)
+        for item in asked.of(read):
             if blocks and (size >= MAX_BYTES or isinstance(item, Damage)):
                 yield joined(offsets, blocks)
                 offsets, blocks, size = [], [], 0
             if isinstance(item, Damage):
                 yield item
-            elif item.offset != members.last:  # that one is read again, to start from
+            else:
                 offsets.append(item.offset)
                 blocks.append(item.block)
                 size += len(item.block)
         if blocks:
             yield joined(offsets, blocks)
+
+
+class _Asked:
+    """Of what `_read_carefully` finds, what is asked for: it is stopped at the first record that is not."""
+
+    def __init__(self, stop: int, most: int | None) -> None:
+        self._stop = stop
+        self.most = sys.maxsize if most is None else most
+        self.num_seen = 0
+        """Records and damages so far, of whatever type."""
+        self.known: int | None = None
+        """Offset of a record that counts already."""
+
+    def counting(self, wanted: Callable[[WarcRecord], bool]) -> Callable[[WarcRecord], bool]:
+        """`wanted`, which is asked of what is asked for and nothing else. The record to stop at is wanted in any case,
+        since only then is it known that something follows a damage before it."""
+
+        def counted(head: WarcRecord) -> bool:
+            if head.stream_pos == self.known:
+                return False
+            if self._is_over(head.stream_pos) or wanted(head):
+                return True
+            self.num_seen += 1
+            return False
+
+        return counted
+
+    def of(self, found: Iterator[Record | Damage]) -> Iterator[Record | Damage]:
+        """Up to the last that is asked for."""
+        for item in found:
+            if self._is_over(item.offset):
+                return
+            self.num_seen += 1
+            yield item
+
+    def _is_over(self, offset: int | None) -> bool:
+        return self.num_seen >= self.most or (offset is not None and offset >= self._stop)
 
 
 def _read_carefully(

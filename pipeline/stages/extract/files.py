@@ -6,6 +6,7 @@ import os
 from typing import BinaryIO, cast
 
 from pipeline.errors import InputError
+from pipeline.storage.named_objects import is_object, open_object
 from pipeline.web.remote import is_web, open_download
 
 __all__ = ["open_binary", "size_of"]
@@ -20,6 +21,8 @@ def open_binary(path: str) -> BinaryIO:
     try:
         if is_web(path):
             return open_download(path)
+        if is_object(path):
+            return open_object(path)
         if "://" in path or "::" in path:
             import fsspec
 

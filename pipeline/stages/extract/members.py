@@ -12,6 +12,7 @@ every member are tested.
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from deflate import DeflateError, crc32, gzip_decompress
 
 from pipeline.stages.extract.blocks import MAX_BYTES, PADDING, Blocks
 from pipeline.stages.extract.heads import find_blocks
+from pipeline.stages.extract.member_starts import Bounds
 
 __all__ = ["WholeMembers"]
 
@@ -37,15 +39,29 @@ _read_trailer = struct.Struct("<II").unpack_from
 class WholeMembers:
     """Iterates over the blocks of the records of one WARC-Type, many at a time, until a member is not as expected."""
 
-    def __init__(self, file: BinaryIO, *, record_type: str, others: Counter[str], max_record_bytes: int) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        record_type: str,
+        others: Counter[str],
+        max_record_bytes: int,
+        bounds: Bounds,
+        most: int = sys.maxsize,
+    ) -> None:
+        """`most`: of whatever type."""
         self._file = file
+        self._bounds = bounds
+        self._most = most
         self._wanted = record_type.encode()
         self._others = others
         self._max_bytes = max_record_bytes
         self.last: int | None = None
         """Offset of the last member that was read, of whatever type; null if there is none."""
+        self.num_read = 0
+        """Members that were read, of whatever type."""
         self.at_end = False
-        """Whether that was the last of the file."""
+        """Whether that was the last of those that are asked for."""
 
     def __iter__(self) -> Iterator[Blocks]:
         for offsets, records in self._unpacked():
@@ -53,6 +69,7 @@ class WholeMembers:
             ends = np.cumsum([len(record) for record in records])
             starts, others = find_blocks(data, ends, wanted=self._wanted, max_bytes=self._max_bytes)
             count = len(starts)
+            self.num_read += count
             self._others.update(kind.decode("latin-1") for _, kind in others)
             if count:
                 self.last = offsets[count - 1]
@@ -66,8 +83,9 @@ class WholeMembers:
                 return
 
     def _unpacked(self) -> Iterator[tuple[list[int], list[bytearray]]]:
-        """Offsets and contents of members, about MAX_BYTES at a time; at the file's end, sets `at_end`."""
-        self._file.seek(0)
+        """Offsets and contents of members, about MAX_BYTES at a time; sets `at_end` after the last that is asked
+        for."""
+        self._file.seek(self._bounds.start)
         window = self._file.read(_READ_BYTES)
         if not window.startswith(_MAGIC):
             return
@@ -75,7 +93,7 @@ class WholeMembers:
         magic = window[:10] if window[4:8] == b"\0\0\0\0" else window[:3]
         offsets: list[int] = []
         records: list[bytearray] = []
-        offset = size = 0
+        offset, num_members, size = self._bounds.start, 0, 0
         ends = False  # no more to read behind the window
         while True:
             pieces = window.split(magic)
@@ -96,6 +114,11 @@ class WholeMembers:
                 size += len(record)
                 held = b""
                 num_false = 0
+                num_members += 1
+                if offset >= self._bounds.stop or num_members >= self._most:
+                    self.at_end = True
+                    yield offsets, records
+                    return
                 if size >= MAX_BYTES:
                     yield offsets, records
                     offsets, records, size = [], [], 0

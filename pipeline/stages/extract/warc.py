@@ -34,6 +34,7 @@ from pipeline.stages.extract.links import license_among
 from pipeline.stages.extract.media_type import MediaType, holds_binary, looks_like_html, media_type_of
 from pipeline.stages.extract.pictures import image_url_of
 from pipeline.stages.extract.robots import PageRobots
+from pipeline.stages.extract.stretch import WHOLE, Stretch
 from pipeline.web.urls import base_url, resolver
 
 __all__ = ["read_warc"]
@@ -48,8 +49,8 @@ _BLOCK_TAG = re.compile(
 )
 
 
-def read_warc(path: str, config: ExtractConfig) -> Iterator[Outcome]:
-    """Outcomes of one WARC file; the unit is an `img` with a URL, the record any record of the file.
+def read_warc(path: str, config: ExtractConfig, stretch: Stretch = WHOLE) -> Iterator[Outcome]:
+    """Outcomes of one WARC file, or of a stretch of it; the unit is an `img` with a URL, the record any of the file.
 
     Each record ends as read, as rejected, or as passed over: `other_record` where its type holds no page,
     `not_a_page` where the answer is of another media type. Raises InputError where the file cannot be read or holds
@@ -74,7 +75,8 @@ def read_warc(path: str, config: ExtractConfig) -> Iterator[Outcome]:
         batch.pass_over(reason)
         return False
 
-    for item in read_records(path, wanted=may_be_page, max_record_bytes=config.max_record_bytes):
+    records = read_records(path, wanted=may_be_page, max_record_bytes=config.max_record_bytes, stretch=stretch)
+    for item in records:
         num_pages += 1
         if isinstance(item, Damage):
             batch.count_record()
@@ -84,7 +86,7 @@ def read_warc(path: str, config: ExtractConfig) -> Iterator[Outcome]:
             _read_record(batch, item, config)
         if batch.full():
             yield batch.take()
-    if not num_pages and others and others <= {"metadata", "conversion"}:
+    if stretch.is_first and not num_pages and others and others <= {"metadata", "conversion"}:
         raise InputError(
             f"{path}: holds {' and '.join(sorted(others))} records and no pages; a WAT file needs the format wat"
         )

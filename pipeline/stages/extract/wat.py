@@ -27,6 +27,7 @@ from pipeline.stages.extract.files import size_of
 from pipeline.stages.extract.links import license_among, unescape_attribute
 from pipeline.stages.extract.page import Page
 from pipeline.stages.extract.robots import PageRobots
+from pipeline.stages.extract.stretch import WHOLE, Stretch
 from pipeline.stages.extract.wat_json import BadPageError, parse_page, parse_tolerantly
 from pipeline.stages.extract.wat_scan import Scanner
 from pipeline.web.remote import is_web
@@ -40,8 +41,8 @@ installation."""
 _LICENSE_REL = re.compile(rb'"rel":\s*"[^"]*license', re.IGNORECASE)
 
 
-def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
-    """Outcomes of one WAT file; the unit is an IMG@/src link, the record a page's metadata.
+def read_wat(path: str, config: ExtractConfig, stretch: Stretch = WHOLE) -> Iterator[Outcome]:
+    """Outcomes of one WAT file, or of a stretch of it; the unit is an IMG@/src link, the record a page's metadata.
 
     Raises InputError where the file cannot be read or holds no metadata records.
     """
@@ -53,7 +54,10 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
     found_any = False
     others: Counter[str] = Counter()
     num_others = 0
-    for item in read_blocks(path, record_type="metadata", others=others, max_record_bytes=config.max_record_bytes):
+    blocks = read_blocks(
+        path, record_type="metadata", others=others, max_record_bytes=config.max_record_bytes, stretch=stretch
+    )
+    for item in blocks:
         found_any = True
         num_others = _count_others(batch, others, num_others)
         if isinstance(item, Blocks):
@@ -67,7 +71,7 @@ def read_wat(path: str, config: ExtractConfig) -> Iterator[Outcome]:
             yield batch.take()
     _count_others(batch, others, num_others)
     del others["warcinfo"]
-    if not found_any and others:
+    if not found_any and others and stretch.is_first:
         raise InputError(
             f"{path}: not a WAT file: it holds {', '.join(sorted(others))} records and no metadata; "
             "set the format to warc if these are pages"

@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from configs.load import ConfigError, fingerprint
 from pipeline.records.identity import canonical_url
 from pipeline.stages.fetch.address import literal_address
 from pipeline.stages.fetch.wire import wire_url
+from pipeline.storage.named_objects import is_object, stamp_of_object
+from pipeline.storage.place import place_of
 
 __all__ = ["BlockList", "read_block_list"]
 
@@ -123,12 +126,14 @@ def read_block_list(entries: Sequence[str], files: Sequence[str]) -> BlockList:
 
 
 @functools.lru_cache(maxsize=2)
-def _read_list(entries: tuple[str, ...], files: tuple[tuple[str, tuple[int, ...]], ...]) -> BlockList:
+def _read_list(entries: tuple[str, ...], files: tuple[tuple[str, tuple[Any, ...]], ...]) -> BlockList:
     return BlockList(entries, [file for file, _ in files])
 
 
-def _stamp(file: str) -> tuple[int, ...]:
+def _stamp(file: str) -> tuple[Any, ...]:
     with contextlib.suppress(OSError):  # whoever reads it says what is wrong
+        if is_object(file):
+            return tuple(stamp_of_object(file))
         status = os.stat(file)
         return status.st_size, status.st_mtime_ns
     return ()
@@ -142,10 +147,9 @@ def _plain_host(host: str) -> str:
 
 def _read(file: str) -> Iterator[tuple[str, str]]:
     try:
-        with Path(file).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                entry = _COMMENT.sub("", line).strip()
-                if entry:
-                    yield f"{file}:{number}", entry
+        for number, line in enumerate(io.StringIO(place_of(file).read_text(encoding="utf-8"), newline=None), 1):
+            entry = _COMMENT.sub("", line).strip()
+            if entry:
+                yield f"{file}:{number}", entry
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"block_files: cannot read {file} ({error}); give UTF-8 text, one entry a line") from error

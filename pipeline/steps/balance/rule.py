@@ -17,6 +17,7 @@ from pipeline.stages.balance.selection import balance
 from pipeline.stages.balance.thresholds import Thresholds
 from pipeline.steps.queries import Queries
 from pipeline.steps.step import Run
+from pipeline.storage.ahead import read_each
 from pipeline.storage.checked import load_vector
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import save_vector
@@ -87,9 +88,10 @@ def load(vector: Location) -> npt.NDArray[Any]:
 
 def add_up(files: Sequence[Location]) -> Longs:
     """Sum of int64 vectors of equal length, one file in memory at a time."""
-    total: Longs = np.array(load_vector(files[0]), dtype=np.int64)
-    for file in files[1:]:
-        total += load_vector(file)
+    vectors = read_each(files, load_vector)
+    total: Longs = np.array(next(vectors), dtype=np.int64)
+    for vector in vectors:
+        total += vector
     return total
 
 

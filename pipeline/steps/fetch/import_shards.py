@@ -28,11 +28,11 @@ from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.stages.extract.config import ExtractConfig, MissingPictures
 from pipeline.stages.extract.files import open_binary
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.steps.extract import Sources
 from pipeline.steps.fetch.facts import IMPORTS, STORE, Answers, FactsByOrder, named_by_key
 from pipeline.steps.fetch.fetch import keep_picture
 from pipeline.steps.fetch.imported import exchange_facts, sort_facts
 from pipeline.steps.judge_links import Matched
+from pipeline.steps.source_parts import Sources
 from pipeline.steps.sources import Stamp, stamp_of
 from pipeline.steps.step import Page, Run, step
 from pipeline.steps.texts_config import TextsConfig
@@ -151,7 +151,7 @@ def import_stored(
     meet a newer one.
     """
     for (source, stamp), part in zip(sources.found(run).items(), matched.parts, strict=True):
-        if not part.info["rows"]:
+        if not part.info["kept"]:
             continue  # nothing is wanted of it, or it could not be read at all
         tar = tar_beside(source)
         yield named_by_key(

@@ -24,6 +24,7 @@ from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.stages.decontaminate import EVALUATION, Decontaminate, normal_form, prompts
 from pipeline.stages.decontaminate_config import DecontaminateConfig
+from pipeline.stages.extract.files import open_binary
 from pipeline.stages.stage import Stage
 from pipeline.steps.judges.judge_pairs import PairStage
 from pipeline.steps.sources import Stamp, named_files, stamp_of
@@ -149,11 +150,11 @@ class ReadTar(ReadSource):
 
     def _members(self) -> Iterator[tuple[str, bytes]]:
         try:
-            with tarfile.open(self.path) as tar:
+            with open_binary(self.path) as file, tarfile.open(fileobj=file) as tar:
                 for member in tar:
-                    file = tar.extractfile(member) if member.isfile() and member.size <= _MAX_BODY else None
-                    if file is not None:
-                        yield member.name, file.read()
+                    body = tar.extractfile(member) if member.isfile() and member.size <= _MAX_BODY else None
+                    if body is not None:
+                        yield member.name, body.read()
         except tarfile.TarError as error:
             raise InputError(f"{self.path}: not a whole tar ({error}); correct `decontaminate.images`") from error
 

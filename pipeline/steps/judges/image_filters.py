@@ -6,8 +6,9 @@ score files --scores (one task per score and uid range)--> sorted vectors, which
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from pipeline.steps.judges.judge_pairs import PairStage
 from pipeline.steps.sources import Stamp, named_files, stamp_of
 from pipeline.steps.step import Page, Run, StageToBe, step
 from pipeline.storage.location import Files, Location
+from pipeline.storage.named_objects import is_object, open_object
 from pipeline.storage.parquet import save_vector
 
 __all__ = ["Scores", "SortScores", "filters", "sort_scores"]
@@ -53,7 +55,7 @@ class SortScores(Task[Scores]):
         """A uid given twice has the value that comes last."""
         keys, values = [np.empty((0, 2), np.uint64)], [np.empty(0, np.float64)]
         for name in self.files:
-            with pq.ParquetFile(name) as file:
+            with _opened(name) as opened, pq.ParquetFile(opened) as file:
                 for batch in file.iter_batches(_BATCH_ROWS, columns=["uid", self.column]):
                     try:
                         ids = keys_of(batch.column("uid"))
@@ -102,9 +104,15 @@ def _check(run: Run, config: FiltersConfig) -> None:
             _check_file(file, score)
 
 
+def _opened(file: str) -> AbstractContextManager[str | BinaryIO]:
+    """What a Parquet reader takes for the file: of one on this machine its name."""
+    return open_object(file) if is_object(file) else nullcontext(file)
+
+
 def _check_file(file: str, score: ScoreFilter) -> None:
     try:
-        schema = pq.read_schema(file)
+        with _opened(file) as opened:
+            schema = pq.read_schema(opened)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{file}: not a Parquet file of scores ({error}); correct `filters.scores`") from error
     for name in ("uid", score.column):

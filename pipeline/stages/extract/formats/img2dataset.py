@@ -14,9 +14,10 @@ __all__ = ["IMG2DATASET"]
 
 
 def _rows(path: str, file: BinaryIO, config: ExtractConfig) -> Rows:
+    from pipeline.stages.extract.stretch import WHOLE
     from pipeline.stages.extract.tables.parquet import parquet_rows
 
-    return parquet_rows(path, file, config, says_status=config.missing_pictures == "reject")
+    return parquet_rows(path, file, config, WHOLE, says_status=config.missing_pictures == "reject")
 
 
 IMG2DATASET = table_format(

@@ -10,14 +10,17 @@ from pipeline.stages.extract.formats.source_format import SourceFormat
 if TYPE_CHECKING:
     from pipeline.records.outcome import Outcome
     from pipeline.stages.extract.config import ExtractConfig
+    from pipeline.stages.extract.stretch import Stretch
 
 __all__ = ["WARC"]
 
 
-def _read(path: str, config: ExtractConfig) -> Iterator[Outcome]:
+def _read(path: str, config: ExtractConfig, stretch: Stretch) -> Iterator[Outcome]:
     from pipeline.stages.extract.warc import read_warc
 
-    return read_warc(path, config)
+    return read_warc(path, config, stretch)
 
 
-WARC = SourceFormat(name="warc", endings=(".warc",), says="crawled pages, whose HTML is read", read=_read)
+WARC = SourceFormat(
+    name="warc", endings=(".warc",), says="crawled pages, whose HTML is read", read=_read, cut="archive"
+)

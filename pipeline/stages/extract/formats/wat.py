@@ -10,14 +10,15 @@ from pipeline.stages.extract.formats.source_format import SourceFormat
 if TYPE_CHECKING:
     from pipeline.records.outcome import Outcome
     from pipeline.stages.extract.config import ExtractConfig
+    from pipeline.stages.extract.stretch import Stretch
 
 __all__ = ["WAT"]
 
 
-def _read(path: str, config: ExtractConfig) -> Iterator[Outcome]:
+def _read(path: str, config: ExtractConfig, stretch: Stretch) -> Iterator[Outcome]:
     from pipeline.stages.extract.wat import read_wat
 
-    return read_wat(path, config)
+    return read_wat(path, config, stretch)
 
 
-WAT = SourceFormat(name="wat", endings=(".wat",), says="Common Crawl's JSON about each page", read=_read)
+WAT = SourceFormat(name="wat", endings=(".wat",), says="Common Crawl's JSON about each page", read=_read, cut="archive")

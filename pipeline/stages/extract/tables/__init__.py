@@ -23,21 +23,30 @@ from pipeline.web.urls import resolver
 __all__ = ["check_table", "read_table"]
 
 
-def read_table(path: str, config: ExtractConfig, rows: RowReader) -> Iterator[Outcome]:
-    """Outcomes of one table; the unit is a link, of which a row has one unless its text is a list.
+def read_table(path: str, config: ExtractConfig, rows: RowReader, *, max_rows: int | None = None) -> Iterator[Outcome]:
+    """Outcomes of one table, of rows before number `max_rows`; the unit is a link, of which a row has one unless its
+    text is a list.
 
     Raises InputError where the file cannot be opened, is not of its format, or lacks a column for the
     URL or the text.
     """
     batch = LinkBatch(path, config, one_by_one=True)
     with open_binary(path) as file:
-        yield from _outcomes(batch, rows(path, file, config))
+        yield from _outcomes(batch, _up_to(max_rows, rows(path, file, config)))
 
 
 def check_table(path: str, config: ExtractConfig, rows: RowReader) -> None:
     """Raise InputError as `read_table` does, of a file without rows too, having read its head."""
     with open_binary(path) as file:
         next(rows(path, file, replace(config, batch_rows=1)), None)
+
+
+def _up_to(most: int | None, rows: Rows) -> Rows:
+    """The rows before number `most`; nothing is read for the sake of others."""
+    for row in rows:
+        yield row
+        if most is not None and row.number is not None and row.number + 1 >= most:
+            return
 
 
 def _outcomes(batch: LinkBatch, rows: Rows) -> Iterator[Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import BinaryIO, cast
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError, one_line
 from pipeline.records.schema import TEXT_SOURCES
 from pipeline.stages.extract.config import ExtractConfig
+from pipeline.stages.extract.stretch import Stretch
 from pipeline.stages.extract.tables.rows import BadRow, Columns, Row, Rows, choose_columns, json_of
 
 __all__ = ["parquet_rows"]
@@ -31,9 +33,9 @@ _WRITTEN_OUT = (
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
-def parquet_rows(path: str, file: BinaryIO, config: ExtractConfig, *, says_status: bool) -> Rows:
-    """The rows of a Parquet file. Raises InputError where it is none, or where a column that is to be read is missing,
-    doubled, or of a type that holds no text."""
+def parquet_rows(path: str, file: BinaryIO, config: ExtractConfig, stretch: Stretch, *, says_status: bool) -> Rows:
+    """The rows of a Parquet file, of a stretch those of the row groups that begin in it. Raises InputError where it is
+    none, or where a column that is to be read is missing, doubled, or of a type that holds no text."""
     try:
         table = pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
@@ -52,12 +54,17 @@ def parquet_rows(path: str, file: BinaryIO, config: ExtractConfig, *, says_statu
         if schema.names.count(name) != 1:
             raise InputError(f"{path}: no column named {name}; source_format img2dataset reads what img2dataset wrote")
     start = 0
+    most = sys.maxsize if stretch.max_rows is None else stretch.max_rows
     for group in range(table.num_row_groups):
         number = start
         start += table.metadata.row_group(group).num_rows
+        if not _lies_in(stretch, table.metadata, group):
+            continue
+        if number >= most:
+            return
         try:
             for part in table.iter_batches(
-                batch_size=config.batch_rows,
+                batch_size=min(config.batch_rows, most - number),
                 row_groups=[group],
                 columns=list(dict.fromkeys([*columns.present(), *status])),
                 use_threads=False,
@@ -70,6 +77,16 @@ def parquet_rows(path: str, file: BinaryIO, config: ExtractConfig, *, says_statu
             detail = f"rows {number} to {start - 1}: {one_line(error)}"
             for lost in range(number, start):
                 yield BadRow(lost, "bad_record", detail)
+
+
+def _lies_in(stretch: Stretch, about: pq.FileMetaData, group: int) -> bool:
+    """Whether a row group begins in the stretch. Each does in one, whatever a damaged footer says of its place: the
+    first stretch takes all before it, the last has no end."""
+    column = about.row_group(group).column(0)
+    offset = column.data_page_offset
+    if column.has_dictionary_page and column.dictionary_page_offset is not None:
+        offset = min(offset, column.dictionary_page_offset)
+    return (stretch.is_first or offset >= stretch.begin) and (stretch.end is None or offset < stretch.end)
 
 
 def _is_any(kind: pa.DataType, families: Sequence[object]) -> bool:

@@ -1,0 +1,65 @@
+"""Files in buckets that a config names, by URL or glob: which there are, what tells that one has changed, its bytes.
+
+Without obstore such URLs are fsspec's, as all others are.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import importlib.util
+import io
+import re
+from typing import Any, BinaryIO, cast
+
+from pipeline.storage.bucket import BucketPath, Version, is_bucket_url
+from pipeline.storage.place import place_of
+
+__all__ = ["is_object", "named_objects", "open_object", "stamp_of_object"]
+
+_READ_BYTES = 4 << 20
+
+
+def is_object(url: str) -> bool:
+    """Whether this is a URL that our client of buckets opens."""
+    return is_bucket_url(url) and _has_client()
+
+
+@functools.cache
+def _has_client() -> bool:
+    return importlib.util.find_spec("obstore") is not None
+
+
+def named_objects(pattern: str) -> dict[str, list[Any]]:
+    """URL -> stamp, of every object that a URL or a glob of URLs names, by name.
+
+    Raises StoreError, and OutputError for a URL with a user or a password in it.
+    """
+    if not glob.has_magic(pattern):
+        try:
+            return {pattern: stamp_of_object(pattern)}
+        except FileNotFoundError:
+            return {}
+    from fsspec.utils import glob_translate
+
+    fits = re.compile(glob_translate(pattern)).match
+    root = BucketPath.of(re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0])
+    return {str(path): _stamp(version) for path, version in root.versions() if fits(str(path))}
+
+
+def stamp_of_object(url: str) -> list[Any]:
+    """Size and ETag. Raises FileNotFoundError, StoreError, and OutputError as `named_objects` does."""
+    return _stamp(BucketPath.of(url).version())
+
+
+def _stamp(version: Version) -> list[Any]:
+    return [version.num_bytes, version.tag.e_tag]
+
+
+def open_object(url: str) -> BinaryIO:
+    """The object, to be read from its beginning on, or anywhere. Raises FileNotFoundError, StoreError."""
+    place = place_of(url)
+    assert isinstance(place, BucketPath)
+    file = place.open()
+    file.seek(0)  # asks whether it is there
+    return cast(BinaryIO, io.BufferedReader(file, _READ_BYTES))
