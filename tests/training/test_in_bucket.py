@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -43,7 +44,8 @@ from training.data.batches import Batch, BatchDataset, batches
 from training.data.index import write_index
 from training.data.lanes import lanes_of
 from training.data.stream import Segment, Stream
-from training.errors import CheckpointError, DataError, OutputError
+from training.errors import CheckpointError, DataError, ModelError, OutputError
+from training.learning.initial_weights import load_weights
 from training.run.directory import locked_run
 from training.train import train
 
@@ -412,7 +414,7 @@ def test_evaluate_export_and_init_from_take_urls(
 ) -> None:
     bucket.proxy.faults = FAULTS
     evaluation = str(put_tree(tiny_evaluation, f"{bucket.url}/evaluation"))
-    config = replace(config, samples=32, evaluation=EvaluationConfig(path=evaluation))
+    config = replace(config, samples=16, evaluation=EvaluationConfig(path=evaluation))
     result = train(config)
     root = BucketPath.of(config.output)
     measured = json.loads((root / "metrics.json").read_text())
@@ -420,7 +422,7 @@ def test_evaluate_export_and_init_from_take_urls(
     here = replace(config, output=str(tmp_path / "run"), evaluation=EvaluationConfig(path=str(tiny_evaluation)))
     assert [m.value for m in train(here).metrics] == [m.value for m in result.metrics]
 
-    words = ["--output", config.output, "--model.name", config.model.name, "--samples", "32", "--device", "cpu"]
+    words = ["--output", config.output, "--model.name", config.model.name, "--samples", "16", "--device", "cpu"]
     words += ["--data.path", config.data.path or "", "--evaluation.path", evaluation, "--precision", "fp32"]
     assert main(["export", *words]) == 0
     assert f"{config.output}/export" in capsys.readouterr().out
@@ -430,18 +432,12 @@ def test_evaluate_export_and_init_from_take_urls(
     assert json.loads((root / "metrics.json").read_text()) == measured
 
     weights = load_file(checkpoint_of(config.output, tmp_path) / "model.safetensors")
-    for source in (config.output, f"{config.output}/export/open_clip_model.safetensors"):
-        again = replace(
-            config,
-            output=f"{bucket.url}/again-{source.rpartition('/')[2]}",
-            model=replace(config.model, init_from=source),
-            optimiser=replace(config.optimiser, learning_rate=1e-30),
-            evaluation=EvaluationConfig(),
-            samples=16,
-        )
-        train(again)
-        found = load_file(checkpoint_of(again.output, tmp_path / "again") / "model.safetensors")
-        assert all(torch.allclose(found[name], value) for name, value in weights.items())
+    for source in (config.output, f"{config.output}/export/open_clip_model.safetensors", f"{config.output}/export"):
+        model = open_clip.create_model(Path(config.model.name).stem)
+        load_weights(model, source, towers="both", name=config.model.name)
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ModelError, match="holds no weights"):
+        load_weights(model, evaluation, towers="both", name=config.model.name)
 
 
 def test_a_growing_set_in_a_bucket_is_followed_and_a_resumed_run_reads_the_same(
@@ -457,7 +453,8 @@ def test_a_growing_set_in_a_bucket_is_followed_and_a_resumed_run_reads_the_same(
         for path, _ in list(BucketPath.of(f"{bucket.url}/growing").walk()):
             path.unlink()
         url = str(put_tree(tmp_path / "small", f"{bucket.url}/growing"))
-        return replace(config, output=f"{bucket.url}/{output}", data=replace(config.data, path=url, follow=True))
+        data = replace(config.data, path=url, follow=True)
+        return replace(config, output=f"{bucket.url}/{output}", samples=112, data=data)
 
     whole = started("whole")
     with monkeypatch.context() as patch:
@@ -466,7 +463,7 @@ def test_a_growing_set_in_a_bucket_is_followed_and_a_resumed_run_reads_the_same(
     crashed = started("crashed")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 1, grow)
-        interrupt_at(patch, 7, crash)
+        interrupt_at(patch, 5, crash)
         with pytest.raises(CrashError):
             train(crashed)
     train(crashed)
