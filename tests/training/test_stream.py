@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.lanes import Lanes
-from training.data.permute import permute
+from training.data.permute import permute, permute_each
 from training.data.stream import Segment, Stream, share
 
 
@@ -86,6 +86,16 @@ def test_order_is_close_to_uniform() -> None:
     deviations = (sums / 64 - (n - 1) / 2) / (n / np.sqrt(12 * 64))
     assert abs(deviations.mean()) < 0.1
     assert 0.9 < deviations.std() < 1.1
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=6), st.integers(0, 2**40))
+def test_each_domain_is_permuted_by_its_own_key(sizes: list[int], seed: int) -> None:
+    places = np.concatenate([np.arange(size) for size in sizes])
+    domains = np.repeat(np.arange(len(sizes)), sizes)
+    keys = np.arange(len(sizes), dtype=np.uint64)[domains]
+    found = permute_each(places, sizes=np.array(sizes)[domains], keys=keys, seed=seed)
+    for domain, size in enumerate(sizes):
+        assert sorted(found[domains == domain].tolist()) == list(range(size))
 
 
 def lanes_over(sizes: list[int], window: int, *, seed: int = 3, batch: int = 8) -> Stream:
