@@ -34,7 +34,7 @@ from pipeline.pages import page_of, views_of, whole_page
 from pipeline.records.schema import REJECTIONS, SAMPLES
 from pipeline.steps.step import Page
 from pipeline.storage.atomic import read_json
-from pipeline.storage.copies import copies_directory
+from pipeline.storage.copies import scratch_files
 from pipeline.storage.duck import open_duckdb, quote_text, read_parquet_sql, use_buckets
 from pipeline.storage.location import Location
 from pipeline.storage.output import check_output
@@ -125,11 +125,12 @@ def open_catalog(output: Place, query: str | None = None) -> Iterator[duckdb.Duc
     """An in-memory DuckDB with the views of `view_names` over the data set in `output`, those that `query` names if it
     is given: each costs a look at its files.
 
-    What does not fit in memory goes to a directory in `output` that is removed afterwards. Raises OutputError
+    What does not fit in memory goes to a directory in `output` (of a bucket, on this machine) that is removed
+    afterwards. Raises OutputError
     where `output` is not one of ours, or its files cannot be read.
     """
     check_output(output)
-    with open_duckdb(_spill_for(output)) as database:
+    with _spill_for(output) as spill, open_duckdb(spill) as database:
         use_buckets(database, [output])
         try:
             _define_views(output, database, _views_in(query))
@@ -149,9 +150,13 @@ def _views_in(query: str | None) -> Set[str]:
     return named.union(*(_BENEATH.get(view, ()) for view in named))
 
 
-def _spill_for(output: Place) -> Path:
-    name = f"catalog.tmp-{os.getpid()}"
-    return output / name if isinstance(output, Path) else copies_directory() / name
+@contextmanager
+def _spill_for(output: Place) -> Iterator[Path]:
+    if isinstance(output, Path):
+        yield output / f"catalog.tmp-{os.getpid()}"
+    else:
+        with scratch_files() as scratch:
+            yield scratch / "spill"
 
 
 def confine(database: duckdb.DuckDBPyConnection, directories: Sequence[Place], files: Sequence[Place] = ()) -> None:

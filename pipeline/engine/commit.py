@@ -23,7 +23,7 @@ from pipeline.engine.record import Done, done_of, place_of_record, read_record
 from pipeline.engine.task import AnyTask, Info
 from pipeline.errors import LockedError
 from pipeline.storage.atomic import commit, sealed, sha256_of, temporary_name, unwritable, write_sealed
-from pipeline.storage.bucket import BucketPath, ConflictError
+from pipeline.storage.bucket import BucketPath, ConflictError, patiently
 from pipeline.storage.checked import digest_of
 from pipeline.storage.copies import scratch_files
 from pipeline.storage.lease import Hold
@@ -89,9 +89,14 @@ def _run_in_bucket(root: BucketPath, task: AnyTask[Any], check: Callable[[], Non
             path.parent.mkdir(parents=True, exist_ok=True)
         plain = _plain(task, _perform(task, written, check), written) | {"at": at, "token": hold.token}
         with ThreadPoolExecutor(_PUTS) as puts:
-            list(puts.map(lambda name: (root / at / name).put(written[name]), written))
-    hold.check()
-    counts = _put_record(root / "done" / f"{task.partition}.json", done_of(plain), sealed(plain), hold)
+            list(puts.map(lambda name: patiently(lambda: (root / at / name).put(written[name])), written))
+    ours, content, record = done_of(plain), sealed(plain), root / "done" / f"{task.partition}.json"
+
+    def put_record() -> Done:
+        hold.check()
+        return _put_record(record, ours, content, hold)
+
+    counts = patiently(put_record)  # answers that were waited for an hour are not given up for a minute's silence
     if counts.at != at:
         BucketPath.remove([root / at / name for name in written])
     return counts

@@ -51,9 +51,11 @@ def withdraw(run: Run, error: DamagedFileError) -> str:
     """
     path, output, store = place_of(error.path), run.output, run.directory(STORE)
     try:
-        shown = str(path) if _step_of(path) == store else _inside(path, output)
+        shown = _inside(path, output)
     except ValueError:
-        raise error from None  # not of this data set
+        if _step_of(path) != store:
+            raise error from None  # not of this data set
+        shown = str(path)
     record = _record_of(path)
     if record is None:
         if path.parent == output / "work" / "before":

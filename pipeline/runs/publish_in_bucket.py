@@ -18,6 +18,7 @@ from pipeline.errors import DamagedFileError
 from pipeline.records.shard import ShardFiles
 from pipeline.storage.atomic import read_json, write_bytes, write_json
 from pipeline.storage.bucket import BucketPath
+from pipeline.storage.checked import check_in_passing
 from pipeline.storage.lease import Hold
 from pipeline.storage.location import Location
 
@@ -42,7 +43,7 @@ def publish_in_bucket(
     published = read_json(shards / "manifest.json")
     there = {path.name: size for path, size in shards.walk()}
     is_published = published == manifest
-    lacking = list(_lacking(finished, there, _digests_of(published) if is_published or published else {}))
+    lacking = list(_lacking(finished, there, _digests_of(published), shards))
     hold.check()
     if not is_published:
         (shards / "manifest.json").unlink()
@@ -67,23 +68,37 @@ def publish_in_bucket(
 
 
 def _digests_of(published: Any) -> dict[str, str]:
-    """File name -> SHA-256, of the shards of a version."""
+    """File name -> SHA-256, of the shards of a version; nothing where its manifest is gone or damaged."""
     found: dict[str, str] = {}
-    for shard in published["shards"]:
-        found |= {shard["name"]: shard["sha256"], shard["parquet"]: shard["parquet_sha256"]}
+    try:
+        for shard in published["shards"]:
+            found |= {shard["name"]: shard["sha256"], shard["parquet"]: shard["parquet_sha256"]}
+    except (KeyError, TypeError):
+        return {}
     return found
 
 
 def _lacking(
-    finished: Sequence[Part[ShardFiles]], there: Mapping[str, int], published: Mapping[str, str]
+    finished: Sequence[Part[ShardFiles]], there: Mapping[str, int], published: Mapping[str, str], shards: BucketPath
 ) -> Iterator[Location]:
-    """The files of tasks that are not in their place yet, or are of another version."""
+    """The files of tasks that are not in their place yet, not of their size, or of another version."""
     for part in finished:
-        same = published.get(part.files.tar.name) == part.files.tar.digest
-        same = same and published.get(part.files.parquet.name) == part.files.parquet.digest
-        for file in part.files:
-            if not same or file.name not in there:
-                yield file
+        tar, parquet = part.files.tar, part.files.parquet
+        same = published.get(tar.name) == tar.digest and published.get(parquet.name) == parquet.digest
+        if there.get(tar.name) != part.info["bytes"] or not (same or _is_orphan(tar, shards, published)):
+            yield tar
+        yield from (file for file in part.files if file is not tar and not (same and file.name in there))
+
+
+def _is_orphan(tar: Location, shards: BucketPath, published: Mapping[str, str]) -> bool:
+    """Whether the tar was published before and lost its manifest since: it lies in its place alone."""
+    if published or _place(tar).is_file():
+        return False
+    try:
+        check_in_passing(Location(str(shards / tar.name), tar.digest))
+    except DamagedFileError:
+        return False
+    return True
 
 
 def _copy(file: Location, shards: BucketPath) -> None:

@@ -11,7 +11,8 @@ __all__ = ["DecontaminateConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecontaminateConfig:
-    """The evaluation sets, and how alike is too alike. Off while nothing is named."""
+    """The evaluation sets, and how alike is too alike. Off while nothing is named. Tars and text files may also be URLs
+    of objects in a bucket, or globs of them."""
 
     images: tuple[str, ...] = ()
     """Evaluation pictures: folders (with all below them, tars included) and WebDataset tars; paths or globs."""

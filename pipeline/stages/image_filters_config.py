@@ -15,7 +15,7 @@ class ScoreFilter:
     """One column of scores or labels, made by a model and given by uid."""
 
     files: tuple[str, ...]
-    """Parquet files (paths or globs) with a column `uid` (16 bytes, or 32 hex digits)."""
+    """Parquet files (paths or globs, in a bucket too) with a column `uid` (16 bytes, or 32 hex digits)."""
     column: str
     """The column to judge by: a number, or true and false."""
     min: float | None = None

@@ -25,6 +25,9 @@ from pipeline.storage.place import Place
 
 __all__ = ["SourcePart", "Sources", "partition_name"]
 
+_MOST_PARTS = 256
+"""Of a file. Tables of gigabytes tend to have a few dozen large row groups: most of a thousand tasks would idle."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourcePart:
@@ -89,7 +92,7 @@ class Sources:
     def _stretches(self, source: str, stamp: Stamp) -> Sequence[Stretch]:
         """Stretches of about the same size; one where the file is small, or is not to be cut."""
         size = int(stamp[0] or 0) if stamp else 0
-        num = -(-size // self._task_bytes(source, size)) if size else 1
+        num = min(-(-size // self._task_bytes(source, size)), _MOST_PARTS) if size else 1
         ends = [size * number // num for number in range(num)]
         return [
             Stretch(begin=begin, end=end, max_rows=self.max_rows)

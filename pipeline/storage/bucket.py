@@ -43,6 +43,7 @@ __all__ = [
     "Version",
     "bucket_file_system",
     "is_bucket_url",
+    "patiently",
 ]
 
 SCHEMES = ("s3", "gs", "az")
@@ -56,9 +57,12 @@ _TRIES = 3
 _SOON_S = 5.0
 """Requests that the client gave up so soon are made again: it does so where the answer to a listing or a copy, or an
 error, is cut."""
+_PATIENCE_S, _PAUSE_S = 300.0, 2.0
 _PART_BYTES = 16 << 20
 _READ_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20
+_END_BYTES = 256 << 10
+"""Holds the footer of most Parquet files, and small ones whole."""
 
 _PAGE = 1000
 
@@ -146,7 +150,8 @@ class BucketPath:
                 "environment or a profile"
             )
         if parts.query or parts.fragment:
-            raise OutputError(f"{url}: the URL of a bucket has no ? and no #")
+            plain = _without_user(re.split("[?#]", url)[0])  # what follows may be a signature
+            raise OutputError(f"{plain}: the URL of a bucket has no ? and no #")
         key = posixpath.normpath(parts.path.strip("/")) if parts.path.strip("/") else ""
         if key.startswith(".."):
             raise OutputError(f"{url}: leads out of its bucket")
@@ -301,8 +306,13 @@ class BucketPath:
             store = _store(self.bucket)
             try:
                 found = obstore.get(store, self.key, options={"range": {"suffix": size}})
-            except (exceptions.NotSupportedError, NotImplementedError):  # Azure has no such ranges
-                begin = max(obstore.head(store, self.key)["size"] - size, 0)
+            except (exceptions.GenericError, exceptions.NotSupportedError, NotImplementedError) as error:
+                about = obstore.head(store, self.key)
+                if not about["size"]:  # of nothing there is no range
+                    return b"", Version.of(about)
+                if isinstance(error, exceptions.GenericError):
+                    raise
+                begin = max(about["size"] - size, 0)  # Azure has no ranges that count from the end
                 found = obstore.get(store, self.key, options={"range": {"offset": begin}})
             return bytes(found.bytes()), Version.of(found.meta)
 
@@ -435,19 +445,21 @@ class BucketPath:
 
 
 class BucketFile(io.RawIOBase):
-    """An object opened for reading, for those who ask for a file."""
+    """An object opened for reading, for those who ask for a file. Its end, where Parquet says what lies where, comes
+    with its size; of what lies before, as much is asked for at a time as is worth a request. All of it is of one
+    version."""
 
     def __init__(self, path: BucketPath) -> None:
         self.name = str(path)
         self.path = path
+        self._at = 0
+        self._ahead = (0, b"")
+        """Where it begins, and the bytes that the last request brought."""
 
     @functools.cached_property
-    def _reader(self) -> Any:
-        """Asks for the object's size, which who reads ranges of it need not know."""
-        import obstore
-
-        with _errors(self.path):
-            return obstore.open_reader(_store(self.path.bucket), self.path.key, buffer_size=_BUFFER_BYTES)
+    def _end(self) -> tuple[bytes, Version]:
+        """Asked for late, since who reads ranges of it need not know the size."""
+        return self.path.read_end(_END_BYTES)
 
     def readable(self) -> bool:
         return True
@@ -462,18 +474,37 @@ class BucketFile(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         """As many bytes as are asked for, unless the object ends before."""
-        with _errors(self.path):
-            return bytes(self._reader.read(None if size is None or size < 0 else size))
+        end, version = self._end
+        rest = max(version.num_bytes - self._at, 0)
+        size = rest if size is None or size < 0 else min(size, rest)
+        for begin, held in (self._ahead, (version.num_bytes - len(end), end)):
+            if begin <= self._at and self._at + size <= begin + len(held):
+                data = held[self._at - begin : self._at - begin + size]
+                break
+        else:
+            data = self._read(size, rest, version)
+        self._at += len(data)
+        return data
+
+    def _read(self, size: int, rest: int, version: Version) -> bytes:
+        try:
+            found = self.path.read_part(self._at, min(max(size, _BUFFER_BYTES), rest), version.tag)
+        except ConflictError:
+            raise StoreError("was replaced while it was read", self.name) from None
+        if size < len(found):
+            self._ahead = (self._at, found)
+        return found[:size]
 
     def readall(self) -> bytes:
         return self.read()
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with _errors(self.path):
-            return int(self._reader.seek(offset, whence))
+        base = 0 if whence == 0 else self._at if whence == 1 else self._end[1].num_bytes
+        self._at = base + offset
+        return self._at
 
     def tell(self) -> int:
-        return int(self._reader.tell())
+        return self._at
 
 
 # --- the store ------------------------------------------------------------------------------------
@@ -540,6 +571,19 @@ def _profile() -> dict[str, Any]:
     return found
 
 
+def patiently(call: Callable[[], T]) -> T:
+    """Make a request again for minutes, where much work would be lost with it. Raises StoreError for a refusal at
+    once."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return call()
+        except StoreError as error:
+            if error.errno == errno.EACCES or time.monotonic() > until:
+                raise
+            time.sleep(_PAUSE_S)
+
+
 def _page_of_list(bucket: str, prefix: str | None, last: str | None) -> Sequence[Any]:
     """The next objects by name, after `last`."""
     import obstore
@@ -579,8 +623,9 @@ def _errors(path: BucketPath) -> Iterator[None]:
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotSupportedError, StoreError):
         raise
     except (exceptions.BaseError, OSError) as error:
-        number = errno.EACCES if "NoSuchBucket" in str(error) else errno.ECONNABORTED
-        raise StoreError(_first_line(error), str(path), number) from None
+        if "NoSuchBucket" in str(error):  # as a listing has it
+            raise StoreError("there is no such bucket", path.bucket, errno.EACCES) from None
+        raise StoreError(_first_line(error), str(path)) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ the name of everything that a run puts and in its records, and nobody takes the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import LockedError, OutputError
-from pipeline.storage.bucket import BucketPath, ConflictError, Tag
+from pipeline.storage.bucket import BucketPath, ConflictError, Tag, patiently
 
 __all__ = ["Hold", "Lease", "take_lease"]
 
@@ -56,32 +57,45 @@ class Lease:
     _renewed: float = field(default_factory=time.monotonic)
     _lost: bool = False
     _over: threading.Event = field(default_factory=threading.Event)
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Raise LockedError where the lease is lost, or may be taken by others before the next look."""
-        if self._lost or (self.hold.compares and time.monotonic() - self._renewed > 0.8 * self.seconds):
+        """Raise LockedError where somebody else has taken it.
+
+        Where it could have been taken meanwhile, since the store did not answer, it is renewed first: nobody else can
+        have had it if that succeeds. Raises StoreError where the store does not answer for minutes.
+        """
+        if self._is_overdue:
+            patiently(self._renew)
+        if self._lost:
             assert self.hold.lock is not None
             raise LockedError(
-                f"{self.hold.lock.parent}: this run lost its hold of it (another has taken it, or the store did not "
-                "answer in time); run again to go on from here"
+                f"{self.hold.lock.parent}: this run lost its hold of it, another has taken it; run again when that one "
+                "is done"
             )
+
+    @property
+    def _is_overdue(self) -> bool:
+        return self.hold.compares and not self._lost and time.monotonic() - self._renewed > 0.8 * self.seconds
 
     def start(self) -> None:
         """Renew it from now on."""
-        self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
+        self._thread = threading.Thread(target=self._renew_always, daemon=True, name="lease")
         self._thread.start()
 
+    def _renew_always(self) -> None:
+        while not self._lost and not self._over.wait(self.seconds / _RENEWALS):
+            with contextlib.suppress(OSError):  # `check` tells when it was too long
+                self._renew()
+
     def _renew(self) -> None:
-        while not self._over.wait(self.seconds / _RENEWALS):
+        with self._one_at_a_time:
             began = time.monotonic()
             try:
                 self._put(free=False)
             except ConflictError:
                 self._lost = True
-                return
-            except OSError:
-                continue  # `check` tells when it was too long
             self._renewed = began
 
     def _put(self, *, free: bool) -> None:

@@ -61,5 +61,6 @@ def open_object(url: str) -> BinaryIO:
     place = place_of(url)
     assert isinstance(place, BucketPath)
     file = place.open()
-    file.seek(0)  # asks whether it is there
+    file.seek(0, io.SEEK_END)  # asks whether it is there
+    file.seek(0)
     return cast(BinaryIO, io.BufferedReader(file, _READ_BYTES))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import random
 import time
 from pathlib import Path
 
@@ -173,3 +175,33 @@ def test_store_that_is_gone_is_one_line_soon(monkeypatch: pytest.MonkeyPatch) ->
     assert time.monotonic() - began < 60
     assert "\n" not in str(told.value)
     assert "key" not in str(told.value)
+
+
+def test_a_file_costs_a_request_for_its_end_and_one_for_what_lies_before(bucket: Bucket) -> None:
+    data = random.Random(5).randbytes(3 << 20)
+    path, empty = BucketPath.of(f"{bucket.url}/a.bin"), BucketPath.of(f"{bucket.url}/empty")
+    path.put(data)
+    empty.put(b"")
+    bucket.proxy.forget()
+    with path.open() as file:
+        assert file.seek(-8, 2) == len(data) - 8
+        assert file.read() == data[-8:]
+        file.seek(-(200 << 10), 2)
+        assert file.read(100 << 10) == data[-(200 << 10) : -(100 << 10)]
+        assert bucket.proxy.counts() == {"GET": 1}
+        file.seek(5)
+        assert [file.read(10), file.read(1 << 19)] == [data[5:15], data[15 : 15 + (1 << 19)]]
+        assert bucket.proxy.counts() == {"GET": 2}
+        file.seek(1)
+        assert file.read() == data[1:]
+        assert file.read(1) == b""
+    for name, content in (("a.bin", data), ("empty", b"")):
+        with BucketPath.of(f"{bucket.url}/{name}").open() as file:
+            assert io.BufferedReader(file).read() == content
+            assert file.read(3) == b""
+    with path.open() as file:
+        assert file.read(3) == data[:3]
+        path.put(bytes(3 << 20))
+        file.seek(2 << 20)
+        with pytest.raises(StoreError, match="was replaced while it was read"):
+            file.read(3)

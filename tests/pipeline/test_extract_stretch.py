@@ -16,8 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.extract import ExtractConfig, Stretch, extract
 from pipeline.stages.extract.member_starts import bounds_of
+from pipeline.steps.source_parts import Sources
+from pipeline.steps.step import Run
 from tests.pipeline.archives import html_block, members, warc_record, wat_block
 
 
@@ -131,6 +134,23 @@ def test_stretches_of_an_archive_are_the_whole_wherever_it_is_cut(tmp_path: Path
     cuts += [[start + off] for start in draw.sample(starts, min(4, len(starts))) for off in (-1, 0, 1)]
     for ends in cuts:
         assert found_in(path, *cut_at([end for end in ends if end > 0])) == whole, ends
+
+
+def test_source_that_fsspec_opens_is_read_in_stretches_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc.wat.gz"
+    path.write_bytes(b"".join(wat()))
+    sources = Sources(
+        patterns=(path.as_uri(),), format="auto", most=None, max_bad=0, table_bytes=9, archive_bytes=90_000
+    )
+    parts = list(sources.parts(Run(output=tmp_path, seed=0, ledger=LedgerConfig())))
+    assert len(parts) > 3
+    records = [
+        row["record"]
+        for part in parts
+        for outcome in extract(part.source, ExtractConfig(), stretch=part.stretch)
+        for row in outcome.kept.to_pylist()
+    ]
+    assert records == [row["record"] for row in found_in(path, Stretch()).kept]
 
 
 def test_bytes_of_a_record_are_never_taken_for_the_start_of_one(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from configs.load import load
+from pipeline.api import Pipeline
 from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
 from pipeline.config import WitConfig
@@ -21,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.questions.explain import UnknownLinkError, explain
 from pipeline.records.outcome import Outcome
 from pipeline.stages.extract import ExtractConfig, Stretch
+from pipeline.stages.stage import Stage
 from pipeline.steps import extract
 from pipeline.steps.match_links import MatchLinks
 from pipeline.wit import build, sources_of
@@ -160,6 +163,22 @@ def test_source_of_which_a_part_alone_cannot_be_read_stops_the_run_and_is_read_b
     assert next(line for line in ledger(small) if line["unit"] == "source")["kept"] == 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Fails(Stage):
+    """A stage of one's own that misses a file of its own."""
+
+    name: ClassVar[str] = "fails"
+    reasons: ClassVar[Mapping[str, str]] = {"never": "it never comes to that"}
+
+    def judge(self, batch: pa.RecordBatch) -> Outcome:
+        raise InputError("blocked.txt: no such file")
+
+
+def test_what_a_stage_cannot_read_is_no_unreadable_source(small: SmallRun) -> None:
+    with pytest.raises(InputError, match=r"blocked\.txt"):
+        Pipeline(small.config).judge_links(_Fails()).run()
+
+
 def test_run_that_was_stopped_in_a_table_reads_the_rest_of_it_alone(
     small: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,8 +215,9 @@ def test_table_of_many_row_groups_is_many_tasks_and_an_archive_of_a_crawl_is_one
     )
     pq.write_table(rows, tmp_path / "large.parquet", row_group_size=10_000)
     pq.write_table(rows.slice(0, 1_000), tmp_path / "small.parquet")
-    with (tmp_path / "cc.warc.wat.gz").open("wb") as archive:
-        archive.truncate(400 << 20)
+    for name, size in (("cc.warc.wat.gz", 400 << 20), ("huge.parquet", 40 << 30)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
     config = load(
         WitConfig,
         None,
@@ -205,9 +225,10 @@ def test_table_of_many_row_groups_is_many_tasks_and_an_archive_of_a_crawl_is_one
     )
     page = build(config)
     parts = list(sources_of(config).parts(page.run))
-    of = {name: [part for part in parts if name in part.source] for name in ("large", "small", "cc")}
+    of = {name: [part for part in parts if name in part.source] for name in ("large", "small", "cc", "huge")}
     assert (len(of["small"]), len(of["cc"])) == (1, 1)
     assert len(of["large"]) >= 4
+    assert len(of["huge"]) == 256
     sizes = [(part.stretch.end or 1 << 40) - part.stretch.begin for part in of["large"]][:-1]
     assert max(sizes) - min(sizes) <= 1
     assert len({part.name for part in parts}) == len(parts)

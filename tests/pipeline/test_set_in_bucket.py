@@ -73,7 +73,6 @@ def test_every_question_has_the_same_answer(twins: Twins, capsys: pytest.Capture
         ["sql", "SET", "SELECT * FROM samples ORDER BY uid", "--format", "csv"],
         ["sql", "SET", "SELECT stage, reason, uid FROM rejections ORDER BY ALL"],
         ["sql", "SET", "hosts"],
-        ["sql", "SET", "balance_summary"],
         ["sql", "SET", "SELECT no_column FROM samples"],
         ["explain", "SET", "--uid", uid],
         ["explain", "SET", "--url", twins.server.url("/gone")],
@@ -211,13 +210,17 @@ def test_subsets_are_taken_from_and_into_a_bucket(twins: Twins, capsys: pytest.C
     assert not BucketPath.of(f"{twins.bucket.url}/none").exists(), "what fails leaves nothing"
 
 
+def _records(step: BucketPath) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (step / "done").glob("*.json")}
+
+
 @pytest.mark.parametrize("what", ["files", "manifest"])
 def test_what_is_damaged_in_a_bucket_is_told_and_made_again(
     twins: Twins, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = twins.remote / "shards"
     whole = {path.name: path.read_bytes() for path, _ in shards.walk()}
-    requests = len(twins.server.requests)
+    requests, made = len(twins.server.requests), _records(twins.remote / "work" / "shards")
     beneath = next(path for path, _ in (twins.remote / "work" / "dedup").walk() if path.suffix == ".parquet")
     names = ("00000.tar", "00001.parquet", "00002_stats.json") if what == "files" else ("manifest.json",)
     damaged = [*(shards / name for name in names), beneath]
@@ -239,3 +242,14 @@ def test_what_is_damaged_in_a_bucket_is_told_and_made_again(
     assert main(["verify", str(twins.remote), "--work", "--repair"]) == 0
     assert {path.name: path.read_bytes() for path, _ in shards.walk()} == whole
     assert len(twins.server.requests) == requests, "nothing is requested"
+    again = {name for name, data in _records(twins.remote / "work" / "shards").items() if data != made[name]}
+    assert again == ({"00000.json", "00001.json"} if what == "files" else set()), "no other shard is made again"
+
+
+def test_a_run_puts_a_published_file_back_that_is_gone_or_short(twins: Twins) -> None:
+    shards = twins.remote / "shards"
+    whole = {path.name: path.read_bytes() for path, _ in shards.walk()}
+    (shards / "00000.tar").put(whole["00000.tar"][:-512])
+    (shards / "00001.parquet").unlink()
+    assert main(["run", str(twins.config), *OPTIONS, "--output", str(twins.remote)]) == 0
+    assert {path.name: path.read_bytes() for path, _ in shards.walk()} == whole

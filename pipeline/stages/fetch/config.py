@@ -120,7 +120,7 @@ class FetchConfig:
     pictures that are there already, too; a change of it requests nothing that is known."""
 
     block_files: tuple[str, ...] = ()
-    """Files with entries as in `block`, one a line; # starts a comment."""
+    """Files, or objects in a bucket, with entries as in `block`, one a line; # starts a comment."""
 
     engine: Literal["own", "img2dataset"] = "own"
     """Who makes the requests. img2dataset can do less (docs/peers.md says what): options that it cannot honour and that
