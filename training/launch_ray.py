@@ -26,7 +26,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, redirect_stderr, suppress, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -57,8 +57,6 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's least is 75 MiB; no samples go through it."""
 _LOOK_EVERY_S = 0.5
 """How long the driver sleeps between two looks at what it has to hand on."""
-_PIECE_EVERY_S = 2.0
-"""The same where a look is a request."""
 _PIECE_EVERY_S = 2.0
 """The same where a look is a request."""
 
@@ -272,65 +270,8 @@ def _piece(messages: BucketPath, number: int) -> BucketPath:
 
 
 @contextmanager
-def _here(path: Place) -> Iterator[Path]:
-    """A file of the messages as one of this machine."""
-    if isinstance(path, Path):
-        yield path
-    else:
-        with scratch_copy(path) as copy:
-            yield copy
-
-
-@contextmanager
-def _console(messages: Place | None) -> Iterator[TextIO]:
-    """What rank 0 writes to for `_shown`; of the others, and without messages, nobody's."""
-    if not isinstance(messages, BucketPath):
-        target = Path(os.devnull) if messages is None else messages / "console"
-        with target.open("a", buffering=1) as console:
-            yield console
-        return
-    console = _Pieces(messages)
-    try:
-        yield console
-    finally:
-        console.close()
-
-
-class _Pieces(io.StringIO):
-    """A console in a bucket, where nothing can be appended to: what was written since the last piece is the next."""
-
-    def __init__(self, messages: BucketPath) -> None:
-        super().__init__()
-        self._messages = messages
-        self._number = len(messages.glob("console-*"))  # those of workers that have died
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Put the last piece."""
-        self._over.set()
-        self._thread.join()
-        super().close()
-
-    def _run(self) -> None:
-        place, is_over = 0, False
-        while not is_over:
-            is_over = self._over.wait(_PIECE_EVERY_S)
-            text = self.getvalue()[place:]
-            with suppress(OSError):  # it is shown later, or not: no reason to end a run
-                if text:
-                    _piece(self._messages, self._number).put(text.encode())
-                    place, self._number = place + len(text), self._number + 1
-
-
-def _piece(messages: BucketPath, number: int) -> BucketPath:
-    return messages / f"console-{number:06d}"
-
-
-@contextmanager
 def _shown(messages: Place) -> Iterator[None]:
-    """Meanwhile, print here what rank 0 writes to its console; Ray's own forwarding would mix it with Ray's messages."""
+    """Meanwhile, print here what rank 0 writes; Ray's own forwarding would mix it with Ray's messages."""
     over = threading.Event()
 
     def follow() -> None:
@@ -378,6 +319,8 @@ def _messages(config: TrainConfig) -> Iterator[Place]:
             yield path
         finally:
             remove_tree(path)
+        for left in output.parent.glob(f"{output.name}.ray-*"):  # by kills: of this run, which held the lock
+            remove_tree(left)
         return
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,13 +11,9 @@ from pathlib import Path
 
 from pipeline.storage.place import Place
 
-from pipeline.storage.place import Place
-
 __all__ = ["Stop", "stop_file", "stop_signals"]
 
 _LOOK_EVERY_S = 0.5
-_ASK_EVERY_S = 3.0
-"""The same of a bucket, where each look is a request."""
 _ASK_EVERY_S = 3.0
 """The same of a bucket, where each look is a request."""
 
