@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, describe, load
+from pipeline.errors import PipelineError
+from pipeline.storage.place import place_of
 from pipeline.terminal.printable import say
 from training.config import TrainConfig
 from training.errors import CheckpointError, TrainingError
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"unknown command {name!r}; use run, evaluate or export")
         path = rest.pop(0) if rest and not rest[0].startswith("--") else None
         return _COMMANDS[name](load(TrainConfig, path, rest))
-    except (ConfigError, TrainingError) as error:
+    except (ConfigError, TrainingError, PipelineError) as error:  # the last is of a bucket
         say(f"error: {error}", to=sys.stderr)
         return 2
     except KeyboardInterrupt:  # under Ray, whose own handler takes the signal
@@ -69,42 +71,48 @@ def _run(config: TrainConfig) -> int:
 
 
 def _evaluate(config: TrainConfig) -> int:
-    last = _last_checkpoint(config)
-    from training.evaluation.evaluate import evaluate_checkpoint
-    from training.run.log import show_metrics, write_metrics
+    with _last_checkpoint(config) as last:
+        from training.evaluation.evaluate import evaluate_checkpoint
+        from training.run.log import show_metrics, write_metrics
 
-    if config.threads is not None:
-        import torch
+        if config.threads is not None:
+            import torch
 
-        torch.set_num_threads(config.threads)
-    metrics, progress = evaluate_checkpoint(
-        config.evaluation, last, config.model, config.loss, config.precision, config.device
-    )
-    write_metrics(
-        Path(config.output) / "metrics.json", metrics, samples_seen=progress.samples_seen, model=progress.model_name
-    )
-    show_metrics(metrics, title=f"{last} after {progress.samples_seen:,} samples")
+            torch.set_num_threads(config.threads)
+        metrics, progress = evaluate_checkpoint(
+            config.evaluation, last, config.model, config.loss, config.precision, config.device
+        )
+    root = place_of(config.output)
+    write_metrics(root / "metrics.json", metrics, samples_seen=progress.samples_seen, model=progress.model_name)
+    show_metrics(metrics, title=f"{root / 'checkpoints' / last.name} after {progress.samples_seen:,} samples")
     return 0
 
 
 def _export(config: TrainConfig) -> int:
-    last = _last_checkpoint(config)
-    from training.export import export
+    with _last_checkpoint(config) as last:
+        from training.export import export
 
-    target = export(last, model=config.model.name, directory=Path(config.output) / "export")
-    say(f"wrote {target}: open_clip.create_model_and_transforms('local-dir:{target}')")
+        target = export(last, model=config.model.name, directory=place_of(config.output) / "export")
+    where = target if isinstance(target, Path) else "A COPY OF IT ON A DISK"
+    say(f"wrote {target}: open_clip.create_model_and_transforms('local-dir:{where}')")
     return 0
 
 
-def _last_checkpoint(config: TrainConfig) -> Path:
-    from training.checkpoints.layout import find_last
+@contextlib.contextmanager
+def _last_checkpoint(config: TrainConfig) -> Iterator[Path]:
+    """The last whole checkpoint, of a run in a bucket as a copy for the moment. Raises CheckpointError, OSError."""
+    from pipeline.storage.copies import scratch_files
+    from training.checkpoints.in_bucket import last_here
 
-    last, problems = find_last(Path(config.output) / "checkpoints")
-    for problem in problems:
-        say(f"warning: {problem}", to=sys.stderr)
-    if last is None:
-        raise CheckpointError(f"{config.output}: no whole checkpoint there; train first, or set --output")
-    return last
+    with contextlib.ExitStack() as stack:
+        root = place_of(config.output)
+        copies = root if isinstance(root, Path) else stack.enter_context(scratch_files())
+        last, problems = last_here(root / "checkpoints", copies)
+        for problem in problems:
+            say(f"warning: {problem}", to=sys.stderr)
+        if last is None:
+            raise CheckpointError(f"{config.output}: no whole checkpoint there; train first, or set --output")
+        yield last
 
 
 _COMMANDS: Mapping[str, Callable[[TrainConfig], int]] = {"run": _run, "evaluate": _evaluate, "export": _export}

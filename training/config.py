@@ -24,6 +24,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 from configs.load import ConfigError, fingerprint
+from pipeline.errors import PipelineError
+from pipeline.storage.bucket import is_bucket_url
+from pipeline.storage.place import place_of
 
 __all__ = [
     "AugmentConfig",
@@ -50,7 +53,7 @@ class DataSet:
     """One of several data sets."""
 
     path: str
-    """Directory of shards."""
+    """Directory of shards, or its URL in a bucket."""
     weight: float | None = None
     """Its share of the samples, relative to the others'; null in all entries joins them to one data set."""
 
@@ -86,7 +89,8 @@ class DataConfig:
     """What to train on."""
 
     path: str | None = None
-    """Directory of shards: one that the pipeline wrote, or tars of img2dataset or WebDataset."""
+    """Directory of shards, or its URL in a bucket (s3://, gs://, az://): one that the pipeline wrote, or tars of
+    img2dataset or WebDataset."""
     mixture: tuple[DataSet, ...] = ()
     """Several directories instead of one path: a list of {path, weight}."""
     follow: bool = False
@@ -95,8 +99,21 @@ class DataConfig:
     """Processes per rank that read, decode and tokenise; 0 does it in the training process."""
     prefetch_chunks: int = 4
     """Chunks of up to 256 samples that each worker prepares ahead."""
+    order: Literal["auto", "samples", "window"] = "auto"
+    """samples: any sample of the set may follow any other; for disks. window: whole shards are read, `window` of them
+    at a time. auto: window where data lies in a bucket. A run keeps the order that it began with."""
+    window: int = 64
+    """Shards that are open at a time, over all ranks, with order window; best a multiple of the number of ranks."""
+    scratch_gb: float = 32.0
+    """The most that a rank's copies of shards from a bucket may take of TMPDIR."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random crops."""
+
+    @property
+    def lanes(self) -> int | None:
+        """`window` where whole shards are read; None where any sample may follow any other."""
+        in_bucket = any(is_bucket_url(path) for path in self.paths)
+        return self.window if self.order == "window" or (self.order == "auto" and in_bucket) else None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -118,6 +135,17 @@ class DataConfig:
             raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
         if self.prefetch_chunks < 1:
             raise ConfigError(f"prefetch_chunks must be at least 1, got {self.prefetch_chunks}")
+        if self.window < 1:
+            raise ConfigError(f"window must be at least 1, got {self.window}")
+        if self.scratch_gb <= 0:
+            raise ConfigError(f"scratch_gb must be positive, got {self.scratch_gb}")
+        for path in self.paths:
+            _check_place("path", path)
+            if self.order == "samples" and is_bucket_url(path):
+                raise ConfigError(
+                    f"order samples reads {path} at random, a request for each picture; set --data.order window, or "
+                    "copy the shards to a disk"
+                )
 
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -138,7 +166,7 @@ class ModelConfig:
     GPU."""
     init_from: str | None = None
     """Start from these weights instead of random ones: a file (open_clip's .pt or .safetensors), the
-    directory of a run (its last checkpoint) or of an export."""
+    directory of a run (its last checkpoint) or of an export; or the URL of such in a bucket."""
     init_towers: Literal["both", "image", "text"] = "both"
     """Which towers of `init_from` to take; the others, and the temperature, begin anew."""
     lock_image: bool = False
@@ -242,11 +270,16 @@ class EvaluationConfig:
     """What to evaluate on, and how often."""
 
     path: str | None = None
-    """Evaluation set in CLIP_benchmark's WebDataset form; null evaluates nothing."""
+    """Evaluation set in CLIP_benchmark's WebDataset form, a directory or its URL in a bucket; null evaluates
+    nothing."""
     every_samples: int | None = None
     """Evaluate after about this many samples; null only at the end."""
     batch_size: int = 256
     """Pictures or texts embedded at a time, on each rank."""
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            _check_place("path", self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +344,7 @@ class TrainConfig:
     """A training run."""
 
     output: str
-    """Directory of the run: checkpoints, logs, metrics, the resolved config."""
+    """Directory of the run, or its URL in a bucket: checkpoints, logs, metrics, the resolved config."""
     data: DataConfig
     """What to train on."""
     model: ModelConfig
@@ -338,6 +371,9 @@ class TrainConfig:
     """auto takes a GPU when there is one."""
     threads: int | None = None
     """CPU threads of the training process; null leaves torch's choice."""
+    single_driver: bool = False
+    """You see to it that one run at a time writes to an `output` in a bucket: for stores that cannot compare and swap,
+    in which two could not be told apart."""
     on_non_finite: Literal["skip", "stop"] = "skip"
     """A NaN or infinite loss or gradient: skip the step on all ranks and count it, or stop."""
     max_skipped_in_a_row: int = 20
@@ -362,6 +398,7 @@ class TrainConfig:
     """How many processes Ray starts, and where."""
 
     def __post_init__(self) -> None:
+        _check_place("output", self.output)
         if (self.epochs is None) == (self.samples is None):
             raise ConfigError("give either epochs or samples: set one of the two, and the other to null")
         if (self.epochs or self.samples or 0) <= 0:
@@ -385,13 +422,22 @@ def total_samples(config: TrainConfig, num_samples: int) -> int:
 
 def learns(config: TrainConfig) -> str:
     """Fingerprint of the options that change what is learnt; the others may change when a run goes on."""
-    # How the work is cut and where it lies changes nothing.
+    # How the work is cut and where it lies changes nothing. Without lanes the parts are those of earlier versions.
+    order = () if config.data.lanes is None else (config.data.lanes,)
     model = replace(config.model, gradient_checkpointing=False, compile=False)
     phases = [replace(phase, micro_batches=None) for phase in config.phases]
     return fingerprint(
         model, phases, config.data.augment, config.data.weights, config.data.follow, config.epochs, config.samples,
-        config.global_batch_size, config.seed, config.loss, config.optimiser,
+        config.global_batch_size, config.seed, config.loss, config.optimiser, *order,
     )  # fmt: skip
+
+
+def _check_place(option: str, text: str) -> None:
+    """Raise ConfigError for a URL that is none of a bucket."""
+    try:
+        place_of(text)
+    except PipelineError as error:
+        raise ConfigError(f"{option}: {error}") from error
 
 
 def _check_phases(phases: Sequence[Phase]) -> None:

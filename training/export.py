@@ -6,9 +6,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.copies import scratch_files
+from pipeline.storage.place import Place, place_of
 from training.checkpoints.layout import read_progress
 from training.checkpoints.loading import read_weights
 from training.errors import OutputError
@@ -17,8 +22,8 @@ from training.learning.model import model_json, preprocess_json
 __all__ = ["export"]
 
 
-def export(checkpoint: str | Path, *, model: str, directory: str | Path) -> Path:
-    """Write `open_clip_config.json` and `open_clip_model.safetensors` to `directory`.
+def export(checkpoint: str | Path, *, model: str, directory: str | Place) -> Place:
+    """Write `open_clip_config.json` and `open_clip_model.safetensors` to `directory`, or a place in a bucket.
 
     `model` is the config's model name or JSON path. Raises CheckpointError, OutputError, ModelError.
     """
@@ -30,17 +35,27 @@ def export(checkpoint: str | Path, *, model: str, directory: str | Path) -> Path
         config.setdefault("init_logit_bias", 0.0)
     config["vision_cfg"]["image_size"] = size = progress.image_size or config["vision_cfg"].get("image_size", 224)
     content = {"model_cfg": config, "preprocess_cfg": preprocess_json(size)}
-    target = Path(directory)
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    target = place_of(directory)
     try:
         if target.exists() and not (target / "open_clip_config.json").is_file():
             raise OutputError(f"{target}: exists and is no exported model; give another directory")
+        if isinstance(target, BucketPath):
+            with scratch_files() as here:
+                _write(here, weights, content)
+                for path in sorted(here.iterdir(), reverse=True):  # the config, which marks it as an export, last
+                    (target / path.name).put(path)
+            return target
+        temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
         temporary.mkdir(parents=True)
-        save_file(weights, temporary / "open_clip_model.safetensors", metadata={"format": "pt"})
-        (temporary / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _write(temporary, weights, content)
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
     except OSError as error:
         raise OutputError(f"{target}: cannot write the export ({error.strerror or error})") from error
     return target
+
+
+def _write(directory: Path, weights: dict[str, Tensor], content: dict[str, Any]) -> None:
+    save_file(weights, directory / "open_clip_model.safetensors", metadata={"format": "pt"})
+    (directory / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

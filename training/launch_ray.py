@@ -2,35 +2,42 @@
 
     this process --Ray Train--> N workers, each: RANK, WORLD_SIZE, MASTER_* as torchrun sets them -> train(config)
          |                                                                                               |
-         +------> OUTPUT.ray-*/r/: config.yaml, stop ----->    <------ console, outcome <----------------+
+         +------> OUTPUT.ray-*/r/: config.yaml, stop ----->    <----- console*, outcome <----------------+
 
 A worker that dies ends the others; all begin anew, from the last checkpoint, with the same global batches at whatever
 number of workers Ray then finds. Ray keeps nothing of the training's state: the run's own directory does, which all
-nodes must see, and beside it for as long as the run lasts the directory of the messages above. So Ray's own processes
-need to know none of our classes, and none but the workers spends seconds on importing torch.
+nodes must see, and beside it for as long as the run lasts the directory of the messages above; where the run is in a
+bucket, so are they. So Ray's own processes need to know none of our classes, and none but the workers spends seconds on
+importing torch.
 
 Without an address the Ray is one of this run alone, on this machine, without usage reports.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
 import pickle
+import secrets
 import socket
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from configs.load import ConfigError, dump, load
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.errors import EngineError, one_line
+from pipeline.storage.atomic import remove_tree
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.copies import copies_directory, scratch_copy
+from pipeline.storage.place import Place, place_of
 from pipeline.storage.scratch import scratch_directory
 from pipeline.terminal.printable import say
 from training.config import TrainConfig
@@ -50,16 +57,18 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's least is 75 MiB; no samples go through it."""
 _LOOK_EVERY_S = 0.5
 """How long the driver sleeps between two looks at what it has to hand on."""
+_PIECE_EVERY_S = 2.0
+"""The same where a look is a request."""
 
 
 def train_on_ray(config: TrainConfig) -> Result:
     """`train` on the workers of `config.ray`. Raises TrainingError, ConfigError."""
     with _ray(config) as session, _messages(config) as messages:
         trainer = _trainer(session.ray, config, messages)
-        with _shown(messages / "console"):
+        with _shown(messages):
             failure = _fit(session, trainer, messages)
         outcome: Result | TrainingError | ConfigError | None = None
-        if (messages / "outcome").exists():
+        if (messages / "outcome").is_file():
             outcome = pickle.loads((messages / "outcome").read_bytes())
     if isinstance(outcome, TrainingError | ConfigError):
         raise outcome
@@ -71,7 +80,7 @@ def train_on_ray(config: TrainConfig) -> Result:
     return outcome
 
 
-def _trainer(ray: Any, config: TrainConfig, messages: Path) -> Any:
+def _trainer(ray: Any, config: TrainConfig, messages: Place) -> Any:
     """Ray Train's description of the run. Raises DistributedError."""
     try:
         from ray.train.backend import Backend, BackendConfig
@@ -108,7 +117,8 @@ def _trainer(ray: Any, config: TrainConfig, messages: Path) -> Any:
         run_config=cast(  # Ray's stub names the class of before its version 2 of Train
             Any,
             RunConfig(
-                storage_path=str(messages / "ray"),
+                # Where the workers' checkpoints would go, who report none.
+                storage_path=str(messages / "ray" if isinstance(messages, Path) else copies_directory() / "ray"),
                 failure_config=FailureConfig(max_failures=config.ray.max_failures),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
@@ -116,7 +126,7 @@ def _trainer(ray: Any, config: TrainConfig, messages: Path) -> Any:
     )
 
 
-def _fit(session: RaySession, trainer: Any, messages: Path) -> str | None:
+def _fit(session: RaySession, trainer: Any, messages: Place) -> str | None:
     """Run to the end; in one line why the workers did not reach it, None if they did. Raises EngineError.
 
     The first Ctrl-C or SIGTERM is handed on to the workers, which save and stop; the second one acts as usual.
@@ -131,10 +141,12 @@ def _fit(session: RaySession, trainer: Any, messages: Path) -> str | None:
 
     # In a thread, since in the main one Ray Train would put a handler of its own in the place of ours.
     threading.Thread(target=fit, daemon=True).start()
+    is_told = False
     with stop_signals() as stop:
         while not wait([fitted], timeout=_LOOK_EVERY_S).done:
             session.check()
-            if stop.signal is not None and not (messages / "stop").exists():
+            if stop.signal is not None and not is_told:
+                is_told = True
                 write_whole(messages / "stop", str(int(stop.signal)).encode())
                 say("stopping after a checkpoint; once more stops at once", to=sys.stderr)
     try:
@@ -148,23 +160,25 @@ def _work(given: dict[str, str]) -> None:
     """One worker's whole work."""
     import ray.train
 
-    messages = Path(given["messages"])
-    for directory in (Path(given["directory"]), messages):
-        if not directory.is_dir():
+    messages = place_of(given["messages"])
+    directories = [Path(given["directory"]), messages]
+    for directory in directories:
+        if isinstance(messages, Path) and not directory.is_dir():
             raise DistributedError(
                 f"node {os.uname().nodename} has no directory {directory}: all nodes of the cluster must share the "
-                "file system that the run is started on"
+                "file system that the run is started on, or --output be in a bucket"
             )
-    if (messages / "outcome").exists():
+    if (messages / "outcome").is_file():
         return  # started again after an error that is there to stay
-    os.chdir(given["directory"])
+    if directories[0].is_dir():
+        os.chdir(given["directory"])
     logging.getLogger().setLevel(logging.WARNING)  # Ray has set it to INFO, where open_clip talks
     try:
-        config = load(TrainConfig, messages / "config.yaml")
+        with _here(messages / "config.yaml") as path:
+            config = load(TrainConfig, path)
         rank = _meet(ray)
-        target = messages / "console" if rank == 0 else Path(os.devnull)
         listen = partial(stop_file, messages / "stop") if rank == 0 else stop_signals  # one has to be told
-        with target.open("a", buffering=1) as console, redirect_stderr(console):
+        with _console(messages if rank == 0 else None) as console, redirect_stderr(console):
             if config.ray.min_workers is not None:
                 console.write(f"training on {os.environ['WORLD_SIZE']} workers\n")
             result = train(config, listen=listen)
@@ -199,20 +213,72 @@ def _meet(ray: Any) -> int:
 
 
 @contextmanager
-def _shown(path: Path) -> Iterator[None]:
-    """Meanwhile, print here what rank 0 writes to `path`; Ray's own forwarding would mix it with Ray's messages."""
+def _here(path: Place) -> Iterator[Path]:
+    """A file of the messages as one of this machine."""
+    if isinstance(path, Path):
+        yield path
+    else:
+        with scratch_copy(path) as copy:
+            yield copy
+
+
+@contextmanager
+def _console(messages: Place | None) -> Iterator[TextIO]:
+    """What rank 0 writes to for `_shown`; of the others, and without messages, nobody's."""
+    if not isinstance(messages, BucketPath):
+        target = Path(os.devnull) if messages is None else messages / "console"
+        with target.open("a", buffering=1) as console:
+            yield console
+        return
+    pieces = _Pieces(messages)
+    try:
+        yield pieces
+    finally:
+        pieces.close()
+
+
+class _Pieces(io.StringIO):
+    """A console in a bucket, where nothing can be appended to: what was written since the last piece is the next."""
+
+    def __init__(self, messages: BucketPath) -> None:
+        super().__init__()
+        self._messages = messages
+        self._number = len(messages.glob("console-*"))  # those of workers that have died
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Put the last piece."""
+        self._over.set()
+        self._thread.join()
+        super().close()
+
+    def _run(self) -> None:
+        place, is_over = 0, False
+        while not is_over:
+            is_over = self._over.wait(_PIECE_EVERY_S)
+            text = self.getvalue()[place:]
+            with suppress(OSError):  # it is shown later, or not: no reason to end a run
+                if text:
+                    _piece(self._messages, self._number).put(text.encode())
+                    place, self._number = place + len(text), self._number + 1
+
+
+def _piece(messages: BucketPath, number: int) -> BucketPath:
+    return messages / f"console-{number:06d}"
+
+
+@contextmanager
+def _shown(messages: Place) -> Iterator[None]:
+    """Meanwhile, print here what rank 0 writes; Ray's own forwarding would mix it with Ray's messages."""
     over = threading.Event()
 
     def follow() -> None:
         place = 0
         while True:
-            last = over.wait(_LOOK_EVERY_S)
-            if path.is_file():
-                with path.open("rb") as file:
-                    file.seek(place)
-                    text = file.read()
-                place += len(text)
-                sys.stderr.write(text.decode("utf-8", "replace"))
+            last = over.wait(_LOOK_EVERY_S if isinstance(messages, Path) else _PIECE_EVERY_S)
+            place = _show(messages, place)
             if last:
                 return
 
@@ -225,14 +291,42 @@ def _shown(path: Path) -> Iterator[None]:
         thread.join()
 
 
+def _show(messages: Place, place: int) -> int:
+    """Print what came after `place`, a byte of the file or the number of a piece; where that ends."""
+    if isinstance(messages, Path):
+        if (messages / "console").is_file():
+            with (messages / "console").open("rb") as file:
+                file.seek(place)
+                text = file.read()
+            sys.stderr.write(text.decode("utf-8", "replace"))
+            place += len(text)
+        return place
+    with suppress(OSError):  # not there yet, or asked for again later
+        while True:
+            sys.stderr.write(_piece(messages, place).read_text())
+            place += 1
+    return place
+
+
 @contextmanager
-def _messages(config: TrainConfig) -> Iterator[Path]:
+def _messages(config: TrainConfig) -> Iterator[Place]:
     """A directory beside the run's, with its config, for as long as it lasts."""
-    output = Path(config.output).absolute()
+    output = place_of(config.output)
+    if isinstance(output, BucketPath):
+        path = output.with_name(f"{output.name}.ray-{secrets.token_hex(4)}")
+        try:
+            write_whole(path / "config.yaml", dump(config).encode())
+            yield path
+        finally:
+            remove_tree(path)
+        for left in output.parent.glob(f"{output.name}.ray-*"):  # by kills: of this run, which held the lock
+            remove_tree(left)
+        return
+    output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_directory(f"{output.name}.ray-", output.parent) as path:
-        (path / "config.yaml").write_text(dump(config), encoding="utf-8")
-        yield path
+    with scratch_directory(f"{output.name}.ray-", output.parent) as directory:
+        (directory / "config.yaml").write_text(dump(config), encoding="utf-8")
+        yield directory
 
 
 @contextmanager

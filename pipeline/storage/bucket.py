@@ -407,12 +407,14 @@ class BucketPath:
         import obstore
         from obstore import exceptions
 
+        def put(mode: Any) -> None:
+            obstore.put(_store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False)
+
         self.put(os.urandom(16))
         refused = 0
         for mode in ("create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"}):
             try:
-                with _errors(self):
-                    obstore.put(_store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False)  # type: ignore[arg-type]
+                _tried(self, functools.partial(put, mode))
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 refused += 1
             except (exceptions.NotSupportedError, NotImplementedError):

@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.storage.bucket import BucketPath
+from tests.object_store.fault_proxy import FaultProxy
+from tests.object_store.fixtures import Bucket, new_bucket
 from tests.ports import free_port
 from tests.ray_nodes import kill
 from tests.training.tiny_shards import CLASSES, make_evaluation, make_shards
@@ -130,8 +134,38 @@ def stop_run(run: dict[str, Any], *, step: int) -> None:
             train_module.train(from_mapping(TrainConfig, run))
 
 
+def put_tree(directory: Path, url: str) -> BucketPath:
+    """The files below `directory` as objects."""
+    place = BucketPath.of(url)
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            (place / str(path.relative_to(directory))).put(path.read_bytes())
+    return place
+
+
+def in_window(run: dict[str, Any], output: str | Path, data: str | Path) -> dict[str, Any]:
+    """`run` with whole shards read, two at a time."""
+    return run | {
+        "output": str(output),
+        "data": {**run["data"], "path": str(data), "order": "window", "window": 2},
+    }
+
+
 @pytest.fixture(scope="session")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vit: Path, tiny_evaluation: Path) -> Path:
+def ranks_bucket(object_store: str) -> Iterator[Bucket]:
+    """The bucket of `two_ranks`, in which the environment points while it is used."""
+    with FaultProxy(object_store) as proxy:
+        yield new_bucket(proxy, object_store)
+
+
+@pytest.fixture(scope="session")
+def two_ranks(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_data: Path,
+    tiny_vit: Path,
+    tiny_evaluation: Path,
+    ranks_bucket: Bucket,
+) -> Path:
     """What two processes wrote (see ranks_worker): started once for all tests, since that takes longest."""
     folder = tmp_path_factory.mktemp("two-ranks")
     plain = tiny_run(folder / "plain", tiny_data, tiny_vit) | {"micro_batches": 2}
@@ -144,16 +178,27 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, tiny_vi
     make_evaluation(folder / "odd", per_class=1, size=40, classes=CLASSES[:7])
     taken_over["evaluation"] = {"path": str(folder / "odd"), "batch_size": 3}
     runs = [plain, followed, sharded, taken_over | {"distributed": "fsdp"}]
-    spec = {"folder": str(folder), "model": str(tiny_vit), "runs": runs}
+    # The second of these is taken over in its middle, by ranks that share no disk.
+    in_bucket = in_window(plain, f"{ranks_bucket.url}/run", f"{ranks_bucket.url}/data")
+    apart = in_bucket | {"output": f"{ranks_bucket.url}/apart"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ranks_bucket.environment.items():
+            patch.setenv(name, value)
+        put_tree(tiny_data, f"{ranks_bucket.url}/data")
+        stop_run(apart, step=6)
+    runs += [in_bucket, apart | {"distributed": "fsdp"}]
+    spec = {"folder": str(folder), "model": str(tiny_vit), "runs": runs, "apart": [apart["output"]]}
     asleep = {}
     for name in ("step", "evaluation", "checkpoint", "index"):
         asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 8}
     asleep["evaluation"]["evaluation"] = {"path": str(tiny_evaluation), "every_samples": 48}
-    run_ranks(spec | {"asleep": asleep}, 2)
+    run_ranks(spec | {"asleep": asleep}, 2, environment=ranks_bucket.environment)
     return folder
 
 
-def run_ranks(spec: dict[str, Any], ranks: int, timeout_s: float = 240) -> None:
+def run_ranks(
+    spec: dict[str, Any], ranks: int, timeout_s: float = 240, environment: Mapping[str, str] | None = None
+) -> None:
     """Run ranks_worker in `ranks` processes that meet on loopback; fail with their output if one fails."""
     ports = [free_port() for _ in range(1 + len(spec.get("runs", ())) + len(spec.get("asleep", ())))]
     path = Path(spec["folder"]) / "spec.json"
@@ -161,7 +206,13 @@ def run_ranks(spec: dict[str, Any], ranks: int, timeout_s: float = 240) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.training.ranks_worker", str(path)],
         cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            **(environment or {}),
+            "MASTER_ADDR": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

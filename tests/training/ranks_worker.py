@@ -3,7 +3,8 @@
     python -m tests.training.ranks_worker SPEC.json      (MASTER_ADDR set)
 
 Writes {(loss, micro-batches): Found} of a fixed global batch: gradients.pt, with sharded weights sharded.pt, and where
-the spec asks for it compiled.pt, with compiled layers as well. Then trains the runs of the spec. Meanwhile forks train
+the spec asks for it compiled.pt, with compiled layers as well. Then trains the runs of the spec, those that it names as
+apart with each rank as if on a machine of its own. Meanwhile forks train
 those in which rank 1 falls asleep, which is mostly waiting, and write what each rank raised.
 """
 
@@ -19,12 +20,14 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas  # noqa: F401  # which pyarrow loads where it is: once, before the ranks are forked
 import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
 import training.distributed as distributed_module
+import training.run.machine as machine_module
 import training.run.snapshots as snapshots_module
 import training.train as train_module
 from configs.load import from_mapping
@@ -184,10 +187,16 @@ def main(spec: Mapping[str, Any]) -> None:
                 torch.save({key: asdict(found) for key, found in part.items()}, folder / f"{name}.pt")
     for port, run in zip(ports, runs, strict=False):
         os.environ["MASTER_PORT"] = str(port)
-        train(from_mapping(TrainConfig, run))
+        see = _sees_nothing if run["output"] in spec.get("apart", ()) else machine_module._is_here
+        with patch.object(machine_module, "_is_here", see):
+            train(from_mapping(TrainConfig, run))
     for process in asleep:
         process.join()
     sys.exit(any(process.exitcode for process in asleep))
+
+
+def _sees_nothing(mark: Path) -> bool:
+    return False
 
 
 def start_rank(rank: int, spec: Mapping[str, Any]) -> None:

@@ -248,7 +248,8 @@ def test_a_header_that_cannot_be_read_is_no_end(tmp_path: Path, at: int, member:
 def test_every_member_of_a_foreign_tar_is_a_sample_or_counted(tmp_path: Path) -> None:
     rows = [("0.jpg", b"a"), ("0.txt", b"first"), ("0.jpg", b"b"), ("0.txt", b"second")]
     rows += [("1.jpg", b"c"), ("1.JPG", b"d"), ("1.txt", b"third"), ("2.jpg", b""), ("2.txt", b"fourth")]
-    read = read_rows(Shard(path=_foreign(tmp_path / "d" / "a.tar", rows), samples=None, sha256=None))
+    tar = _foreign(tmp_path / "d" / "a.tar", rows)
+    read = read_rows(Shard(path=tar, samples=None, sha256=None, num_bytes=tar.stat().st_size))
     assert read.captions == b"firstsecondthird"
     assert [int(offset) // 1024 for offset in read.offset] == [0, 2, 5]
     assert (read.num_without_text, read.num_without_image) == (1, 1)

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError, dump, from_mapping
+from pipeline.storage.bucket import BucketPath
+from tests.object_store.fixtures import Bucket
 from tests.ports import free_port
 from tests.ray_nodes import ENVIRONMENT, cluster, kill
-from tests.training.conftest import tiny_run
+from tests.training.conftest import put_tree, tiny_run
 from tests.training.test_sharding import assert_close, last_of
 from tests.training.test_train import losses
 from training.checkpoints.layout import listed_checkpoints, read_progress
@@ -46,9 +48,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def begin(config: TrainConfig) -> subprocess.Popen[str]:
         path = tmp_path / "config.yaml"
         path.write_text(dump(config))
+        store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         process = subprocess.Popen(
             [sys.executable, "-m", "training", "run", str(path)],
-            cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            cwd=ROOT, env=ENVIRONMENT | store, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         )  # fmt: skip
         started.append(process)
@@ -94,6 +97,23 @@ def test_ctrl_c_on_ray_ends_with_a_checkpoint(config: TrainConfig, start: Start,
     last = read_progress(last_of(config.output))
     assert f"stopped after {last.samples_seen:,} of 1,000,000,000 samples" in output
     assert not list(tmp_path.glob("run.ray-*"))
+
+
+@pytest.mark.slow
+def test_workers_and_driver_of_a_run_in_a_bucket_meet_there(
+    config: TrainConfig, start: Start, bucket: Bucket, tiny_data: Path
+) -> None:
+    data = str(put_tree(tiny_data, f"{bucket.url}/data"))
+    endless = replace(config, output=f"{bucket.url}/runs/one", samples=10**9, checkpoint=CheckpointConfig())
+    process = start(replace(endless, data=replace(config.data, path=data)))
+    head = "".join(lines_until(process, "samples/s"))
+    os.killpg(process.pid, signal.SIGINT)
+    output = head + process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signal.SIGINT, output
+    runs = BucketPath.of(f"{bucket.url}/runs")
+    (last,) = (runs / "one" / "checkpoints").iterdir()
+    assert f"stopped after {int(last.name):,} of 1,000,000,000 samples" in output
+    assert [path.name for path in runs.iterdir()] == ["one"]
 
 
 @pytest.mark.slow

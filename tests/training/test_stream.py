@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.stream import Segment, Stream, permute, share
+from training.data.lanes import Lanes
+from training.data.permute import permute, permute_each
+from training.data.stream import Segment, Stream, share
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 50))
@@ -84,3 +86,106 @@ def test_order_is_close_to_uniform() -> None:
     deviations = (sums / 64 - (n - 1) / 2) / (n / np.sqrt(12 * 64))
     assert abs(deviations.mean()) < 0.1
     assert 0.9 < deviations.std() < 1.1
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=6), st.integers(0, 2**40))
+def test_each_domain_is_permuted_by_its_own_key(sizes: list[int], seed: int) -> None:
+    places = np.concatenate([np.arange(size) for size in sizes])
+    domains = np.repeat(np.arange(len(sizes)), sizes)
+    keys = np.arange(len(sizes), dtype=np.uint64)[domains]
+    found = permute_each(places, sizes=np.array(sizes)[domains], keys=keys, seed=seed)
+    for domain, size in enumerate(sizes):
+        assert sorted(found[domains == domain].tolist()) == list(range(size))
+
+
+def lanes_over(sizes: list[int], window: int, *, seed: int = 3, batch: int = 8) -> Stream:
+    lanes = Lanes.of(sizes, window=window, seed=seed)
+    return Stream(segments=(Segment(sizes=(sum(sizes),)),), seed=seed, global_batch_size=batch, lanes=((lanes,),))
+
+
+LANES_ORDER = [7, 6, 5, 8, 2, 0, 9, 10, 11, 3, 1, 4, 8, 9, 10, 5, 0, 4, 11, 7, 6, 2, 3, 1]
+shard_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any)
+
+
+@given(shard_sizes, st.integers(1, 20), st.integers(0, 2**40), st.integers(0, 3), st.integers(1, 40))
+def test_every_sample_comes_exactly_once_an_epoch_by_lanes(
+    sizes: list[int], window: int, seed: int, epoch: int, batch: int
+) -> None:
+    count = sum(sizes)
+    positions = np.arange(epoch * count // batch * batch, -(-(epoch + 1) * count // batch) * batch)
+    drawn = lanes_over(sizes, window, seed=seed, batch=batch).draw(positions)
+    assert sorted(drawn.samples[drawn.epochs == epoch].tolist()) == list(range(count))
+
+
+@settings(max_examples=20)
+@given(shard_sizes.filter(lambda sizes: sum(sizes) > 50), st.integers(1, 20), st.integers(1, 9), st.integers(0, 30))
+def test_a_position_needs_no_other_position_by_lanes(sizes: list[int], window: int, step: int, first: int) -> None:
+    stream = lanes_over(sizes, window)
+    whole = stream.draw(np.arange(8 * 40))
+    some = np.arange(first, 8 * 40, step)
+    assert stream.draw(some).samples.tolist() == whole.samples[some].tolist()
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(20, 60), min_size=4, max_size=12), st.integers(1, 4), st.integers(0, 40))
+def test_few_shards_are_open_at_a_time_and_each_rank_reads_its_own(sizes: list[int], ranks: int, step: int) -> None:
+    window, batch = 4, 16
+    stream = lanes_over(sizes, window, batch=batch)
+    count = sum(sizes)
+    ends = np.cumsum(sizes)
+    by_rank = []
+    for rank in range(ranks):
+        low, high = share(batch, rank=rank, world_size=ranks)
+        positions = np.arange(step * batch + low, step * batch + high)
+        needed = [shard for _, shard in stream.shards(positions)]
+        by_rank.append(needed)
+        drawn = stream.draw(positions)
+        assert set(needed) == set(np.searchsorted(ends, drawn.samples, side="right").tolist())
+    if (step * batch) // count == (step * batch + batch - 1) // count:  # else two epochs' shards are open
+        assert len({shard for needed in by_rank for shard in needed}) <= 2 * window
+        if ranks in (1, 2, 4):
+            assert all(len(set(needed)) <= 2 * window // ranks for needed in by_rank)
+
+
+def test_a_shard_is_read_in_one_go() -> None:
+    sizes = [50, 61, 47, 55, 59, 52, 58, 40]
+    stream = lanes_over(sizes, 3, batch=6)
+    ends = np.cumsum(sizes)
+    steps: dict[int, list[int]] = {}
+    for step in range(sum(sizes) // 6):
+        drawn = stream.draw(np.arange(6 * step, 6 * step + 6))
+        for shard in np.searchsorted(ends, drawn.samples, side="right"):
+            steps.setdefault(int(shard), []).append(step)
+    # Two samples of a lane in each batch: a shard that no two lanes share is through after half as many batches.
+    lengths = {shard: max(found) - min(found) for shard, found in steps.items()}
+    assert sorted(lengths.values())[:6] == sorted(lengths[s] for s in lengths if lengths[s] <= -(-sizes[s] // 2))[:6]
+    assert sum(lengths[s] <= -(-sizes[s] // 2) for s in lengths) >= len(sizes) - 2
+
+
+def test_the_order_by_lanes_is_fixed_for_ever() -> None:
+    drawn = lanes_over([5, 0, 3, 4], 2, seed=5, batch=6).draw(np.arange(24))
+    assert drawn.samples.tolist() == LANES_ORDER
+
+
+def test_samples_of_a_shard_are_permuted_anew_in_each_epoch() -> None:
+    drawn = lanes_over([64], 1, batch=64).draw(np.arange(192))
+    first, second, third = drawn.samples.reshape(3, 64)
+    assert (first != second).sum() > 50
+    assert (second != third).sum() > 50
+    assert abs(np.corrcoef(first, np.arange(64))[0, 1]) < 0.5
+
+
+def test_lanes_mix_several_data_sets_by_weight() -> None:
+    sizes = ([400, 300, 500], [90, 110])
+    lanes = tuple(Lanes.of(part, window=4, seed=7 + number) for number, part in enumerate(sizes))
+    stream = Stream(
+        segments=(Segment(sizes=(1200, 200)),), seed=7, global_batch_size=64, weights=(3.0, 1.0), lanes=(lanes,)
+    )
+    drawn = stream.draw(np.arange(4096))
+    assert (drawn.samples >= 1200).sum() == 1024
+    second = drawn.samples[drawn.samples >= 1200]
+    epochs = drawn.epochs[drawn.samples >= 1200]
+    assert sorted(second[epochs == 0].tolist()) == list(range(1200, 1400))
+    needed = stream.shards(np.arange(64))
+    ends = np.cumsum(sizes[0] + sizes[1])
+    assert {shard for _, shard in needed} == set(np.searchsorted(ends, drawn.samples[:64], side="right").tolist())

@@ -10,7 +10,8 @@ With sharded weights every rank writes its part (torch.distributed.checkpoint), 
         .metadata, __0_0.distcp, __1_0.distcp, ...
 
 The directory is written under a temporary name, flushed to disk, then renamed: a run killed at any moment leaves
-whole checkpoints only. `saving.py` writes them, `loading.py` reads either kind into either kind of model.
+whole checkpoints only. (`in_bucket.py` has those in a bucket.) `saving.py` writes them, `loading.py` reads either kind
+into either kind of model.
 """
 
 from __future__ import annotations
@@ -22,20 +23,28 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pipeline.errors import one_line
+from pipeline.storage.place import Place, place_of
 from training.data.stream import Segment
 from training.errors import CheckpointError
 
 __all__ = [
     "Progress",
     "commit",
+    "facts_of",
+    "files_of",
     "find_last",
     "holds_shards",
     "listed_checkpoints",
+    "problem_of",
     "read_progress",
+    "state_of",
+    "too_old",
 ]
+
+PlaceT = TypeVar("PlaceT", bound=Place)
 
 _FORMAT = 1
 
@@ -69,34 +78,49 @@ def commit(temporary: Path, final: Path, progress: Progress, *, keep: int) -> No
     files = {}
     for path in sorted(temporary.iterdir()):
         _flush(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    state = {"format": _FORMAT, **asdict(progress), "files": files}
-    (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        files[path.name] = facts_of(path)
+    (temporary / "state.json").write_bytes(state_of(progress, files))
     _flush(temporary / "state.json")
     _flush(temporary)
     if final.exists():  # the same state, from a run that was stopped right after
         shutil.rmtree(final)
     temporary.rename(final)
     _flush(final.parent)
-    for old in [path for path in listed_checkpoints(final.parent) if path <= final][:-keep]:
+    for old in too_old(final, keep=keep):
         shutil.rmtree(old, ignore_errors=True)
 
 
-def find_last(directory: str | Path) -> tuple[Path | None, list[str]]:
+def facts_of(path: Path) -> dict[str, Any]:
+    """What state.json says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def state_of(progress: Progress, files: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The content of state.json; `files`: the facts of each."""
+    state = {"format": _FORMAT, **asdict(progress), "files": files}
+    return f"{json.dumps(state, indent=1)}\n".encode()
+
+
+def too_old(final: PlaceT, *, keep: int) -> list[PlaceT]:
+    """The checkpoints up to `final` that are more than `keep`, oldest first."""
+    return [path for path in listed_checkpoints(cast("PlaceT", final.parent)) if path.name <= final.name][:-keep]
+
+
+def find_last(directory: Path) -> tuple[Path | None, list[str]]:
     """(the newest checkpoint that is whole, or None; one line for each newer one that is not)."""
     problems: list[str] = []
-    for path in reversed(listed_checkpoints(Path(directory))):
-        problem = _problem(path)
+    for path in reversed(listed_checkpoints(directory)):
+        problem = problem_of(path)
         if problem is None:
             return path, problems
         problems.append(f"{path}: damaged checkpoint skipped ({problem})")
     return None, problems
 
 
-def read_progress(path: str | Path) -> Progress:
+def read_progress(path: str | Place) -> Progress:
     """The counters of a checkpoint. Raises CheckpointError."""
     try:
-        state = _state(Path(path))
+        state = _state(place_of(path))
         facts = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
         segments = [Segment(**{**entry, "sizes": tuple(entry["sizes"])}) for entry in facts.pop("segments", ())]
         return Progress(**facts, segments=tuple(segments))
@@ -109,16 +133,18 @@ def holds_shards(path: Path) -> bool:
     return (path / ".metadata").is_file()
 
 
-def listed_checkpoints(directory: Path) -> list[Path]:
+def listed_checkpoints(directory: PlaceT) -> list[PlaceT]:
     """The checkpoints in RUN/checkpoints, whole or damaged, oldest first."""
-    if not directory.is_dir():
+    if isinstance(directory, Path) and not directory.is_dir():
         return []
-    return sorted(path for path in directory.iterdir() if path.name.isdigit())
+    found = [cast("PlaceT", path) for path in directory.iterdir() if path.name.isdigit()]
+    return sorted(found, key=lambda path: path.name)
 
 
-def _problem(path: Path) -> str | None:
+def problem_of(path: Path) -> str | None:
+    """Why a checkpoint cannot be read, in one line; None for one that is whole."""
     try:
-        for name, facts in cast("Mapping[str, Any]", _state(path)["files"]).items():
+        for name, facts in files_of(path).items():
             file = path / name
             if not file.is_file():
                 return f"{name} is missing"
@@ -129,7 +155,12 @@ def _problem(path: Path) -> str | None:
     return None
 
 
-def _state(path: Path) -> dict[str, Any]:
+def files_of(path: Place) -> Mapping[str, Any]:
+    """The facts of each file, as state.json has them. Raises OSError, ValueError, KeyError, TypeError."""
+    return cast("Mapping[str, Any]", _state(path)["files"])
+
+
+def _state(path: Place) -> dict[str, Any]:
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if state["format"] != _FORMAT:
         raise ValueError(f"format {state['format']}, this version reads {_FORMAT}")

@@ -1,6 +1,7 @@
 """Writes checkpoints beside the training: the state is copied, then a thread writes it.
 
     weights, moments --copy to the CPU--> thread --> TEMPORARY/* --> hashes, state.json --> rename
+                                                              `--put--> bucket --> hashes --> state.json
 
 Of an unsharded model rank 0 writes all. Of a sharded one every rank writes its part: they agree on the files over
 a process group of their own, which the steps meanwhile do not touch, and rank 0 commits when all have written.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,10 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from pipeline.errors import LockedError
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.place import Place, place_of
+from training.checkpoints.in_bucket import begin_checkpoint, commit_checkpoint, put_files, sweep_unfinished
 from training.checkpoints.layout import Progress, commit
 from training.checkpoints.moments import named_moments
 from training.distributed import World
@@ -39,12 +44,25 @@ class CheckpointWriter:
     Every rank has one; of an unsharded model those beyond rank 0 do nothing.
     """
 
-    def __init__(self, directory: str | Path, world: World, *, keep: int, sharded: bool, timeout_s: float) -> None:
+    def __init__(
+        self,
+        directory: str | Place,
+        world: World,
+        *,
+        keep: int,
+        sharded: bool,
+        timeout_s: float,
+        scratch: Path | None = None,
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> None:
         """`directory`: RUN/checkpoints, made when missing; left-overs of killed writers are swept.
 
-        `sharded`: whether the models are; `timeout_s`: how long a rank waits for another one to write.
+        `sharded`: whether the models are; `timeout_s`: how long a rank waits for another one to write; `scratch`:
+        where files for a bucket are made; `before_commit`: called on rank 0 before a bucket's first file and its last.
         """
-        self.directory = Path(directory)
+        self.directory = place_of(directory)
+        self._scratch = scratch
+        self._before_commit = before_commit
         self._keep = keep
         self._world = world
         self._group: dist.ProcessGroup | None = None
@@ -53,10 +71,12 @@ class CheckpointWriter:
                 dist.ProcessGroup, dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))
             )
         self._writes = sharded or world.is_first
-        if world.is_first:
+        if world.is_first and isinstance(self.directory, Path):
             self.directory.mkdir(parents=True, exist_ok=True)
             for leftover in self.directory.glob("*.tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+        elif world.is_first and isinstance(self.directory, BucketPath):
+            sweep_unfinished(self.directory)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -86,10 +106,13 @@ class CheckpointWriter:
             return
         try:
             pending.result()
+        except LockedError as error:
+            raise OutputError(str(error)) from error
         except (OSError, CheckpointException) as error:
+            remedy = "free some space and run again" if isinstance(self.directory, Path) else "run again"
             raise OutputError(
                 f"{self.directory}: cannot write the checkpoint ({_reason(error)}); "
-                "free some space and run again: it goes on from the last whole one"
+                f"{remedy}: it goes on from the last whole one"
             ) from error
 
     def close(self) -> None:
@@ -102,18 +125,28 @@ class CheckpointWriter:
     def _write_whole(self, weights: dict[str, Tensor], extra: dict[str, Any], progress: Progress) -> None:
         final, temporary = self._paths(progress)
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         try:
             save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
             torch.save(extra, temporary / "optimiser.pt")
         except (SafetensorError, RuntimeError) as error:  # what they raise of a full disk
             raise OSError(str(error)) from error
-        commit(temporary, final, progress, keep=self._keep)
+        if isinstance(final, BucketPath):
+            self._before_commit()
+            begin_checkpoint(final)
+            files = put_files(sorted(temporary.iterdir()), final)
+            self._before_commit()
+            commit_checkpoint(final, progress, files, keep=self._keep)
+        else:
+            commit(temporary, final, progress, keep=self._keep)
 
     def _write_part(self, weights: dict[str, Tensor], moments: dict[str, Tensor], progress: Progress) -> None:
         final, temporary = self._paths(progress)
         if self._world.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(final, BucketPath):
+                self._before_commit()
+                begin_checkpoint(final)
         state = {"model": weights, "moments": moments}
         # The first collective inside comes before the first write, and the last after every rank's last.
         save(
@@ -122,12 +155,34 @@ class CheckpointWriter:
             planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),  # what all hold is rank 0's
             process_group=self._group,
         )
-        if self._world.is_first:
+        if isinstance(final, BucketPath):
+            files = self._put_part(temporary, final)
+            if self._world.is_first:
+                self._before_commit()
+                commit_checkpoint(final, progress, files, keep=self._keep)
+        elif self._world.is_first:
             commit(temporary, final, progress, keep=self._keep)
 
-    def _paths(self, progress: Progress) -> tuple[Path, Path]:
+    def _put_part(self, temporary: Path, final: BucketPath) -> dict[str, dict[str, Any]]:
+        """Put this rank's files; returns the facts of every rank's. Raises OSError where one could not."""
+        own = [f"__{self._world.rank}_*", *([".metadata"] if self._world.is_first else [])]
+        answer: dict[str, dict[str, Any]] | str
+        try:
+            answer = put_files(sorted(path for pattern in own for path in temporary.glob(pattern)), final)
+        except OSError as error:
+            answer = f"rank {self._world.rank}: {_reason(error)}"
+        answers: list[Any] = [None] * self._world.size
+        dist.all_gather_object(answers, answer, group=self._group)
+        for answer in answers:
+            if isinstance(answer, str):
+                raise OSError(answer)
+        return {name: facts for part in answers for name, facts in part.items()}
+
+    def _paths(self, progress: Progress) -> tuple[Place, Path]:
         final = self.directory / f"{progress.samples_seen:012d}"
-        return final, final.with_name(f"{final.name}.tmp")
+        here = self._scratch if isinstance(final, BucketPath) else final.parent
+        assert here is not None
+        return final, here / f"{final.name}.tmp"
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Training batches: positions of the stream in, uint8 images and tokens out.
 
-    Stream -> positions -> worker processes: read at offset, decode, crop, tokenise
+    Stream -> positions, of a bucket when its shards are copied (copies.py)
+        -> worker processes: read at offset, decode, crop, tokenise
         -> chunks, in order -> whole local batches -> device
 
 Images stay uint8 until they are on the device, where `learning/model.py` normalises them: a quarter of the
@@ -12,7 +13,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -22,7 +25,9 @@ from torch import Tensor
 
 from pipeline.errors import one_line
 from pipeline.records.identity import keyed_hash
+from pipeline.storage.bucket import is_bucket_url
 from training.config import AugmentConfig, DataConfig
+from training.data.copies import ShardCopies, Tar, copy_name, tar_of
 from training.data.decode import decode, draws, random_crop, sample_keys
 from training.data.index import SampleIndex, load_index
 from training.data.processes import process_context, watch_parent
@@ -36,6 +41,8 @@ _CHUNK_SIZE = 256
 _MAX_REPLACEMENTS = 100
 _MAX_OPEN_TARS = 500
 """Per worker; below the usual limit of 1,024 open files."""
+_LEAST_AHEAD, _MOST_AHEAD = 16, 4096
+"""Batches that are looked ahead for the shards that they need: at 0.1 to 3 ms each, as large as they are."""
 
 
 class Tokenizer(Protocol):
@@ -106,8 +113,10 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         tokenizer: Tokenizer,
         seed: int,
         context_length: int | None = None,
+        copies: Path | None = None,
     ) -> None:
-        """`index_dirs`: where `write_index` put that of each segment of `stream`.
+        """`index_dirs`: where `write_index` put that of each segment of `stream`; `copies`: where the tars of buckets
+        are copied to.
 
         `image_size`: side of the crops, in pixels; `context_length`: longest text, None for the tokenizer's own.
         """
@@ -118,6 +127,7 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         self.tokenizer = tokenizer
         self.seed = seed
         self.context_length = context_length
+        self.copies = copies
         self._opened: dict[int, SampleIndex] = {}
         self._descriptors: dict[str, int] = {}
 
@@ -145,11 +155,14 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
                         f"{attempt} pictures in a row cannot be decoded "
                         f"(the last in {index.paths[int(index.shard[samples[row]])]}); the shards are damaged"
                     )
-                samples[row] = int(keyed_hash(attempt, np.array([key]))[0] % np.uint64(len(index)))
+                among = self._stand_ins(index, int(samples[row]))
+                samples[row] = among[int(keyed_hash(attempt, np.array([key]))[0] % np.uint64(len(among)))]
                 picture = self._picture(index, int(samples[row]))
                 attempt += 1
             num_replaced += attempt > 0
             images[row] = random_crop(picture, uniform[row], size=self.image_size, config=self.augment)
+        if self.copies is not None:
+            self._close()  # those that are removed meanwhile must not go on taking room
         return Batch(
             images=torch.from_numpy(images),
             tokens=self._tokens([index.caption(int(sample)) for index, sample in zip(indexes, samples, strict=True)]),
@@ -163,8 +176,23 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
 
     def __del__(self) -> None:
         """Close the tars."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
+        self._close()
+
+    def tars(self, positions: range) -> list[Tar]:
+        """The tars that hold the samples at `positions`, of a stream in lanes; each once."""
+        return [tar_of(self._index(segment), shard) for segment, shard in self.stream.shards(np.array(positions))]
+
+    def shard_sizes(self) -> npt.NDArray[np.int64]:
+        """int64[S]: samples of the shards of the last segment."""
+        return np.array(self._index(len(self.index_dirs) - 1).shard_sizes, np.int64)
+
+    def _stand_ins(self, index: SampleIndex, sample: int) -> range:
+        """Those that may take the sample's place: of its shard where shards are read whole, so that it is there."""
+        return index.of_shard(int(index.shard[sample])) if self.stream.lanes else range(len(index))
+
+    def _close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
 
     def _tokens(self, texts: list[str]) -> Tensor:
         if self.context_length is None:
@@ -183,7 +211,7 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
             if len(self._descriptors) >= _MAX_OPEN_TARS:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
             try:
-                tar = os.open(path, os.O_RDONLY)
+                tar = os.open(self._file(index, shard), os.O_RDONLY)
             except OSError as error:
                 raise DataError(
                     f"{path}: cannot open the shard ({error.strerror}); it was there when the run began"
@@ -195,6 +223,15 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
                     "changed: restore it, or set --output to start a new run"
                 )
         return self._descriptors[path]
+
+    def _file(self, index: SampleIndex, shard: int) -> str | Path:
+        """Where the shard lies on this machine."""
+        path = index.paths[shard]
+        if not is_bucket_url(path):
+            return path
+        if self.copies is None:
+            raise DataError(f"{path}: has no copy on this machine")
+        return self.copies / copy_name(tar_of(index, shard))
 
     def _picture(self, index: SampleIndex, sample: int) -> npt.NDArray[np.uint8] | None:
         tar = self._descriptor(index, int(index.shard[sample]))
@@ -219,10 +256,46 @@ def batches(
     """
     stream = dataset.stream
     begin, end = share(stream.global_batch_size, rank=rank, world_size=world_size)
-    local_size = end - begin
     chunks = stream.chunks(
-        start=start, stop=stop, rank=rank, world_size=world_size, chunk_size=min(_CHUNK_SIZE, local_size)
+        start=start, stop=stop, rank=rank, world_size=world_size, chunk_size=min(_CHUNK_SIZE, end - begin)
     )
+    if dataset.copies is None:
+        yield from _loaded(dataset, chunks, end - begin, config=config, pin_memory=pin_memory)
+        return
+    firsts = range(start, stop, stream.global_batch_size)
+    copies = ShardCopies(
+        dataset.copies,
+        (dataset.tars(range(first + begin, first + end)) for first in firsts),
+        max_bytes=int(config.scratch_gb * 1e9),
+        batches_ahead=_batches_ahead(dataset, config),
+    )
+    waiting = _when_copied(chunks, copies, start=start, global_batch_size=stream.global_batch_size)
+    with closing(copies), closing(_loaded(dataset, waiting, end - begin, config=config, pin_memory=pin_memory)) as here:
+        for number, batch in enumerate(here):
+            copies.finished(number)
+            yield batch
+
+
+def _when_copied(
+    chunks: Iterator[list[int]], copies: ShardCopies, *, start: int, global_batch_size: int
+) -> Iterator[list[int]]:
+    """The chunks, each when its tars are there."""
+    for chunk in chunks:
+        copies.wait_for((chunk[0] - start) // global_batch_size)
+        yield chunk
+
+
+def _batches_ahead(dataset: BatchDataset, config: DataConfig) -> int:
+    """How far to copy ahead: as long as half a shard of each lane lasts."""
+    in_flight = config.num_workers * config.prefetch_chunks
+    lasting = config.window * float(dataset.shard_sizes().mean()) / (2 * dataset.stream.global_batch_size)
+    return in_flight + min(max(int(lasting), _LEAST_AHEAD), _MOST_AHEAD)
+
+
+def _loaded(
+    dataset: BatchDataset, chunks: Iterator[list[int]], local_size: int, *, config: DataConfig, pin_memory: bool
+) -> Generator[Batch, None, None]:
+    """The samples of `chunks`, as batches of `local_size`."""
     if config.num_workers == 0:
         yield from _whole(map(dataset.__getitems__, chunks), local_size)
         return

@@ -12,11 +12,12 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -26,6 +27,8 @@ import numpy.typing as npt
 import xxhash
 
 from configs.load import fingerprint
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.place import Place
 from training.data.processes import process_context, watch_parent
 from training.data.rows import ShardRows, read_rows
 from training.data.shards import Shard, find_shards, read_json
@@ -38,6 +41,8 @@ _MANY_SHARDS = 64
 _MAX_PROCESSES = 16
 _AHEAD = 4
 """Shards in flight for each process: bounds the memory."""
+_REQUESTS = 16
+"""Shards of a bucket that are read side by side."""
 _DTYPES: dict[str, npt.DTypeLike] = {
     "shard": np.int32,
     "offset": np.int64,
@@ -56,6 +61,10 @@ class SampleIndex:
     """The tars: directory by directory, each sorted by name."""
     tar_bytes: tuple[int, ...]
     """Sizes of the tars: one that differs later was changed."""
+    versions: tuple[tuple[str | None, str], ...]
+    """(SHA-256, e_tag) of each tar, as far as its list or the bucket states them."""
+    shard_sizes: tuple[int, ...]
+    """Samples of each tar, which follow each other."""
     sizes: tuple[int, ...]
     """Samples of each directory; those of the first come first."""
     shard: npt.NDArray[np.int32]
@@ -78,6 +87,16 @@ class SampleIndex:
     def __len__(self) -> int:
         return len(self.shard)
 
+    @cached_property
+    def shard_ends(self) -> npt.NDArray[np.int64]:
+        """int64: where the samples of each tar end."""
+        return np.cumsum(self.shard_sizes, dtype=np.int64)
+
+    def of_shard(self, shard: int) -> range:
+        """The samples of one tar."""
+        end = int(self.shard_ends[shard])
+        return range(end - self.shard_sizes[shard], end)
+
     def caption(self, sample: int) -> str:
         """The caption of one sample."""
         start = int(self.caption_end[sample - 1]) if sample else 0
@@ -85,7 +104,7 @@ class SampleIndex:
 
 
 def write_index(
-    *directories: str | Path,
+    *directories: str | Place,
     root: str | Path,
     skip_unfinished: bool = False,
     replace: bool = True,
@@ -130,28 +149,52 @@ def load_index(directory: str | Path) -> SampleIndex:
     meta = read_json(root / "index.json")
     arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in _DTYPES}
     paths, tar_bytes, sizes = (tuple(meta.pop(name)) for name in ("paths", "tar_bytes", "sizes"))
-    return SampleIndex(paths=paths, tar_bytes=tar_bytes, sizes=sizes, **arrays, **meta)
+    # An earlier version wrote neither of these.
+    versions = tuple((sha256, e_tag) for sha256, e_tag in meta.pop("versions", [(None, "")] * len(paths)))
+    shard_sizes = meta.pop("shard_sizes", None) or np.bincount(arrays["shard"], minlength=len(paths)).tolist()
+    return SampleIndex(
+        paths=paths,
+        tar_bytes=tar_bytes,
+        versions=versions,
+        shard_sizes=tuple(shard_sizes),
+        sizes=sizes,
+        **arrays,
+        **meta,
+    )
 
 
 def _read_all(shards: Sequence[Shard]) -> Generator[ShardRows, None, None]:
     """The rows of each, in order; of many shards read by several processes, not far ahead of what is asked for."""
+    if any(isinstance(shard.path, BucketPath) for shard in shards):
+        # Waiting for a store takes longer than what is then to be done, and of that most is done outside of Python.
+        with ThreadPoolExecutor(_REQUESTS) as threads:
+            yield from _in_order(threads, shards, 2 * _REQUESTS)
+        return
     processes = min(os.cpu_count() or 1, _MAX_PROCESSES)
     if len(shards) < _MANY_SHARDS or processes == 1:
         yield from map(read_rows, shards)
         return
     pool = ProcessPoolExecutor(processes, mp_context=process_context(), initializer=watch_parent)
     try:
-        waiting: deque[Future[ShardRows]] = deque()
-        for shard in shards:
-            waiting.append(pool.submit(read_rows, shard))
-            if len(waiting) == _AHEAD * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from _in_order(pool, shards, _AHEAD * processes)
     except BrokenProcessPool as error:
         raise DataError("a process that reads shards died (out of memory?); run again") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: Executor, shards: Sequence[Shard], in_flight: int) -> Iterator[ShardRows]:
+    waiting: deque[Future[ShardRows]] = deque()
+    try:
+        for shard in shards:
+            waiting.append(pool.submit(read_rows, shard))
+            if len(waiting) == in_flight:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 class _Writer:
@@ -166,6 +209,8 @@ class _Writer:
         self._arrays: dict[str, _Array] = {}
         self._paths: list[str] = []
         self._tar_bytes: list[int] = []
+        self._versions: list[tuple[str | None, str]] = []
+        self._shard_sizes: list[int] = []
         self._names: list[tuple[str, str | None, int]] = []
         self._captions_end = 0
         self._without_text = self._without_image = 0
@@ -201,7 +246,9 @@ class _Writer:
         self._captions.update(captions.tobytes())
         self._captions_end += len(captions)
         self._paths.append(str(shard.path))
-        self._tar_bytes.append(shard.path.stat().st_size)
+        self._tar_bytes.append(shard.num_bytes)
+        self._versions.append((shard.sha256, shard.e_tag))
+        self._shard_sizes.append(len(uid))
         self._names.append((shard.path.name, shard.sha256, len(uid)))
         self._without_text += rows.num_without_text
         self._without_image += rows.num_without_image
@@ -216,6 +263,8 @@ class _Writer:
         meta = {
             "paths": self._paths,
             "tar_bytes": self._tar_bytes,
+            "versions": self._versions,
+            "shard_sizes": self._shard_sizes,
             "sizes": sizes,
             "num_without_text": self._without_text,
             "num_without_image": self._without_image,

@@ -8,6 +8,7 @@ Rows without a caption or an image are left out and counted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.errors import one_line
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.copies import scratch_files
+from pipeline.storage.place import Place
+from training.data.download import changed, download
 from training.data.shards import IMAGE_SUFFIXES, Shard
 from training.data.tar_headers import members
 from training.errors import DataError
@@ -48,31 +53,33 @@ class ShardRows:
 
 def read_rows(shard: Shard) -> ShardRows:
     """The samples of `shard`. Raises DataError where it is damaged, or holds fewer than its list says."""
-    rows = _rows_from_parquet(shard.path)
+    rows = _rows_from_parquet(shard)
     if rows is None:
-        rows = _rows_from_tar(shard.path)
+        rows = _rows_from_tar(shard.path) if isinstance(shard.path, Path) else _rows_from_copy(shard, shard.path)
     found = len(rows.offset) + rows.num_without_text + rows.num_without_image
     if shard.samples is not None and found < shard.samples:
         raise DataError(
             f"{shard.path}: {found} samples, but {shard.samples} are listed; the shard is damaged: copy it again"
         )
-    size = shard.path.stat().st_size
+    size = shard.num_bytes
     if len(rows.offset) and int((rows.offset + rows.num_bytes).max()) > size:
         raise DataError(f"{shard.path}: truncated, the last image ends beyond its {size} bytes; copy it again")
     return rows
 
 
-def _rows_from_parquet(tar: Path) -> ShardRows | None:
+def _rows_from_parquet(shard: Shard) -> ShardRows | None:
     """The shard's rows from the Parquet beside it; None where it has no offsets."""
-    path = tar.with_suffix(".parquet")
-    if not path.is_file():
-        return None
+    path = shard.path.with_name(f"{shard.path.stem}.parquet")
     try:
-        names = pq.read_schema(path).names
-        if not {"tar_offset", "num_bytes", "caption"} <= set(names):
+        source = _source(path, shard.parquet_sha256)
+        if source is None:
             return None
-        columns = [c for c in ("key", "caption", "tar_offset", "num_bytes", "uid") if c in names]
-        table = pq.read_table(path, columns=columns, use_threads=False)
+        with pq.ParquetFile(source) as file:
+            names = file.schema_arrow.names
+            if not {"tar_offset", "num_bytes", "caption"} <= set(names):
+                return None
+            columns = [c for c in ("key", "caption", "tar_offset", "num_bytes", "uid") if c in names]
+            table = file.read(columns=columns, use_threads=False)
         captions = _stripped(table["caption"])
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read the shard's metadata ({one_line(error)}); copy it again") from error
@@ -83,12 +90,26 @@ def _rows_from_parquet(tar: Path) -> ShardRows | None:
     return ShardRows(
         offset=offset[keep],
         num_bytes=num_bytes[keep],
-        uid=_uids(table, tar)[keep],
+        uid=_uids(table, shard.path)[keep],
         caption_bytes=caption_bytes[keep],
         captions=_joined(captions.filter(pa.array(keep))),
         num_without_text=int((has_image & ~keep).sum()),
         num_without_image=int((~has_image).sum()),
     )
+
+
+def _source(path: Place, sha256: str | None) -> Path | pa.BufferReader | None:
+    """What pyarrow reads; None where there is no such file. One of a bucket is read whole: it is small, and held
+    against its hash. Raises DataError where it has another one, OSError."""
+    if isinstance(path, Path):
+        return path if path.is_file() else None
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise changed(path)
+    return pa.BufferReader(data)
 
 
 def _stripped(column: pa.ChunkedArray) -> pa.Array:
@@ -108,14 +129,27 @@ def _joined(texts: pa.Array) -> bytes:
     return bytes(memoryview(data)[int(ends[0]) : int(ends[-1])])
 
 
-def _uids(table: pa.Table, tar: Path) -> npt.NDArray[np.uint64]:
+def _uids(table: pa.Table, tar: Place) -> npt.NDArray[np.uint64]:
     if "uid" not in table.column_names:
         keys = table["key"].to_pylist() if "key" in table.column_names else range(table.num_rows)
         return np.array([_foreign_uid(tar, str(key)) for key in keys], np.uint64)
     first = pc.binary_slice(table["uid"].cast(pa.binary()), 0, 8).combine_chunks()
     if pc.binary_length(first).to_numpy().min(initial=8) < 8:
-        raise DataError(f"{tar.with_suffix('.parquet')}: a uid has less than 8 bytes; copy or make the shard again")
+        raise DataError(
+            f"{tar.with_name(f'{tar.stem}.parquet')}: a uid has less than 8 bytes; copy or make the shard again"
+        )
     return np.frombuffer(_joined(first.cast(pa.large_binary())), ">u8").astype(np.uint64)
+
+
+def _rows_from_copy(shard: Shard, path: BucketPath) -> ShardRows:
+    """`_rows_from_tar` of a tar in a bucket, read once."""
+    with scratch_files() as directory:
+        copy = directory / path.name
+        download(path, copy, num_bytes=shard.num_bytes, sha256=shard.sha256, e_tag=shard.e_tag)
+        try:
+            return _rows_from_tar(copy)
+        except DataError as error:
+            raise DataError(str(error).replace(str(copy), str(path))) from error
 
 
 def _rows_from_tar(tar: Path) -> ShardRows:
@@ -170,5 +204,5 @@ def _groups(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         yield current, group
 
 
-def _foreign_uid(tar: Path, key: str) -> int:
+def _foreign_uid(tar: Place, key: str) -> int:
     return xxhash.xxh3_64_intdigest(f"{tar.name}\0{key}".encode("utf-8", "surrogatepass"))

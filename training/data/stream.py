@@ -4,7 +4,7 @@
         -> segment: the snapshot of the data that holds from there on
         -> data set, by weight (with one, or without weights, all is one data set)
         -> epoch = place in the data set // N, place % N
-        -> sample = permute(place; seed, epoch)
+        -> sample = permute(place; seed, epoch), or where whole shards are read, as `lanes.py` has it
 
 A global batch is a run of consecutive positions, and a rank takes a contiguous part of it (`share`), so every
 world size sees the same global batches, and a stopped run goes on from `samples_seen` alone.
@@ -23,42 +23,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.records.identity import keyed_hash
+from training.data.lanes import Lanes
+from training.data.permute import permute
 
-__all__ = ["Drawn", "Segment", "Stream", "block_shares", "permute", "share"]
+__all__ = ["Drawn", "Segment", "Stream", "block_shares", "share"]
 
-_ROUNDS = 6
-_PERMUTATION_KEY = 0x6F72646572  # "order": keeps these draws apart from those of augmentation
 _MIXTURE_KEY = 0x6D6978  # "mix"
 _BLOCK = 4096
 """Positions over which weights hold exactly; also their resolution."""
-
-
-def permute(places: npt.NDArray[np.int64], *, num_samples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """int64[K] samples at `places` int64[K], both in [0, num_samples): a bijection keyed by (seed, epoch).
-
-    A balanced Feistel network on the smallest even number of bits that holds `num_samples`, walked
-    until it lands inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, section
-    4), so that the order of 10^10 samples needs no memory.
-    """
-    half_bits = max(1, (max(num_samples - 1, 1).bit_length() + 1) // 2)
-    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    ids = np.arange(_ROUNDS, dtype=np.uint64) + np.uint64(epoch * _ROUNDS)
-    round_keys = keyed_hash(seed ^ _PERMUTATION_KEY, ids)
-
-    def once(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        left, right = x >> shift, x & mask
-        for key in round_keys:
-            # keyed_hash mixes its seed and each id; XOR with the round's key selects the function.
-            left, right = right, left ^ (keyed_hash(seed, right ^ key) & mask)
-        return (left << shift) | right
-
-    values = once(places.astype(np.uint64))
-    outside = np.flatnonzero(values >= num_samples)
-    while outside.size:
-        values[outside] = once(values[outside])
-        outside = outside[values[outside] >= num_samples]
-    return values.astype(np.int64)
 
 
 def share(count: int, *, rank: int, world_size: int) -> tuple[int, int]:
@@ -105,6 +77,28 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Placed:
+    """Where K positions lie."""
+
+    segments: npt.NDArray[np.int64]
+    sources: npt.NDArray[np.int64]
+    """int64[K]: which data set of the segment."""
+    epochs: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    """int64[K]: in the data set's epoch."""
+
+    def groups(self) -> Iterator[tuple[npt.NDArray[np.int64], int, int, int]]:
+        """(which of them, segment, data set, epoch) for each set of those that have these three in common."""
+        epochs = int(self.epochs.max(initial=0)) + 1
+        sources = int(self.sources.max(initial=0)) + 1
+        keys = (self.segments * sources + self.sources) * epochs + self.epochs
+        is_one = len(keys) > 0 and keys.min() == keys.max()  # nearly always
+        for key in keys[:1] if is_one else np.unique(keys):
+            rest, epoch = divmod(int(key), epochs)
+            yield np.flatnonzero(keys == key), *divmod(rest, sources), epoch
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stream:
     """Which sample stands at which position of the run."""
 
@@ -114,17 +108,23 @@ class Stream:
     global_batch_size: int
     weights: tuple[float, ...] = ()
     """One for each data set of the segments; empty where all are one."""
+    lanes: tuple[tuple[Lanes, ...], ...] = ()
+    """For each segment those of its data sets, where whole shards are read; else empty."""
 
     def draw(self, positions: npt.NDArray[np.int64]) -> Drawn:
         """What stands at `positions` int64[K], all at or after the first segment's start."""
-        starts = np.array([segment.start for segment in self.segments])
-        which = np.searchsorted(starts, positions, side="right") - 1
-        epochs, samples = np.empty_like(positions), np.empty_like(positions)
-        for number in sorted({int(s) for s in which}):
-            here = which == number
-            segment = self.segments[number]
-            epochs[here], samples[here] = self._within(segment, positions[here] - segment.start)
-        return Drawn(segments=which, epochs=epochs, samples=samples)
+        return self._drawn(self._placed(positions) if not self.lanes else self._by_lanes(positions))
+
+    def shards(self, positions: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+        """(segment, shard of its index) of all samples at `positions`, in the order of the lanes; each once."""
+        placed = self._by_lanes(positions)
+        found: dict[tuple[int, int], None] = {}
+        for here, number, source, epoch in placed.groups():
+            lanes = self.lanes[number]
+            before = sum(len(each.sizes) for each in lanes[:source])
+            for shard in lanes[source].shards(placed.places[here], epoch=epoch):
+                found[number, before + int(shard)] = None
+        return list(found)
 
     def passes(self, segment: Segment, stop: int) -> int:
         """Epochs begun in `segment` up to position `stop`, in the data set with most."""
@@ -135,38 +135,56 @@ class Stream:
         shares = block_shares(self.weights)
         return max(-(-blocks * share // size) for share, size in zip(shares, segment.sizes, strict=True))
 
-    def _within(
-        self, segment: Segment, places: npt.NDArray[np.int64]
+    def _placed(self, positions: npt.NDArray[np.int64]) -> _Placed:
+        """Where `positions` lie in the data sets."""
+        starts = np.array([segment.start for segment in self.segments])
+        which = np.searchsorted(starts, positions, side="right") - 1
+        sources, places = self._sources(positions - starts[which], which)
+        sizes = np.array([segment.sizes for segment in self.segments])[which, sources]
+        epochs, places = np.divmod(places, sizes)
+        epochs += np.array([segment.first_epoch for segment in self.segments])[which]
+        return _Placed(segments=which, sources=sources, epochs=epochs, places=places)
+
+    def _sources(
+        self, places: npt.NDArray[np.int64], segments: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(epochs, samples) at `places` counted from the segment's start."""
-        if len(segment.sizes) == 1:
-            return self._one(segment, places, size=segment.sizes[0], seed=self.seed)
+        """(data sets, places in them) of `places` counted from their segment's start."""
+        if len(self.segments[0].sizes) == 1:
+            return np.zeros_like(places), places
         blocks, slots = np.divmod(places, _BLOCK)
-        for block in sorted({int(b) for b in blocks}):
+        for block in np.unique(blocks):
             here = blocks == block
-            slots[here] = permute(slots[here], num_samples=_BLOCK, seed=self.seed ^ _MIXTURE_KEY, epoch=block)
+            slots[here] = permute(slots[here], num_samples=_BLOCK, seed=self.seed ^ _MIXTURE_KEY, epoch=int(block))
         shares = np.array(block_shares(self.weights))
         ends = np.cumsum(shares)
-        source = np.searchsorted(ends, slots, side="right")
-        epochs, samples = np.empty_like(places), np.empty_like(places)
-        for number in sorted({int(s) for s in source}):
-            here = source == number
-            place = blocks[here] * shares[number] + slots[here] - (ends[number] - shares[number])
-            epoch, sample = self._one(segment, place, size=segment.sizes[number], seed=self.seed + number)
-            epochs[here], samples[here] = epoch, sample + sum(segment.sizes[:number])
-        return epochs, samples
+        sources = np.searchsorted(ends, slots, side="right")
+        return sources, blocks * shares[sources] + slots - (ends - shares)[sources]
 
-    def _one(
-        self, segment: Segment, places: npt.NDArray[np.int64], *, size: int, seed: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(epochs, samples) of one data set at its own `places`."""
-        epochs, places = np.divmod(places, size)
-        epochs += segment.first_epoch
-        samples = np.empty_like(places)
-        for epoch in sorted({int(e) for e in epochs}):
-            here = epochs == epoch
-            samples[here] = permute(places[here], num_samples=size, seed=seed, epoch=epoch)
-        return epochs, samples
+    def _by_lanes(self, positions: npt.NDArray[np.int64]) -> _Placed:
+        """`_placed` after each global batch was put in the order of the lanes."""
+        batches, slots = np.divmod(positions, self.global_batch_size)
+        moved = np.empty_like(positions)
+        for batch in np.unique(batches):
+            here = batches == batch
+            whole = np.arange(batch * self.global_batch_size, (batch + 1) * self.global_batch_size)
+            placed = self._placed(whole)
+            lane = np.empty(len(whole))
+            for group, number, source, _ in placed.groups():
+                lane[group] = self.lanes[number][source].lane(placed.places[group])
+            moved[here] = whole[np.argsort(lane, kind="stable")[slots[here]]]
+        return self._placed(moved)
+
+    def _drawn(self, placed: _Placed) -> Drawn:
+        samples = np.empty_like(placed.places)
+        for here, number, source, epoch in placed.groups():
+            sizes, places = self.segments[number].sizes, placed.places[here]
+            if self.lanes:
+                lanes = self.lanes[number][source]
+                found = lanes.samples(places, epoch=epoch)
+            else:
+                found = permute(places, num_samples=sizes[source], seed=self.seed + source, epoch=epoch)
+            samples[here] = found + sum(sizes[:source])
+        return Drawn(segments=placed.segments, epochs=placed.epochs, samples=samples)
 
     def chunks(self, *, start: int, stop: int, rank: int, world_size: int, chunk_size: int) -> Iterator[list[int]]:
         """Positions that `rank` loads from `start` to `stop`, in order, at most `chunk_size` at a time.

@@ -9,13 +9,19 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import InputError, one_line
+from pipeline.storage.bucket import BucketPath, ConflictError
 from pipeline.storage.lines import read_lines
+from pipeline.storage.place import Place, place_of
+from training.data.download import parts
 from training.data.shards import IMAGE_SUFFIXES
 from training.errors import EvaluationError
 
@@ -32,11 +38,11 @@ class Example:
 
 
 class EvaluationSet:
-    """An evaluation set on disk. Examples are read anew at each pass; they need not fit in memory."""
+    """An evaluation set, on a disk or in a bucket. Examples are read anew at each pass; they need not fit in memory."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Place) -> None:
         """Raises EvaluationError where the layout is not complete."""
-        self.root = Path(path)
+        self.root = place_of(path)
         test = self.root / "test"
         count = self._lines(test / "nshards.txt")
         if len(count) != 1 or not count[0].isdigit():
@@ -57,7 +63,7 @@ class EvaluationSet:
         """All examples, in file order. Raises EvaluationError for a damaged tar or label."""
         for tar in self.tars:
             try:
-                with tarfile.open(tar) as archive:
+                with _opened(tar) as archive:
                     members: dict[str, dict[str, bytes]] = {}
                     for member in archive:
                         stem, _, suffix = member.name.rpartition(".")
@@ -69,10 +75,10 @@ class EvaluationSet:
                         members.setdefault(stem, {})[suffix.lower()] = file.read()
                     if members:
                         yield self._example(tar, *members.popitem())
-            except (OSError, tarfile.TarError) as error:
+            except (OSError, tarfile.TarError, ConflictError) as error:
                 raise EvaluationError(f"{tar}: cannot be read ({one_line(error)})") from error
 
-    def _example(self, tar: Path, key: str, members: dict[str, bytes]) -> Example:
+    def _example(self, tar: Place, key: str, members: dict[str, bytes]) -> Example:
         image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
         if image is None:
             raise EvaluationError(f"{tar}: {key} has no picture")
@@ -85,7 +91,7 @@ class EvaluationSet:
         captions = members.get("txt", b"").decode("utf-8", "replace").split("\n")
         return Example(image=image, label=label, captions=tuple(c for c in captions if c.strip()))
 
-    def _lines(self, path: Path) -> list[str]:
+    def _lines(self, path: Place) -> list[str]:
         try:
             return [line for line in read_lines(path) if line.strip()]
         except InputError as error:
@@ -94,3 +100,33 @@ class EvaluationSet:
             raise EvaluationError(
                 f"{path}: cannot be read ({error.strerror}); make the evaluation set, or set --evaluation.path"
             ) from error
+
+
+@contextmanager
+def _opened(tar: Place) -> Iterator[tarfile.TarFile]:
+    """A tar to be read from its beginning to its end, of a bucket without a copy on this machine."""
+    if isinstance(tar, Path):
+        with tarfile.open(tar) as archive:
+            yield archive
+    else:
+        with io.BufferedReader(_Stream(tar)) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            yield archive
+
+
+class _Stream(io.RawIOBase):
+    """An object from its beginning to its end."""
+
+    def __init__(self, path: BucketPath) -> None:
+        about = path.version()
+        self._parts = parts(path, num_bytes=about.num_bytes, tag=about.tag)
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            self._left = memoryview(next(self._parts, b""))
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size

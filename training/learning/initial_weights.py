@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +16,13 @@ import open_clip
 from safetensors import SafetensorError
 from torch import nn
 
-from pipeline.errors import one_line
+from pipeline.errors import PipelineError, one_line
+from pipeline.storage.copies import scratch_files
+from pipeline.storage.place import place_of
+from training.checkpoints.in_bucket import last_here
 from training.checkpoints.layout import find_last, holds_shards
 from training.checkpoints.loading import read_weights
+from training.data.download import copy_file
 from training.errors import CheckpointError, ModelError
 
 __all__ = ["load_weights"]
@@ -28,8 +33,16 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
 
     Position embeddings of another size are interpolated, as open_clip does. Raises ModelError.
     """
+    with ExitStack() as stack:
+        _load(clip, _here(source, stack), source, towers=towers, name=name)
+
+
+def _load(
+    clip: nn.Module, here: Path, source: str | Path, *, towers: Literal["both", "image", "text"], name: str
+) -> None:
+    """Put the weights at `here`, which are those of `source`, into `clip`."""
     try:
-        path = _weights_file(Path(source))
+        path = _weights_file(here)
         if path.suffix == ".npz" and not zipfile.is_zipfile(path):
             raise ValueError("not an .npz file")  # NumPy would leave it open
         with warnings.catch_warnings():
@@ -67,6 +80,28 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
             f"model.init_from: {source} does not fit {name} ({one_line(error, 300)}); "
             "set model.name to the model that it holds"
         ) from error
+
+
+def _here(source: str | Path, stack: ExitStack) -> Path:
+    """`source`, of a bucket as a copy that `stack` removes. Raises ModelError."""
+    place = place_of(source)
+    if isinstance(place, Path):
+        return place
+    here = stack.enter_context(scratch_files())
+    try:
+        if place.is_file():
+            copy_file(place, here / place.name)
+            return here / place.name
+        last, _ = last_here(place / "checkpoints", here / "checkpoints")
+        for name in ("export/open_clip_model.safetensors", "model.safetensors", "open_clip_model.safetensors"):
+            if last is None and (place / name).is_file():
+                copy_file(place / name, here / (place / name).name)
+                return here / (place / name).name
+    except (OSError, PipelineError) as error:
+        raise ModelError(f"model.init_from: {one_line(error)}") from error
+    if last is None:
+        raise ModelError(f"model.init_from: {place} holds no weights; give a weights file or the directory of a run")
+    return here
 
 
 def _weights_file(path: Path) -> Path:

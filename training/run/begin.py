@@ -7,19 +7,24 @@ Mistakes are found before anything is written, and told to every rank, so that n
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.load import dump
-from training.checkpoints.layout import Progress, find_last, read_progress
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.place import Place, place_of
+from training.checkpoints.in_bucket import copy_checkpoint, last_here
+from training.checkpoints.layout import Progress, read_progress
 from training.checkpoints.loading import load_checkpoint
 from training.checkpoints.saving import CheckpointWriter
 from training.config import TrainConfig, learns, total_samples
 from training.data.batches import Batch
 from training.data.index import SampleIndex
 from training.distributed import World
+from training.errors import CheckpointError
 from training.learning.checks import check_sizes
 from training.learning.learner import Learner, make_learner
 from training.learning.model import own_image_size
@@ -27,6 +32,8 @@ from training.learning.sharding import mesh_of
 from training.run.directory import check_same_run, locked_run, write_run
 from training.run.feed import feed
 from training.run.log import RunLog
+from training.run.machine import RunPlace, open_place
+from training.run.mirror import Mirror
 from training.run.phases import phase_at
 from training.run.profiling import Tracer, tracing
 from training.run.snapshots import Snapshots
@@ -38,7 +45,7 @@ __all__ = ["Run", "begin"]
 class Run:
     """Everything that the loop works with."""
 
-    root: Path
+    root: Place
     """RUN."""
     total: int
     """Length of the run in samples."""
@@ -57,14 +64,16 @@ class Run:
 def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     """Open all that the run needs; `stack` closes it. Raises TrainingError, ConfigError, alike on every rank."""
     check_sizes(config, world)
-    root = Path(config.output)
-    world.together(lambda: stack.enter_context(locked_run(root)) if world.is_first else None)
+    root = place_of(config.output)
+    lock = locked_run(root, single_driver=config.single_driver)
+    is_held = world.together(lambda: stack.enter_context(lock) if world.is_first else None)
+    here = open_place(root, world, stack)
 
-    last, problems = world.on_first(lambda: find_last(root / "checkpoints"))
+    last, problems = _restore(here, world)
     progress = Progress() if last is None else world.together(lambda: read_progress(last))
     snapshots = Snapshots(
         config.data,
-        directory=root,
+        here=here,
         world=world,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
@@ -75,7 +84,12 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     data_fingerprint = "" if config.data.follow else index.fingerprint
     config_fingerprint = learns(config)
     world.on_first(
-        lambda: check_same_run(root, config_fingerprint=config_fingerprint, data_fingerprint=data_fingerprint)
+        lambda: check_same_run(
+            root,
+            config_fingerprint=config_fingerprint,
+            data_fingerprint=data_fingerprint,
+            window=config.data.lanes,
+        )
     )
 
     total = total_samples(config, len(index))
@@ -95,22 +109,37 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             config_yaml=dump(config),
             config_fingerprint=config_fingerprint,
             data_fingerprint=data_fingerprint,
+            window=config.data.lanes,
         )
     if last is not None:
         world.together(lambda: load_checkpoint(last, learner.model.clip, learner.optimiser))
+        if isinstance(root, BucketPath) and here.is_owner:
+            shutil.rmtree(last)
 
     log: RunLog | None = None
+    mirror: Mirror | None = None
     if world.is_first:
+        if isinstance(root, BucketPath):
+            mirror = stack.enter_context(Mirror(here.local, root))
         log = stack.enter_context(
-            RunLog(root, config=config.log, resumed_at=progress.samples_seen, total_samples=total)
+            RunLog(here.local, config=config.log, resumed_at=progress.samples_seen, total_samples=total)
         )
         _tell(log, problems, index)
+
+    def before_commit() -> None:
+        if is_held is not None:
+            is_held()
+        if mirror is not None:
+            mirror.put_changes()
+
     writer = CheckpointWriter(
         root / "checkpoints",
         world,
         keep=config.checkpoint.keep,
         sharded=mesh is not None,
         timeout_s=config.collective_timeout_s,
+        scratch=here.local,
+        before_commit=before_commit,
     )
     incoming = feed(
         snapshots,
@@ -133,6 +162,32 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         tracer=stack.enter_context(tracing(config.profile, root, world)),
         incoming=stack.enter_context(closing(incoming)),
     )
+
+
+def _restore(here: RunPlace, world: World) -> tuple[Path | None, list[str]]:
+    """`find_last` on every rank, of a bucket as a copy on its machine. Raises CheckpointError, OSError."""
+
+    def look() -> tuple[Path | None, list[str]] | OSError:
+        try:
+            return last_here(here.place / "checkpoints", here.local / "restored")
+        except OSError as error:
+            return error
+
+    found = world.on_first_however_long(look)
+    if isinstance(found, OSError):
+        raise found
+    last, problems = found
+    if last is None or isinstance(here.place, Path):
+        return last, problems
+    name, copies = last.name, here.local / "restored"
+    original = here.place / "checkpoints" / name
+
+    def copy() -> None:
+        if here.is_owner and not world.is_first and (problem := copy_checkpoint(original, copies)) is not None:
+            raise CheckpointError(f"{original}: {problem}; run again")
+
+    world.together(copy)
+    return copies / name, problems
 
 
 def _tell(log: RunLog, problems: list[str], index: SampleIndex) -> None:

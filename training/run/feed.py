@@ -8,8 +8,10 @@ Legs end between batches; the next one starts its own workers.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 
+from pipeline.storage.bucket import is_bucket_url
+from pipeline.storage.copies import scratch_files
 from training.config import DataConfig, Phase
 from training.data.batches import Batch, BatchDataset, Tokenizer, batches
 from training.distributed import World
@@ -34,33 +36,36 @@ def feed(
 
     `image_size` is the model's own, which phases may change. Raises DataError.
     """
-    batch = snapshots.stream.global_batch_size
-    position = start
-    while position < total:
-        while (until := snapshots.until(position)) == position:
-            snapshots.look_again(position)
-        phase = phase_at(phases, position, total=total, batch=batch)
-        stop = next_phase_start(phases, position, total=total, batch=batch)
-        stop = stop if until is None else min(stop, until)
-        dataset = BatchDataset(
-            index_dirs=snapshots.index_dirs,
-            stream=snapshots.stream,
-            augment=config.augment,
-            image_size=phase.image_size or image_size,
-            context_length=phase.context_length,
-            tokenizer=tokenizer,
-            seed=snapshots.stream.seed,
-        )
-        with closing(
-            batches(
-                dataset,
-                start=position,
-                stop=stop,
-                rank=world.rank,
-                world_size=world.size,
-                config=config,
-                pin_memory=world.device.type == "cuda",
+    with ExitStack() as stack:
+        copies = stack.enter_context(scratch_files()) if any(map(is_bucket_url, config.paths)) else None
+        batch = snapshots.stream.global_batch_size
+        position = start
+        while position < total:
+            while (until := snapshots.until(position)) == position:
+                snapshots.look_again(position)
+            phase = phase_at(phases, position, total=total, batch=batch)
+            stop = next_phase_start(phases, position, total=total, batch=batch)
+            stop = stop if until is None else min(stop, until)
+            dataset = BatchDataset(
+                index_dirs=snapshots.index_dirs,
+                stream=snapshots.stream,
+                augment=config.augment,
+                image_size=phase.image_size or image_size,
+                context_length=phase.context_length,
+                tokenizer=tokenizer,
+                seed=snapshots.stream.seed,
+                copies=copies,
             )
-        ) as leg:
-            yield from leg
-        position = stop
+            with closing(
+                batches(
+                    dataset,
+                    start=position,
+                    stop=stop,
+                    rank=world.rank,
+                    world_size=world.size,
+                    config=config,
+                    pin_memory=world.device.type == "cuda",
+                )
+            ) as leg:
+                yield from leg
+            position = stop

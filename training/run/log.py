@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline.storage.place import Place
 from pipeline.terminal.console import PrintableConsole
 from training.config import LogConfig
 from training.evaluation.metrics import Metric
@@ -118,7 +119,7 @@ def metrics_table(metrics: Sequence[Metric], *, title: str) -> Table:
     return table
 
 
-def write_metrics(path: Path, metrics: Sequence[Metric], *, samples_seen: int, model: str) -> None:
+def write_metrics(path: Place, metrics: Sequence[Metric], *, samples_seen: int, model: str) -> None:
     """RUN/metrics.json, written whole."""
     content = {
         "model": model,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.copies import scratch_files
+from pipeline.storage.place import Place
 from training.config import ProfileConfig
 from training.distributed import World
 
@@ -30,7 +32,7 @@ class Tracer:
 
 
 @contextmanager
-def tracing(config: ProfileConfig, directory: Path, world: World) -> Iterator[Tracer]:
+def tracing(config: ProfileConfig, directory: Place, world: World) -> Iterator[Tracer]:
     """A tracer that writes the configured steps to `directory`/profile, once."""
     if not config.steps:
         yield Tracer()
@@ -38,8 +40,14 @@ def tracing(config: ProfileConfig, directory: Path, world: World) -> Iterator[Tr
     target = directory / "profile"
 
     def write(traced: profile) -> None:
+        name = f"step-{traced.step_num:06d}.rank-{world.rank}.json.gz"
+        if isinstance(target, BucketPath):
+            with scratch_files() as scratch:
+                traced.export_chrome_trace(str(scratch / name))
+                (target / name).put(scratch / name)
+            return
         target.mkdir(parents=True, exist_ok=True)
-        traced.export_chrome_trace(str(target / f"step-{traced.step_num:06d}.rank-{world.rank}.json.gz"))
+        traced.export_chrome_trace(str(target / name))
 
     activities = [ProfilerActivity.CPU]
     if world.device.type == "cuda":

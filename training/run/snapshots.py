@@ -14,16 +14,22 @@ import json
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
+from pipeline.storage.atomic import remove_tree
+from pipeline.storage.bucket import BucketPath
 from pipeline.terminal.printable import say
 from training.checkpoints.layout import listed_checkpoints
 from training.config import DataConfig
+from training.data.download import copy_file
 from training.data.index import SampleIndex, load_index, write_index
+from training.data.lanes import Lanes, lanes_of
+from training.data.shards import reading
 from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.errors import CheckpointError, DataError, TrainingError
+from training.run.machine import RunPlace
 
 __all__ = ["Snapshots"]
 
@@ -35,7 +41,7 @@ class Snapshots:
         self,
         config: DataConfig,
         *,
-        directory: Path,
+        here: RunPlace,
         world: World,
         seed: int,
         global_batch_size: int,
@@ -43,27 +49,30 @@ class Snapshots:
     ) -> None:
         """Take the first snapshot, or go on from `recorded` ones (of a checkpoint) where lists are followed.
 
-        `directory` is RUN. Raises DataError on every rank.
+        `here` is RUN. Raises DataError, CheckpointError on every rank.
         """
         self._config = config
-        self._root = directory / "index"
+        self._here = here
+        self._root = here.local / "index"
         self._world = world
-        self._checkpoints = directory / "checkpoints"
+        self._checkpoints = here.place / "checkpoints"
         if config.follow and recorded:
+            self._copy_here(*(segment.snapshot for segment in recorded))
             for segment in recorded:
                 if not (self._root / segment.snapshot / "index.json").is_file():
                     raise CheckpointError(
-                        f"{self._root / segment.snapshot}: missing, so the run cannot go on exactly; "
+                        f"{here.place / 'index' / segment.snapshot}: missing, so the run cannot go on exactly; "
                         "restore it, or set --output to start a new run"
                     )
         else:
             recorded = (self._look(start=0, first_epoch=0),)
-        self.stream = Stream(segments=recorded, seed=seed, global_batch_size=global_batch_size, weights=config.weights)
+        stream = Stream(segments=recorded, seed=seed, global_batch_size=global_batch_size, weights=config.weights)
+        self.stream = replace(stream, lanes=self._lanes(recorded, seed))
 
     @property
     def index(self) -> SampleIndex:
         """The newest snapshot's."""
-        return load_index(self._root / self.stream.segments[-1].snapshot)
+        return self._index_of(self.stream.segments[-1])
 
     @property
     def index_dirs(self) -> tuple[str, ...]:
@@ -88,9 +97,21 @@ class Snapshots:
         # What ended before `position` is never asked for again.
         ends = (*(segment.start for segment in segments[1:]), None)
         kept = tuple(s for s, e in zip(segments, ends, strict=True) if e is None or e > position)
-        self.stream = replace(self.stream, segments=kept)
+        self.stream = replace(self.stream, segments=kept, lanes=self._lanes(kept, self.stream.seed))
         if self._world.is_first:
             self._sweep()
+
+    def _index_of(self, segment: Segment) -> SampleIndex:
+        return load_index(self._root / segment.snapshot)
+
+    def _lanes(self, segments: tuple[Segment, ...], seed: int) -> tuple[tuple[Lanes, ...], ...]:
+        """Those of each segment's data sets, where whole shards are read."""
+        if (window := self._config.lanes) is None:
+            return ()
+        return tuple(
+            lanes_of(self._index_of(segment).shard_sizes, segment.sizes, window=window, seed=seed)
+            for segment in segments
+        )
 
     def _end(self) -> int:
         """Where the last segment's epoch ends."""
@@ -109,6 +130,8 @@ class Snapshots:
                     replace=not self._config.follow,
                     tell=_Teller(),
                 )
+                if self._config.follow or not self._here.is_shared:
+                    self._put(found.fingerprint)
             except (TrainingError, OSError) as error:
                 return " ".join(str(error).split())
             sizes = found.sizes if self._config.weights else (sum(found.sizes),)
@@ -118,7 +141,31 @@ class Snapshots:
         answer = self._world.on_first_however_long(index)
         if isinstance(answer, str):
             raise DataError(answer)
+        if not self._here.is_shared:
+            self._copy_here(answer.snapshot)
         return answer
+
+    def _put(self, snapshot: str) -> None:
+        """Put an index where other machines, and a resumed run that follows, find it. Raises StoreError."""
+        kept = self._here.place / "index" / snapshot
+        if isinstance(kept, BucketPath):
+            for path in sorted((self._root / snapshot).glob("*.npy")):
+                (kept / path.name).put(path)
+            (kept / "index.json").put(self._root / snapshot / "index.json")
+
+    def _copy_here(self, *snapshots: str) -> None:
+        """Copy indexes from the bucket to the machines that lack them. Raises DataError on every rank."""
+
+        def copy() -> None:
+            for snapshot in snapshots:
+                kept, here = self._here.place / "index" / snapshot, self._root / snapshot
+                if isinstance(kept, BucketPath) and self._here.is_owner and not (here / "index.json").is_file():
+                    here.mkdir(parents=True, exist_ok=True)
+                    with reading(kept), suppress(FileNotFoundError):
+                        for path, _ in kept.walk():
+                            copy_file(path, here / path.name)
+
+        self._world.together(copy)
 
     def _sweep(self) -> None:
         """Remove the indexes that neither this run nor a checkpoint of it needs."""
@@ -132,6 +179,10 @@ class Snapshots:
         for path in self._root.iterdir():
             if path.is_dir() and path.name not in needed:
                 shutil.rmtree(path, ignore_errors=True)
+        if isinstance(self._here.place, BucketPath):
+            for kept in (self._here.place / "index").iterdir():
+                if kept.name not in needed:
+                    remove_tree(kept)
 
 
 class _Teller:

@@ -9,9 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.storage.place import Place
+
 __all__ = ["Stop", "stop_file", "stop_signals"]
 
 _LOOK_EVERY_S = 0.5
+_ASK_EVERY_S = 3.0
+"""The same of a bucket, where each look is a request."""
 
 
 @dataclass
@@ -48,7 +52,7 @@ def stop_signals() -> Iterator[Stop]:
 
 
 @contextmanager
-def stop_file(path: Path) -> Iterator[Stop]:
+def stop_file(path: Place) -> Iterator[Stop]:
     """Told by the number of a signal in the file `path`: for a process that no signal reaches."""
     stop = Stop()
     over = threading.Event()
@@ -58,7 +62,7 @@ def stop_file(path: Path) -> Iterator[Stop]:
             with suppress(OSError, ValueError):  # not there, or not whole yet
                 stop.signal = signal.Signals(int(path.read_text()))
                 return
-            over.wait(_LOOK_EVERY_S)
+            over.wait(_LOOK_EVERY_S if isinstance(path, Path) else _ASK_EVERY_S)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
