@@ -138,9 +138,9 @@ class Records:
     @classmethod
     def of(cls, directory: Place) -> Records:
         """Read them. Raises StoreError."""
+        single = list(_singles(directory))  # first: they go when they are put together, under the eyes of who looks
         together = list(_lines_together(directory))
         found = {record.partition: record for record in together if record is not None}
-        single = list(_singles(directory))
         found |= {record.partition: record for _, record in single if record is not None}
         damaged = [path for path, record in single if record is None]
         if any(record is None for record in together):
