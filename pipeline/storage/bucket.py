@@ -41,7 +41,6 @@ __all__ = [
     "StoreError",
     "Tag",
     "Version",
-    "bucket_file_system",
     "is_bucket_url",
     "patiently",
 ]
@@ -648,22 +647,3 @@ def _first_line(error: BaseException) -> str:
 
 def _without_user(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", url)
-
-
-def bucket_file_system(scheme: str) -> Any:
-    """An fsspec file system over the same kind of client, for those who ask by URL, such as DuckDB."""
-    return _file_system(scheme, os.environ.get("AWS_ENDPOINT_URL"))
-
-
-@functools.cache
-def _file_system(scheme: str, endpoint: str | None) -> Any:
-    from obstore.fsspec import FsspecStore
-
-    class _Buckets(FsspecStore):
-        protocol = scheme
-
-        def __init__(self, *args: Any, **options: Any) -> None:
-            known: dict[str, Any] = {**_client_options(scheme), **options}
-            super().__init__(scheme, *args, **known)  # type: ignore[call-overload]  # which scheme is not said here
-
-    return _Buckets()

@@ -215,13 +215,14 @@ def test_the_query_for_a_shell_of_duckdb_reads_the_set(crawled: str) -> None:
     """Without httpfs, which would be downloaded: our client stands in for it."""
     import duckdb
 
-    from pipeline.storage.bucket import bucket_file_system
+    from pipeline.storage.bucket import BucketPath
+    from pipeline.storage.duck import use_buckets
 
     (block,) = _blocks(_STORAGE, "sql")
     *before, query = [statement.strip() for statement in block.split(";") if statement.strip()]
     assert [statement.split()[0] for statement in before] == ["INSTALL", "LOAD", "CREATE"]
     with duckdb.connect() as database:
-        database.register_filesystem(bucket_file_system("s3"))
+        use_buckets(database, [BucketPath.of("s3://my-bucket")])
         found = database.execute(query.replace("list_contains(query_ids, 7)", "true")).fetchall()
     assert len(found) == 5
 
