@@ -219,10 +219,10 @@ def records_in(directory: Place) -> Iterator[Done]:
     return iter(Records.of(directory))
 
 
-def forget(directory: Place, partition: str) -> None:
-    """Let the task of this name be done again by the next run."""
-    place_of_record(directory, partition).unlink(missing_ok=True)
-    take_out(directory, {partition})
+def forget(directory: Place, *partitions: str) -> None:
+    """Let the tasks of these names be done again by the next run."""
+    _remove_singles(directory, partitions)
+    take_out(directory, set(partitions))
 
 
 def steps_in(work: Place) -> list[Place]:
@@ -258,7 +258,11 @@ def put_together(directory: Place, plan: Sequence[Done]) -> None:
     if len(plan) < _TOGETHER_FROM and not (directory / _TOGETHER).is_file():
         return
     _write_together(directory, plan)
-    singles = [place_of_record(directory, record.partition) for record in plan]
+    _remove_singles(directory, [record.partition for record in plan])
+
+
+def _remove_singles(directory: Place, partitions: Sequence[str]) -> None:
+    singles = [place_of_record(directory, partition) for partition in partitions]
     if isinstance(directory, BucketPath):
         BucketPath.remove([path for path in singles if isinstance(path, BucketPath)])
     else:

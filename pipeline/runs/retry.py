@@ -9,7 +9,7 @@ Sources that could not be read are asked again too: their records are forgotten,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from configs.load import ConfigError
 from pipeline.config import WitConfig
@@ -46,17 +46,17 @@ def begin_retry(config: WitConfig, own: OwnStages = NO_STAGES, *, progress: Prog
         can_heal, unreadable = _failures(page)
         if can_heal:
             retries.begin(output)
-        for directory, partition in unreadable:
-            forget(directory, partition)
+        for directory, partitions in unreadable.items():
+            forget(directory, *partitions)
     return can_heal or bool(unreadable)
 
 
-def _failures(page: Page) -> tuple[bool, Sequence[tuple[Place, str]]]:
-    """Whether a failed URL can heal, and the sources that could not be read: directory and partition of each record."""
-    unreadable: Sequence[tuple[Place, str]] = ()
+def _failures(page: Page) -> tuple[bool, Mapping[Place, Sequence[str]]]:
+    """Whether a failed URL can heal, and the sources that could not be read: a step's directory -> partitions."""
+    unreadable: dict[Place, Sequence[str]] = {}
     for step, tasks, done in walk(page):
-        if "extract" in step.stages:
-            unreadable = [(step.data.directory, record.partition) for record in done if is_unreadable(record.info)]
+        if "extract" in step.stages and (bad := [each.partition for each in done if is_unreadable(each.info)]):
+            unreadable[step.data.directory] = bad
         if step.name == "requests":
             return any(task.can_heal() for task in tasks if isinstance(task, ListRequests)), unreadable
     raise ConfigError(

@@ -82,5 +82,4 @@ class _Gate:
 
     @staticmethod
     def _forget(directory: Place, records: list[Done]) -> None:
-        for bad in records:
-            forget(directory, bad.partition)
+        forget(directory, *(bad.partition for bad in records))

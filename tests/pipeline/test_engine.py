@@ -27,7 +27,7 @@ from pipeline.engine import (
 )
 from pipeline.engine.on_ray import run_task_in
 from pipeline.errors import DamagedFileError, EngineError, LockedError, OutputError
-from pipeline.storage.atomic import read_json, sweep, write_json
+from pipeline.storage.atomic import read_json, sweep, write_bytes, write_json
 from pipeline.storage.location import Files, Location
 from pipeline.storage.output import open_output
 
@@ -179,6 +179,23 @@ def test_records_of_a_step_of_many_tasks_are_one_file(tmp_path: Path, many: int)
         "t0.txt",
         "t1.txt",
     ]
+
+
+def test_many_that_are_forgotten_cost_one_file(tmp_path: Path, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a crawl, each would be a hundred megabytes to read and to write."""
+    step, log, written = tmp_path / "step", tmp_path / "log", []
+    tasks = [_task(f"t{i}", log) for i in range(many)]
+    with open_engine(INLINE) as engine:
+        engine.run_step(step, tasks)
+
+        def counted(path: Path, data: bytes) -> None:
+            written.append(path)
+            write_bytes(path, data)
+
+        monkeypatch.setattr("pipeline.engine.record.write_bytes", counted)
+        forget(step, "t0", "t2", "t3")
+        assert len(written) == 1
+        assert [r.partition for r in records_in(step)] == ["t1", "t4"]
 
 
 def test_task_that_is_done_again_has_no_older_record(tmp_path: Path, many: int) -> None:
