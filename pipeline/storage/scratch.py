@@ -1,6 +1,6 @@
 """A directory for as long as this process needs it: private, and swept by the next run where a kill left it.
 
-PREFIXxxxxxxxx/owner.json   node, process and its start: whose directory this is
+PREFIXxxxxxxxx/owner.json   node, container, process and its start: whose directory this is
 PREFIXxxxxxxxx/r/           what the caller fills, and may open to whom it likes (Ray makes its own 0777)
 """
 
@@ -60,7 +60,8 @@ def sweep_scratch(prefix: str, place: Path) -> None:
 
 def _identity() -> dict[str, Any]:
     process = os.getpid()
-    return {"node": os.uname().nodename, "boot": _boot(), "process": process, "started": _start_of(process)}
+    started = _start_of(process)
+    return {"node": os.uname().nodename, "boot": _boot(), "among": _among(), "process": process, "started": started}
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
@@ -70,6 +71,8 @@ def _is_dead(owner: dict[str, Any]) -> bool:
         return False
     if owner.get("boot") != _boot():
         return True
+    if owner.get("among", _among()) != _among():
+        return False  # of another container of this machine, whose processes are not seen here
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -96,6 +99,14 @@ def _boot() -> str | None:
     """What tells one start of the machine from another; None where the system does not say."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _among() -> str | None:
+    """The processes that see each other (namespaces(7)); None where the system does not say."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return None
 

@@ -291,6 +291,7 @@ def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -
         "ow-damaged": "{",
         "ow-odd": "[]",
         "ow-elsewhere": record.replace(os.uname().nodename, "another-node"),
+        "ow-container": re.sub(r'"among": "[^"]*"', '"among": "pid:[1]"', record),
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "owner.json").write_text(content)
@@ -304,7 +305,7 @@ def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -
     with scratch_directory("ow-", tmp_path) as live:
         mine = live.parent.name
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-            ["ow-damaged", "ow-elsewhere", "ow-link", "ow-odd", "ow-young", "outside", mine]
+            ["ow-container", "ow-damaged", "ow-elsewhere", "ow-link", "ow-odd", "ow-young", "outside", mine]
         )
 
 
