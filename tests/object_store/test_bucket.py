@@ -7,6 +7,7 @@ import io
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,35 @@ def test_put_over_what_is_gone_is_a_conflict(bucket: Bucket) -> None:
     path.unlink()
     with pytest.raises(ConflictError):
         path.put_over(b"2", tag)
+
+
+def test_object_that_is_too_large_for_the_store_to_copy_arrives(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obstore
+    from obstore.exceptions import GenericError
+
+    def refuse(*_: object) -> None:
+        raise GenericError("the copy source is larger than the maximum allowable size")
+
+    path = root_of(bucket) / "large"
+    path.put(data := os.urandom(20 << 20))
+    monkeypatch.setattr(obstore, "copy", refuse)
+    with pytest.raises(StoreError, match="larger"):
+        path.copy(root_of(bucket) / "copy")
+    monkeypatch.setattr("pipeline.storage.bucket._MOST_COPIED_BYTES", 10 << 20)
+    with monkeypatch.context() as fails:
+        fails.setattr(BucketPath, "stream", cut_stream)
+        with pytest.raises(OSError, match="a cut"):
+            path.copy(root_of(bucket) / "copy")
+    assert not (root_of(bucket) / "copy").exists()
+    path.copy(root_of(bucket) / "copy")
+    assert (root_of(bucket) / "copy").read_bytes() == data
+
+
+def cut_stream(path: BucketPath) -> Iterator[bytes]:
+    yield bytes(17 << 20)
+    raise OSError(errno.EIO, "a cut")
 
 
 def test_what_is_not_there_is_removed_from_a_store_that_minds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
