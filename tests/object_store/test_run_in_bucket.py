@@ -232,3 +232,17 @@ def test_keys_enter_nothing(local: SmallRun, bucket: Bucket, capfd: pytest.Captu
     secret = bucket.environment["AWS_SECRET_ACCESS_KEY"]
     assert secret not in told
     assert all(secret.encode() not in path.read_bytes() for path, _ in output.walk())
+
+
+@pytest.mark.parametrize("left", [b"", b"damaged"])
+def test_output_that_lost_its_lock_goes_on(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], left: bytes
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    (output / "lock").put(b'{"token": 1000, "free": true}')
+    assert run(local, output, "--balance.max_pairs_per_query=1") == 0
+    (output / "lock").unlink()
+    if left:
+        (output / "lock").put(left)
+    assert run(local, output, "--balance.max_pairs_per_query=2") == 0, capsys.readouterr()
