@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.commands import main
 from pipeline.errors import LockedError
+from pipeline.runs import publish_in_bucket
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.output import open_output
+from pipeline.storage.output import _LEASES, open_output
 from tests.object_store.fault_proxy import Faults
 from tests.object_store.fixtures import Bucket
 from tests.pipeline.loopback_server import LoopbackServer, answer
@@ -246,3 +247,37 @@ def test_output_that_lost_its_lock_goes_on(
     if left:
         (output / "lock").put(left)
     assert run(local, output, "--balance.max_pairs_per_query=2") == 0, capsys.readouterr()
+
+
+def test_process_that_slept_while_it_published_puts_nothing_over_the_others(
+    local: SmallRun, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, copy, taken = BucketPath.of(f"{bucket.url}/set"), BucketPath.copy, []
+
+    def taken_over(self: BucketPath, to: BucketPath) -> None:
+        if not taken:  # as if this process had slept for a minute, and another had run meanwhile
+            lease = _LEASES[output]
+            taken.append(to)
+            lock = json.loads((output / "lock").read_bytes())
+            (output / "lock").put(json.dumps({**lock, "token": lock["token"] + 1, "free": True}).encode())
+            lease._renewed -= 60.0
+        else:
+            taken.append(to)
+        copy(self, to)
+
+    monkeypatch.setattr(publish_in_bucket, "_COPIES", 1)
+    monkeypatch.setattr(BucketPath, "copy", taken_over)
+    assert run(local, output, "--shards.samples_per_shard=1") == 2
+    assert len(taken) == 1
+
+
+def test_tars_that_a_killed_run_left_twice_lie_once_after_the_next(local: SmallRun, bucket: Bucket) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    (file,) = (
+        each for each in _files_of_records(output) if each.path.endswith("/00000.tar") and "/shards/" in each.path
+    )
+    (output / "shards" / "00000.tar").copy(BucketPath.of(file.path))
+    assert run(local, output) == 0
+    assert not BucketPath.of(file.path).exists()
+    assert published_in(output) == published_on(local.output)
