@@ -281,3 +281,16 @@ def test_tars_that_a_killed_run_left_twice_lie_once_after_the_next(local: SmallR
     assert run(local, output) == 0
     assert not BucketPath.of(file.path).exists()
     assert published_in(output) == published_on(local.output)
+
+
+@pytest.mark.parametrize("inside", ["", "/work/pictures", "/shards", "/versions/pictures"])
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_store_of_pictures_in_a_place_that_runs_tidy_is_refused(
+    local: SmallRun, bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str, inside: str
+) -> None:
+    output = str(tmp_path / "set") if where == "disk" else f"{bucket.url}/set"
+    assert run(local, output, f"--fetch.store={output}{inside}") == 2
+    assert "is a part of a data set" in capsys.readouterr().err
+    if inside:
+        assert run(local, f"{bucket.url}/other", f"--fetch.store={local.output}{inside}") == 2
+        assert "is a part of a data set" in capsys.readouterr().err
