@@ -294,3 +294,13 @@ def test_store_of_pictures_in_a_place_that_runs_tidy_is_refused(
     if inside:
         assert run(local, f"{bucket.url}/other", f"--fetch.store={local.output}{inside}") == 2
         assert "is a part of a data set" in capsys.readouterr().err
+
+
+def test_set_without_its_mark_says_how_to_put_it_back(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    (output / "openwit.json").unlink()
+    assert run(local, output) == 2
+    assert 'put it there again, with {"layout_version": 1} in it' in capsys.readouterr().err
