@@ -304,3 +304,11 @@ def test_set_without_its_mark_says_how_to_put_it_back(
     (output / "openwit.json").unlink()
     assert run(local, output) == 2
     assert 'put it there again, with {"layout_version": 1} in it' in capsys.readouterr().err
+
+
+def test_name_of_an_output_may_hold_what_patterns_and_urls_are_made_of(local: SmallRun, bucket: Bucket) -> None:
+    url = f'{bucket.url}/it\'s a "set"; % [x] * +é'
+    assert run(local, url) == 0
+    assert published_in(BucketPath.of(url)) == published_on(local.output)
+    assert main(["sql", url, "select count(*) from samples"]) == 0
+    assert main(["verify", url, "--work"]) == 0
