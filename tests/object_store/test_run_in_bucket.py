@@ -312,3 +312,16 @@ def test_name_of_an_output_may_hold_what_patterns_and_urls_are_made_of(local: Sm
     assert published_in(BucketPath.of(url)) == published_on(local.output)
     assert main(["sql", url, "select count(*) from samples"]) == 0
     assert main(["verify", url, "--work"]) == 0
+
+
+def test_machine_that_damages_what_it_made_again_is_named(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = BucketPath.put
+
+    def put_damaged(self: BucketPath, data: Any) -> None:
+        put(self, b"of a bad memory" if self.name.endswith("matched.parquet") else data)
+
+    monkeypatch.setattr(BucketPath, "put", put_damaged)
+    assert run(local, f"{bucket.url}/set") == 2
+    assert "look at the disk and the memory of the machine" in capsys.readouterr().err
