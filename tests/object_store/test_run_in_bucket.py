@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -325,3 +328,16 @@ def test_machine_that_damages_what_it_made_again_is_named(
     monkeypatch.setattr(BucketPath, "put", put_damaged)
     assert run(local, f"{bucket.url}/set") == 2
     assert "look at the disk and the memory of the machine" in capsys.readouterr().err
+
+
+def test_full_disk_of_this_machine_is_told_as_what_it_is(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pipeline.engine.commit._perform", full)
+    assert run(local, f"{bucket.url}/set") == 2
+    assert (
+        f"{tempfile.gettempdir()}: no space left on the disk for what goes to {bucket.url}" in capsys.readouterr().err
+    )
