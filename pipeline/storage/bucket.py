@@ -407,10 +407,13 @@ class BucketPath:
 
         self.put(os.urandom(16))
         refused = 0
-        for mode in ("create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"}):
+        modes: tuple[Any, Any] = ("create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"})
+        for mode in modes:
+            put = functools.partial(
+                obstore.put, _store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False
+            )
             try:
-                with _errors(self):
-                    obstore.put(_store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False)  # type: ignore[arg-type]
+                _tried(self, put)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 refused += 1
             except (exceptions.NotSupportedError, NotImplementedError):
