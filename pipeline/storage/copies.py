@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,20 +22,27 @@ from pathlib import Path
 
 import xxhash
 
+from pipeline.errors import OutputError
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.scratch import scratch_directory
 
 __all__ = ["copies_directory", "download", "forget_copy", "kept_copy", "scratch_copy", "scratch_files"]
 
 _MOST_GB = 50
+_IN_USE_S = 60.0
+"""A copy that somebody asked for so lately may be about to be opened."""
 
 
 def copies_directory() -> Path:
-    """Where this user's copies are. Nobody else may enter it."""
+    """Where this user's copies are. Nobody else may enter it. Raises OutputError where somebody else has the name."""
     place = Path(tempfile.gettempdir()) / f"openwit-{os.geteuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.stat().st_uid != os.geteuid() or place.is_symlink():
-        raise PermissionError(f"{place}: belongs to somebody else; set TMPDIR to a directory of your own")
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    about = place.lstat()
+    if about.st_uid != os.geteuid() or not stat.S_ISDIR(about.st_mode):
+        raise OutputError(
+            f"{place}: belongs to somebody else, or is no directory; set TMPDIR to a directory of your own"
+        )
     return place
 
 
@@ -52,7 +61,7 @@ def kept_copy(path: BucketPath) -> Path:
     directory.mkdir(exist_ok=True)
     with (directory / f"{path.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the others of this machine wait for the one that asks
-        if copy.exists():
+        with contextlib.suppress(FileNotFoundError):
             os.utime(copy)
             return copy
         temporary = copy.with_name(f"{copy.name}.tmp-{uuid.uuid4().hex[:12]}")
@@ -76,7 +85,7 @@ def _place_of(path: BucketPath) -> Path:
 
 def _make_room(latest: Path) -> None:
     """Remove the copies that were used the longest ago, beyond what may be kept; never the latest."""
-    most = float(os.environ.get("OPENWIT_COPIES_GB", _MOST_GB)) * 1e9
+    most = _most_bytes()
     found = []
     for path in copies_directory().glob("of-*/*"):
         with contextlib.suppress(OSError):
@@ -86,9 +95,26 @@ def _make_room(latest: Path) -> None:
     for _, size, path in sorted(found):
         if total <= most:
             return
-        if path != latest and not path.name.endswith(".lock"):
-            path.unlink(missing_ok=True)
+        if path != latest and not path.name.endswith(".lock") and _is_removed(path):
             total -= size
+
+
+def _most_bytes() -> float:
+    said = os.environ.get("OPENWIT_COPIES_GB", str(_MOST_GB))
+    try:
+        return float(said) * 1e9
+    except ValueError:
+        raise OutputError(f"OPENWIT_COPIES_GB is {said!r}; give a number of gigabytes, such as {_MOST_GB}") from None
+
+
+def _is_removed(copy: Path) -> bool:
+    """Remove a copy unless somebody is about to use it."""
+    with copy.with_name(f"{copy.name}.lock").open("a") as lock, contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - copy.stat().st_mtime > _IN_USE_S:
+            copy.unlink()
+            return True
+    return False
 
 
 @contextmanager
