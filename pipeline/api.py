@@ -87,11 +87,12 @@ class Pipeline:
         """
         if extend and retry_failed:
             raise ConfigError("extend and retry_failed: one at a time; extend first, then retry")
+        progress = Progress(quiet=not show_progress)
         if retry_failed:
             from pipeline.runs.retry import begin_retry
 
-            begin_retry(self._config, self._own)
-        return run(self._config, own=self._own, progress=Progress(quiet=not show_progress), extend=extend)
+            begin_retry(self._config, self._own, progress=progress)
+        return run(self._config, own=self._own, progress=progress, extend=extend)
 
     def status(self) -> Sequence[StepState]:
         """How far each step is, up to the first that has something to run. Reads only."""

@@ -122,10 +122,11 @@ def run_command(words: Words) -> int:
     console = PrintableConsole(stderr=True)
     if config.fetch.engine == "img2dataset":
         console.print(LIMITS, soft_wrap=True)
-    if retry and not begin_retry(config):
+    progress = Progress(console)
+    if retry and not begin_retry(config, progress=progress):
         console.print(f"{config.output}: nothing to retry, no failed URL that time can heal", soft_wrap=True)
         return 0
-    result = run(config, progress=Progress(console), extend=extend)
+    result = run(config, progress=progress, extend=extend)
     if result.retry is not None:
         console.print(f"retry: {_retried(result.retry)}")
     if not result.ran_tasks and not result.put_back:

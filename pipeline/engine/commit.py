@@ -11,6 +11,7 @@ by.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
@@ -21,7 +22,6 @@ from typing import Any
 
 from pipeline.engine.record import Done, done_of, place_of_record, read_record
 from pipeline.engine.task import AnyTask, Info
-from pipeline.errors import LockedError
 from pipeline.storage.atomic import commit, sealed, sha256_of, temporary_name, unwritable, write_sealed
 from pipeline.storage.bucket import BucketPath, ConflictError, patiently
 from pipeline.storage.checked import digest_of
@@ -98,7 +98,8 @@ def _run_in_bucket(root: BucketPath, task: AnyTask[Any], check: Callable[[], Non
 
     counts = patiently(put_record)  # answers that were waited for an hour are not given up for a minute's silence
     if counts.at != at:
-        BucketPath.remove([root / at / name for name in written])
+        with contextlib.suppress(OSError):  # the result is there; these are swept by and by
+            BucketPath.remove([root / at / name for name in written])
     return counts
 
 
@@ -125,22 +126,19 @@ def _put_record(path: BucketPath, ours: Done, content: bytes, hold: Hold) -> Don
     if not hold.compares:
         path.put(content)
         return ours
-    try:
-        path.put_new(content)
-        return ours
-    except ConflictError:
-        pass
     while True:
+        with contextlib.suppress(ConflictError):
+            path.put_new(content)
+            return ours
         try:
             before, tag = path.read_tagged()
-            found = read_record(before)
-            if found is not None and found.key == ours.key:
-                return found
-            if found is not None and found.token > ours.token:
-                raise LockedError(f"{path}: another run has taken the output over; what this one began is void")
-            path.put_over(content, tag)
         except FileNotFoundError:
-            path.put_new(content)
-        except ConflictError:
-            continue  # look at what the other one put
-        return ours
+            continue  # taken back meanwhile
+        found = read_record(before)
+        if found is not None and found.key == ours.key:
+            return found
+        if found is not None and found.token > ours.token:
+            hold.check()  # a later holder's; but where the lock is ours, it was removed once, and numbers began anew
+        with contextlib.suppress(ConflictError):  # else look at what the other one put
+            path.put_over(content, tag)
+            return ours

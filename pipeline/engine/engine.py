@@ -140,5 +140,6 @@ def _is_ours(path: BucketPath, directory: BucketPath, hold: Hold) -> bool:
     """Whether it is of this very step (others may lie below it), and this holder of the output, or one before it, put
     it."""
     if path.parent.parent == directory / "at":
-        return int(path.parent.name.partition("-")[0]) <= hold.token
+        token = path.parent.name.partition("-")[0]
+        return token.isdecimal() and int(token) <= hold.token
     return path.parent == directory / "done"

@@ -138,9 +138,9 @@ class Records:
     @classmethod
     def of(cls, directory: Place) -> Records:
         """Read them. Raises StoreError."""
+        single = list(_singles(directory))  # first: they go when they are put together, under the eyes of who looks
         together = list(_lines_together(directory))
         found = {record.partition: record for record in together if record is not None}
-        single = list(_singles(directory))
         found |= {record.partition: record for _, record in single if record is not None}
         damaged = [path for path, record in single if record is None]
         if any(record is None for record in together):
@@ -169,8 +169,9 @@ class Records:
             return None
         if isinstance(self.directory, BucketPath):
             return record
+        root = f"{self._root}/{record.at}" if record.at else self._root  # of a step that was copied out of a bucket
         try:
-            whole = all(os.stat(f"{self._root}/{name}").st_size == size for name, size in record.num_bytes.items())
+            whole = all(os.stat(f"{root}/{name}").st_size == size for name, size in record.num_bytes.items())
         except OSError:
             return None
         return record if whole else None

@@ -18,6 +18,7 @@ from pipeline.steps.fetch.facts import STORE
 from pipeline.steps.fetch.salvage import salvage
 from pipeline.steps.step import Run
 from pipeline.storage.bucket import BucketPath
+from pipeline.storage.checked import check_in_passing
 from pipeline.storage.output import hold_of
 from pipeline.storage.place import Place, place_of
 
@@ -71,6 +72,8 @@ def withdraw(run: Run, error: DamagedFileError) -> str:
             path.unlink(missing_ok=True)
         return f"damaged: {shown}: {error.what}; made again"
     directory = _step_of(path)
+    if isinstance(path, BucketPath) and _is_whole(path, record, directory):
+        return f"damaged: {shown}: {error.what}; whole in the bucket, so it is read again"
     if directory == store:
         return f"damaged: {shown}: {error.what}; {_withdraw_answers(output, path, record)}"
     _remove(directory, record)
@@ -99,6 +102,15 @@ def _record_of(path: Place) -> Done | None:
         if record is not None and str(path) in (file.path for file in record.located(directory).values()):
             return record
     return None
+
+
+def _is_whole(path: BucketPath, record: Done, directory: Place) -> bool:
+    """Whether the object is what its record says: then a copy of it on some machine was damaged."""
+    try:
+        check_in_passing(record.located(directory)[path.name])
+    except DamagedFileError:
+        return False
+    return True
 
 
 def _remove(directory: Place, record: Done) -> None:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from configs.load import ConfigError, load, to_mapping
 from pipeline.config import WitConfig
 from pipeline.engine import Data, Info, Task, output, record_of
+from pipeline.errors import DamagedFileError
 from pipeline.records.queries import read_queries
 from pipeline.steps.balance.plan import Chosen
 from pipeline.steps.step import Page, Run, Step, step
@@ -146,7 +147,10 @@ def _copy_aside(present: Files, directory: Place, extension: Mapping[str, Any]) 
         place, copy = file.place, directory / file.name
         assert isinstance(place, BucketPath)
         assert isinstance(copy, BucketPath)
-        place.copy(copy)
+        try:
+            place.copy(copy)
+        except FileNotFoundError:
+            raise DamagedFileError(file.path, "is not there any more") from None
     write_sealed(directory / "extension.json", extension)
 
 

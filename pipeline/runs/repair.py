@@ -20,12 +20,11 @@ from pipeline.errors import DamagedFileError, OutputError
 from pipeline.own.record import refuse_own_stages
 from pipeline.questions.verify import Damage
 from pipeline.runs.damage import withdraw
-from pipeline.runs.run import run
+from pipeline.runs.run import opened, run
 from pipeline.steps.fetch.facts import STORE
 from pipeline.steps.step import Run
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check_in_passing
-from pipeline.storage.output import open_output
 from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
 from pipeline.wit import build
@@ -43,7 +42,7 @@ def repair(output: Place, damages: Sequence[Damage], progress: Progress) -> None
     refuse_own_stages(output)
     config = dataclasses.replace(load(WitConfig, output / "shards" / "config.yaml"), output=str(output))
     of_run = build(config).run
-    with open_output(output, single_driver=config.engine.single_driver, say=progress.say):
+    with opened(output, config, progress):
         for file, what in {damage.file: damage.what for damage in damages}.items():
             said = _withdraw_published(of_run, file.rpartition("/")[2]) if file.startswith("shards/") else None
             if file.startswith("work/"):
@@ -63,11 +62,12 @@ def _withdraw_published(of_run: Run, name: str) -> str | None:
     record = record_of(source, name.partition(".")[0].removesuffix("_stats"))
     if record is None or name not in record.outputs:
         return None  # a shard whose task is not done is made in any case; a stranger stays
+    made = record.located(source)[name]
     try:
-        check_in_passing(record.located(source)[name])
+        check_in_passing(made)
     except DamagedFileError as error:
         return withdraw(of_run, error)
-    if isinstance(published, Path) and not _is_link(published, source / name):
+    if isinstance(published, Path) and not _is_link(published, made.place):
         published.unlink(missing_ok=True)  # what is linked there again is whole
     return None
 

@@ -22,12 +22,13 @@ from pipeline.steps.step import Page
 from pipeline.steps.unreadable import is_unreadable
 from pipeline.storage.output import check_output, open_output
 from pipeline.storage.place import Place, place_of
+from pipeline.terminal.progress import Progress
 from pipeline.wit import build
 
 __all__ = ["begin_retry"]
 
 
-def begin_retry(config: WitConfig, own: OwnStages = NO_STAGES) -> bool:
+def begin_retry(config: WitConfig, own: OwnStages = NO_STAGES, *, progress: Progress | None = None) -> bool:
     """Begin a retry, unless one is under way; False, with nothing changed, where no failure can heal and every source
     was read.
 
@@ -37,7 +38,8 @@ def begin_retry(config: WitConfig, own: OwnStages = NO_STAGES) -> bool:
     output = place_of(config.output)
     check_output(output)
     refuse_subset(output)
-    with open_output(output, single_driver=config.engine.single_driver):
+    say = (progress or Progress()).say
+    with open_output(output, single_driver=config.engine.single_driver, say=say):
         if retries.retries_of(output).under_way:
             return True
         page = build(config, own)

@@ -41,7 +41,7 @@ from pipeline.storage.place import Place, place_of
 from pipeline.terminal.progress import Progress
 from pipeline.wit import build, sources_of
 
-__all__ = ["RunResult", "StepState", "inspect", "refuse_subset", "run", "walk"]
+__all__ = ["RunResult", "StepState", "inspect", "opened", "refuse_subset", "run", "walk"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def run(
     _refuse_copied_link(where)
     _refuse_store_in_set(where, config)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
-    with _opened(where, config, progress) as output:
+    with opened(where, config, progress) as output:
         if extend:
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
@@ -151,8 +151,9 @@ def run(
 
 
 @contextlib.contextmanager
-def _opened(output: Place, config: WitConfig, progress: Progress) -> Iterator[Place]:
-    """The output, and the store of pictures that it shares with others, held by this run alone."""
+def opened(output: Place, config: WitConfig, progress: Progress) -> Iterator[Place]:
+    """The output, and the store of pictures that it shares with others, held by this process alone. Raises as
+    `open_output` does."""
     with contextlib.ExitStack() as stack:
         for place in (output, *store_of(config.fetch).values()):
             stack.enter_context(open_output(place, single_driver=config.engine.single_driver, say=progress.say))

@@ -31,7 +31,7 @@ from pipeline.catalog.uid_tables import load_uids
 from pipeline.config import WitConfig
 from pipeline.engine import Data, Done, EngineConfig, Info, Task, open_engine
 from pipeline.engine.record import write_manifest
-from pipeline.errors import InputError, OutputError
+from pipeline.errors import InputError, LockedError, OutputError
 from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.records.schema import QUERIES, QUERY_COUNTS
 from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
@@ -75,8 +75,8 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
     Raises SqlError for a wrong condition, InputError for a wrong uid file or where no sample matches,
     OutputError where `out` exists, lies inside `source`, or cannot be written. `source` is only read.
     """
-    if out.exists() and not _is_free(out):
-        raise OutputError(f"{out}: exists already; choose another --out, a subset is never added to a directory")
+    progress = progress or Progress()
+    _check_free(out)
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise OutputError(f"{out}: lies inside the data set that it is taken from; choose another --out")
     unfinished = out.absolute().with_name(f"{out.name}.tmp-subset") if isinstance(out, Path) else out
@@ -88,14 +88,13 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
         if not config.allow_files:
             confine(database, [source, unfinished, scratch])
         _check_condition(database, config.where)  # before anything is written
-        with open_output(unfinished):  # its lock keeps another subset away from the same place
-            is_whole = False
+        with open_output(unfinished, say=progress.say):  # its lock keeps another subset away from the same place
+            _check_free(out)  # which may have ended while this one waited
+            is_void = True
             try:
                 _remove_remains(unfinished)
                 write_json(unfinished / _UNFINISHED, {})
-                made = _build(
-                    source, manifest["fingerprint"], config, unfinished, scratch, database, progress or Progress()
-                )
+                made = _build(source, manifest["fingerprint"], config, unfinished, scratch, database, progress)
                 taken = {"taken_from": manifest["fingerprint"], "version": 1, **_options(config)}
                 write_json(unfinished / "subset.json", taken)
                 (unfinished / _UNFINISHED).unlink()
@@ -103,11 +102,14 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
                     if out.exists():
                         out.rmdir()
                     unfinished.rename(out)
-                is_whole = True
+                is_void = False
+            except LockedError:
+                is_void = False  # what is there by now is another's
+                raise
             except OSError as error:
                 raise unwritable(out, error) from error
             finally:
-                if not is_whole:
+                if is_void:
                     remove_tree(unfinished)
         known = 0
         if listed is not None:
@@ -120,6 +122,12 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
         num_bytes=made.total("bytes"),
         unknown_uids=0 if listed is None else listed - known,
     )
+
+
+def _check_free(out: Place) -> None:
+    """Raises OutputError where something is there."""
+    if out.exists() and not _is_free(out):
+        raise OutputError(f"{out}: exists already; choose another --out, a subset is never added to a directory")
 
 
 def _is_free(out: Place) -> bool:

@@ -381,6 +381,8 @@ class BucketPath:
             try:
                 with _errors(self):
                     return Tag.of(obstore.put(_store(self.bucket), self.key, data, mode=mode, use_multipart=False))
+            except FileNotFoundError:  # what was to be replaced is gone
+                raise ConflictError(str(self)) from None
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError, StoreError) as error:
                 try:
                     found, tag = self.read_tagged()
@@ -428,16 +430,24 @@ class BucketPath:
         _tried(self, lambda: obstore.copy(_store(self.bucket), self.key, to.key))
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Remove the object; a store does not say whether there was one."""
+        """Remove the object; not every store says whether there was one."""
         BucketPath.remove([self])
 
     @staticmethod
     def remove(paths: Sequence[BucketPath]) -> None:
-        """Remove objects, of one bucket."""
+        """Remove those of the objects, all of one bucket, that are there."""
         import obstore
 
-        if paths:
-            _tried(paths[0], lambda: obstore.delete(_store(paths[0].bucket), [path.key for path in paths]))
+        def delete(keys: Sequence[str]) -> None:
+            _tried(paths[0], lambda: obstore.delete(_store(paths[0].bucket), keys))
+
+        try:
+            if paths:
+                delete([path.key for path in paths])
+        except FileNotFoundError:  # Google's and Azure's stores stop at the first that is not there
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    delete([path.key])
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """A bucket has no directories."""

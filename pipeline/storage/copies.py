@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import stat
 import tempfile
@@ -31,6 +32,10 @@ __all__ = ["copies_directory", "download", "forget_copy", "kept_copy", "scratch_
 _MOST_GB = 50
 _IN_USE_S = 60.0
 """A copy that somebody asked for so lately may be about to be opened."""
+
+_UNSEEN_SHARE = 0.01
+_unseen_bytes = math.inf
+"""Of copies that this process made since it went through all that there are."""
 
 
 def copies_directory() -> Path:
@@ -67,10 +72,11 @@ def kept_copy(path: BucketPath) -> Path:
         temporary = copy.with_name(f"{copy.name}.tmp-{uuid.uuid4().hex[:12]}")
         try:
             download(path, temporary)
+            num_bytes = temporary.stat().st_size
             temporary.replace(copy)
         finally:
             temporary.unlink(missing_ok=True)
-    _make_room(copy)
+    _make_room(copy, num_bytes)
     return copy
 
 
@@ -83,9 +89,17 @@ def _place_of(path: BucketPath) -> Path:
     return copies_directory() / f"of-{xxhash.xxh3_64_hexdigest(str(path.parent).encode())}" / path.name
 
 
-def _make_room(latest: Path) -> None:
-    """Remove the copies that were used the longest ago, beyond what may be kept; never the latest."""
+def _make_room(latest: Path, num_bytes: int) -> None:
+    """Remove the copies that were used the longest ago, beyond what may be kept; never the latest.
+
+    They are gone through now and then, not for each of the 90,000 small ones that a crawl has.
+    """
+    global _unseen_bytes
     most = _most_bytes()
+    _unseen_bytes += num_bytes
+    if _unseen_bytes < most * _UNSEEN_SHARE:
+        return
+    _unseen_bytes = 0.0
     found = []
     for path in copies_directory().glob("of-*/*"):
         with contextlib.suppress(OSError):

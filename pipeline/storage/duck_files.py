@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -32,7 +33,7 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         super().__init__()
         self.protocol = scheme
         self._versions: dict[str, Version] = {}
-        self._ends: dict[str, bytes] = {}
+        self._ends: OrderedDict[str, bytes] = OrderedDict()
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """Raises FileNotFoundError."""
@@ -75,14 +76,15 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         return self._versions[path]
 
     def _end(self, path: str) -> bytes:
-        if path in self._ends:
-            return self._ends[path]
+        held = self._ends.get(path)  # another thread may drop it meanwhile
+        if held is not None:
+            return held
         end, version = _place(path).read_end(_END_BYTES)
         if self._versions.setdefault(path, version).tag != version.tag:
             raise _replaced(path)
         self._ends[path] = end
-        while len(self._ends) > _MOST_ENDS:
-            self._ends.pop(next(iter(self._ends)), None)
+        if len(self._ends) > _MOST_ENDS:
+            self._ends.popitem(last=False)
         return end
 
     def read(self, path: str, offset: int, size: int) -> bytes:

@@ -47,6 +47,12 @@ class Hold:
                 raise LockedError(f"{self.lock.parent}: another run has taken it over; what this one began is void")
 
 
+def _now() -> float:
+    """Seconds that go on while the machine sleeps: others may have taken the lock meanwhile. `time.monotonic` stands
+    still then, on Linux and on macOS."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 @dataclass(kw_only=True)
 class Lease:
     """Held until `release`, or until it is lost: `check` tells."""
@@ -54,7 +60,7 @@ class Lease:
     hold: Hold
     tag: Tag | None
     seconds: float
-    _renewed: float = field(default_factory=time.monotonic)
+    _renewed: float = field(default_factory=_now)
     _lost: bool = False
     _over: threading.Event = field(default_factory=threading.Event)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
@@ -77,7 +83,7 @@ class Lease:
 
     @property
     def _is_overdue(self) -> bool:
-        return self.hold.compares and not self._lost and time.monotonic() - self._renewed > 0.8 * self.seconds
+        return self.hold.compares and not self._lost and _now() - self._renewed > 0.8 * self.seconds
 
     def start(self) -> None:
         """Renew it from now on."""
@@ -91,7 +97,7 @@ class Lease:
 
     def _renew(self) -> None:
         with self._one_at_a_time:
-            began = time.monotonic()
+            began = _now()
             try:
                 self._put(free=False)
             except ConflictError:

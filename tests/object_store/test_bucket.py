@@ -144,6 +144,19 @@ def test_put_over_what_is_gone_is_a_conflict(bucket: Bucket) -> None:
         path.put_over(b"2", tag)
 
 
+def test_what_is_not_there_is_removed_from_a_store_that_minds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's and Azure's stores say of an object that it is not there; so does this one, of a disk."""
+    from obstore.store import LocalStore
+
+    monkeypatch.setattr("pipeline.storage.bucket._store", lambda bucket: LocalStore(tmp_path))
+    root = BucketPath.of("gs://b")
+    for name in ("a", "b", "c"):
+        (root / name).put(b"x")
+    (root / "no").unlink()
+    BucketPath.remove([root / name for name in ("no", "a", "neither", "b")])
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
 def test_put_that_meets_another_in_the_store_is_tried_again(bucket: Bucket) -> None:
     path = root_of(bucket) / "x"
     bucket.proxy.once("409", "PUT", "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -12,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from configs.load import load
 from pipeline.commands import main
-from pipeline.errors import LockedError
+from pipeline.config import WitConfig
+from pipeline.errors import DamagedFileError, LockedError
 from pipeline.runs import publish_in_bucket
+from pipeline.runs.damage import withdraw
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.output import _LEASES, open_output
+from pipeline.wit import build
 from tests.object_store.fault_proxy import Faults
 from tests.object_store.fixtures import Bucket
 from tests.pipeline.loopback_server import LoopbackServer, answer
@@ -220,6 +225,55 @@ def test_damage_in_a_bucket_is_named_and_made_again(
     assert "damaged: work/" in capsys.readouterr().err
     assert len(server.requests) == asked
     assert published_in(output) == published_on(local.output)
+
+
+def test_damaged_copy_costs_no_object(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A machine's memory or disk at fault must not cost pictures that are whole in the bucket."""
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    (facts,) = (path for path, _ in (output / "work" / "fetch").walk() if path.name.endswith(".facts.parquet"))
+    page = build(config_of_run(output)).run
+    before = {str(path): size for path, size in (output / "work").walk()}
+    said = withdraw(page, DamagedFileError(str(facts), "its bytes are not those that were written"))
+    assert "whole in the bucket" in said
+    assert {str(path): size for path, size in (output / "work").walk()} == before
+
+
+def config_of_run(output: BucketPath) -> WitConfig:
+    return dataclasses.replace(load(WitConfig, output / "config.yaml"), output=str(output))
+
+
+def test_repair_holds_the_store_of_pictures_too(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, store = BucketPath.of(f"{bucket.url}/set"), BucketPath.of(f"{bucket.url}/pictures")
+    assert run(local, output, f"--fetch.store={store}") == 0
+    (tar,) = (path for path, _ in store.walk() if path.suffix == ".tar")
+    tar.put(b"x")
+    with open_output(store):
+        assert main(["verify", str(output), "--work", "--repair"]) == 2
+    assert "holds it" in capsys.readouterr().err
+    assert tar.is_file()
+
+
+def test_set_that_was_copied_out_of_a_bucket_goes_on_from_there(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path
+) -> None:
+    output, copied = BucketPath.of(f"{bucket.url}/set"), tmp_path / "copied"
+    assert run(local, output) == 0
+    for path, _ in list(output.walk()):
+        name = path.relative_to(output)
+        if name != "lock" and not name.startswith("shards/"):
+            (copied / name).parent.mkdir(parents=True, exist_ok=True)
+            (copied / name).write_bytes(path.read_bytes())
+    asked = len(server.requests)
+    assert run(local, copied) == 0
+    assert len(server.requests) == asked
+    assert published_on(copied) == published_on(local.output)
+    assert run(local, copied, "--shards.samples_per_shard=2") == 0
+    assert len(server.requests) == asked
 
 
 def test_hold_is_one_a_process(bucket: Bucket) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,9 +15,11 @@ import pytest
 
 from pipeline.catalog.catalog import SqlError, confine, open_catalog, sql_errors
 from pipeline.commands import main
+from pipeline.errors import LockedError
 from pipeline.sets.read_shards import read_shards
 from pipeline.storage.atomic import write_json
 from pipeline.storage.bucket import BucketPath
+from pipeline.storage.output import open_output
 from pipeline.storage.place import Place
 from tests.object_store.fault_proxy import FaultProxy
 from tests.object_store.fixtures import Bucket, new_bucket
@@ -208,6 +212,34 @@ def test_subsets_are_taken_from_and_into_a_bucket(twins: Twins, capsys: pytest.C
     assert main(["subset", str(twins.remote), "--out", f"{twins.remote}/inside", *where]) == 2
     assert main(["subset", str(twins.remote), "--out", f"{twins.bucket.url}/none", "--where", "num_bytes < 0"]) == 2
     assert not BucketPath.of(f"{twins.bucket.url}/none").exists(), "what fails leaves nothing"
+
+
+@pytest.mark.parametrize("when", ["as this one waited", "as this one worked"])
+def test_subset_that_another_has_made_meanwhile_stays(
+    twins: Twins, when: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = BucketPath.of(f"{twins.bucket.url}/made-{when.replace(' ', '-')}")
+
+    def make() -> None:
+        for name in ("subset.json", "shards/manifest.json"):
+            (made / name).put(b"{}")
+
+    @contextmanager
+    def opened_late(place: Place, **options: Any) -> Iterator[Place]:
+        with open_output(place, **options):
+            make()
+            yield place
+
+    def build(*words: Any) -> None:
+        make()
+        raise LockedError("another has it")
+
+    if when == "as this one waited":
+        monkeypatch.setattr("pipeline.sets.subset.open_output", opened_late)
+    else:
+        monkeypatch.setattr("pipeline.sets.subset._build", build)
+    assert main(["subset", str(twins.remote), "--out", str(made), "--where", "num_bytes > 0"]) == 2
+    assert {path.relative_to(made) for path, _ in made.walk()} >= {"subset.json", "shards/manifest.json"}
 
 
 def _records(step: BucketPath) -> dict[str, bytes]:

@@ -164,21 +164,22 @@ def _fact_file(record: Done, directory: Place) -> FactFile | None:
     name = next((name for name in record.outputs if name.endswith(f".{_FACTS}")), None)
     if name is None or "settings" not in record.info:
         return None
-    if isinstance(directory, Path) and not all((directory / each).exists() for each in record.outputs):
+    files = record.located(directory)
+    if isinstance(directory, Path) and not all(file.place.exists() for file in files.values()):
         return None
     return FactFile(
         name=name,
-        file=record.located(directory)[name],
+        file=files[name],
         retry=record.info.get("retry", 0),
         **{field: record.info[field] for field in ("settings", "seed", "first", "last")},
     )
 
 
 def stored_file(store: Place, name: str, digest: str = "") -> Location:
-    """A file under the store of facts by its name there, which in a bucket its record finds. Raises DamagedFileError
-    where nothing does."""
+    """A file under the store of facts by its name there, which its record finds where the store is, or was once, in a
+    bucket. Raises DamagedFileError where nothing does."""
     path = store / name
-    if isinstance(path, Path):
+    if isinstance(path, Path) and path.exists():
         return Location(str(path), digest)
     record = record_of(path.parent, path.name.partition(".")[0])
     if record is None or path.name not in record.outputs:
