@@ -35,9 +35,11 @@ class Patience:
         self._times: collections.Counter[str] = collections.Counter()
 
     def check(self, error: DamagedFileError) -> None:
-        """Count a damaged file. Raises OutputError when that is too often."""
-        self._times[error.path] += 1
-        if self._times[error.path] > _MOST_TIMES or self._times.total() > _MOST_FILES:
+        """Count a damaged file, whichever attempt wrote it. Raises OutputError when that is too often."""
+        path = place_of(error.path)
+        name = str(_step_of(path) / path.name)
+        self._times[name] += 1
+        if self._times[name] > _MOST_TIMES or self._times.total() > _MOST_FILES:
             raise OutputError(
                 f"{error.path}: damaged again ({error.what}) after it was made again; look at the disk and the memory "
                 "of the machine, then run the same command again"

@@ -9,7 +9,7 @@ finds a whole version. Files that the version before had, too, stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check_in_passing
 from pipeline.storage.lease import Hold
 from pipeline.storage.location import Location
+from pipeline.storage.output import hold_of
 
 __all__ = ["publish_in_bucket"]
 
@@ -41,9 +42,10 @@ def publish_in_bucket(
     gone.
     """
     published = read_json(shards / "manifest.json")
-    there = {path.name: size for path, size in shards.walk()}
+    there = {path.relative_to(shards): size for path, size in shards.walk()}
+    in_work = {path for path, _ in (_place(finished[0].files.tar).parent.parent).walk()}
     is_published = published == manifest
-    lacking = list(_lacking(finished, there, _digests_of(published), shards))
+    lacking = list(_lacking(finished, there, _digests_of(published), shards, in_work))
     hold.check()
     if not is_published:
         (shards / "manifest.json").unlink()
@@ -63,7 +65,8 @@ def publish_in_bucket(
     if not is_published:
         write_json(shards / "manifest.json", manifest)
         put_back = []
-    BucketPath.remove([_place(part.files.tar) for part in finished if part.files.tar in lacking])
+    tars = {_place(part.files.tar) for part in finished}
+    BucketPath.remove([path for path in in_work if path in tars])
     return put_back
 
 
@@ -79,21 +82,24 @@ def _digests_of(published: Any) -> dict[str, str]:
 
 
 def _lacking(
-    finished: Sequence[Part[ShardFiles]], there: Mapping[str, int], published: Mapping[str, str], shards: BucketPath
+    finished: Sequence[Part[ShardFiles]],
+    there: Mapping[str, int],
+    published: Mapping[str, str],
+    shards: BucketPath,
+    in_work: Set[BucketPath],
 ) -> Iterator[Location]:
     """The files of tasks that are not in their place yet, not of their size, or of another version."""
     for part in finished:
         tar, parquet = part.files.tar, part.files.parquet
         same = published.get(tar.name) == tar.digest and published.get(parquet.name) == parquet.digest
-        if there.get(tar.name) != part.info["bytes"] or not (same or _is_orphan(tar, shards, published)):
+        alone = not published and _place(tar) not in in_work
+        if there.get(tar.name) != part.info["bytes"] or not (same or (alone and _is_whole(tar, shards))):
             yield tar
         yield from (file for file in part.files if file is not tar and not (same and file.name in there))
 
 
-def _is_orphan(tar: Location, shards: BucketPath, published: Mapping[str, str]) -> bool:
-    """Whether the tar was published before and lost its manifest since: it lies in its place alone."""
-    if published or _place(tar).is_file():
-        return False
+def _is_whole(tar: Location, shards: BucketPath) -> bool:
+    """Whether a tar that lies in its place alone, since the manifest was lost, is what was published."""
     try:
         check_in_passing(Location(str(shards / tar.name), tar.digest))
     except DamagedFileError:
@@ -102,6 +108,7 @@ def _is_orphan(tar: Location, shards: BucketPath, published: Mapping[str, str]) 
 
 
 def _copy(file: Location, shards: BucketPath) -> None:
+    hold_of(shards)  # asks nobody, and a process that slept meanwhile puts nothing over what others published
     try:
         _place(file).copy(shards / file.name)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -35,7 +36,7 @@ from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.facts import STORES, store_of
 from pipeline.steps.step import Page, Step
 from pipeline.storage.atomic import append_line, read_json, remove_tree, write_bytes, write_json
-from pipeline.storage.output import check_output, open_output
+from pipeline.storage.output import check_output, is_output, open_output
 from pipeline.storage.place import Place, place_of
 from pipeline.terminal.progress import Progress
 from pipeline.wit import build, sources_of
@@ -96,6 +97,7 @@ def run(
     where = place_of(config.output)
     refuse_subset(where)
     _refuse_copied_link(where)
+    _refuse_store_in_set(where, config)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
     with opened(where, config, progress) as output:
         if extend:
@@ -241,6 +243,21 @@ def _refuse_copied_link(output: Place) -> None:
             f"{shards}: is a directory, where a link to versions/ should be, as a copy leaves it that follows links; "
             "remove it and run again, nothing of it is lost in work/ (cp -a and rsync -a keep links)"
         )
+
+
+_TIDIED = ("work", "shards", "versions")
+"""Directories of a data set from which a run removes what is not its own."""
+
+
+def _refuse_store_in_set(output: Place, config: WitConfig) -> None:
+    """Raise ConfigError for a store of pictures in a place where a run, of this set or another, would remove it."""
+    for store in store_of(config.fetch).values():
+        resolved = [store.resolve(), *store.resolve().parents]
+        inside = [above for path, above in itertools.pairwise(resolved) if path.name in _TIDIED]
+        if resolved[0] == output.resolve() or any(above == output.resolve() or is_output(above) for above in inside):
+            raise ConfigError(
+                f"fetch.store: {store} is a part of a data set; name a place of its own, or leave it null"
+            )
 
 
 def refuse_subset(output: Place) -> None:

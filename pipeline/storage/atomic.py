@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -166,9 +167,15 @@ def remove_tree(directory: Place) -> None:
 
 def unwritable(path: Place, error: OSError) -> OutputError:
     """The OutputError for an operating-system error while writing `path`."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     if isinstance(path, BucketPath):
+        if is_full:  # what is on its way to a bucket lies on this machine first
+            return OutputError(
+                f"{error.filename or tempfile.gettempdir()}: no space left on the disk for what goes to {path}; free "
+                "some, or set TMPDIR to a larger one, and run the same command again, it goes on from here"
+            )
         return OutputError(f"{error.filename or path}: {error.strerror or error}; then run the same command again")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full:
         return OutputError(
             f"{path}: no space left on the disk; free some and run the same command again, it goes on from here"
         )

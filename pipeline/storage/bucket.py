@@ -408,14 +408,13 @@ class BucketPath:
         import obstore
         from obstore import exceptions
 
-        def put(mode: Any) -> None:
-            obstore.put(_store(self.bucket), self.key, os.urandom(16), mode=mode, use_multipart=False)
-
         self.put(os.urandom(16))
-        refused = 0
-        for mode in ("create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"}):
+        store, refused = _store(self.bucket), 0
+        modes: tuple[Any, Any] = ("create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"})
+        for mode in modes:
+            put = functools.partial(obstore.put, store, self.key, os.urandom(16), mode=mode, use_multipart=False)
             try:
-                _tried(self, functools.partial(put, mode))
+                _tried(self, put)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 refused += 1
             except (exceptions.NotSupportedError, NotImplementedError):

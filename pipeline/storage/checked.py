@@ -25,7 +25,7 @@ import xxhash
 
 from pipeline.errors import DamagedFileError
 from pipeline.storage.atomic import sha256_of
-from pipeline.storage.bucket import BucketFile
+from pipeline.storage.bucket import BucketFile, is_bucket_url
 from pipeline.storage.copies import forget_copy, kept_copy, scratch_copy
 from pipeline.storage.location import Location
 from pipeline.storage.place import Place, pieces_of, place_of
@@ -97,7 +97,8 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.errno not in _GONE:
+        of_copy = is_bucket_url(path) and error.filename is not None and str(error.filename) != path
+        if error.errno is not None and (error.errno not in _GONE or of_copy):
             raise  # the machine's fault, which passes: the engine tries again
         raise DamagedFileError(path, f"cannot be read ({_one_line(error)})") from error
     except (_arrow_error(), ValueError) as error:

@@ -50,6 +50,14 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         found = {str(each): {"name": str(each), "size": size, "type": "file"} for each, size in _place(path).walk()}
         return found if detail else sorted(found)
 
+    def glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
+        """What a pattern fits, or the object of this very name: it may hold brackets or a star."""
+        try:
+            self._version(path)
+        except FileNotFoundError:
+            return super().glob(path, maxdepth, **options)
+        return [path]
+
     def open(self, path: str, mode: str = "rb", **options: Any) -> _File:
         """Raises PermissionError for any other mode."""
         if mode != "rb":

@@ -137,7 +137,7 @@ def take_lease(output: BucketPath, *, single_driver: bool, say: Callable[[str], 
         found, tag = _read(lock)
         if found and not found.get("free") and not single_driver:
             _watch(lock, found, tag, say)
-        hold = Hold(lock=lock, token=int(found.get("token", 0)) + 1, compares=not single_driver)
+        hold = Hold(lock=lock, token=_next_token(output, found), compares=not single_driver)
         content = _content(hold.token, LEASE_S, free=False)
         try:
             if single_driver:
@@ -150,6 +150,15 @@ def take_lease(output: BucketPath, *, single_driver: bool, say: Callable[[str], 
         lease = Lease(hold=hold, tag=tag, seconds=LEASE_S)
         lease.start()
         return lease
+
+
+def _next_token(output: BucketPath, found: dict[str, Any]) -> int:
+    """Above that of every holder before: of an output that lost its lock the seconds since 1970, which none counted
+    up to."""
+    last = found.get("token")
+    if isinstance(last, int):
+        return last + 1
+    return int(time.time()) if output.is_dir() else 1
 
 
 def _check_store(output: BucketPath) -> None:

@@ -120,6 +120,11 @@ def check_output(path: Place, *, must_exist: bool = True) -> None:
             return
         left = [p.name for p in path.iterdir() if not p.name.startswith("lock") and ".tmp-" not in p.name]
         if left or must_exist:
+            if {"config.yaml", "runs.jsonl", "work"} <= set(left):
+                mark = f'{{"layout_version": {LAYOUT_VERSION}}}'
+                raise OutputError(
+                    f"{path}/{_MARK}: is gone, by which a data set is known; put it there again, with {mark} in it"
+                )
             what = f"holds files that are not ours ({left[0]})" if left else "is empty"
             raise OutputError(f"{path}: {what}; choose another --output, or an empty directory")
     elif not isinstance(mark, dict) or not isinstance(mark.get("layout_version"), int):

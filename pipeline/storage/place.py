@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from pipeline.storage.bucket import BucketPath
+from pipeline.storage.bucket import SCHEMES, BucketPath
 
 __all__ = ["Place", "files_in", "pieces_of", "place_of"]
 
@@ -14,6 +14,8 @@ Place: TypeAlias = Path | BucketPath
 """What knows `/ name`, `name`, `exists`, `read_bytes`, `glob` and the like; writing is `atomic.py`'s."""
 
 _PIECE_BYTES = 1 << 20
+_SCHEMES = tuple(f"{scheme}:" for scheme in SCHEMES)
+"""A slash too few makes no directory called `s3:`."""
 
 
 def files_in(directory: Place, pattern: str) -> list[Place]:
@@ -35,6 +37,6 @@ def place_of(text: str | Place) -> Place:
     """The place that a config or a command line names. Raises OutputError for a URL that nothing here can serve."""
     if not isinstance(text, str):
         return text
-    if "://" in text:
+    if "://" in text or text.lower().startswith(_SCHEMES):
         return BucketPath.of(text)
     return Path(text)

@@ -40,7 +40,7 @@ def test_url_of_a_bucket_has_one_spelling(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://h/x", "s3:///x", "s3://b/../x", "s3://b/x?y=1", "s3://key:word@b/x", "http://h/x"]
+    "url", ["ftp://h/x", "s3:///x", "s3:/b/x", "s3://b/../x", "s3://b/x?y=1", "s3://key:word@b/x", "http://h/x"]
 )
 def test_url_that_nothing_can_serve_is_one_clear_line(url: str) -> None:
     with pytest.raises(OutputError) as told:
@@ -196,6 +196,10 @@ def test_put_that_meets_another_in_the_store_is_tried_again(bucket: Bucket) -> N
 
 def test_store_that_cannot_compare_is_told(bucket: Bucket) -> None:
     assert (root_of(bucket) / "probe").can_compare()
+    for fault in ("cut answer", "lost answer"):
+        bucket.proxy.once(fault, "PUT", "spoilt$")
+        bucket.proxy.once(fault, "PUT", "spoilt$")
+        assert (root_of(bucket) / "spoilt").can_compare()
     bucket.proxy.conditional_puts = False
     assert not (root_of(bucket) / "probe-2").can_compare()
 

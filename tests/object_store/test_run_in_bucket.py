@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,10 @@ from configs.load import load
 from pipeline.commands import main
 from pipeline.config import WitConfig
 from pipeline.errors import DamagedFileError, LockedError
+from pipeline.runs import publish_in_bucket
 from pipeline.runs.damage import withdraw
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.output import open_output
+from pipeline.storage.output import _LEASES, open_output
 from pipeline.wit import build
 from tests.object_store.fault_proxy import Faults
 from tests.object_store.fixtures import Bucket
@@ -286,3 +290,108 @@ def test_keys_enter_nothing(local: SmallRun, bucket: Bucket, capfd: pytest.Captu
     secret = bucket.environment["AWS_SECRET_ACCESS_KEY"]
     assert secret not in told
     assert all(secret.encode() not in path.read_bytes() for path, _ in output.walk())
+
+
+@pytest.mark.parametrize("left", [b"", b"damaged"])
+def test_output_that_lost_its_lock_goes_on(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], left: bytes
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    (output / "lock").put(b'{"token": 1000, "free": true}')
+    assert run(local, output, "--balance.max_pairs_per_query=1") == 0
+    (output / "lock").unlink()
+    if left:
+        (output / "lock").put(left)
+    assert run(local, output, "--balance.max_pairs_per_query=2") == 0, capsys.readouterr()
+
+
+def test_process_that_slept_while_it_published_puts_nothing_over_the_others(
+    local: SmallRun, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, copy, taken = BucketPath.of(f"{bucket.url}/set"), BucketPath.copy, []
+
+    def taken_over(self: BucketPath, to: BucketPath) -> None:
+        if not taken:  # as if this process had slept for a minute, and another had run meanwhile
+            lease = _LEASES[output]
+            taken.append(to)
+            lock = json.loads((output / "lock").read_bytes())
+            (output / "lock").put(json.dumps({**lock, "token": lock["token"] + 1, "free": True}).encode())
+            lease._renewed -= 60.0
+        else:
+            taken.append(to)
+        copy(self, to)
+
+    monkeypatch.setattr(publish_in_bucket, "_COPIES", 1)
+    monkeypatch.setattr(BucketPath, "copy", taken_over)
+    assert run(local, output, "--shards.samples_per_shard=1") == 2
+    assert len(taken) == 1
+
+
+def test_tars_that_a_killed_run_left_twice_lie_once_after_the_next(local: SmallRun, bucket: Bucket) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    (file,) = (
+        each for each in _files_of_records(output) if each.path.endswith("/00000.tar") and "/shards/" in each.path
+    )
+    (output / "shards" / "00000.tar").copy(BucketPath.of(file.path))
+    assert run(local, output) == 0
+    assert not BucketPath.of(file.path).exists()
+    assert published_in(output) == published_on(local.output)
+
+
+@pytest.mark.parametrize("inside", ["", "/work/pictures", "/shards", "/versions/pictures"])
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_store_of_pictures_in_a_place_that_runs_tidy_is_refused(
+    local: SmallRun, bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str, inside: str
+) -> None:
+    output = str(tmp_path / "set") if where == "disk" else f"{bucket.url}/set"
+    assert run(local, output, f"--fetch.store={output}{inside}") == 2
+    assert "is a part of a data set" in capsys.readouterr().err
+    if inside:
+        assert run(local, f"{bucket.url}/other", f"--fetch.store={local.output}{inside}") == 2
+        assert "is a part of a data set" in capsys.readouterr().err
+
+
+def test_set_without_its_mark_says_how_to_put_it_back(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    (output / "openwit.json").unlink()
+    assert run(local, output) == 2
+    assert 'put it there again, with {"layout_version": 1} in it' in capsys.readouterr().err
+
+
+def test_name_of_an_output_may_hold_what_patterns_and_urls_are_made_of(local: SmallRun, bucket: Bucket) -> None:
+    url = f'{bucket.url}/it\'s a "set"; % [x] * +é'
+    assert run(local, url) == 0
+    assert published_in(BucketPath.of(url)) == published_on(local.output)
+    assert main(["sql", url, "select count(*) from samples"]) == 0
+    assert main(["verify", url, "--work"]) == 0
+
+
+def test_machine_that_damages_what_it_made_again_is_named(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = BucketPath.put
+
+    def put_damaged(self: BucketPath, data: Any) -> None:
+        put(self, b"of a bad memory" if self.name.endswith("matched.parquet") else data)
+
+    monkeypatch.setattr(BucketPath, "put", put_damaged)
+    assert run(local, f"{bucket.url}/set") == 2
+    assert "look at the disk and the memory of the machine" in capsys.readouterr().err
+
+
+def test_full_disk_of_this_machine_is_told_as_what_it_is(
+    local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pipeline.engine.commit._perform", full)
+    assert run(local, f"{bucket.url}/set") == 2
+    assert (
+        f"{tempfile.gettempdir()}: no space left on the disk for what goes to {bucket.url}" in capsys.readouterr().err
+    )

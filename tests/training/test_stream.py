@@ -156,10 +156,10 @@ def test_a_shard_is_read_in_one_go() -> None:
         drawn = stream.draw(np.arange(6 * step, 6 * step + 6))
         for shard in np.searchsorted(ends, drawn.samples, side="right"):
             steps.setdefault(int(shard), []).append(step)
-    # Two samples of a lane in each batch: a shard that no two lanes share is through after half as many batches.
-    lengths = {shard: max(found) - min(found) for shard, found in steps.items()}
-    assert sorted(lengths.values())[:6] == sorted(lengths[s] for s in lengths if lengths[s] <= -(-sizes[s] // 2))[:6]
-    assert sum(lengths[s] <= -(-sizes[s] // 2) for s in lengths) >= len(sizes) - 2
+    # Two samples of a lane in each batch: a shard that lies in one lane is through after half as many batches.
+    lasting = {shard: max(found) - min(found) for shard, found in steps.items()}
+    in_one_lane = [shard for shard, size in enumerate(sizes) if lasting[shard] <= size // 2]
+    assert len(in_one_lane) >= len(sizes) - 2  # three lanes, two cuts
 
 
 def test_the_order_by_lanes_is_fixed_for_ever() -> None:
