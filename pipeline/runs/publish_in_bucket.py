@@ -43,7 +43,8 @@ def publish_in_bucket(
     """
     published = read_json(shards / "manifest.json")
     there = {path.relative_to(shards): size for path, size in shards.walk()}
-    in_work = {path for path, _ in (_place(finished[0].files.tar).parent.parent).walk()}
+    attempts = {_place(part.files.tar).parent.parent for part in finished}  # none where no sample is left
+    in_work = {path for directory in attempts for path, _ in directory.walk()}
     is_published = published == manifest
     lacking = list(_lacking(finished, there, _digests_of(published), shards, in_work))
     hold.check()
@@ -88,12 +89,12 @@ def _lacking(
     shards: BucketPath,
     in_work: Set[BucketPath],
 ) -> Iterator[Location]:
-    """The files of tasks that are not in their place yet, not of their size, or of another version."""
+    """The files of tasks that are not in their place yet, not of their size, of another version, or made anew."""
     for part in finished:
         tar, parquet = part.files.tar, part.files.parquet
         same = published.get(tar.name) == tar.digest and published.get(parquet.name) == parquet.digest
-        alone = not published and _place(tar) not in in_work
-        if there.get(tar.name) != part.info["bytes"] or not (same or (alone and _is_whole(tar, shards))):
+        is_new = _place(tar) in in_work or there.get(tar.name) != part.info["bytes"]
+        if is_new or not (same or (not published and _is_whole(tar, shards))):
             yield tar
         yield from (file for file in part.files if file is not tar and not (same and file.name in there))
 

@@ -3,8 +3,9 @@
     verify, verify_work --damages--> done-records of damaged files go --page--> shards from the staging tars --publish
 
 A published shard is a hard link of the file in work/shards: damage in one is damage in both, and the shard is written
-anew. What is damaged in the published version stays there until its like is ready; in a bucket, where a tar lies once,
-it goes at once, and comes back. Pictures that are lost in a staging tar are named; a run requests them again.
+anew. A bucket's tar lies under shards/ alone: it is written anew in work/shards, and copied. What is damaged in the
+published version stays there until its like is ready. Pictures that are lost in a staging tar are named; a run requests
+them again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pipeline.runs.damage import withdraw
 from pipeline.runs.run import opened, run
 from pipeline.steps.fetch.facts import STORE
 from pipeline.steps.step import Run
-from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check_in_passing
 from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
@@ -57,7 +57,7 @@ def repair(output: Place, damages: Sequence[Damage], progress: Progress) -> None
 def _withdraw_published(of_run: Run, name: str) -> str | None:
     """Take back a damaged file of the published version; what there is to say about it."""
     published, source = of_run.output / "shards" / name, of_run.directory("shards")
-    if isinstance(published, BucketPath) or name in ("manifest.json", "sizes.json"):
+    if name in ("manifest.json", "sizes.json"):
         published.unlink(missing_ok=True)  # written anew in any case
     record = record_of(source, name.partition(".")[0].removesuffix("_stats"))
     if record is None or name not in record.outputs:
@@ -67,10 +67,12 @@ def _withdraw_published(of_run: Run, name: str) -> str | None:
         check_in_passing(made)
     except DamagedFileError as error:
         return withdraw(of_run, error)
-    if isinstance(published, Path) and not _is_link(published, made.place):
-        published.unlink(missing_ok=True)  # what is linked there again is whole
+    if not _is_link(published, made.place):
+        published.unlink(missing_ok=True)  # what is put there again is whole
     return None
 
 
-def _is_link(published: Path, source: Place) -> bool:
-    return isinstance(source, Path) and published.exists() and published.samefile(source)
+def _is_link(published: Place, source: Place) -> bool:
+    return (
+        isinstance(published, Path) and isinstance(source, Path) and published.exists() and published.samefile(source)
+    )

@@ -276,6 +276,32 @@ def test_set_that_was_copied_out_of_a_bucket_goes_on_from_there(
     assert len(server.requests) == asked
 
 
+def test_what_cannot_be_repaired_stays_as_it_is_until_it_is_requested_again(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    assert run(local, output) == 0
+    (staging,) = (path for path, _ in (output / "work" / "fetch").walk() if path.suffix == ".tar")
+    for path in (staging, output / "shards" / "00000.tar"):
+        data = bytearray(path.read_bytes())
+        data[1000:2000] = bytes(1000)
+        path.put(bytes(data))
+    left = published_in(output)
+    assert main(["verify", str(output), "--work", "--repair"]) == 2
+    assert "cannot be repaired" in capsys.readouterr().err
+    assert published_in(output) == left
+    assert run(local, output) == 0
+    assert published_in(output) == published_on(local.output)
+
+
+def test_empty_version_takes_the_place_of_what_is_blocked(local: SmallRun, bucket: Bucket, tmp_path: Path) -> None:
+    output, twin = BucketPath.of(f"{bucket.url}/set"), tmp_path / "set"
+    for place in (output, twin):
+        assert run(local, place) == 0
+        assert run(local, place, "--fetch.block=[127.0.0.1]") == 0
+    assert published_in(output) == published_on(twin)
+
+
 def test_hold_is_one_a_process(bucket: Bucket) -> None:
     output = BucketPath.of(f"{bucket.url}/set")
     with open_output(output), pytest.raises(LockedError, match="already"), open_output(output):
