@@ -358,8 +358,10 @@ class BucketPath:
             except FileNotFoundError as error:
                 if "NoSuchUpload" not in str(error):
                     raise
-                if not self.is_file():  # else the answer that said so was lost, and the client asked again
+                size = len(data) if isinstance(data, bytes) else data.stat().st_size
+                if not (self.is_file() and self.stat().st_size == size):
                     raise StoreError(_first_line(error), str(self)) from None
+                # The answer that said so was lost, and the client asked again.
 
         _tried(self, put)
 
