@@ -249,10 +249,6 @@ class BucketPath:
                 return
             last = page[-1]["path"]
 
-    def rglob(self, pattern: str) -> Iterator[BucketPath]:
-        """Every object below whose own name matches."""
-        return (path for path, _ in self.walk() if fnmatch.fnmatchcase(path.name, pattern))
-
     def glob(self, pattern: str) -> list[BucketPath]:
         """The objects of this place, and no deeper, whose name matches."""
         return [path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern)]
@@ -465,9 +461,6 @@ class BucketPath:
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     delete([path.key])
-
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """A bucket has no directories."""
 
 
 class BucketFile(io.RawIOBase):
