@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -64,6 +65,17 @@ def test_processes_with_little_room_do_not_take_copies_from_each_other(
     for user in users:
         user.join()
     assert lost == []
+
+
+def test_stopped_process_that_was_making_a_copy_holds_nobody(
+    objects: list[BucketPath], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_SILENT_S", 0.2)
+    copy = kept_copy(objects[0])
+    copy.rename(copy.with_name(f"{copy.name}.tmp-of-the-other"))
+    with copy.with_name(f"{copy.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert kept_copy(objects[0]).read_bytes() == objects[0].read_bytes()
 
 
 @pytest.mark.parametrize("there", ["file", "link"])
