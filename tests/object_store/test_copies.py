@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.storage import copies
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.checked import check, read_table
+from pipeline.storage.checked import check, digest_of, read_table
 from pipeline.storage.copies import kept_copy
 from pipeline.storage.location import Location
 from tests.object_store.fixtures import Bucket
@@ -106,6 +106,19 @@ def test_trouble_with_this_machines_disk_is_not_the_objects_damage(
     for read in (check, read_table):
         with pytest.raises(OSError, match=os.strerror(number)):
             read(Location(str(objects[0]), "0" * 32))
+
+
+def test_copy_of_what_was_there_before_is_made_anew(objects: list[BucketPath], tmp_path: Path) -> None:
+    path, other = objects[:2]
+    kept_copy(path)
+    path.put(other.read_bytes())
+    (tmp_path / "other").write_bytes(other.read_bytes())
+    whole = Location(str(path), digest_of(tmp_path / "other"))
+    assert Path(check(whole)).read_bytes() == other.read_bytes()
+    path.put(b"of somebody else")
+    Path(check(whole)).write_bytes(b"damaged here")
+    with pytest.raises(DamagedFileError):
+        check(whole)
 
 
 def test_object_that_is_gone_is_damage(objects: list[BucketPath]) -> None:
