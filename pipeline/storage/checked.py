@@ -119,13 +119,16 @@ def check(file: Location) -> str:
     if isinstance(place, Path):
         _check_whole(file.path, file)
         return file.path
-    with _naming(file.path):
-        copy = str(kept_copy(place))
-    try:
-        _check_whole(copy, file)
-    except DamagedFileError:
-        forget_copy(place)
-        raise
+    for is_last in (False, True):  # a copy may be of an object that has been put anew, or have been damaged here
+        with _naming(file.path):
+            copy = str(kept_copy(place))
+        try:
+            _check_whole(copy, file)
+            break
+        except DamagedFileError:
+            forget_copy(place)
+            if is_last:
+                raise
     return copy
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import math
 import os
 import stat
@@ -20,6 +21,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import xxhash
 
@@ -32,6 +34,8 @@ __all__ = ["copies_directory", "download", "forget_copy", "kept_copy", "scratch_
 _MOST_GB = 50
 _IN_USE_S = 60.0
 """A copy that somebody asked for so lately may be about to be opened."""
+_SILENT_S, _LOOK_EVERY_S = 30.0, 0.05
+"""The client of a store that is gone gives up sooner."""
 
 _UNSEEN_SHARE = 0.01
 _unseen_bytes = math.inf
@@ -65,7 +69,7 @@ def kept_copy(path: BucketPath) -> Path:
     directory = copy.parent
     directory.mkdir(exist_ok=True)
     with (directory / f"{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the others of this machine wait for the one that asks
+        _take_turn(lock, copy)  # the others of this machine wait for the one that asks
         with contextlib.suppress(FileNotFoundError):
             os.utime(copy)
             return copy
@@ -78,6 +82,24 @@ def kept_copy(path: BucketPath) -> Path:
             temporary.unlink(missing_ok=True)
     _make_room(copy, num_bytes)
     return copy
+
+
+def _take_turn(lock: TextIO, copy: Path) -> None:
+    """Wait for the lock of a copy as long as its holder brings something: one that was stopped holds nobody. Made
+    twice, it is the same."""
+    before, since = -1, time.monotonic()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        now = 0
+        with contextlib.suppress(FileNotFoundError):  # made meanwhile
+            now = sum(path.stat().st_size for path in copy.parent.glob(f"{glob.escape(copy.name)}.tmp-*"))
+        if now != before:
+            before, since = now, time.monotonic()
+        elif time.monotonic() - since > _SILENT_S:
+            return
+        time.sleep(_LOOK_EVERY_S)
 
 
 def forget_copy(path: BucketPath) -> None:
@@ -123,7 +145,8 @@ def _most_bytes() -> float:
 
 def _is_removed(copy: Path) -> bool:
     """Remove a copy unless somebody is about to use it."""
-    with copy.with_name(f"{copy.name}.lock").open("a") as lock, contextlib.suppress(OSError):
+    name = copy.name.partition(".tmp-")[0]
+    with copy.with_name(f"{name}.lock").open("a") as lock, contextlib.suppress(OSError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if time.time() - copy.stat().st_mtime > _IN_USE_S:
             copy.unlink()

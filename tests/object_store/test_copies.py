@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.storage import copies
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.checked import check, read_table
+from pipeline.storage.checked import check, digest_of, read_table
 from pipeline.storage.copies import kept_copy
 from pipeline.storage.location import Location
 from tests.object_store.fixtures import Bucket
@@ -66,6 +67,17 @@ def test_processes_with_little_room_do_not_take_copies_from_each_other(
     assert lost == []
 
 
+def test_stopped_process_that_was_making_a_copy_holds_nobody(
+    objects: list[BucketPath], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_SILENT_S", 0.2)
+    copy = kept_copy(objects[0])
+    copy.rename(copy.with_name(f"{copy.name}.tmp-of-the-other"))
+    with copy.with_name(f"{copy.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert kept_copy(objects[0]).read_bytes() == objects[0].read_bytes()
+
+
 @pytest.mark.parametrize("there", ["file", "link"])
 def test_directory_of_copies_that_is_not_ours_is_refused(objects: list[BucketPath], tmp_path: Path, there: str) -> None:
     place = tmp_path / f"openwit-{os.geteuid()}"
@@ -94,6 +106,19 @@ def test_trouble_with_this_machines_disk_is_not_the_objects_damage(
     for read in (check, read_table):
         with pytest.raises(OSError, match=os.strerror(number)):
             read(Location(str(objects[0]), "0" * 32))
+
+
+def test_copy_of_what_was_there_before_is_made_anew(objects: list[BucketPath], tmp_path: Path) -> None:
+    path, other = objects[:2]
+    kept_copy(path)
+    path.put(other.read_bytes())
+    (tmp_path / "other").write_bytes(other.read_bytes())
+    whole = Location(str(path), digest_of(tmp_path / "other"))
+    assert Path(check(whole)).read_bytes() == other.read_bytes()
+    path.put(b"of somebody else")
+    Path(check(whole)).write_bytes(b"damaged here")
+    with pytest.raises(DamagedFileError):
+        check(whole)
 
 
 def test_object_that_is_gone_is_damage(objects: list[BucketPath]) -> None:
