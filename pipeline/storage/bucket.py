@@ -255,14 +255,18 @@ class BucketPath:
 
     def iterdir(self) -> Iterator[BucketPath]:
         """Objects and prefixes of this place."""
+        prefixes, objects = self.level()
+        yield from prefixes
+        yield from (path for path, _ in objects)
+
+    def level(self) -> tuple[Sequence[BucketPath], Sequence[tuple[BucketPath, Version]]]:
+        """The prefixes of this place, and its objects with what they are; nothing deeper."""
         import obstore
 
         prefix = f"{self.key}/" if self.key else None
         found = _tried(self, lambda: obstore.list_with_delimiter(_store(self.bucket), prefix))
-        for prefix in found["common_prefixes"]:
-            yield BucketPath(self.bucket, prefix.strip("/"))
-        for about in found["objects"]:
-            yield BucketPath(self.bucket, about["path"])
+        objects = [(BucketPath(self.bucket, about["path"]), Version.of(about)) for about in found["objects"]]
+        return [BucketPath(self.bucket, name.strip("/")) for name in found["common_prefixes"]], objects
 
     # --- reading ----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import io
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from pipeline.storage.bucket import BucketPath, Version, is_bucket_url
@@ -40,11 +41,30 @@ def named_objects(pattern: str) -> dict[str, list[Any]]:
             return {pattern: stamp_of_object(pattern)}
         except FileNotFoundError:
             return {}
+    start = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    found = _fitting(BucketPath.of(start), pattern[len(start) + 1 :].split("/"))
+    return {str(path): _stamp(version) for path, version in sorted(found)}
+
+
+def _fitting(place: BucketPath, names: Sequence[str]) -> Iterator[tuple[BucketPath, Version]]:
+    """The objects below `place` whose names fit, level by level: beside the few that a pattern names may lie a hundred
+    times as many (a crawl's `segments/*/wat/*.gz`)."""
     from fsspec.utils import glob_translate
 
-    fits = re.compile(glob_translate(pattern)).match
-    root = BucketPath.of(re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0])
-    return {str(path): _stamp(version) for path, version in root.versions() if fits(str(path))}
+    first, *rest = names
+    if rest and not glob.has_magic(first):
+        yield from _fitting(place / first, rest)
+    elif "**" in first:
+        fits = re.compile(glob_translate("/".join(names))).match
+        yield from ((path, version) for path, version in place.versions() if fits(path.relative_to(place)))
+    else:
+        fits = re.compile(glob_translate(first)).match
+        directories, objects = place.level()
+        if not rest:
+            yield from ((path, version) for path, version in objects if fits(path.name))
+        for directory in directories if rest else ():
+            if fits(directory.name):
+                yield from _fitting(directory, rest)
 
 
 def stamp_of_object(url: str) -> list[Any]:

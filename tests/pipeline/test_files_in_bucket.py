@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from fsspec.utils import glob_translate
 
 from pipeline.commands import main
 from pipeline.errors import PipelineError
@@ -81,6 +83,13 @@ def test_objects_are_found_by_glob(bucket: Bucket) -> None:
     found = find_sources([f"{bucket.url}/a/*.parquet"])
     assert list(found) == [f"{bucket.url}/a/1.parquet", f"{bucket.url}/a/2.parquet"]
     assert list(named_objects(f"{bucket.url}/a/**/*.parquet"))[-1] == f"{bucket.url}/a/b/3.parquet"
+    for pattern in ("*/?.parquet", "a/*/3.parquet", "?/b/*", "[!b]/**/*.parquet", "*/[12].*"):
+        everything = BucketPath.of(bucket.url).walk()
+        fits = re.compile(glob_translate(f"{bucket.url}/{pattern}")).match
+        assert list(named_objects(f"{bucket.url}/{pattern}")) == [str(p) for p, _ in everything if fits(str(p))]
+    bucket.proxy.forget()
+    assert len(named_objects(f"{bucket.url}/*/b/*.parquet")) == 1
+    assert bucket.proxy.counts() == {"LIST": 2}, "what lies beside it is not listed"
     BucketPath.of(f"{bucket.url}/a/1.parquet").put(b"A/1.parquet")
     again = find_sources([f"{bucket.url}/a/?.parquet"])
     assert again.keys() == found.keys()
