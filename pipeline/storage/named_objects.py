@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
+from pipeline.errors import InputError
 from pipeline.storage.bucket import BucketPath, Version, is_bucket_url
 from pipeline.storage.place import place_of
 
@@ -34,7 +35,7 @@ def _has_client() -> bool:
 def named_objects(pattern: str) -> dict[str, list[Any]]:
     """URL -> stamp, of every object that a URL or a glob of URLs names, by name.
 
-    Raises StoreError, and OutputError for a URL with a user or a password in it.
+    Raises StoreError, OutputError for a URL with a user or a password in it, and InputError for what is no glob.
     """
     if not glob.has_magic(pattern):
         try:
@@ -42,8 +43,11 @@ def named_objects(pattern: str) -> dict[str, list[Any]]:
         except FileNotFoundError:
             return {}
     start = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-    found = _fitting(BucketPath.of(start), pattern[len(start) + 1 :].split("/"))
-    return {str(path): _stamp(version) for path, version in sorted(found)}
+    try:
+        found = sorted(_fitting(BucketPath.of(start), pattern[len(start) + 1 :].split("/")))
+    except ValueError as error:
+        raise InputError(f"{pattern}: {error}") from error
+    return {str(path): _stamp(version) for path, version in found}
 
 
 def _fitting(place: BucketPath, names: Sequence[str]) -> Iterator[tuple[BucketPath, Version]]:

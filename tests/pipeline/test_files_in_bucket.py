@@ -96,6 +96,8 @@ def test_objects_are_found_by_glob(bucket: Bucket) -> None:
     assert [again[name] == found[name] for name in found] == [False, True], "of the same size, but not the same"
     with pytest.raises(PipelineError, match="no such source file"):
         find_sources([f"{bucket.url}/a/none.parquet"])
+    with pytest.raises(PipelineError, match="can only be an entire path component"):
+        find_sources([f"{bucket.url}/a/x**.parquet"])
     with pytest.raises(PipelineError, match="there is no such bucket"):
         find_sources([f"s3://no-{bucket.name}/*.parquet"])
     with pytest.raises(PipelineError, match=r"none\.txt: no such query list"):
