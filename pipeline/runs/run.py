@@ -154,8 +154,11 @@ def run(
 def opened(output: Place, config: WitConfig, progress: Progress) -> Iterator[Place]:
     """The output, and the store of pictures that it shares with others, held by this process alone. Raises as
     `open_output` does."""
+    places = (output, *store_of(config.fetch).values())
     with contextlib.ExitStack() as stack:
-        for place in (output, *store_of(config.fetch).values()):
+        for place in places[1:]:
+            check_output(place, must_exist=False)  # before anything is written
+        for place in places:
             stack.enter_context(open_output(place, single_driver=config.engine.single_driver, say=progress.say))
         yield output
 

@@ -302,6 +302,14 @@ def test_empty_version_takes_the_place_of_what_is_blocked(local: SmallRun, bucke
     assert published_in(output) == published_on(twin)
 
 
+def test_store_of_pictures_that_is_not_there_is_refused_before_anything_is_written(
+    local: SmallRun, bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(local, tmp_path / "set", f"--fetch.store=s3://no-{bucket.name}/pictures") == 2
+    assert "there is no such bucket" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
 def test_hold_is_one_a_process(bucket: Bucket) -> None:
     output = BucketPath.of(f"{bucket.url}/set")
     with open_output(output), pytest.raises(LockedError, match="already"), open_output(output):
