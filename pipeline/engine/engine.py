@@ -14,8 +14,7 @@ from pipeline.engine.record import Done, Records, is_manifest_of, put_together, 
 from pipeline.engine.task import AnyTask
 from pipeline.storage.atomic import sweep
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.lease import Hold
-from pipeline.storage.output import hold_of
+from pipeline.storage.lease import Hold, hold_of
 from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
 

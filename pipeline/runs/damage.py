@@ -19,7 +19,7 @@ from pipeline.steps.fetch.salvage import salvage
 from pipeline.steps.step import Run
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check_in_passing
-from pipeline.storage.output import hold_of
+from pipeline.storage.lease import hold_of
 from pipeline.storage.place import Place, place_of
 
 __all__ = ["Patience", "withdraw"]

@@ -26,8 +26,8 @@ from pipeline.runs.publish_in_bucket import publish_in_bucket
 from pipeline.storage.atomic import commit, read_json, temporary_name, unwritable, write_bytes, write_json
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check
+from pipeline.storage.lease import hold_of
 from pipeline.storage.location import Location
-from pipeline.storage.output import hold_of
 from pipeline.storage.place import Place
 
 __all__ = ["publish"]

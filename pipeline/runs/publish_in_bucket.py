@@ -19,9 +19,8 @@ from pipeline.records.shard import ShardFiles
 from pipeline.storage.atomic import read_json, write_bytes, write_json
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check_in_passing
-from pipeline.storage.lease import Hold
+from pipeline.storage.lease import Hold, hold_of
 from pipeline.storage.location import Location
-from pipeline.storage.output import hold_of
 
 __all__ = ["publish_in_bucket"]
 

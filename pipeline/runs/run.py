@@ -23,7 +23,7 @@ from typing import Any
 from configs.load import ConfigError, dump, fingerprint, load
 from pipeline.config import WitConfig
 from pipeline.engine import AnyTask, Done, Engine, Looked, look_at, open_engine, steps_in
-from pipeline.errors import DamagedFileError, OutputError
+from pipeline.errors import DamagedFileError, LockedError, OutputError
 from pipeline.own.record import record
 from pipeline.own.stages import NO_STAGES, OwnStages
 from pipeline.records.ledger import Line, totals
@@ -136,7 +136,7 @@ def run(
         finally:
             ran = sum(int(step.get("ran", 0)) for step in log.values())
             if ran or damaged or status != "finished":
-                with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
+                with contextlib.suppress(OSError, LockedError):  # must not hide the error that led here
                     append_line(output / "runs.jsonl", _run_record(config, started, status, log, damaged))
     return RunResult(
         version=version,

@@ -21,6 +21,7 @@ import xxhash
 
 from pipeline.errors import OutputError
 from pipeline.storage.bucket import BucketPath, StoreError
+from pipeline.storage.lease import hold_of
 from pipeline.storage.place import Place
 
 __all__ = [
@@ -59,8 +60,10 @@ def commit(temporary: Path, final: Path) -> None:
 
 
 def write_bytes(path: Place, data: bytes) -> None:
-    """Write a whole file atomically. Raises OutputError when the disk is full or not writable."""
+    """Write a whole file atomically. Raises OutputError when the disk is full or not writable, LockedError where it is
+    in an output that this process held and another has taken."""
     if isinstance(path, BucketPath):
+        hold_of(path)
         try:
             path.put(data)
         except OSError as error:
@@ -134,8 +137,9 @@ def _seal(value: Mapping[str, Any]) -> str:
 
 
 def append_line(path: Place, line: str) -> None:
-    """Append one line to a log, which in a bucket is put anew; its writer holds the output."""
+    """Append one line to a log, which in a bucket is put anew; its writer holds the output. Raises as `write_bytes`."""
     if isinstance(path, BucketPath):
+        hold_of(path)
         before = path.read_bytes() if path.is_file() else b""
         path.put(before + line.encode() + b"\n")
         return
@@ -158,8 +162,9 @@ def sweep(directory: Place) -> None:
 
 
 def remove_tree(directory: Place) -> None:
-    """Remove what there is under `directory`, if anything."""
+    """Remove what there is under `directory`, if anything. Raises LockedError as `write_bytes` does."""
     if isinstance(directory, BucketPath):
+        hold_of(directory)
         BucketPath.remove([path for path, _ in directory.walk()])
     else:
         shutil.rmtree(directory, ignore_errors=True)

@@ -15,14 +15,16 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import LockedError, OutputError
 from pipeline.storage.bucket import BucketPath, ConflictError, Tag, patiently
+from pipeline.storage.place import Place
 
-__all__ = ["Hold", "Lease", "take_lease"]
+__all__ = ["Hold", "Lease", "held", "hold_of", "take_lease"]
 
 LEASE_S = 30.0
 _RENEWALS = 6
@@ -159,6 +161,37 @@ def _next_token(output: BucketPath, found: dict[str, Any]) -> int:
     if isinstance(last, int):
         return last + 1
     return int(time.time()) if output.is_dir() else 1
+
+
+_LEASES: dict[BucketPath, Lease] = {}
+"""Of the outputs that this process holds."""
+
+
+@contextmanager
+def held(output: BucketPath, *, single_driver: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold `output` for the block. Raises as `take_lease` does, and LockedError where this process holds it already."""
+    if output in _LEASES:
+        raise LockedError(f"{output}: this process holds it already")
+    lease = take_lease(output, single_driver=single_driver, say=say)
+    _LEASES[output] = lease
+    try:
+        yield
+    finally:
+        del _LEASES[output]
+        lease.release()
+
+
+def hold_of(place: Place) -> Hold:
+    """What a task shows when it puts something into `place`, an output that this process holds, or a place in one.
+
+    Asks nobody, unless the hold could have been taken meanwhile. Raises LockedError where it is lost.
+    """
+    if isinstance(place, BucketPath) and _LEASES:
+        for path in (place, *place.parents):
+            if path in _LEASES:
+                _LEASES[path].check()
+                return _LEASES[path].hold
+    return Hold()
 
 
 def _check_store(output: BucketPath) -> None:

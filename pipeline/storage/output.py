@@ -19,10 +19,10 @@ from pathlib import Path
 from pipeline.errors import LockedError, OutputError
 from pipeline.storage.atomic import read_json, sweep, unwritable, write_json
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.lease import Hold, Lease, take_lease
+from pipeline.storage.lease import held
 from pipeline.storage.place import Place
 
-__all__ = ["LAYOUT_VERSION", "check_output", "hold_of", "is_output", "open_output"]
+__all__ = ["LAYOUT_VERSION", "check_output", "is_output", "open_output"]
 
 LAYOUT_VERSION = 1
 _MARK = "openwit.json"
@@ -30,10 +30,6 @@ _MARK = "openwit.json"
 
 def _nothing(line: str) -> None:
     """Who runs no command says nothing."""
-
-
-_LEASES: dict[BucketPath, Lease] = {}
-"""Of the outputs that this process holds."""
 
 
 @contextmanager
@@ -80,28 +76,8 @@ def _locked_directory(path: Path) -> Iterator[None]:
 @contextmanager
 def _locked_bucket(path: BucketPath, single_driver: bool, say: Callable[[str], None]) -> Iterator[None]:
     check_output(path, must_exist=False)
-    if path in _LEASES:
-        raise LockedError(f"{path}: this process holds it already")
-    lease = take_lease(path, single_driver=single_driver, say=say)
-    _LEASES[path] = lease
-    try:
+    with held(path, single_driver=single_driver, say=say):
         yield
-    finally:
-        del _LEASES[path]
-        lease.release()
-
-
-def hold_of(place: Place) -> Hold:
-    """What a task shows when it puts something into `place`, an output that this process holds, or a place in one.
-
-    Raises LockedError where the hold is lost.
-    """
-    if isinstance(place, BucketPath):
-        for path in (place, *place.parents):
-            if path in _LEASES:
-                _LEASES[path].check()
-                return _LEASES[path].hold
-    return Hold()
 
 
 def is_output(path: Place) -> bool:

@@ -19,8 +19,10 @@ from pipeline.config import WitConfig
 from pipeline.errors import DamagedFileError, LockedError
 from pipeline.runs import publish_in_bucket
 from pipeline.runs.damage import withdraw
+from pipeline.storage.atomic import append_line, remove_tree, write_bytes
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.output import _LEASES, open_output
+from pipeline.storage.lease import _LEASES
+from pipeline.storage.output import open_output
 from pipeline.wit import build
 from tests.object_store.fault_proxy import Faults
 from tests.object_store.fixtures import Bucket
@@ -125,7 +127,7 @@ def test_of_two_drivers_one_runs_and_the_other_says_so(
     monkeypatch.setattr("pipeline.storage.lease.LEASE_S", 3.0)
     output = BucketPath.of(f"{bucket.url}/set")
     with open_output(output), monkeypatch.context() as other:
-        other.setattr("pipeline.storage.output._LEASES", {})  # as another process would see it
+        other.setattr("pipeline.storage.lease._LEASES", {})  # as another process would see it
         assert run(local, output) == 2
     assert "a live run holds it" in capsys.readouterr().err
     assert run(local, output) == 0
@@ -308,6 +310,24 @@ def test_store_of_pictures_that_is_not_there_is_refused_before_anything_is_writt
     assert run(local, tmp_path / "set", f"--fetch.store=s3://no-{bucket.name}/pictures") == 2
     assert "there is no such bucket" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+def test_who_lost_its_hold_writes_and_removes_nothing(bucket: Bucket) -> None:
+    output = BucketPath.of(f"{bucket.url}/set")
+    with open_output(output):
+        write_bytes(output / "work" / "x", b"x")
+        lock = json.loads((output / "lock").read_bytes())
+        (output / "lock").put(json.dumps({**lock, "token": lock["token"] + 1}).encode())
+        _LEASES[output]._renewed -= 60.0  # as if this process had slept for a minute
+        for write in (
+            lambda: write_bytes(output / "config.yaml", b"x"),
+            lambda: append_line(output / "runs.jsonl", "x"),
+            lambda: remove_tree(output / "work"),
+        ):
+            with pytest.raises(LockedError):
+                write()
+    assert (output / "work" / "x").is_file()
+    assert not (output / "runs.jsonl").exists()
 
 
 def test_hold_is_one_a_process(bucket: Bucket) -> None:
