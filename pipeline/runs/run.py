@@ -190,9 +190,11 @@ def _run_steps(
             write_bytes(output / "config.yaml", dump(config).encode())
             record(output, own)
         if todo and offline and step.name == "fetch":
+            lost = {task.partition.rpartition("-")[0] for task in looked.waiting}
+            missing = sum(part.info["missing"] for part in page["requests"].data.parts if part.name in lost)
             raise OutputError(
-                f"{output}: {page['requests'].data.total('missing'):,} pictures cannot be repaired, nothing is left of "
-                "them; `python -m pipeline run` requests them again"
+                f"{output}: {missing:,} pictures cannot be repaired, nothing is left of them; `python -m pipeline run` "
+                "requests them again"
             )
         about = log.setdefault(step.name, {"tasks": 0, "ran": 0, "seconds": 0.0})
         about |= {"tasks": len(tasks), "ran": about["ran"] + todo}

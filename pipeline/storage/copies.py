@@ -1,6 +1,7 @@
 """Files of a bucket on this machine's own disk: one copy for all of its processes, or one for a moment.
 
-    TMPDIR/openwit-UID/HASH OF THE PLACE/NAME     found again by name, since what a task put there never changes
+    TMPDIR/openwit-UID/copies/HASH OF THE PLACE/NAME   found again by name, since what a task put there never changes
+    TMPDIR/openwit-UID/task-xxxxxxxx/                  of tasks that run
 
 Copies are for what is mapped (the matcher's tables, vectors) or read by a library that wants a path. Those that were
 used the longest ago go when there are more than `OPENWIT_COPIES_GB` of them (default 50); a process that has one mapped
@@ -31,6 +32,8 @@ from pipeline.storage.scratch import scratch_directory
 
 __all__ = ["copies_directory", "download", "forget_copy", "kept_copy", "scratch_copy", "scratch_files"]
 
+_COPIES = "copies"
+"""Apart from what tasks have: each looks through that for what dead ones left, and copies may be thousands."""
 _MOST_GB = 50
 _IN_USE_S = 60.0
 """A copy that somebody asked for so lately may be about to be opened."""
@@ -67,7 +70,7 @@ def kept_copy(path: BucketPath) -> Path:
     """The copy of an object that never changes, made once a machine."""
     copy = _place_of(path)
     directory = copy.parent
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     with (directory / f"{path.name}.lock").open("a") as lock:
         _take_turn(lock, copy)  # the others of this machine wait for the one that asks
         with contextlib.suppress(FileNotFoundError):
@@ -108,7 +111,7 @@ def forget_copy(path: BucketPath) -> None:
 
 
 def _place_of(path: BucketPath) -> Path:
-    return copies_directory() / f"of-{xxhash.xxh3_64_hexdigest(str(path.parent).encode())}" / path.name
+    return copies_directory() / _COPIES / f"of-{xxhash.xxh3_64_hexdigest(str(path.parent).encode())}" / path.name
 
 
 def _make_room(latest: Path, num_bytes: int) -> None:
@@ -123,7 +126,7 @@ def _make_room(latest: Path, num_bytes: int) -> None:
         return
     _unseen_bytes = 0.0
     found = []
-    for path in copies_directory().glob("of-*/*"):
+    for path in (copies_directory() / _COPIES).glob("of-*/*"):
         with contextlib.suppress(OSError):
             about = path.stat()
             found.append((about.st_mtime, about.st_size, path))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import OutputError
+from pipeline.errors import DamagedFileError, OutputError
 from pipeline.storage.bucket import BucketPath, ConflictError, StoreError
+from pipeline.storage.checked import open_file, read_range
 from pipeline.storage.place import Place, files_in, place_of
 from tests.object_store.fault_proxy import Faults
 from tests.object_store.fixtures import Bucket
@@ -99,6 +100,19 @@ def test_opened_object_seeks_and_reads_as_a_file(bucket: Bucket) -> None:
         assert file.tell() == 12
     assert path.read_ranges([(0, 3), (50, 0), (99_990, 10)]) == [data[:3], b"", data[-10:]]
     assert b"".join(path.stream()) == data
+
+
+def test_ranges_of_an_object_that_ends_before_are_what_there_is(bucket: Bucket) -> None:
+    path = root_of(bucket) / "short"
+    for content in (b"0123456789", b""):
+        path.put(content)
+        ranges = [(0, 4), (8, 4), (10, 1), (20, 5), (3, 0)]
+        assert path.read_ranges(ranges) == [content[start : start + size] for start, size in ranges]
+        with pytest.raises(DamagedFileError, match="ends before byte 12"), open_file(path) as file:
+            read_range(file, 8, 4, None)
+    path.put(bytes(range(256)) * 20_000)
+    far = [(5_000_000, 9), (0, 3), (2, 4), (2_600_000, 300), (5_119_999, 2)]
+    assert path.read_ranges(far) == [(bytes(range(256)) * 20_000)[start : start + size] for start, size in far]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -363,7 +363,8 @@ def test_output_that_lost_its_lock_goes_on(
 def test_process_that_slept_while_it_published_puts_nothing_over_the_others(
     local: SmallRun, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, copy, taken = BucketPath.of(f"{bucket.url}/set"), BucketPath.copy, []
+    output, copy = BucketPath.of(f"{bucket.url}/set"), BucketPath.copy
+    taken: list[BucketPath] = []
 
     def taken_over(self: BucketPath, to: BucketPath) -> None:
         if not taken:  # as if this process had slept for a minute, and another had run meanwhile
