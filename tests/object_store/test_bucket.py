@@ -209,10 +209,10 @@ def test_put_that_meets_another_in_the_store_is_tried_again(bucket: Bucket) -> N
 
 def test_store_that_cannot_compare_is_told(bucket: Bucket) -> None:
     assert (root_of(bucket) / "probe").can_compare()
-    for fault in ("cut answer", "lost answer"):
-        bucket.proxy.once(fault, "PUT", "spoilt$")
-        bucket.proxy.once(fault, "PUT", "spoilt$")
-        assert (root_of(bucket) / "spoilt").can_compare()
+    bucket.proxy.faults = Faults(shares={"cut answer": 0.2}, methods=("PUT",))
+    for number in range(10):
+        assert (root_of(bucket) / f"spoilt-{number}").can_compare()
+    bucket.proxy.faults = Faults()
     bucket.proxy.conditional_puts = False
     assert not (root_of(bucket) / "probe-2").can_compare()
 
