@@ -278,6 +278,7 @@ def test_set_that_was_copied_out_of_a_bucket_goes_on_from_there(
     assert len(server.requests) == asked
 
 
+@pytest.mark.slow
 def test_what_cannot_be_repaired_stays_as_it_is_until_it_is_requested_again(
     local: SmallRun, bucket: Bucket, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

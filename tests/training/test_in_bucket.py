@@ -288,6 +288,7 @@ def test_webdataset_reads_the_set_by_signed_urls(data_url: str) -> None:
 # --- runs -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_crashes_and_goes_on_to_the_weights_of_a_disk(
     bucket: Bucket, config: TrainConfig, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
