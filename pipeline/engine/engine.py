@@ -65,6 +65,7 @@ class Engine(ABC):
                     if accept is not None:
                         accept(directory, record)
                     advance(int(record.info.get("rows", 0)))
+            sweep(directory)  # of workers that outlived a killed run by a moment
         records = [done[task.partition] for task in tasks]
         hold = hold_of(directory)
         changed = bool(waiting) or not is_manifest_of(directory, records)

@@ -52,6 +52,7 @@ def run_task_in(
                 f"node {os.uname().nodename} has no directory {working_directory}: all nodes of the cluster must share "
                 "the file system that the run is started on, or the output lie in a bucket"
             ) from error
+    _check_driver(*driver)  # a worker that started slowly begins nothing for a run that is gone
     return run_task(directory, task, check=lambda: _check_driver(*driver), hold=hold)
 
 
