@@ -47,7 +47,7 @@ def verify_work(output: Place, *, advance: Callable[[int], None] | None = None) 
             records += len(found) + len(found.damaged)
 
             def look(record: Done, directory: Place = directory) -> list[DamagedFileError]:
-                return list(_damaged(record.located(directory), published))
+                return list(_damaged(record.located(directory), published, output / "shards"))
 
             for record, errors in zip(found, pool.map(look, found), strict=True):
                 damages += (_damage(output, error.path, error.what) for error in errors)
@@ -70,15 +70,30 @@ def _damage(output: Place, path: str, what: str) -> Damage:
     return Damage(file=path.removeprefix(f"{output}/"), what=what)
 
 
-def _damaged(files: Mapping[str, Location], published: Mapping[str, Location]) -> Iterator[DamagedFileError]:
+def _damaged(
+    files: Mapping[str, Location], published: Mapping[str, Location], shards: Place
+) -> Iterator[DamagedFileError]:
     """What is wrong with a task's files."""
     for file in files.values():
         try:
             check_in_passing(file)
         except DamagedFileError as error:
-            elsewhere = published.get(file.digest)
-            if elsewhere is None or file.place.exists() or not elsewhere.place.is_file():
+            if file.place.exists() or not _is_published(file, published, shards):
                 yield error
+
+
+def _is_published(file: Location, published: Mapping[str, Location], shards: Place) -> bool:
+    """Whether the file lies in its public place: told by the manifest, or, where that is damaged, by its bytes."""
+    if published:
+        elsewhere = published.get(file.digest)
+        return elsewhere is not None and elsewhere.place.is_file()
+    if not isinstance(shards, BucketPath) or file.place.suffix != ".tar":
+        return False
+    try:
+        check_in_passing(Location(str(shards / file.name), file.digest))
+    except DamagedFileError:
+        return False
+    return True
 
 
 def _published(output: Place) -> Mapping[str, Location]:
