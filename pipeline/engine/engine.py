@@ -74,7 +74,7 @@ class Engine(ABC):
         if changed and not keep:
             _remove_strangers(directory, records, hold)
         elif changed and isinstance(directory, BucketPath):  # of attempts that came to nothing: all that counts stays
-            _remove_strangers(directory, list(Records.of(directory)), hold)
+            _remove_strangers(directory, [*looked.records, *done.values()], hold)
         if changed:  # last: with it the step is whole, and there is nothing else
             write_manifest(directory, records)
         return records

@@ -4,8 +4,8 @@
     STEP/records.jsonl         the same together, a line each, once a step of many tasks is whole
     STEP/manifest.json         which tasks the last plan had, in order; there while the step is whole
 
-A record in done/ is the newer one. One in records.jsonl is taken out before its task is done again, so that it never
-vouches for bytes of another.
+A record in done/ is the newer one, unless an earlier holder of the output put it: a worker may outlive its run. One in
+records.jsonl is taken out before its task is done again, so that it never vouches for bytes of another.
 """
 
 from __future__ import annotations
@@ -141,7 +141,9 @@ class Records:
         single = list(_singles(directory))  # first: they go when they are put together, under the eyes of who looks
         together = list(_lines_together(directory))
         found = {record.partition: record for record in together if record is not None}
-        found |= {record.partition: record for _, record in single if record is not None}
+        for _, record in single:
+            if record is not None and _is_newer(record, found.get(record.partition)):
+                found[record.partition] = record
         damaged = [path for path, record in single if record is None]
         if any(record is None for record in together):
             damaged.append(directory / _TOGETHER)
@@ -209,9 +211,14 @@ def _singles(directory: Place) -> Iterator[tuple[Place, Done | None]]:
 def record_of(directory: Place, partition: str) -> Done | None:
     """The record of a step's task, whatever its key; None where there is none that can be read."""
     record = record_at(place_of_record(directory, partition))
-    if record is not None:
-        return record
-    return next((each for each in _together(directory) if each.partition == partition), None)
+    if record is not None and not record.token:
+        return record  # of a disk
+    together = next((each for each in _together(directory) if each.partition == partition), None)
+    return record if record is not None and _is_newer(record, together) else together
+
+
+def _is_newer(single: Done, together: Done | None) -> bool:
+    return together is None or single.token >= together.token
 
 
 def records_in(directory: Place) -> Iterator[Done]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.engine.commit import _put_record, run_task
-from pipeline.engine.record import Done, record_at
+from pipeline.engine.record import Done, Records, put_together, record_at, record_of
 from pipeline.errors import LockedError
 from pipeline.storage.atomic import sealed
 from pipeline.storage.bucket import BucketPath, StoreError, Tag
@@ -72,3 +72,23 @@ def test_result_counts_although_what_an_attempt_left_cannot_be_removed(
 
     monkeypatch.setattr(BucketPath, "remove", staticmethod(refuse))
     assert run_task(str(step), task) == first
+
+
+def test_record_of_a_worker_that_outlived_its_run_does_not_count(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A step's records were put together, so the place of each is free again."""
+    monkeypatch.setattr("pipeline.engine.record._TOGETHER_FROM", 1)
+    step = BucketPath.of(f"{bucket.url}/set/work/step")
+    task = Write(partition="00000", log=str(tmp_path / "log"))
+    present = run_task(str(step), task, hold=Hold(token=7))
+    put_together(step, [present])
+    late = run_task(str(step), task, hold=Hold(token=6))
+    assert late.at != present.at
+    assert record_of(step, "00000") == present
+    assert Records.of(step).finished(task) == present
+    newer = run_task(str(step), task, hold=Hold(token=8))
+    assert newer == late, "of one key the first record counts"
+    (step / "done" / "00000.json").unlink()
+    newer = run_task(str(step), task, hold=Hold(token=8))
+    assert record_of(step, "00000") == Records.of(step).get("00000") == newer
