@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DamagedFileError, OutputError
+from pipeline.errors import DamagedFileError, InputError, OutputError
+from pipeline.stages.extract.files import open_binary
 from pipeline.storage.bucket import BucketPath, ConflictError, StoreError
 from pipeline.storage.checked import open_file, read_range
 from pipeline.storage.place import Place, files_in, place_of
@@ -265,3 +266,18 @@ def test_a_file_costs_a_request_for_its_end_and_one_for_what_lies_before(bucket:
         file.seek(2 << 20)
         with pytest.raises(StoreError, match="was replaced while it was read"):
             file.read(3)
+
+
+def test_silence_of_a_store_says_nothing_of_a_source(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would count as unreadable, and a minute's outage would cost a crawl its sources."""
+    source = f"{bucket.url}/a.jsonl"
+    BucketPath.of(source).put(b"{}")
+    monkeypatch.setattr("pipeline.storage.bucket._TRIES", 1)
+    bucket.proxy.faults = Faults(shares={"503": 1.0})
+    with pytest.raises(StoreError):
+        open_binary(source)
+    bucket.proxy.faults = Faults()
+    with pytest.raises(InputError, match="no such file"):
+        open_binary(f"{bucket.url}/b.jsonl")
+    with open_binary(source) as file:
+        assert file.read() == b"{}"
