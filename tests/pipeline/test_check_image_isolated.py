@@ -239,3 +239,14 @@ def test_real_photographs_are_all_kept_and_scaled_decoding_is_near_exact(shared_
         a, b = (np.asarray(Image.open(io.BytesIO(each.encoded))).astype(float) for each in (exact, fast))
         differences.append(np.abs(a - b).mean())
     assert np.mean(differences) < 3
+
+
+def test_decoder_is_not_handed_the_keys_of_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_ACCOUNT_KEY", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.setenv(name, "a-marker")
+    with IsolatedChecker(ImageConfig()) as checker:
+        checker.check([encode(scene(64, 48), "PNG")])
+        assert checker._child is not None
+        environment = Path(f"/proc/{checker._child.pid}/environ").read_bytes()
+    assert b"PYTHONPATH=" in environment
+    assert b"a-marker" not in environment

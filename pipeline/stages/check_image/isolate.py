@@ -30,6 +30,8 @@ from pipeline.stages.check_image.config import ImageConfig, Picture
 
 __all__ = ["IsolatedChecker"]
 
+_KEYS = ("AWS_", "AZURE_", "GOOGLE_")
+"""Of variables with a user's keys: what decodes strangers' bytes is not handed them."""
 _START_LIMIT_S = 120.0
 _SAFE_SCANS = 40
 """Progressive JPEGs of cameras and of the common encoders have about ten scans; a file of a few kilobytes can
@@ -98,7 +100,7 @@ class IsolatedChecker:
 
     def _start(self) -> None:
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith(_KEYS)},
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
