@@ -88,7 +88,8 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
         if not config.allow_files:
             confine(database, [source, unfinished, scratch])
         _check_condition(database, config.where)  # before anything is written
-        with open_output(unfinished, say=progress.say):  # its lock keeps another subset away from the same place
+        # Its lock keeps another subset away from the same place.
+        with open_output(unfinished, single_driver=config.single_driver, say=progress.say):
             _check_free(out)  # which may have ended while this one waited
             is_void = True
             try:

@@ -26,6 +26,8 @@ class SubsetConfig:
     """Samples in a tar, at most; default: as in the source's config."""
     engine: Literal["inline", "ray"] = "inline"
     """Where the copying runs: in this process, or on Ray as a run does."""
+    single_driver: bool = False
+    """Of a subset in a bucket whose store cannot refuse a second one: you see to it that one runs at a time."""
 
     def __post_init__(self) -> None:
         if self.where is None and self.uids is None and self.limit_per_query is None:

@@ -203,7 +203,7 @@ def _check_store(output: BucketPath) -> None:
     if not compares:
         raise OutputError(
             f"{output}: this store does not refuse to put what is there already, so two runs could not be told apart; "
-            "if you see to it that one runs at a time, give --engine.single_driver true"
+            "if you see to it that one runs at a time, set single_driver (`run` has it as --engine.single_driver true)"
         )
 
 
