@@ -62,7 +62,7 @@ _PATIENCE_S, _PAUSE_S = 300.0, 2.0
 _PART_BYTES = 16 << 20
 _MOST_COPIED_BYTES = 5 << 30
 """Amazon S3's limit (CopyObject). Shards with original pictures may pass it."""
-_READ_BYTES = 8 << 20
+_PIECE_BYTES = 16 << 20
 _BUFFER_BYTES = 1 << 20
 _END_BYTES = 256 << 10
 """Holds the footer of most Parquet files, and small ones whole."""
@@ -358,12 +358,19 @@ class BucketPath:
         return BucketFile(self)
 
     def stream(self) -> Iterator[bytes]:
-        """The object from its beginning to its end, piece by piece."""
-        import obstore
+        """The object from its beginning to its end, piece by piece, each a request of its own: a cut costs a piece, and
+        a slow store no time-out. All of it is of one version. Raises FileNotFoundError, StoreError."""
+        end, version = self.read_end(_PIECE_BYTES)
+        try:
+            yield from self.pieces(version.num_bytes - len(end), version.tag)
+        except ConflictError:
+            raise StoreError("was replaced while it was read", str(self)) from None
+        yield end
 
-        with _errors(self):
-            for piece in obstore.get(_store(self.bucket), self.key).stream(min_chunk_size=_READ_BYTES):
-                yield bytes(piece)
+    def pieces(self, num_bytes: int, tag: Tag) -> Iterator[bytes]:
+        """The first `num_bytes` of the version `tag`. Raises ConflictError where another has taken its place."""
+        for offset in range(0, num_bytes, _PIECE_BYTES):
+            yield self.read_part(offset, min(_PIECE_BYTES, num_bytes - offset), tag)
 
     # --- writing ----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import one_line
 from pipeline.storage.bucket import BucketPath
+from pipeline.storage.copies import download
 from pipeline.storage.place import Place
 from training.checkpoints.layout import (
     Progress,
@@ -26,7 +27,6 @@ from training.checkpoints.layout import (
     state_of,
     too_old,
 )
-from training.data.download import copy_file
 
 __all__ = ["begin_checkpoint", "commit_checkpoint", "copy_checkpoint", "last_here", "put_files", "sweep_unfinished"]
 
@@ -87,8 +87,8 @@ def copy_checkpoint(path: BucketPath, copies: Path) -> str | None:
         for name in files_of(path):
             if Path(name).name != name:
                 raise ValueError(f"it names {name!r}, which is not beside it")
-            copy_file(path / name, copy / name)
-        copy_file(path / _STATE, copy / _STATE)
+            download(path / name, copy / name)
+        download(path / _STATE, copy / _STATE)
     except FileNotFoundError as error:
         problem = f"{Path(str(error.filename)).name} is missing"
     except (ValueError, KeyError, TypeError, AttributeError) as error:

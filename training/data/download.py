@@ -1,22 +1,17 @@
-"""Objects of a bucket as files of this machine; of tars the version that the run knows, or an error.
-
-Read part by part, each a request of its own, so that a cut costs a part and a slow store no time-out.
-"""
+"""Tars of a bucket as files of this machine: the version that the run knows, or an error."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.storage.bucket import BucketPath, ConflictError, StoreError, Tag
+from pipeline.storage.bucket import BucketPath, ConflictError, Tag
 from training.data.shards import reading
 from training.errors import DataError
 
-__all__ = ["changed", "copy_file", "download", "parts"]
-
-_PART_BYTES = 16 << 20
+__all__ = ["changed", "download"]
 
 
 def changed(place: object) -> DataError:
@@ -50,11 +45,11 @@ def download(
                     raise changed(path)
                 e_tag = about.tag.e_tag
             with to.open("wb") as file:
-                for part in parts(path, num_bytes=num_bytes, tag=Tag(e_tag)):
+                for piece in path.pieces(num_bytes, Tag(e_tag)):
                     if is_over():
                         raise DataError(f"{path}: not wanted any more")
-                    hasher.update(part)
-                    file.write(part)
+                    hasher.update(piece)
+                    file.write(piece)
         except ConflictError:
             raise changed(path) from None
         except OSError as error:
@@ -65,20 +60,3 @@ def download(
             ) from error
     if to.stat().st_size != num_bytes or sha256 not in (None, hasher.hexdigest()):
         raise changed(path)
-
-
-def parts(path: BucketPath, *, num_bytes: int, tag: Tag) -> Iterator[bytes]:
-    """The `num_bytes` of the version `tag`, part by part. Raises StoreError, ConflictError, FileNotFoundError."""
-    for offset in range(0, num_bytes, _PART_BYTES):
-        yield path.read_part(offset, min(_PART_BYTES, num_bytes - offset), tag)
-
-
-def copy_file(path: BucketPath, to: Path) -> None:
-    """Write the object as it is now to the file `to`. Raises FileNotFoundError, StoreError, or OSError of the disk."""
-    about = path.version()
-    try:
-        with to.open("wb") as file:
-            for part in parts(path, num_bytes=about.num_bytes, tag=about.tag):
-                file.write(part)
-    except ConflictError:
-        raise StoreError("changed while it was read; run again", str(path)) from None

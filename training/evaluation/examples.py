@@ -21,7 +21,6 @@ from pipeline.errors import InputError, one_line
 from pipeline.storage.bucket import BucketPath, ConflictError
 from pipeline.storage.lines import read_lines
 from pipeline.storage.place import Place, place_of
-from training.data.download import parts
 from training.data.shards import IMAGE_SUFFIXES
 from training.errors import EvaluationError
 
@@ -117,8 +116,7 @@ class _Stream(io.RawIOBase):
     """An object from its beginning to its end."""
 
     def __init__(self, path: BucketPath) -> None:
-        about = path.version()
-        self._parts = parts(path, num_bytes=about.num_bytes, tag=about.tag)
+        self._pieces = path.stream()
         self._left = memoryview(b"")
 
     def readable(self) -> bool:
@@ -126,7 +124,7 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self._left:
-            self._left = memoryview(next(self._parts, b""))
+            self._left = memoryview(next(self._pieces, b""))
         size = min(len(buffer), len(self._left))
         buffer[:size], self._left = self._left[:size], self._left[size:]
         return size

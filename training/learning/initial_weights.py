@@ -17,12 +17,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pipeline.errors import PipelineError, one_line
-from pipeline.storage.copies import scratch_files
+from pipeline.storage.copies import download, scratch_files
 from pipeline.storage.place import place_of
 from training.checkpoints.in_bucket import last_here
 from training.checkpoints.layout import find_last, holds_shards
 from training.checkpoints.loading import read_weights
-from training.data.download import copy_file
 from training.errors import CheckpointError, ModelError
 
 __all__ = ["load_weights"]
@@ -90,12 +89,12 @@ def _here(source: str | Path, stack: ExitStack) -> Path:
     here = stack.enter_context(scratch_files())
     try:
         if place.is_file():
-            copy_file(place, here / place.name)
+            download(place, here / place.name)
             return here / place.name
         last, _ = last_here(place / "checkpoints", here / "checkpoints")
         for name in ("export/open_clip_model.safetensors", "model.safetensors", "open_clip_model.safetensors"):
             if last is None and (place / name).is_file():
-                copy_file(place / name, here / (place / name).name)
+                download(place / name, here / (place / name).name)
                 return here / (place / name).name
     except (OSError, PipelineError) as error:
         raise ModelError(f"model.init_from: {one_line(error)}") from error

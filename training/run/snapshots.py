@@ -19,10 +19,10 @@ from dataclasses import replace
 
 from pipeline.storage.atomic import remove_tree
 from pipeline.storage.bucket import BucketPath
+from pipeline.storage.copies import download
 from pipeline.terminal.printable import say
 from training.checkpoints.layout import listed_checkpoints
 from training.config import DataConfig
-from training.data.download import copy_file
 from training.data.index import SampleIndex, load_index, write_index
 from training.data.lanes import Lanes, lanes_of
 from training.data.shards import reading
@@ -163,7 +163,7 @@ class Snapshots:
                     here.mkdir(parents=True, exist_ok=True)
                     with reading(kept), suppress(FileNotFoundError):
                         for path, _ in kept.walk():
-                            copy_file(path, here / path.name)
+                            download(path, here / path.name)
 
         self._world.together(copy)
 
