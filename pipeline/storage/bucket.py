@@ -40,6 +40,7 @@ __all__ = [
     "BucketFile",
     "BucketPath",
     "ConflictError",
+    "FixedObject",
     "StoreError",
     "Tag",
     "Version",
@@ -495,22 +496,50 @@ class BucketPath:
                     delete([path.key])
 
 
+class FixedObject:
+    """An object as it was when it was first looked at. Its end, where Parquet says what lies where, comes with its
+    size; whatever else is read is of that very version."""
+
+    def __init__(self, path: BucketPath) -> None:
+        self.path = path
+
+    @functools.cached_property
+    def _looked(self) -> tuple[bytes, Version]:
+        """Asked for late, since who reads ranges of it need not know the size."""
+        return self.path.read_end(_END_BYTES)
+
+    @property
+    def version(self) -> Version:
+        """Raises FileNotFoundError, StoreError."""
+        return self._looked[1]
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes, fewer where it ends before: of the end without a request. Raises StoreError where another has
+        taken its place."""
+        end, version = self._looked
+        size = min(size, version.num_bytes - offset)
+        if size <= 0:
+            return b""
+        begin = version.num_bytes - len(end)
+        if offset >= begin:
+            return end[offset - begin : offset - begin + size]
+        try:
+            return self.path.read_part(offset, size, version.tag)
+        except ConflictError:
+            raise StoreError("was replaced while it was read; ask again", str(self.path)) from None
+
+
 class BucketFile(io.RawIOBase):
-    """An object opened for reading, for those who ask for a file. Its end, where Parquet says what lies where, comes
-    with its size; of what lies before, as much is asked for at a time as is worth a request. All of it is of one
-    version."""
+    """An object opened for reading, for those who ask for a file: of what lies before its end, as much is asked for at
+    a time as is worth a request."""
 
     def __init__(self, path: BucketPath) -> None:
         self.name = str(path)
         self.path = path
+        self._object = FixedObject(path)
         self._at = 0
         self._ahead = (0, b"")
         """Where it begins, and the bytes that the last request brought."""
-
-    @functools.cached_property
-    def _end(self) -> tuple[bytes, Version]:
-        """Asked for late, since who reads ranges of it need not know the size."""
-        return self.path.read_end(_END_BYTES)
 
     def readable(self) -> bool:
         return True
@@ -525,32 +554,24 @@ class BucketFile(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         """As many bytes as are asked for, unless the object ends before."""
-        end, version = self._end
-        rest = max(version.num_bytes - self._at, 0)
+        rest = max(self._object.version.num_bytes - self._at, 0)
         size = rest if size is None or size < 0 else min(size, rest)
-        for begin, held in (self._ahead, (version.num_bytes - len(end), end)):
-            if begin <= self._at and self._at + size <= begin + len(held):
-                data = held[self._at - begin : self._at - begin + size]
-                break
+        begin, held = self._ahead
+        if begin <= self._at and self._at + size <= begin + len(held):
+            data = held[self._at - begin : self._at - begin + size]
         else:
-            data = self._read(size, rest, version)
+            found = self._object.read(self._at, max(size, _BUFFER_BYTES))
+            if size < len(found):
+                self._ahead = (self._at, found)
+            data = found[:size]
         self._at += len(data)
         return data
-
-    def _read(self, size: int, rest: int, version: Version) -> bytes:
-        try:
-            found = self.path.read_part(self._at, min(max(size, _BUFFER_BYTES), rest), version.tag)
-        except ConflictError:
-            raise StoreError("was replaced while it was read", self.name) from None
-        if size < len(found):
-            self._ahead = (self._at, found)
-        return found[:size]
 
     def readall(self) -> bytes:
         return self.read()
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        base = 0 if whence == 0 else self._at if whence == 1 else self._end[1].num_bytes
+        base = 0 if whence == 0 else self._at if whence == 1 else self._object.version.num_bytes
         self._at = base + offset
         return self._at
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
-from pipeline.storage.bucket import BucketPath, ConflictError, StoreError, Version
+from pipeline.storage.bucket import BucketPath, FixedObject, StoreError, Version
 
 __all__ = ["ObjectFiles"]
 
-_END_BYTES = 256 << 10
-_MOST_ENDS = 256
+_MOST_OBJECTS = 256
+"""Whose ends are held; what versions there were, of all."""
 
 
 class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -33,7 +33,7 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         super().__init__()
         self.protocol = scheme
         self._versions: dict[str, Version] = {}
-        self._ends: OrderedDict[str, bytes] = OrderedDict()
+        self._objects: OrderedDict[str, FixedObject] = OrderedDict()
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """Raises FileNotFoundError."""
@@ -71,35 +71,24 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         return path
 
     def _version(self, path: str) -> Version:
-        if path not in self._versions:
-            self._end(path)
-        return self._versions[path]
+        known = self._versions.get(path)
+        return self._object(path).version if known is None else known
 
-    def _end(self, path: str) -> bytes:
-        held = self._ends.get(path)  # another thread may drop it meanwhile
+    def _object(self, path: str) -> FixedObject:
+        held = self._objects.get(path)  # another thread may drop it meanwhile
         if held is not None:
             return held
-        end, version = _place(path).read_end(_END_BYTES)
-        if self._versions.setdefault(path, version).tag != version.tag:
-            raise _replaced(path)
-        self._ends[path] = end
-        if len(self._ends) > _MOST_ENDS:
-            self._ends.popitem(last=False)
-        return end
+        held = FixedObject(_place(path))
+        if self._versions.setdefault(path, held.version).tag != held.version.tag:
+            raise StoreError("was replaced while it was read; ask again", path)
+        self._objects[path] = held
+        if len(self._objects) > _MOST_OBJECTS:
+            self._objects.popitem(last=False)
+        return held
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         """`size` bytes of the object, fewer at its end. Raises OSError."""
-        version = self._version(path)
-        size = min(size, version.num_bytes - offset)
-        if size <= 0:
-            return b""
-        begin = max(version.num_bytes - _END_BYTES, 0)
-        if offset >= begin:
-            return self._end(path)[offset - begin : offset - begin + size]
-        try:
-            return _place(path).read_part(offset, size, version.tag)
-        except ConflictError:
-            raise _replaced(path) from None
+        return self._object(path).read(offset, size)
 
 
 class _File:
@@ -135,7 +124,3 @@ def _place(path: str) -> BucketPath:
     if not {"", ".", ".."}.isdisjoint(key.rstrip("/").split("/")):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return BucketPath(f"{scheme}://{bucket}", key.rstrip("/"))
-
-
-def _replaced(path: str) -> StoreError:
-    return StoreError("was replaced while it was read; ask again", path)
