@@ -9,7 +9,7 @@
     |- QueryListError    the query list is missing, damaged or of another version
     |- NetworkError      this machine reaches nothing: addresses not allowed, no route, no resolver, the proxy
     |- ServerError       the sample web's server cannot start (a port in use)
-    |- StoreError        a bucket's store refuses, or does not answer (an OSError as well: storage/bucket.py)
+    |- StoreError        a bucket's store refuses, or does not answer (an OSError as well: storage/store_client.py)
     |- StageError        a stage of one's own fails, or breaks its word
     `- EngineError       Ray cannot start or be reached, or a task died again and again
 

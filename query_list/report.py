@@ -16,9 +16,9 @@ from pipeline.errors import InputError
 from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import Matcher, can_match, normal_form
 from pipeline.records.queries import QueryList
-from pipeline.storage.bucket import StoreError
 from pipeline.storage.lines import read_lines
 from pipeline.storage.place import Place
+from pipeline.storage.store_client import StoreError
 from query_list.config import EmptyQueriesConfig
 from query_list.stop_words import Judge
 

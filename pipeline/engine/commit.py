@@ -23,12 +23,13 @@ from typing import Any
 from pipeline.engine.record import Done, done_of, place_of_record, read_record
 from pipeline.engine.task import AnyTask, Info
 from pipeline.storage.atomic import commit, sealed, sha256_of, temporary_name, unwritable, write_sealed
-from pipeline.storage.bucket import BucketPath, ConflictError, patiently
+from pipeline.storage.bucket import BucketPath, ConflictError
 from pipeline.storage.checked import digest_of
 from pipeline.storage.copies import scratch_files
 from pipeline.storage.lease import Hold
 from pipeline.storage.location import Location
 from pipeline.storage.place import place_of
+from pipeline.storage.store_client import patiently
 
 __all__ = ["run_task"]
 

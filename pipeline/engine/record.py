@@ -23,9 +23,10 @@ import xxhash
 
 from pipeline.engine.task import AnyTask
 from pipeline.storage.atomic import read_sealed, unseal, write_bytes, write_sealed
-from pipeline.storage.bucket import BucketPath, StoreError
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.location import Location
 from pipeline.storage.place import Place
+from pipeline.storage.store_client import StoreError
 
 __all__ = [
     "Done",

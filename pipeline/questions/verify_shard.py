@@ -27,9 +27,9 @@ from pipeline.records.shard import extension_of, json_of, samples_of, stats_of
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.storage.atomic import read_json
-from pipeline.storage.bucket import StoreError
 from pipeline.storage.checked import picture_hash
 from pipeline.storage.place import Place, pieces_of
+from pipeline.storage.store_client import StoreError
 
 __all__ = ["MAX_PER_FILE", "CheckedShard", "Damage", "Passing", "check_shard", "members", "of_shards"]
 

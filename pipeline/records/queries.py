@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError, QueryListError
 from pipeline.records.identity import text_hash
 from pipeline.records.schema import QUERIES
-from pipeline.storage.bucket import StoreError
 from pipeline.storage.lines import decode_text, read_lines
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.place import Place, place_of
+from pipeline.storage.store_client import StoreError
 from pipeline.storage.written import written
 
 __all__ = ["QueryList", "content_fingerprint", "query_list_of", "read_queries", "write_queries"]

@@ -20,9 +20,10 @@ from typing import Any
 import xxhash
 
 from pipeline.errors import OutputError
-from pipeline.storage.bucket import BucketPath, StoreError
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.lease import hold_of
 from pipeline.storage.place import Place
+from pipeline.storage.store_client import StoreError
 
 __all__ = [
     "append_line",

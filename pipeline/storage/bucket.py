@@ -4,7 +4,7 @@
 
 An object is put whole or not at all, so nothing here has a temporary name. What may be put only where nobody else did
 says so (`put_new`), or names the version that it takes the place of (`put_over`); `can_compare` tells whether the store
-does that. Keys and tokens come from where the store's own tools take them, and enter no message.
+does that. Who asks the store, and what its errors are, is `store_client.py`'s.
 
 Every failure is an OSError: FileNotFoundError for an object that is not there, StoreError for the rest, such as a store
 that refuses or does not answer.
@@ -14,26 +14,22 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import errno
 import fnmatch
 import functools
 import io
 import os
 import posixpath
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pipeline.errors import OutputError, PipelineError
-
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+from pipeline.errors import OutputError
+from pipeline.storage.store_client import TRIES, StoreError, errors, first_line, store_of, tried
 
 __all__ = [
     "SCHEMES",
@@ -41,29 +37,17 @@ __all__ = [
     "BucketPath",
     "ConflictError",
     "FixedObject",
-    "StoreError",
     "Tag",
     "Version",
     "is_bucket_url",
-    "patiently",
 ]
 
 SCHEMES = ("s3", "gs", "az")
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_CLIENT = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "10min"}
-"""Silence ends a request, not its length."""
-_RETRIES = {"max_retries": 12, "retry_timeout": timedelta(seconds=15)}
-"""With the time-out of the last: a store that is gone is told of within half a minute."""
-_TRIES = 3
-_SOON_S = 5.0
-"""Requests that the client gave up so soon are made again: it does so where the answer to a listing or a copy, or an
-error, is cut."""
-_PATIENCE_S, _PAUSE_S = 300.0, 2.0
-_PART_BYTES = 16 << 20
+_PIECE_BYTES = 16 << 20
+"""Of an object that is put or read whole."""
 _MOST_COPIED_BYTES = 5 << 30
 """Amazon S3's limit (CopyObject). Shards with original pictures may pass it."""
-_PIECE_BYTES = 16 << 20
 _BUFFER_BYTES = 1 << 20
 _END_BYTES = 256 << 10
 """Holds the footer of most Parquet files, and small ones whole."""
@@ -71,8 +55,6 @@ _END_BYTES = 256 << 10
 _PAGE = 1000
 _RUNS = 8
 """Ranges of an object that are asked for at a time."""
-
-T = TypeVar("T")
 
 
 class Tag(NamedTuple):
@@ -90,20 +72,6 @@ class Tag(NamedTuple):
     def mode(self) -> Any:
         """As the client takes it."""
         return {"e_tag": self.e_tag} | ({} if self.version is None else {"version": self.version})
-
-
-class StoreError(OSError, PipelineError):
-    """The store did not do what it was asked: ECONNABORTED for a cause that may pass, EACCES for a refusal."""
-
-    def __init__(self, what: str, url: str, number: int = errno.ECONNABORTED) -> None:
-        super().__init__(number, what, url)
-        self._arguments = (what, url, number)
-
-    def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror}"
-
-    def __reduce__(self) -> tuple[type[StoreError], tuple[str, str, int]]:
-        return type(self), self._arguments
 
 
 class ConflictError(Exception):
@@ -224,7 +192,7 @@ class BucketPath:
         import obstore
 
         prefix = f"{self.key}/" if self.key else None
-        return bool(_tried(self, lambda: next(iter(obstore.list(_store(self.bucket), prefix, chunk_size=1)), None)))
+        return bool(tried(self, lambda: next(iter(obstore.list(store_of(self.bucket), prefix, chunk_size=1)), None)))
 
     def is_symlink(self) -> bool:
         return False
@@ -237,7 +205,7 @@ class BucketPath:
         """What the object is now. Raises FileNotFoundError."""
         import obstore
 
-        return Version.of(_tried(self, lambda: obstore.head(_store(self.bucket), self.key)))
+        return Version.of(tried(self, lambda: obstore.head(store_of(self.bucket), self.key)))
 
     def walk(self) -> Iterator[tuple[BucketPath, int]]:
         """Every object below, with its bytes, by name."""
@@ -247,7 +215,7 @@ class BucketPath:
         """Every object below, and what it is, by name."""
         prefix, last = f"{self.key}/" if self.key else None, None
         while True:
-            page = _tried(self, functools.partial(_page_of_list, self.bucket, prefix, last))
+            page = tried(self, functools.partial(_page_of_list, self.bucket, prefix, last))
             for about in page:
                 yield BucketPath(self.bucket, about["path"]), Version.of(about)
             if len(page) < _PAGE:
@@ -269,7 +237,7 @@ class BucketPath:
         import obstore
 
         prefix = f"{self.key}/" if self.key else None
-        found = _tried(self, lambda: obstore.list_with_delimiter(_store(self.bucket), prefix))
+        found = tried(self, lambda: obstore.list_with_delimiter(store_of(self.bucket), prefix))
         objects = [(BucketPath(self.bucket, about["path"]), Version.of(about)) for about in found["objects"]]
         return [BucketPath(self.bucket, name.strip("/")) for name in found["common_prefixes"]], objects
 
@@ -286,10 +254,10 @@ class BucketPath:
         import obstore
 
         def get() -> tuple[bytes, Tag]:
-            found = obstore.get(_store(self.bucket), self.key)
+            found = obstore.get(store_of(self.bucket), self.key)
             return bytes(found.bytes()), Tag.of(found.meta)
 
-        return _tried(self, get)
+        return tried(self, get)
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size), fewer where the object ends before, asked for side by side; neighbours in
@@ -312,9 +280,9 @@ class BucketPath:
         """The client's own `get_ranges` panics where an object was cut short."""
         import obstore
 
-        store, options = _store(self.bucket), {"range": (begin, end)}
+        store, options = store_of(self.bucket), {"range": (begin, end)}
         try:
-            return _tried(self, lambda: bytes(obstore.get(store, self.key, options=options).bytes()))  # type: ignore[arg-type]
+            return tried(self, lambda: bytes(obstore.get(store, self.key, options=options).bytes()))  # type: ignore[arg-type]
         except StoreError:
             if begin < self.stat().st_size:
                 raise
@@ -326,7 +294,7 @@ class BucketPath:
         from obstore import exceptions
 
         def get() -> tuple[bytes, Version]:
-            store = _store(self.bucket)
+            store = store_of(self.bucket)
             try:
                 found = obstore.get(store, self.key, options={"range": {"suffix": size}})
             except (exceptions.GenericError, exceptions.NotSupportedError, NotImplementedError) as error:
@@ -339,7 +307,7 @@ class BucketPath:
                 found = obstore.get(store, self.key, options={"range": {"offset": begin}})
             return bytes(found.bytes()), Version.of(found.meta)
 
-        return _tried(self, get)
+        return tried(self, get)
 
     def read_part(self, offset: int, size: int, tag: Tag) -> bytes:
         """`size` bytes of the version `tag`. Raises ConflictError where another has taken its place."""
@@ -348,7 +316,7 @@ class BucketPath:
 
         options: Any = {"range": (offset, offset + size)} | ({"if_match": tag.e_tag} if tag.e_tag else {})
         try:
-            return _tried(self, lambda: bytes(obstore.get(_store(self.bucket), self.key, options=options).bytes()))
+            return tried(self, lambda: bytes(obstore.get(store_of(self.bucket), self.key, options=options).bytes()))
         except exceptions.PreconditionError:
             raise ConflictError(str(self)) from None
 
@@ -379,20 +347,20 @@ class BucketPath:
         """Put the object, over whatever is there; a file goes in parts, side by side."""
         import obstore
 
-        store = _store(self.bucket)
+        store = store_of(self.bucket)
 
         def put() -> None:
             try:
-                obstore.put(store, self.key, data, chunk_size=_PART_BYTES, max_concurrency=4)
+                obstore.put(store, self.key, data, chunk_size=_PIECE_BYTES, max_concurrency=4)
             except FileNotFoundError as error:
                 if "NoSuchUpload" not in str(error):
                     raise
                 size = len(data) if isinstance(data, bytes) else data.stat().st_size
                 if not (self.is_file() and self.stat().st_size == size):
-                    raise StoreError(_first_line(error), str(self)) from None
+                    raise StoreError(first_line(error), str(self)) from None
                 # The answer that said so was lost, and the client asked again.
 
-        _tried(self, put)
+        tried(self, put)
 
     def put_new(self, data: bytes) -> Tag:
         """Put the object where there is none. Raises ConflictError where there is."""
@@ -409,17 +377,17 @@ class BucketPath:
         from obstore import exceptions
 
         mode: Any = "create" if over is None else over.mode
-        for attempt in range(_TRIES):
+        for attempt in range(TRIES):
             try:
-                with _errors(self):
-                    return Tag.of(obstore.put(_store(self.bucket), self.key, data, mode=mode, use_multipart=False))
+                with errors(self):
+                    return Tag.of(obstore.put(store_of(self.bucket), self.key, data, mode=mode, use_multipart=False))
             except FileNotFoundError:  # what was to be replaced is gone
                 raise ConflictError(str(self)) from None
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError, StoreError) as error:
                 try:
                     found, tag = self.read_tagged()
                 except FileNotFoundError:
-                    if over is None and attempt < _TRIES - 1:
+                    if over is None and attempt < TRIES - 1:
                         continue  # refused for somebody who put at the same time, and it is there no more
                     if isinstance(error, StoreError):
                         raise
@@ -430,7 +398,7 @@ class BucketPath:
                     raise ConflictError(str(self)) from None
                 if over is None or tag.e_tag != over.e_tag:  # of versions not every answer tells
                     raise ConflictError(str(self)) from None
-                if attempt == _TRIES - 1:
+                if attempt == TRIES - 1:
                     raise
         raise ConflictError(str(self))
 
@@ -440,12 +408,12 @@ class BucketPath:
         from obstore import exceptions
 
         self.put(os.urandom(16))
-        store, refused = _store(self.bucket), 0
+        store, refused = store_of(self.bucket), 0
         modes: tuple[Any, Any] = ("create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"})
         for mode in modes:
             put = functools.partial(obstore.put, store, self.key, os.urandom(16), mode=mode, use_multipart=False)
             try:
-                _tried(self, put)
+                tried(self, put)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 refused += 1
             except (exceptions.NotSupportedError, NotImplementedError):
@@ -459,18 +427,18 @@ class BucketPath:
         """Have the store copy the object, within its bucket; one that it finds too large goes through this machine."""
         import obstore
 
-        store = _store(self.bucket)
+        store = store_of(self.bucket)
         try:
-            _tried(self, lambda: obstore.copy(store, self.key, to.key))
+            tried(self, lambda: obstore.copy(store, self.key, to.key))
         except StoreError:
             if self.stat().st_size <= _MOST_COPIED_BYTES:
                 raise
-            _tried(to, lambda: self._copy_through(to))
+            tried(to, lambda: self._copy_through(to))
 
     def _copy_through(self, to: BucketPath) -> None:
         import obstore
 
-        writer = obstore.open_writer(_store(to.bucket), to.key, buffer_size=_PART_BYTES, max_concurrency=4)
+        writer = obstore.open_writer(store_of(to.bucket), to.key, buffer_size=_PIECE_BYTES, max_concurrency=4)
         for piece in self.stream():
             writer.write(piece)
         writer.close()  # what is not closed never becomes an object
@@ -485,7 +453,7 @@ class BucketPath:
         import obstore
 
         def delete(keys: Sequence[str]) -> None:
-            _tried(paths[0], lambda: obstore.delete(_store(paths[0].bucket), keys))
+            tried(paths[0], lambda: obstore.delete(store_of(paths[0].bucket), keys))
 
         try:
             if paths:
@@ -579,83 +547,6 @@ class BucketFile(io.RawIOBase):
         return self._at
 
 
-# --- the store ------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _store(bucket: str) -> ObjectStore:
-    """The client of a bucket, one a process. Raises OutputError where nothing here can serve it."""
-    try:
-        from obstore import exceptions
-        from obstore.store import from_url
-    except ImportError as error:
-        raise OutputError(f"{bucket}: to use a bucket, pip install 'openwit[s3]'") from error
-    try:
-        return from_url(bucket, **_client_options(bucket.partition(":")[0]))
-    except exceptions.BaseError as error:
-        raise OutputError(f"{bucket}: cannot be served ({_first_line(error)})") from error
-
-
-def _client_options(scheme: str) -> dict[str, Any]:
-    """How every client of a kind is made: soon tired of a store that is gone, and with the user's keys."""
-    options: dict[str, Any] = {
-        "client_options": dict(_CLIENT),
-        "retry_config": _RETRIES,
-    }
-    if scheme == "s3":
-        endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
-        asked = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
-        if endpoint.scheme == "http" and (asked or endpoint.hostname in _LOOPBACK):
-            options["client_options"]["allow_http"] = True
-        options |= _profile()
-    return options
-
-
-_OWN_CREDENTIALS = {
-    *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
-    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
-}
-"""Variables that the client reads itself, and that come before a profile."""
-
-
-def _profile() -> dict[str, Any]:
-    """The credentials of ~/.aws (AWS_PROFILE, sso, roles), and its endpoint: the client reads neither."""
-    files = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
-    there = any(Path(os.environ.get(name, default)).expanduser().is_file() for name, default in files)
-    if not _OWN_CREDENTIALS.isdisjoint(os.environ) or not (there or "AWS_PROFILE" in os.environ):
-        return {}
-    try:
-        import boto3
-        from botocore.exceptions import BotoCoreError
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError as error:
-        raise OutputError("~/.aws: to use a profile, pip install 'openwit[s3]'") from error
-    try:
-        session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # which boto3 does not read itself
-        if session.get_credentials() is None:
-            return {}
-        found: dict[str, Any] = {"credential_provider": Boto3CredentialProvider(session)}
-        endpoint = session.client("s3").meta.endpoint_url
-    except BotoCoreError as error:
-        raise OutputError(f"~/.aws: {_first_line(error)}; correct AWS_PROFILE or the file") from error
-    if not endpoint.endswith(".amazonaws.com"):
-        found["config"] = {"endpoint": endpoint}
-    return found
-
-
-def patiently(call: Callable[[], T]) -> T:
-    """Make a request again for minutes, where much work would be lost with it. Raises StoreError for a refusal at
-    once."""
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return call()
-        except StoreError as error:
-            if error.errno == errno.EACCES or time.monotonic() > until:
-                raise
-            time.sleep(_PAUSE_S)
-
-
 def _runs_of(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Beginnings and ends of what to ask for, so that each of `ranges` (offset, size) lies in one."""
     runs: list[tuple[int, int]] = []
@@ -671,52 +562,7 @@ def _page_of_list(bucket: str, prefix: str | None, last: str | None) -> Sequence
     """The next objects by name, after `last`."""
     import obstore
 
-    return next(iter(obstore.list(_store(bucket), prefix, offset=last, chunk_size=_PAGE)), [])
-
-
-def _tried(path: BucketPath, call: Callable[[], T]) -> T:
-    """Make a request that may be made twice, with its errors told as ours."""
-    for attempt in range(_TRIES):
-        began = time.monotonic()
-        try:
-            with _errors(path):
-                return call()
-        except StoreError as error:
-            soon = error.errno == errno.ECONNABORTED and time.monotonic() - began < _SOON_S
-            if attempt == _TRIES - 1 or not soon:
-                raise
-            time.sleep(0.1 * 4**attempt)
-    raise AssertionError("not reached")
-
-
-@contextlib.contextmanager
-def _errors(path: BucketPath) -> Iterator[None]:
-    """Turn the client's errors into OSErrors, of one line and without a request's headers."""
-    from obstore import exceptions
-
-    try:
-        yield
-    except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            raise StoreError("there is no such bucket", path.bucket, errno.EACCES) from None
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
-        told = "the store refuses: look at the keys, and at what they may do"
-        raise StoreError(told, str(path), errno.EACCES) from None
-    except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotSupportedError, StoreError):
-        raise
-    except (exceptions.BaseError, OSError) as error:
-        if "NoSuchBucket" in str(error):  # as a listing has it
-            raise StoreError("there is no such bucket", path.bucket, errno.EACCES) from None
-        raise StoreError(_first_line(error), str(path)) from None
-
-
-def _first_line(error: BaseException) -> str:
-    """What a client's error says, without the debug text that follows."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    asked, _, rest = line.partition(" in ")  # how long it took, and after how many tries
-    line = f"{asked}: {rest.rpartition(' - ')[2]}" if " - " in rest else line
-    return " ".join(line.split())[:300].rstrip(".:; ")
+    return next(iter(obstore.list(store_of(bucket), prefix, offset=last, chunk_size=_PAGE)), [])
 
 
 def _without_user(url: str) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
-from pipeline.storage.bucket import BucketPath, FixedObject, StoreError, Version
+from pipeline.storage.bucket import BucketPath, FixedObject, Version
+from pipeline.storage.store_client import StoreError
 
 __all__ = ["ObjectFiles"]
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import LockedError, OutputError
-from pipeline.storage.bucket import BucketPath, ConflictError, Tag, patiently
+from pipeline.storage.bucket import BucketPath, ConflictError, Tag
 from pipeline.storage.place import Place
+from pipeline.storage.store_client import patiently
 
 __all__ = ["Hold", "Lease", "held", "hold_of", "take_lease"]
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.storage.atomic import commit, temporary_name, unwritable
-from pipeline.storage.bucket import BucketPath, StoreError
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.copies import scratch_files
 from pipeline.storage.place import Place
+from pipeline.storage.store_client import StoreError
 
 __all__ = ["written"]
 

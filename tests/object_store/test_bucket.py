@@ -14,9 +14,10 @@ import pytest
 
 from pipeline.errors import DamagedFileError, InputError, OutputError
 from pipeline.stages.extract.files import open_binary
-from pipeline.storage.bucket import BucketPath, ConflictError, StoreError
+from pipeline.storage.bucket import BucketPath, ConflictError
 from pipeline.storage.checked import open_file, read_range
 from pipeline.storage.place import Place, files_in, place_of
+from pipeline.storage.store_client import StoreError
 from tests.object_store.fault_proxy import Faults
 from tests.object_store.fixtures import Bucket
 
@@ -192,7 +193,7 @@ def test_what_is_not_there_is_removed_from_a_store_that_minds(tmp_path: Path, mo
     """Google's and Azure's stores say of an object that it is not there; so does this one, of a disk."""
     from obstore.store import LocalStore
 
-    monkeypatch.setattr("pipeline.storage.bucket._store", lambda bucket: LocalStore(tmp_path))
+    monkeypatch.setattr("pipeline.storage.bucket.store_of", lambda bucket: LocalStore(tmp_path))
     root = BucketPath.of("gs://b")
     for name in ("a", "b", "c"):
         (root / name).put(b"x")
@@ -272,7 +273,7 @@ def test_silence_of_a_store_says_nothing_of_a_source(bucket: Bucket, monkeypatch
     """It would count as unreadable, and a minute's outage would cost a crawl its sources."""
     source = f"{bucket.url}/a.jsonl"
     BucketPath.of(source).put(b"{}")
-    monkeypatch.setattr("pipeline.storage.bucket._TRIES", 1)
+    monkeypatch.setattr("pipeline.storage.store_client.TRIES", 1)
     bucket.proxy.faults = Faults(shares={"503": 1.0})
     with pytest.raises(StoreError):
         open_binary(source)

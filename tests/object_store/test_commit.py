@@ -12,8 +12,9 @@ from pipeline.engine.commit import _put_record, run_task
 from pipeline.engine.record import Done, Records, put_together, record_at, record_of
 from pipeline.errors import LockedError
 from pipeline.storage.atomic import sealed
-from pipeline.storage.bucket import BucketPath, StoreError, Tag
+from pipeline.storage.bucket import BucketPath, Tag
 from pipeline.storage.lease import Hold
+from pipeline.storage.store_client import StoreError
 from tests.object_store.fixtures import Bucket
 from tests.pipeline.test_engine import Write
 

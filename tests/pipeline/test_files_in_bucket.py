@@ -150,7 +150,9 @@ def test_a_store_that_does_not_serve_is_told_of_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("pipeline.storage.bucket._RETRIES", {"max_retries": 0})  # how long it tries is shown elsewhere
+    monkeypatch.setattr(
+        "pipeline.storage.store_client._RETRIES", {"max_retries": 0}
+    )  # how long it tries is shown elsewhere
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", MARKER)
     with LoopbackServer(_Refusing()) as refusing:
         port = 9 if store == "gone" else refusing.port

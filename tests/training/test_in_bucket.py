@@ -23,8 +23,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import pipeline.storage.bucket as bucket_module
 import pipeline.storage.lease as lease_module
+import pipeline.storage.store_client as store_client
 from configs.load import ConfigError, from_mapping
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import place_of
@@ -230,9 +230,9 @@ def test_a_set_that_is_being_published_is_not_read(bucket: Bucket, data_url: str
 
 @pytest.fixture
 def impatient(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bucket_module._RETRIES, "max_retries", 1)
-    monkeypatch.setattr(bucket_module, "_TRIES", 1)
-    bucket_module._store.cache_clear()
+    monkeypatch.setitem(store_client._RETRIES, "max_retries", 1)
+    monkeypatch.setattr(store_client, "TRIES", 1)
+    store_client.store_of.cache_clear()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import LockedError, PipelineError, one_line
-from pipeline.storage.bucket import BucketPath, StoreError
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.lease import take_lease
 from pipeline.storage.place import Place, place_of
+from pipeline.storage.store_client import StoreError
 from pipeline.terminal.printable import say
 from training.errors import CheckpointError, OutputError
 

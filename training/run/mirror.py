@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.storage.bucket import BucketPath, StoreError
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.store_client import StoreError
 from training.errors import OutputError
 
 __all__ = ["Mirror"]

@@ -7,8 +7,8 @@ import os
 from typing import BinaryIO, cast
 
 from pipeline.errors import InputError
-from pipeline.storage.bucket import StoreError
 from pipeline.storage.named_objects import is_object, open_object
+from pipeline.storage.store_client import StoreError
 from pipeline.web.remote import is_web, open_download
 
 __all__ = ["open_binary", "size_of"]
