@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.catalog.catalog import open_catalog
-from pipeline.questions.card.page import gather, page_with
+from pipeline.questions.card.gather import gather
+from pipeline.questions.card.render import render
 from pipeline.storage.atomic import write_bytes
 from pipeline.storage.place import Place
 
@@ -13,5 +14,5 @@ __all__ = ["write_report"]
 def write_report(output: Place, path: Place) -> None:
     """Write the data card of the data set in `output` to `path`. Raises OutputError as the catalog does."""
     with open_catalog(output) as database:
-        page = page_with(gather(output, database))
+        page = render(gather(output, database))
     write_bytes(path, page.encode())

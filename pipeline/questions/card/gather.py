@@ -1,39 +1,29 @@
-"""The page of a card: answers, charts and pictures, put into the templates beside this file.
+"""What a card shows of a set: answers, charts, pictures.
 
-    catalog --named queries--> answers --> charts --.
-    config, runs, records --> header ---------------+--> card.html, charts.html, card.css --> one page
-    tars --by offset--> samples --------------------'
-
-Every value that a template prints is escaped for HTML, and for the eye (`terminal/printable.py`): captions, hosts and
-names are other people's. The same set gives the same bytes: no clock, no random ids.
+catalog --named queries--> answers --> charts --.
+config, runs, records --> header ---------------+--> Card --> render.py
+tars --by offset--> samples --------------------'
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import duckdb
-import jinja2
-from markupsafe import Markup
 
-from pipeline.catalog.catalog import named_query
 from pipeline.config import WitConfig
 from pipeline.pages import config_of, page_of, reasons_of
 from pipeline.questions.card.answers import Answers, Row
 from pipeline.questions.card.charts import Curve, Histogram, curve_of, histogram_of
 from pipeline.questions.card.header import Header, header_of
 from pipeline.questions.card.samples import Sample, samples_of
-from pipeline.questions.card.words import answer_in_words, explained_figure, explained_stage
+from pipeline.questions.card.words import answer_in_words
 from pipeline.steps.fetch.retries import Retries, retries_of
 from pipeline.storage.place import Place
-from pipeline.terminal.printable import printable
 
-__all__ = ["Card", "gather", "page_with"]
+__all__ = ["Card", "gather"]
 
-_TEMPLATES = Path(__file__).parent
 _PICTURES = 48
 _ROWS = 15
 _EXAMPLES = 30
@@ -190,53 +180,3 @@ def _respected(config: WitConfig | None) -> list[str]:
     if config.fetch.block:
         found.append(f"a block list of {len(config.fetch.block):,} entries")
     return found
-
-
-# --- the templates --------------------------------------------------------------------------------
-
-
-def page_with(card: Card) -> str:
-    """The HTML of a card."""
-    return _environment().get_template("card.html").render(card=card)
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=_shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"bytes": _bytes, "number": _number, "percent": _percent}
-    environment.globals |= {
-        "figure_in_words": explained_figure,
-        "query": lambda name: named_query(name).strip(),
-        "stage_in_words": explained_stage,
-        "style": Markup((_TEMPLATES / "card.css").read_text(encoding="utf-8")),  # ours
-    }
-    return environment
-
-
-def _shown(value: Any) -> Any:
-    """What a template prints, before it is escaped. What is marked as HTML was made of values that came by here."""
-    if isinstance(value, Markup):
-        return value
-    return "" if value is None else printable(str(value))
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    """A no-break space stands before the sign."""
-    return "-" if value is None else f"{value:,.{digits}f}\u00a0%"
-
-
-def _bytes(value: int) -> str:
-    for size, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if value >= size:
-            return f"{value / size:,.1f}\u00a0{unit}"
-    return f"{value}\u00a0bytes"
