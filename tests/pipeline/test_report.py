@@ -278,6 +278,22 @@ def test_curve_has_a_name_at_each_line_and_the_cap_where_t_is() -> None:
     assert all(0 <= line.label_y <= 90 for line in curve.lines)
 
 
+@pytest.mark.parametrize(
+    ("contained", "place"),
+    [(400_000, (30.0, False, "end")), (25_000, (1.0, True, "start")), (5_000_000, (30.0, False, "end"))],
+)
+def test_the_name_between_two_lines_is_where_there_is_room(contained: int, place: tuple[float, bool, str]) -> None:
+    rows = [
+        {"rank": rank, "matched": m, "contained": min(m, contained), "selected": min(m, 20_000)}
+        for rank in range(1, 2000)
+        for m in [10**7 // rank]
+    ]
+    curve = curve_of(rows, 20_000)
+    assert curve is not None
+    found = curve.lines[1].place
+    assert (found.x, found.is_above, found.anchor) == place
+
+
 def test_lines_that_are_alike_are_one_line_with_all_names() -> None:
     curve = curve_of(_ranked([40, 20, 1], 50), 50)
     assert curve is not None
@@ -399,11 +415,20 @@ document.getElementById('f').onload = event => {{
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_runs_off_the_page_in_a_browser(small: Path, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("length", [1, 60])
+def test_nothing_runs_off_the_page_in_a_browser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, width: int
+) -> None:
     browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip(f"no browser to look with: none of {', '.join(_BROWSERS)} is installed")
-    text = _card(small, tmp_path / "card.html")
+    texts = dict.fromkeys(("caption", "page_url", "license", "source", "lang"), "x" * length)
+    rows = [row | texts | {"url": f"http://{'h' * length}/{row['record']}"} for row in small_set.make_rows(150)]
+    rows = [row | {"original_width": 64 * (1 + i), "original_height": 64 * (1 + i)} for i, row in enumerate(rows)]
+    monkeypatch.setattr(small_set, "make_rows", lambda pairs: rows)
+    monkeypatch.setattr(small_set, "QUERIES_OF_THE_SET", [str(i) * length for i in range(8)])
+    small_set.make_set(tmp_path / ("n" * length))
+    text = _card(tmp_path / ("n" * length), tmp_path / "card.html")
     path = tmp_path / "measure.html"
     path.write_text(_MEASURE.format(width=width, card=html.escape(text)), encoding="utf-8")
     words = [

@@ -7,7 +7,7 @@ their size. No library that draws to fixed sizes can do that (docs/log.md). The 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.questions.card.answers import Row
@@ -17,6 +17,8 @@ __all__ = ["Bin", "Curve", "Histogram", "Line", "Tick", "curve_of", "histogram_o
 _LABELS_AT_MOST = 9  # under a histogram: more would touch at 390 pixels
 _HEADROOM = 1.35  # of the curve's vertical axis, for the label over the highest line
 _LEFT = 1.0
+_EDGE = 3.0
+_LABEL_ROOM = 13.0  # percent of the height that a name needs between two lines
 _LABEL_REACH = 4.0  # percent of the width
 _LOWEST_LABEL = 90.0
 _NAMES = {
@@ -34,8 +36,11 @@ class Tick:
 
     at: float
     text: str
-    is_edge: bool = False
-    """Whether it stands at an end, where its text must not leave the plot."""
+
+    @property
+    def anchor(self) -> str:
+        """SVG's text-anchor: at an end the text must not leave the plot."""
+        return "start" if self.at < _EDGE else "end" if self.at > 100 - _EDGE else "middle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,20 @@ class Histogram:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NameAt:
+    """Where the name of a line is."""
+
+    x: float
+    is_above: bool
+    """Whether it stands over the line, from x on; else under it, up to x, or from it on at the left end."""
+
+    @property
+    def anchor(self) -> str:
+        """SVG's text-anchor. Lines fall to the right, so these are the sides on which a name misses its own."""
+        return "start" if self.is_above or self.x < _EDGE else "end"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """One line of a curve, with its name beside it."""
 
@@ -71,10 +90,8 @@ class Line:
     kind: str
     """A class of the stylesheet."""
     points: str
-    label_x: float
+    place: NameAt
     label_y: float
-    is_above: bool
-    """Whether the name stands over the line, from here on; else under it, up to here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +133,7 @@ def histogram_of(
     ]
     every = math.ceil(number / _LABELS_AT_MOST)
     shown = [i for i in range(0, number, every) if i == 0 or number - 1 - i >= every]
-    ticks = [
-        Tick(at=round((i + 0.5) * width, 2), text=names[i], is_edge=number > 1 and i in (0, number - 1))
-        for i in dict.fromkeys((*shown, number - 1))
-    ]
+    ticks = [Tick(at=round((i + 0.5) * width, 2), text=names[i]) for i in dict.fromkeys((*shown, number - 1))]
     half = _median_bin(counts)
     says = f"{sum(counts):,} {what}; the middle one lies in {names[half]}, most in {names[counts.index(most)]}"
     return Histogram(bins=bins, ticks=ticks, most=most, says=says)
@@ -149,25 +163,29 @@ def curve_of(rows: Sequence[Row], t: int | None) -> Curve | None:
     x_of = _logarithmic(max(ranks[-1], 2), reverse=False)
     y_of = _logarithmic(top, reverse=True)
     cap = round(y_of(t), 1) if t is not None and t < top else None
+    xs = [x_of(rank) for rank in ranks]
+    ys = {column: [y_of(value) for value in values] for column, values in series.items()}
+    places = {
+        "matched": NameAt(x=_LABEL_AT, is_above=True),
+        "contained": _name_between(xs, ys),
+        "selected": NameAt(x=_LEFT, is_above=False),
+    }
     lines = []
     for column, values in series.items():
         alike = [other for other in series if series[other] == values]
         if column != alike[0]:
             continue  # one line stands for all
         name = " = ".join(_NAMES[other][0] for other in alike)
-        more = _NAMES[column][1] if len(alike) == 1 else ""
         if column == "selected" and cap is not None:
             name += f": at most t = {t:,}"
-        label_x = _LEFT if column == "selected" else _LABEL_AT
         lines.append(
             Line(
                 name=name,
-                more=more,
+                more=_NAMES[column][1] if len(alike) == 1 else "",
                 kind=column,
-                points=" ".join(f"{x_of(r):.2f},{y_of(v):.2f}" for r, v in zip(ranks, values, strict=True)),
-                label_x=label_x,
-                label_y=_label_y([x_of(rank) for rank in ranks], [y_of(value) for value in values], label_x),
-                is_above=column == "matched",
+                points=" ".join(f"{x:.2f},{y:.2f}" for x, y in zip(xs, ys[column], strict=True)),
+                place=places[column],
+                label_y=round(min(_near(xs, ys[column], places[column].x), _LOWEST_LABEL), 1),
             )
         )
     says = (
@@ -177,11 +195,19 @@ def curve_of(rows: Sequence[Row], t: int | None) -> Curve | None:
     return Curve(lines=lines, x_ticks=_decades(ranks[-1], x_of), y_ticks=_decades(top, y_of), cap=cap, says=says)
 
 
-def _label_y(xs: Sequence[float], ys: Sequence[float], at: float) -> float:
-    """Where a line is at most of the places beside its name; not so low that the name would lie on the axis."""
+def _name_between(xs: Sequence[float], ys: Mapping[str, Sequence[float]]) -> NameAt:
+    """For the name of the line between the two others: under it, or over it at its left where only there is room."""
+    below = _near(xs, ys["selected"], _LABEL_AT) - _near(xs, ys["contained"], _LABEL_AT)
+    above = _near(xs, ys["contained"], _LEFT) - _near(xs, ys["matched"], _LEFT)
+    is_above = below < _LABEL_ROOM <= above
+    return NameAt(x=_LEFT if is_above else _LABEL_AT, is_above=is_above)
+
+
+def _near(xs: Sequence[float], ys: Sequence[float], at: float) -> float:
+    """Where a line is at most of the places around `at`."""
     near = sorted(y for x, y in zip(xs, ys, strict=True) if abs(x - at) <= _LABEL_REACH)
     nearest = min(range(len(xs)), key=lambda i: abs(xs[i] - at))
-    return round(min(near[len(near) // 2] if near else ys[nearest], _LOWEST_LABEL), 1)
+    return near[len(near) // 2] if near else ys[nearest]
 
 
 def _logarithmic(top: float, *, reverse: bool) -> Callable[[float], float]:
@@ -197,7 +223,7 @@ def _logarithmic(top: float, *, reverse: bool) -> Callable[[float], float]:
 
 def _decades(top: float, at: Callable[[float], float]) -> list[Tick]:
     values = [10**power for power in range(int(math.log10(max(top, 1))) + 1)]
-    return [Tick(at=round(at(value), 1), text=_short(value), is_edge=value == 1) for value in values]
+    return [Tick(at=round(at(value), 1), text=_short(value)) for value in values]
 
 
 def _short(value: int) -> str:
