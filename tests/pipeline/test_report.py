@@ -19,11 +19,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.load import load
 from pipeline.catalog.catalog import NAMED_QUERIES, named_query, open_catalog
 from pipeline.commands import main
+from pipeline.config import WitConfig
 from pipeline.pages import reasons_of, whole_page
+from pipeline.questions.card import gather as gather_module
 from pipeline.questions.card import samples
 from pipeline.questions.card.charts import curve_of, histogram_of
+from pipeline.questions.card.render import render
 from pipeline.questions.card.words import answer_in_words, explained_figure, explained_stage
 from pipeline.questions.report import write_report
 from pipeline.storage.output import open_output
@@ -141,6 +145,23 @@ def test_header_says_what_made_the_set(card: str) -> None:
         assert f"<dt>{term}</dt><dd>{told}</dd>" in card
     assert "<dt>balancing</dt><dd>quota: " in card
     assert "q.txt, fingerprint not recorded" in card
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--mode=metaclip"], "each query selects about 20 pairs"),
+        (["--mode=none", "--baseline_pairs=9"], "<dt>t, pairs a query</dt><dd>none; 9 pairs drawn uniformly</dd>"),
+        (["--tail_share=0.5"], "<dt>t, pairs a query</dt><dd>not recorded; derived: "),
+        (["--expected_yield=0.9"], "20; planned with a reserve for a yield of 90%"),
+    ],
+)
+def test_header_says_what_t_is(small: Path, words: list[str], told: str) -> None:
+    options = [f"--balance.{word[2:]}" for word in words]
+    config = load(WitConfig, small / "config.yaml", options)
+    with pytest.MonkeyPatch.context() as patch, open_catalog(small) as database:
+        patch.setattr(gather_module, "config_of", lambda output: config)
+        assert told in render(gather_module.gather(small, database))
 
 
 def test_strangers_words_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,8 +318,11 @@ def test_the_name_between_two_lines_is_where_there_is_room(contained: int, place
 def test_lines_that_are_alike_are_one_line_with_all_names() -> None:
     curve = curve_of(_ranked([40, 20, 1], 50), 50)
     assert curve is not None
-    assert [line.name for line in curve.lines] == ["before = after = selected"]
+    assert [line.name for line in curve.lines] == ["before = after"]
     assert (curve.cap, curve.lines[0].more) == (pytest.approx(1.9, abs=0.1), "")
+    unbalanced = curve_of([row | {"selected": row["contained"]} for row in _ranked([400, 20, 1], 50)], None)
+    assert unbalanced is not None
+    assert [line.name for line in unbalanced.lines] == ["before", "after"]
     high = curve_of(_ranked([40, 20, 1], 50), 500)
     assert high is not None
     assert high.cap is None, "t is above all"

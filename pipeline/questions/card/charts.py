@@ -19,6 +19,7 @@ _HEADROOM = 1.35  # of the curve's vertical axis, for the label over the highest
 _LEFT = 1.0
 _EDGE = 3.0
 _LABEL_ROOM = 13.0  # percent of the height that a name needs between two lines
+_NAME_ENDS = 30.0
 _LABEL_REACH = 4.0  # percent of the width
 _LOWEST_LABEL = 90.0
 _NAMES = {
@@ -153,8 +154,11 @@ def _median_bin(counts: Sequence[int]) -> int:
     return len(counts) - 1
 
 
-def curve_of(rows: Sequence[Row], t: int | None) -> Curve | None:
-    """Pairs a query over its rank: what was matched, what each query selects, what the selected pairs contain."""
+def curve_of(rows: Sequence[Row], t: int | None, limit: str = "at most") -> Curve | None:
+    """Pairs a query over its rank: what was matched, what each query selects, what the selected pairs contain.
+
+    `limit` says what t is to a query.
+    """
     if not rows:
         return None
     ranks = [int(row["rank"]) for row in rows]
@@ -175,9 +179,9 @@ def curve_of(rows: Sequence[Row], t: int | None) -> Curve | None:
         alike = [other for other in series if series[other] == values]
         if column != alike[0]:
             continue  # one line stands for all
-        name = " = ".join(_NAMES[other][0] for other in alike)
+        name = " = ".join(_NAMES[other][0] for other in alike if other in (column, "contained"))
         if column == "selected" and cap is not None:
-            name += f": at most t = {t:,}"
+            name += f": {limit} t = {t:,}"
         lines.append(
             Line(
                 name=name,
@@ -185,7 +189,7 @@ def curve_of(rows: Sequence[Row], t: int | None) -> Curve | None:
                 kind=column,
                 points=" ".join(f"{x:.2f},{y:.2f}" for x, y in zip(xs, ys[column], strict=True)),
                 place=places[column],
-                label_y=round(min(_near(xs, ys[column], places[column].x), _LOWEST_LABEL), 1),
+                label_y=round(min(_height_of_name(xs, ys[column], places[column]), _LOWEST_LABEL), 1),
             )
         )
     says = (
@@ -201,6 +205,13 @@ def _name_between(xs: Sequence[float], ys: Mapping[str, Sequence[float]]) -> Nam
     above = _near(xs, ys["contained"], _LEFT) - _near(xs, ys["matched"], _LEFT)
     is_above = below < _LABEL_ROOM <= above
     return NameAt(x=_LEFT if is_above else _LABEL_AT, is_above=is_above)
+
+
+def _height_of_name(xs: Sequence[float], ys: Sequence[float], place: NameAt) -> float:
+    """Where the name of a line is to stand clear of it."""
+    if place.x == _LEFT and not place.is_above:  # the line may fall to the right, into the name
+        return max(y for x, y in zip(xs, ys, strict=True) if x <= _NAME_ENDS)
+    return _near(xs, ys, place.x)
 
 
 def _near(xs: Sequence[float], ys: Sequence[float], at: float) -> float:

@@ -91,7 +91,7 @@ def gather(output: Place, database: duckdb.DuckDBPyConnection) -> Card:
         links_left=ask.rows("links_left"),
         read=list(units.values()),
         retries=retries_of(output),
-        curve=curve_of(ask.curve(), header.t),
+        curve=curve_of(ask.curve(), header.t, header.limit),
         query_sources=ask.rows("query_sources", _ROWS),
         head=[_final(row) for row in ask.rows("balance", _ROWS)],
         tail=ask.rows("balance_tail", _EXAMPLES),

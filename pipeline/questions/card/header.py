@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from pipeline.config import WitConfig
 from pipeline.pages import page_of
@@ -32,7 +34,9 @@ class Header:
     is_subset: bool
     mode: str | None
     t: int | None
-    """Pairs that one query selects at most; None where no query has a limit of its own."""
+    """Pairs that one query selects; None where no query has a limit of its own."""
+    limit: Literal["at most", "about"]
+    """What t is: a limit, or what is expected of independent draws."""
     seed: int | None
     targets: Sequence[str]
     """Languages."""
@@ -70,6 +74,7 @@ def header_of(output: Place, config: WitConfig | None, sources_read: int | None)
         is_subset=subset is not None,
         mode=config.balance.mode if config else None,
         t=t,
+        limit="about" if config and not subset and _draws(config) else "at most",
         seed=config.seed if config else None,
         targets=config.language.targets if config else (),
         facts=facts,
@@ -88,6 +93,11 @@ def _t_of(page: Page, config: WitConfig | None, subset: Mapping[str, Any] | None
     if not derived and config.balance.tail_share is None:
         derived = [config.balance.max_pairs_per_query]
     return min(limits + derived, default=None)
+
+
+def _draws(config: WitConfig) -> bool:
+    """Whether a query selects each of its pairs by itself, so that t is a mean."""
+    return mode_of(config.balance.mode).share(np.array([2, 4]), 1) is not None
 
 
 def _told_t(config: WitConfig | None, t: int | None, subset: Mapping[str, Any] | None) -> str:
