@@ -1,8 +1,6 @@
--- The finished set in one line: samples, the URLs of their pictures, captions that differ, bytes as stored, shards; the
--- list's queries, and those with a match.
+-- The finished set in one line: samples, bytes of their pictures as stored, shards; the list's queries, and those with a
+-- match.
 SELECT (SELECT count(*) FROM published) AS samples,
-       (SELECT count(DISTINCT url_id) FROM published) AS pictures,
-       (SELECT count(DISTINCT hash(caption)) FROM published) AS captions,
        (SELECT coalesce(sum(num_bytes), 0)::BIGINT FROM published) AS picture_bytes,
        (SELECT count(*) FROM shards) AS shards,
        (SELECT count(*) FROM queries) AS queries,
