@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.load import ConfigError, describe, load
+from configs.help import describe
+from configs.load import ConfigError, load
 from pipeline.errors import PipelineError
 from pipeline.sample_web.build import SampleWebConfig, build_sample_web, is_built
 from pipeline.terminal.printable import say
