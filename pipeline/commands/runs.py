@@ -99,10 +99,13 @@ def _short(kind: pa.DataType) -> str:
 
 
 def run_command(words: Words) -> int:
-    """run CONFIG.yaml [--section.key value ...] [--extend | --retry-failed]
+    """run CONFIG.yaml [--section.key value ...]
+        [--extend | --retry-failed]
 
-    Build the data set, or go on with it: what is done already is not done again. With --extend, add the config's
-    sources to those of the data set. With --retry-failed, ask the URLs again that failed in a way that time can heal.
+    Build the data set, or go on with it: what is done already is not done
+    again. With --extend, add the config's sources to those of the data set.
+    With --retry-failed, ask the URLs again that failed in a way that time can
+    heal.
     """
     from rich import box
     from rich.table import Table
