@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from pipeline.records.queries import QueryList
 
-__all__ = ["main"]
+__all__ = ["VERBS", "main"]
 
 
 _CONFIG_ENDINGS = (".yaml", ".yml")
@@ -215,3 +215,5 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "lint": _lint,
     "diff-rules": _diff_rules,
 }
+VERBS = tuple(_COMMANDS)
+"""The commands, by name."""

@@ -23,7 +23,8 @@ __all__ = ["plan_command", "run_command", "status_command"]
 def plan_command(words: Words) -> int:
     """plan CONFIG.yaml [--section.key value ...]
 
-    Print the steps, what would run, and the columns of the rows. Nothing is written.
+    Print the steps, what would run, and the columns of the rows. Nothing is
+    written.
     """
     from rich.table import Table
     from rich.text import Text

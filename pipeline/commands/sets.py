@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from configs.load import from_mapping
-from pipeline.commands.words import Words
+from pipeline.commands.words import Words, new_output
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.storage.place import place_of
 from pipeline.terminal.printable import say
@@ -24,7 +24,7 @@ def subset_command(words: Words) -> int:
     from pipeline.sets.subset import subset
     from pipeline.terminal.console import PrintableConsole
 
-    out = words.new_output(words.take_required("out"))
+    out = new_output(words.take_required("out"))
     options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids")}
     options |= {name: words.take_count(name.replace("_", "-")) for name in ("limit_per_query", "samples_per_shard")}
     options["allow_files"] = words.take_flag("allow-files")

@@ -17,10 +17,10 @@ from pipeline.config import WitConfig
 from pipeline.storage.output import is_output
 from pipeline.storage.place import Place, place_of
 
-__all__ = ["Words"]
+__all__ = ["Words", "new_output"]
 
 _OPTION = re.compile(r"--([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
-_FLAGS = ("allow-files", "extend", "repair", "retry-failed", "work")
+_FLAGS = ("allow-files", "extend", "force", "repair", "retry-failed", "work", "yes")
 """Options without a value."""
 _CONFIG_ENDINGS = (".yaml", ".yml")
 
@@ -106,7 +106,7 @@ class Words:
         path = self._place(target, "config")
         if not _is_set(path):
             config = self._load(path)
-            self.new_output(config.output)
+            new_output(config.output)
             return config
         if isinstance(path, Path):
             _refuse_no_set(path)
@@ -114,13 +114,6 @@ class Words:
             raise ConfigError(f"{path}: a subset, which no run makes; name the data set that it was taken from")
         # A directory may have been moved since.
         return dataclasses.replace(self._load(path / "config.yaml"), output=target)
-
-    def new_output(self, output: str) -> Place:
-        """The place of a data set to make, or go on with. Raises ConfigError inside another; no bucket is asked."""
-        place = place_of(output)
-        if isinstance(place, Path) and not is_output(place) and (around := _set_around(place)) is not None:
-            raise ConfigError(f"{output}: inside a data set; did you mean {around}?")
-        return place
 
     def _load(self, place: Place) -> WitConfig:
         return load(WitConfig, place, self.overrides())
@@ -136,6 +129,14 @@ class Words:
         if not place.exists():
             raise ConfigError(f"{target}: no {what} here; {no_preset('shards', target)}")
         return place
+
+
+def new_output(output: str) -> Place:
+    """The place of a data set to make, or go on with. Raises ConfigError inside another; no bucket is asked."""
+    place = place_of(output)
+    if isinstance(place, Path) and not is_output(place) and (around := _set_around(place)) is not None:
+        raise ConfigError(f"{output}: inside a data set; did you mean {around}?")
+    return place
 
 
 def _is_set(place: Place) -> bool:

@@ -16,7 +16,8 @@ __all__ = ["ServeConfig", "main"]
 
 _USAGE = """usage: python -m pipeline.sample_web build|serve [--option value]
 
-build   write the sample web: pages, pictures, archives, tables, encyclopedia, evaluation set, ground truth
+build   write the sample web: pages, pictures, archives, tables, encyclopedia,
+        evaluation set, ground truth
 {build}
 
 serve   answer its URLs on 127.0.0.1 until standard input ends
