@@ -209,6 +209,7 @@ _ZSH = r"""#compdef openwit
 _openwit() {
     local -a found
     found=("${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    found=("${(@)found:#}")
     compadd -S ' ' -- "${(@)found:#*[/.=]}"
     compadd -S '' -- "${(@M)found:#*[/.=]}"
 }
