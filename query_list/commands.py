@@ -89,7 +89,7 @@ def _build(words: list[str]) -> int:
     from query_list.config import BuildConfig
 
     if not words or words[0].startswith("--"):
-        raise ConfigError("give a config: python -m query_list build configs/queries/sample.yaml")
+        raise ConfigError("give a config or a preset's name: python -m query_list build configs/queries/sample.yaml")
     config = load(BuildConfig, _config_place(words[0]), words[1:])
     console = PrintableConsole(stderr=True, highlight=False)
     result = build(config, Progress(console))

@@ -28,10 +28,11 @@ from openwit.command.answers import (
 )
 from pipeline.commands.words import Words
 from pipeline.config import WitConfig
-from pipeline.errors import PipelineError
+from pipeline.errors import InputError, PipelineError
+from pipeline.stages.extract.formats import format_of
 from pipeline.storage.atomic import write_bytes
 from pipeline.storage.output import is_output
-from pipeline.terminal.printable import say
+from pipeline.terminal.printable import printable, say
 
 __all__ = ["init"]
 
@@ -97,7 +98,7 @@ def _answer(
     while True:
         if asks:
             say(question)
-            given = input(f"  [{proposal}] " if proposal else "  ").strip()
+            given = input(f"  [{printable(proposal, one_line=True)}] " if proposal else "  ").strip()
         answer = given or proposal
         try:
             if not answer:
@@ -120,9 +121,8 @@ def _find_sources() -> str | None:
     """The files here that look like a table of links or an archive: of the folder and kind with most bytes."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for path in _files_here(Path(), _DEEPEST):
-        ending = next((ending for ending in _endings() if path.name.lower().endswith(ending)), None)
-        if ending is not None:
-            groups.setdefault((str(path.parent), path.name[-len(ending) :]), []).append(path)
+        if (ending := _ending_of(path.name)) is not None:
+            groups.setdefault((str(path.parent), ending), []).append(path)
     for (folder, ending), files in sorted(groups.items(), key=lambda item: -sum(map(_size_of, item[1]))):
         pattern = str(files[0]) if len(files) == 1 else os.path.join(glob.escape(folder), f"*{ending}")
         try:
@@ -146,9 +146,13 @@ def _files_here(folder: Path, deeper: int) -> Iterator[Path]:
             yield from _files_here(entry, deeper - 1)
 
 
-def _endings() -> Iterator[str]:
-    for ending in (".warc.wat", ".wat", ".warc", ".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson"):
-        yield from (f"{ending}{compression}" for compression in ("", ".gz", ".bgz", ".zst"))
+def _ending_of(name: str) -> str | None:
+    """The part of a file's name that tells its format, as it is written; None where none does."""
+    try:
+        endings = format_of(name).endings
+    except InputError:
+        return None
+    return name[max(name.lower().rfind(ending) for ending in endings) :]
 
 
 def _size_of(path: Path) -> int:

@@ -35,7 +35,7 @@ def plan_command(words: Words) -> int:
     from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build
 
-    (target,) = words.positional(1, "CONFIG.yaml")
+    (target,) = words.positional(1, "CONFIG.yaml or a preset's name")
     config = words.config(target)
     own = recorded(place_of(config.output))
     states, first = inspect(config, own)
@@ -118,7 +118,7 @@ def run_command(words: Words) -> int:
     from pipeline.terminal.console import PrintableConsole
 
     extend, retry = words.take_flag("extend"), words.take_flag("retry-failed")
-    (target,) = words.positional(1, "CONFIG.yaml")
+    (target,) = words.positional(1, "CONFIG.yaml or a preset's name")
     config = words.config(target)
     if extend and retry:
         raise ConfigError("--extend and --retry-failed: one at a time; extend first, then retry")

@@ -203,6 +203,16 @@ def test_directory_of_img2dataset_keeps_its_pictures(here: Path) -> None:
     assert config.image.store_original
 
 
+def test_names_of_others_do_not_steer_the_terminal(
+    here: Path, typed: Typed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "a\x1b[2J.csv").write_text("\x1b[1mpic,words\nhttps://a.example/1.jpg,a dog\n")
+    prompts = typed("", "", "", "a@b.example", "")
+    assert main(["init"]) == 0
+    assert "\x1b" not in "".join(prompts) + capsys.readouterr().out
+    assert load(WitConfig, Path("openwit.yaml")).sources == ("a\x1b[2J.csv",)
+
+
 def test_names_of_others_cannot_break_out_of_the_file(here: Path) -> None:
     evil = "x\noutput: /etc\n# : [{\u2028\u0085\U0001f600"
     _write_parquet(here / "a.parquet", [{evil: "https://a.example/1.jpg", "it's: #1": "a dog here"}])
