@@ -29,7 +29,7 @@ from configs.near import did_you_mean
 from configs.presets import no_preset, preset
 from pipeline.errors import PipelineError
 from pipeline.storage.place import Place, place_of
-from pipeline.terminal.printable import say
+from pipeline.terminal.printable import printable, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,9 +75,8 @@ def _help(command: str, called: str, topic: str | None) -> int:
     from query_list.config import BuildConfig
 
     page = help_page(BuildConfig, topic, needed=_NEEDED)
-    if topic is None:
-        print(f"{called} CONFIG.yaml [--section.key value ...]\n\nMake the list, or bring it up to date.\n")
-    print(page, flush=True)
+    usage = f"{called} CONFIG.yaml [--section.key value ...]\n\nMake the list, or bring it up to date.\n\n"
+    print(printable(page if topic else usage + page), flush=True)
     return 0
 
 

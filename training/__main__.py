@@ -13,7 +13,7 @@ from configs.load import ConfigError, load
 from configs.presets import no_preset, preset
 from pipeline.errors import PipelineError
 from pipeline.storage.place import place_of
-from pipeline.terminal.printable import say
+from pipeline.terminal.printable import printable, say
 from training.config import TrainConfig
 from training.errors import CheckpointError, TrainingError
 
@@ -68,12 +68,10 @@ def main(arguments: Sequence[str], *, called: str | None = None) -> int:
 
 def _help(name: str, called: str | None, topic: str | None) -> None:
     page = help_page(TrainConfig, topic, needed=_NEEDED)
-    if topic is not None:
-        print(page, flush=True)
-    elif called is None or name not in _SAYS:
-        print(f"{_USAGE}\n{page}", flush=True)
-    else:
-        print(f"{called} CONFIG.yaml [--section.key value ...]\n\n{_SAYS[name]}\n\n{page}", flush=True)
+    usage = _USAGE
+    if called is not None and name in _SAYS:
+        usage = f"{called} CONFIG.yaml [--section.key value ...]\n\n{_SAYS[name]}\n"
+    print(printable(page if topic else f"{usage}\n{page}"), flush=True)
 
 
 def _config_path(word: str) -> str:

@@ -49,11 +49,12 @@ def _run(words: list[str]) -> int:
         if command.name == words[0]:
             return _ROOMS[command.room](command, words[1:])
     from configs.near import did_you_mean
+    from pipeline.terminal.printable import say
 
     names = [command.name for command in COMMANDS]
     former = _FORMER.get(words[0])
     hint = f"here it is `openwit {former}`" if former else did_you_mean(words[0], names)
-    print(f"error: no command {words[0]!r}; {hint}", file=sys.stderr)
+    say(f"error: no command {words[0]!r}; {hint}", to=sys.stderr)
     return 2
 
 

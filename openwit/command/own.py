@@ -12,6 +12,8 @@ from configs.help import ask_for_help
 from configs.load import ConfigError
 from configs.near import did_you_mean
 from configs.presets import KINDS, Kind, first_sentence, presets
+from pipeline.errors import PipelineError
+from pipeline.terminal.printable import printable, printable_json, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,9 +23,6 @@ __all__ = ["class_of", "run"]
 
 def run(name: str, words: Sequence[str]) -> int:
     """Run one of these commands; its exit status: 0, or 2 after a mistake that is told in one line."""
-    from pipeline.errors import PipelineError
-    from pipeline.terminal.printable import say
-
     command = _COMMANDS[name]
     if ask_for_help(words)[0]:
         print(f"openwit {inspect.getdoc(command)}")
@@ -69,9 +68,9 @@ def _presets(words: list[str]) -> None:
     """
     match words:
         case []:
-            print(_list_of_presets())
+            print(printable(_list_of_presets()))
         case ["show", *named] if named and (len(named) == 1 or named[0] in KINDS):
-            print(_named_preset(named).read_text(encoding="utf-8"), end="")
+            print(printable(_named_preset(named).read_text(encoding="utf-8")), end="")
         case _:
             raise ConfigError("expected nothing, or: presets show NAME")
 
@@ -115,7 +114,8 @@ def _schema(words: list[str]) -> None:
 
     for kind in KINDS:
         if words == [kind]:
-            print(json.dumps(json_schema(class_of(kind), title=f"openwit {kind}"), indent=1, ensure_ascii=False))
+            schema = json_schema(class_of(kind), title=f"openwit {kind}")
+            print(printable_json(json.dumps(schema, indent=1, ensure_ascii=False)))
             return
     wrong = f"{words[0]!r} is no kind of config; " if words else ""
     raise ConfigError(f"{wrong}name one kind of config: {', '.join(KINDS)}")

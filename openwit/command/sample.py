@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.help import ask_for_help
+from pipeline.terminal.printable import say
 
 __all__ = ["before_plan", "before_queries", "before_shards", "before_training"]
 
 _WEB = "data/sample_web"
-_LIST = "data/sample_web/queries.parquet"
 _SET = "data/sample"
 """As the sample's configs have them; a test holds them to it. What other options name is not made."""
 
@@ -76,4 +76,4 @@ def _has_sample_web() -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, to=sys.stderr)

@@ -32,7 +32,7 @@ from configs.help import ask_for_help, describe, help_page
 from configs.load import ConfigError
 from configs.near import did_you_mean
 from pipeline.errors import PipelineError
-from pipeline.terminal.printable import say
+from pipeline.terminal.printable import printable, say
 
 __all__ = ["main"]
 
@@ -111,5 +111,5 @@ def _help(name: str, command: Callable[..., int], called: str, topic: str | None
         from pipeline.sets.subset_config import SubsetConfig
 
         page = describe(SubsetConfig)
-    print(page, end="\n" if page else "")
+    print(printable(page), end="\n" if page else "")
     return 0
