@@ -76,7 +76,8 @@ def _first_page(options: Sequence[Option], sections: Mapping[str, str], needed: 
             _list([known[name] for name in needed]),
             *("", "All options, by section; `--help SECTION` shows one, `--help all` all:\n"),
             *lines,
-            *("", "Paths are relative to the directory in which the command is run."),
+            *("", "CONFIG.yaml may be a preset's name; `openwit presets` lists them."),
+            "Paths are relative to the directory in which the command is run.",
         ]
     )
 

@@ -11,13 +11,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from configs.load import ConfigError
 from pipeline.errors import InputError, one_line
 from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.files import open_binary
 from pipeline.stages.extract.tables.lines import lines_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Guess", "guess_columns"]
 
@@ -82,12 +85,23 @@ def _parquet_head(path: str, file: BinaryIO) -> tuple[list[str], list[list[Any]]
     import pyarrow.parquet as pq
 
     try:
-        parquet = pq.ParquetFile(file)
-        table = next(parquet.iter_batches(_ROWS), None)
-        names = list(parquet.schema_arrow.names)
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        schema = parquet.schema_arrow
+        # Pictures and vectors are large, and neither is asked for.
+        texts = [field.name for field in schema if _holds_text(field.type)]
+        batch = next(parquet.iter_batches(_ROWS, columns=texts), None)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet ({one_line(error)})") from error
-    return names, [] if table is None else [list(row.values()) for row in table.to_pylist()]
+    rows = [] if batch is None else batch.to_pylist()
+    return list(schema.names), [[row.get(name) for name in schema.names] for row in rows]
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _json_head(file: BinaryIO) -> tuple[list[str], list[list[Any]]]:

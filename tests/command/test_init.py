@@ -255,6 +255,13 @@ def test_names_that_are_known_come_first(here: Path) -> None:
     assert (guess.url, guess.text, guess.license) == ("URL", "TEXT", "LICENSE")
     _write_parquet(here / "b.parquet", [{"url": "https://a.example/1.jpg", "caption": ["a dog", "the dog"]}])
     assert guess_columns("b.parquet", "parquet").text == "caption"
+    _write_parquet(
+        here / "c.parquet", [{"jpg": b"\xff", "vector": [1.0], "url": "https://a.example/1", "words": "a dog"}]
+    )
+    guess = guess_columns("c.parquet", "parquet")
+    assert (guess.names, guess.text) == (("jpg", "vector", "url", "words"), "words")
+    _write_parquet(here / "d.parquet", [{"url": None, "caption": None}])
+    assert guess_columns("d.parquet", "parquet").url == "url"
 
 
 def test_table_without_a_header_is_given_names(here: Path) -> None:
