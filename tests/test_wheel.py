@@ -62,7 +62,7 @@ def _pip(*words: str) -> None:
 def _run(program: Path, directory: Path, *words: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [str(program), *words], cwd=directory, env=environment, capture_output=True, text=True, timeout=280
+        [str(program), *words], cwd=directory, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -81,7 +81,7 @@ def test_wheel_has_the_packages_and_their_configs_and_no_more(wheel: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # a build, an environment, a run and a training
+@pytest.mark.timeout(1500)  # a build, an environment, a run that compiles its kernels, and a training
 def test_sample_is_made_and_trained_on_from_an_empty_directory(program: Path, tmp_path: Path) -> None:
     python = program.with_name("python")
     code = f"import {', '.join(PACKAGES)}; print({', '.join(f'{name}.__file__' for name in PACKAGES)}, sep='\\n')"

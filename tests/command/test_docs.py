@@ -45,7 +45,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m openwit "$@"\n')
     program.chmod(0o755)
     work = tmp_path / "work"
-    build_sample_web(SampleWebConfig(path=str(work / "data" / "sample_web"), links=400, port=port))
+    build_sample_web(SampleWebConfig(path=str(work / "data" / "sample_web"), links=200, port=port))
     (work / "my-links").mkdir()
     row = {"url": "https://a.example/1.jpg", "caption": "a dog in the park"}
     pq.write_table(pa.Table.from_pylist([row]), work / "my-links" / "a.parquet")
@@ -58,6 +58,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **paths}
 
 
+@pytest.mark.timeout(600)  # twenty commands, on a machine that does other things too
 def test_every_command_works(environment: dict[str, str], tmp_path: Path) -> None:
     script = "".join(_blocks("sh"))
     # It wants a terminal: util-linux has one for it.
@@ -71,7 +72,7 @@ def test_every_command_works(environment: dict[str, str], tmp_path: Path) -> Non
         input=ANSWERS,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=550,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for told in ("all whole", "final_balance", "--fetch.retries", "output: data/my-links"):
