@@ -26,17 +26,22 @@ _REPAIRS = 2
 
 
 def sql_command(words: Words) -> int:
-    """sql CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE] [--allow-files]
+    """sql CONFIG.yaml|DIR "SELECT ..."|NAME
+        [--format table|csv|json|parquet] [--to FILE] [--allow-files]
 
-    Ask the data set in SQL (DuckDB), or by the name of a query. SQL sees the data set and nothing else of the machine,
-    and writes nothing, unless --allow-files is given.
+    Ask the data set in SQL (DuckDB), or by the name of a query. SQL sees the
+    data set and nothing else of the machine, and writes nothing, unless
+    --allow-files is given.
 
-    Views: candidates, matched, deduplicated, selected, fetched, queries, query_counts, final_counts, published,
-        samples, rejections, hosts, shards, runs, ledger, reasons
-    Names: aspect_ratios, balance, balance_curve, balance_final, balance_summary, balance_tail, balance_unmatched,
-        caption_characters, caption_words, consent, duplicates, failures, formats, funnel, host_shares, hosts,
-        image_sizes, language_probability, languages, licences, links_left, queries_by_rank, query_sources,
-        sample_hosts, totals
+    Views: candidates, matched, deduplicated, selected, fetched, queries,
+        query_counts, final_counts, published, samples, rejections, hosts,
+        shards, runs, ledger, reasons
+    Names: aspect_ratios, balance, balance_curve, balance_final,
+        balance_summary, balance_tail, balance_unmatched,
+        caption_characters, caption_words, consent, duplicates, failures,
+        formats, funnel, host_shares, hosts, image_sizes,
+        language_probability, languages, licences, links_left,
+        queries_by_rank, query_sources, sample_hosts, totals
     """
     from pipeline.catalog.catalog import NAMED_QUERIES, check_query, confine, named_query, open_catalog, sql_errors
 
@@ -65,8 +70,9 @@ def _written(to: str | None) -> AbstractContextManager[Path | None]:
 def explain_command(words: Words) -> int:
     """explain CONFIG.yaml|DIR --uid HEX | --url URL [--format text|json]
 
-    The story of one link: where it was found, what each stage said, its queries with their counts, thresholds
-    and its own hashes, what came of the request, its shard and key. Works in the middle of a run.
+    The story of one link: where it was found, what each stage said, its
+    queries with their counts, thresholds and its own hashes, what came of the
+    request, its shard and key. Works in the middle of a run.
     """
     from pipeline.catalog.catalog import sql_errors
     from pipeline.questions.explain import explain, lines_of
@@ -95,10 +101,12 @@ def _plain(value: object) -> str:
 
 
 def balance_report_command(words: Words) -> int:
-    """balance-report CONFIG.yaml|DIR [--format table|csv|json|parquet] [--to FILE]
+    """balance-report CONFIG.yaml|DIR [--format table|csv|json|parquet]
+        [--to FILE]
 
-    The captions that each mode of balancing would keep of this set's pairs, at its t. For the figures beside
-    the published ones: sql CONFIG.yaml balance_summary.
+    The captions that each mode of balancing would keep of this set's pairs, at
+    its t. For the figures beside the published ones: sql CONFIG.yaml
+    balance_summary.
     """
     from pipeline.questions.balance_report import compare_modes
     from pipeline.storage.duck import open_duckdb
@@ -134,9 +142,11 @@ def report_command(words: Words) -> int:
 def verify_command(words: Words) -> int:
     """verify CONFIG.yaml|DIR [--work] [--repair]
 
-    Check every tar, member, picture, hash, row and count of the published shards. Each damage is a line; the exit
-    status is 1 when there is one. With --work, check every file of work/ too, against its done-record. With --repair,
-    make again what is damaged, from what is left: nothing is requested.
+    Check every tar, member, picture, hash, row and count of the published
+    shards. Each damage is a line; the exit status is 1 when there is one. With
+    --work, check every file of work/ too, against its done-record. With
+    --repair, make again what is damaged, from what is left: nothing is
+    requested.
     """
     from pipeline.runs.repair import repair
     from pipeline.terminal.console import PrintableConsole

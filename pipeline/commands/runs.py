@@ -23,7 +23,8 @@ __all__ = ["plan_command", "run_command", "status_command"]
 def plan_command(words: Words) -> int:
     """plan CONFIG.yaml [--section.key value ...]
 
-    Print the steps, what would run, and the columns of the rows. Nothing is written.
+    Print the steps, what would run, and the columns of the rows. Nothing is
+    written.
     """
     from rich.table import Table
     from rich.text import Text
@@ -34,7 +35,7 @@ def plan_command(words: Words) -> int:
     from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build
 
-    (target,) = words.positional(1, "CONFIG.yaml")
+    (target,) = words.positional(1, "CONFIG.yaml or a preset's name")
     config = words.config(target)
     own = recorded(place_of(config.output))
     states, first = inspect(config, own)
@@ -99,10 +100,13 @@ def _short(kind: pa.DataType) -> str:
 
 
 def run_command(words: Words) -> int:
-    """run CONFIG.yaml [--section.key value ...] [--extend | --retry-failed]
+    """run CONFIG.yaml [--section.key value ...]
+        [--extend | --retry-failed]
 
-    Build the data set, or go on with it: what is done already is not done again. With --extend, add the config's
-    sources to those of the data set. With --retry-failed, ask the URLs again that failed in a way that time can heal.
+    Build the data set, or go on with it: what is done already is not done
+    again. With --extend, add the config's sources to those of the data set.
+    With --retry-failed, ask the URLs again that failed in a way that time can
+    heal.
     """
     from rich import box
     from rich.table import Table
@@ -114,7 +118,7 @@ def run_command(words: Words) -> int:
     from pipeline.terminal.console import PrintableConsole
 
     extend, retry = words.take_flag("extend"), words.take_flag("retry-failed")
-    (target,) = words.positional(1, "CONFIG.yaml")
+    (target,) = words.positional(1, "CONFIG.yaml or a preset's name")
     config = words.config(target)
     if extend and retry:
         raise ConfigError("--extend and --retry-failed: one at a time; extend first, then retry")

@@ -203,7 +203,7 @@ def test_file_is_whole_and_its_name_tells_the_format(
         (["{set}", "funnel", "--to"], "--to needs a value"),
         (["{set}", "funnel", "--extend"], "unknown option --extend"),
         (["{set}", "funnel", "--to", "/proc/nowhere/x.csv"], "cannot write"),
-        (["{set}/absent", "funnel"], "cannot read the config"),
+        (["{set}/absent", "funnel"], "no data set here"),
     ],
 )
 def test_mistake_is_one_line(small: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,6 +216,8 @@ def test_mistake_is_one_line(small: Path, words: list[str], message: str, capsys
 def test_unknown_command_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert main(["subsett"]) == 2
+    assert "did you mean 'subset'?" in capsys.readouterr().err
+    assert main(["xyz"]) == 2
     assert "there are plan, run" in capsys.readouterr().err
     assert main(["--help"]) == 0
     commands = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line and line[0].isalpha()][1:]
