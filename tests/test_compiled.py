@@ -84,7 +84,7 @@ class House:
         return _answer(self.start(x))
 
     def kept(self) -> list[Path]:
-        return sorted((self.folder / "__pycache__").glob("room.run-*.nbc"))
+        return sorted((self.folder / "__pycache__").glob("house.room.run-*.nbc"))
 
 
 def _answer(process: subprocess.Popen[str]) -> tuple[float, bool]:
@@ -127,7 +127,7 @@ def test_a_new_date_a_comment_or_another_place_compile_nothing(house: House) -> 
         (house.folder / name).write_text("# moves all lines\n\n" + (house.folder / name).read_text())
     assert house.run() == (33, True)
     assert not house.kept()
-    assert list((house.folder.parent / "chosen").rglob("room.run-*.nbc"))
+    assert list((house.folder.parent / "chosen").rglob("house.room.run-*.nbc"))
 
 
 def test_processes_that_compile_at_once_keep_right_code(house: House) -> None:
@@ -143,7 +143,7 @@ def test_where_the_source_cannot_be_written_the_users_cache_keeps_code(house: Ho
     (house.folder / "__pycache__").write_text("no folder")
     assert house.run() == (33, False)
     assert house.run() == (33, True)
-    assert list((house.folder.parent / "cache").rglob("room.run-*.nbc"))
+    assert list((house.folder.parent / "cache").rglob("house.room.run-*.nbc"))
 
 
 def test_where_nothing_can_be_written_a_kernel_runs_all_the_same(house: House) -> None:
