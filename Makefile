@@ -32,7 +32,7 @@ now = $$(date +%s)
 .venv/ready: pyproject.toml setup.py requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than 3.11; run make PYTHON=/path/to/a/newer/python"; exit 2; }
-	@echo "Setting up .venv to make data sets, once: SIZE_BASE. TIME_BASE"
+	@echo "Setting up .venv to make data sets, once: 370 MB to load, 1.1 GB on the disk."
 	@start=$(now) && { test -x $(BIN)/python || $(PYTHON) -m venv .venv; } \
 		&& awk '/^[^ ]/ { is_uv = /^uv==/ } is_uv' requirements.lock > .venv/uv.lock \
 		&& { $(PIP) --require-hashes --no-deps -r .venv/uv.lock || true; } \
@@ -42,12 +42,12 @@ now = $$(date +%s)
 		&& echo "Ready to make data sets, after $$(( $(now) - start )) s." && touch $@
 
 .venv/ready-train: .venv/ready requirements-train.lock
-	@echo "Adding the trainer to .venv, once: SIZE_TRAIN. TIME_TRAIN"
+	@echo "Adding the trainer to .venv, once: 2.9 GB to load, 5.4 GB on the disk, mostly torch."
 	@start=$(now) && $(call install,requirements-train.lock) \
 		&& echo "Ready to train, after $$(( $(now) - start )) s." && touch $@
 
 .venv/ready-dev: .venv/ready requirements-dev.lock
-	@echo "Adding all that tests need to .venv, once: with the trainer SIZE_DEV. TIME_DEV"
+	@echo "Adding all that tests need to .venv, once: 0.1 GB, and the trainer, 5.4 GB, where it is missing."
 	@start=$(now) && $(call install,requirements-dev.lock) \
 		&& echo "Ready to test, after $$(( $(now) - start )) s." && touch .venv/ready-train $@
 
@@ -112,7 +112,7 @@ lock: .venv/ready  ## pin what pyproject.toml asks for, for every platform, in r
 	@rm -f requirements.lock requirements-train.lock
 	@$(compile) --constraint requirements-dev.lock --output-file requirements.lock
 	@$(compile) --constraint requirements-dev.lock --extra train --output-file requirements-train.lock
-	@wc -l requirements*.lock > /dev/null && grep -c == requirements*.lock
+	@grep -c == requirements*.lock  # how many packages each pins
 
 licences: .venv/ready-dev  ## write docs/licences.md anew, from what is installed
 	@$(BIN)/python docs/licences.py
