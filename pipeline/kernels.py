@@ -107,10 +107,14 @@ def compile_all(say_done: Callable[[str, float], None]) -> None:
     """
     if (shared := baseline()) is not None:  # read by numba and `here` in the processes that start below
         os.environ |= {"NUMBA_CPU_NAME": shared.cpu, "NUMBA_CPU_FEATURES": shared.features}
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as processes:
+    with ProcessPoolExecutor(_num_processes(), mp_context=get_context("spawn")) as processes:
         tasks = {processes.submit(_compile, name): name for name in KERNELS}
         for task in as_completed(tasks):
             say_done(tasks[task], task.result())
+
+
+def _num_processes() -> int:
+    return min(os.cpu_count() or 1, len(KERNELS))
 
 
 def _compile(name: str) -> float:
@@ -123,9 +127,9 @@ def _compile(name: str) -> float:
 def main() -> int:
     """Compile what is not compiled yet, and say so."""
     start = time.monotonic()
-    say(f"Compiling {len(KERNELS)} kernels, {os.cpu_count()} at a time:")
+    say(f"Compiling the kernels, {_num_processes()} at a time, so that no run has to:")
     compile_all(lambda name, seconds: say(f"  {name} ({seconds:.0f} s)"))
-    say(f"Kernels are compiled ({time.monotonic() - start:.0f} s).")
+    say(f"The kernels are compiled ({time.monotonic() - start:.0f} s).")
     return 0
 
 
