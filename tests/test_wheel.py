@@ -1,104 +1,68 @@
-"""A wheel in an environment of its own: what is in it, and that the command works from an empty directory.
-
-The environment has the wheel, and stands before the tests' own one, which lends the packages that the wheel depends on.
-"""
+"""The wheel: what it brings, and that it runs where there is nothing but it and its packages."""
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
-import site
-import subprocess
-import sys
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.ports import free_port
+from pipeline.compiled.processor import baseline
+from tests.installed import Installed
+from tests.pipeline.loopback_server import LoopbackServer, text
+from tests.pipeline.small_run import SmallRun, picture
 
-PACKAGES = ("configs", "openwit", "pipeline", "query_list", "training")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of what belongs to the project, so that nothing is left in the checkout."""
-    source = tmp_path_factory.mktemp("wheel") / "source"
-    for package in PACKAGES:
-        shutil.copytree(REPOSITORY / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        if (REPOSITORY / name).exists():
-            shutil.copy2(REPOSITORY / name, source / name)
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(source.parent), str(source))
-    (found,) = source.parent.glob("*.whl")
-    return found
+PACKAGES = {"configs", "openwit", "pipeline", "query_list", "training"}
 
 
-@pytest.fixture(scope="module")
-def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`openwit`, as pip installs it."""
-    root = tmp_path_factory.mktemp("environment") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root)], check=True, timeout=120)
-    python = root / "bin" / "python"
-    _pip("--python", str(python), "install", "--no-deps", "--no-index", str(wheel))
-    (own,) = (root / "lib").glob("python*/site-packages")
-    # A path in a .pth file has no .pth files of its own: not the checkout, which the tests' environment has installed.
-    (own / "lent.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-    return root / "bin" / "openwit"
-
-
-def _pip(*words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *words],
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _run(program: Path, directory: Path, *words: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(program), *words], cwd=directory, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_wheel_has_the_packages_and_their_configs_and_no_more(wheel: Path) -> None:
+def test_wheel_brings_the_packages_and_nothing_else(wheel: Path) -> None:
+    assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        (script,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
-        assert archive.read(script).decode().split() == ["[console_scripts]", "openwit", "=", "openwit.command:main"]
-    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
-    shipped = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.yaml")}
-    shipped |= {"configs/train/models/openwit-sample.json", "pipeline/catalog/sql/funnel.sql"}
-    assert shipped <= set(names)
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
+    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".so"))]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1500)  # a build, an environment, a run that compiles its kernels, and a training
-def test_sample_is_made_and_trained_on_from_an_empty_directory(program: Path, tmp_path: Path) -> None:
-    python = program.with_name("python")
-    code = f"import {', '.join(PACKAGES)}; print({', '.join(f'{name}.__file__' for name in PACKAGES)}, sep='\\n')"
-    for file in _run(python, tmp_path, "-c", code).splitlines():
-        assert Path(file).is_relative_to(program.parent.parent)
-    assert "openwit shards sample" in _run(program, tmp_path, "--help")
-    assert "laion" in _run(program, tmp_path, "presets")
-    assert not list(tmp_path.iterdir())
-    port = free_port()
-    _run(program, tmp_path, "sample-web", "build", "--links", "400", "--port", str(port))
-    here = f"127.0.0.0/8:{port}"
-    words = ("--fetch.allow_addresses", here, "--fetch.retries", "0", "--shards.samples_per_shard", "50")
-    assert "samples, " in _run(program, tmp_path, "shards", "sample", *words)
-    assert "nothing to do" in _run(program, tmp_path, "shards", "sample", *words)
-    assert "all whole" in _run(program, tmp_path, "verify", "sample")
-    assert "final_balance" in _run(program, tmp_path, "sql", "sample", "funnel")
-    assert {path.name for path in tmp_path.iterdir()} == {"data"}
-    if find_spec("torch") is not None:
-        assert "zeroshot mean per class" in _run(program, tmp_path, "train", "sample", "--epochs", "1")
-        assert "local-dir:" in _run(program, tmp_path, "export", "sample")
+@pytest.mark.skipif(baseline() is None, reason="this processor is below the baseline")
+def test_wheel_brings_every_kernel_compiled(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = [name for name in archive.namelist() if "/shipped/" in name]
+        sources = "".join(archive.read(n).decode() for n in archive.namelist() if n.endswith(".py"))
+    kernels = {Path(name).name.rsplit("-", 2)[0] for name in shipped}
+    assert len(kernels) == len(shipped)  # each for one kind of arrays
+    assert len(kernels) == len(re.findall(r"^@kernel\n", sources, re.MULTILINE)) + 1  # and the resize kernel
+
+
+def test_packages_that_the_wheel_asks_for_are_locked(installed: Installed) -> None:
+    checked = installed.run("python", "-m", "pip", "check")
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_a_table_becomes_a_set_without_torch_and_without_compiling(installed: Installed) -> None:
+    paths = [f"/{i}" for i in range(8)]
+    with LoopbackServer({path: text(picture(i)) for i, path in enumerate(paths)}) as server:
+        small = SmallRun.make(installed.root / "tiny", server, paths)
+        assert small.run() == 0
+        ours = small.published()
+        shutil.rmtree(small.output)
+        done = installed.run("python", "-m", "pipeline", "run", str(small.config))
+    assert done.returncode == 0, done.stderr
+    assert small.samples() == paths
+    assert small.published() == ours
+    assert not (installed.site_packages / "torch").exists()
+    if baseline() is not None:
+        for folder in (installed.site_packages / "pipeline", installed.root / "cache"):
+            code = [path for kind in ("*.nbc", "*.o") for path in folder.rglob(kind) if path.parent.name != "shipped"]
+            assert not code
+
+
+def test_the_trainer_says_what_to_install(installed: Installed) -> None:
+    config = installed.site_packages / "configs" / "train" / "sample.yaml"
+    done = installed.run("python", "-m", "training", "run", str(config))
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: the trainer is not installed here .+ pip install 'openwit\[train\]'\n", done.stderr)

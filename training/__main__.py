@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from pipeline.terminal.printable import printable, say
 from training.config import TrainConfig
 from training.errors import CheckpointError, TrainingError
 
+_PACKAGES = ("open_clip", "safetensors", "tensorboard", "timm", "torch", "torchvision")
+"""The modules of the extra `train`."""
 _USAGE = """usage: python -m training COMMAND CONFIG.yaml [--section.key value ...]
 
 commands:
@@ -54,7 +57,9 @@ def main(arguments: Sequence[str], *, called: str | None = None) -> int:
         if name not in _COMMANDS:
             raise ConfigError(f"unknown command {name!r}; use run, evaluate or export")
         path = _config_path(rest.pop(0)) if rest and not rest[0].startswith("--") else None
-        return _COMMANDS[name](load(TrainConfig, path, rest))
+        config = load(TrainConfig, path, rest)
+        _check_installed()
+        return _COMMANDS[name](config)
     except (ConfigError, TrainingError, PipelineError) as error:  # the last is of a bucket
         say(f"error: {error}", to=sys.stderr)
         return 2
@@ -83,6 +88,16 @@ def _config_path(word: str) -> str:
     if not Path(word).exists():
         raise ConfigError(f"{word}: no config here; {no_preset('train', word)}")
     return word
+
+
+def _check_installed() -> None:
+    """Raises TrainingError where a package of the extra `train` is missing."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainingError(
+            f"the trainer is not installed here ({', '.join(missing)} missing); run `make setup-train` in a checkout, "
+            "elsewhere pip install 'openwit[train]'"
+        )
 
 
 # Each command imports what it works with: torch alone takes seconds, and neither help nor a mistake shall wait for it.
