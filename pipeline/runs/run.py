@@ -220,7 +220,9 @@ def _run_step(
 ) -> list[Done]:
     accept = None if step.accept is None else step.accept(page.run)
     directory = page.run.directory(step.name)
-    done = engine.run_step(directory, tasks, title=step.title, keep=step.keep, accept=accept, looked=looked)
+    done = engine.run_step(
+        directory, tasks, step=step.name, title=step.title, keep=step.keep, accept=accept, looked=looked
+    )
     step.data.finish(done)
     return done
 
