@@ -154,20 +154,27 @@ def run_command(words: Words) -> int:
 def status_command(words: Words) -> int:
     """status CONFIG.yaml|DIR
 
-    How far each step is.
+    Whether a run is under way, and what it is at: rates, time left, tasks that are slow or stuck; and how far each
+    step is. From any shell, on any machine that sees the data set; reads only.
     """
     from rich import box
     from rich.table import Table
 
     from pipeline.own.record import recorded
+    from pipeline.runs.live import lines_of
     from pipeline.runs.run import inspect
+    from pipeline.runs.run_log import last_run
     from pipeline.steps.fetch.retries import retries_of
     from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build
 
     (target,) = words.positional(1, "CONFIG.yaml or a data set's directory")
     config = words.config(target)
-    own = recorded(place_of(config.output))
+    output, console = place_of(config.output), PrintableConsole()
+    last = last_run(output)
+    for line in [] if last is None else lines_of(last, console.width):
+        console.print(line, soft_wrap=True, highlight=False)
+    own = recorded(output)
     states = {state.step: state for state in inspect(config, own)[0]}
     table = Table("step", "done", "tasks", "rows", box=box.SIMPLE_HEAD)
     for step in build(config, own).steps:
@@ -176,9 +183,8 @@ def status_command(words: Words) -> int:
             table.add_row(step.name, "-", "-", "-")
         else:
             table.add_row(step.name, str(state.done), str(state.tasks), f"{state.rows:,}")
-    console = PrintableConsole()
     console.print(table)
-    retries = retries_of(place_of(config.output))
+    retries = retries_of(output)
     for number, retried in enumerate(retries.finished, 1):
         console.print(f"retry {number}: {_retried(retried)}")
     if retries.under_way:

@@ -20,23 +20,22 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.nodes import Nodes
 from pipeline.engine.parcel import Packer, unpack
 from pipeline.engine.record import Done
-from pipeline.engine.signs import SignBox, Slot, deliver, sign_box, sign_every_s, signing
+from pipeline.engine.signs import SignBox, deliver, pack_sign, sign_box, signs_of, unpack_sign
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.engine.task import AnyTask, Needs
 from pipeline.errors import EngineError, PipelineError
 from pipeline.storage.bucket import is_bucket_url
 from pipeline.storage.lease import Hold
-from pipeline.storage.location import Files
 from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
-from pipeline.watching import Sign, StepWatch
+from pipeline.watching import StepWatch
 
 __all__ = ["RayEngine", "run_parcel", "run_task_in"]
 
 _NO_HOLD = Hold()
 _TASK = 3
 """Its place among the words of `run_task_in`."""
-_Ended = tuple[Done, Sign]
+_Ended = tuple[Done, bytes]
 _LOOK_EVERY_S = 2.0
 """How long the driver waits for a task before it looks whether Ray is still there."""
 
@@ -75,12 +74,13 @@ def _check_driver(node: str, process: int) -> None:
         raise EngineError(f"the run (process {process}) is gone; its task is not committed")
 
 
-def run_parcel(parcel: bytes, slot: Slot, *shared: Files) -> tuple[Done, Sign]:
-    """`run_task_in` of what `Packer` packed, with signs of life into `slot`; the last one comes with the record."""
-    every_s, *words = unpack(parcel, shared)
+def run_parcel(parcel: bytes, *shared: Any) -> tuple[Done, bytes]:
+    """`run_task_in` of what `Packer` packed, with signs of life; the last one comes with the record."""
+    signing, *words = unpack(parcel, shared)
     task: AnyTask[Any] = words[_TASK]
-    with signing(task.partition, slot, every_s=every_s) as now:
-        return run_task_in(*words), now.look()
+    with signs_of(task.partition, signing, shared) as now:
+        done = run_task_in(*words)
+    return done, pack_sign(now.look())
 
 
 class RayEngine(Engine):
@@ -118,7 +118,7 @@ class RayEngine(Engine):
                 for future in _those(ended):
                     _, task = live.pop(future)
                     record, sign = self._result(session.ray, future, task)
-                    watch.ended(sign, rows=int(record.info.get("rows", 0)))
+                    watch.ended(unpack_sign(sign), rows=int(record.info.get("rows", 0)))
                     yield record
                 nodes.look()
                 nodes.check(needs)
@@ -140,7 +140,6 @@ class RayEngine(Engine):
         packer = Packer(ray)
         about = (os.getcwd(), (os.uname().nodename, os.getpid()), str(directory))
         remotes: dict[Needs, Any] = {}
-        slot = None if box is None else box.slot
 
         def submit(task: AnyTask[Any]) -> Any:
             remote = remotes.get(task.needs)
@@ -153,9 +152,9 @@ class RayEngine(Engine):
                     retry_exceptions=[OSError],
                     scheduling_strategy="SPREAD",
                 )
-            every_s = sign_every_s(nodes.window(task.needs))
-            parcel, shared = packer.pack((every_s, *about, task, hold))
-            return remote.remote(parcel, slot, *shared)
+            signing = None if box is None else box.signing(nodes.window(task.needs))
+            parcel, shared = packer.pack((signing, *about, task, hold))
+            return remote.remote(parcel, *shared, *([] if box is None else box.handles))
 
         return submit
 

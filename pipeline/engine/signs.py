@@ -1,24 +1,25 @@
 """Signs of life on their way from workers to the driver: each may be lost, none is waited for.
 
-    worker:  task adds to its Tally;  a thread looks, once a second  --> slot
+    worker:  task adds to its Tally;  a thread looks, once a second  --> box
     driver:  whoever watches asks the box, once a second             <-- box --> StepWatch
 
-On a Ray of this run alone a slot is a file of each worker in the driver's private scratch, which costs no process and
-no message. On a cluster it is an actor, which keeps the last sign of each worker until the driver takes them; the more
-workers there are, the rarer each signs.
+On a Ray of this run alone the box is a directory in the driver's private scratch, a file for each worker: no process
+and no message more. On a cluster it is an actor, which keeps the last sign of each worker until the driver takes them;
+the more workers there are, the rarer each signs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,20 +27,23 @@ from pipeline.engine.start_ray import RaySession
 from pipeline.storage.scratch import scratch_directory
 from pipeline.watching import Running, Sign, StepWatch, running
 
-__all__ = ["SignBox", "Slot", "deliver", "sign_box", "sign_every_s", "signing"]
+__all__ = ["SignBox", "Signing", "deliver", "pack_sign", "sign_box", "signs_of", "unpack_sign"]
 
-Slot = Any
-"""What travels with a task: a directory's name, an actor's handle, or None where nobody watches."""
 _SIGN_EVERY_S = 1.0
 _MOST_A_SECOND = 500
 """Signs that the driver gets from all workers together."""
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Sign).decode
+pack_sign = msgspec.msgpack.Encoder().encode
+"""A sign as it travels."""
+unpack_sign = msgspec.msgpack.Decoder(Sign).decode
+"""Raises msgspec.DecodeError."""
 
 
-def sign_every_s(in_flight: int) -> float:
-    """How often a worker signs, where so many tasks are in flight."""
-    return max(_SIGN_EVERY_S, in_flight / _MOST_A_SECOND)
+class Signing(NamedTuple):
+    """What a task takes along: where to sign, and how often."""
+
+    directory: str | None
+    """None: the actor, whose handle comes last among what is shared."""
+    every_s: float
 
 
 # --- the worker's side ---------------------------------------------------------------------------
@@ -49,12 +53,12 @@ class _Signer:
     """Signs for the task that runs in this process, from a thread of its own: a task never waits for it."""
 
     def __init__(self) -> None:
-        self._now: tuple[Running, Slot, float] | None = None
+        self._now: tuple[Running, Callable[[Sign], None], float] | None = None
         self._begun = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def begin(self, now: Running, slot: Slot, every_s: float) -> None:
-        self._now = now, slot, every_s
+    def begin(self, now: Running, put: Callable[[Sign], None], every_s: float) -> None:
+        self._now = now, put, every_s
         self._begun.set()
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._sign_always, daemon=True, name="signs of life")
@@ -70,9 +74,9 @@ class _Signer:
             found = self._now
             if found is None:
                 continue
-            now, slot, every_s = found
+            now, put, every_s = found
             with contextlib.suppress(Exception):  # whatever it is, the work must not fail for it
-                _put(slot, now.look())
+                put(now.look())
             time.sleep(every_s)
 
 
@@ -80,27 +84,32 @@ _signer = _Signer()
 
 
 @contextmanager
-def signing(task: str, slot: Slot, *, every_s: float) -> Iterator[Running]:
-    """A task runs here for the block; its signs go into `slot`, if there is one."""
+def signs_of(task: str, signing: Signing | None, shared: Sequence[Any]) -> Iterator[Running]:
+    """A task runs here for the block, and signs, unless nobody watches; `shared` came with it."""
     with running(task) as now:
-        if slot is None:
+        if signing is None:
             yield now
             return
-        _signer.begin(now, slot, every_s)
+        if signing.directory is None:
+            put = functools.partial(_put_to_actor, shared[-1])
+        else:
+            put = functools.partial(_put_into, signing.directory)
+        _signer.begin(now, put, signing.every_s)
         try:
             yield now
         finally:
             _signer.end()
 
 
-def _put(slot: Slot, sign: Sign) -> None:
-    if not isinstance(slot, str):
-        slot.put.remote(f"{sign.node}-{sign.process}", _encode(sign))
-        return
-    path = Path(slot) / str(sign.process)
+def _put_into(directory: str, sign: Sign) -> None:
+    path = Path(directory) / str(sign.process)
     temporary = path.with_suffix(".new")
-    temporary.write_bytes(_encode(sign))
+    temporary.write_bytes(pack_sign(sign))
     temporary.replace(path)
+
+
+def _put_to_actor(actor: Any, sign: Sign) -> None:
+    actor.put.remote(f"{sign.node}-{sign.process}", pack_sign(sign))
 
 
 # --- the driver's side ---------------------------------------------------------------------------
@@ -109,7 +118,13 @@ def _put(slot: Slot, sign: Sign) -> None:
 class SignBox(ABC):
     """Where the signs of all workers come in."""
 
-    slot: Slot
+    directory: str | None = None
+    handles: Sequence[Any] = ()
+    """What Ray must hand to a task beside its parcel."""
+
+    def signing(self, in_flight: int) -> Signing:
+        """What a task takes along, where so many are in flight."""
+        return Signing(self.directory, max(_SIGN_EVERY_S, in_flight / _MOST_A_SECOND))
 
     @abstractmethod
     def take(self) -> Sequence[bytes]:
@@ -129,25 +144,25 @@ def sign_box(session: RaySession) -> Iterator[SignBox]:
     finally:
         if session.answers:
             with contextlib.suppress(Exception):  # it goes with the job, at the latest
-                session.ray.kill(box.slot)
+                session.ray.kill(box.actor)
 
 
 def deliver(box: SignBox, watch: StepWatch) -> None:
     """Hand over what has come in."""
     for data in box.take():
         with contextlib.suppress(msgspec.DecodeError):
-            watch.heard(_decode(data))
+            watch.heard(unpack_sign(data))
 
 
 class _FileBox(SignBox):
     def __init__(self, directory: Path) -> None:
-        self.slot = str(directory)
+        self.directory = str(directory)
         self._times: dict[str, int] = {}
 
     def take(self) -> Sequence[bytes]:
         found: list[tuple[int, bytes]] = []
         with contextlib.suppress(OSError):
-            for entry in os.scandir(self.slot):
+            for entry in os.scandir(self.directory):
                 written = entry.stat().st_mtime_ns
                 if not entry.name.endswith(".new") and self._times.get(entry.name) != written:
                     self._times[entry.name] = written
@@ -172,16 +187,17 @@ class _Signs:
 class _ActorBox(SignBox):
     def __init__(self, ray: Any) -> None:
         # Without a CPU of its own, so that it keeps no task from one; made anew where its node goes.
-        self.slot = ray.remote(_Signs).options(num_cpus=0, max_restarts=-1).remote()
+        self.actor = ray.remote(_Signs).options(num_cpus=0, max_restarts=-1).remote()
+        self.handles = (self.actor,)
         self._asked: Any = None
 
     def take(self) -> Sequence[bytes]:
         if self._asked is None or not self._asked.done():
-            self._asked = self._asked or self.slot.take.remote().future()
+            self._asked = self._asked or self.actor.take.remote().future()
             return []
         answered, self._asked = self._asked, None
         with contextlib.suppress(Exception):  # it is being made anew
             found: list[bytes] = answered.result()
-            self._asked = self.slot.take.remote().future()
+            self._asked = self.actor.take.remote().future()
             return found
         return []

@@ -31,6 +31,7 @@ from pipeline.runs.damage import Patience, withdraw
 from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
 from pipeline.runs.extend import begin, changes_of, end, extended
 from pipeline.runs.publish import publish
+from pipeline.runs.run_log import logged
 from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.facts import STORES, store_of
@@ -99,7 +100,7 @@ def run(
     _refuse_copied_link(where)
     _refuse_store_in_set(where, config)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
-    with opened(where, config, progress) as output:
+    with opened(where, config, progress) as output, logged(progress, output, _about(config)):
         if extend:
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
@@ -348,6 +349,18 @@ def _write_ledger(output: Place, sums: Mapping[str, Mapping[str, Any]]) -> None:
     content = {"lines": [vars(line) for line in totals(sums.values())]}
     if read_json(output / "ledger.json") != content:
         write_json(output / "ledger.json", content)
+
+
+def _about(config: WitConfig) -> Mapping[str, Any]:
+    """Of the run, for its log."""
+    return {
+        "output": config.output,
+        "config": fingerprint(config),
+        "engine": config.engine.kind,
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "openwit": _version("openwit"),
+    }
 
 
 def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str, Any], damaged: Sequence[str]) -> str:

@@ -98,8 +98,8 @@ class Progress:
             finally:
                 with self._looking:
                     self._watch = None
-        now = self._look_at(watch)
-        self.tell("step_end", _end_of(now))
+        now = self._look_at(watch).at_end()
+        self.tell("step_end", now.plain())
         self._print(end_line(now, self.console.width))
 
     # --- the thread that looks -------------------------------------------------------------------
@@ -122,17 +122,14 @@ class Progress:
 
     def _look_always(self, over: threading.Event) -> None:
         while not over.wait(_LOOK_EVERY_S):
-            with contextlib.suppress(Exception):  # what is shown must never end what is done
-                self._tick()
-
-    def _tick(self) -> None:
-        now = None
-        with self._looking:
-            if self._watch is not None:
-                now = self._look_at(self._watch)
-                self._draw(now)
-        for listener in list(self._listeners):
-            listener.tick(now)
+            now = None
+            with contextlib.suppress(Exception), self._looking:  # what is shown must never end what is done
+                if self._watch is not None:
+                    now = self._look_at(self._watch)
+                    self._draw(now)
+            for listener in list(self._listeners):
+                with contextlib.suppress(Exception):
+                    listener.tick(now)
 
     def _look_at(self, watch: StepWatch) -> Now:
         if watch.look is not None:
@@ -148,7 +145,7 @@ class Progress:
         """Once a task, and again when it has moved meanwhile."""
         for task in now.stuck:
             if task.task not in self._stuck:
-                self.tell("task_stuck", {"step": now.step, **_about(task)})
+                self.tell("task_stuck", {"step": now.step, **task.plain()})
                 self._print(f"{now.title}: {_stuck_line(task)}")
         self._stuck = {task.task for task in now.stuck}
 
@@ -193,38 +190,3 @@ def _stuck_line(task: TaskNow) -> str:
 
 def _place(task: TaskNow) -> str:
     return f"process {task.process} on {task.node}"
-
-
-def _about(task: TaskNow) -> dict[str, Any]:
-    return {
-        "task": task.task,
-        "key": task.key,
-        "subject": task.subject,
-        "node": task.node,
-        "process": task.process,
-        "seconds": round(task.seconds, 1),
-        "quiet_s": round(task.quiet_s, 1),
-        "unit": task.counts.unit,
-        "units": task.counts.done,
-        "units_total": task.counts.total or None,
-    }
-
-
-def _end_of(now: Now) -> dict[str, Any]:
-    return {
-        "step": now.step,
-        "tasks": now.tasks,
-        "ran": now.done - now.skipped,
-        "rows": now.rows,
-        "seconds": round(now.seconds, 3),
-        **_counts_of(now),
-    }
-
-
-def _counts_of(now: Now) -> dict[str, Any]:
-    return {
-        "unit": now.counts.unit,
-        "units": now.counts.done,
-        "kept": now.counts.kept if now.counts.kept_as else None,
-        "bytes": now.counts.num_bytes,
-    }

@@ -38,7 +38,7 @@ def step_line(now: Now, width: int, *, pad: bool = False) -> str:
     parts = {
         "tasks": f"{now.done:,}/{now.tasks:,}",
         "rate": _rate(now),
-        "bytes": f"{now.bytes_per_s / 1e6:,.1f} MB/s" if now.bytes_per_s is not None else "",
+        "bytes": _bytes_a_second(now.bytes_per_s) if now.bytes_per_s else "",
         "kept": f"{now.kept_share:.0%} {now.counts.kept_as}" if now.kept_share is not None else "",
         "elapsed": clock_of(now.seconds),
         "left": left,
@@ -55,7 +55,7 @@ def step_line(now: Now, width: int, *, pad: bool = False) -> str:
 
 
 def _rate(now: Now) -> str:
-    if now.units_per_s is None:
+    if not now.units_per_s:
         return ""
     shown = f"{now.units_per_s:,.0f}" if now.units_per_s >= 10 else f"{now.units_per_s:.1f}"
     return f"{shown} {plural(now.counts.unit)}/s"
@@ -73,24 +73,26 @@ def task_line(task: TaskNow, width: int) -> str:
 
 
 def end_line(now: Now, width: int) -> str:
-    """A step that is done."""
-    ran = now.done - now.skipped
-    counts, seconds = now.counts, max(now.seconds, 1e-3)
-    parts: Sequence[str] = [
-        f"{ran:,} task{'' if ran == 1 else 's'}",
-        f"{now.rows:,} rows" if now.rows else "",
-        f"{seconds:,.1f} s",
+    """A step that is done: tasks and seconds one below the other, then as much as there is room for."""
+    ran, counts = now.done - now.skipped, now.counts
+    noun = "task" if ran == 1 else "tasks"
+    line = f"  {_cut(now.title, 32):<32} {ran:>6,} {noun:<5} {now.seconds:>8,.1f} s"
+    rows = f"{now.rows:,} rows" if now.rows else ""
+    more: Sequence[str] = [
+        f"{counts.done:,} {plural(counts.unit)}" if counts.kept_as else rows,
         f"{now.kept_share:.0%} {counts.kept_as}" if now.kept_share is not None else "",
-        f"{counts.done / seconds:,.0f} {plural(counts.unit)}/s" if counts.done and seconds >= 1 else "",
-        f"{counts.num_bytes / seconds / 1e6:,.1f} MB/s" if counts.num_bytes and seconds >= 1 else "",
         f"{now.skipped:,} already done" if now.skipped else "",
+        _rate(now),
+        _bytes_a_second(now.bytes_per_s) if now.bytes_per_s else "",
     ]
-    title = _cut(now.title, 34).ljust(34)
-    line = f"  {title}"
-    for part in parts:
-        if part and len(line) + len(part) + 2 <= width:
+    for part in more:
+        if part and len(line) + len(part) + len(_GAP) <= width:
             line += _GAP + part
     return line
+
+
+def _bytes_a_second(rate: float) -> str:
+    return f"{rate / 1e6:,.1f} MB/s" if rate >= 1e5 else f"{rate / 1e3:,.0f} kB/s"
 
 
 def _cut(text: str, room: int) -> str:

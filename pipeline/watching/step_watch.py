@@ -7,6 +7,7 @@ What can not be told is None: a time that is left needs something that was done 
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import statistics
 import threading
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.watching.tally import Counts, Sign
 
@@ -27,9 +28,12 @@ _RATE_OVER_S = 30.0
 """What a rate is the mean of: short enough to see a change, long enough that a batch makes no jump."""
 _SAMPLE_EVERY_S = 1.0
 _LEFT_AFTER_S = 5.0
-_LEFT_FROM = 0.1
-"""Of a task's work: with less done, the time that is left would be a guess."""
+_LEFT_FROM = 0.05
+"""Of all work, or a whole task: with less done, the time that is left would be a guess."""
+_PACE_OVER_S = 60.0
 _RECENT_TASKS = 10
+_RECENT_SHARES = 2
+"""What a pace is told by at least, of tasks that are done or not, and of such that say how far they are."""
 _DURATIONS = 1001
 _SHOWN = 5
 
@@ -49,6 +53,13 @@ class TaskNow:
     quiet_s: float
     """Since it counted anything, or began."""
     counts: Counts
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it (docs/watching.md)."""
+        counts = self.counts
+        of = {"task": self.task, "key": self.key, "subject": self.subject, "node": self.node, "process": self.process}
+        times = {"seconds": round(self.seconds, 1), "quiet_s": round(self.quiet_s, 1)}
+        return {**of, **times, "unit": counts.unit, "units": counts.done, "units_total": counts.total or None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +95,36 @@ class Now:
     def kept_share(self) -> float | None:
         """Of the units that are done, since the step began; None where no task says so."""
         return self.counts.kept / self.counts.done if self.counts.kept_as and self.counts.done else None
+
+    def at_end(self) -> Now:
+        """Of a step that is over: its rates are of all of it."""
+        seconds, counts = max(self.seconds, 1e-3), self.counts
+        units = counts.done / seconds if counts.unit else None
+        num_bytes = counts.num_bytes / seconds if counts.num_bytes else None
+        return dataclasses.replace(self, units_per_s=units, bytes_per_s=num_bytes, left_s=None)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it (docs/watching.md), but for the tasks that run."""
+        counts = self.counts
+        return {
+            "step": self.step,
+            "title": self.title,
+            "tasks": self.tasks,
+            "done": self.done,
+            "skipped": self.skipped,
+            "running": self.running,
+            "retried": self.retried,
+            "seconds": round(self.seconds, 1),
+            "rows": self.rows,
+            "unit": counts.unit,
+            "units": counts.done,
+            "units_per_s": _rounded(self.units_per_s),
+            "kept": counts.kept if counts.kept_as else None,
+            "kept_as": counts.kept_as or None,
+            "bytes": counts.num_bytes,
+            "bytes_per_s": _rounded(self.bytes_per_s),
+            "left_s": _rounded(self.left_s),
+        }
 
 
 class _Sample(NamedTuple):
@@ -232,12 +273,17 @@ class StepWatch:
         return found
 
     def _left(self, now: _Sample) -> float | None:
-        """By the pace of the last tasks: ten of them, or all that there were."""
-        since = self._samples[0]
-        passed, worked = now.at - since.at, now.work - since.work
-        if now.at - self._began < _LEFT_AFTER_S or worked < _LEFT_FROM:
+        """By the pace of late, or of all since the first task began to count: workers take a while to start."""
+        tasks = _RECENT_TASKS if self._sums.share <= 0 else _RECENT_SHARES
+        since = self._samples[-1]
+        for sample in reversed(self._samples):
+            since = sample
+            if not sample.work or (now.at - sample.at >= _PACE_OVER_S and now.work - sample.work >= tasks):
+                break
+        passed, worked, all_work = now.at - since.at, now.work - since.work, self.tasks - self.skipped
+        if passed < _LEFT_AFTER_S or worked < min(1.0, _LEFT_FROM * all_work):
             return None
-        return max(self.tasks - self.skipped - now.work, 0.0) * passed / worked
+        return max(all_work - now.work, 0.0) * passed / worked
 
     def _slowest(self, running: Sequence[_Live], at: float) -> list[TaskNow]:
         chosen = heapq.nlargest(_SHOWN, running, key=lambda live: _seconds(live, at))
@@ -250,6 +296,10 @@ class StepWatch:
         # One that counts nothing may be at its work all the same: only the time that others took tells.
         stuck = [live for live in late if live.sign is not None and (live.sign.counts.done or usual is not None)]
         return [_task_now(live, at) for live in sorted(stuck, key=lambda live: _quiet(live, at), reverse=True)]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
 
 
 def _seconds(live: _Live, at: float) -> float:

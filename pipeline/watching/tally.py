@@ -24,7 +24,7 @@ import msgspec
 __all__ = ["Counts", "Running", "Sign", "Tally", "counting", "running", "tally_here"]
 
 
-class Counts(msgspec.Struct, frozen=True):
+class Counts(msgspec.Struct, frozen=True, array_like=True):
     """What a task has counted so far."""
 
     unit: str = ""
@@ -88,7 +88,7 @@ def counting(unit: str, *, total: int = 0, total_bytes: int = 0, kept_as: str = 
     return tally
 
 
-class Sign(msgspec.Struct, frozen=True):
+class Sign(msgspec.Struct, frozen=True, array_like=True):
     """A sign of life: what a task had counted when somebody looked. It travels, so it holds no clock's time."""
 
     task: str
