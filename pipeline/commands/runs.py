@@ -146,6 +146,8 @@ def run_command(words: Words) -> int:
         f"({result.seconds:.0f} s)",
         soft_wrap=True,
     )
+    for hint in result.hints:
+        console.print(f"\n{hint.text}:\n  {hint.command}", soft_wrap=True, highlight=False)
     if not result.samples:
         console.print("The block list names every picture of the plan.")
     return 0

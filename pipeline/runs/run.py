@@ -30,6 +30,7 @@ from pipeline.records.ledger import Line, totals
 from pipeline.runs.damage import Patience, withdraw
 from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
 from pipeline.runs.extend import begin, changes_of, end, extended
+from pipeline.runs.hints import Hint, hints_of
 from pipeline.runs.publish import publish
 from pipeline.runs.run_log import logged
 from pipeline.stages.fetch.img2dataset import find_img2dataset
@@ -60,6 +61,8 @@ class RunResult:
     samples: int
     num_bytes: int
     seconds: float
+    hints: Sequence[Hint] = ()
+    """Stages that turned away more than is usual."""
     retry: retries.Retried | None = None
     """What came of the retry that this run carried out; None where none was under way."""
 
@@ -131,6 +134,9 @@ def run(
             status = "finished" if samples else "empty"
             if not samples:
                 refuse_emptiness(output, lines)
+            hints = hints_of(lines, output)
+            for hint in hints if any(step.get("ran") for step in log.values()) else ():
+                progress.tell("hint", vars(hint))
         except KeyboardInterrupt:
             status = "stopped"
             raise
@@ -147,6 +153,7 @@ def run(
         samples=samples,
         num_bytes=shards.total("bytes"),
         seconds=time.time() - started,
+        hints=hints,
         retry=retry,
     )
 
