@@ -34,12 +34,11 @@ LIMITS = pa.schema(
         pa.field("t", pa.int64(), nullable=False),
         pa.field("pairs", pa.int64(), nullable=False),
         pa.field("kept_percent", pa.float64(), nullable=False),  # of all distinct pairs
-        pa.field("selections_a_pair", pa.float64(), nullable=False),  # of those that are kept
+        pa.field("per_pair", pa.float64(), nullable=False),  # selections of a kept pair
         pa.field("head_queries", pa.int64(), nullable=False),  # with more than t matches
         pa.field("head_percent", pa.float64(), nullable=False),  # of all matches
         pa.field("full_queries", pa.int64(), nullable=False),  # that get t pairs
-        pa.field("is_own", pa.bool_(), nullable=False),  # the t of the set
-        pa.field("is_exact", pa.bool_(), nullable=False),  # else `pairs` is an estimate, and what is told per pair
+        pa.field("note", pa.string(), nullable=False),  # "own": the set's t; "estimate": of pairs, and what is per pair
     ]
 )
 """What each t would keep."""
@@ -126,10 +125,9 @@ def _row(t: int, kept: int, pairs: int, counts: Longs, *, is_own: bool, is_exact
         "t": t,
         "pairs": kept,
         "kept_percent": round(100 * kept / max(pairs, 1), 2),
-        "selections_a_pair": round(int(np.minimum(counts, t).sum()) / max(kept, 1), 2),
+        "per_pair": round(int(np.minimum(counts, t).sum()) / max(kept, 1), 2),
         "head_queries": int(head.sum()),
         "head_percent": round(100 * int(counts[head].sum()) / max(int(counts.sum()), 1), 1),
         "full_queries": int((counts >= t).sum()),
-        "is_own": is_own,
-        "is_exact": is_exact,
+        "note": ", ".join(["own"] * is_own + ["estimate"] * (not is_exact)),
     }
