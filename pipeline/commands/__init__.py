@@ -4,11 +4,12 @@ plan        CONFIG.yaml [--section.key value ...]      the stages, their schemas
 run         CONFIG.yaml [--section.key value ...]      build the data set, or go on with it
             [--extend]                                 add the config's sources to those of the data set
             [--retry-failed]                           ask failed URLs again that time can heal
-status      CONFIG.yaml|DIR                            how far each step is
+            [--metrics-file PATH]                      write Prometheus metrics of what runs
+status      CONFIG.yaml|DIR                            whether a run lives and what it is at; how far each step is
 sql         CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE]
             [--allow-files]                            let the SQL read, and write, other files of this machine
 report      CONFIG.yaml|DIR [--to FILE.html]           the data card
-balance-report CONFIG.yaml|DIR                         what balancing does to the captions, mode by mode
+balance-report CONFIG.yaml|DIR                         what several t, and each mode, would keep
 explain     CONFIG.yaml|DIR --uid HEX | --url URL      the story of one link
 verify      CONFIG.yaml|DIR [--work] [--repair]        check every tar, picture, hash, row and count
 subset      DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N] [--samples_per_shard N]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
@@ -99,10 +100,11 @@ def _short(kind: pa.DataType) -> str:
 
 
 def run_command(words: Words) -> int:
-    """run CONFIG.yaml [--section.key value ...] [--extend | --retry-failed]
+    """run CONFIG.yaml [--section.key value ...] [--extend | --retry-failed] [--metrics-file PATH]
 
     Build the data set, or go on with it: what is done already is not done again. With --extend, add the config's
     sources to those of the data set. With --retry-failed, ask the URLs again that failed in a way that time can heal.
+    With --metrics-file, write Prometheus metrics of what runs into that file every 15 seconds.
     """
     from rich import box
     from rich.table import Table
@@ -114,6 +116,7 @@ def run_command(words: Words) -> int:
     from pipeline.terminal.console import PrintableConsole
 
     extend, retry = words.take_flag("extend"), words.take_flag("retry-failed")
+    metrics = words.take("metrics-file")
     (target,) = words.positional(1, "CONFIG.yaml")
     config = words.config(target)
     if extend and retry:
@@ -126,7 +129,7 @@ def run_command(words: Words) -> int:
     if retry and not begin_retry(config, progress=progress):
         console.print(f"{config.output}: nothing to retry, no failed URL that time can heal", soft_wrap=True)
         return 0
-    result = run(config, progress=progress, extend=extend)
+    result = run(config, progress=progress, extend=extend, metrics_file=Path(metrics) if metrics else None)
     if result.retry is not None:
         console.print(f"retry: {_retried(result.retry)}")
     if not result.ran_tasks and not result.put_back:

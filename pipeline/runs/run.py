@@ -84,13 +84,15 @@ def run(
     progress: Progress | None = None,
     extend: bool = False,
     offline: bool = False,
+    metrics_file: Path | None = None,
 ) -> RunResult:
     """Bring the data set that `config` describes, with stages of one's `own`, to done, from wherever it is.
 
     With `extend` the sources of the data set that is there come first, and what the added ones changed in the
-    plan is listed (`extend.py`). With `offline` nothing is requested: OutputError where a picture is missing. Raises
-    PipelineError (see errors.py), among them EmptyError where no sample is left; nothing that was finished is lost, and
-    an empty version never replaces what is published.
+    plan is listed (`extend.py`). With `offline` nothing is requested: OutputError where a picture is missing. What runs
+    is written into `metrics_file` now and then (`metrics.py`). Raises PipelineError (see errors.py), among them
+    EmptyError where no sample is left; nothing that was finished is lost, and an empty version never replaces what is
+    published.
     """
     progress = progress or Progress()
     started = time.time()
@@ -103,7 +105,7 @@ def run(
     _refuse_copied_link(where)
     _refuse_store_in_set(where, config)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
-    with opened(where, config, progress) as output, logged(progress, output, _about(config)):
+    with opened(where, config, progress) as output, logged(progress, output, _about(config), metrics_file):
         if extend:
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)

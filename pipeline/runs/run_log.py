@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.errors import EmptyError
+from pipeline.runs.metrics import MetricsFile
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import Place
 from pipeline.storage.scratch import is_dead, owner_record
@@ -51,16 +52,24 @@ _QUERY = re.compile(r"(://[^\s?#]*)\?[^\s;,)'\"]*")
 
 
 @contextmanager
-def logged(progress: Progress, output: Place, about: Mapping[str, Any]) -> Iterator[None]:
-    """The run in the block is written down as `progress` is told of it; `about` goes into the first line."""
+def logged(
+    progress: Progress, output: Place, about: Mapping[str, Any], metrics_file: Path | None = None
+) -> Iterator[None]:
+    """The run in the block is written down as `progress` is told of it; `about` goes into the first line. Raises
+    ConfigError where the `metrics_file` that is asked for cannot be written."""
     log = RunLog(output, about)
-    with progress.listened_to(log):
+    metrics = [] if metrics_file is None else [MetricsFile(metrics_file)]
+    with progress.listened_to(log, *metrics):
         try:
             yield
         except BaseException as error:
             log.end(_status_of(error), error)
             raise
-        log.end("finished", None)
+        else:
+            log.end("finished", None)
+        finally:
+            for each in metrics:
+                each.end()
 
 
 def _status_of(error: BaseException) -> str:

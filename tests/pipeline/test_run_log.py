@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from pipeline.commands import main
 from pipeline.errors import EmptyError
 from pipeline.runs.live import lines_of
+from pipeline.runs.metrics import MetricsFile
 from pipeline.runs.run_log import RunLog, last_run, logged
 from pipeline.terminal.progress import Progress
 from pipeline.watching import Counts, Now, TaskNow
@@ -223,3 +225,46 @@ def test_status_from_another_shell_shows_a_run_that_lives_and_then_that_it_was_k
         assert main(["status", str(small.config)]) == 0
         assert f"process {process.pid} on " in (gone := capsys.readouterr().out.splitlines()[0])
         assert "is gone, and was last heard of at" in gone
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+_LINE = re.compile(r'(openwit_\w+)(\{\w+="(?:[^"\\]|\\.)*"(?:,\w+="(?:[^"\\]|\\.)*")*\})? (-?[0-9.e+]+)')
+
+
+def metrics_in(path: Path) -> dict[str, float]:
+    """Name and labels -> value; every line is of Prometheus' text format."""
+    found = {}
+    for line in path.read_text().splitlines():
+        if not line.startswith("# "):
+            match = _LINE.fullmatch(line)
+            assert match is not None, line
+            found[match[1] + (match[2] or "")] = float(match[3])
+    return found
+
+
+def test_metrics_tell_what_runs_and_that_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "metrics" / "openwit.prom"
+    metrics = MetricsFile(path)
+    assert metrics_in(path)["openwit_running"] == 1
+    metrics.tick(a_now(step='fetch"\\\n'))
+    found = metrics_in(path)
+    assert found[r'openwit_step_units_total{step="fetch\"\\\n",unit="URL"}'] == 100
+    assert found[r'openwit_step_tasks_stuck{step="fetch\"\\\n"}'] == 1
+    assert found[r'openwit_step_left_seconds{step="fetch\"\\\n"}'] == 760
+    metrics.end()
+    found = metrics_in(path)
+    assert found["openwit_running"] == 0
+    assert not [name for name in found if "left" in name]
+    assert not list(path.parent.glob("*.tmp*"))
+
+
+def test_run_writes_metrics_where_it_is_asked_to(
+    tmp_path: Path, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = SmallRun.make(tmp_path, server, LINKS)
+    (tmp_path / "file").write_text("")
+    assert small.run("--metrics-file", str(tmp_path / "file" / "x.prom")) == 2
+    assert "--metrics-file: " in capsys.readouterr().err
+    assert small.run("--metrics-file", str(tmp_path / "x.prom")) == 0
+    assert metrics_in(tmp_path / "x.prom")["openwit_running"] == 0
