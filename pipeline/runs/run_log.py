@@ -270,9 +270,12 @@ class LastRun:
         said."""
         if self.end is not None:
             return False
-        owner = self.start.get("owner")
-        if isinstance(owner, dict) and owner.get("user") == os.geteuid() and owner.get("node") == os.uname().nodename:
-            return not is_dead(owner)
+        owner, mine = self.start.get("owner"), owner_record()
+        if isinstance(owner, dict) and owner.get("user") == os.geteuid() and owner.get("node") == mine["node"]:
+            if is_dead(owner):
+                return False
+            if owner.get("among") == mine["among"]:  # else of a container, whose processes are not seen here
+                return True
         return True if self.age_s <= _LATE * float(self.heard.get("next_s", _MOST_EVERY_S)) else None
 
 

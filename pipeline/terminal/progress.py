@@ -68,7 +68,8 @@ class Progress:
     def tell(self, event: str, about: Mapping[str, Any]) -> None:
         """Tell the listeners."""
         for listener in self._listeners:
-            listener.tell(event, about)
+            with contextlib.suppress(Exception):  # as in the thread: who listens ends nothing
+                listener.tell(event, about)
 
     @contextmanager
     def listened_to(self, *listeners: Listener) -> Iterator[None]:

@@ -302,6 +302,9 @@ def test_a_listener_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(progress_module, "_LOOK_EVERY_S", 0.02)
 
     class Broken(Told):
+        def tell(self, event: str, about: Mapping[str, Any]) -> None:
+            raise RuntimeError("broken")
+
         def tick(self, now: Now | None) -> None:
             self.ticks += 1
             raise RuntimeError("broken")
