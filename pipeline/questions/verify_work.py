@@ -4,7 +4,8 @@
 
 A run finds the same as it reads (`storage/checked.py`), but only in the files that it reads. A store of pictures that
 several data sets share is checked with each of them. In a bucket the tar of a shard lies under shards/ alone once it is
-published (`runs/publish_in_bucket.py`), where `verify` looks at it.
+published (`runs/publish_in_bucket.py`), where `verify` looks at it; so may pictures of staging tars on a disk
+(`runs/release.py`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.engine import Done, Records, steps_in
 from pipeline.errors import DamagedFileError
-from pipeline.pages import config_of
+from pipeline.pages import config_of, page_of
 from pipeline.questions.verify import Damage, Verification
-from pipeline.steps.fetch.facts import store_of
+from pipeline.steps.fetch.facts import STORE, store_of
+from pipeline.steps.fetch.pictures import Pictures, Published, by_bytes, released_with
 from pipeline.storage.atomic import read_json
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.checked import check_in_passing
+from pipeline.storage.checked import check_in_passing, read_table
 from pipeline.storage.location import Location
 from pipeline.storage.output import check_output
 from pipeline.storage.place import Place
@@ -36,7 +38,10 @@ def verify_work(output: Place, *, advance: Callable[[int], None] | None = None) 
     `shards` counts the records, `samples` is 0. Raises OutputError where `output` is no data set, and StoreError.
     """
     check_output(output)
-    published = _published(output)
+    published, page = _published(output), page_of(output)
+    store, version = page.run.directory(STORE), None
+    if released_with(output) is not None:  # in a bucket, too, if the set was copied there from a disk
+        version = Published(shards=str(output / "shards"), seed=page.run.seed)
     damages: list[Damage] = []
     records = num_bytes = 0
     at_a_time = _RECORDS_AT_A_TIME if isinstance(output, BucketPath) else min(8, os.cpu_count() or 1)
@@ -47,7 +52,8 @@ def verify_work(output: Place, *, advance: Callable[[int], None] | None = None) 
             records += len(found) + len(found.damaged)
 
             def look(record: Done, directory: Place = directory) -> list[DamagedFileError]:
-                return list(_damaged(record.located(directory), published, output / "shards"))
+                errors = _damaged(record.located(directory), published, output / "shards")
+                return [e for e in errors if not _is_spared(record, directory, e, store, version)]
 
             for record, errors in zip(found, pool.map(look, found), strict=True):
                 damages += (_damage(output, error.path, error.what) for error in errors)
@@ -80,6 +86,31 @@ def _damaged(
         except DamagedFileError as error:
             if file.place.exists() or not _is_published(file, published, shards):
                 yield error
+
+
+def _is_spared(
+    record: Done, directory: Place, error: DamagedFileError, store: Place, version: Published | None
+) -> bool:
+    """Whether the file is a staging tar whose pictures are all whole, there or in the published `version` where they
+    may lie alone."""
+    files = {file.name.partition(".")[2]: file for file in record.located(directory).values()}
+    tar, facts = files.get("tar"), files.get("facts.parquet")
+    if tar is None or facts is None or tar.path != error.path:
+        return False
+    name = tar.name if directory == store else f"{directory.name}/{tar.name}"
+    try:
+        rows = [row | {"staging_tar": name} for row in read_table(facts).to_pylist() if row["status"] == "success"]
+    except DamagedFileError:
+        return False
+    if any(row.get("stored_xxh3") is None for row in rows):  # of an earlier version, which gave nothing back
+        return False
+    with Pictures(store, version or Published(shards="", seed=0)) as pictures:
+        for some in by_bytes(rows):
+            staged = pictures.staged(some)
+            lacking = [row for row, picture in zip(some, staged, strict=True) if picture is None]
+            if lacking and (version is None or len(version.find(lacking)) < len(lacking)):
+                return False
+    return True
 
 
 def _is_published(file: Location, published: Mapping[str, Location], shards: Place) -> bool:

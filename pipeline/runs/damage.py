@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.engine import Done, forget, record_of, records_in, run_task
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.steps.fetch.facts import STORE
+from pipeline.steps.fetch.pictures import Published
 from pipeline.steps.fetch.salvage import salvage
 from pipeline.steps.step import Run
 from pipeline.storage.bucket import BucketPath
@@ -75,7 +76,7 @@ def withdraw(run: Run, error: DamagedFileError) -> str:
     if isinstance(path, BucketPath) and _is_whole(path, record, directory):
         return f"damaged: {shown}: {error.what}; whole in the bucket, so it is read again"
     if directory == store:
-        return f"damaged: {shown}: {error.what}; {_withdraw_answers(output, path, record)}"
+        return f"damaged: {shown}: {error.what}; {_withdraw_answers(run, path, record)}"
     _remove(directory, record)
     return f"damaged: {shown}: {error.what}; made again"
 
@@ -119,17 +120,18 @@ def _remove(directory: Place, record: Done) -> None:
         file.place.unlink(missing_ok=True)
 
 
-def _withdraw_answers(output: Place, path: Place, record: Done) -> str:
+def _withdraw_answers(run: Run, path: Place, record: Done) -> str:
     """Keep the answers and pictures that are whole as a file of facts of their own, and drop the rest."""
     store = _step_of(path)
     said = "what was in it is requested again"
     if path.suffix == ".tar":
         try:
-            kept = run_task(str(store), salvage(store, record), hold=hold_of(store)).info
+            before = Published(shards=str(run.output / "shards"), seed=run.seed)
+            kept = run_task(str(store), salvage(store, record, before), hold=hold_of(store)).info
             said = f"{kept['lost']:,} of its {kept['success'] + kept['lost']:,} pictures are lost and requested again"
         except DamagedFileError:
             pass  # the facts beside it are damaged too: nothing says what is whole
     _remove(store, record)
     # The split that asked for them is made anew, and finds what was kept. A split that only used them sees them gone.
-    forget(output / "work" / "requests", record.partition.rpartition("-")[0])
+    forget(run.output / "work" / "requests", record.partition.rpartition("-")[0])
     return said

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,21 +34,27 @@ __all__ = ["publish"]
 
 
 def publish(
-    output: Place, finished: Sequence[Part[ShardFiles]], config_yaml: str, *, written: Set[str] = frozenset()
+    output: Place,
+    finished: Sequence[Part[ShardFiles]],
+    config_yaml: str,
+    *,
+    written: Set[str] = frozenset(),
+    make_way: Callable[[Place], None] = lambda _: None,
 ) -> tuple[Place, list[str]]:
     """Publish `finished` (the parts of step shards); returns the version's directory, and which of its files were put
     back: of a version that is published already those that were missing, or not of their size.
 
     `written` are the names of parts that this run wrote itself; the files of others lay on the disk for an unknown
-    time, and are held against their digests before they get their public names. Raises OutputError when the disk is
-    full or not writable, DamagedFileError for a shard that is not what it was.
+    time, and are held against their digests before they get their public names. `make_way` is called before another
+    version goes, with the directory of the new one, which is whole by then on a disk. Raises OutputError when the disk
+    is full or not writable, DamagedFileError for a shard that is not what it was.
     """
     shards = [_entry(record) for record in finished]
     identity = fingerprint("version", shards)
     samples = sum(int(shard["samples"]) for shard in shards)
     manifest = {"version": MANIFEST_VERSION, "fingerprint": identity, "samples": samples, "shards": shards}
     if isinstance(output, BucketPath):
-        put_back = publish_in_bucket(output / "shards", finished, manifest, config_yaml, hold_of(output))
+        put_back = publish_in_bucket(output / "shards", finished, manifest, config_yaml, hold_of(output), make_way)
         write_summaries(page_of(output))
         return output / "shards", put_back
     version = output / "versions" / identity[:12]
@@ -60,6 +66,8 @@ def publish(
             shutil.rmtree(version, ignore_errors=True)  # of a run that was killed: nobody reads it
         version.mkdir(parents=True, exist_ok=True)
         put_back = list(_fill(version, finished, manifest, config_yaml, written=written))
+        if not is_published:
+            make_way(version)
     except OSError as error:
         raise unwritable(version, error) from error
     if not is_published:

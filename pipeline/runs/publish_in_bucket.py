@@ -9,7 +9,7 @@ finds a whole version. Files that the version before had, too, stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,6 +34,7 @@ def publish_in_bucket(
     manifest: Mapping[str, Any],
     config_yaml: str,
     hold: Hold,
+    make_way: Callable[[BucketPath], None],
 ) -> list[str]:
     """Make `shards` the version of `manifest`; returns which of its files were put back, if it was that before.
 
@@ -48,6 +49,7 @@ def publish_in_bucket(
     lacking = list(_lacking(finished, there, _digests_of(published), shards, in_work))
     hold.check()
     if not is_published:
+        make_way(shards)
         (shards / "manifest.json").unlink()
     with ThreadPoolExecutor(_COPIES) as copies:
         list(copies.map(lambda file: _copy(file, shards), lacking))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
 from pipeline.runs.extend import begin, changes_of, end, extended
 from pipeline.runs.hints import Hint, hints_of
 from pipeline.runs.publish import publish
+from pipeline.runs.release import keep_pictures, make_way_for, release
 from pipeline.runs.run_log import logged
 from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps.fetch import retries
@@ -110,6 +112,7 @@ def run(
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
         try:
+            keep_pictures(build(config, own).run, config.shards)
             with open_engine(config.engine, progress) as engine:
                 while True:
                     try:
@@ -120,7 +123,11 @@ def run(
                         version: Place = output / "shards"
                         put_back: Sequence[str] = ()
                         if is_to_be_published(samples, lines):
-                            version, put_back = publish(output, shards.parts, config_yaml, written=written)
+                            make_way = partial(make_way_for, run=page.run, config=config.shards)
+                            version, put_back = publish(
+                                output, shards.parts, config_yaml, written=written, make_way=make_way
+                            )
+                            release(page, version)
                             end(output)
                         break
                     except DamagedFileError as error:

@@ -9,34 +9,27 @@ meets a short one.
 from __future__ import annotations
 
 import bisect
-import contextlib
-import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.engine import Data, Info, Part, Task, apart, record_of
-from pipeline.errors import DamagedFileError
+from pipeline.engine import Data, Info, Part, Task, apart
 from pipeline.records.schema import FETCHED
 from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
-from pipeline.steps.fetch.facts import STORE, stored_file
+from pipeline.steps.fetch.facts import STORE
+from pipeline.steps.fetch.pictures import Pictures, Published, by_bytes
 from pipeline.steps.judges.survivors import Survivors
 from pipeline.steps.shards_config import ShardsConfig
 from pipeline.steps.step import Run, step
-from pipeline.storage.checked import check, open_file, read_ranges, read_table
+from pipeline.storage.checked import read_table
 from pipeline.storage.location import Location
-from pipeline.storage.place import Place, place_of
+from pipeline.storage.place import place_of
 
 __all__ = ["Ranks", "WriteShard", "write_shards"]
-
-_MAX_OPEN_TARS = 256
-"""A staging shard's pictures may lie in as many tars as the set has sources; processes may hold about 1,000 files."""
-_READ_BYTES = 32 << 20
-"""Of pictures that are asked for together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +39,15 @@ class Ranks:
     fetched: Location
     begin: int
     end: int
+
+    def samples(self, columns: Sequence[str] = tuple(FETCHED.names)) -> list[dict[str, Any]]:
+        """Their rows of FETCHED, whole or some `columns`. Raises DamagedFileError."""
+        wanted = [*columns, *([] if "status" in columns else ["status"])]
+        table = read_table(self.fetched, None if wanted == FETCHED.names else wanted)
+        table = table.filter(pc.equal(table["status"], "success")).slice(self.begin, self.end - self.begin)
+        schema = pa.schema([FETCHED.field(name) for name in columns])
+        rows: list[dict[str, Any]] = table.select(list(columns)).cast(schema).to_pylist()
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class WriteShard(Task[ShardFiles]):
     ranks: tuple[Ranks, ...]
     tars: str = apart()
     """The directory of the staging tars that the facts point into; the facts hold what a picture must be."""
+    before: Published = apart()
+    """The version before this one, where some of the pictures lie alone."""
 
     version = 3
     published = True
@@ -66,66 +70,10 @@ class WriteShard(Task[ShardFiles]):
 
     def _samples(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """(facts, picture) of the ranks; a staging shard's pictures may lie in tars of several plans."""
-        with _Tars(place_of(self.tars)) as tars:
+        with Pictures(place_of(self.tars), self.before) as pictures:
             for ranks in self.ranks:
-                table = read_table(ranks.fetched).cast(FETCHED)
-                table = table.filter(pc.equal(table["status"], "success")).slice(ranks.begin, ranks.end - ranks.begin)
-                for rows in _by_bytes(table.to_pylist()):
-                    yield from zip(rows, tars.pictures(rows), strict=True)
-
-
-def _by_bytes(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
-    """The rows in order, cut so that their pictures take about `_READ_BYTES`."""
-    held, size = [], 0
-    for row in rows:
-        held.append(row)
-        size += row["num_bytes"]
-        if size >= _READ_BYTES:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
-
-
-class _Tars(contextlib.ExitStack):
-    """The tars under the store of facts, opened as they are needed."""
-
-    def __init__(self, store: Place) -> None:
-        super().__init__()
-        self._store = store
-        self._opened: dict[str, BinaryIO] = {}
-
-    def pictures(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """The picture of each row; those of a tar are asked for together. Raises DamagedFileError."""
-        found: list[bytes] = [b""] * len(rows)
-        places: dict[str, list[int]] = {}
-        for place, row in enumerate(rows):
-            places.setdefault(row["staging_tar"], []).append(place)
-            if row["stored_xxh3"] is None and isinstance(self._store, Path):
-                tar = self._store / row["staging_tar"]
-                _check_old_tar(tar, tar.stat().st_mtime_ns)
-        for name, of_tar in places.items():
-            ranges = [(rows[i]["tar_offset"], rows[i]["num_bytes"], rows[i]["stored_xxh3"]) for i in of_tar]
-            for place, picture in zip(of_tar, read_ranges(self._open(name), ranges), strict=True):
-                found[place] = picture
-        return found
-
-    def _open(self, name: str) -> BinaryIO:
-        if name not in self._opened:
-            if len(self._opened) == _MAX_OPEN_TARS:
-                self._opened.pop(next(iter(self._opened))).close()
-            self._opened[name] = self.enter_context(open_file(stored_file(self._store, name).path))
-        return self._opened[name]
-
-
-@functools.lru_cache(maxsize=1024)
-def _check_old_tar(tar: Path, changed_ns: int) -> None:
-    """Hold a tar whose pictures have no hashes of their own, as earlier versions wrote it, against its record; once in
-    a process, and again where the file was changed."""
-    record = record_of(tar.parent, tar.stem)
-    if record is None:
-        raise DamagedFileError(str(tar), "nothing vouches for it")
-    check(Location(str(tar), record.outputs[tar.name]))
+                for rows in by_bytes(ranks.samples()):
+                    yield from zip(rows, pictures.read(rows), strict=True)
 
 
 @step("shards", WriteShard, title="write shards", per="shard")
@@ -139,6 +87,7 @@ def write_shards(run: Run, final: Data[Survivors], config: ShardsConfig) -> Iter
             samples_per_shard=config.samples_per_shard,
             ranks=tuple(_ranks_in(final.parts, starts, first, last)),
             tars=str(run.directory(STORE)),
+            before=Published(shards=str(run.output / "shards"), seed=run.seed),
         )
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "check",
     "check_in_passing",
     "digest_of",
+    "least_value",
     "load_vector",
     "open_file",
     "picture_hash",
@@ -252,6 +253,14 @@ def read_schema(file: Location) -> pa.Schema:
 
     with _checked(file, part=True) as source, _naming(file.path):
         return pq.read_schema(source)
+
+
+def least_value(file: Location, column: str) -> Any:
+    """The least value of a column, by the footer; None in a file without rows. Raises DamagedFileError."""
+    with _opened(file, part=True) as opened, _naming(file.path):
+        place = opened.schema_arrow.get_field_index(column)
+        groups = [opened.metadata.row_group(group).column(place) for group in range(opened.num_row_groups)]
+        return min((group.statistics.min for group in groups if group.num_values), default=None)
 
 
 @contextmanager

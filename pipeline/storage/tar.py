@@ -6,10 +6,18 @@ import tarfile
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["TarWriter"]
+__all__ = ["TarWriter", "header_of"]
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # what GNU tar pads an archive to
+
+
+def header_of(name: str, size: int) -> bytes:
+    """What stands before a member of so many bytes: 512 bytes."""
+    member = tarfile.TarInfo(name)
+    member.size = size
+    member.mode = 0o644
+    return member.tobuf(tarfile.USTAR_FORMAT)
 
 
 class TarWriter:
@@ -21,10 +29,7 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> int:
         """Append one member; returns the offset of its bytes in the archive."""
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        member.mode = 0o644
-        self._write(member.tobuf(tarfile.USTAR_FORMAT))
+        self._write(header_of(name, len(data)))
         offset = self._position
         self._write(data)
         self._write(b"\0" * (-len(data) % _BLOCK))

@@ -21,6 +21,7 @@ from pipeline.runs import publish_in_bucket
 from pipeline.runs.damage import withdraw
 from pipeline.storage.atomic import append_line, remove_tree, write_bytes
 from pipeline.storage.bucket import BucketPath
+from pipeline.storage.holes import can_punch
 from pipeline.storage.lease import _LEASES
 from pipeline.storage.output import open_output
 from pipeline.wit import build
@@ -274,7 +275,35 @@ def test_set_that_was_copied_out_of_a_bucket_goes_on_from_there(
     assert run(local, copied) == 0
     assert len(server.requests) == asked
     assert published_on(copied) == published_on(local.output)
+    (tar,) = (copied / "work" / "fetch").rglob("*.tar")
+    assert not can_punch(tmp_path) or b"\xff\xd8\xff" not in tar.read_bytes(), "a picture lies there once"
     assert run(local, copied, "--shards.samples_per_shard=2") == 0
+    assert len(server.requests) == asked
+
+
+def test_set_whose_pictures_lie_once_on_a_disk_is_read_in_a_bucket(
+    local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not can_punch(tmp_path):
+        pytest.skip("the file system of the temporary directory has no holes")
+    output, asked = BucketPath.of(f"{bucket.url}/set"), len(server.requests)
+    for path in (path for path in local.output.rglob("*") if path.is_file() and path.name != "lock"):
+        name = str(path.relative_to(local.output))
+        if not name.startswith("versions/"):
+            (output / name).put(path.read_bytes())
+    for path in (local.output / "shards").iterdir():
+        (output / "shards" / path.name).put(path.read_bytes())
+    before = published_in(output)
+    assert run(local, output) == 0
+    assert main(["verify", str(output), "--work"]) == 0
+    assert run(local, output, "--shards.samples_per_shard=2") == 2
+    assert "run there once with --shards.keep_staging true" in capsys.readouterr().err
+    assert published_in(output) == before
+    assert run(local, local.output, "--shards.keep_staging=true") == 0
+    for path in (local.output / "work" / "fetch").glob("*.tar"):
+        (output / "work" / "fetch" / path.name).put(path.read_bytes())
+    remove_tree(output / "work" / "released")
+    assert run(local, output, "--shards.samples_per_shard=2") == 0
     assert len(server.requests) == asked
 
 

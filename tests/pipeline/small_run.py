@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,16 @@ class SmallRun:
         """Every file's time of change, but for the lock's."""
         files = [path for path in self.output.rglob("*") if path.is_file() and path.name != "lock"]
         return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+def copy_set(source: Path, target: Path) -> None:
+    """A copy that keeps links between work/shards and the published version."""
+    shutil.copytree(source, target, symlinks=True)
+    for path in (target / "versions").glob("*/*"):
+        twin = target / "work" / "shards" / path.name
+        if twin.is_file() and path.name != "manifest.json":
+            path.unlink()
+            path.hardlink_to(twin)
 
 
 def _path(url: str) -> str:

@@ -25,7 +25,7 @@ from pipeline.storage.atomic import sha256_of, write_json
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.tar import TarWriter
 from tests.pipeline.loopback_server import LoopbackServer, text
-from tests.pipeline.small_run import SmallRun, picture
+from tests.pipeline.small_run import SmallRun, copy_set, picture
 
 PICTURES = 9
 OPTIONS = {
@@ -33,7 +33,7 @@ OPTIONS = {
     "dedup": {"max_urls_per_caption": 5},
     "filters": {"min_side": 2},
     "image_dedup": {"mode": "near", "partitions": 2},
-    "shards": {"samples_per_shard": 5},
+    "shards": {"samples_per_shard": 5, "keep_staging": True},  # else a damaged shard is requested again
 }
 UNREAD = (".rejections.parquet", ".added.parquet", ".evicted.parquet", ".final_counts.parquet", ".query_counts.parquet")
 """Endings of files that only people read."""
@@ -59,20 +59,10 @@ def made(server: LoopbackServer, tmp_path_factory: pytest.TempPathFactory) -> Sm
 def small(made: SmallRun, tmp_path: Path) -> Iterator[SmallRun]:
     """The set, to be damaged: put back afterwards, hard links and all."""
     kept = tmp_path / "kept"
-    _copy(made.output, kept)
+    copy_set(made.output, kept)
     yield made
     shutil.rmtree(made.output)
-    _copy(kept, made.output)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A copy that keeps links between work/shards and the published version."""
-    shutil.copytree(source, target, symlinks=True)
-    for path in (target / "versions").glob("*/*"):
-        twin = target / "work" / "shards" / path.name
-        if twin.is_file() and path.name != "manifest.json":
-            path.unlink()
-            path.hardlink_to(twin)
+    copy_set(kept, made.output)
 
 
 def _flip(data: bytearray) -> None:
@@ -168,11 +158,11 @@ def test_each_kind_of_file_alone_is_named_and_made_again(
     small: SmallRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, how: Callable[[bytearray], None]
 ) -> None:
     want, clean = small.published(), tmp_path / "clean"
-    _copy(small.output, clean)
+    copy_set(small.output, clean)
     kinds, named = _one_of_each_kind(clean), 0
     for path in kinds:
         shutil.rmtree(small.output)
-        _copy(clean, small.output)
+        copy_set(clean, small.output)
         damaged = small.output / path.relative_to(clean)
         own = _records(small.output, damaged.parent.name).items()
         _read_again(small.output, {record for record, names in own if damaged.name in names})
@@ -186,6 +176,22 @@ def test_each_kind_of_file_alone_is_named_and_made_again(
     assert named > len(kinds) / 2
 
 
+def test_what_is_damaged_in_a_staging_tar_is_taken_from_the_published_version(
+    small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    want, before = small.published(), len(server.requests)
+    tar = next((small.output / "work" / "fetch").glob("*.tar"))
+    _damage(tar, _zero)
+    shutil.rmtree(small.output / "work" / "shards" / "done")
+    assert small.run() == 0
+    assert small.published() == want
+    assert main(["verify", str(small.output), "--work"]) == 1
+    assert main(["verify", str(small.output), "--work", "--repair"]) == 0
+    assert "; 0 of its " in _lines(capsys)[0]
+    assert small.published() == want
+    assert len(server.requests) == before
+
+
 def test_a_damaged_staging_tar_costs_exactly_the_pictures_that_are_damaged(
     small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +201,8 @@ def test_a_damaged_staging_tar_costs_exactly_the_pictures_that_are_damaged(
         file.seek(512 + 40)
         file.write(b"\0" * 20)  # inside the first picture
     shutil.rmtree(small.output / "work" / "shards" / "done")
+    (small.output / "shards").unlink()
+    shutil.rmtree(small.output / "versions")
     before = len(server.requests)
     assert small.run() == 0
     assert small.published() == want
@@ -345,7 +353,8 @@ def test_repair_says_what_it_cannot_repair_and_leaves_what_is_there(
             lost += len(opened.getnames())
         _damage(tar, _zero)
     assert (lost == PICTURES) == (tars == 2)
-    _damage(small.output / "shards" / "00000.tar", _zero)
+    for path in (small.output / "shards").glob("*.tar"):
+        _damage(path, _zero)
     assert main(["verify", str(small.output), "--repair", "--work"]) == 2
     said = capsys.readouterr().err
     assert f" {lost} pictures cannot be repaired, nothing is left of them" in said

@@ -18,7 +18,6 @@ from pipeline.config import WitConfig
 from pipeline.errors import InputError
 from pipeline.questions.verify import verify
 from pipeline.runs.run import run
-from pipeline.steps import shards
 from pipeline.steps.fetch import requests
 from pipeline.steps.fetch.facts import read_facts
 from pipeline.storage.img2dataset import pictures
@@ -161,7 +160,7 @@ def test_tar_that_breaks_off_costs_only_what_is_lost(tmp_path: Path) -> None:
 def test_more_tars_than_may_be_open_at_once(
     directory: Path, curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_MAX_OPEN_TARS", 1)
+    monkeypatch.setattr("pipeline.steps.fetch.pictures._MAX_OPEN_TARS", 1)
     run(config_of(directory, tmp_path / "set"))
     assert samples_of(tmp_path / "set") == samples_of(curated)
 
