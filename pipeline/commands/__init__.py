@@ -4,11 +4,12 @@ plan   CONFIG.yaml [--section.key value ...]     the steps, and what would run
 run    CONFIG.yaml [--section.key value ...]     build the data set, or go on
        [--extend]                                add the config's sources to it
        [--retry-failed]                          ask failed URLs again
-status CONFIG.yaml|DIR                           how far each step is
+       [--metrics-file PATH]                     Prometheus metrics of what runs
+status CONFIG.yaml|DIR                           whether a run lives, how far it is
 sql    CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet]
        [--to FILE] [--allow-files]               let SQL use files of this machine
 report CONFIG.yaml|DIR [--to FILE.html]          the data card
-balance-report CONFIG.yaml|DIR                   what each mode of balancing keeps
+balance-report CONFIG.yaml|DIR                   what several t, and each mode, keep
 explain CONFIG.yaml|DIR --uid HEX | --url URL    the story of one link
 verify CONFIG.yaml|DIR [--work] [--repair]       check every byte and count
 subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N]

@@ -101,24 +101,43 @@ def _plain(value: object) -> str:
 
 
 def balance_report_command(words: Words) -> int:
-    """balance-report CONFIG.yaml|DIR [--format table|csv|json|parquet]
-        [--to FILE]
+    """balance-report CONFIG.yaml|DIR [--of limits|modes|published] [--t N,N,...]
+        [--format table|csv|json|parquet] [--to FILE]
 
-    The captions that each mode of balancing would keep of this set's pairs, at
-    its t. For the figures beside the published ones: sql CONFIG.yaml
-    balance_summary.
+    What each of several t would keep of this set's pairs, so that t can be
+    chosen without a run (limits); the captions that each mode of balancing
+    would keep at its t (modes); its figures beside the published ones
+    (published). A table on the terminal has all three, a file or another
+    format the one that --of names, else the modes.
     """
-    from pipeline.questions.balance_report import compare_modes
+    from pipeline.questions.balance_tables import TABLES, balance_table
     from pipeline.storage.duck import open_duckdb
 
-    shape, to = words.take("format"), words.take("to")
+    of, limits, shape, to = words.take("of"), words.take("t"), words.take("format"), words.take("to")
     shape = shape_of(shape, to)
+    if of is not None and of not in TABLES:
+        raise ConfigError(f"--of {of!r} is not one of {', '.join(TABLES)}")
+    chosen = _limits_of(limits)
     (target,) = words.positional(1, _DATA_SET)
-    table = compare_modes(words.output(target))
+    output = words.output(target)
+    shown = [of] if of else list(TABLES) if shape == "table" and to is None else ["modes"]
     with _written(to) as path, open_duckdb() as database:
-        database.register("modes", table)
-        show(database.sql("SELECT * FROM modes"), shape, path)
+        for name in shown:
+            if len(shown) > 1:
+                say(TABLES[name])
+            database.register("answer", balance_table(output, name, chosen))
+            show(database.sql("SELECT * FROM answer"), shape, path)
     return 0
+
+
+def _limits_of(text: str | None) -> list[int]:
+    try:
+        found = [int(part.replace("_", "")) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ConfigError(f"--t: expected whole numbers with commas between them, got {text!r}") from None
+    if any(t < 1 for t in found):
+        raise ConfigError(f"--t: each must be at least 1, got {text!r}")
+    return found
 
 
 def report_command(words: Words) -> int:

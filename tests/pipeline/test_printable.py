@@ -136,8 +136,8 @@ def test_data_card_shows_them_as_text(hostile: Path, tmp_path: Path) -> None:
 
 def test_metrics_and_progress_show_names_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     show_metrics([Metric(name=HOSTILE, value=0.5, chance=0.1)], title=HOSTILE)
-    with Progress(PrintableConsole(stderr=True)).step(HOSTILE, total=1, skipped=0) as advance:
-        advance(1)
+    with Progress(PrintableConsole(stderr=True)).step("step", HOSTILE, tasks=1, skipped=0) as watch:
+        watch.given(HOSTILE, key="k", subject=HOSTILE)
     printed = capsys.readouterr()
     assert not STEERING.search((printed.out + printed.err).replace("\n", ""))
 
