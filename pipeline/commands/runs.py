@@ -170,9 +170,9 @@ def status_command(words: Words) -> int:
     from rich.table import Table
 
     from pipeline.own.record import recorded
+    from pipeline.runs.last_run import last_run
     from pipeline.runs.live import lines_of
     from pipeline.runs.run import inspect
-    from pipeline.runs.run_log import last_run
     from pipeline.steps.fetch.retries import retries_of
     from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build

@@ -1,4 +1,4 @@
-"""What `status` says of the run that began last, from its log (`run_log.py`): whether it lives, and what it is at."""
+"""What `status` says of the run that began last, from its log (`last_run.py`): whether it lives, and what it is at."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline.runs.run_log import LastRun
+from pipeline.runs.last_run import LastRun
 from pipeline.terminal.step_line import clock_of, step_line, task_line
 from pipeline.watching import Counts, Now, TaskNow
 

@@ -18,7 +18,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,23 +26,22 @@ from pipeline.errors import EmptyError
 from pipeline.runs.metrics import MetricsFile
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import Place
-from pipeline.storage.scratch import is_dead, owner_record
+from pipeline.storage.scratch import owner_record
 from pipeline.terminal.progress import Progress
 from pipeline.watching import Now
 
-__all__ = ["LOG_FORMAT", "LastRun", "RunLog", "last_run", "logged"]
+__all__ = ["LOG_FORMAT", "MOST_EVERY_S", "SEGMENT_BYTES", "RunLog", "logged", "segments_in"]
 
 LOG_FORMAT = 1
 """Rises when a field changes its meaning; new fields and events do not raise it."""
 _KEPT_RUNS = 20
-_LEAST_EVERY_S, _MOST_EVERY_S = 10.0, 60.0
+_LEAST_EVERY_S, MOST_EVERY_S = 10.0, 60.0
 """Between two events `progress`: a hundredth of the time that the run has taken, within these."""
 _FIRST_S = 2.0
 """From a step's start to its first event `progress`."""
 _PUT_EVERY_S = 60.0
-_SEGMENT_BYTES = 1 << 18
-_LATE = 3.0
-"""How many times the promised silence makes a run that nobody can look at one that is not known to live."""
+SEGMENT_BYTES = 1 << 18
+"""Of an object of the log in a bucket."""
 _SHOWN_STUCK = 20
 _OPENING = ("step_start", "said", "run_end")
 """Events that a log begins with: planning is none."""
@@ -101,7 +99,7 @@ class RunLog:
 
     def tick(self, now: Now | None) -> None:
         since = time.monotonic() - self._began
-        every_s = min(max(since / 100, _LEAST_EVERY_S), _MOST_EVERY_S)
+        every_s = min(max(since / 100, _LEAST_EVERY_S), MOST_EVERY_S)
         if self._to is None:
             return
         if time.monotonic() >= self._due:
@@ -218,7 +216,7 @@ class _InBucket:
             self._put_at, self._failed = time.monotonic(), True
             (self._directory / f"{self._run}.{self._number:03d}.jsonl").put(data)
             self._failed, self._num_put = False, len(lines)
-            if len(data) >= _SEGMENT_BYTES:
+            if len(data) >= SEGMENT_BYTES:
                 with self._adding:
                     self._lines = self._lines[len(lines) :]
                 self._number, self._num_put = self._number + 1, 0
@@ -230,109 +228,15 @@ class _InBucket:
 _Lines = _OnDisk | _InBucket
 
 
-def _segments(directory: Place) -> list[Place]:
-    """In order of time."""
+def segments_in(directory: Place) -> list[Place]:
+    """The files of all logs, in order of time."""
     return sorted(directory.glob("*.jsonl"), key=lambda path: path.name)
 
 
 def _remove_old(directory: Place) -> None:
     """Logs of runs before the last ones."""
-    segments = _segments(directory)
+    segments = segments_in(directory)
     runs = sorted({path.name.partition(".")[0] for path in segments})
     for path in segments:
         if path.name.partition(".")[0] in runs[:-_KEPT_RUNS]:
             path.unlink(missing_ok=True)
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class LastRun:
-    """What the log tells of the run that began last."""
-
-    start: Mapping[str, Any]
-    """Its `run_start`."""
-    progress: Mapping[str, Any] | None
-    """The last event `progress` of the step that it is at; None where there is none yet."""
-    step: Mapping[str, Any] | None
-    """The `step_start` of that step; None between steps."""
-    heard: Mapping[str, Any]
-    """Its last event."""
-    end: Mapping[str, Any] | None
-    """Its `run_end`."""
-    age_s: float
-    """Since the last event, by this machine's clock."""
-
-    @property
-    def lives(self) -> bool | None:
-        """Whether it runs; None where that cannot be told: it is on another machine, and silent for longer than it
-        said."""
-        if self.end is not None:
-            return False
-        owner, mine = self.start.get("owner"), owner_record()
-        if isinstance(owner, dict) and owner.get("user") == os.geteuid() and owner.get("node") == mine["node"]:
-            if is_dead(owner):
-                return False
-            if owner.get("among") == mine["among"]:  # else of a container, whose processes are not seen here
-                return True
-        return True if self.age_s <= _LATE * float(self.heard.get("next_s", _MOST_EVERY_S)) else None
-
-
-def last_run(output: Place) -> LastRun | None:
-    """What the newest log tells; None where there is none. Reads only. Raises StoreError."""
-    directory = output / "log"
-    segments = _segments(directory) if directory.is_dir() else []
-    if not segments:
-        return None
-    run = segments[-1].name.partition(".")[0]
-    first = next(path for path in segments if path.name.partition(".")[0] == run)
-    start = next(_events(_head(first)), None)
-    if start is None or start.get("event") != "run_start":
-        return None
-    events = list(_events(_tail(segments[-1]))) or [start]
-    step, progress = None, None
-    for event in events:
-        if event["event"] in ("step_start", "step_end"):
-            step, progress = event if event["event"] == "step_start" else None, None
-        elif event["event"] == "progress":
-            progress = event
-    if progress is not None and step is None:
-        step = {name: progress[name] for name in ("step", "title", "tasks") if name in progress}
-    return LastRun(
-        start=start,
-        progress=progress,
-        step=step,
-        heard=events[-1],
-        end=events[-1] if events[-1]["event"] == "run_end" else None,
-        age_s=max((datetime.now(UTC) - _time_of(events[-1])).total_seconds(), 0.0),
-    )
-
-
-def _time_of(event: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(str(event["at"]))
-
-
-def _head(path: Place) -> bytes:
-    if isinstance(path, BucketPath):
-        return path.read_bytes()
-    with path.open("rb") as file:
-        return file.read(_SEGMENT_BYTES)
-
-
-def _tail(path: Place) -> bytes:
-    if isinstance(path, BucketPath):
-        return path.read_bytes()
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - _SEGMENT_BYTES, 0))
-        return file.read()
-
-
-def _events(data: bytes) -> Iterator[dict[str, Any]]:
-    """Of whole lines; those that a kill tore, or that begin before `data`, are passed over."""
-    for line in data.splitlines():
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and {"at", "event"} <= event.keys():
-                yield event

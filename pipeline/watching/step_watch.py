@@ -202,7 +202,9 @@ class StepWatch:
                 self._sums.add(live.sign.counts, -1, share=True)
                 if live.sign.attempt != sign.attempt:
                     self._retried += 1
-                    self._retries.append((sign.task, f"its process {live.sign.process} on {live.sign.node} ended"))
+                    self._retries.append(
+                        (sign.task, f"what process {live.sign.process} on {live.sign.node} had begun came to nothing")
+                    )
             live.sign, live.heard = sign, self.clock()
             self._sums.add(sign.counts, 1, share=True)
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from pipeline.runs import run_log
-from pipeline.runs.run_log import RunLog, last_run
+from pipeline.runs.last_run import last_run
+from pipeline.runs.run_log import RunLog
 from pipeline.storage.bucket import BucketPath
 from tests.object_store.fixtures import Bucket
 from tests.pipeline.test_run_log import ABOUT, a_now
@@ -42,7 +43,7 @@ def test_lines_are_put_now_and_then_and_at_the_end(bucket: Bucket) -> None:
 
 
 def test_long_log_is_of_several_objects(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_log, "_SEGMENT_BYTES", 500)
+    monkeypatch.setattr(run_log, "SEGMENT_BYTES", 500)
     monkeypatch.setattr(run_log, "_PUT_EVERY_S", 0.0)
     output = BucketPath.of(f"{bucket.url}/set")
     log = RunLog(output, ABOUT)

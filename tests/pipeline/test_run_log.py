@@ -17,9 +17,10 @@ import pytest
 
 from pipeline.commands import main
 from pipeline.errors import EmptyError
+from pipeline.runs.last_run import last_run
 from pipeline.runs.live import lines_of
 from pipeline.runs.metrics import MetricsFile
-from pipeline.runs.run_log import RunLog, last_run, logged
+from pipeline.runs.run_log import RunLog, logged
 from pipeline.terminal.progress import Progress
 from pipeline.watching import Counts, Now, TaskNow
 from tests.conftest import REPOSITORY

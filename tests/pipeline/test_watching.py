@@ -128,7 +128,7 @@ def test_task_that_began_again_is_told_once() -> None:
     watch = watch_of(1, clock)
     watch.heard(sign("0", done=500, total=1000))
     watch.heard(sign("0", done=3, total=1000, attempt="b", process=8))
-    assert watch.take_retries() == [("0", "its process 7 on n ended")]
+    assert watch.take_retries() == [("0", "what process 7 on n had begun came to nothing")]
     assert not watch.take_retries()
     assert (watch.now().counts.done, watch.now().retried) == (3, 1)
 
