@@ -33,7 +33,10 @@ def sql_command(words: Words) -> int:
 
     Views: candidates, matched, deduplicated, selected, fetched, queries, query_counts, final_counts, published,
         samples, rejections, hosts, shards, runs, ledger, reasons
-    Names: balance, balance_curve, balance_final, balance_summary, failures, funnel, hosts, image_sizes, languages
+    Names: aspect_ratios, balance, balance_curve, balance_final, balance_summary, balance_tail, balance_unmatched,
+        caption_characters, caption_words, consent, duplicates, failures, formats, funnel, host_shares, hosts,
+        image_sizes, language_probability, languages, licences, links_left, queries_by_rank, query_sources,
+        sample_hosts, totals
     """
     from pipeline.catalog.catalog import NAMED_QUERIES, check_query, confine, named_query, open_catalog, sql_errors
 

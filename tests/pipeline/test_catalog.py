@@ -234,7 +234,7 @@ def test_help_of_sql_names_every_view_and_query(capsys: pytest.CaptureFixture[st
 
 def test_report_of_a_small_set_is_written(small: Path, tmp_path: Path) -> None:
     write_report(small, tmp_path / "card.html")
-    assert "<figure>" in (tmp_path / "card.html").read_text()
+    assert '<figure class="sample">' in (tmp_path / "card.html").read_text()
 
 
 # --- what a user's SQL sees ---------------------------------------------------------------------
