@@ -2,8 +2,8 @@
 
     python -m benchmarks.huge_batch --rows 8192 65536
 
-For each size a process of its own: CPU seconds and the growth of its memory for one forward and backward pass of ours,
-of open_clip's `ClipLoss`, which holds the whole matrix and its gradient, and of the softmax over rows of it, as trainers
+For each size a process of its own: CPU seconds and growth of memory for one forward and backward pass of ours, of
+open_clip's `ClipLoss`, which holds the whole matrix and its gradient, and of the softmax over rows of it, as trainers
 with gathered features have it (4,096 rows at a time, both directions). The last two as far as `--most-rows` goes.
 """
 
