@@ -19,19 +19,18 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from training.config import AugmentConfig, DataConfig, ModelConfig, OptimiserConfig
+from training.config import AugmentConfig, DataConfig, LossConfig, MethodConfig, ModelConfig, OptimiserConfig
 from training.data.batches import Batch, BatchDataset, batches
 from training.data.index import write_index
 from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.learning.gradient import accumulate_gradient, make_gradients
-from training.learning.losses import ContrastiveLoss
+from training.learning.method import make_method
 from training.learning.model import Model, create_model, model_json, resolve_precision, trim
 from training.learning.optimiser import make_optimiser
 
@@ -59,12 +58,12 @@ def main() -> None:
 
 def measure(name: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """Figures of one model."""
-    loss = ContrastiveLoss()
+    method = make_method(MethodConfig(), LossConfig())
     model = create_model(
         ModelConfig(name=name, compile=options.compile, gradient_checkpointing=options.gradient_checkpointing),
         device=device,
         precision=resolve_precision("auto", device),
-        init_logit_scale=loss.init_logit_scale,
+        init_logit_scale=method.init_logit_scale,
         init_logit_bias=None,
         seed=0,
     )
@@ -77,11 +76,11 @@ def measure(name: str, device: torch.device, options: argparse.Namespace) -> dic
         for step in range(total_steps):
             begin = time.perf_counter()
             batch = next(source)
-            batch = replace(batch, tokens=trim(batch.tokens)).to(device)
+            batch = batch.having(tokens=trim(batch.tokens)).to(device)
             waited = time.perf_counter() - begin
             accumulate_gradient(
                 model,
-                loss,
+                method,
                 batch,
                 gradients,
                 world,
@@ -164,7 +163,7 @@ def _made(model: Model, options: argparse.Namespace, total_steps: int) -> Genera
     tokens = torch.zeros(options.batch, 77, dtype=torch.int64)
     tokens[:, : options.tokens] = torch.randint(1, 49000, (options.batch, options.tokens), generator=generator)
     tokens[:, options.tokens - 1] = 49407
-    batch = Batch(
+    batch = Batch.of(
         images=torch.randint(0, 256, (options.batch, size, size, 3), generator=generator, dtype=torch.uint8),
         tokens=tokens,
         keys=torch.arange(options.batch),

@@ -129,7 +129,7 @@ def _evaluate(config: TrainConfig) -> int:
 
             torch.set_num_threads(config.threads)
         metrics, progress = evaluate_checkpoint(
-            config.evaluation, last, config.model, config.loss, config.precision, config.device
+            config.evaluation, last, config.model, config.method, config.loss, config.precision, config.device
         )
     root = place_of(config.output)
     write_metrics(root / "metrics.json", metrics, samples_seen=progress.samples_seen, model=progress.model_name)

@@ -3,7 +3,8 @@
     TrainConfig
     |- data        DataConfig: DataSet, AugmentConfig      training/data
     |- model       ModelConfig                             training/learning/model.py
-    |- loss        LossConfig                              training/learning/losses.py
+    |- method      MethodConfig                            training/learning/method.py, methods/
+    |- loss        LossConfig                              training/learning/methods/contrastive.py
     |- optimiser   OptimiserConfig                         training/learning/optimiser.py
     |- phases      Phase                                   training/run/phases.py
     |- checkpoint  CheckpointConfig                        training/checkpoints
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from configs.load import ConfigError, fingerprint
 from pipeline.errors import PipelineError
@@ -36,6 +37,7 @@ __all__ = [
     "EvaluationConfig",
     "LogConfig",
     "LossConfig",
+    "MethodConfig",
     "ModelConfig",
     "OptimiserConfig",
     "Phase",
@@ -184,8 +186,18 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """What the model learns from a batch."""
+
+    name: str = "contrastive"
+    """contrastive (CLIP, OpenCLIP, MetaCLIP, SigLIP); or a method of one's own, MODULE:CLASS."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Those of the method, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What to minimise."""
+    """How pictures and texts are told apart."""
 
     name: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: CLIP's symmetric cross-entropy over the global batch. sigmoid: SigLIP's loss."""
@@ -194,7 +206,10 @@ class LossConfig:
     max_logit_scale: float = 100.0
     """The learnt scale is clamped to this after each step (CLIP, section 2.5)."""
     chunk_rows: int = 4096
-    """Rows of the similarity matrix in memory at a time: bounds memory at this times the global batch."""
+    """Rows and columns of a tile of the similarity matrix, which is never whole in memory: 4096 takes 250 MB."""
+    features: Literal["fp32", "bf16"] = "fp32"
+    """What features are gathered and kept in; tiles are computed in float32 either way. bf16 halves both for batches of
+    hundreds of thousands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,8 +395,10 @@ class TrainConfig:
     """Stop after this many skipped steps in a row, whatever `on_non_finite` says."""
     collective_timeout_s: float = 600.0
     """How long a rank waits for the others before it gives up."""
+    method: MethodConfig = field(default_factory=MethodConfig)
+    """What to learn."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """What to minimise."""
+    """How to tell pictures and texts apart."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """How to step."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -426,9 +443,12 @@ def learns(config: TrainConfig) -> str:
     order = () if config.data.lanes is None else (config.data.lanes,)
     model = replace(config.model, gradient_checkpointing=False, compile=False)
     phases = [replace(phase, micro_batches=None) for phase in config.phases]
+    # What came later counts where it is not what earlier versions did.
+    loss = {name: value for name, value in vars(config.loss).items() if name != "features" or value != "fp32"}
+    later = () if config.method == MethodConfig() else (config.method,)
     return fingerprint(
         model, phases, config.data.augment, config.data.weights, config.data.follow, config.epochs, config.samples,
-        config.global_batch_size, config.seed, config.loss, config.optimiser, *order,
+        config.global_batch_size, config.seed, loss, config.optimiser, *order, *later,
     )  # fmt: skip
 
 

@@ -77,6 +77,30 @@ class World:
             return out
         return torch.cat([out[longest * rank : longest * rank + count] for rank, count in enumerate(counts)])
 
+    def reduce_scatter_rows(self, rows_ND: Tensor, *, total: int) -> Tensor:
+        """[n, D]: of the sum over ranks of [N, D] the rows that `share` gives this one, N = `total`."""
+        if self.size == 1:
+            return rows_ND
+        bounds = [self.share(total, rank=rank) for rank in range(self.size)]
+        longest = max(stop - start for start, stop in bounds)
+        if total < longest * self.size:  # the collective wants equal parts
+            padded = rows_ND.new_zeros((self.size, longest, *rows_ND.shape[1:]))
+            for rank, (start, stop) in enumerate(bounds):
+                padded[rank, : stop - start] = rows_ND[start:stop]
+            rows_ND = padded.flatten(0, 1)
+        own = rows_ND.new_empty((longest, *rows_ND.shape[1:]))
+        dist.reduce_scatter_single(own, rows_ND.contiguous())
+        start, stop = bounds[self.rank]
+        return own[: stop - start]
+
+    def logsumexp(self, own: Tensor) -> Tensor:
+        """Over the ranks, element by element; -inf is the sum of nothing."""
+        if self.size == 1:
+            return own
+        largest = own.clone()
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return largest + self.sum_((own - largest).exp()).log()
+
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up `tensor` over ranks, in place."""
         if self.size > 1:

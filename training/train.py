@@ -22,7 +22,6 @@ from training.errors import NonFiniteError
 from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import Metric
 from training.learning.gradient import accumulate_gradient
-from training.learning.losses import make_loss
 from training.learning.model import trim
 from training.learning.optimiser import learning_rate
 from training.learning.seeding import seed_step
@@ -61,7 +60,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
             run = begin(config, world, stack)
         stop = stack.enter_context(listen())
         batch_size, total, log = config.global_batch_size, run.total, run.log
-        progress, learner, loss = run.progress, run.learner, make_loss(config.loss)
+        progress, learner = run.progress, run.learner
         window = Window()
         skipped_in_a_row = 0
 
@@ -77,36 +76,36 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
                 with window.waiting():
                     batch = next(run.incoming)
                     if learner.model.can_trim:  # here rather than on a GPU, which would have to be waited for
-                        batch = replace(batch, tokens=trim(batch.tokens))
+                        batch = batch.having(tokens=trim(batch.tokens))
                     batch = batch.to(world.device)
 
                 # ------------------------------------------------------------------------------
                 # Step
                 # ------------------------------------------------------------------------------
                 seed_step(config.seed, progress.samples_seen, world.rank)
-                value = accumulate_gradient(
+                terms = accumulate_gradient(
                     learner.model,
-                    loss,
+                    learner.method,
                     batch,
                     learner.gradients,
                     world,
                     global_batch_size=batch_size,
                     micro_batches=phase.micro_batches or config.micro_batches,
-                    chunk_rows=config.loss.chunk_rows,
                 )
+                loss = torch.stack(list(terms.values())).sum()
                 # Summed over ranks, so that every rank decides the same: who was told to stop, what was broken.
                 told = world.sum_(torch.tensor([float(stop.signal or 0), batch.num_replaced], device=world.device))
                 norm = learner.gradients.norm()
                 rate = learning_rate(config.optimiser, samples=seen, total_samples=total)
-                is_finite = bool(torch.isfinite(norm) & torch.isfinite(value))
+                is_finite = bool(torch.isfinite(norm) & torch.isfinite(loss))
                 if is_finite:
-                    learner.step(rate=rate, norm=norm)
+                    learner.step(rate=rate, norm=norm, samples_seen=seen)
                 skipped_in_a_row = 0 if is_finite else skipped_in_a_row + 1
                 if skipped_in_a_row and (
                     config.on_non_finite == "stop" or skipped_in_a_row > config.max_skipped_in_a_row
                 ):
                     raise NonFiniteError(
-                        f"step {step} ({seen} samples): loss {float(value)}, gradient norm {float(norm)}; "
+                        f"step {step} ({seen} samples): loss {float(loss)}, gradient norm {float(norm)}; "
                         "lower optimiser.learning_rate or set --precision fp32, "
                         "then run again from the last checkpoint"
                     )
@@ -123,7 +122,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
             # ----------------------------------------------------------------------------------
             # Log
             # ----------------------------------------------------------------------------------
-            window.add(loss=float(value), norm=float(norm), samples=batch_size)
+            window.add(terms=terms, norm=norm, samples=batch_size)
             if log is not None:
                 log.advance(seen)
                 if (step + 1) % config.log.every_steps == 0 or seen == total:

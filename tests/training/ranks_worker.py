@@ -32,19 +32,23 @@ import training.run.snapshots as snapshots_module
 import training.train as train_module
 from configs.load import from_mapping
 from training.checkpoints.saving import CheckpointWriter
-from training.config import ModelConfig, TrainConfig
+from training.config import LossConfig, MethodConfig, ModelConfig, TrainConfig
 from training.data.batches import Batch
 from training.distributed import World, distributed
 from training.errors import TrainingError
 from training.learning.gradient import accumulate_gradient, make_gradients
-from training.learning.losses import ContrastiveLoss, Loss, SigmoidLoss
+from training.learning.method import Method, make_method
 from training.learning.model import Model, create_model
 from training.learning.sharding import is_sharded, mesh_of
 from training.train import train
 
 GLOBAL_BATCH = 18
 """Cannot be shared evenly by four ranks, nor cut evenly into four micro-batches by two."""
-LOSSES: dict[str, Loss] = {"softmax": ContrastiveLoss(), "sigmoid": SigmoidLoss()}
+METHODS: dict[str, Method] = {
+    "softmax": make_method(MethodConfig(), LossConfig(name="softmax", chunk_rows=4)),
+    "sigmoid": make_method(MethodConfig(), LossConfig(name="sigmoid", chunk_rows=5)),
+    "everything": make_method(MethodConfig(name="tests.training.own_method:Everything"), LossConfig()),
+}
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,15 @@ class Found:
     """Collectives that summed gradients of sharded parameters; counted for softmax."""
 
 
-def make_model(path: str, loss: Loss, **options: Any) -> Model:
+def make_model(path: str, method: Method, **options: Any) -> Model:
     """The test's model in float64, with patch dropout and a temperature worth learning."""
     made = create_model(
         ModelConfig(**{"name": path, "patch_dropout": 0.5, **options}),
         device=torch.device("cpu"),
         precision="fp32",
-        init_logit_scale=loss.init_logit_scale,
-        init_logit_bias=loss.init_logit_bias,
+        init_logit_scale=method.init_logit_scale,
+        init_logit_bias=method.init_logit_bias,
+        heads=method.heads,
         seed=3,
     )
     # Wrapped again, so that the normalising constants take the weights' float64.
@@ -82,7 +87,7 @@ def make_batch(image_size: int) -> Batch:
         length = 2 + row % 9
         tokens[row, :length] = torch.randint(1, 49000, (length,), generator=generator)
         tokens[row, length] = 49407
-    return Batch(images=images, tokens=tokens, keys=torch.arange(GLOBAL_BATCH) * 7919 + 1, num_replaced=0)
+    return Batch.of(images=images, tokens=tokens, keys=torch.arange(GLOBAL_BATCH) * 7919 + 1, num_replaced=0)
 
 
 def gradients_of(
@@ -92,12 +97,12 @@ def gradients_of(
     sharded: bool = False,
     gradient_checkpointing: bool = False,
     compiled: bool = False,
-    losses: Mapping[str, Loss] = LOSSES,
+    methods: Mapping[str, Method] = METHODS,
 ) -> dict[tuple[str, int], Found]:
-    """The global gradient under each of `losses` and numbers of micro-batches."""
+    """The global gradient under each of `methods` and numbers of micro-batches."""
     found = {}
-    for name, loss in losses.items():
-        model = make_model(model_path, loss, gradient_checkpointing=gradient_checkpointing)
+    for name, method in methods.items():
+        model = make_model(model_path, method, gradient_checkpointing=gradient_checkpointing)
         if sharded:
             model.shard(mesh_of(world), compile_layers=compiled)
         elif compiled:
@@ -109,13 +114,13 @@ def gradients_of(
             collectives = CommDebugMode()
             # Only where it is looked at: it is slow, and under it torch.compile would not compile.
             with collectives if sharded and name == "softmax" else nullcontext():
-                value = accumulate_gradient(
-                    model, loss, batch, gradients, world,
-                    global_batch_size=GLOBAL_BATCH, micro_batches=micro_batches, chunk_rows=3,
+                terms = accumulate_gradient(
+                    model, method, batch, gradients, world,
+                    global_batch_size=GLOBAL_BATCH, micro_batches=micro_batches,
                 )  # fmt: skip
             flat = [p.grad.full_tensor() if is_sharded(p) else p.grad for p in parameters]
             found[name, micro_batches] = Found(
-                loss=float(value),
+                loss=float(sum(terms.values())),
                 gradient=torch.cat([gradient.flatten() for gradient in flat]),
                 norm=float(gradients.norm()),
                 reductions=sum(
@@ -180,7 +185,7 @@ def main(spec: Mapping[str, Any]) -> None:
         found["sharded"] = gradients_of(spec["model"], world, sharded=True, gradient_checkpointing=True)
         if spec.get("compiled"):
             found["compiled"] = gradients_of(
-                spec["model"], world, sharded=True, compiled=True, losses={"sigmoid": LOSSES["sigmoid"]}
+                spec["model"], world, sharded=True, compiled=True, methods={"sigmoid": METHODS["sigmoid"]}
             )
         if world.is_first:
             for name, part in found.items():

@@ -56,12 +56,7 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 def joined(parts: list[Batch]) -> Batch:
-    return Batch(
-        images=torch.cat([p.images for p in parts]),
-        tokens=torch.cat([p.tokens for p in parts]),
-        keys=torch.cat([p.keys for p in parts]),
-        num_replaced=sum(p.num_replaced for p in parts),
-    )
+    return Batch.joined(parts)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

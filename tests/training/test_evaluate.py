@@ -20,7 +20,6 @@ from training.errors import EvaluationError
 from training.evaluation.evaluate import class_embeddings, evaluate, prepare
 from training.evaluation.examples import EvaluationSet
 from training.evaluation.metrics import label_ranks, retrieval, zero_shot
-from training.learning.losses import ContrastiveLoss
 from training.learning.model import Model, create_model
 
 
@@ -30,7 +29,7 @@ def model(tiny_vit: Path) -> Model:
         ModelConfig(name=str(tiny_vit)),
         device=torch.device("cpu"),
         precision="fp32",
-        init_logit_scale=ContrastiveLoss().init_logit_scale,
+        init_logit_scale=2.66,
         init_logit_bias=None,
         seed=0,
     )

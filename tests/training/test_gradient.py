@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.training.conftest import run_ranks
-from tests.training.ranks_worker import LOSSES, Found, gradients_of, make_batch, make_model
+from tests.training.own_method import Everything, plain_loss
+from tests.training.ranks_worker import METHODS, Found, gradients_of, make_batch, make_model
 from training.distributed import World
-from training.learning.losses import ContrastiveLoss, SigmoidLoss
 
 
 def naive_softmax(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -39,13 +39,17 @@ NAIVE = {"softmax": naive_softmax, "sigmoid": naive_sigmoid}
 def reference(tiny_vit: Path) -> dict[str, tuple[float, Tensor]]:
     """Loss and gradient by plain autograd over the full batch, text untrimmed."""
     found = {}
-    for name, loss in LOSSES.items():
-        model = make_model(str(tiny_vit), loss)
+    for name, method in METHODS.items():
+        model = make_model(str(tiny_vit), method)
         batch = make_batch(model.image_size)
-        image, text = model.encode_image(batch.images, batch.keys), model.encode_text(batch.tokens)
-        value = NAIVE[name](image, text, model.clip.logit_scale.exp(), model.clip.logit_bias)
+        if isinstance(method, Everything):
+            value = torch.stack(list(plain_loss(method, model, batch).values())).sum()
+        else:
+            image, text = model.encode_image(batch.images, batch.keys), model.encode_text(batch.tokens)
+            value = NAIVE[name](image, text, model.clip.logit_scale.exp(), model.clip.logit_bias)
         value.backward()
-        found[name] = (float(value.detach()), torch.cat([p.grad.flatten() for p in model.clip.parameters()]))
+        trained = [p for p in model.clip.parameters() if p.requires_grad]
+        found[name] = (float(value.detach()), torch.cat([p.grad.flatten() for p in trained]))
     return found
 
 
@@ -82,14 +86,14 @@ needs_compiler = pytest.mark.skipif(
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # compiles for minutes on a busy machine
 def test_compiled_towers_have_the_same_gradient(tiny_vit: Path, reference: dict[str, tuple[float, Tensor]]) -> None:
-    check(gradients_of(str(tiny_vit), World(), compiled=True, losses={"sigmoid": LOSSES["sigmoid"]}), reference)
+    check(gradients_of(str(tiny_vit), World(), compiled=True, methods={"sigmoid": METHODS["sigmoid"]}), reference)
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])
 def test_channels_last_pictures_have_the_same_gradient(name: str, request: pytest.FixtureRequest) -> None:
     found = []
     for layout in (torch.channels_last, torch.contiguous_format):
-        model = make_model(str(request.getfixturevalue(name)), LOSSES["softmax"], patch_dropout=0.0)
+        model = make_model(str(request.getfixturevalue(name)), METHODS["softmax"], patch_dropout=0.0)
         images = make_batch(model.image_size).images
         if layout is torch.channels_last:
             features = model.encode_image(images)  # as the trainer does it
@@ -111,8 +115,9 @@ def test_gradient_over_two_ranks_equals_single_process_gradient(
 
 def test_sharded_gradients_are_reduced_once_a_step(two_ranks: Path) -> None:
     found = load(two_ranks / "sharded.pt")
-    # One for each group: two layers and the rest of the image tower, one layer of text and what is left.
-    assert [found["softmax", micro_batches].reductions for micro_batches in (1, 2, 4)] == [5, 5, 5]
+    # One for each group (two layers and the rest of the image tower, one layer of text and what is left) and one for
+    # the features of texts.
+    assert [found["softmax", micro_batches].reductions for micro_batches in (1, 2, 4)] == [6, 6, 6]
 
 
 @pytest.mark.slow
@@ -141,7 +146,7 @@ def load(path: Path) -> dict[tuple[str, int], Found]:
 def test_trimmed_text_gives_the_same_features(tiny_vit: Path) -> None:
     from training.learning.model import trim
 
-    model = make_model(str(tiny_vit), LOSSES["softmax"])
+    model = make_model(str(tiny_vit), METHODS["softmax"])
     tokens = make_batch(model.image_size).tokens
     assert model.can_trim
     assert trim(tokens).shape[1] == 11
@@ -151,26 +156,10 @@ def test_trimmed_text_gives_the_same_features(tiny_vit: Path) -> None:
 
 
 def test_patch_dropout_depends_on_the_samples_key_alone(tiny_vit: Path) -> None:
-    model = make_model(str(tiny_vit), LOSSES["softmax"])
+    model = make_model(str(tiny_vit), METHODS["softmax"])
     batch = make_batch(model.image_size)
     whole = model.encode_image(batch.images, batch.keys)
     turned = model.encode_image(batch.images.flip(0), batch.keys.flip(0)).flip(0)
     other = model.encode_image(batch.images, batch.keys + 1)
     torch.testing.assert_close(whole, turned, rtol=0, atol=1e-14)
     assert not torch.allclose(whole, other)
-
-
-def test_loss_parts_add_up_to_open_clips_losses() -> None:
-    from open_clip.loss import ClipLoss, SigLipLoss
-
-    generator = torch.Generator().manual_seed(0)
-    image, text = (F.normalize(torch.randn(10, 4, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
-    scale, bias = torch.tensor(9.0), torch.tensor(-3.0)
-
-    def total(loss: ContrastiveLoss | SigmoidLoss, bias: Tensor | None) -> Tensor:
-        bounds = [(0, 4), (4, 5), (5, 10)]
-        parts = [loss.part(image, text, start=a, stop=b, logit_scale=scale, logit_bias=bias) for a, b in bounds]
-        return torch.stack(parts).sum()
-
-    torch.testing.assert_close(total(ContrastiveLoss(), None), ClipLoss()(image, text, scale))
-    torch.testing.assert_close(total(SigmoidLoss(), bias), SigLipLoss()(image, text, scale, bias))

@@ -22,7 +22,7 @@ from tests.training.conftest import tiny_run
 from training.__main__ import main
 from training.checkpoints.layout import Progress, commit
 from training.checkpoints.loading import load_checkpoint, read_weights
-from training.config import EvaluationConfig, LossConfig, ModelConfig, TrainConfig
+from training.config import EvaluationConfig, LossConfig, MethodConfig, ModelConfig, TrainConfig
 from training.errors import CheckpointError, ModelError, TrainingError
 from training.evaluation.evaluate import evaluate_checkpoint
 from training.export import export
@@ -159,7 +159,12 @@ def test_no_reader_runs_what_a_sharded_checkpoint_names(
         "init_from": lambda: _model(tiny_vit, init_from=str(tmp_path / "foreign")),
         "export": lambda: export(sharded, model=str(tiny_vit), directory=tmp_path / "export"),
         "evaluate": lambda: evaluate_checkpoint(
-            EvaluationConfig(path=str(tiny_evaluation)), sharded, ModelConfig(name=str(tiny_vit)), LossConfig(), "fp32"
+            EvaluationConfig(path=str(tiny_evaluation)),
+            sharded,
+            ModelConfig(name=str(tiny_vit)),
+            MethodConfig(),
+            LossConfig(),
+            "fp32",
         ),
     }
     (sharded.parents[1] / "run.json").unlink(missing_ok=True)

@@ -14,11 +14,11 @@ from configs.load import ConfigError, from_mapping
 from tests.training.conftest import TINY_VIT, tiny_run
 from tests.training.ranks_worker import GLOBAL_BATCH, make_batch
 from tests.training.test_train import losses, weights_of
-from training.config import ModelConfig, TrainConfig
+from training.config import LossConfig, MethodConfig, ModelConfig, TrainConfig
 from training.distributed import World
 from training.errors import ModelError
 from training.learning.gradient import FlatGradients, accumulate_gradient
-from training.learning.losses import ContrastiveLoss
+from training.learning.method import make_method
 from training.learning.model import Model, create_model
 from training.train import train
 
@@ -86,7 +86,7 @@ def test_gradients_with_a_locked_tower_are_exact_over_micro_batches(trained: Pat
         gradients = FlatGradients([p for p in model.clip.parameters() if p.requires_grad], World())
         batch = make_batch(model.image_size)
         accumulate_gradient(
-            model, ContrastiveLoss(), batch, gradients, World(),
+            model, make_method(MethodConfig(), LossConfig()), batch, gradients, World(),
             global_batch_size=GLOBAL_BATCH, micro_batches=micro_batches,
         )  # fmt: skip
         found.append(gradients.buffer.clone())

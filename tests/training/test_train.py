@@ -350,11 +350,11 @@ def test_non_finite_step_is_skipped_and_counted(config: TrainConfig, monkeypatch
     real = train_module.accumulate_gradient
     calls = iter(range(1000))
 
-    def poisoned(model: Any, loss: Any, batch: Any, gradients: Any, world: Any, **kwargs: Any) -> torch.Tensor:
-        value = real(model, loss, batch, gradients, world, **kwargs)
+    def poisoned(model: Any, method: Any, batch: Any, gradients: Any, world: Any, **kwargs: Any) -> Any:
+        terms = real(model, method, batch, gradients, world, **kwargs)
         if next(calls) in (2, 3):
             gradients.buffer[5] = float("nan")
-        return value
+        return terms
 
     monkeypatch.setattr(train_module, "accumulate_gradient", poisoned)
     result = train(config)
@@ -363,13 +363,17 @@ def test_non_finite_step_is_skipped_and_counted(config: TrainConfig, monkeypatch
 
 
 def test_non_finite_step_can_stop_the_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "accumulate_gradient", lambda *a, **k: torch.tensor(float("nan")))
+    monkeypatch.setattr(
+        train_module, "accumulate_gradient", lambda *a, **k: {"contrastive": torch.tensor(float("nan"))}
+    )
     with pytest.raises(NonFiniteError, match=r"step 0 .*lower optimiser\.learning_rate"):
         train(replace(config, on_non_finite="stop"))
 
 
 def test_endless_skipping_stops_the_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "accumulate_gradient", lambda *a, **k: torch.tensor(float("inf")))
+    monkeypatch.setattr(
+        train_module, "accumulate_gradient", lambda *a, **k: {"contrastive": torch.tensor(float("inf"))}
+    )
     with pytest.raises(NonFiniteError, match="step 3"):
         train(replace(config, max_skipped_in_a_row=3))
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -62,42 +62,61 @@ class Batch:
     Shapes: B samples, H = W = image size, L = context length.
     """
 
-    images: Tensor
-    """uint8[B, H, W, 3]."""
-    tokens: Tensor
-    """int64[B, L]."""
-    keys: Tensor
-    """int64[B]: the sample's random key, for dropout keyed per sample."""
-    num_replaced: int
+    fields: Mapping[str, Tensor]
+    """By name, a row for each sample: `image` uint8[B, H, W, 3]; `tokens` int64[B, L]; `key` int64[B], the sample's
+    random key, for dropout keyed per sample; and what else a method asks for."""
+    num_replaced: int = 0
     """Samples whose picture was broken, so that another stands in their place."""
+
+    @classmethod
+    def of(cls, *, images: Tensor, tokens: Tensor, keys: Tensor, num_replaced: int = 0, **others: Tensor) -> Batch:
+        """A batch of what every data set has, and `others`."""
+        return cls(fields={"image": images, "tokens": tokens, "key": keys, **others}, num_replaced=num_replaced)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """The samples of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        fields = {name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields}
+        return cls(fields=fields, num_replaced=sum(part.num_replaced for part in parts))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def images(self) -> Tensor:
+        """uint8[B, H, W, 3]."""
+        return self.fields["image"]
+
+    @property
+    def tokens(self) -> Tensor:
+        """int64[B, L]."""
+        return self.fields["tokens"]
+
+    @property
+    def keys(self) -> Tensor:
+        """int64[B]."""
+        return self.fields["key"]
+
+    def having(self, **fields: Tensor) -> Batch:
+        """The batch with other fields in place of its own, or beside them."""
+        return replace(self, fields={**self.fields, **fields})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; the copy overlaps with compute when memory is pinned."""
-        move = {"device": device, "non_blocking": True}
-        return Batch(
-            images=self.images.to(**move),  # type: ignore[call-overload]  # a dict hides the keywords
-            tokens=self.tokens.to(**move),  # type: ignore[call-overload]  # as above
-            keys=self.keys.to(**move),  # type: ignore[call-overload]  # as above
-            num_replaced=self.num_replaced,
-        )
+        return self._each(lambda field: field.to(device, non_blocking=True))
 
     def slice(self, start: int, stop: int) -> Batch:
         """Samples `start` to `stop`; the replaced stay counted on the whole batch only."""
-        return Batch(
-            images=self.images[start:stop],
-            tokens=self.tokens[start:stop],
-            keys=self.keys[start:stop],
-            num_replaced=0,
-        )
+        return replace(self._each(lambda field: field[start:stop]), num_replaced=0)
 
     def pin_memory(self) -> Batch:
         """For DataLoader."""
-        return Batch(
-            images=self.images.pin_memory(),
-            tokens=self.tokens.pin_memory(),
-            keys=self.keys.pin_memory(),
-            num_replaced=self.num_replaced,
-        )
+        return self._each(lambda field: field.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(self, fields={name: change(field) for name, field in self.fields.items()})
 
 
 class BatchDataset(torch.utils.data.Dataset[Batch]):
@@ -163,7 +182,7 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
             images[row] = random_crop(picture, uniform[row], size=self.image_size, config=self.augment)
         if self.copies is not None:
             self._close()  # those that are removed meanwhile must not go on taking room
-        return Batch(
+        return Batch.of(
             images=torch.from_numpy(images),
             tokens=self._tokens([index.caption(int(sample)) for index, sample in zip(indexes, samples, strict=True)]),
             keys=torch.from_numpy(keys.view(np.int64)),
@@ -348,21 +367,10 @@ def _whole(chunks: Iterator[Batch], local_size: int) -> Iterator[Batch]:
     count = 0
     for chunk in chunks:
         waiting.append(chunk)
-        count += len(chunk.keys)
+        count += len(chunk)
         if count == local_size:
-            yield _join(waiting)
+            yield Batch.joined(waiting)
             waiting, count = [], 0
-
-
-def _join(parts: list[Batch]) -> Batch:
-    if len(parts) == 1:
-        return parts[0]
-    return Batch(
-        images=torch.cat([part.images for part in parts]),
-        tokens=torch.cat([part.tokens for part in parts]),
-        keys=torch.cat([part.keys for part in parts]),
-        num_replaced=sum(part.num_replaced for part in parts),
-    )
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from training.checkpoints.layout import Progress, read_progress
 from training.checkpoints.loading import load_checkpoint
-from training.config import EvaluationConfig, LossConfig, ModelConfig, Precision
+from training.config import EvaluationConfig, LossConfig, MethodConfig, ModelConfig, Precision
 from training.data.decode import centre_crop, decode
 from training.distributed import World, place_of
 from training.errors import EvaluationError
 from training.evaluation.examples import EvaluationSet
 from training.evaluation.metrics import Metric, retrieval, zero_shot
-from training.learning.losses import make_loss
+from training.learning.method import make_method
 from training.learning.model import Model, create_model, resolve_precision, trim
 
 __all__ = [
@@ -91,6 +91,7 @@ def evaluate_checkpoint(
     config: EvaluationConfig,
     checkpoint: Path,
     model: ModelConfig,
+    method: MethodConfig,
     loss: LossConfig,
     precision: Precision,
     device_name: Literal["auto", "cpu", "cuda"] = "auto",
@@ -99,15 +100,16 @@ def evaluate_checkpoint(
 
     Raises DistributedError where there is no such device, EvaluationError, CheckpointError, ModelError.
     """
-    objective = make_loss(loss)
+    made_by = make_method(method, loss)
     device = place_of(device_name)
     made = create_model(
         model,
         device=device,
         precision=resolve_precision(precision, device),
-        init_logit_scale=objective.init_logit_scale,
-        init_logit_bias=objective.init_logit_bias,
+        init_logit_scale=made_by.init_logit_scale,
+        init_logit_bias=made_by.init_logit_bias,
         seed=0,
+        heads=made_by.heads,
         image_size=read_progress(checkpoint).image_size,
     )
     progress = load_checkpoint(checkpoint, made.clip)

@@ -1,20 +1,20 @@
 """The exact gradient of the global batch, for any number of ranks and micro-batches.
 
-    local batch --(micro-batches, no graph)--> unit features --gather--> features of the global batch
-        -> the rank's part of the loss -> gradient of ALL features --sum over ranks--> own rows
+    local batch --(micro-batches, no graph)--> rows, such as unit features
+        -> the rank's part of the terms over the whole batch -> gradient of the own rows
         -> (micro-batches again, with graph, same random numbers) -> parameter gradients --sum over ranks
 
 Contrastive losses couple all samples of a batch, so averaging micro-batch losses would change the
 negatives. Features are small: caching their gradients cuts the graph there exactly (GradCache, Gao et
-al., arXiv 2101.06983), and needs no gradient through a collective. With one micro-batch the first pass
-keeps its graph and there is no second.
+al., arXiv 2101.06983). With one micro-batch the first pass keeps its graph and there is no second. Each micro-batch has
+one backward pass, whatever its method asks for, so that sharded gradients are reduced once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,17 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from training.data.batches import Batch
+from training.data.stream import share
 from training.distributed import World
-from training.learning.losses import Loss
-from training.learning.model import Model, trim
+from training.learning.method import Method, Output, Rows
+from training.learning.model import Model
 from training.learning.sharding import is_sharded
 
 __all__ = ["FlatGradients", "Gradients", "ShardedGradients", "accumulate_gradient", "make_gradients"]
+
+
+_LEAST_COUNT = 1e-12
+"""A sum of which no sample of the whole batch is a part is 0, and so is what it adds to the loss."""
 
 
 class Gradients(Protocol):
@@ -159,89 +164,64 @@ class _RandomState:
 
 def accumulate_gradient(
     model: Model,
-    loss: Loss,
+    method: Method,
     batch: Batch,
     gradients: Gradients,
     world: World,
     *,
     global_batch_size: int,
     micro_batches: int = 1,
-    chunk_rows: int = 4096,
-) -> Tensor:
-    """Fill `gradients` with the gradient of the global loss; return the loss (scalar, detached).
+) -> dict[str, Tensor]:
+    """Fill `gradients` with the gradient of the global loss; return its terms by name (scalars, detached).
 
     `batch` is the rank's part (`World.share`) of the `global_batch_size` samples. Every rank returns the same
-    loss and holds the same gradients, or its shard of them. `chunk_rows` bounds the similarity matrix held at a time.
+    terms and holds the same gradients, or its shard of them.
     """
-    local = len(batch.keys)
-    bounds = [(local * i // micro_batches, local * (i + 1) // micro_batches) for i in range(micro_batches)]
-    slices = [batch if micro_batches == 1 else batch.slice(*bound) for bound in bounds]
+    cut = [share(len(batch), rank=i, world_size=micro_batches) for i in range(micro_batches)]
+    parts = [batch] if micro_batches == 1 else [batch.slice(*bounds) for bounds in cut]
+    counts = {name: world.sum_(count.detach().clone()) for name, count in method.counts(batch).items()}
     gradients.zero_()
 
+    # Without a graph, unless there is one micro-batch alone.
     states: list[_RandomState] = []
-    images: list[Tensor] = []
-    texts: list[Tensor] = []
-    for part in slices:
+    outputs: list[Output] = []
+    constants: list[Rows] = []
+    for part in parts:
         states.append(_RandomState.now(model.device))
         with torch.set_grad_enabled(micro_batches == 1):
-            image_bD, text_bD = _features(model, part)
-        images.append(image_bD)
-        texts.append(text_bD)
+            outputs.append(method.forward(model, part, rows_only=micro_batches > 1))
+        with torch.no_grad():
+            constants.append(method.constants(model, part))
 
-    image_grad_nD, text_grad_nD, value = _feature_gradients(
-        model, loss, torch.cat([f.detach() for f in images]), torch.cat([f.detach() for f in texts]), world,
-        global_batch_size, chunk_rows,
-    )  # fmt: skip
+    # The whole batch: what its terms say of the own rows, which are cut out of the graph.
+    own = {name: rows.detach().requires_grad_() for name, rows in _joined([output.rows for output in outputs]).items()}
+    coupled = method.coupled(model, own, _joined(constants), world=world, total=global_batch_size)
+    if coupled.terms:
+        torch.autograd.backward(list(coupled.terms.values()))
 
+    # With a graph: what each micro-batch's weights have to do with its rows, and its losses of single samples.
+    sums: dict[str, Tensor] = {}
     after = _RandomState.now(model.device)
-    for (start, stop), part, state, image_bD, text_bD in zip(bounds, slices, states, images, texts, strict=True):
-        gradients.last_backward(stop == local)
+    for bounds, part, state, output in zip(cut, parts, states, outputs, strict=True):
+        gradients.last_backward(bounds[1] == len(batch))
         if micro_batches > 1:
             state.restore(model.device)
-            # A locked tower's features need no graph, and are here already.
-            image_bD, text_bD = _features(model, part, image_bD if model.image_is_locked else None)
-        pairs = [(f, g[start:stop]) for f, g in ((image_bD, image_grad_nD), (text_bD, text_grad_nD)) if f.requires_grad]
-        torch.autograd.backward([f for f, _ in pairs], [g for _, g in pairs])
+            output = method.forward(model, part, known=output.rows)
+        found = {name: rows[slice(*bounds)] for name, rows in coupled.found.items()}
+        single = {**output.sums, **method.second(model, part, output, found)}
+        losses = {name: value / counts[name].clamp_min(_LEAST_COUNT) for name, value in single.items()}
+        by_rows = {name: rows.grad for name, rows in own.items() if rows.grad is not None}
+        ends = [(output.rows[name], gradient[slice(*bounds)]) for name, gradient in by_rows.items()]
+        ends += [(value, torch.ones_like(value)) for value in losses.values()]
+        ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
+        torch.autograd.backward([end for end, _ in ends], [gradient for _, gradient in ends])
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach()
     after.restore(model.device)
 
     gradients.sum_over_ranks()
-    return value
+    return {name: world.sum_(term.detach().clone()) for name, term in {**coupled.terms, **sums}.items()}
 
 
-def _features(model: Model, part: Batch, image_bD: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    tokens_bL = trim(part.tokens) if model.can_trim and part.tokens.device.type == "cpu" else part.tokens
-    if image_bD is None:
-        image_bD = model.encode_image(part.images, part.keys)
-    return image_bD, model.encode_text(tokens_bL)
-
-
-def _feature_gradients(
-    model: Model, loss: Loss, image_nD: Tensor, text_nD: Tensor, world: World, total: int, chunk_rows: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(d loss / d own image features, d loss / d own text features, loss).
-
-    The gradients of scale and bias go into their `.grad`: this rank's part, summed later with the rest.
-    """
-    clip = cast(Any, model.clip)
-    image_ND = world.gather_rows(image_nD, total=total).requires_grad_()
-    text_ND = world.gather_rows(text_nD, total=total).requires_grad_()
-    value = torch.zeros((), dtype=image_ND.dtype, device=image_ND.device)
-    first, last = world.share(total)
-    for start in range(first, last, chunk_rows):
-        part = loss.part(
-            image_ND,
-            text_ND,
-            start=start,
-            stop=min(start + chunk_rows, last),
-            logit_scale=clip.logit_scale.exp(),
-            logit_bias=clip.logit_bias,
-        )
-        part.backward()  # type: ignore[no-untyped-call]  # torch's stub
-        value += part.detach()
-    assert image_ND.grad is not None
-    assert text_ND.grad is not None
-    both_2ND = torch.stack([image_ND.grad, text_ND.grad])
-    world.sum_(both_2ND)
-    world.sum_(value)
-    own = slice(first, last)
-    return both_2ND[0, own], both_2ND[1, own], value
+def _joined(parts: Sequence[Rows]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

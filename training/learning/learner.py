@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from training.config import TrainConfig
 from training.distributed import World
 from training.learning.checks import check_model
 from training.learning.gradient import Gradients, make_gradients
-from training.learning.losses import make_loss
+from training.learning.method import Method, make_method
 from training.learning.model import Model, create_model, resolve_precision
 from training.learning.optimiser import make_optimiser
 from training.learning.resizing import carry_over
@@ -35,6 +34,7 @@ class Learner:
     model: Model
     optimiser: torch.optim.AdamW
     gradients: Gradients
+    method: Method
 
     def resized(self, image_size: int | None) -> Learner:
         """This one for pictures of another size, with its weights and moments; itself where the size is the same."""
@@ -44,8 +44,9 @@ class Learner:
         carry_over(self.model.clip, self.optimiser, other.model.clip, other.optimiser)
         return other
 
-    def step(self, *, rate: float, norm: Tensor) -> None:
-        """Take the step that the gradients of length `norm` ask for, at the learning rate `rate`."""
+    def step(self, *, rate: float, norm: Tensor, samples_seen: int) -> None:
+        """Take the step that the gradients of length `norm` ask for, at the learning rate `rate`; the last of
+        `samples_seen`."""
         limit = self.config.optimiser.max_gradient_norm
         if limit is not None and norm > limit:
             self.gradients.scale_(limit / norm)
@@ -53,7 +54,7 @@ class Learner:
             group["lr"] = rate
         self.optimiser.step()
         with torch.no_grad():
-            self._log_scale.clamp_(0, math.log(self.config.loss.max_logit_scale))
+            self.method.after_step(self.model, samples_seen=samples_seen)
 
     @property
     def logit_scale(self) -> float:
@@ -67,18 +68,19 @@ class Learner:
 
 def make_learner(config: TrainConfig, world: World, *, mesh: DeviceMesh | None, image_size: int | None) -> Learner:
     """A fresh learner; leaves the random generators as they are. Raises ModelError, ConfigError."""
-    loss = make_loss(config.loss)
+    method = make_method(config.method, config.loss)
     gpus = [world.device] if world.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         model = create_model(
             config.model,
             device=world.device,
             precision=resolve_precision(config.precision, world.device),
-            init_logit_scale=loss.init_logit_scale,
-            init_logit_bias=loss.init_logit_bias,
+            init_logit_scale=method.init_logit_scale,
+            init_logit_bias=method.init_logit_bias,
             seed=config.seed,
             image_size=image_size,
             mesh=mesh,
+            heads=method.heads,
             synchronise_batch_norm=world.size > 1,
         )
     check_model(config, model, world)
@@ -92,4 +94,5 @@ def make_learner(config: TrainConfig, world: World, *, mesh: DeviceMesh | None, 
         model=model,
         optimiser=optimiser,
         gradients=gradients,
+        method=method,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -28,6 +28,7 @@ from training.learning.sharding import layers_of, shard_module
 from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
+    "HEADS",
     "Model",
     "create_model",
     "has_batch_norm",
@@ -38,6 +39,10 @@ __all__ = [
     "resolve_precision",
     "trim",
 ]
+
+
+HEADS = "heads_of_method"
+"""Where a method's own modules stand in open_clip's: their weights are saved under it, and left out of an export."""
 
 
 def register_model(name: str) -> str:
@@ -156,6 +161,10 @@ class Model:
         self._image_features: Callable[[Tensor], Tensor] = visual
         self._text_features: Callable[[Tensor], Tensor] = self._features_of_text
 
+    def head(self, name: str) -> nn.Module:
+        """One of the method's heads."""
+        return cast(nn.ModuleDict, getattr(self.clip, HEADS))[name]
+
     def train(self) -> None:
         """Training mode; a locked image tower stays in evaluation mode, so that it says the same every time."""
         self.clip.train()
@@ -178,7 +187,7 @@ class Model:
                 layer.compile(dynamic=None if layer in of_images else True)
         self.is_sharded = True
         forwards = {"image_features": self._features_of_images, "text_features": self._features_of_text}
-        forwards = shard_module(self.clip, mesh, forwards)
+        forwards = shard_module(self.clip, mesh, forwards, heads=HEADS)
         self._image_features, self._text_features = forwards["image_features"], forwards["text_features"]
 
     def encode_image(self, images_BHWC: Tensor, keys_B: Tensor | None = None) -> Tensor:
@@ -194,6 +203,8 @@ class Model:
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit features [B, D] of tokens int64[B, L], L at most the context length, at least float32."""
+        if self.can_trim and tokens_BL.device.type == "cpu":  # on a GPU it would have to be waited for
+            tokens_BL = trim(tokens_BL)
         with self._autocast():
             features_BD = self._text_features(tokens_BL)
         return _unit(features_BD)
@@ -243,13 +254,14 @@ def create_model(
     seed: int,
     image_size: int | None = None,
     mesh: DeviceMesh | None = None,
+    heads: Callable[[nn.Module], Mapping[str, nn.Module]] = lambda _: {},
     synchronise_batch_norm: bool = False,
 ) -> Model:
     """The model of `config`, on `device`, in training mode, weights drawn from `seed`.
 
     With `mesh` its weights are cut over the ranks there. `synchronise_batch_norm`: over all ranks, where it has some.
 
-    `image_size` is the side of its pictures, None for the one that the model names.
+    `image_size` is the side of its pictures, None for the one that the model names. `heads` are what a method adds.
 
     `init_logit_scale` is the logarithm of the initial scale, `init_logit_bias` the sigmoid loss's bias
     (None: the model has none). Raises ModelError.
@@ -274,6 +286,8 @@ def create_model(
         quiet.setLevel(level)
     if config.init_from is not None:
         load_weights(clip, config.init_from, towers=config.init_towers, name=name)
+    if own := heads(clip):
+        clip.add_module(HEADS, nn.ModuleDict(own))
     if config.lock_image:
         try:
             clip.lock_image_tower(unlocked_groups=config.unlocked_image_groups, freeze_bn_stats=True)

@@ -47,17 +47,19 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def shard_module(
-    clip: nn.Module, mesh: DeviceMesh, forwards: dict[str, Callable[[Tensor], Tensor]]
+    clip: nn.Module, mesh: DeviceMesh, forwards: dict[str, Callable[[Tensor], Tensor]], *, heads: str
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """Cut the weights of `clip` over `mesh`; return `forwards` as they must be called from now on.
 
-    `forwards` (by name) are the ways in which weights of `clip` are used, other than its own `forward`.
+    `forwards` (by name) are the ways in which weights of `clip` are used, other than its own `forward`. What stands
+    under the name `heads` is called by itself.
     Gradients are summed over ranks, not averaged.
     """
     parts = [*layers_of(clip)]
     towers = [child for child in clip.children() if any(True for _ in layers_of(child))]
     scalars = {parameter for parameter in clip.parameters() if not parameter.ndim}
-    for part in (*parts, *towers):
+    own = list(getattr(clip, heads).children()) if hasattr(clip, heads) else []
+    for part in (*parts, *towers, *own):
         if any(True for _ in part.parameters()):
             fully_shard(part, mesh=mesh)
     for name, forward in forwards.items():

@@ -1,0 +1,151 @@
+"""A method of one's own is one file and one config: trained, resumed, evaluated and exported like the others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from configs.load import ConfigError, from_mapping
+from tests.training.conftest import run_ranks, tiny_run
+from tests.training.test_train import CrashError, assert_same_run, crash, interrupt_at, weights_of
+from training.__main__ import main
+from training.config import LossConfig, MethodConfig, TrainConfig, learns
+from training.data.batches import Batch
+from training.errors import DataError
+from training.learning.method import Method, Output, Rows, Terms, make_method
+from training.learning.model import HEADS, Model
+from training.train import train
+
+OWN = {"name": "tests.training.own_method:Everything", "options": {"predict_weight": 0.25}}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data: Path, tiny_vit: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A finished run of the method, to be read only."""
+    run = tiny_run(tmp_path_factory.mktemp("own") / "run", tiny_data, tiny_vit)
+    config = from_mapping(TrainConfig, run | {"method": OWN, "micro_batches": 2})
+    train(config)
+    return config
+
+
+def test_each_term_is_logged_and_learnt(trained: TrainConfig) -> None:
+    lines = [json.loads(line) for line in (Path(trained.output) / "log.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["loss_distil"] + line["loss_predict"] + line["loss_judge"])
+    for name in ("loss_predict", "loss_judge"):
+        assert lines[-1][name] < lines[0][name]
+
+
+def test_heads_are_saved_and_follow(trained: TrainConfig) -> None:
+    weights = weights_of(trained.output)
+    leader, follower = (weights[f"{HEADS}.{name}.0.weight"] for name in ("predictor", "follower"))
+    assert not torch.equal(leader, follower)
+    assert (leader - follower).abs().max() < 0.2, "a moving average of it"
+
+
+def test_resumed_run_is_the_same(trained: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(trained, output=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, crash)
+        with pytest.raises(CrashError):
+            train(config)
+    train(config)
+    assert_same_run(config.output, trained.output)
+
+
+def test_export_is_open_clips_and_evaluation_knows_the_heads(
+    trained: TrainConfig, tiny_evaluation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained.output, tmp_path / "run")
+    saved = str(tmp_path / "run" / "config.yaml")
+    words = [saved, "--output", str(tmp_path / "run"), "--evaluation.path", str(tiny_evaluation)]
+    assert main(["evaluate", *words]) == 0
+    assert "zeroshot" in capsys.readouterr().out
+    assert main(["export", *words]) == 0
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'run' / 'export'}")
+    assert not any(name.startswith(HEADS) for name in model.state_dict())
+    torch.testing.assert_close(model.state_dict()["visual.proj"], weights_of(tmp_path / "run")["visual.proj"])
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_the_same_with_sharded_heads(trained: TrainConfig, tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", Path(str(trained.data.path)), Path(trained.model.name))
+    run |= {"method": OWN, "micro_batches": 2, "distributed": "fsdp"}
+    run_ranks({"folder": str(tmp_path), "model": trained.model.name, "runs": [run]}, 2)
+    from training.checkpoints.layout import find_last
+    from training.checkpoints.loading import read_weights
+
+    last, _ = find_last(tmp_path / "run" / "checkpoints")
+    assert last is not None
+    for name, value in read_weights(last).items():
+        torch.testing.assert_close(value, weights_of(trained.output)[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ({"name": "contrastiv"}, "is none of contrastive, and no MODULE:CLASS"),
+        ({"name": "no.such:Method"}, "cannot be imported"),
+        ({"name": "tests.training.own_method:teacher"}, "is no subclass"),
+        ({"name": OWN["name"], "options": {"predict_wieght": 1.0}}, "did you mean 'predict_weight'"),
+        ({"name": OWN["name"], "options": {"momentum": "much"}}, "method.options: momentum: expected a number"),
+        ({"options": {"anything": 1}}, "unknown key 'anything'"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line(method: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_method(from_mapping(MethodConfig, method), LossConfig())
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_field_that_the_data_lacks_stops_before_training(
+    trained: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tests.training.own_method as own
+
+    monkeypatch.setattr(own.Everything, "fields", ("teacher_image",))
+    with pytest.raises(DataError, match=r"needs a column teacher_image .*has none"):
+        train(replace(trained, output=str(tmp_path / "run")))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_runs_of_before_are_told_by_the_same_options(tiny_data: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    """The fingerprint of a config that says nothing of methods is that of the version without them."""
+    run = tiny_run(tmp_path, tiny_data, Path("ViT-B-32"))
+    assert learns(from_mapping(TrainConfig, run)) == "7f38669f42a2371ad421d1e7b87e79d0"
+    other = from_mapping(TrainConfig, run | {"method": OWN})
+    assert learns(other) != learns(from_mapping(TrainConfig, run))
+
+
+def test_every_method_of_the_trainer_says_what_it_is() -> None:
+    made = make_method(MethodConfig(), LossConfig())
+    assert isinstance(made, Method)
+    assert made.__class__.__doc__
+
+
+def test_a_method_may_have_single_samples_losses_alone(trained: TrainConfig, tmp_path: Path) -> None:
+    config = replace(trained, output=str(tmp_path / "run"), method=MethodConfig(name=f"{__name__}:Predictor"))
+    train(config)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+class Predictor(Method):
+    """Texts' features from pictures', by the samples themselves."""
+
+    init_logit_scale = 0.0
+
+    def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
+        image_BD, text_BD = model.encode_image(batch.images, batch.keys), model.encode_text(batch.tokens)
+        return Output(rows={}, sums={"predict": (image_BD - text_BD).square().sum()})
+
+    def counts(self, batch: Batch) -> Terms:
+        return {"predict": torch.tensor(float(len(batch)))}

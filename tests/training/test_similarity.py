@@ -1,0 +1,133 @@
+"""Losses over tiles: exact, whatever the tiles, and no tensor of theirs grows with the square of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from training.learning.similarity import sigmoid_loss, softmax_loss
+
+
+def features(rows: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(rows, width, generator=generator, dtype=torch.float64), dim=1).to(dtype)
+
+
+def naive(name: str, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    logits = scale * image @ text.T
+    labels = torch.arange(len(image))
+    if name == "softmax":
+        return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    signs = 2 * torch.eye(len(image), dtype=image.dtype) - 1
+    return -F.logsigmoid(signs * (logits + bias)).sum() / len(image)
+
+
+def leaves(rows: int, scale: float, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    image, text = features(rows, 5, 1, dtype), features(rows, 5, 2, dtype)
+    return [
+        x.clone().requires_grad_() for x in (image, text, torch.tensor(scale).double(), torch.tensor(-2.0).double())
+    ]
+
+
+def in_ranks(name: str, own: list[Tensor], cuts: list[int], tile: int) -> Tensor:
+    """The sum over ranks that have the rows between `cuts`; what they put together is known before."""
+    image, text, scale, bias = own
+    bounds = list(zip([0, *cuts], [*cuts, len(image)], strict=True))
+    with torch.no_grad():
+        parts = [(scale * image[a:b].double() @ text.double().T).logsumexp(0) for a, b in bounds]
+        column = torch.stack(parts).logsumexp(0)
+    shares = []
+    for a, b in bounds:
+        if name == "softmax":
+            shares.append(softmax_loss(image[a:b], text, scale, first=a, tile=tile, logsumexp=lambda _: column))
+        else:
+            shares.append(sigmoid_loss(image[a:b], text, scale, bias, first=a, tile=tile))
+    return torch.stack(shares).sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(["softmax", "sigmoid"]),
+    rows=st.integers(1, 13),
+    tile=st.integers(1, 15),
+    cuts=st.lists(st.integers(0, 13), max_size=3),
+    scale=st.sampled_from([1.0, 14.3, 100.0]),
+)
+def test_loss_and_gradient_are_those_of_the_whole_matrix(
+    name: str, rows: int, tile: int, cuts: list[int], scale: float
+) -> None:
+    ours, plain = leaves(rows, scale), leaves(rows, scale)
+    value = in_ranks(name, ours, sorted(min(cut, rows) for cut in cuts), tile)
+    expected = naive(name, *plain)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    (3 * value).backward()
+    (3 * expected).backward()
+    for here, there in zip(ours[: 3 if name == "softmax" else 4], plain, strict=False):
+        assert here.grad is not None
+        torch.testing.assert_close(here.grad, there.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_losses_are_open_clips() -> None:
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    image, text, scale, bias = leaves(10, 9.0)
+    torch.testing.assert_close(
+        in_ranks("softmax", [image, text, scale, bias], [4, 5], 3), ClipLoss()(image, text, scale)
+    )
+    ours = in_ranks("sigmoid", [image, text, scale, bias], [4, 5], 3)
+    torch.testing.assert_close(ours, SigLipLoss()(image, text, scale, bias))
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_half_precision_features_are_multiplied_in_single(name: str) -> None:
+    half = leaves(40, 50.0, torch.bfloat16)
+    value = in_ranks(name, half, [], 7)
+    plain = [x.detach().double().requires_grad_() for x in half]
+    expected = naive(name, *plain)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-6)
+    value.backward()
+    expected.backward()
+    for here, there in zip(half[:2], plain, strict=False):
+        assert here.grad is not None
+        assert here.grad.dtype == torch.bfloat16
+        torch.testing.assert_close(here.grad.double(), there.grad, rtol=1e-2, atol=1e-4)  # as bf16 rounds them
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that was made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.numel = max(self.numel, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_no_tensor_grows_with_the_square_of_the_batch(name: str) -> None:
+    image, text = (features(1_000, 8, seed, torch.float32).requires_grad_() for seed in (1, 2))
+    scale = torch.tensor(14.0, requires_grad=True)
+    losses: dict[str, Callable[[], Tensor]] = {
+        "softmax": lambda: softmax_loss(image, text, scale, first=0, tile=64),
+        "sigmoid": lambda: sigmoid_loss(image, text, scale, None, first=0, tile=64),
+    }
+    with Largest() as largest:
+        losses[name]().backward()
+    assert largest.numel == 1_000 * 8
+
+
+def test_nobody_who_asks_for_no_gradient_pays_for_it() -> None:
+    image, text = features(6, 4, 1), features(6, 4, 2)
+    with torch.no_grad():
+        value = softmax_loss(image, text, torch.tensor(5.0).double(), first=0, tile=4)
+    torch.testing.assert_close(value, naive("softmax", image, text, torch.tensor(5.0).double(), torch.tensor(0.0)))

@@ -1,0 +1,134 @@
+"""What a model learns: one interface for every system that grew from CLIP.
+
+    batch --forward--> rows (they couple the samples of the global batch)    sums (each sample by itself)
+                         |                                                     |
+    constants ------> coupled: terms over the whole batch, found          divided by `counts` over the whole batch
+                         |                                  |
+                    gradient of the own rows             second: what goes by other samples, such as hard negatives
+
+`gradient.py` makes of it the exact gradient of the global batch for any number of ranks and micro-batches: rows are cut
+out of the graph (GradCache, arXiv 2101.06983), and sums add up by themselves once they are divided by the counts of the
+whole batch. A method holds no weights: those that it adds to open_clip's model are its `heads`, and are trained,
+sharded and saved with it.
+
+A new method is one file: a subclass of `Method` with a dataclass of `Options`, named in a config as
+`method: {name: MODULE:CLASS, options: {...}}`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from configs.load import ConfigError, from_mapping
+from training.config import LossConfig, MethodConfig
+from training.data.batches import Batch
+from training.distributed import World
+from training.learning.model import Model
+
+__all__ = ["Coupled", "Method", "Output", "Rows", "Terms", "make_method"]
+
+Rows = Mapping[str, Tensor]
+"""By name: [B, ...], a row for each sample."""
+Terms = Mapping[str, Tensor]
+"""By name: a scalar each, which add up to the loss."""
+
+METHODS = {"contrastive": "training.learning.methods.contrastive:Contrastive"}
+"""Those that come with the trainer, by their names in a config."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What the model says of B samples."""
+
+    rows: Rows
+    """What couples the samples of the global batch, such as features [B, D]."""
+    sums: Terms = field(default_factory=dict)
+    """Losses of single samples, summed over the B; each is divided by the count of its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coupled:
+    """What comes of the rows of the global batch, for one rank with n samples of it."""
+
+    terms: Terms
+    """This rank's share; those of all ranks add up."""
+    found: Rows = field(default_factory=dict)
+    """[n, ...], without gradient: what `second` needs of other samples, such as the tokens of hard negatives."""
+
+
+class Method(ABC):
+    """What to minimise, and over which outputs of the model. All of it is called on every rank."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Those of the method, under `method.options` in a config."""
+
+    options: Any
+    """Of its `Options`."""
+    loss: LossConfig
+    fields: ClassVar[tuple[str, ...]] = ()
+    """What it needs of a batch beyond pictures, tokens and keys; a data set that lacks one is refused."""
+    init_logit_scale: float
+    """Logarithm of the scale that a model begins with."""
+    init_logit_bias: float | None = None
+    """Bias of the logits that a model begins with; None where it shall have none."""
+
+    def __init__(self, options: Any, loss: LossConfig) -> None:
+        self.options, self.loss = options, loss
+
+    def heads(self, clip: nn.Module) -> Mapping[str, nn.Module]:
+        """Modules to train beside open_clip's, by name; `Model.head` gives them back."""
+        return {}
+
+    @abstractmethod
+    def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
+        """What the model says of `batch`.
+
+        With several micro-batches it is called twice with the same random numbers: with `rows_only` and without a
+        graph, then with one, and with what it said before as `known`, of which it may take rows that need no graph.
+        """
+
+    def constants(self, model: Model, batch: Batch) -> Rows:
+        """What `coupled` needs and nobody learns, such as the features of a teacher; once a step, without a graph."""
+        return {}
+
+    def coupled(self, model: Model, rows: Rows, constants: Rows, *, world: World, total: int) -> Coupled:
+        """The terms over the whole batch of `total` samples, of which `rows` are this rank's n, leaves of the graph.
+
+        Rows of other ranks come from `coupling.everyone`. Weights of the model that are used here, such as the scale,
+        get this rank's part of their gradient.
+        """
+        return Coupled(terms={})
+
+    def second(self, model: Model, batch: Batch, output: Output, found: Rows) -> Terms:
+        """Losses summed over the samples of `batch`, that go by what `coupled` has `found` for these samples."""
+        return {}
+
+    def counts(self, batch: Batch) -> Terms:
+        """For each name of `Output.sums` and `second`: what `batch` adds to its divisor, such as its captions' tokens.
+        A divisor of 0 makes no loss of that name."""
+        return {}
+
+    def after_step(self, model: Model, *, samples_seen: int) -> None:  # noqa: B027 - most have nothing to do
+        """After the optimiser's step, without a graph: clamp, follow with a moving average."""
+
+
+def make_method(config: MethodConfig, loss: LossConfig) -> Method:
+    """The method that a config names. Raises ConfigError."""
+    module, colon, name = METHODS.get(config.name, config.name).partition(":")
+    if not colon:
+        raise ConfigError(f"method.name: {config.name!r} is none of {', '.join(METHODS)}, and no MODULE:CLASS")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"method.name: {config.name}: cannot be imported ({error}); is it on PYTHONPATH?") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigError(f"method.name: {config.name} is no subclass of training.learning.method.Method")
+    options = from_mapping(found.Options, config.options, where="method.options")
+    return found(options, loss)
