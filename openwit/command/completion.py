@@ -22,8 +22,18 @@ __all__ = ["SHELLS", "candidates"]
 _CONFIGS = (".yaml", ".yml")
 _VERBS = ("build", "stats", "lint", "diff-rules")
 _QUERY_NAMES = (
-    *("balance", "balance_curve", "balance_final", "balance_summary", "failures", "funnel"),
-    *("hosts", "image_sizes", "languages"),
+    *(
+        "aspect_ratios",
+        "balance",
+        "balance_curve",
+        "balance_final",
+        "balance_summary",
+        "balance_tail",
+        "balance_unmatched",
+    ),
+    *("caption_characters", "caption_words", "consent", "duplicates", "failures", "formats", "funnel", "host_shares"),
+    *("hosts", "image_sizes", "language_probability", "languages", "licences", "links_left", "queries_by_rank"),
+    *("query_sources", "sample_hosts", "totals"),
 )
 """As query_list and the catalog have them, which would load what they work with; tests hold them equal."""
 

@@ -101,8 +101,8 @@ def _plain(value: object) -> str:
 
 
 def balance_report_command(words: Words) -> int:
-    """balance-report CONFIG.yaml|DIR [--of limits|modes|published] [--t N,N,...]
-        [--format table|csv|json|parquet] [--to FILE]
+    """balance-report CONFIG.yaml|DIR [--of limits|modes|published]
+        [--t N,N,...] [--format table|csv|json|parquet] [--to FILE]
 
     What each of several t would keep of this set's pairs, so that t can be
     chosen without a run (limits); the captions that each mode of balancing

@@ -163,8 +163,9 @@ def run_command(words: Words) -> int:
 def status_command(words: Words) -> int:
     """status CONFIG.yaml|DIR
 
-    Whether a run is under way, and what it is at: rates, time left, tasks that are slow or stuck; and how far each
-    step is. From any shell, on any machine that sees the data set; reads only.
+    Whether a run is under way, and what it is at: rates, time left, tasks that
+    are slow or stuck; and how far each step is. From any shell, on any machine
+    that sees the data set; reads only.
     """
     from rich import box
     from rich.table import Table

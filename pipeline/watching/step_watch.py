@@ -200,11 +200,7 @@ class StepWatch:
                 return
             if live.sign is not None:
                 self._sums.add(live.sign.counts, -1, share=True)
-                if live.sign.attempt != sign.attempt:
-                    self._retried += 1
-                    self._retries.append(
-                        (sign.task, f"what process {live.sign.process} on {live.sign.node} had begun came to nothing")
-                    )
+                self._note_retry(live.sign, sign)
             live.sign, live.heard = sign, self.clock()
             self._sums.add(sign.counts, 1, share=True)
 
@@ -214,10 +210,18 @@ class StepWatch:
             live = self._live.pop(sign.task, None)
             if live is not None and live.sign is not None:
                 self._sums.add(live.sign.counts, -1, share=True)
+                self._note_retry(live.sign, sign)
             self._sums.add(sign.counts, 1, share=False)
             self._durations.append(sign.seconds)
             self._done += 1
             self._rows += rows
+
+    def _note_retry(self, before: Sign, sign: Sign) -> None:
+        if before.attempt != sign.attempt:
+            self._retried += 1
+            self._retries.append(
+                (sign.task, f"what process {before.process} on {before.node} had begun came to nothing")
+            )
 
     # --- what is known ---------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.questions.card.answers import Row
 
-__all__ = ["Bin", "Curve", "Histogram", "Line", "Tick", "curve_of", "histogram_of"]
+__all__ = ["Bin", "Curve", "Histogram", "Line", "NameAt", "Tick", "curve_of", "histogram_of"]
 
 _LABELS_AT_MOST = 9  # under a histogram: more would touch at 390 pixels
 _HEADROOM = 1.35  # of the curve's vertical axis, for the label over the highest line
