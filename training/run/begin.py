@@ -92,7 +92,7 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         )
     )
 
-    total = total_samples(config, len(index))
+    total = total_samples(config, snapshots.samples_an_epoch)
     phase = phase_at(config.phases, progress.samples_seen, total=total, batch=config.global_batch_size)
     mesh = mesh_of(world) if config.distributed == "fsdp" and world.size > 1 else None
     learner = make_learner(config, world, mesh=mesh, image_size=phase.image_size)
