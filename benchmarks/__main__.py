@@ -26,6 +26,7 @@ CHOICES = {
     "driver": "what a task costs the driver, against Ray's calls alone",
     "catalog": "the catalog's named queries (no peer)",
     "train_bucket": "how well the trainer's order for buckets mixes, against buffers of samples",
+    "train_sampling": "choosing the trainer's batches by their queries, against heapq",
     "object_stores": "obstore, against pyarrow.fs and fsspec, from one store on loopback",
 }
 DEFAULT = ("wat", "language", "match", "text_path")

@@ -121,7 +121,9 @@ def _queries(
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
         ids = lists.flatten()
     except pa.ArrowException as error:
-        raise DataError(f"{path}: its query_ids are no lists of numbers ({one_line(error)})") from error
+        raise DataError(
+            f"{path}: its query_ids are no lists of numbers ({one_line(error)}); copy or make the shard again"
+        ) from error
     if ids.null_count or (len(ids) and not (pc.min(ids).as_py() >= 0 and pc.max(ids).as_py() < _MAX_QUERIES)):
         raise DataError(f"{path}: its query_ids are no places in a query list; copy or make the shard again")
     return lengths, ids.to_numpy(zero_copy_only=False).astype(np.int32)

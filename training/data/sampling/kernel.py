@@ -24,6 +24,8 @@ UNIT = 1 << 29
 _A, _B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _C, _D = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _S33 = np.uint64(33)
+_LEVEL = 14
+"""Bits of a gain that are within a level: 65,537 levels."""
 _PLACES = 32
 _LAST_PLACE = (1 << _PLACES) - 1
 
@@ -95,18 +97,19 @@ def mark_kept(
 @kernel
 def gather(samples: Longs, of: Queries) -> Queries:
     """The queries of `samples` int64[K], laid end to end."""
-    ends = np.empty(len(samples), np.int64)
+    starts, ends = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
     total = 0
     for k in range(len(samples)):
         i = samples[k]
-        total += of.ends[i] - (of.ends[i - 1] if i else 0)
+        starts[k] = of.ends[i - 1] if i else 0
+        total += of.ends[i] - starts[k]
         ends[k] = total
     queries = np.empty(total, np.int32)
     place = 0
     for k in range(len(samples)):
-        stop = of.ends[samples[k]]
-        for j in range(stop - (ends[k] - place), stop):
-            queries[place] = of.queries[j]
+        ahead = starts[k] - place
+        while place < ends[k]:
+            queries[place] = of.queries[ahead + place]
             place += 1
     return Queries(ends, queries)
 
@@ -143,25 +146,47 @@ def choose_diverse(of: Queries, counts: Longs, cap: int, batch: int) -> Longs:
 
     The gain of a sample is the mean of what its queries are worth: of query q, of which n samples are chosen already,
     (cap - n) / cap + 1 / counts[q], and nothing from n = cap on. `counts` int64[Q]: the samples that contain q.
-    Chosen samples only lower the gains of others, so one whose gain is still what it was when it was put into the heap
-    is the best of all, and the others' gains need not be known (Minoux 1978, "Accelerated greedy algorithms").
+
+    Chosen samples only lower the gains of others. So one whose gain is still what it was when it was last looked at is
+    the best of all, and the others' need not be known (Minoux 1978, "Accelerated greedy algorithms"). Samples wait in
+    levels of about the same gain; those of the highest level stand in a heap.
     """
     size = len(of.ends)
     worth = np.zeros(len(counts), np.int64)
     for query in range(len(counts)):
         if counts[query] > 0:
             worth[query] = UNIT + UNIT // counts[query]
-    room = np.full(len(counts), cap, np.int64)
+    room = np.full(len(counts), cap, np.int32)
+    level = (2 * UNIT >> _LEVEL) + 1
+    firsts, nexts = np.full(level, -1, np.int32), np.empty(size, np.int32)
+    for i in range(size - 1, -1, -1):
+        lower = _gain(of, i, worth) >> _LEVEL
+        nexts[i], firsts[lower] = firsts[lower], i
     heap = np.empty(size, np.int64)
-    for i in range(size):
-        heap[i] = (_gain(of, i, worth) << _PLACES) | (_LAST_PLACE - i)
-    for place in range(size // 2 - 1, -1, -1):
-        _sink(heap, size, place, heap[place])
+    in_heap = 0
     chosen = np.empty(batch, np.int64)
     taken = 0
     while taken < batch:
+        if in_heap == 0:
+            level -= 1
+            i = firsts[level]
+            while i >= 0:
+                after = nexts[i]
+                gain = _gain(of, i, worth)
+                lower = gain >> _LEVEL
+                if lower == level:
+                    heap[in_heap] = (gain << _PLACES) | (_LAST_PLACE - i)
+                    in_heap += 1
+                else:
+                    nexts[i], firsts[lower] = firsts[lower], i
+                i = after
+            for place in range(in_heap // 2 - 1, -1, -1):
+                _sink(heap, in_heap, place, heap[place])
+            continue
         i = _LAST_PLACE - (heap[0] & _LAST_PLACE)
-        key = (_gain(of, i, worth) << _PLACES) | (_LAST_PLACE - i)
+        gain = _gain(of, i, worth)
+        key = (gain << _PLACES) | (_LAST_PLACE - i)
+        lower = gain >> _LEVEL
         if key == heap[0]:
             chosen[taken] = i
             taken += 1
@@ -170,7 +195,11 @@ def choose_diverse(of: Queries, counts: Longs, cap: int, batch: int) -> Longs:
                 if room[query] > 0:
                     room[query] -= 1
                     worth[query] = UNIT * room[query] // cap + UNIT // counts[query] if room[query] > 0 else 0
-            size -= 1
-            key = heap[size]
-        _sink(heap, size, 0, key)
+        elif lower == level:
+            _sink(heap, in_heap, 0, key)
+            continue
+        else:
+            nexts[i], firsts[lower] = firsts[lower], i
+        in_heap -= 1
+        _sink(heap, in_heap, 0, heap[in_heap])
     return chosen
