@@ -14,8 +14,11 @@ import pytest
 import yaml
 
 from configs.load import ConfigError, from_mapping
-from tests.training.conftest import in_window, stop_run, tiny_run
+from pipeline.storage.bucket import BucketPath
+from tests.object_store.fixtures import Bucket
+from tests.training.conftest import in_window, put_tree, stop_run, tiny_run
 from tests.training.test_data import LengthTokenizer, joined, same
+from tests.training.test_in_bucket import assert_same_weights
 from tests.training.test_train import assert_same_run, losses
 from tests.training.tiny_shards import make_shards
 from training.config import AugmentConfig, DataConfig, MetaclipConfig, TrainConfig, learns
@@ -177,10 +180,40 @@ def test_stopped_and_resumed_run_equals_uninterrupted_run(
     assert losses(whole["output"])[-3:] == losses(stopped["output"])[-3:]
 
 
+def test_a_run_in_a_bucket_chooses_what_one_on_a_disk_chooses(
+    bucket: Bucket, data: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
+    run = run_of(tmp_path / "disk", data, tiny_vit, CHOICES[1])
+    train(from_mapping(TrainConfig, in_window(run, tmp_path / "disk", data)))
+    put_tree(data, f"{bucket.url}/data")
+    there = in_window(run, f"{bucket.url}/run", f"{bucket.url}/data")
+    stop_run(there, step=7)  # and from another machine's copy of the index
+    train(from_mapping(TrainConfig, there))
+    assert_same_weights(f"{bucket.url}/run", tmp_path / "disk", tmp_path)
+
+
+def test_metaclip_refuses_a_balanced_set_in_a_bucket(
+    bucket: Bucket, data: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
+    put_tree(data, f"{bucket.url}/data")
+    (BucketPath.of(f"{bucket.url}/data/shards") / "config.yaml").put(b"balance: {mode: quota}")
+    run = in_window(run_of(tmp_path / "run", data, tiny_vit, CHOICES[0]), tmp_path / "run", f"{bucket.url}/data")
+    with pytest.raises(DataError, match=r"balanced already"):
+        train(from_mapping(TrainConfig, run))
+
+
 def test_epochs_count_passes_over_the_set(data: Path, tiny_vit: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", data, tiny_vit, {"sampling": "concept"}) | {"samples": None, "epochs": 2}
     # Two passes of 103 samples, of which a fifth is seen: 41.2, in batches of 16.
     assert train(from_mapping(TrainConfig, run)).progress.samples_seen == 48
+
+
+def test_balance_that_does_nothing_is_told(
+    data: Path, tiny_vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(tmp_path / "run", data, tiny_vit, {"sampling": "metaclip"}) | {"samples": 16}
+    train(from_mapping(TrainConfig, run))
+    assert "metaclip passes nothing over" in " ".join(" ".join(capsys.readouterr()).split())
 
 
 def test_another_sampling_does_not_go_on_where_one_stopped(data: Path, tiny_vit: Path, tmp_path: Path) -> None:

@@ -125,6 +125,11 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             RunLog(here.local, config=config.log, resumed_at=progress.samples_seen, total_samples=total)
         )
         _tell(log, problems, index)
+        if config.data.sampling == "metaclip" and snapshots.samples_an_epoch == len(index):
+            log.warn(
+                "data.sampling metaclip passes nothing over, since every sample has a query that few have; for another "
+                "distribution lower --data.metaclip.max_pairs_per_query"
+            )
 
     def before_commit() -> None:
         if is_held is not None:
