@@ -73,8 +73,7 @@ class Concept:
         if self._config.prefer == "frequency":
             chosen = self._longest(of.ends)
         else:
-            counts = np.zeros(self._num_queries, np.int64)
-            kernel.add_counts(of.queries, counts)
+            of, counts = kernel.number_anew(of, self._num_queries)
             cap = self._config.max_pairs_per_query
             if cap is None:
                 cap = flat_cap(counts, len(of.queries) * self.batch_size // len(samples))

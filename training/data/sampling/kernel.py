@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.compiled.declare import inlined, kernel
 
-__all__ = ["UNIT", "Queries", "add_counts", "choose_diverse", "expect", "gather", "mark_kept"]
+__all__ = ["UNIT", "Queries", "add_counts", "choose_diverse", "expect", "gather", "mark_kept", "number_anew"]
 
 Longs = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
@@ -114,6 +114,24 @@ def gather(samples: Longs, of: Queries) -> Queries:
     return Queries(ends, queries)
 
 
+@kernel
+def number_anew(of: Queries, num_queries: int) -> tuple[Queries, Longs]:
+    """The same with the queries numbered by where each comes first, and int64[D], how often each comes: tables over
+    them are small enough for the processor's own memory."""
+    numbers = np.full(num_queries, -1, np.int32)
+    queries = np.empty(len(of.queries), np.int32)
+    counts = np.zeros(min(num_queries, len(queries)), np.int64)
+    distinct = 0
+    for j in range(len(queries)):
+        query = of.queries[j]
+        if numbers[query] < 0:
+            numbers[query] = distinct
+            distinct += 1
+        queries[j] = numbers[query]
+        counts[queries[j]] += 1
+    return Queries(of.ends, queries), counts[:distinct]
+
+
 @inlined
 def _gain(of: Queries, i: int, worth: Longs) -> int:
     """The mean of what the queries of sample i are worth, in UNITs, rounded down."""
@@ -154,8 +172,7 @@ def choose_diverse(of: Queries, counts: Longs, cap: int, batch: int) -> Longs:
     size = len(of.ends)
     worth = np.zeros(len(counts), np.int64)
     for query in range(len(counts)):
-        if counts[query] > 0:
-            worth[query] = UNIT + UNIT // counts[query]
+        worth[query] = UNIT + UNIT // max(counts[query], 1)
     room = np.full(len(counts), cap, np.int32)
     level = (2 * UNIT >> _LEVEL) + 1
     firsts, nexts = np.full(level, -1, np.int32), np.empty(size, np.int32)
