@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from configs.load import ConfigError, from_mapping
+from configs.load import load as load_config
 from pipeline.storage.bucket import BucketPath
+from tests.conftest import REPOSITORY
 from tests.object_store.fixtures import Bucket
 from tests.training.conftest import in_window, put_tree, stop_run, tiny_run
 from tests.training.test_data import LengthTokenizer, joined, same
@@ -229,6 +231,15 @@ def test_only_the_sampling_that_is_used_changes_what_is_learnt(data: Path, tiny_
     assert learns(config) == learns(other)
     found = {learns(replace(c, data=replace(c.data, sampling="metaclip"))) for c in (config, other)}
     assert len(found | {learns(config), learns(replace(config, data=replace(config.data, sampling="concept")))}) == 4
+
+
+def test_the_commands_of_the_docs_are_understood() -> None:
+    section = (REPOSITORY / "docs/training.md").read_text(encoding="utf-8").split("## Sampling by queries")[1]
+    commands = [line.split() for line in section.partition("\n## ")[0].splitlines() if line.startswith("    python")]
+    training = [words[5:] for words in commands if words[2:5] == ["training", "run", "CONFIG.yaml"]]
+    found = [load_config(TrainConfig, REPOSITORY / "configs/train/sample.yaml", words).data for words in training]
+    assert [data.sampling for data in found] == ["metaclip", "concept"]
+    assert [words[2] for words in commands if words[2] != "training"] == ["benchmarks.train_sampling"]
 
 
 # --- refused ------------------------------------------------------------------------------------------------------

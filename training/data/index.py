@@ -274,15 +274,15 @@ class _Writer:
 
     def _add_queries(self, shard: Shard, rows: ShardRows) -> dict[str, npt.NDArray[Any]]:
         """What a shard adds to the arrays of queries."""
-        if rows.num_queries is None or rows.queries is None:
+        if rows.caption_queries is None or rows.queries is None:
             raise DataError(
                 f"{shard.path}: no Parquet with query_ids beside it, by which data.sampling chooses; train on a set "
                 "that the pipeline made, or set --data.sampling uniform"
             )
-        ends = np.cumsum(rows.num_queries, dtype=np.int64) + self._queries_end
+        ends = np.cumsum(rows.caption_queries, dtype=np.int64) + self._queries_end
         self._queries_end += len(rows.queries)
         self._num_queries = max(self._num_queries, int(rows.queries.max(initial=-1)) + 1)
-        self._queries.update(rows.num_queries.tobytes() + rows.queries.tobytes())
+        self._queries.update(rows.caption_queries.tobytes() + rows.queries.tobytes())
         return {"query_end": ends, "queries": rows.queries}
 
     def finish(self, sizes: Sequence[int]) -> str:

@@ -52,7 +52,7 @@ class ShardRows:
     """The captions, end to end."""
     num_without_text: int
     num_without_image: int
-    num_queries: npt.NDArray[np.int64] | None = None
+    caption_queries: npt.NDArray[np.int64] | None = None
     """int64[n]: how many queries each caption contains; None where nobody asked, or nothing says it."""
     queries: npt.NDArray[np.int32] | None = None
     """The `query_ids` of all of them, end to end."""
@@ -96,7 +96,7 @@ def _rows_from_parquet(shard: Shard, with_queries: bool) -> ShardRows | None:
     caption_bytes = pc.binary_length(captions).to_numpy().astype(np.int64)
     has_image = (offset >= 0) & (num_bytes > 0)
     keep = has_image & (caption_bytes > 0)
-    num_queries, queries = _queries(table, keep, path)
+    caption_queries, queries = _queries(table, keep, path)
     return ShardRows(
         offset=offset[keep],
         num_bytes=num_bytes[keep],
@@ -105,7 +105,7 @@ def _rows_from_parquet(shard: Shard, with_queries: bool) -> ShardRows | None:
         captions=_joined(captions.filter(pa.array(keep))),
         num_without_text=int((has_image & ~keep).sum()),
         num_without_image=int((~has_image).sum()),
-        num_queries=num_queries,
+        caption_queries=caption_queries,
         queries=queries,
     )
 

@@ -70,7 +70,7 @@ class Snapshots:
             recorded = (self._look(start=0, first_epoch=0),)
         stream = Stream(segments=recorded, seed=seed, global_batch_size=global_batch_size, weights=config.weights)
         self.stream = replace(stream, lanes=self._lanes(recorded, seed))
-        self._thinned = None
+        self._thinned: Sampling | None = None
         if config.sampling != "uniform":
             self._thinned = world.together(lambda: make_sampling(config, self.stream, self.index))
 

@@ -47,11 +47,11 @@ def sampling_distribution(
     elif isinstance(sampling, Metaclip):
         samples = 0.0
         ends, queries = queries_of(index)
-        for first, chances in chances_of(index, shares_of(in_set, sampling.limit)):
+        for first, chances, total in chances_of(index, shares_of(in_set, sampling.limit)):
             start, stop = int(ends[first - 1]) if first else 0, int(ends[first + len(chances) - 1])
             lengths = np.diff(ends[first : first + len(chances)], prepend=start)
             seen += np.bincount(queries[start:stop], np.repeat(chances, lengths), minlength=len(seen))
-            samples += float(chances.sum())
+            samples += total
     else:
         from training.data.sampling import kernel
 

@@ -54,15 +54,21 @@ def add_counts(queries: Ids, counts: Longs) -> None:
 
 
 @kernel
-def expect(first: int, of: Queries, shares: npt.NDArray[np.float64], chances: npt.NDArray[np.float64]) -> None:
-    """Set `chances` float64[K]: that at least one of its queries draws it, of each sample from `first` on; `shares`
-    float64[Q]: that a query draws a sample."""
+def expect(first: int, of: Queries, shares: npt.NDArray[np.float64], chances: npt.NDArray[np.float64]) -> float:
+    """Set `chances` float64[K]: that at least one of its queries draws it, of each sample from `first` on.
+
+    Returns their sum, added up in order, so that it is the same on every machine. `shares` float64[Q]: that a query
+    draws a sample.
+    """
+    total = 0.0
     for k in range(len(chances)):
         i = first + k
         missed = 1.0
         for j in range(of.ends[i - 1] if i else 0, of.ends[i]):
             missed *= 1.0 - shares[of.queries[j]]
         chances[k] = 1.0 - missed
+        total += 1.0 - missed
+    return total
 
 
 @kernel

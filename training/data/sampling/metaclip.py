@@ -50,16 +50,17 @@ def shares_of(counts: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.float
     return limit / np.maximum(counts, limit)
 
 
-def chances_of(index: SampleIndex, shares: npt.NDArray[np.float64]) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
-    """(first sample, float64[K]: the chance of each that at least one of its queries draws it), K at a time, over all
-    of `index`; `shares` float64[Q] as `shares_of` gives them."""
+def chances_of(
+    index: SampleIndex, shares: npt.NDArray[np.float64]
+) -> Iterator[tuple[int, npt.NDArray[np.float64], float]]:
+    """(first sample, float64[K]: the chance of each that at least one of its queries draws it, their sum), K at a time,
+    over all of `index`; `shares` float64[Q] as `shares_of` gives them."""
     from training.data.sampling import kernel
 
     of = queries_of(index)
     for first in range(0, len(index), _ROWS):
         chances = np.empty(min(_ROWS, len(index) - first))
-        kernel.expect(first, of, shares, chances)
-        yield first, chances
+        yield first, chances, kernel.expect(first, of, shares, chances)
 
 
 def seed_of_epoch(seed: int, epoch: int) -> int:
@@ -83,7 +84,7 @@ class Metaclip:
         head = counts > self.limit
         # Drawn when hash < share * 2^64: as an inclusive bound, one less.
         self._limits[head] = np.maximum(shares[head] * _SPAN, 1).astype(np.uint64) - np.uint64(1)
-        self.share_kept = sum(float(chances.sum()) for _, chances in chances_of(index, shares)) / len(index)
+        self.share_kept = sum(total for _, _, total in chances_of(index, shares)) / len(index)
         """Of the samples, as expected; at most 1."""
         if not self.share_kept:
             raise DataError("no caption of the set contains a query; set --data.sampling uniform")
