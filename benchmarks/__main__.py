@@ -27,6 +27,7 @@ CHOICES = {
     "catalog": "the catalog's named queries (no peer)",
     "huge_batch": "the losses over tiles, against open_clip's and rows of the matrix",
     "train_bucket": "how well the trainer's order for buckets mixes, against buffers of samples",
+    "train_sampling": "choosing the trainer's batches by their queries, against heapq",
     "object_stores": "obstore, against pyarrow.fs and fsspec, from one store on loopback",
 }
 DEFAULT = ("wat", "language", "match", "text_path")

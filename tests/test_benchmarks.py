@@ -35,6 +35,7 @@ def test_it_can_be_imported(path: Path) -> None:
         ("query_list_build", ["--words", "1000"]),
         ("select_scale", ["--rows", "20000", "--engine", "inline", "--max-urls-per-caption", "10", "--compare"]),
         ("train_bucket", []),
+        ("train_sampling", ["--samples", "30000", "--batch", "512", "--repeats", "1"]),
         ("text_path", ["--texts", "3000", "--queries", "2000", "--repeats", "1"]),
     ],
 )

@@ -2,6 +2,7 @@
 
     TrainConfig
     |- data        DataConfig: DataSet, AugmentConfig      training/data
+    |              MetaclipConfig, ConceptConfig           training/data/sampling
     |- model       ModelConfig                             training/learning/model.py
     |- method      MethodConfig                            training/learning/method.py, methods/
     |- loss        LossConfig                              training/learning/methods/contrastive.py
@@ -32,11 +33,13 @@ from pipeline.storage.place import place_of
 __all__ = [
     "AugmentConfig",
     "CheckpointConfig",
+    "ConceptConfig",
     "DataConfig",
     "DataSet",
     "EvaluationConfig",
     "LogConfig",
     "LossConfig",
+    "MetaclipConfig",
     "MethodConfig",
     "ModelConfig",
     "OptimiserConfig",
@@ -87,6 +90,44 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetaclipConfig:
+    """With sampling metaclip: MetaCLIP's balance (arXiv 2309.16671, section 3.2), drawn anew in each epoch."""
+
+    max_pairs_per_query: int = 20_000
+    """t: a query draws each of its samples with probability t / count, or 1 where it has fewer; MetaCLIP has 20,000 for
+    400 M pairs and 170,000 for 2.5 B."""
+    tail_share: float | None = None
+    """Derive t from the counts instead, as the pipeline's `balance.tail_share`: the smallest t such that the queries
+    with at most t samples hold this share of all matches (0..1)."""
+
+    def __post_init__(self) -> None:
+        if self.max_pairs_per_query < 1:
+            raise ConfigError(f"max_pairs_per_query must be at least 1, got {self.max_pairs_per_query}")
+        if self.tail_share is not None and not 0 < self.tail_share < 1:
+            raise ConfigError(f"tail_share must be between 0 and 1, got {self.tail_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptConfig:
+    """With sampling concept: batches chosen by their queries, after CABS (arXiv 2511.20643)."""
+
+    prefer: Literal["diversity", "frequency"] = "diversity"
+    """diversity: as many queries as can be, each about as often (CABS-DM). frequency: the samples with most queries
+    (CABS-FM)."""
+    super_batch: int = 5
+    """Global batches that each batch is chosen from; the others' samples are passed over, unread. 5 is CABS's."""
+    max_pairs_per_query: int | None = None
+    """With diversity: after how many samples of a batch a query attracts no more; null takes the flattest cap that each
+    super-batch allows."""
+
+    def __post_init__(self) -> None:
+        if self.super_batch < 2:
+            raise ConfigError(f"super_batch must be at least 2, got {self.super_batch}")
+        if self.max_pairs_per_query is not None and self.max_pairs_per_query < 1:
+            raise ConfigError(f"max_pairs_per_query must be at least 1 or null, got {self.max_pairs_per_query}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What to train on."""
 
@@ -108,6 +149,13 @@ class DataConfig:
     """Shards that are open at a time, over all ranks, with order window; best a multiple of the number of ranks."""
     scratch_gb: float = 32.0
     """The most that a rank's copies of shards from a bucket may take of TMPDIR."""
+    sampling: Literal["uniform", "metaclip", "concept"] = "uniform"
+    """uniform: every sample once an epoch. metaclip: each with the probability of MetaCLIP's balance, anew in each
+    epoch; for a set that is not balanced. concept: batches chosen by the queries of their samples."""
+    metaclip: MetaclipConfig = field(default_factory=MetaclipConfig)
+    """With sampling metaclip."""
+    concept: ConceptConfig = field(default_factory=ConceptConfig)
+    """With sampling concept."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random crops."""
 
@@ -133,6 +181,11 @@ class DataConfig:
         weighted = [entry.weight is not None for entry in self.mixture]
         if any(weighted) and not all(weighted):
             raise ConfigError("mixture: give all entries a weight, or none")
+        if self.sampling != "uniform" and (self.mixture or self.follow):
+            raise ConfigError(
+                f"sampling {self.sampling} takes one finished set, over all of which queries are counted: set path, "
+                "without mixture and follow, or --data.sampling uniform"
+            )
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
         if self.prefetch_chunks < 1:
@@ -365,7 +418,8 @@ class TrainConfig:
     model: ModelConfig
     """Which model to train."""
     epochs: float | None = None
-    """Length of the run in passes over the data; give this or `samples`."""
+    """Length of the run in passes over the data, of each of which `data.sampling` may take a part; give this or
+    `samples`."""
     samples: int | None = None
     """Length of the run in samples; rounded up to whole batches."""
     global_batch_size: int = 256
@@ -431,16 +485,20 @@ class TrainConfig:
         _check_phases(self.phases)
 
 
-def total_samples(config: TrainConfig, num_samples: int) -> int:
+def total_samples(config: TrainConfig, samples_an_epoch: float) -> int:
     """Length of the run in samples, a multiple of the global batch size."""
-    wanted = config.samples if config.samples is not None else cast(float, config.epochs) * num_samples
+    wanted = config.samples if config.samples is not None else cast(float, config.epochs) * samples_an_epoch
     return math.ceil(wanted / config.global_batch_size) * config.global_batch_size
 
 
 def learns(config: TrainConfig) -> str:
     """Fingerprint of the options that change what is learnt; the others may change when a run goes on."""
-    # How the work is cut and where it lies changes nothing. Without lanes the parts are those of earlier versions.
-    order = () if config.data.lanes is None else (config.data.lanes,)
+    # How the work is cut and where it lies changes nothing. Without lanes, and where all is taken, the parts are those
+    # of earlier versions.
+    data = config.data
+    order: tuple[object, ...] = () if data.lanes is None else (data.lanes,)
+    if data.sampling != "uniform":
+        order += (data.sampling, data.metaclip if data.sampling == "metaclip" else data.concept)
     model = replace(config.model, gradient_checkpointing=False, compile=False)
     phases = [replace(phase, micro_batches=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.

@@ -8,13 +8,18 @@ from hypothesis import strategies as st
 
 from training.data.lanes import Lanes
 from training.data.permute import permute, permute_each
-from training.data.stream import Segment, Stream, share
+from training.data.sampling.sampling import Uniform, chunks, parts
+from training.data.stream import Drawn, Segment, Stream, share
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 50))
 def test_every_sample_comes_exactly_once_an_epoch(num_samples: int, seed: int, epoch: int) -> None:
     order = permute(np.arange(num_samples), num_samples=num_samples, seed=seed, epoch=epoch)
     assert sorted(order.tolist()) == list(range(num_samples))
+
+
+def chunks_of(stream: Stream, start: int, stop: int, rank: int, world_size: int, size: int) -> list[list[int]]:
+    return list(chunks(parts(Uniform(stream), start=start, stop=stop, rank=rank, world_size=world_size), size))
 
 
 @given(st.integers(20, 200), st.integers(1, 12), st.integers(1, 7), st.integers(0, 5))
@@ -24,12 +29,8 @@ def test_global_batches_are_the_same_at_any_world_size(
     stream = Stream(segments=(Segment(sizes=(num_samples,)),), seed=1, global_batch_size=12)
     start, stop = 12 * first_step, 12 * first_step + 60
     per_rank = [
-        [
-            p
-            for c in stream.chunks(start=start, stop=stop, rank=r, world_size=world_size, chunk_size=chunk_size)
-            for p in c
-        ]
-        for r in range(world_size)
+        [p for c in chunks_of(stream, start, stop, rank, world_size, chunk_size) for p in c]
+        for rank in range(world_size)
     ]
     shares = [share(12, rank=r, world_size=world_size) for r in range(world_size)]
     joined = [
@@ -44,10 +45,8 @@ def test_global_batches_are_the_same_at_any_world_size(
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 13))
 def test_chunks_never_cross_a_ranks_part_of_a_batch(local: int, world_size: int, chunk_size: int) -> None:
     stream = Stream(segments=(Segment(sizes=(50,)),), seed=0, global_batch_size=local * world_size)
-    chunks = stream.chunks(
-        start=0, stop=3 * local * world_size, rank=world_size - 1, world_size=world_size, chunk_size=chunk_size
-    )
-    sizes, filled = [len(chunk) for chunk in chunks], 0
+    found = chunks_of(stream, 0, 3 * local * world_size, world_size - 1, world_size, chunk_size)
+    sizes, filled = [len(chunk) for chunk in found], 0
     for size in sizes:
         filled += size
         assert filled <= local
@@ -103,6 +102,12 @@ def lanes_over(sizes: list[int], window: int, *, seed: int = 3, batch: int = 8) 
     return Stream(segments=(Segment(sizes=(sum(sizes),)),), seed=seed, global_batch_size=batch, lanes=((lanes,),))
 
 
+def by_batches(stream: Stream, count: int, *, first: int = 0) -> Drawn:
+    """What `count` batches hold, from number `first` on."""
+    sampling = Uniform(stream)
+    return stream.draw(np.concatenate([sampling.batch(number) for number in range(first, first + count)]))
+
+
 LANES_ORDER = [7, 6, 5, 8, 2, 0, 9, 10, 11, 3, 1, 4, 8, 9, 10, 5, 0, 4, 11, 7, 6, 2, 3, 1]
 shard_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any)
 
@@ -112,8 +117,8 @@ def test_every_sample_comes_exactly_once_an_epoch_by_lanes(
     sizes: list[int], window: int, seed: int, epoch: int, batch: int
 ) -> None:
     count = sum(sizes)
-    positions = np.arange(epoch * count // batch * batch, -(-(epoch + 1) * count // batch) * batch)
-    drawn = lanes_over(sizes, window, seed=seed, batch=batch).draw(positions)
+    first, stop = epoch * count // batch, -(-(epoch + 1) * count // batch)
+    drawn = by_batches(lanes_over(sizes, window, seed=seed, batch=batch), stop - first, first=first)
     assert sorted(drawn.samples[drawn.epochs == epoch].tolist()) == list(range(count))
 
 
@@ -136,7 +141,7 @@ def test_few_shards_are_open_at_a_time_and_each_rank_reads_its_own(sizes: list[i
     by_rank = []
     for rank in range(ranks):
         low, high = share(batch, rank=rank, world_size=ranks)
-        positions = np.arange(step * batch + low, step * batch + high)
+        positions = Uniform(stream).batch(step)[low:high]
         needed = [shard for _, shard in stream.shards(positions)]
         by_rank.append(needed)
         drawn = stream.draw(positions)
@@ -153,7 +158,7 @@ def test_a_shard_is_read_in_one_go() -> None:
     ends = np.cumsum(sizes)
     steps: dict[int, list[int]] = {}
     for step in range(sum(sizes) // 6):
-        drawn = stream.draw(np.arange(6 * step, 6 * step + 6))
+        drawn = by_batches(stream, 1, first=step)
         for shard in np.searchsorted(ends, drawn.samples, side="right"):
             steps.setdefault(int(shard), []).append(step)
     # Two samples of a lane in each batch: a shard that lies in one lane is through after half as many batches.
@@ -163,12 +168,12 @@ def test_a_shard_is_read_in_one_go() -> None:
 
 
 def test_the_order_by_lanes_is_fixed_for_ever() -> None:
-    drawn = lanes_over([5, 0, 3, 4], 2, seed=5, batch=6).draw(np.arange(24))
+    drawn = by_batches(lanes_over([5, 0, 3, 4], 2, seed=5, batch=6), 4)
     assert drawn.samples.tolist() == LANES_ORDER
 
 
 def test_samples_of_a_shard_are_permuted_anew_in_each_epoch() -> None:
-    drawn = lanes_over([64], 1, batch=64).draw(np.arange(192))
+    drawn = by_batches(lanes_over([64], 1, batch=64), 3)
     first, second, third = drawn.samples.reshape(3, 64)
     assert (first != second).sum() > 50
     assert (second != third).sum() > 50

@@ -30,6 +30,7 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "arrow", "diamond", "crescent")
 CLASSES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
 BACKGROUNDS = {"grey": (128, 128, 128), "beige": (225, 205, 170), "teal": (40, 130, 130), "pink": (245, 170, 190)}
+QUERIES = ("a", "the", "of", "background", "picture", "clip", *COLOURS, *SHAPES)
 TEMPLATES = ["a {c}", "a picture of a {c}", "{c}", "a {c} on a plain background"]
 
 
@@ -42,8 +43,10 @@ def make_shards(
     num_classes: int = len(CLASSES),
     broken: tuple[int, ...] = (),
     offsets: bool = True,
+    queries: bool = False,
 ) -> None:
-    """Shards of `counts` samples each; `broken` are global numbers whose picture is cut short."""
+    """Shards of `counts` samples each; `broken` are global numbers whose picture is cut short; `queries` for the column
+    `query_ids`, places in QUERIES."""
     shards = directory / "shards"
     shards.mkdir(parents=True)
     number = 0
@@ -68,6 +71,9 @@ def make_shards(
                 _add(tar, f"{key}.json", json.dumps({"caption": caption, "key": key}).encode())
                 uid = random.Random(f"uid/{seed}/{number}").randbytes(16)
                 rows.append({"key": key, "caption": caption, "uid": uid, "tar_offset": offset, "num_bytes": len(data)})
+                if queries:
+                    words = caption.lower().replace(",", "").split()
+                    rows[-1]["query_ids"] = [number for number, word in enumerate(QUERIES) if word in words]
                 number += 1
         if offsets:
             schema = pa.schema(
@@ -77,6 +83,7 @@ def make_shards(
                     ("uid", pa.binary(16)),
                     ("tar_offset", pa.int64()),
                     ("num_bytes", pa.int64()),
+                    *([("query_ids", pa.list_(pa.int32()))] if queries else []),
                 ]
             )
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), shards / f"{shard:05d}.parquet")

@@ -1,6 +1,6 @@
 """Training batches: positions of the stream in, uint8 images and tokens out.
 
-    Stream -> positions, of a bucket when its shards are copied (copies.py)
+    Stream -> positions that the sampling takes (sampling/), of a bucket when their shards are copied (copies.py)
         -> worker processes: read at offset, decode, crop, tokenise
         -> chunks, in order -> whole local batches -> device
 
@@ -10,6 +10,7 @@ bytes to copy. `processes.py` starts the workers.
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from training.data.copies import ShardCopies, Tar, copy_name, tar_of
 from training.data.decode import decode, draws, random_crop, sample_keys
 from training.data.index import SampleIndex, load_index
 from training.data.processes import process_context, watch_parent
+from training.data.sampling.sampling import Positions, Sampling, Uniform, chunks, parts
 from training.data.stream import Stream, share
 from training.errors import DataError
 
@@ -197,9 +199,9 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         """Close the tars."""
         self._close()
 
-    def tars(self, positions: range) -> list[Tar]:
+    def tars(self, positions: Positions) -> list[Tar]:
         """The tars that hold the samples at `positions`, of a stream in lanes; each once."""
-        return [tar_of(self._index(segment), shard) for segment, shard in self.stream.shards(np.array(positions))]
+        return [tar_of(self._index(segment), shard) for segment, shard in self.stream.shards(positions)]
 
     def shard_sizes(self) -> npt.NDArray[np.int64]:
         """int64[S]: samples of the shards of the last segment."""
@@ -268,46 +270,58 @@ def batches(
     world_size: int,
     config: DataConfig,
     pin_memory: bool = False,
+    sampling: Sampling | None = None,
 ) -> Generator[Batch, None, None]:
-    """The rank's local batches from position `start` to `stop`, in order, for the whole run.
+    """The rank's local batches from sample `start` of the run, where a batch begins, to `stop`, in order.
 
-    Raises DataError when a shard is gone or changed, or a worker process dies.
+    `sampling`: which positions of the data set's stream they take; None for all. Raises DataError when a shard is gone
+    or changed, or a worker process dies.
     """
-    stream = dataset.stream
-    begin, end = share(stream.global_batch_size, rank=rank, world_size=world_size)
-    chunks = stream.chunks(
-        start=start, stop=stop, rank=rank, world_size=world_size, chunk_size=min(_CHUNK_SIZE, end - begin)
-    )
-    if dataset.copies is None:
-        yield from _loaded(dataset, chunks, end - begin, config=config, pin_memory=pin_memory)
-        return
-    firsts = range(start, stop, stream.global_batch_size)
+    taken: Sampling = sampling or Uniform(dataset.stream)
+    begin, end = share(taken.batch_size, rank=rank, world_size=world_size)
+    with closing(parts(taken, start=start, stop=stop, rank=rank, world_size=world_size)) as chosen:
+        if dataset.copies is None:
+            chunked = chunks(chosen, _CHUNK_SIZE)
+            yield from _loaded(dataset, chunked, end - begin, config=config, pin_memory=pin_memory)
+        else:
+            yield from _copied(dataset, chosen, end - begin, taken, config=config, pin_memory=pin_memory)
+
+
+def _copied(
+    dataset: BatchDataset,
+    chosen: Iterator[Positions],
+    local_size: int,
+    sampling: Sampling,
+    *,
+    config: DataConfig,
+    pin_memory: bool,
+) -> Generator[Batch, None, None]:
+    """The samples of `chosen`, whose tars are copied before they are read."""
+    copied_for, loaded = itertools.tee(chosen)
     copies = ShardCopies(
-        dataset.copies,
-        (dataset.tars(range(first + begin, first + end)) for first in firsts),
+        cast(Path, dataset.copies),
+        map(dataset.tars, copied_for),
         max_bytes=int(config.scratch_gb * 1e9),
-        batches_ahead=_batches_ahead(dataset, config),
+        batches_ahead=_batches_ahead(dataset, sampling, config),
     )
-    waiting = _when_copied(chunks, copies, start=start, global_batch_size=stream.global_batch_size)
-    with closing(copies), closing(_loaded(dataset, waiting, end - begin, config=config, pin_memory=pin_memory)) as here:
+    waiting = chunks(_when_copied(loaded, copies), _CHUNK_SIZE)
+    with closing(copies), closing(_loaded(dataset, waiting, local_size, config=config, pin_memory=pin_memory)) as here:
         for number, batch in enumerate(here):
             copies.finished(number)
             yield batch
 
 
-def _when_copied(
-    chunks: Iterator[list[int]], copies: ShardCopies, *, start: int, global_batch_size: int
-) -> Iterator[list[int]]:
-    """The chunks, each when its tars are there."""
-    for chunk in chunks:
-        copies.wait_for((chunk[0] - start) // global_batch_size)
-        yield chunk
+def _when_copied(chosen: Iterator[Positions], copies: ShardCopies) -> Iterator[Positions]:
+    """The parts of batches, each when its tars are there."""
+    for number, part in enumerate(chosen):
+        copies.wait_for(number)
+        yield part
 
 
-def _batches_ahead(dataset: BatchDataset, config: DataConfig) -> int:
+def _batches_ahead(dataset: BatchDataset, sampling: Sampling, config: DataConfig) -> int:
     """How far to copy ahead: as long as half a shard of each lane lasts."""
     in_flight = config.num_workers * config.prefetch_chunks
-    lasting = config.window * float(dataset.shard_sizes().mean()) / (2 * dataset.stream.global_batch_size)
+    lasting = config.window * float(dataset.shard_sizes().mean()) / (2 * sampling.positions_a_batch)
     return in_flight + min(max(int(lasting), _LEAST_AHEAD), _MOST_AHEAD)
 
 

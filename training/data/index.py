@@ -3,7 +3,8 @@
     Shard --> ShardRows, one shard at a time --> RUN/index/FINGERPRINT/*.npy --> SampleIndex, in data workers as well
 
 A sample takes 32 bytes and its caption, on disk; in memory only what is in use. So 10^9 samples need no more memory
-than the rows of one shard.
+than the rows of one shard. The queries that captions contain are there where `data.sampling` asks for them: 8 bytes a
+sample, and 4 a query of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -51,6 +52,7 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     "caption_end": np.int64,
     "captions": np.uint8,
 }
+_QUERY_DTYPES: dict[str, npt.DTypeLike] = {"query_end": np.int64, "queries": np.int32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,14 @@ class SampleIndex:
     num_without_text: int
     num_without_image: int
     fingerprint: str
-    """Over shard names, stated hashes and identities of all samples: equal for equal data."""
+    """Over shard names, stated hashes and identities of all samples, and their queries where they are here: equal for
+    equal data."""
+    query_end: npt.NDArray[np.int64] | None = None
+    """int64[N]: where the queries of each sample end in `queries`; they start where those of the one before end."""
+    queries: npt.NDArray[np.int32] | None = None
+    """The queries that captions contain (`query_ids`: places in the set's query list), end to end."""
+    num_queries: int = 0
+    """More than any of `queries`."""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -108,23 +117,24 @@ def write_index(
     root: str | Path,
     skip_unfinished: bool = False,
     replace: bool = True,
+    with_queries: bool = False,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> SampleIndex:
     """Index every shard under `directories` in `root`/FINGERPRINT, and open that.
 
     An index that is there already is kept with `replace` false, for processes that are reading it. Many shards are
     read by several processes; `tell` hears how many of how many are done. Raises DataError (see `find_shards`, which
-    explains `skip_unfinished`).
+    explains `skip_unfinished`), also where the queries are wanted and a shard does not name them.
     """
     temporary = Path(root) / f"new.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        with _Writer(temporary) as writer:
+        with _Writer(temporary, with_queries) as writer:
             found = [find_shards(directory, skip_unfinished=skip_unfinished) for directory in directories]
             total = sum(map(len, found))
             sizes = []
-            with closing(_read_all([shard for shards in found for shard in shards])) as rows:
+            with closing(_read_all([shard for shards in found for shard in shards], with_queries)) as rows:
                 for directory, shards in zip(directories, found, strict=True):
                     before = writer.count
                     for shard in shards:
@@ -147,7 +157,8 @@ def load_index(directory: str | Path) -> SampleIndex:
     """Open a saved index; arrays are memory-mapped, so that all workers of a machine share them."""
     root = Path(directory)
     meta = read_json(root / "index.json")
-    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in _DTYPES}
+    names = [*_DTYPES, *(_QUERY_DTYPES if "num_queries" in meta else ())]
+    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in names}
     paths, tar_bytes, sizes = (tuple(meta.pop(name)) for name in ("paths", "tar_bytes", "sizes"))
     # An earlier version wrote neither of these.
     versions = tuple((sha256, e_tag) for sha256, e_tag in meta.pop("versions", [(None, "")] * len(paths)))
@@ -163,31 +174,34 @@ def load_index(directory: str | Path) -> SampleIndex:
     )
 
 
-def _read_all(shards: Sequence[Shard]) -> Generator[ShardRows, None, None]:
+def _read_all(shards: Sequence[Shard], with_queries: bool) -> Generator[ShardRows, None, None]:
     """The rows of each, in order; of many shards read by several processes, not far ahead of what is asked for."""
+    read = partial(read_rows, with_queries=with_queries)
     if any(isinstance(shard.path, BucketPath) for shard in shards):
         # Waiting for a store takes longer than what is then to be done, and of that most is done outside of Python.
         with ThreadPoolExecutor(_REQUESTS) as threads:
-            yield from _in_order(threads, shards, 2 * _REQUESTS)
+            yield from _in_order(threads, read, shards, 2 * _REQUESTS)
         return
     processes = min(os.cpu_count() or 1, _MAX_PROCESSES)
     if len(shards) < _MANY_SHARDS or processes == 1:
-        yield from map(read_rows, shards)
+        yield from map(read, shards)
         return
     pool = ProcessPoolExecutor(processes, mp_context=process_context(), initializer=watch_parent)
     try:
-        yield from _in_order(pool, shards, _AHEAD * processes)
+        yield from _in_order(pool, read, shards, _AHEAD * processes)
     except BrokenProcessPool as error:
         raise DataError("a process that reads shards died (out of memory?); run again") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _in_order(pool: Executor, shards: Sequence[Shard], in_flight: int) -> Iterator[ShardRows]:
+def _in_order(
+    pool: Executor, read: Callable[[Shard], ShardRows], shards: Sequence[Shard], in_flight: int
+) -> Iterator[ShardRows]:
     waiting: deque[Future[ShardRows]] = deque()
     try:
         for shard in shards:
-            waiting.append(pool.submit(read_rows, shard))
+            waiting.append(pool.submit(read, shard))
             if len(waiting) == in_flight:
                 yield waiting.popleft().result()
         while waiting:
@@ -200,7 +214,7 @@ def _in_order(pool: Executor, shards: Sequence[Shard], in_flight: int) -> Iterat
 class _Writer:
     """Appends shards to the arrays of an index."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, with_queries: bool) -> None:
         self.count = 0
         """Samples so far."""
         self.num_shards = 0
@@ -212,12 +226,14 @@ class _Writer:
         self._versions: list[tuple[str | None, str]] = []
         self._shard_sizes: list[int] = []
         self._names: list[tuple[str, str | None, int]] = []
-        self._captions_end = 0
+        self._captions_end = self._queries_end = self._num_queries = 0
         self._without_text = self._without_image = 0
-        self._uids, self._captions = xxhash.xxh3_128(), xxhash.xxh3_128()
+        self._uids, self._captions, self._queries = (xxhash.xxh3_128() for _ in range(3))
+        self._dtypes = {**_DTYPES, **(_QUERY_DTYPES if with_queries else {})}
+        self._with_queries = with_queries
 
     def __enter__(self) -> _Writer:
-        for name, dtype in _DTYPES.items():
+        for name, dtype in self._dtypes.items():
             file = self._stack.enter_context((self._directory / f"{name}.npy").open("wb"))
             self._arrays[name] = _Array(file, np.dtype(dtype))
         return self
@@ -239,6 +255,7 @@ class _Writer:
             "uid": uid,
             "caption_end": ends,
             "captions": captions,
+            **(self._add_queries(shard, rows) if self._with_queries else {}),
         }
         for name, values in added.items():
             self._arrays[name].append(values)
@@ -255,11 +272,26 @@ class _Writer:
         self.count += len(uid)
         self.num_shards += 1
 
+    def _add_queries(self, shard: Shard, rows: ShardRows) -> dict[str, npt.NDArray[Any]]:
+        """What a shard adds to the arrays of queries."""
+        if rows.caption_queries is None or rows.queries is None:
+            raise DataError(
+                f"{shard.path}: no Parquet with query_ids beside it, by which data.sampling chooses; train on a set "
+                "that the pipeline made, or set --data.sampling uniform"
+            )
+        ends = np.cumsum(rows.caption_queries, dtype=np.int64) + self._queries_end
+        self._queries_end += len(rows.queries)
+        self._num_queries = max(self._num_queries, int(rows.queries.max(initial=-1)) + 1)
+        self._queries.update(rows.caption_queries.tobytes() + rows.queries.tobytes())
+        return {"query_end": ends, "queries": rows.queries}
+
     def finish(self, sizes: Sequence[int]) -> str:
         """Write what remains; return the fingerprint. `sizes`: samples of each directory."""
         for array in self._arrays.values():
             array.finish()
-        found = fingerprint(sizes, self._names, self._uids.hexdigest(), self._captions.hexdigest())
+        # Without queries the parts are those of earlier versions.
+        queries = (self._queries.hexdigest(),) if self._with_queries else ()
+        found = fingerprint(sizes, self._names, self._uids.hexdigest(), self._captions.hexdigest(), *queries)
         meta = {
             "paths": self._paths,
             "tar_bytes": self._tar_bytes,
@@ -269,6 +301,7 @@ class _Writer:
             "num_without_text": self._without_text,
             "num_without_image": self._without_image,
             "fingerprint": found,
+            **({"num_queries": self._num_queries} if self._with_queries else {}),
         }
         (self._directory / "index.json").write_text(json.dumps(meta), encoding="utf-8")
         return found

@@ -7,7 +7,7 @@ So W shards are open at a time, each is read from its first to its last sample b
 a batch of B has B / W samples of each. Where a sample stands follows from (seed, epoch, place) and the sizes of the
 shards alone.
 
-`Stream` puts a batch's samples in the order of their lanes. A rank's part of it is contiguous, so that rank r of R
+`Stream.in_lanes` puts a batch in the order of its lanes. A rank's part of it is contiguous, so that rank r of R
 reads the lanes from r W / R to (r + 1) W / R, and no other.
 """
 

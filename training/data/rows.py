@@ -32,6 +32,9 @@ from training.errors import DataError
 
 __all__ = ["ShardRows", "read_rows"]
 
+_MAX_QUERIES = 1 << 27
+"""Many times the largest list (MetaCLIP 2 has 27 million entries): tables over all queries stay within 1 GB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRows:
@@ -49,11 +52,16 @@ class ShardRows:
     """The captions, end to end."""
     num_without_text: int
     num_without_image: int
+    caption_queries: npt.NDArray[np.int64] | None = None
+    """int64[n]: how many queries each caption contains; None where nobody asked, or nothing says it."""
+    queries: npt.NDArray[np.int32] | None = None
+    """The `query_ids` of all of them, end to end."""
 
 
-def read_rows(shard: Shard) -> ShardRows:
-    """The samples of `shard`. Raises DataError where it is damaged, or holds fewer than its list says."""
-    rows = _rows_from_parquet(shard)
+def read_rows(shard: Shard, *, with_queries: bool = False) -> ShardRows:
+    """The samples of `shard`, `with_queries` as far as the Parquet beside it names them. Raises DataError where it is
+    damaged, or holds fewer than its list says."""
+    rows = _rows_from_parquet(shard, with_queries)
     if rows is None:
         rows = _rows_from_tar(shard.path) if isinstance(shard.path, Path) else _rows_from_copy(shard, shard.path)
     found = len(rows.offset) + rows.num_without_text + rows.num_without_image
@@ -67,7 +75,7 @@ def read_rows(shard: Shard) -> ShardRows:
     return rows
 
 
-def _rows_from_parquet(shard: Shard) -> ShardRows | None:
+def _rows_from_parquet(shard: Shard, with_queries: bool) -> ShardRows | None:
     """The shard's rows from the Parquet beside it; None where it has no offsets."""
     path = shard.path.with_name(f"{shard.path.stem}.parquet")
     try:
@@ -78,7 +86,8 @@ def _rows_from_parquet(shard: Shard) -> ShardRows | None:
             names = file.schema_arrow.names
             if not {"tar_offset", "num_bytes", "caption"} <= set(names):
                 return None
-            columns = [c for c in ("key", "caption", "tar_offset", "num_bytes", "uid") if c in names]
+            wanted = ["key", "caption", "tar_offset", "num_bytes", "uid", *(["query_ids"] if with_queries else [])]
+            columns = [c for c in wanted if c in names]
             table = file.read(columns=columns, use_threads=False)
         captions = _stripped(table["caption"])
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
@@ -87,6 +96,7 @@ def _rows_from_parquet(shard: Shard) -> ShardRows | None:
     caption_bytes = pc.binary_length(captions).to_numpy().astype(np.int64)
     has_image = (offset >= 0) & (num_bytes > 0)
     keep = has_image & (caption_bytes > 0)
+    caption_queries, queries = _queries(table, keep, path)
     return ShardRows(
         offset=offset[keep],
         num_bytes=num_bytes[keep],
@@ -95,7 +105,28 @@ def _rows_from_parquet(shard: Shard) -> ShardRows | None:
         captions=_joined(captions.filter(pa.array(keep))),
         num_without_text=int((has_image & ~keep).sum()),
         num_without_image=int((~has_image).sum()),
+        caption_queries=caption_queries,
+        queries=queries,
     )
+
+
+def _queries(
+    table: pa.Table, keep: npt.NDArray[np.bool_], path: Place
+) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int32] | None]:
+    """(int64[n], int32[m]): how many queries each row that is kept has, and their ids, end to end."""
+    if "query_ids" not in table.column_names:
+        return None, None
+    try:
+        lists = table["query_ids"].cast(pa.list_(pa.int32())).combine_chunks().filter(pa.array(keep))
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
+        ids = lists.flatten()
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path}: its query_ids are no lists of numbers ({one_line(error)}); copy or make the shard again"
+        ) from error
+    if ids.null_count or (len(ids) and not (pc.min(ids).as_py() >= 0 and pc.max(ids).as_py() < _MAX_QUERIES)):
+        raise DataError(f"{path}: its query_ids are no places in a query list; copy or make the shard again")
+    return lengths, ids.to_numpy(zero_copy_only=False).astype(np.int32)
 
 
 def _source(path: Place, sha256: str | None) -> Path | pa.BufferReader | None:

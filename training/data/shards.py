@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import yaml
+
 from pipeline.errors import PipelineError, one_line
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import Place, place_of
 from training.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "Shard", "find_shards", "read_json", "reading"]
+__all__ = ["IMAGE_SUFFIXES", "Shard", "balance_mode", "find_shards", "read_json", "reading"]
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Extensions of image members, in order of preference, as open_clip's trainer takes them."""
@@ -57,6 +59,21 @@ def find_shards(directory: str | Place, *, skip_unfinished: bool = False) -> lis
         places = [root / name for name in sorted(listed)]
         with ThreadPoolExecutor(_REQUESTS if isinstance(root, BucketPath) else 1) as pool:
             return list(pool.map(lambda path: _looked_at(path, listed[path.name]), places))
+
+
+def balance_mode(directory: str | Place) -> str | None:
+    """`balance.mode` of the pipeline's run that made the set, as the config.yaml beside its shards says; None where
+    nothing says it. Raises DataError where that cannot be read."""
+    place = place_of(directory)
+    with reading(place):
+        path = _root(place) / "config.yaml"
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError):
+            return None
+    balance = config.get("balance") if isinstance(config, dict) else None
+    mode = balance.get("mode") if isinstance(balance, dict) else None
+    return mode if isinstance(mode, str) else None
 
 
 def _listed(root: Place, skip_unfinished: bool) -> dict[str, _Listed]:

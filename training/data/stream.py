@@ -6,9 +6,9 @@
         -> epoch = place in the data set // N, place % N
         -> sample = permute(place; seed, epoch), or where whole shards are read, as `lanes.py` has it
 
-A global batch is a run of consecutive positions, and a rank takes a contiguous part of it (`share`), so every
-world size sees the same global batches, and a stopped run goes on from `samples_seen` alone.
-A batch may span two epochs or segments; every sample still comes exactly once an epoch.
+Which positions a global batch takes says its sampling (`sampling/`); as a rule they are a run of consecutive ones. So
+a stopped run goes on from `samples_seen` alone. A batch may span two epochs or segments; every sample still comes
+exactly once an epoch.
 
 Weights are kept by blocks of 4,096 positions: in each block every data set has the same number of
 slots, and a keyed permutation of the block says which. So the mixture is exact over any block, no
@@ -113,11 +113,22 @@ class Stream:
 
     def draw(self, positions: npt.NDArray[np.int64]) -> Drawn:
         """What stands at `positions` int64[K], all at or after the first segment's start."""
-        return self._drawn(self._placed(positions) if not self.lanes else self._by_lanes(positions))
+        return self._drawn(self._placed(positions))
+
+    def in_lanes(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """`positions` int64[K], where whole shards are read in the order of their lanes: so that a contiguous part of
+        them lies in few shards."""
+        if not self.lanes:
+            return positions
+        placed = self._placed(positions)
+        lane = np.empty(len(positions))
+        for group, number, source, _ in placed.groups():
+            lane[group] = self.lanes[number][source].lane(placed.places[group])
+        return positions[np.argsort(lane, kind="stable")]
 
     def shards(self, positions: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-        """(segment, shard of its index) of all samples at `positions`, in the order of the lanes; each once."""
-        placed = self._by_lanes(positions)
+        """(segment, shard of its index) of all samples at `positions`, of a stream in lanes; each once."""
+        placed = self._placed(positions)
         found: dict[tuple[int, int], None] = {}
         for here, number, source, epoch in placed.groups():
             lanes = self.lanes[number]
@@ -160,20 +171,6 @@ class Stream:
         sources = np.searchsorted(ends, slots, side="right")
         return sources, blocks * shares[sources] + slots - (ends - shares)[sources]
 
-    def _by_lanes(self, positions: npt.NDArray[np.int64]) -> _Placed:
-        """`_placed` after each global batch was put in the order of the lanes."""
-        batches, slots = np.divmod(positions, self.global_batch_size)
-        moved = np.empty_like(positions)
-        for batch in np.unique(batches):
-            here = batches == batch
-            whole = np.arange(batch * self.global_batch_size, (batch + 1) * self.global_batch_size)
-            placed = self._placed(whole)
-            lane = np.empty(len(whole))
-            for group, number, source, _ in placed.groups():
-                lane[group] = self.lanes[number][source].lane(placed.places[group])
-            moved[here] = whole[np.argsort(lane, kind="stable")[slots[here]]]
-        return self._placed(moved)
-
     def _drawn(self, placed: _Placed) -> Drawn:
         samples = np.empty_like(placed.places)
         for here, number, source, epoch in placed.groups():
@@ -185,13 +182,3 @@ class Stream:
                 found = permute(places, num_samples=sizes[source], seed=self.seed + source, epoch=epoch)
             samples[here] = found + sum(sizes[:source])
         return Drawn(segments=placed.segments, epochs=placed.epochs, samples=samples)
-
-    def chunks(self, *, start: int, stop: int, rank: int, world_size: int, chunk_size: int) -> Iterator[list[int]]:
-        """Positions that `rank` loads from `start` to `stop`, in order, at most `chunk_size` at a time.
-
-        A chunk never crosses the rank's part of one global batch, so chunks add up to whole batches.
-        """
-        begin, end = share(self.global_batch_size, rank=rank, world_size=world_size)
-        for first in range(start, stop, self.global_batch_size):
-            for low in range(first + begin, first + end, chunk_size):
-                yield list(range(low, min(low + chunk_size, first + end)))

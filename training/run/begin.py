@@ -94,7 +94,7 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     )
 
     _check_fields(make_method(config.method, config.loss), config)
-    total = total_samples(config, len(index))
+    total = total_samples(config, snapshots.samples_an_epoch)
     phase = phase_at(config.phases, progress.samples_seen, total=total, batch=config.global_batch_size)
     mesh = mesh_of(world) if config.distributed == "fsdp" and world.size > 1 else None
     learner = make_learner(config, world, mesh=mesh, image_size=phase.image_size)
@@ -127,6 +127,11 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             RunLog(here.local, config=config.log, resumed_at=progress.samples_seen, total_samples=total)
         )
         _tell(log, problems, index)
+        if config.data.sampling == "metaclip" and snapshots.samples_an_epoch == len(index):
+            log.warn(
+                "data.sampling metaclip passes nothing over, since every sample has a query that few have; for another "
+                "distribution lower --data.metaclip.max_pairs_per_query"
+            )
 
     def before_commit() -> None:
         if is_held is not None:

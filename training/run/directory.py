@@ -106,11 +106,6 @@ def check_same_run(root: Place, *, config_fingerprint: str, data_fingerprint: st
         raise OutputError(f"{error}; run again") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(f"{path}: damaged ({one_line(error)}); delete {root} or set --output") from error
-    if old_data != data_fingerprint:
-        raise CheckpointError(
-            f"{root}: was trained on other shards than those at data.path now; "
-            "restore them, or set --output to start a new run"
-        )
     if old_window != window:
         order = "--data.order samples" if old_window is None else f"--data.order window --data.window {old_window}"
         raise CheckpointError(
@@ -121,6 +116,12 @@ def check_same_run(root: Place, *, config_fingerprint: str, data_fingerprint: st
         raise CheckpointError(
             f"{root}: holds a run with other settings (see its config.yaml); "
             "use those to go on, or set --output to start a new run"
+        )
+    # Last: with another sampling the index holds other things of the same shards.
+    if old_data != data_fingerprint:
+        raise CheckpointError(
+            f"{root}: was trained on other shards than those at data.path now; "
+            "restore them, or set --output to start a new run"
         )
 
 

@@ -65,6 +65,7 @@ def feed(
                     world_size=world.size,
                     config=config,
                     pin_memory=world.device.type == "cuda",
+                    sampling=snapshots.sampling,
                 )
             ) as leg:
                 yield from leg

@@ -25,7 +25,9 @@ from training.checkpoints.layout import listed_checkpoints
 from training.config import DataConfig
 from training.data.index import SampleIndex, load_index, write_index
 from training.data.lanes import Lanes, lanes_of
-from training.data.shards import reading
+from training.data.sampling.make import make_sampling
+from training.data.sampling.sampling import Sampling, Uniform
+from training.data.shards import balance_mode, reading
 from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.errors import CheckpointError, DataError, TrainingError
@@ -68,11 +70,24 @@ class Snapshots:
             recorded = (self._look(start=0, first_epoch=0),)
         stream = Stream(segments=recorded, seed=seed, global_batch_size=global_batch_size, weights=config.weights)
         self.stream = replace(stream, lanes=self._lanes(recorded, seed))
+        self._thinned: Sampling | None = None
+        if config.sampling != "uniform":
+            self._thinned = world.together(lambda: make_sampling(config, self.stream, self.index))
 
     @property
     def index(self) -> SampleIndex:
         """The newest snapshot's."""
         return self._index_of(self.stream.segments[-1])
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which positions of the stream the batches take."""
+        return self._thinned or Uniform(self.stream)
+
+    @property
+    def samples_an_epoch(self) -> float:
+        """How many samples are taken while the stream goes through the newest snapshot once, as expected."""
+        return len(self.index) * self.sampling.batch_size / self.sampling.positions_a_batch
 
     @property
     def index_dirs(self) -> tuple[str, ...]:
@@ -123,11 +138,13 @@ class Snapshots:
 
         def index() -> Segment | str:
             try:
+                self._check_balance()
                 found = write_index(
                     *self._config.paths,
                     root=self._root,
                     skip_unfinished=self._config.follow,
                     replace=not self._config.follow,
+                    with_queries=self._config.sampling != "uniform",
                     tell=_Teller(),
                 )
                 if self._config.follow or not self._here.is_shared:
@@ -144,6 +161,17 @@ class Snapshots:
         if not self._here.is_shared:
             self._copy_here(answer.snapshot)
         return answer
+
+    def _check_balance(self) -> None:
+        """Raise DataError where sampling would balance a set that was made balanced."""
+        if self._config.sampling != "metaclip":
+            return
+        for path in self._config.paths:
+            if (mode := balance_mode(path)) not in (None, "none"):
+                raise DataError(
+                    f"{path}: balanced already (its config.yaml has balance.mode {mode}), and --data.sampling metaclip "
+                    "would do it again over other counts; set uniform or concept, or make the set with mode none"
+                )
 
     def _put(self, snapshot: str) -> None:
         """Put an index where other machines, and a resumed run that follows, find it. Raises StoreError."""
