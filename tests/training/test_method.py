@@ -6,9 +6,11 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -106,15 +108,68 @@ def test_a_mistake_in_the_config_is_one_line(method: dict[str, Any], says: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_field_that_the_data_lacks_stops_before_training(
-    trained: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import tests.training.own_method as own
+class Weighted(Method):
+    """The likeness of picture and text, by a weight of each sample and to a teacher's vector."""
 
-    monkeypatch.setattr(own.Everything, "fields", ("teacher_image",))
-    with pytest.raises(DataError, match=r"needs a column teacher_image .*has none"):
-        train(replace(trained, output=str(tmp_path / "run")))
+    fields = ("weight", "teacher")
+    init_logit_scale = 0.0
+    seen: ClassVar[dict[int, tuple[float, float]]] = {}
+
+    def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
+        weight_B, teacher_BK = batch.fields["weight"], batch.fields["teacher"]
+        assert (weight_B.dtype, teacher_BK.dtype, teacher_BK.shape[1]) == (torch.float32, torch.float16, 3)
+        for size, weight, first in zip(batch.tokens.sum(1).tolist(), weight_B.tolist(), teacher_BK[:, 0], strict=True):
+            self.seen[size] = (weight, float(first))
+        image_BD, text_BD = model.encode_image(batch.images, batch.keys), model.encode_text(batch.tokens)
+        return Output(rows={}, sums={"near": (weight_B * (image_BD - text_BD).square().sum(1)).sum()})
+
+    def counts(self, batch: Batch) -> Terms:
+        return {"near": batch.fields["weight"].sum()}
+
+
+def with_columns(data: Path, to: Path) -> Path:
+    """The shards with a weight and a vector beside each sample: the number of its caption's letters."""
+    shutil.copytree(data, to)
+    for path in to.rglob("*.parquet"):
+        table = pq.read_table(path)
+        letters = [float(len(caption or "")) for caption in table["caption"].to_pylist()]
+        vectors = pa.array([[n, 0.0, 1.0] for n in letters], pa.list_(pa.float16(), 3))
+        table = table.append_column("weight", pa.array(letters, pa.float64())).append_column("teacher", vectors)
+        pq.write_table(table, path)
+    return to
+
+
+def test_columns_of_the_shards_come_with_their_samples(trained: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
+    data = with_columns(tiny_data, tmp_path / "data")
+    method = MethodConfig(name=f"{__name__}:Weighted")
+    config = replace(trained, output=str(tmp_path / "run"), method=method, data=replace(trained.data, path=str(data)))
+    train(config)
+    tokenize = open_clip.get_tokenizer("ViT-B-32")
+    captions = [c for p in data.rglob("*.parquet") for c in pq.read_table(p)["caption"].to_pylist()]
+    expected = {int(tokenize([c], context_length=24).sum()): float(len(c)) for c in captions}
+    assert Weighted.seen
+    assert all(expected[size] == weight == first for size, (weight, first) in Weighted.seen.items())
+
+
+def test_a_column_that_the_data_lacks_stops_before_training(trained: TrainConfig, tmp_path: Path) -> None:
+    config = replace(trained, output=str(tmp_path / "run"), method=MethodConfig(name=f"{__name__}:Weighted"))
+    with pytest.raises(DataError, match=r"no column weight in a Parquet beside it, which method\.name asks for"):
+        train(config)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_column_that_is_no_number_stops_before_training(
+    trained: TrainConfig, tiny_data: Path, tmp_path: Path
+) -> None:
+    data = with_columns(tiny_data, tmp_path / "data")
+    path = sorted(data.rglob("*.parquet"))[1]
+    table = pq.read_table(path)
+    texts = table["weight"].cast(pa.string())
+    pq.write_table(table.set_column(table.column_names.index("weight"), "weight", texts), path)
+    method = MethodConfig(name=f"{__name__}:Weighted")
+    config = replace(trained, output=str(tmp_path / "run"), method=method, data=replace(trained.data, path=str(data)))
+    with pytest.raises(DataError, match=r"column weight must be a number in each row.* it is string"):
+        train(config)
 
 
 def test_runs_of_before_are_told_by_the_same_options(tiny_data: Path, tiny_vit: Path, tmp_path: Path) -> None:

@@ -189,7 +189,15 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
             tokens=self._tokens([index.caption(int(sample)) for index, sample in zip(indexes, samples, strict=True)]),
             keys=torch.from_numpy(keys.view(np.int64)),
             num_replaced=num_replaced,
+            **self._fields(indexes, samples),
         )
+
+    def _fields(self, indexes: Sequence[SampleIndex], samples: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        """The columns that the method asked for, of those whose pictures stand in the batch."""
+        return {
+            name: torch.from_numpy(np.stack([i.fields[name][s] for i, s in zip(indexes, samples, strict=True)]))
+            for name in indexes[0].fields
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes: without the open index, which they map themselves."""

@@ -13,11 +13,11 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -92,6 +92,8 @@ class SampleIndex:
     """The queries that captions contain (`query_ids`: places in the set's query list), end to end."""
     num_queries: int = 0
     """More than any of `queries`."""
+    fields: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """[N] or [N, K] each: columns of the shards, where a method asks for them."""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -118,23 +120,25 @@ def write_index(
     skip_unfinished: bool = False,
     replace: bool = True,
     with_queries: bool = False,
+    fields: Sequence[str] = (),
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> SampleIndex:
     """Index every shard under `directories` in `root`/FINGERPRINT, and open that.
 
     An index that is there already is kept with `replace` false, for processes that are reading it. Many shards are
     read by several processes; `tell` hears how many of how many are done. Raises DataError (see `find_shards`, which
-    explains `skip_unfinished`), also where the queries are wanted and a shard does not name them.
+    explains `skip_unfinished`), also where the queries, or columns as `fields`, are wanted and a shard lacks them.
     """
     temporary = Path(root) / f"new.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        with _Writer(temporary, with_queries) as writer:
+        with _Writer(temporary, with_queries, fields) as writer:
             found = [find_shards(directory, skip_unfinished=skip_unfinished) for directory in directories]
             total = sum(map(len, found))
             sizes = []
-            with closing(_read_all([shard for shards in found for shard in shards], with_queries)) as rows:
+            read = partial(read_rows, with_queries=with_queries, fields=tuple(fields))
+            with closing(_read_all([shard for shards in found for shard in shards], read)) as rows:
                 for directory, shards in zip(directories, found, strict=True):
                     before = writer.count
                     for shard in shards:
@@ -159,6 +163,7 @@ def load_index(directory: str | Path) -> SampleIndex:
     meta = read_json(root / "index.json")
     names = [*_DTYPES, *(_QUERY_DTYPES if "num_queries" in meta else ())]
     arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in names}
+    fields = {name: np.load(root / f"field-{name}.npy", mmap_mode="r") for name in meta.pop("fields", ())}
     paths, tar_bytes, sizes = (tuple(meta.pop(name)) for name in ("paths", "tar_bytes", "sizes"))
     # An earlier version wrote neither of these.
     versions = tuple((sha256, e_tag) for sha256, e_tag in meta.pop("versions", [(None, "")] * len(paths)))
@@ -169,14 +174,14 @@ def load_index(directory: str | Path) -> SampleIndex:
         versions=versions,
         shard_sizes=tuple(shard_sizes),
         sizes=sizes,
+        fields=fields,
         **arrays,
         **meta,
     )
 
 
-def _read_all(shards: Sequence[Shard], with_queries: bool) -> Generator[ShardRows, None, None]:
+def _read_all(shards: Sequence[Shard], read: Callable[[Shard], ShardRows]) -> Generator[ShardRows, None, None]:
     """The rows of each, in order; of many shards read by several processes, not far ahead of what is asked for."""
-    read = partial(read_rows, with_queries=with_queries)
     if any(isinstance(shard.path, BucketPath) for shard in shards):
         # Waiting for a store takes longer than what is then to be done, and of that most is done outside of Python.
         with ThreadPoolExecutor(_REQUESTS) as threads:
@@ -214,7 +219,7 @@ def _in_order(
 class _Writer:
     """Appends shards to the arrays of an index."""
 
-    def __init__(self, directory: Path, with_queries: bool) -> None:
+    def __init__(self, directory: Path, with_queries: bool, fields: Sequence[str]) -> None:
         self.count = 0
         """Samples so far."""
         self.num_shards = 0
@@ -231,6 +236,7 @@ class _Writer:
         self._uids, self._captions, self._queries = (xxhash.xxh3_128() for _ in range(3))
         self._dtypes = {**_DTYPES, **(_QUERY_DTYPES if with_queries else {})}
         self._with_queries = with_queries
+        self._fields = {name: xxhash.xxh3_128() for name in fields}
 
     def __enter__(self) -> _Writer:
         for name, dtype in self._dtypes.items():
@@ -259,6 +265,9 @@ class _Writer:
         }
         for name, values in added.items():
             self._arrays[name].append(values)
+        for name, digest in self._fields.items():
+            self._add_field(name, shard, rows)
+            digest.update(rows.fields[name].tobytes())
         self._uids.update(uid.tobytes())
         self._captions.update(captions.tobytes())
         self._captions_end += len(captions)
@@ -285,13 +294,28 @@ class _Writer:
         self._queries.update(rows.caption_queries.tobytes() + rows.queries.tobytes())
         return {"query_end": ends, "queries": rows.queries}
 
+    def _add_field(self, name: str, shard: Shard, rows: ShardRows) -> None:
+        if name not in rows.fields:
+            raise DataError(
+                f"{shard.path}: no column {name} in a Parquet beside it, which method.name asks for; take a data set "
+                "that has it, or another method"
+            )
+        values, key = rows.fields[name], f"field-{name}"
+        if key not in self._arrays:
+            file = self._stack.enter_context((self._directory / f"{key}.npy").open("wb"))
+            self._arrays[key] = _Array(file, values.dtype, values.shape[1:])
+        if not self._arrays[key].takes(values):
+            raise DataError(f"{shard.path}: column {name} is of another type or length than in the shards before")
+        self._arrays[key].append(values)
+
     def finish(self, sizes: Sequence[int]) -> str:
         """Write what remains; return the fingerprint. `sizes`: samples of each directory."""
         for array in self._arrays.values():
             array.finish()
         # Without queries the parts are those of earlier versions.
         queries = (self._queries.hexdigest(),) if self._with_queries else ()
-        found = fingerprint(sizes, self._names, self._uids.hexdigest(), self._captions.hexdigest(), *queries)
+        fields = ({name: digest.hexdigest() for name, digest in self._fields.items()},) if self._fields else ()
+        found = fingerprint(sizes, self._names, self._uids.hexdigest(), self._captions.hexdigest(), *queries, *fields)
         meta = {
             "paths": self._paths,
             "tar_bytes": self._tar_bytes,
@@ -302,19 +326,25 @@ class _Writer:
             "num_without_image": self._without_image,
             "fingerprint": found,
             **({"num_queries": self._num_queries} if self._with_queries else {}),
+            **({"fields": list(self._fields)} if self._fields else {}),
         }
         (self._directory / "index.json").write_text(json.dumps(meta), encoding="utf-8")
         return found
 
 
 class _Array:
-    """A .npy file of one dimension that grows."""
+    """A .npy file that grows by rows."""
 
-    def __init__(self, file: BinaryIO, dtype: np.dtype[np.generic]) -> None:
+    def __init__(self, file: BinaryIO, dtype: np.dtype[Any], row: tuple[int, ...] = ()) -> None:
         self._file = file
         self._dtype = dtype
+        self._row = row
         self._length = 0
         self._write_header()
+
+    def takes(self, values: npt.NDArray[Any]) -> bool:
+        """Whether `values` are of its type and shape."""
+        return values.dtype == self._dtype and values.shape[1:] == self._row
 
     def append(self, values: npt.NDArray[np.generic]) -> None:
         """Add `values` at the end."""
@@ -329,5 +359,5 @@ class _Array:
 
     def _write_header(self) -> None:
         # NumPy pads the header for this: it is as long for any length of the first axis.
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length, *self._row)}
         np.lib.format.write_array_header_1_0(self._file, header)

@@ -8,11 +8,13 @@ Rows without a caption or an image are left out and counted.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,12 +58,14 @@ class ShardRows:
     """int64[n]: how many queries each caption contains; None where nobody asked, or nothing says it."""
     queries: npt.NDArray[np.int32] | None = None
     """The `query_ids` of all of them, end to end."""
+    fields: Mapping[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+    """[n] or [n, K] each, of the columns that were asked for and are there."""
 
 
-def read_rows(shard: Shard, *, with_queries: bool = False) -> ShardRows:
-    """The samples of `shard`, `with_queries` as far as the Parquet beside it names them. Raises DataError where it is
-    damaged, or holds fewer than its list says."""
-    rows = _rows_from_parquet(shard, with_queries)
+def read_rows(shard: Shard, *, with_queries: bool = False, fields: Sequence[str] = ()) -> ShardRows:
+    """The samples of `shard`, `with_queries` and `fields` as far as the Parquet beside it has them. Raises DataError
+    where it is damaged, or holds fewer than its list says."""
+    rows = _rows_from_parquet(shard, with_queries, fields)
     if rows is None:
         rows = _rows_from_tar(shard.path) if isinstance(shard.path, Path) else _rows_from_copy(shard, shard.path)
     found = len(rows.offset) + rows.num_without_text + rows.num_without_image
@@ -75,7 +79,7 @@ def read_rows(shard: Shard, *, with_queries: bool = False) -> ShardRows:
     return rows
 
 
-def _rows_from_parquet(shard: Shard, with_queries: bool) -> ShardRows | None:
+def _rows_from_parquet(shard: Shard, with_queries: bool, fields: Sequence[str]) -> ShardRows | None:
     """The shard's rows from the Parquet beside it; None where it has no offsets."""
     path = shard.path.with_name(f"{shard.path.stem}.parquet")
     try:
@@ -87,7 +91,7 @@ def _rows_from_parquet(shard: Shard, with_queries: bool) -> ShardRows | None:
             if not {"tar_offset", "num_bytes", "caption"} <= set(names):
                 return None
             wanted = ["key", "caption", "tar_offset", "num_bytes", "uid", *(["query_ids"] if with_queries else [])]
-            columns = [c for c in wanted if c in names]
+            columns = [c for c in dict.fromkeys((*wanted, *fields)) if c in names]
             table = file.read(columns=columns, use_threads=False)
         captions = _stripped(table["caption"])
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
@@ -107,7 +111,24 @@ def _rows_from_parquet(shard: Shard, with_queries: bool) -> ShardRows | None:
         num_without_image=int((~has_image).sum()),
         caption_queries=caption_queries,
         queries=queries,
+        fields={name: _field(table[name], keep, name, path) for name in fields if name in table.column_names},
     )
+
+
+def _field(column: pa.ChunkedArray, keep: npt.NDArray[np.bool_], name: str, path: Place) -> npt.NDArray[Any]:
+    """[n] or [n, K]: the column's numbers, in the rows that are kept. Raises DataError for what is none, or missing."""
+    kept = column.filter(pa.array(keep)).combine_chunks()
+    width = kept.type.list_size if pa.types.is_fixed_size_list(kept.type) else None
+    numbers = kept if width is None else kept.flatten()
+    is_number = pa.types.is_floating(numbers.type) or pa.types.is_integer(numbers.type)
+    if not is_number or kept.null_count or numbers.null_count:
+        raise DataError(
+            f"{path}: column {name} must be a number in each row, or a list of numbers of one length; "
+            f"it is {column.type}{' with nulls' if kept.null_count or numbers.null_count else ''}"
+        )
+    values: npt.NDArray[Any] = numbers.to_numpy(zero_copy_only=False)
+    values = values.astype(np.float32 if values.dtype == np.float64 else values.dtype)
+    return values if width is None else values.reshape(len(kept), width)
 
 
 def _queries(

@@ -73,7 +73,8 @@ class Method(ABC):
     """Of its `Options`."""
     loss: LossConfig
     fields: ClassVar[tuple[str, ...]] = ()
-    """What it needs of a batch beyond pictures, tokens and keys; a data set that lacks one is refused."""
+    """What it needs of a batch beyond pictures, tokens and keys: columns of the shards' Parquet, a number or a list of
+    numbers of one length in each row. A data set that lacks one is refused."""
     init_logit_scale: float
     """Logarithm of the scale that a model begins with."""
     init_logit_bias: float | None = None

@@ -24,10 +24,10 @@ from training.config import TrainConfig, learns, total_samples
 from training.data.batches import Batch
 from training.data.index import SampleIndex
 from training.distributed import World
-from training.errors import CheckpointError, DataError
+from training.errors import CheckpointError
 from training.learning.checks import check_sizes
 from training.learning.learner import Learner, make_learner
-from training.learning.method import Method, make_method
+from training.learning.method import make_method
 from training.learning.model import own_image_size
 from training.learning.sharding import mesh_of
 from training.run.directory import check_same_run, locked_run, write_run
@@ -79,6 +79,7 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         recorded=progress.segments,
+        fields=make_method(config.method, config.loss).fields,
     )
     index = snapshots.index
     # Followed data changes; what each checkpoint was trained on is in its segments.
@@ -93,7 +94,6 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         )
     )
 
-    _check_fields(make_method(config.method, config.loss), config)
     total = total_samples(config, snapshots.samples_an_epoch)
     phase = phase_at(config.phases, progress.samples_seen, total=total, batch=config.global_batch_size)
     mesh = mesh_of(world) if config.distributed == "fsdp" and world.size > 1 else None
@@ -195,15 +195,6 @@ def _restore(here: RunPlace, world: World) -> tuple[Path | None, list[str]]:
 
     world.together(copy)
     return copies / name, problems
-
-
-def _check_fields(method: Method, config: TrainConfig) -> None:
-    """Raise DataError where the method asks for what no data set has."""
-    for name in method.fields:
-        raise DataError(
-            f"method.name: {config.method.name} needs a column {name} beside each sample, and {config.data.paths[0]} "
-            "has none; take a data set with it, or another method"
-        )
 
 
 def _tell(log: RunLog, problems: list[str], index: SampleIndex) -> None:

@@ -48,15 +48,17 @@ class Snapshots:
         seed: int,
         global_batch_size: int,
         recorded: tuple[Segment, ...] = (),
+        fields: tuple[str, ...] = (),
     ) -> None:
         """Take the first snapshot, or go on from `recorded` ones (of a checkpoint) where lists are followed.
 
-        `here` is RUN. Raises DataError, CheckpointError on every rank.
+        `here` is RUN; `fields` are columns that batches shall have. Raises DataError, CheckpointError on every rank.
         """
         self._config = config
         self._here = here
         self._root = here.local / "index"
         self._world = world
+        self._fields = fields
         self._checkpoints = here.place / "checkpoints"
         if config.follow and recorded:
             self._copy_here(*(segment.snapshot for segment in recorded))
@@ -145,6 +147,7 @@ class Snapshots:
                     skip_unfinished=self._config.follow,
                     replace=not self._config.follow,
                     with_queries=self._config.sampling != "uniform",
+                    fields=self._fields,
                     tell=_Teller(),
                 )
                 if self._config.follow or not self._here.is_shared:
