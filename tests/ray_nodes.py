@@ -7,9 +7,11 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +56,20 @@ def cluster() -> Iterator[Cluster]:
     head = ("--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false")
     try:
         with _node(*head, f"--temp-dir={scratch}") as process:
+            _wait_for(port)
             yield Cluster(f"127.0.0.1:{port}", Path(scratch), process)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _wait_for(port: int) -> None:
+    """Until somebody listens there: who comes before is told that nobody does."""
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"the head does not listen at {port}")
 
 
 def runs_tasks(node: subprocess.Popen[bytes]) -> bool:
