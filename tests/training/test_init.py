@@ -168,7 +168,7 @@ def test_a_tag_or_a_hub_name_stands_for_the_file_in_the_cache(cached: dict[str, 
         ("ViT-B-32", "laion2b_s34b_b79k", r"not on this machine; bring open_clip_model\.safetensors of laion/"),
         ("ViT-B-32", "hf-hub:some/where", r"bring open_clip_model\.safetensors of some/where and give its path"),
         ("ViT-B-32", "openai", r"another GELU; set --model\.name ViT-B-32-quickgelu"),
-        ("ViT-L-14", "laion2b_s32b_b82k", r"saw pixels otherwise; set --model\.normalisation inception"),
+        ("ViT-L-14", "laion2b_s32b_b82k", r"to a mean of 0; set --model\.normalisation inception"),
         ("ViT-B-32", "laion2b_s34b", r"does not exist; give .*, or a tag of ViT-B-32 \(laion2b_s34b_b79k"),
     ],
 )  # fmt: skip

@@ -104,9 +104,10 @@ def _published(clip: nn.Module, source: str, name: str) -> Path | None:
     if (wanted := bool(about.get("quick_gelu"))) != bool(open_clip.get_model_config(name).get("quick_gelu")):
         other = f"{name}-quickgelu" if wanted else name.removesuffix("-quickgelu")
         raise ModelError(f"model.init_from: {source} was trained with another GELU; set --model.name {other}")
-    if tuple(about["mean"]) != tuple(cast(Any, clip.visual).image_mean):
-        other = "inception" if about["mean"][0] == 0.5 else "clip"
-        raise ModelError(f"model.init_from: {source} saw pixels otherwise; set --model.normalisation {other}")
+    if (mean := tuple(about["mean"])) != tuple(cast(Any, clip.visual).image_mean):
+        ours = {tuple(open_clip.OPENAI_DATASET_MEAN): "clip", (0.5, 0.5, 0.5): "inception"}
+        remedy = f"set --model.normalisation {ours[mean]}" if mean in ours else "of its kind there is none here"
+        raise ModelError(f"model.init_from: {source} saw pixels brought otherwise to a mean of 0; {remedy}")
     return _of_hub(about["hf_hub"], source)
 
 
