@@ -103,9 +103,9 @@ def _memory(config: TrainConfig, needs: Needs) -> Iterator[str]:
     """Gigabytes by kind, and whether they fit."""
     yield "memory     on each GPU, in 10^9 bytes"
     for kind, num_bytes in needs.memory.items():
-        yield f"  {kind:<20}{num_bytes / 1e9:9.2f}"
+        yield f"  {kind:<20}{num_bytes / 1e9:10.3f}"
     of = config.plan.gpu_memory_gb
-    yield f"  {'in all':<20}{needs.total / 1e9:9.2f}  of {of:g}, with {MARGIN:.0%} left for what is not counted"
+    yield f"  {'in all':<20}{needs.total / 1e9:10.3f}  of {of:g}, with {MARGIN:.0%} left for what is not counted"
     room = of * (1 - MARGIN) * 1e9
     if needs.total <= room:
         return
