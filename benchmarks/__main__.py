@@ -25,6 +25,7 @@ CHOICES = {
     "select_scale": "dedup, count and balance through the real steps, against NumPy and DuckDB",
     "driver": "what a task costs the driver, against Ray's calls alone",
     "catalog": "the catalog's named queries (no peer)",
+    "huge_batch": "the losses over tiles, against open_clip's and rows of the matrix",
     "train_bucket": "how well the trainer's order for buckets mixes, against buffers of samples",
     "object_stores": "obstore, against pyarrow.fs and fsspec, from one store on loopback",
 }

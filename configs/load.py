@@ -1,36 +1,31 @@
-"""Strict YAML into frozen dataclasses, with command-line overrides and generated help.
+"""Strict YAML into frozen dataclasses, with command-line overrides.
 
     YAML file --\\
                  >-- merge --> check every key and type --> frozen dataclass --> dump / fingerprint
     --a.b value -/
 
-A config class is a frozen, keyword-only dataclass. A field without a default is required. The
-string literal that follows a field is its documentation: `--help` prints it.
+A config class is a frozen, keyword-only dataclass. A field without a default is required. `options.py` says what a
+class asks for; `help.py` and `schema.py` tell it to people and to editors.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
 import hashlib
-import inspect
 import itertools
 import json
-import textwrap
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, TypeVar, cast, get_args, get_origin
 
 import yaml
 
+from configs.near import near
+from configs.options import example_of, is_required, is_union, names_of, section_of, takes_one_text
+
 __all__ = [
     "ConfigError",
-    "OneOf",
-    "describe",
     "dump",
     "fingerprint",
     "from_mapping",
@@ -44,19 +39,6 @@ T = TypeVar("T")
 
 class ConfigError(Exception):
     """A mistake in a config file or on the command line: what, where, and what to do next."""
-
-
-@dataclass(frozen=True, eq=False)  # equal to itself alone, so that a type that holds it can be hashed
-class OneOf:
-    """The names that a text field takes, where they come from a list in the code rather than from a `Literal`.
-
-        mode: Annotated[str, OneOf({mode.name: mode.says for mode in MODES})] = "quota"
-
-    They are checked and told as a Literal's are; `--help` prints what each of them means.
-    """
-
-    names: Mapping[str, str]
-    """Name -> a line of documentation, or none ("")."""
 
 
 class _Readable(Protocol):
@@ -149,19 +131,6 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def describe(cls: type[Any]) -> str:
-    """Help text: every option with its type, default and documentation."""
-    lines: list[str] = []
-    for option, kind, default, text in _options(cls, ""):
-        lines.append(f"  --{option}  {_kind_name(kind)}" + ("  (required)" if default is None else f"  [{default}]"))
-        if text:
-            lines.append(textwrap.fill(text, 96, initial_indent="      ", subsequent_indent="      "))
-        for name, says in _names_of(kind).items():
-            if says:
-                lines.append(textwrap.fill(f"{name}: {says}", 96, initial_indent=" " * 8, subsequent_indent=" " * 10))
-    return "\n".join(lines)
-
-
 # --- building ---------------------------------------------------------------------------------
 
 
@@ -248,14 +217,17 @@ def _build(kind: Any, value: Any, *, path: str, where: str) -> Any:
     origin = get_origin(kind)
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(cast("type[Any]", kind), value, path=path, where=where)
-    if origin in (Union, types.UnionType):
+    if is_union(kind):
         return _build_union(kind, value, path=path, where=where)
     if origin is Literal:
         return _choose(get_args(kind), value, path=path, where=where)
     if origin is Annotated:
-        if names := _names_of(kind):
+        if names := names_of(kind):
             return _choose(tuple(names), value, path=path, where=where)
-        return _build(get_args(kind)[0], value, path=path, where=where)
+        try:
+            return _build(get_args(kind)[0], value, path=path, where=where)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_like(kind)}") from error
     if origin is tuple:
         return _build_tuple(kind, value, path=path, where=where)
     if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, Any]):
@@ -276,18 +248,9 @@ def _choose(choices: tuple[Any, ...], value: Any, *, path: str, where: str) -> A
         value = next((word for word in _BOOLEAN_WORDS[value] if word in choices), value)
         if not isinstance(value, bool):
             return value
-    near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    meant = near(str(value), map(str, choices))
+    hint = f"; did you mean {meant!r}?" if meant else ""
     raise ConfigError(f"{where}: {path}: {_shown(value)} is not one of {_join(choices)}{hint}")
-
-
-def _names_of(kind: Any) -> Mapping[str, str]:
-    """The names of `Annotated[str, OneOf(...)]`, also where it is a member of a union; none of other types."""
-    if get_origin(kind) is Annotated:
-        return next((note.names for note in kind.__metadata__ if isinstance(note, OneOf)), {})
-    if get_origin(kind) in (Union, types.UnionType):
-        return next((names for member in get_args(kind) if (names := _names_of(member))), {})
-    return {}
 
 
 def _build_dataclass(cls: type[Any], value: Any, *, path: str, where: str) -> Any:
@@ -300,17 +263,20 @@ def _build_dataclass(cls: type[Any], value: Any, *, path: str, where: str) -> An
     for key in value:
         if key not in fields:
             dotted = f"{path}.{key}" if path else str(key)
-            near = difflib.get_close_matches(str(key), fields, 1, cutoff=0.5)
+            meant = near(str(key), fields, cutoff=0.5)
             prefix = f"{path}." if path else ""
-            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"valid keys: {_join(fields)}"
+            hint = f"did you mean '{prefix}{meant}'?" if meant else f"valid keys: {_join(fields)}"
             raise ConfigError(f"{where}: unknown key '{dotted}'; {hint}")
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
         dotted = f"{path}.{name}" if path else name
         if name in value:
             arguments[name] = _build(hints[name], value[name], path=dotted, where=where)
-        elif _required(field):
-            raise ConfigError(f"{where}: '{dotted}' is required and missing; set it in the file or with --{dotted}")
+        elif is_required(field) and section_of(hints[name]) is None:
+            remedy = f"set it in the file or with --{dotted}"
+            raise ConfigError(f"{where}: '{dotted}' is required and missing; {remedy}{_like(hints[name])}")
+        elif is_required(field):  # says which of its options is missing
+            arguments[name] = _build(hints[name], {}, path=dotted, where=where)
     try:
         return cls(**arguments)
     except ConfigError as error:  # raised by a config's own __post_init__ checks
@@ -335,6 +301,8 @@ def _build_union(kind: Any, value: Any, *, path: str, where: str) -> Any:
 
 def _build_tuple(kind: Any, value: Any, *, path: str, where: str) -> tuple[Any, ...]:
     arguments = get_args(kind)
+    if isinstance(value, str) and value and takes_one_text(kind):
+        value = [value]
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise _wrong(path, where, "a list", value)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
@@ -372,8 +340,14 @@ def _build_scalar(kind: Any, value: Any, *, path: str, where: str) -> Any:
     raise _wrong(path, where, names.get(kind, str(kind)), value)
 
 
+def _like(kind: Any) -> str:
+    """The end of a line about a value that is missing or wrong: how one looks."""
+    example = example_of(kind)
+    return f"; write one like {example}" if example else ""
+
+
 def _wrong(path: str, where: str, expected: str, value: Any) -> ConfigError:
-    return ConfigError(f"{where}: {path}: expected {expected}, got {_shown(value)}")
+    return ConfigError(f"{where}: {path}: expected {expected}, got {'nothing' if value is None else _shown(value)}")
 
 
 def _set_dotted(mapping: dict[str, Any], dotted: str, value: Any) -> None:
@@ -387,81 +361,6 @@ def _set_dotted(mapping: dict[str, Any], dotted: str, value: Any) -> None:
             raise ConfigError(f"--{dotted}: '{'.'.join(parents[: depth + 1])}' is not a section")
         node = child
     node[last] = value
-
-
-# --- help -------------------------------------------------------------------------------------
-
-
-def _options(cls: type[Any], prefix: str) -> Iterator[tuple[str, Any, str | None, str]]:
-    """Name, type, default as it is written, and documentation of each option."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    docs = _field_docs(cls)
-    for field in dataclasses.fields(cls):
-        if not field.init:
-            continue
-        name = f"{prefix}{field.name}"
-        kind = hints[field.name]
-        nested = [m for m in (kind, *get_args(kind)) if dataclasses.is_dataclass(m)]
-        is_section = dataclasses.is_dataclass(kind) or (
-            get_origin(kind) in (Union, types.UnionType) and len(nested) == 1
-        )
-        if is_section:
-            yield from _options(cast("type[Any]", nested[0]), f"{name}.")
-            continue
-        yield name, kind, None if _required(field) else _default(field), docs.get(field.name, "")
-
-
-def _field_docs(cls: type[Any]) -> dict[str, str]:
-    """The string literal after each annotated field, over the class and its dataclass bases."""
-    docs: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if base is object or not dataclasses.is_dataclass(base):
-            continue
-        try:
-            source = textwrap.dedent(inspect.getsource(base))
-        except (OSError, TypeError):
-            continue
-        body = cast(ast.ClassDef, ast.parse(source).body[0]).body
-        for statement, following in itertools.pairwise(body):
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and isinstance(following, ast.Expr)
-                and isinstance(following.value, ast.Constant)
-                and isinstance(following.value.value, str)
-            ):
-                docs[statement.target.id] = " ".join(following.value.value.split())
-    return docs
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    value = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    return json.dumps(to_mapping(value), ensure_ascii=False)
-
-
-def _kind_name(kind: Any) -> str:
-    origin = get_origin(kind)
-    if kind is type(None):
-        return "null"
-    if dataclasses.is_dataclass(kind):
-        return "{" + ", ".join(f.name for f in dataclasses.fields(cast("type[Any]", kind))) + "}"
-    if origin in (Union, types.UnionType):
-        return " | ".join(_kind_name(member) for member in get_args(kind))
-    if origin is Literal:
-        return " | ".join(str(choice) for choice in get_args(kind))
-    if origin is Annotated:
-        return " | ".join(_names_of(kind)) or _kind_name(get_args(kind)[0])
-    if origin is tuple:
-        return "[" + ", ".join("..." if a is Ellipsis else _kind_name(a) for a in get_args(kind)) + "]"
-    if origin is not None:
-        return "{" + ": ".join(_kind_name(a) for a in get_args(kind)) + "}"
-    return cast(str, getattr(kind, "__name__", str(kind)))
 
 
 def _join(names: Any) -> str:

@@ -13,8 +13,9 @@ PAGE = ROOT / "docs" / "licences.md"
 
 _HEAD = """# Licences
 
-Openwit is under Apache-2.0 ([LICENSE](../LICENSE)). It comes without the packages below: `make setup` fetches them, at
-the versions and hashes of `requirements.lock`. Each licence is what the package's own metadata states; `make licences`
+Openwit is under Apache-2.0 ([LICENSE](../LICENSE)). It comes without the packages below: `make` fetches those that it
+needs, at the versions and hashes of `requirements-dev.lock`, of which `requirements.lock` (data sets) and
+`requirements-train.lock` are parts. Each licence is what the package's own metadata states; `make licences`
 writes this page anew, and a test holds it against the lock. Packages that another system or Python needs are
 listed without one, since they are not installed where this page was written.
 
@@ -57,7 +58,7 @@ def licence_of(package: str) -> str | None:
     return first_line or ", ".join(classifiers) or "not stated"
 
 
-def write(lock: Path = ROOT / "requirements.lock", page: Path = PAGE) -> None:
+def write(lock: Path = ROOT / "requirements-dev.lock", page: Path = PAGE) -> None:
     """Write the page."""
     names = locked(lock.read_text(encoding="utf-8"))
     rows = "".join(f"| {name} | {licence_of(name) or 'not installed here'} |\n" for name in names)

@@ -47,7 +47,7 @@ class WitConfig:
     source_format: Format = "auto"
     """What the sources are."""
     queries: str
-    """The query list: a Parquet file made by `python -m query_list build`, or your own .txt, .csv or .parquet; a path,
+    """The query list: a Parquet file made by `openwit queries`, or your own .txt, .csv or .parquet; a path,
     or the URL of an object in a bucket."""
     output: str
     """The directory of the data set."""

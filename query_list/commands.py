@@ -1,14 +1,18 @@
-"""The commands of `python -m query_list`.
+"""The commands of `python -m query_list`, each with --help.
 
-build       CONFIG.yaml [--section.key value ...]            make the list, or bring it up to date
-stats       CONFIG.yaml|LIST                                 sizes by source, examples
-lint        CONFIG.yaml|LIST [--texts FILE] [--rule words|metaclip] [--case smart|fold|exact]
-            [--function_words en|de|none]                    what matches never, twice, or says nothing
-diff-rules  CONFIG.yaml|LIST TEXTS [--case smart|fold|exact] [--limit N]
-            what each rule of matching finds in a sample of texts that the other does not
+build      CONFIG.yaml [--section.key value ...]   make the list, or bring it up
+           to date
+stats      CONFIG.yaml|LIST                        sizes by source, examples
+lint       CONFIG.yaml|LIST [--texts FILE] [--rule words|metaclip]
+           [--case smart|fold|exact] [--function_words en|de|none]
+           what matches never, twice, or says nothing
+diff-rules CONFIG.yaml|LIST TEXTS [--case smart|fold|exact] [--limit N]
+           what each rule of matching finds in texts that the other does not
 
-LIST is a .parquet, .csv or .txt file; TEXTS a .txt (one a line), or a .parquet, .csv or .tsv with a column
-caption, alt_text or text.
+LIST is a .parquet, .csv or .txt file; TEXTS a .txt (one a line), or a .parquet,
+.csv or .tsv with a column caption, alt_text or text. CONFIG.yaml may be a
+preset's word instead: sample, wikipedia, german, biomedical.
+Paths are relative to the directory in which the command is run.
 """
 
 from __future__ import annotations
@@ -16,32 +20,44 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.load import ConfigError, describe, from_mapping, load, parse_overrides
+from configs.help import ask_for_help, help_page
+from configs.load import ConfigError, from_mapping, load, parse_overrides
+from configs.near import did_you_mean
+from configs.presets import no_preset, preset
 from pipeline.errors import PipelineError
 from pipeline.storage.place import Place, place_of
-from pipeline.terminal.printable import say
+from pipeline.terminal.printable import printable, say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.records.queries import QueryList
 
-__all__ = ["main"]
+__all__ = ["VERBS", "main"]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit status (0 done, 2 a mistake that the message explains)."""
+_CONFIG_ENDINGS = (".yaml", ".yml")
+_NEEDED = ("output", "lists", "dump.files", "titles.pageviews", "wordnet.index")
+"""Options on the first page of help."""
+
+
+def main(arguments: Sequence[str], *, called: str | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 2 a mistake that the message explains). `called` is what the
+    user wrote for it, if not `python -m query_list`."""
     words = list(arguments)
-    command = _COMMANDS.get(words[0]) if words else None
-    if command is None:
+    if not words or words[0] in ("-h", "--help", "help"):
         print(__doc__)
-        return 0 if words and words[0] in ("-h", "--help", "help") else 2
+        return 0 if words else 2
     try:
-        if "--help" in words or "-h" in words:
-            return _help(words[0])
-        return command(words[1:])
+        if words[0] not in _COMMANDS:
+            raise ConfigError(f"no command {words[0]!r}; {did_you_mean(words[0], _COMMANDS)}")
+        asked, topic = ask_for_help(words)
+        if asked:
+            return _help(words[0], called or f"python -m query_list {words[0]}", topic)
+        return _COMMANDS[words[0]](words[1:])
     except (ConfigError, PipelineError) as error:
         say(f"error: {error}", to=sys.stderr)
         return 2
@@ -52,13 +68,15 @@ def main(arguments: Sequence[str]) -> int:
         return 0
 
 
-def _help(command: str) -> int:
-    print(__doc__)
-    if command == "build":
-        from query_list.config import BuildConfig
+def _help(command: str, called: str, topic: str | None) -> int:
+    if command != "build":
+        print(__doc__)
+        return 0
+    from query_list.config import BuildConfig
 
-        print("Options of build, in CONFIG.yaml or on the command line:\n")
-        print(describe(BuildConfig), flush=True)
+    page = help_page(BuildConfig, topic, needed=_NEEDED)
+    usage = f"{called} CONFIG.yaml [--section.key value ...]\n\nMake the list, or bring it up to date.\n\n"
+    print(printable(page if topic else usage + page), flush=True)
     return 0
 
 
@@ -70,8 +88,8 @@ def _build(words: list[str]) -> int:
     from query_list.config import BuildConfig
 
     if not words or words[0].startswith("--"):
-        raise ConfigError("give a config: python -m query_list build configs/queries/sample.yaml")
-    config = load(BuildConfig, place_of(words[0]), words[1:])
+        raise ConfigError("give a config or a preset's name: python -m query_list build configs/queries/sample.yaml")
+    config = load(BuildConfig, _config_place(words[0]), words[1:])
     console = PrintableConsole(stderr=True, highlight=False)
     result = build(config, Progress(console))
     if not result.built:
@@ -157,11 +175,23 @@ def _list_path(words: list[str]) -> tuple[Place, list[str]]:
     if not words or words[0].startswith("--"):
         raise ConfigError("give a query list (.parquet, .csv, .txt) or the config that builds one")
     path = place_of(words[0])
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in _CONFIG_ENDINGS or not path.suffix:
         from query_list.config import BuildConfig
 
-        path = place_of(load(BuildConfig, path).output)
+        path = place_of(load(BuildConfig, _config_place(words[0])).output)
     return path, words[1:]
+
+
+def _config_place(word: str) -> Place:
+    """Where the config is that `word` names: a path, or a preset. Raises ConfigError."""
+    path = place_of(word)
+    if not isinstance(path, Path) or path.suffix in _CONFIG_ENDINGS:
+        return path
+    if (file := preset("queries", word)) is not None:
+        return file
+    if not path.exists():
+        raise ConfigError(f"{word}: no config here; {no_preset('queries', word)}")
+    return path
 
 
 def _print_stats(found: QueryList, console: Console) -> None:
@@ -184,3 +214,5 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "lint": _lint,
     "diff-rules": _diff_rules,
 }
+VERBS = tuple(_COMMANDS)
+"""The commands, by name."""

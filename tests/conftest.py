@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.engine import Engine, EngineConfig, open_engine
 
-pytest_plugins = ["tests.object_store.fixtures"]
+pytest_plugins = ["tests.installed", "tests.object_store.fixtures"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 _FOREIGN = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -20,8 +21,11 @@ import numba
 import numpy as np
 import pytest
 
+from pipeline.compiled import processor, store
 from pipeline.compiled.declare import inlined, intrinsic, kernel, part
+from pipeline.compiled.processor import baseline
 from pipeline.compiled.source_key import source_key
+from pipeline.compiled.store import code_files
 from tests.conftest import REPOSITORY
 
 _FILES = {
@@ -76,7 +80,11 @@ class House:
 
     def start(self, x: str = "1") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-B", "-c", _RUN.format(x)], env=self.environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-B", "-c", _RUN.format(x)],
+            cwd=self.folder.parent,  # from where, too, Python imports
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def run(self, x: str = "1") -> tuple[float, bool]:
@@ -84,7 +92,7 @@ class House:
         return _answer(self.start(x))
 
     def kept(self) -> list[Path]:
-        return sorted((self.folder / "__pycache__").glob("room.run-*.nbc"))
+        return sorted((self.folder / "__pycache__").glob("house.room.run-*.nbc"))
 
 
 def _answer(process: subprocess.Popen[str]) -> tuple[float, bool]:
@@ -127,7 +135,7 @@ def test_a_new_date_a_comment_or_another_place_compile_nothing(house: House) -> 
         (house.folder / name).write_text("# moves all lines\n\n" + (house.folder / name).read_text())
     assert house.run() == (33, True)
     assert not house.kept()
-    assert list((house.folder.parent / "chosen").rglob("room.run-*.nbc"))
+    assert list((house.folder.parent / "chosen").rglob("house.room.run-*.nbc"))
 
 
 def test_processes_that_compile_at_once_keep_right_code(house: House) -> None:
@@ -143,7 +151,7 @@ def test_where_the_source_cannot_be_written_the_users_cache_keeps_code(house: Ho
     (house.folder / "__pycache__").write_text("no folder")
     assert house.run() == (33, False)
     assert house.run() == (33, True)
-    assert list((house.folder.parent / "cache").rglob("room.run-*.nbc"))
+    assert list((house.folder.parent / "cache").rglob("house.room.run-*.nbc"))
 
 
 def test_where_nothing_can_be_written_a_kernel_runs_all_the_same(house: House) -> None:
@@ -163,6 +171,91 @@ def test_damaged_code_is_compiled_again(house: House) -> None:
     assert house.run() == (33, True)
     path.write_bytes(path.read_bytes()[:20])
     assert house.run() == (33, False)
+
+
+# --- code that came along ---------------------------------------------------------------------
+
+
+class Shipped(House):
+    """The package with a copy of the room for compiled code, which has the kernel's for the baseline."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        room = folder / "pipeline" / "compiled"
+        shutil.copytree(
+            REPOSITORY / "pipeline" / "compiled", room, ignore=shutil.ignore_patterns("shipped", "__pycache__")
+        )
+        (folder / "pipeline" / "__init__.py").touch()
+        self.shipped = room / "shipped"
+        shared = baseline()
+        assert shared is not None
+        plain = self.environment
+        self.environment = plain | {"NUMBA_CPU_NAME": shared.cpu, "NUMBA_CPU_FEATURES": shared.features}
+        assert self.run() == (33, False)
+        self.environment = plain
+        (self.file,) = self.shipped.iterdir()
+        assert not self.kept()
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Shipped:
+    if baseline() is None:
+        pytest.skip("this processor is below the baseline")
+    return Shipped(tmp_path)
+
+
+def test_code_for_the_baseline_is_used_where_nothing_can_be_written(shipped: Shipped) -> None:
+    shutil.rmtree(shipped.folder / "__pycache__")
+    (shipped.folder / "__pycache__").write_text("no folder")
+    (shipped.folder.parent / "cache").write_text("none either")
+    assert shipped.run() == (33, True)
+    assert shipped.run("1.5") == (36, False)  # other types
+
+
+def test_damaged_code_that_came_along_is_compiled_here(shipped: Shipped) -> None:
+    shipped.file.write_bytes(shipped.file.read_bytes()[:-1] + b"?")
+    assert shipped.run() == (33, False)
+    assert shipped.run() == (33, True)
+    assert len(shipped.kept()) == 1
+
+
+def test_code_of_other_sources_that_came_along_is_not_used(shipped: Shipped) -> None:
+    shipped.change("deep.py", "3 * x", "4 * x")
+    assert shipped.run() == (35, False)
+    assert shipped.file.exists()  # who runs a package does not change it
+
+
+def test_a_processor_below_the_baseline_compiles_for_itself(shipped: Shipped) -> None:
+    room = shipped.folder.parent / "pipeline" / "compiled" / "processor.py"
+    room.write_text(room.read_text() + "\n_BASELINES = {}\n")
+    assert shipped.run() == (33, False)
+    assert len(shipped.kept()) == 1
+
+
+@pytest.mark.parametrize("missing", sorted(processor._X86_64_V3))
+def test_the_baseline_needs_every_feature_of_its_level(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor.binding, "get_process_triple", lambda: "x86_64-unknown-linux-gnu")
+    monkeypatch.setattr(processor, "_features", lambda: dict.fromkeys(processor._X86_64_V3, True))
+    found = baseline.__wrapped__()
+    assert found is not None
+    assert found.cpu == "x86-64-v3"
+    monkeypatch.setattr(processor, "_features", lambda: dict.fromkeys(processor._X86_64_V3 - {missing}, True))
+    assert baseline.__wrapped__() is None
+
+
+def test_code_of_another_system_version_or_type_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names() -> set[str]:
+        files = code_files(kernel="k", source_key="s", types="int64", kind="nbc", own_folder=Path())
+        return {file.path.name for file in files.values()}
+
+    here_names = names()
+    monkeypatch.setattr(store, "toolchain", lambda: ("cpython-399", "0", "0", "0"))
+    assert not names() & here_names
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "here", lambda: processor.Processor("riscv64-unknown-linux-gnu", "generic", ""))
+    monkeypatch.setattr(store, "baseline", lambda: None)
+    assert len(names()) == 1
+    assert not names() & here_names
 
 
 # --- what the key hangs on --------------------------------------------------------------------
@@ -255,6 +348,68 @@ def test_what_is_not_understood_is_refused(thing: Any) -> None:
 
 # --- the house's kernels ----------------------------------------------------------------------
 
+_COMPILED_AHEAD = """
+import importlib, sys
+from pipeline.kernels import KERNELS
+for compile in KERNELS.values():
+    compile()
+for name in sys.argv[1:]:
+    module, function = name.split(":")
+    print(name, len(getattr(importlib.import_module(module), function).signatures))
+"""
+_RESULTS = """
+import hashlib
+import numpy as np, pyarrow as pa
+from pipeline.compiled import processor
+{patch}
+from pipeline.matching.config import MatchConfig
+from pipeline.matching.matcher import Matcher
+from pipeline.records.queries import query_list_of
+from pipeline.stages.check_image import area
+from pipeline.stages.language.model import load_model
+random = np.random.default_rng(0)
+words = ["".join(map(chr, random.integers(97, 123, n))) for n in random.integers(1, 12, 500)] + ["straße", "dog"]
+texts = pa.array([" ".join(random.choice(words, n)) for n in random.integers(0, 40, 2000)], pa.string())
+digest = hashlib.sha256()
+for found in Matcher.build(query_list_of(words[::3]), MatchConfig()).find(texts):
+    digest.update(found.tobytes())
+language = load_model().predict(texts, "en")
+digest.update(language.p_label.tobytes() + language.p_target.tobytes())
+pixels = random.integers(0, 256, (301, 407, 3), np.uint8)
+for size in ((150, 201), (400, 300), (7, 5)):
+    digest.update(area.shrink(pixels, size).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def _kernels() -> list[str]:
+    """module:function of each."""
+    return [
+        f"{name}:{function}"
+        for name in _modules_with("\n@kernel\n")
+        for function in re.findall(
+            r"^@kernel\ndef (\w+)", Path(str(importlib.import_module(name).__file__)).read_text("utf-8"), re.MULTILINE
+        )
+    ]
+
+
+def test_every_kernel_is_compiled_ahead_and_for_one_kind_of_arrays() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPILED_AHEAD, *_kernels()], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [f"{name} 1" for name in _kernels()]
+
+
+@pytest.mark.slow
+def test_code_for_the_baseline_gives_the_same_bytes_as_code_for_this_processor(tmp_path: Path) -> None:
+    found = set()
+    for patch in ("", "processor._BASELINES = {}"):
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        words = [sys.executable, "-c", _RESULTS.format(patch=patch)]
+        done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1
+
 
 def _modules_with(text: str) -> list[str]:
     found = [path for path in (REPOSITORY / "pipeline").rglob("*.py") if text in path.read_text(encoding="utf-8")]
@@ -262,13 +417,10 @@ def _modules_with(text: str) -> list[str]:
 
 
 def test_every_kernel_has_a_key() -> None:
-    modules = _modules_with("\n@kernel\n")
-    assert len(modules) >= 6
-    for name in modules:
-        module = importlib.import_module(name)
-        source = Path(str(module.__file__)).read_text(encoding="utf-8")
-        for function in re.findall(r"^@kernel\ndef (\w+)", source, re.MULTILINE):
-            assert re.fullmatch("[0-9a-f]{16}", source_key(getattr(module, function)))
+    assert len(_kernels()) >= 10
+    for name in _kernels():
+        module, function = name.split(":")
+        assert re.fullmatch("[0-9a-f]{16}", source_key(getattr(importlib.import_module(module), function)))
 
 
 def test_functions_are_compiled_in_one_place() -> None:

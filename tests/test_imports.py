@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import configs
+import openwit
 import pipeline
 import query_list
 import training
@@ -28,7 +29,7 @@ def test_light_module_loads_no_heavy_library(module: str) -> None:
 
 def _modules() -> list[str]:
     names = []
-    for package in (configs, pipeline, query_list, training):
+    for package in (configs, openwit, pipeline, query_list, training):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not found.name.endswith("__main__"):
                 names.append(found.name)

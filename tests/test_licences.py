@@ -1,4 +1,4 @@
-"""The lock has a hash for every file, and docs/licences.md a line for every locked package."""
+"""The lock of all packages has a hash for every file, and docs/licences.md a line for every locked package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-LOCK = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
+LOCK = (REPOSITORY / "requirements-dev.lock").read_text(encoding="utf-8")
 PAGE = (REPOSITORY / "docs" / "licences.md").read_text(encoding="utf-8")
 
 

@@ -29,7 +29,8 @@ def test_public_names_are_these() -> None:
 
 
 def test_nothing_else_can_be_imported() -> None:
-    assert not [name for name in vars(openwit) if not name.startswith("_")]
+    # What another test of this process has imported stands there as well.
+    assert not [name for name in vars(openwit) if not name.startswith("_") and name != "command"]
     for name in ("run", "Ledger", "pipeline", "typing", "annotations", "configs"):
         with pytest.raises(ImportError):
             exec(f"from openwit import {name}")

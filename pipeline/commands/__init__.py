@@ -1,20 +1,24 @@
-"""The commands of `python -m pipeline`.
+"""The commands of `python -m pipeline`, each with --help.
 
-plan        CONFIG.yaml [--section.key value ...]      the stages, their schemas, and what would run
-run         CONFIG.yaml [--section.key value ...]      build the data set, or go on with it
-            [--extend]                                 add the config's sources to those of the data set
-            [--retry-failed]                           ask failed URLs again that time can heal
-status      CONFIG.yaml|DIR                            how far each step is
-sql         CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE]
-            [--allow-files]                            let the SQL read, and write, other files of this machine
-report      CONFIG.yaml|DIR [--to FILE.html]           the data card
-balance-report CONFIG.yaml|DIR                         what balancing does to the captions, mode by mode
-explain     CONFIG.yaml|DIR --uid HEX | --url URL      the story of one link
-verify      CONFIG.yaml|DIR [--work] [--repair]        check every tar, picture, hash, row and count
-subset      DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N] [--samples_per_shard N]
-            [--allow-files]                            let the condition read other files of this machine
-join        DIR SCORES.parquet [--name NAME]           a user's columns, by uid
-export-list DIR --to FILE.parquet                      URLs and captions without images
+plan   CONFIG.yaml [--section.key value ...]     the steps, and what would run
+run    CONFIG.yaml [--section.key value ...]     build the data set, or go on
+       [--extend]                                add the config's sources to it
+       [--retry-failed]                          ask failed URLs again
+       [--metrics-file PATH]                     Prometheus metrics of what runs
+status CONFIG.yaml|DIR                           whether a run lives, how far it is
+sql    CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet]
+       [--to FILE] [--allow-files]               let SQL use files of this machine
+report CONFIG.yaml|DIR [--to FILE.html]          the data card
+balance-report CONFIG.yaml|DIR                   what several t, and each mode, keep
+explain CONFIG.yaml|DIR --uid HEX | --url URL    the story of one link
+verify CONFIG.yaml|DIR [--work] [--repair]       check every byte and count
+subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N]
+       [--samples_per_shard N] [--allow-files]   new shards from old
+join   DIR SCORES.parquet [--name NAME]          a user's columns, by uid
+export-list DIR --to FILE.parquet                URLs and captions, no images
+
+CONFIG.yaml may be a preset's word instead: sample, commoncrawl, laion ...
+Paths are relative to the directory in which the command is run.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from configs.load import ConfigError, describe
+from configs.help import ask_for_help, describe, help_page
+from configs.load import ConfigError
+from configs.near import did_you_mean
 from pipeline.errors import PipelineError
-from pipeline.terminal.printable import say
+from pipeline.terminal.printable import printable, say
 
 __all__ = ["main"]
 
@@ -48,30 +54,35 @@ _COMMANDS = {
 docstring, loads none of it."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit status.
+_NEEDED = ("sources", "queries", "output", "fetch.user_agent", "balance.max_pairs_per_query", "language.targets")
+"""Options on the first page of help."""
+
+
+def main(arguments: Sequence[str], *, called: str | None = None) -> int:
+    """Run one command; returns the exit status. `called` is what the user wrote for it, if not `python -m pipeline`.
 
     0 done, 1 `verify` found damage, 2 a mistake that the message explains, 130 stopped by the user.
     """
     words = list(arguments)
     try:
-        return _run(words)
+        return _run(words, called)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 0
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], called: str | None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0 if words else 2
     if words[0] not in _COMMANDS:
-        say(f"error: no command {words[0]!r}; there are {', '.join(_COMMANDS)}", to=sys.stderr)
+        say(f"error: no command {words[0]!r}; {did_you_mean(words[0], _COMMANDS)}", to=sys.stderr)
         return 2
     try:
         command = _command(words[0])
-        if "--help" in words or "-h" in words:
-            return _help(words[0], command)
+        asked, topic = ask_for_help(words)
+        if asked:
+            return _help(words[0], command, called or f"python -m pipeline {words[0]}", topic)
         from pipeline.commands.words import Words
 
         return command(Words(words[1:]))
@@ -89,15 +100,17 @@ def _command(name: str) -> Callable[..., int]:
     return found
 
 
-def _help(name: str, command: Callable[..., int]) -> int:
-    print(f"python -m pipeline {inspect.getdoc(command)}\n")
-    if name in ("plan", "run"):
-        from pipeline.config import WitConfig
+def _help(name: str, command: Callable[..., int], called: str, topic: str | None) -> int:
+    from pipeline.config import WitConfig
 
-        print(f"Options of {name}, in CONFIG.yaml or on the command line:\n")
-        print(describe(WitConfig))
-    elif name == "subset":
+    # Every command with a config takes its options, but only these two are about them.
+    first = name in ("plan", "run")
+    page = help_page(WitConfig, topic, needed=_NEEDED) if first or topic else ""
+    if topic is None:
+        print(f"{called} {(inspect.getdoc(command) or '').partition(' ')[2]}\n")
+    if name == "subset" and topic is None:
         from pipeline.sets.subset_config import SubsetConfig
 
-        print(describe(SubsetConfig))
+        page = describe(SubsetConfig)
+    print(printable(page), end="\n" if page else "")
     return 0

@@ -26,14 +26,22 @@ _REPAIRS = 2
 
 
 def sql_command(words: Words) -> int:
-    """sql CONFIG.yaml|DIR "SELECT ..."|NAME [--format table|csv|json|parquet] [--to FILE] [--allow-files]
+    """sql CONFIG.yaml|DIR "SELECT ..."|NAME
+        [--format table|csv|json|parquet] [--to FILE] [--allow-files]
 
-    Ask the data set in SQL (DuckDB), or by the name of a query. SQL sees the data set and nothing else of the machine,
-    and writes nothing, unless --allow-files is given.
+    Ask the data set in SQL (DuckDB), or by the name of a query. SQL sees the
+    data set and nothing else of the machine, and writes nothing, unless
+    --allow-files is given.
 
-    Views: candidates, matched, deduplicated, selected, fetched, queries, query_counts, final_counts, published,
-        samples, rejections, hosts, shards, runs, ledger, reasons
-    Names: balance, balance_curve, balance_final, balance_summary, failures, funnel, hosts, image_sizes, languages
+    Views: candidates, matched, deduplicated, selected, fetched, queries,
+        query_counts, final_counts, published, samples, rejections, hosts,
+        shards, runs, ledger, reasons
+    Names: aspect_ratios, balance, balance_curve, balance_final,
+        balance_summary, balance_tail, balance_unmatched,
+        caption_characters, caption_words, consent, duplicates, failures,
+        formats, funnel, host_shares, hosts, image_sizes,
+        language_probability, languages, licences, links_left,
+        queries_by_rank, query_sources, sample_hosts, totals
     """
     from pipeline.catalog.catalog import NAMED_QUERIES, check_query, confine, named_query, open_catalog, sql_errors
 
@@ -62,8 +70,9 @@ def _written(to: str | None) -> AbstractContextManager[Path | None]:
 def explain_command(words: Words) -> int:
     """explain CONFIG.yaml|DIR --uid HEX | --url URL [--format text|json]
 
-    The story of one link: where it was found, what each stage said, its queries with their counts, thresholds
-    and its own hashes, what came of the request, its shard and key. Works in the middle of a run.
+    The story of one link: where it was found, what each stage said, its
+    queries with their counts, thresholds and its own hashes, what came of the
+    request, its shard and key. Works in the middle of a run.
     """
     from pipeline.catalog.catalog import sql_errors
     from pipeline.questions.explain import explain, lines_of
@@ -92,22 +101,43 @@ def _plain(value: object) -> str:
 
 
 def balance_report_command(words: Words) -> int:
-    """balance-report CONFIG.yaml|DIR [--format table|csv|json|parquet] [--to FILE]
+    """balance-report CONFIG.yaml|DIR [--of limits|modes|published] [--t N,N,...]
+        [--format table|csv|json|parquet] [--to FILE]
 
-    The captions that each mode of balancing would keep of this set's pairs, at its t. For the figures beside
-    the published ones: sql CONFIG.yaml balance_summary.
+    What each of several t would keep of this set's pairs, so that t can be
+    chosen without a run (limits); the captions that each mode of balancing
+    would keep at its t (modes); its figures beside the published ones
+    (published). A table on the terminal has all three, a file or another
+    format the one that --of names, else the modes.
     """
-    from pipeline.questions.balance_report import compare_modes
+    from pipeline.questions.balance_tables import TABLES, balance_table
     from pipeline.storage.duck import open_duckdb
 
-    shape, to = words.take("format"), words.take("to")
+    of, limits, shape, to = words.take("of"), words.take("t"), words.take("format"), words.take("to")
     shape = shape_of(shape, to)
+    if of is not None and of not in TABLES:
+        raise ConfigError(f"--of {of!r} is not one of {', '.join(TABLES)}")
+    chosen = _limits_of(limits)
     (target,) = words.positional(1, _DATA_SET)
-    table = compare_modes(words.output(target))
+    output = words.output(target)
+    shown = [of] if of else list(TABLES) if shape == "table" and to is None else ["modes"]
     with _written(to) as path, open_duckdb() as database:
-        database.register("modes", table)
-        show(database.sql("SELECT * FROM modes"), shape, path)
+        for name in shown:
+            if len(shown) > 1:
+                say(TABLES[name])
+            database.register("answer", balance_table(output, name, chosen))
+            show(database.sql("SELECT * FROM answer"), shape, path)
     return 0
+
+
+def _limits_of(text: str | None) -> list[int]:
+    try:
+        found = [int(part.replace("_", "")) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ConfigError(f"--t: expected whole numbers with commas between them, got {text!r}") from None
+    if any(t < 1 for t in found):
+        raise ConfigError(f"--t: each must be at least 1, got {text!r}")
+    return found
 
 
 def report_command(words: Words) -> int:
@@ -131,9 +161,11 @@ def report_command(words: Words) -> int:
 def verify_command(words: Words) -> int:
     """verify CONFIG.yaml|DIR [--work] [--repair]
 
-    Check every tar, member, picture, hash, row and count of the published shards. Each damage is a line; the exit
-    status is 1 when there is one. With --work, check every file of work/ too, against its done-record. With --repair,
-    make again what is damaged, from what is left: nothing is requested.
+    Check every tar, member, picture, hash, row and count of the published
+    shards. Each damage is a line; the exit status is 1 when there is one. With
+    --work, check every file of work/ too, against its done-record. With
+    --repair, make again what is damaged, from what is left: nothing is
+    requested.
     """
     from pipeline.runs.repair import repair
     from pipeline.terminal.console import PrintableConsole

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from configs.load import ConfigError
-from pipeline.terminal.printable import printable, printable_json
+from pipeline.terminal.printable import printable, printable_json, say
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,7 +20,6 @@ __all__ = ["Shape", "shape_of", "show"]
 
 Shape = Literal["table", "csv", "json", "parquet"]
 _TABLE_ROWS = 1_000
-_FILE_WIDTH = 200
 
 
 def shape_of(name: str | None, to: str | None) -> Shape:
@@ -40,7 +39,8 @@ def shape_of(name: str | None, to: str | None) -> Shape:
 def show(relation: duckdb.DuckDBPyRelation, shape: Shape, path: Path | None) -> None:
     """Print a query's rows, or write them to the file `path`.
 
-    Identities and other bytes are shown in hex, except in Parquet. A table ends after 1,000 rows and says so.
+    Identities and other bytes are shown in hex, except in Parquet. A table ends after 1,000 rows and says so; how wide
+    it is, `terminal/table.py` says.
     """
     if path is None:
         _write(relation, shape, sys.stdout)
@@ -69,23 +69,18 @@ def _write(relation: duckdb.DuckDBPyRelation, shape: Shape, file: TextIO) -> Non
 
 
 def _write_table(columns: list[str], rows: Iterable[list[Any]], file: TextIO) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    from pipeline.terminal.table import terminal_width, write_table
 
-    from pipeline.terminal.console import PrintableConsole
-
-    table = Table(*(printable(name) for name in columns), box=box.SIMPLE_HEAD)
+    kept: list[list[str]] = []
     more = 0
-    for number, row in enumerate(rows):
-        if number < _TABLE_ROWS:
-            table.add_row(*(Text("" if value is None else str(_shown(value))) for value in row))
+    for row in rows:
+        if len(kept) < _TABLE_ROWS:
+            kept.append(["" if value is None else str(value) for value in row])
         else:
             more += 1
-    console = PrintableConsole(file=file, width=None if file is sys.stdout else _FILE_WIDTH)
-    console.print(table)
+    write_table(columns, kept, file, terminal_width(file))
     if more:
-        console.print(f"and {more:,} more rows; --format csv, json or parquet gives all of them")
+        say(f"and {more:,} more rows; --format csv, json or parquet gives all of them", to=file)
 
 
 def _plain(value: Any) -> Any:

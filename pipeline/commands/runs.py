@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
@@ -23,7 +24,8 @@ __all__ = ["plan_command", "run_command", "status_command"]
 def plan_command(words: Words) -> int:
     """plan CONFIG.yaml [--section.key value ...]
 
-    Print the steps, what would run, and the columns of the rows. Nothing is written.
+    Print the steps, what would run, and the columns of the rows. Nothing is
+    written.
     """
     from rich.table import Table
     from rich.text import Text
@@ -34,7 +36,7 @@ def plan_command(words: Words) -> int:
     from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build
 
-    (target,) = words.positional(1, "CONFIG.yaml")
+    (target,) = words.positional(1, "CONFIG.yaml or a preset's name")
     config = words.config(target)
     own = recorded(place_of(config.output))
     states, first = inspect(config, own)
@@ -99,10 +101,14 @@ def _short(kind: pa.DataType) -> str:
 
 
 def run_command(words: Words) -> int:
-    """run CONFIG.yaml [--section.key value ...] [--extend | --retry-failed]
+    """run CONFIG.yaml [--section.key value ...]
+        [--extend | --retry-failed] [--metrics-file PATH]
 
-    Build the data set, or go on with it: what is done already is not done again. With --extend, add the config's
-    sources to those of the data set. With --retry-failed, ask the URLs again that failed in a way that time can heal.
+    Build the data set, or go on with it: what is done already is not done
+    again. With --extend, add the config's sources to those of the data set.
+    With --retry-failed, ask the URLs again that failed in a way that time can
+    heal. With --metrics-file, write Prometheus metrics of what runs into that
+    file every 15 seconds.
     """
     from rich import box
     from rich.table import Table
@@ -114,7 +120,8 @@ def run_command(words: Words) -> int:
     from pipeline.terminal.console import PrintableConsole
 
     extend, retry = words.take_flag("extend"), words.take_flag("retry-failed")
-    (target,) = words.positional(1, "CONFIG.yaml")
+    metrics = words.take("metrics-file")
+    (target,) = words.positional(1, "CONFIG.yaml or a preset's name")
     config = words.config(target)
     if extend and retry:
         raise ConfigError("--extend and --retry-failed: one at a time; extend first, then retry")
@@ -126,7 +133,7 @@ def run_command(words: Words) -> int:
     if retry and not begin_retry(config, progress=progress):
         console.print(f"{config.output}: nothing to retry, no failed URL that time can heal", soft_wrap=True)
         return 0
-    result = run(config, progress=progress, extend=extend)
+    result = run(config, progress=progress, extend=extend, metrics_file=Path(metrics) if metrics else None)
     if result.retry is not None:
         console.print(f"retry: {_retried(result.retry)}")
     if not result.ran_tasks and not result.put_back:
@@ -146,6 +153,8 @@ def run_command(words: Words) -> int:
         f"({result.seconds:.0f} s)",
         soft_wrap=True,
     )
+    for hint in result.hints:
+        console.print(f"\n{hint.text}:\n  {hint.command}", soft_wrap=True, highlight=False)
     if not result.samples:
         console.print("The block list names every picture of the plan.")
     return 0
@@ -154,12 +163,15 @@ def run_command(words: Words) -> int:
 def status_command(words: Words) -> int:
     """status CONFIG.yaml|DIR
 
-    How far each step is.
+    Whether a run is under way, and what it is at: rates, time left, tasks that are slow or stuck; and how far each
+    step is. From any shell, on any machine that sees the data set; reads only.
     """
     from rich import box
     from rich.table import Table
 
     from pipeline.own.record import recorded
+    from pipeline.runs.last_run import last_run
+    from pipeline.runs.live import lines_of
     from pipeline.runs.run import inspect
     from pipeline.steps.fetch.retries import retries_of
     from pipeline.terminal.console import PrintableConsole
@@ -167,7 +179,11 @@ def status_command(words: Words) -> int:
 
     (target,) = words.positional(1, "CONFIG.yaml or a data set's directory")
     config = words.config(target)
-    own = recorded(place_of(config.output))
+    output, console = place_of(config.output), PrintableConsole()
+    last = last_run(output)
+    for line in [] if last is None else lines_of(last, console.width):
+        console.print(line, soft_wrap=True, highlight=False)
+    own = recorded(output)
     states = {state.step: state for state in inspect(config, own)[0]}
     table = Table("step", "done", "tasks", "rows", box=box.SIMPLE_HEAD)
     for step in build(config, own).steps:
@@ -176,9 +192,8 @@ def status_command(words: Words) -> int:
             table.add_row(step.name, "-", "-", "-")
         else:
             table.add_row(step.name, str(state.done), str(state.tasks), f"{state.rows:,}")
-    console = PrintableConsole()
     console.print(table)
-    retries = retries_of(place_of(config.output))
+    retries = retries_of(output)
     for number, retried in enumerate(retries.finished, 1):
         console.print(f"retry {number}: {_retried(retried)}")
     if retries.under_way:

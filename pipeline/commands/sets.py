@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from configs.load import from_mapping
-from pipeline.commands.words import Words
+from pipeline.commands.words import Words, new_output
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.storage.place import place_of
 from pipeline.terminal.printable import say
@@ -15,15 +15,16 @@ __all__ = ["export_list_command", "join_command", "subset_command"]
 
 
 def subset_command(words: Words) -> int:
-    """subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N] [--samples_per_shard N]
-        [--allow-files]
+    """subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE]
+        [--limit_per_query N] [--samples_per_shard N] [--allow-files]
 
-    New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a data set directory of its own.
+    New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a
+    data set directory of its own.
     """
     from pipeline.sets.subset import subset
     from pipeline.terminal.console import PrintableConsole
 
-    out = place_of(words.take_required("out"))
+    out = new_output(words.take_required("out"))
     options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids")}
     options |= {name: words.take_count(name.replace("_", "-")) for name in ("limit_per_query", "samples_per_shard")}
     options["allow_files"] = words.take_flag("allow-files")
@@ -41,8 +42,9 @@ def subset_command(words: Words) -> int:
 def join_command(words: Words) -> int:
     """join DIR SCORES.parquet [--name NAME]
 
-    Add the columns of a Parquet keyed by uid (16 bytes, or 32 hex digits) to the view `samples`, to query and to
-    filter on. They are kept in DIR/joined/NAME.parquet; delete that file to take them away.
+    Add the columns of a Parquet keyed by uid (16 bytes, or 32 hex digits) to
+    the view `samples`, to query and to filter on. They are kept in
+    DIR/joined/NAME.parquet; delete that file to take them away.
     """
     from pipeline.sets.join import join
 
@@ -59,7 +61,8 @@ def join_command(words: Words) -> int:
 def export_list_command(words: Words) -> int:
     """export-list DIR --to FILE.parquet
 
-    The URLs and captions with uids, queries, provenance and sha256, without images. The list is a source as well.
+    The URLs and captions with uids, queries, provenance and sha256, without
+    images. The list is a source as well.
     """
     from pipeline.sets.export_list import export_list
 

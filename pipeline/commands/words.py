@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, load
+from configs.presets import no_preset, preset
 from pipeline.config import WitConfig
+from pipeline.storage.output import is_output
 from pipeline.storage.place import Place, place_of
 
-__all__ = ["Words"]
+__all__ = ["Words", "new_output"]
 
 _OPTION = re.compile(r"--([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
-_FLAGS = ("allow-files", "extend", "repair", "retry-failed", "work")
+_FLAGS = ("allow-files", "extend", "force", "repair", "retry-failed", "work", "yes")
 """Options without a value."""
+_CONFIG_ENDINGS = (".yaml", ".yml")
 
 
 class Words:
@@ -89,24 +92,67 @@ class Words:
 
     def output(self, target: str) -> Place:
         """The data set's directory: `target` itself, or what the config says. Takes all that is left."""
-        place = place_of(target)
-        if _is_set(place):
-            if self.overrides():
-                raise ConfigError(f"unknown option --{self._options[0][0]}")
-            return place
-        return place_of(self.config(target).output)
+        place = self._place(target, "data set")
+        if not _is_set(place):
+            return place_of(self._load(place).output)
+        if self.overrides():
+            raise ConfigError(f"unknown option --{self._options[0][0]}")
+        if isinstance(place, Path):
+            _refuse_no_set(place)
+        return place
 
     def config(self, target: str) -> WitConfig:
         """The config in the file `target`, or that of the data set in the directory `target`, overridden."""
-        path = place_of(target)
+        path = self._place(target, "config")
         if not _is_set(path):
-            return load(WitConfig, path, self.overrides())
+            config = self._load(path)
+            new_output(config.output)
+            return config
+        if isinstance(path, Path):
+            _refuse_no_set(path)
         if not (path / "config.yaml").exists() and (path / "subset.json").exists():
             raise ConfigError(f"{path}: a subset, which no run makes; name the data set that it was taken from")
         # A directory may have been moved since.
-        return dataclasses.replace(load(WitConfig, path / "config.yaml", self.overrides()), output=target)
+        return dataclasses.replace(self._load(path / "config.yaml"), output=target)
+
+    def _load(self, place: Place) -> WitConfig:
+        return load(WitConfig, place, self.overrides())
+
+    def _place(self, target: str, what: str) -> Place:
+        """Where `target` is: the file of a preset, unless a data set of that name is there. Raises ConfigError for what
+        is neither a path nor a preset; `what` it was to be."""
+        place = place_of(target)
+        if not isinstance(place, Path) or is_output(place) or place.suffix in _CONFIG_ENDINGS:
+            return place
+        if (file := preset("shards", target)) is not None:
+            return file
+        if not place.exists():
+            raise ConfigError(f"{target}: no {what} here; {no_preset('shards', target)}")
+        return place
+
+
+def new_output(output: str) -> Place:
+    """The place of a data set to make, or go on with. Raises ConfigError inside another; no bucket is asked."""
+    place = place_of(output)
+    if isinstance(place, Path) and not is_output(place) and (around := _set_around(place)) is not None:
+        raise ConfigError(f"{output}: inside a data set; did you mean {around}?")
+    return place
 
 
 def _is_set(place: Place) -> bool:
     """Whether it is a data set's place rather than a config: a bucket is not asked."""
-    return place.is_dir() if isinstance(place, Path) else place.suffix not in (".yaml", ".yml")
+    return place.is_dir() if isinstance(place, Path) else place.suffix not in _CONFIG_ENDINGS
+
+
+def _refuse_no_set(place: Path) -> None:
+    """Raise ConfigError where the directory `place` was never a data set. Who opens it tells one that lost its mark."""
+    if is_output(place) or any((place / name).exists() for name in ("config.yaml", "subset.json", "work")):
+        return
+    around = _set_around(place)
+    hint = f"inside a data set; did you mean {around}?" if around else "no data set here; name the `output` of a config"
+    raise ConfigError(f"{place}: {hint}")
+
+
+def _set_around(place: Path) -> Path | None:
+    """The data set's directory in which `place` lies."""
+    return next((parent for parent in (*place.parents, *place.absolute().parents) if is_output(parent)), None)

@@ -5,46 +5,52 @@
 
 numba keeps compiled code as well, but looks at the file of the kernel alone, not at the files whose functions are
 compiled into it; two processes that compile one kernel for different types may give each other's code a wrong name;
-and damaged code crashes. Here only the folder is as numba chooses it: NUMBA_CACHE_DIR if that is set, else
-`__pycache__` beside the source, else, where that cannot be written, the user's cache.
+and damaged code crashes. Here only a machine's own folder is as numba chooses it: NUMBA_CACHE_DIR if that is set, else
+`__pycache__` beside the source, else, where that cannot be written, the user's cache. Where code comes from before
+that: `store.py`. `pipeline/kernels.py` has every kernel compiled before the first run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core import serialize
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, NullCache
+from numba.core.compiler import CompileResult
 
+from pipeline.compiled.processor import Processor
 from pipeline.compiled.source_key import source_key
-from pipeline.compiled.store import CodeFile, key_of, toolchain
+from pipeline.compiled.store import CodeFile, code_files, read_code, write_code
 
 __all__ = ["inlined", "intrinsic", "kernel", "part"]
 
 
+_njit: Any = numba.njit  # its types leave out the two options below
+_PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Nobody but kernels calls a part: without ways in from Python and C a kernel compiles in five sixths of the time."""
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compiled when first called with arguments of some types, and kept for other processes. Lets go of the GIL."""
-    compiled: Any = numba.njit(nogil=True)(function)
+    compiled = _njit(nogil=True, no_cfunc_wrapper=True)(function)
     if hasattr(compiled, "enable_caching"):  # numba can be told to leave functions as they are, for debuggers
-        with contextlib.suppress(RuntimeError):  # nowhere to keep code: compiled in every process
-            compiled._cache = _KeptCode(compiled)  # what enable_caching does with numba's
+        compiled._cache = _KeptCode(compiled)  # what enable_caching does with numba's
     return compiled
 
 
 def part(function: Callable[..., Any]) -> Any:
     """A part of kernels: compiled with them, and called where the compiler sees no use in more."""
-    return numba.njit(function)
+    return _njit(**_PART)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """A part that is compiled into every place that calls it."""
-    return numba.njit(forceinline=True)(function)
+    return _njit(forceinline=True, **_PART)(function)
 
 
 def intrinsic(define: Callable[..., tuple[Any, Callable[..., Any]]]) -> Any:
@@ -52,12 +58,20 @@ def intrinsic(define: Callable[..., tuple[Any, Callable[..., Any]]]) -> Any:
     return numba.extending.intrinsic(define)
 
 
-class _KeptCode(FunctionCache):
+class _KeptCode(NullCache):
     """numba's seam for kept code, with files of our own."""
 
     def __init__(self, dispatcher: Any) -> None:
-        super().__init__(dispatcher.py_func)  # type: ignore[no-untyped-call]  # numba's types end here
         self._dispatcher = dispatcher
+        try:
+            of_numba: Any = FunctionCache(dispatcher.py_func)  # type: ignore[no-untyped-call]  # numba's types end here
+            self._own_folder: Path | None = Path(of_numba.cache_path)
+        except RuntimeError:  # nowhere to keep code
+            self._own_folder = None
+
+    @property
+    def cache_path(self) -> str | None:
+        return None if self._own_folder is None else str(self._own_folder)
 
     @functools.cached_property
     def _source_key(self) -> str:
@@ -66,25 +80,28 @@ class _KeptCode(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel for arguments of these types, or None."""
         target_context.refresh()
-        code = self._file(sig, target_context.codegen()).read() if self._enabled else None
+        code = read_code(self._files(sig))
         if code is None:
             return None
         kept_sig, reduced = pickle.loads(code)
-        return self._impl.rebuild(target_context, reduced) if kept_sig == sig else None
+        if kept_sig != sig:
+            return None
+        return CompileResult._rebuild(target_context, *reduced)  # type: ignore[no-untyped-call]  # as above
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the compiled kernel for arguments of these types."""
-        if self._enabled and self._impl.check_cachable(data):
-            kept = (sig, self._impl.reduce(data))
-            code: bytes = serialize.dumps(kept)  # type: ignore[no-untyped-call]  # numba's types end here
-            self._file(sig, data.codegen).write(code)
+        if data.library.has_dynamic_globals:  # addresses of this process
+            return
+        kept = (sig, data._reduce())
+        code: bytes = serialize.dumps(kept)  # type: ignore[no-untyped-call]  # numba's types end here
+        write_code(self._files(sig), code)
 
-    def _file(self, sig: Any, codegen: Any) -> CodeFile:
+    def _files(self, sig: Any) -> Mapping[Processor, CodeFile]:
         function = self._dispatcher.py_func
-        return CodeFile(
-            folder=Path(self.cache_path),
-            kernel=f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}".replace("<locals>", ""),
+        return code_files(
+            kernel=f"{function.__module__}.{function.__qualname__}".replace("<locals>", ""),
             source_key=self._source_key,
-            machine_key=key_of(str(sig), codegen.magic_tuple(), toolchain()),
+            types=str(sig),
             kind="nbc",
+            own_folder=self._own_folder,
         )

@@ -2,6 +2,9 @@
 
     <kernel>-<what is compiled>-<for whom>.<kind>: SHA-256 of the rest, the code
 
+    SHIPPED, for the baseline: from the wheel, or `make`'s set-up ---.
+    a folder of this machine, for its own processor ------------------`--> loaded, else compiled and kept there
+
 Several processes may compile one kernel at once: each writes a file of its own and puts it in place whole, and they
 agree byte for byte on what it means. Code that older sources left goes when newer is kept.
 """
@@ -13,11 +16,17 @@ import functools
 import hashlib
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["CodeFile", "key_of", "toolchain"]
+from pipeline.compiled.processor import Processor, baseline, here
+
+__all__ = ["SHIPPED", "CodeFile", "code_files", "key_of", "read_code", "toolchain", "write_code"]
+
+SHIPPED = Path(__file__).with_name("shipped")
+"""Code for the baseline: comes in a wheel, and is made in a checkout by `python -m pipeline.kernels`."""
 
 _CHECKSUM_BYTES = 32
 _KEY_DIGITS = 16
@@ -74,3 +83,36 @@ class CodeFile:
             if not other.name.startswith(f"{self.kernel}-{self.source_key}-"):
                 with contextlib.suppress(OSError):
                     other.unlink()
+
+
+def code_files(
+    *, kernel: str, source_key: str, types: str, kind: str, own_folder: Path | None
+) -> Mapping[Processor, CodeFile]:
+    """Where code that this processor can run may be, by what it is compiled for; `own_folder` is null where none can
+    be written. `types` are those of the arguments."""
+    folders = {}
+    if (shared := baseline()) is not None:
+        folders[shared] = SHIPPED
+    if own_folder is not None:
+        folders.setdefault(here(), own_folder)  # who compiles for the baseline fills SHIPPED
+    return {
+        processor: CodeFile(
+            folder=folder,
+            kernel=kernel,
+            source_key=source_key,
+            machine_key=key_of(types, processor, toolchain()),
+            kind=kind,
+        )
+        for processor, folder in folders.items()
+    }
+
+
+def read_code(files: Mapping[Processor, CodeFile]) -> bytes | None:
+    """The first code there is."""
+    return next((code for file in files.values() if (code := file.read()) is not None), None)
+
+
+def write_code(files: Mapping[Processor, CodeFile], code: bytes) -> None:
+    """Keep what this process compiled."""
+    if (file := files.get(here())) is not None:
+        file.write(code)

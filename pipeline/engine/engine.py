@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pipeline.storage.bucket import BucketPath
 from pipeline.storage.lease import Hold, hold_of
 from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
+from pipeline.watching import Running, StepWatch, running
 
 __all__ = ["Accept", "Engine", "InlineEngine", "Looked", "look_at"]
 
@@ -36,12 +38,14 @@ class Engine(ABC):
         directory: Place,
         tasks: Sequence[AnyTask[Any]],
         *,
+        step: str = "",
         title: str = "",
         keep: bool = False,
         accept: Accept | None = None,
         looked: Looked | None = None,
     ) -> list[Done]:
-        """Bring every task of the step to done; returns their records in task order.
+        """Bring every task of the step to done; returns their records in task order. `step` is its name, and `title`
+        what people read of it; the directory's name stands for either.
 
         Tasks whose record has the same key are skipped; `looked` is `look_at` of these very tasks, where the caller
         has it. Afterwards the directory holds the outputs of these tasks and, unless `keep`, nothing else. `accept` is
@@ -58,13 +62,13 @@ class Engine(ABC):
                 accept(directory, record)
         if waiting:
             take_out(directory, {task.partition for task in waiting})
-            with self.progress.step(title or directory.name, total=len(tasks), skipped=len(done)) as advance:
-                for record in self._execute(directory, waiting, hold_of(directory)):
+            name = step or directory.name
+            with self.progress.step(name, title or name, tasks=len(tasks), skipped=len(done)) as watch:
+                for record in self._execute(directory, waiting, hold_of(directory), watch):
                     hold_of(directory)  # or another run has taken the output over
                     done[record.partition] = record
                     if accept is not None:
                         accept(directory, record)
-                    advance(int(record.info.get("rows", 0)))
             sweep(directory)  # of workers that outlived a killed run by a moment
         records = [done[task.partition] for task in tasks]
         hold = hold_of(directory)
@@ -80,8 +84,8 @@ class Engine(ABC):
         return records
 
     @abstractmethod
-    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold) -> Iterator[Done]:
-        """Run all `tasks`, in any order, yielding records as they finish."""
+    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold, watch: StepWatch) -> Iterator[Done]:
+        """Run all `tasks`, in any order, yielding records as they finish, and telling `watch` of each."""
 
     @abstractmethod
     def close(self) -> None:
@@ -115,12 +119,21 @@ def look_at(directory: Place, tasks: Sequence[AnyTask[Any]]) -> Looked:
 class InlineEngine(Engine):
     """Runs tasks one after the other in this process."""
 
-    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold) -> Iterator[Done]:
+    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold, watch: StepWatch) -> Iterator[Done]:
         for task in tasks:
-            yield run_task(str(directory), task, hold=hold)
+            watch.given(task.partition, key=task.key, subject=task.subject)
+            with running(task.partition) as now:
+                watch.look = functools.partial(_look, watch, now)
+                record = run_task(str(directory), task, hold=hold)
+            watch.ended(now.look(), rows=int(record.info.get("rows", 0)))
+            yield record
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+def _look(watch: StepWatch, now: Running) -> None:
+    watch.heard(now.look())
 
 
 def _remove_strangers(directory: Place, records: Sequence[Done], hold: Hold) -> None:

@@ -20,18 +20,22 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.nodes import Nodes
 from pipeline.engine.parcel import Packer, unpack
 from pipeline.engine.record import Done
+from pipeline.engine.signs import SignBox, deliver, pack_sign, sign_box, signs_of, unpack_sign
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
 from pipeline.engine.task import AnyTask, Needs
 from pipeline.errors import EngineError, PipelineError
 from pipeline.storage.bucket import is_bucket_url
 from pipeline.storage.lease import Hold
-from pipeline.storage.location import Files
 from pipeline.storage.place import Place
 from pipeline.terminal.progress import Progress
+from pipeline.watching import StepWatch
 
 __all__ = ["RayEngine", "run_parcel", "run_task_in"]
 
 _NO_HOLD = Hold()
+_TASK = 3
+"""Its place among the words of `run_task_in`."""
+_Ended = tuple[Done, bytes]
 _LOOK_EVERY_S = 2.0
 """How long the driver waits for a task before it looks whether Ray is still there."""
 
@@ -70,9 +74,13 @@ def _check_driver(node: str, process: int) -> None:
         raise EngineError(f"the run (process {process}) is gone; its task is not committed")
 
 
-def run_parcel(parcel: bytes, *shared: Files) -> Done:
-    """`run_task_in` of what `Packer` packed."""
-    return run_task_in(*unpack(parcel, shared))
+def run_parcel(parcel: bytes, *shared: Any) -> tuple[Done, bytes]:
+    """`run_task_in` of what `Packer` packed, with signs of life; the last one comes with the record."""
+    signing, *words = unpack(parcel, shared)
+    task: AnyTask[Any] = words[_TASK]
+    with signs_of(task.partition, signing, shared) as now:
+        done = run_task_in(*words)
+    return done, pack_sign(now.look())
 
 
 class RayEngine(Engine):
@@ -81,21 +89,25 @@ class RayEngine(Engine):
     def __init__(self, config: EngineConfig, progress: Progress) -> None:
         super().__init__(config, progress)
         self._session: RaySession | None = None
+        self._box: SignBox | None = None
         self._started = ExitStack()
 
-    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold) -> Iterator[Done]:
+    def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold, watch: StepWatch) -> Iterator[Done]:
         session = self._start(type(tasks[0]).__module__)
         nodes = Nodes(session, timeout_s=self.config.nodes_timeout_s, say=self.progress.say)
-        submit = self._submitter(session.ray, nodes, directory, hold)
+        box = self._watched(session)
+        submit = self._submitter(session.ray, nodes, directory, hold, box)
+        watch.look = None if box is None else lambda: deliver(box, watch)
         waiting = iter(tasks)
         following = next(waiting, None)
-        live: dict[Future[Done], tuple[Any, AnyTask[Any]]] = {}
-        ended: SimpleQueue[Future[Done]] = SimpleQueue()
+        live: dict[Future[_Ended], tuple[Any, AnyTask[Any]]] = {}
+        ended: SimpleQueue[Future[_Ended]] = SimpleQueue()
         needs = Needs()
         try:
             while True:
                 while following is not None and len(live) < nodes.window(following.needs):
                     needs = following.needs
+                    watch.given(following.partition, key=following.key, subject=following.subject)
                     reference = submit(following)
                     future = reference.future()
                     live[future] = reference, following
@@ -105,7 +117,9 @@ class RayEngine(Engine):
                     return
                 for future in _those(ended):
                     _, task = live.pop(future)
-                    yield self._result(session.ray, future, task)
+                    record, sign = self._result(session.ray, future, task)
+                    watch.ended(unpack_sign(sign), rows=int(record.info.get("rows", 0)))
+                    yield record
                 nodes.look()
                 nodes.check(needs)
         finally:
@@ -113,7 +127,15 @@ class RayEngine(Engine):
                 for reference, _ in live.values():
                     session.ray.cancel(reference, force=True)
 
-    def _submitter(self, ray: Any, nodes: Nodes, directory: Place, hold: Hold) -> Callable[[AnyTask[Any]], Any]:
+    def _watched(self, session: RaySession) -> SignBox | None:
+        """Where signs of life come in, if anybody watches."""
+        if self._box is None and self.progress.is_watched:
+            self._box = self._started.enter_context(sign_box(session))
+        return self._box
+
+    def _submitter(
+        self, ray: Any, nodes: Nodes, directory: Place, hold: Hold, box: SignBox | None
+    ) -> Callable[[AnyTask[Any]], Any]:
         """What hands a task of the step to Ray and returns Ray's reference to its record."""
         packer = Packer(ray)
         about = (os.getcwd(), (os.uname().nodename, os.getpid()), str(directory))
@@ -130,12 +152,13 @@ class RayEngine(Engine):
                     retry_exceptions=[OSError],
                     scheduling_strategy="SPREAD",
                 )
-            parcel, shared = packer.pack((*about, task, hold))
-            return remote.remote(parcel, *shared)
+            signing = None if box is None else box.signing(nodes.window(task.needs))
+            parcel, shared = packer.pack((signing, *about, task, hold))
+            return remote.remote(parcel, *shared, *([] if box is None else box.handles))
 
         return submit
 
-    def _result(self, ray: Any, future: Future[Done], task: AnyTask[Any]) -> Done:
+    def _result(self, ray: Any, future: Future[_Ended], task: AnyTask[Any]) -> _Ended:
         try:
             return future.result()
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
@@ -165,11 +188,11 @@ class RayEngine(Engine):
         return self._session
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._box = None
         self._started.close()
 
 
-def _those(ended: SimpleQueue[Future[Done]]) -> Iterator[Future[Done]]:
+def _those(ended: SimpleQueue[Future[_Ended]]) -> Iterator[Future[_Ended]]:
     """What has ended: waits for the first, if not for long, and takes those that came with it.
 
     Each says so itself. `ray.wait` would go through all that is in flight: 9.5 ms a call at 16,000.

@@ -142,6 +142,11 @@ class AnyTask(ABC, Generic[Out]):
         """What it asks of a node: a class that needs more or less than most says so."""
         return _DEFAULT_NEEDS
 
+    @property
+    def subject(self) -> str:
+        """What it works on, for people, where the partition's name does not say; decides nothing."""
+        return ""
+
     @cached_property
     def key(self) -> str:
         """Fingerprints everything that the outputs depend on: 32 hex digits."""

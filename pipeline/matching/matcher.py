@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from configs.load import ConfigError, fingerprint, from_mapping, to_mapping
+from pipeline.compiled.arrays import read_only
 from pipeline.errors import QueryListError
 from pipeline.matching.characters import (
     COMPATIBLE,
@@ -129,7 +130,7 @@ class Matcher:
                 raise QueryListError("the queries hold more letters than the matcher has room for; shorten the list")
             used = kernel.fill(
                 kernel.Texts(_padded(data), offsets),
-                kernel.Rule(cut, _fold_bits(config), np.uint64(hash_mask), False, _frozen(classes), _frozen(folds)),
+                kernel.Rule(cut, _fold_bits(config), np.uint64(hash_mask), False, read_only(classes), read_only(folds)),
                 np.where(alive, places, -1),
                 _tokens(offsets),
                 kernel.Trie(slots, bloom, records),
@@ -143,11 +144,11 @@ class Matcher:
             fingerprint=fingerprint(query_list.fingerprint, config, MATCH_VERSION, characters),
             num_queries=len(queries),
             hash_mask=hash_mask,
-            classes=_frozen(classes),
-            folds=_frozen(folds),
-            slots=_frozen(slots),
-            bloom=_frozen(bloom),
-            records=_frozen(records),
+            classes=read_only(classes),
+            folds=read_only(folds),
+            slots=read_only(slots),
+            bloom=read_only(bloom),
+            records=read_only(records),
         )
 
     def save(self, directory: Path) -> None:
@@ -226,7 +227,7 @@ class Matcher:
         # The last texts of a buffer have too little behind them: they are matched in a copy.
         safe = int(np.searchsorted(offsets[1:], len(data) - _PADDING, side="right"))
         most = kernel.Texts(data, offsets)
-        rest = kernel.Texts(_padded(data[offsets[safe] : offsets[-1]]), _frozen(offsets - offsets[safe]))
+        rest = kernel.Texts(_padded(data[offsets[safe] : offsets[-1]]), read_only(offsets - offsets[safe]))
         while done < len(array):
             texts, stop = (most, safe) if done < safe else (rest, len(array))
             done = kernel.run(texts, rule, trie, tokens, walk, done, stop, found)
@@ -241,16 +242,16 @@ def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int
     wide = pa.types.is_large_string(array.type)
     _, offset_buffer, data_buffer = array.buffers()
     if len(array) == 0 or offset_buffer is None:
-        return _frozen(np.zeros(0, np.uint8)), _frozen(np.zeros(len(array) + 1, np.int64))
+        return read_only(np.zeros(0, np.uint8)), read_only(np.zeros(len(array) + 1, np.int64))
     kind = np.int64 if wide else np.int32
     offsets = np.frombuffer(offset_buffer, kind)[array.offset : array.offset + len(array) + 1]
     data = np.zeros(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)
-    return _frozen(data), _frozen(offsets.astype(np.int64))
+    return read_only(data), read_only(offsets.astype(np.int64))
 
 
 def _padded(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """A copy with room behind it for the kernel's wide loads."""
-    return _frozen(np.concatenate((data, np.zeros(_PADDING, np.uint8))))
+    return read_only(np.concatenate((data, np.zeros(_PADDING, np.uint8))))
 
 
 def _fold_bits(config: MatchConfig) -> np.uint64:
@@ -335,10 +336,3 @@ def _in_cache_lines(size: int) -> npt.NDArray[np.uint64]:
     room = np.zeros(size + 7, np.uint64)
     first = -room.ctypes.data % 64 // 8
     return room[first : first + size]
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only view: mapped and fresh tables must look alike, or the kernel compiles twice."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view

@@ -16,16 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import OutputError
-from pipeline.pages import config_of
-from pipeline.stages.balance import MODES, mode_of
+from pipeline.questions.balanced import Balanced
+from pipeline.stages.balance import MODES
 from pipeline.stages.balance.edges import gather_from
 from pipeline.stages.balance.selection import balance
 from pipeline.stages.balance.thresholds import solve
-from pipeline.storage.checked import load_vector, read_batches
-from pipeline.storage.output import check_output
+from pipeline.storage.checked import read_batches
 from pipeline.storage.place import Place
-from pipeline.wit import build
 
 __all__ = ["COMPARED", "compare_modes"]
 
@@ -47,34 +44,24 @@ _COLUMNS = (*_EDGE_COLUMNS, "caption", "source", "record", "link")
 
 def compare_modes(output: Place) -> pa.Table:
     """One row a mode (COMPARED), at the t of the data set in `output`. Raises OutputError before it is balanced."""
-    check_output(output)
-    config = config_of(output)
-    if config is None:
-        raise OutputError(f"{output}: has no config that can be read; go on with `python -m pipeline run` first")
-    page = build(config)
-    unique, counts = page["dedup"].data.present("unique"), page["count"].data.present("counts")
-    listed, limit = page["queries"].data.present("query_hashes"), page["limit"].data.said()
-    if not (unique and counts and limit and listed):
-        raise OutputError(f"{output}: not balanced yet; go on with `python -m pipeline run` first")
-    counted, hashes = np.array(load_vector(counts[0])), np.array(load_vector(listed[0]))
-    own_t = not mode_of(config.balance.mode).whole_set
-    t = int(limit[0]["t"]) if own_t else config.balance.max_pairs_per_query
+    found = Balanced.of(output)
 
     def batches(columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-        for file in unique:
+        for file in found.unique:
             yield from read_batches(file, _BATCH_ROWS, columns)
 
     modes = [mode for mode in MODES if not mode.whole_set]
     thresholds = {}
     for mode in modes:
-        gather = gather_from(lambda: batches(_EDGE_COLUMNS), mode, seed=config.seed, query_hashes=hashes)
-        thresholds[mode.name], _ = solve(gather, counted, t, mode)
+        gather = gather_from(lambda: batches(_EDGE_COLUMNS), mode, seed=found.seed, query_hashes=found.query_hashes)
+        thresholds[mode.name], _ = solve(gather, found.counts, found.t, mode)
     sums = {name: np.zeros(4, np.int64) for name in ("offered", *thresholds)}
     for batch in batches(_COLUMNS):
         sums["offered"] += _measure(batch)
         for mode in modes:
-            found = thresholds[mode.name]
-            outcome = balance(batch, mode, seed=config.seed, query_hashes=hashes, thresholds=found)
+            outcome = balance(
+                batch, mode, seed=found.seed, query_hashes=found.query_hashes, thresholds=thresholds[mode.name]
+            )
             sums[mode.name] += _measure(outcome.kept)
     offered = int(sums["offered"][0])
     return pa.Table.from_pylist([_row(name, one, offered) for name, one in sums.items()], schema=COMPARED)

@@ -31,8 +31,10 @@ from pipeline.records.ledger import Line, totals
 from pipeline.runs.damage import Patience, withdraw
 from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
 from pipeline.runs.extend import begin, changes_of, end, extended
+from pipeline.runs.hints import Hint, hints_of
 from pipeline.runs.publish import publish
 from pipeline.runs.release import keep_pictures, make_way_for, release
+from pipeline.runs.run_log import logged
 from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.facts import STORES, store_of
@@ -61,6 +63,8 @@ class RunResult:
     samples: int
     num_bytes: int
     seconds: float
+    hints: Sequence[Hint] = ()
+    """Stages that turned away more than is usual."""
     retry: retries.Retried | None = None
     """What came of the retry that this run carried out; None where none was under way."""
 
@@ -82,13 +86,15 @@ def run(
     progress: Progress | None = None,
     extend: bool = False,
     offline: bool = False,
+    metrics_file: Path | None = None,
 ) -> RunResult:
     """Bring the data set that `config` describes, with stages of one's `own`, to done, from wherever it is.
 
     With `extend` the sources of the data set that is there come first, and what the added ones changed in the
-    plan is listed (`extend.py`). With `offline` nothing is requested: OutputError where a picture is missing. Raises
-    PipelineError (see errors.py), among them EmptyError where no sample is left; nothing that was finished is lost, and
-    an empty version never replaces what is published.
+    plan is listed (`extend.py`). With `offline` nothing is requested: OutputError where a picture is missing. What runs
+    is written into `metrics_file` now and then (`metrics.py`). Raises PipelineError (see errors.py), among them
+    EmptyError where no sample is left; nothing that was finished is lost, and an empty version never replaces what is
+    published.
     """
     progress = progress or Progress()
     started = time.time()
@@ -101,7 +107,7 @@ def run(
     _refuse_copied_link(where)
     _refuse_store_in_set(where, config)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
-    with opened(where, config, progress) as output:
+    with opened(where, config, progress) as output, logged(progress, output, _about(config), metrics_file):
         if extend:
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
@@ -137,6 +143,9 @@ def run(
             status = "finished" if samples else "empty"
             if not samples:
                 refuse_emptiness(output, lines)
+            hints = hints_of(lines, output)
+            for hint in hints if any(step.get("ran") for step in log.values()) else ():
+                progress.tell("hint", vars(hint))
         except KeyboardInterrupt:
             status = "stopped"
             raise
@@ -153,6 +162,7 @@ def run(
         samples=samples,
         num_bytes=shards.total("bytes"),
         seconds=time.time() - started,
+        hints=hints,
         retry=retry,
     )
 
@@ -227,7 +237,9 @@ def _run_step(
 ) -> list[Done]:
     accept = None if step.accept is None else step.accept(page.run)
     directory = page.run.directory(step.name)
-    done = engine.run_step(directory, tasks, title=step.title, keep=step.keep, accept=accept, looked=looked)
+    done = engine.run_step(
+        directory, tasks, step=step.name, title=step.title, keep=step.keep, accept=accept, looked=looked
+    )
     step.data.finish(done)
     return done
 
@@ -353,6 +365,18 @@ def _write_ledger(output: Place, sums: Mapping[str, Mapping[str, Any]]) -> None:
     content = {"lines": [vars(line) for line in totals(sums.values())]}
     if read_json(output / "ledger.json") != content:
         write_json(output / "ledger.json", content)
+
+
+def _about(config: WitConfig) -> Mapping[str, Any]:
+    """Of the run, for its log."""
+    return {
+        "output": config.output,
+        "config": fingerprint(config),
+        "engine": config.engine.kind,
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "openwit": _version("openwit"),
+    }
 
 
 def _run_record(config: WitConfig, started: float, status: str, log: Mapping[str, Any], damaged: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.load import ConfigError, describe, load
+from configs.help import describe
+from configs.load import ConfigError, load
 from pipeline.errors import PipelineError
 from pipeline.sample_web.build import SampleWebConfig, build_sample_web, is_built
 from pipeline.terminal.printable import say
@@ -15,7 +16,8 @@ __all__ = ["ServeConfig", "main"]
 
 _USAGE = """usage: python -m pipeline.sample_web build|serve [--option value]
 
-build   write the sample web: pages, pictures, archives, tables, encyclopedia, evaluation set, ground truth
+build   write the sample web: pages, pictures, archives, tables, encyclopedia,
+        evaluation set, ground truth
 {build}
 
 serve   answer its URLs on 127.0.0.1 until standard input ends

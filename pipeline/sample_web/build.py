@@ -12,7 +12,7 @@ from pathlib import Path
 from configs.load import ConfigError
 from pipeline.errors import OutputError
 
-__all__ = ["FORMAT_VERSION", "SampleWebConfig", "build_sample_web", "is_built"]
+__all__ = ["FORMAT_VERSION", "SampleWebConfig", "build_sample_web", "is_built", "read_settings"]
 
 FORMAT_VERSION = 2
 """Raised whenever equal settings give other bytes, so that old sample webs are built anew."""
@@ -48,6 +48,16 @@ def is_built(config: SampleWebConfig) -> bool:
         return bool(json.loads((Path(config.path) / _MARKER).read_bytes()) == _marker(config))
     except (OSError, ValueError):
         return False
+
+
+def read_settings(path: Path) -> SampleWebConfig | None:
+    """What the sample web at `path` was built with; None where there is none, or one of another version."""
+    try:
+        marker = json.loads((path / _MARKER).read_bytes())
+        config = SampleWebConfig(path=str(path), links=marker["links"], seed=marker["seed"], port=marker["port"])
+    except (OSError, ValueError, TypeError, KeyError, ConfigError):
+        return None
+    return config if is_built(config) else None
 
 
 def build_sample_web(config: SampleWebConfig) -> Path:

@@ -18,12 +18,13 @@ from pipeline.records.ledger import Ledger, Line
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, rejections_from_rows
 from pipeline.records.schema import CANDIDATES, REJECTIONS
-from pipeline.stages.extract import ExtractConfig, extract
+from pipeline.stages.extract import ExtractConfig, extract, format_of
 from pipeline.steps.source_parts import SourcePart, Sources, partition_name
 from pipeline.steps.step import Accept, Run, step
 from pipeline.steps.unreadable import check_heads, gate
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import parquet_writer
+from pipeline.watching import counting, tally_here
 
 __all__ = ["Candidates", "ExtractLinks", "extract_links", "read_links"]
 
@@ -46,11 +47,16 @@ class ExtractLinks(Task[Candidates]):
 
     version = 4
 
+    @property
+    def subject(self) -> str:
+        return self.part.source
+
     def work(self, out: Candidates) -> Info:
         def write(links: Iterator[pa.RecordBatch], _: Ledger) -> Info:
             with parquet_writer(out.candidates.local, CANDIDATES) as writer:
                 for batch in links:
                     writer.write_batch(batch)
+                    tally_here().kept += batch.num_rows
             return {}
 
         return read_links(self.part, self.config, out.rejections.local, self.ledger, write)
@@ -110,13 +116,30 @@ def read_links(
 
 
 def _links(part: SourcePart, config: ExtractConfig, ledger: Ledger) -> Iterator[pa.RecordBatch]:
+    tally = counting("link", total_bytes=_num_bytes(part), kept_as="kept")
     try:
         for outcome in extract(part.source, config, format=part.format, stretch=part.stretch):
             kept = ledger.add("extract", "link", outcome)
+            tally.done += outcome.num_in
+            if tally.total_bytes:  # of an archive, where a record's number is its place
+                tally.num_bytes = max(_last_record(outcome) - part.stretch.begin, tally.num_bytes)
             if kept.num_rows:
                 yield kept
     except InputError as error:
         raise _UnreadableError(str(error)) from error
+
+
+def _num_bytes(part: SourcePart) -> int:
+    """Of an archive, or the part of one, as far as the file's size tells; else 0."""
+    size = int(part.stamp[0] or 0) if part.stamp else 0
+    if not size or part.stretch.max_rows is not None or format_of(part.source, part.format).cut != "archive":
+        return 0
+    return (size if part.stretch.end is None else part.stretch.end) - part.stretch.begin
+
+
+def _last_record(outcome: Outcome) -> int:
+    ends = [batch["record"][-1].as_py() for batch in (outcome.kept, outcome.rejected) if batch.num_rows]
+    return max((end for end in ends if end is not None), default=0)
 
 
 def _unreadable(source: str, told: str) -> Outcome:

@@ -28,6 +28,7 @@ from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.checked import read_batches
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import parquet_writer
+from pipeline.watching import counting, tally_here
 
 __all__ = ["JudgeLinks", "LinkStage", "Matched", "judge_links", "match", "write_matched"]
 
@@ -58,12 +59,14 @@ class JudgeLinks(Task[Matched]):
 
     def work(self, out: Matched) -> Info:
         ledger = Ledger(out.rejections.local, self.ledger)
+        tally = counting("link", kept_as="kept")
         rows = 0
 
         def batches() -> Iterator[pa.RecordBatch]:
             nonlocal rows
             for batch in read_batches(self.candidates, self.batch_rows):
                 rows += batch.num_rows
+                tally.done += batch.num_rows
                 yield batch
 
         kept = write_matched(out.matched.local, batches(), self.stages, ledger)
@@ -77,12 +80,14 @@ def write_matched(path: Path, links: Iterable[pa.RecordBatch], stages: Sequence[
     """
     held: list[pa.RecordBatch] = []
     held_rows = rows = 0
+    tally = tally_here()
     with parquet_writer(path, MATCHED) as writer:
         for batch in links:
             kept = _judge(batch, stages, ledger)
             held.append(kept)
             held_rows += kept.num_rows
             rows += kept.num_rows
+            tally.kept += kept.num_rows
             while held_rows >= _ROW_GROUP_ROWS:
                 table = pa.Table.from_batches(held, MATCHED).combine_chunks()
                 writer.write_table(table.slice(0, _ROW_GROUP_ROWS))

@@ -39,6 +39,10 @@ class MatchLinks(Task[Matched]):
     batch_rows: int
     ledger: LedgerConfig
 
+    @property
+    def subject(self) -> str:
+        return self.part.source
+
     def work(self, out: Matched) -> Info:
         def write(links: Iterator[pa.RecordBatch], ledger: Ledger) -> Info:
             batches = _batches(links, self.batch_rows)

@@ -28,6 +28,7 @@ from pipeline.steps.step import Run, step
 from pipeline.storage.checked import read_table
 from pipeline.storage.location import Location
 from pipeline.storage.place import place_of
+from pipeline.watching import counting
 
 __all__ = ["Ranks", "WriteShard", "write_shards"]
 
@@ -70,10 +71,14 @@ class WriteShard(Task[ShardFiles]):
 
     def _samples(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """(facts, picture) of the ranks; a staging shard's pictures may lie in tars of several plans."""
+        tally = counting("picture", total=sum(ranks.end - ranks.begin for ranks in self.ranks))
         with Pictures(place_of(self.tars), self.before) as pictures:
             for ranks in self.ranks:
                 for rows in by_bytes(ranks.samples()):
-                    yield from zip(rows, pictures.read(rows), strict=True)
+                    found = pictures.read(rows)
+                    tally.done += len(found)
+                    tally.num_bytes += sum(map(len, found))
+                    yield from zip(rows, found, strict=True)
 
 
 @step("shards", WriteShard, title="write shards", per="shard")

@@ -29,6 +29,7 @@ from pipeline.storage.bucket import BucketFile, is_bucket_url
 from pipeline.storage.copies import forget_copy, kept_copy, scratch_copy
 from pipeline.storage.location import Location
 from pipeline.storage.place import Place, pieces_of, place_of
+from pipeline.watching import tally_here
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -203,6 +204,7 @@ def _as_arrow(opened: BinaryIO) -> Any:
 
 def read_batches(file: Location, rows: int = 65_536, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The file batch by batch: the whole of it, or some columns. Raises DamagedFileError."""
+    tally = tally_here()
     with _opened(file, part=columns is not None) as opened:
         batches = opened.iter_batches(rows, columns=None if columns is None else list(columns))
         while True:
@@ -210,6 +212,7 @@ def read_batches(file: Location, rows: int = 65_536, columns: Sequence[str] | No
                 batch = next(batches, None)
             if batch is None:
                 return
+            tally.rows_read += batch.num_rows
             yield batch
 
 

@@ -4,6 +4,7 @@ OUT/openwit.json   marks the directory as ours, with the layout's version
 OUT/lock           held by the live run (flock; in a bucket a lease)
 OUT/config.yaml    the resolved config of the last run
 OUT/runs.jsonl     one line a run: when, what, how long
+OUT/log/           what happened in each of the last runs
 OUT/work/STEP/     files of one step, done/PARTITION.json, manifest.json
 OUT/versions/ID/   published shards; OUT/shards is a link to the newest whole version
 """

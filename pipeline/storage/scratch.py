@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["scratch_directory", "sweep_scratch"]
+__all__ = ["is_dead", "owner_record", "scratch_directory", "sweep_scratch"]
 
 _OWNER = "owner.json"
 
@@ -33,7 +33,7 @@ def scratch_directory(prefix: str, parent: Path | None = None) -> Iterator[Path]
     try:
         (private / "r").mkdir()  # one letter: socket paths may not pass 107 bytes
         temporary = private / f"{_OWNER}.tmp"
-        temporary.write_text(json.dumps(_identity()), encoding="utf-8")
+        temporary.write_text(json.dumps(owner_record()), encoding="utf-8")
         temporary.rename(private / _OWNER)
         yield private / "r"
     finally:
@@ -54,17 +54,18 @@ def sweep_scratch(prefix: str, place: Path) -> None:
             owner = json.loads((path / _OWNER).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(owner, dict) and _is_dead(owner) and not _is_named(path):
+        if isinstance(owner, dict) and is_dead(owner) and not _is_named(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _identity() -> dict[str, Any]:
+def owner_record() -> dict[str, Any]:
+    """What tells this process from every other, for `is_dead` to be asked of; plain JSON."""
     process = os.getpid()
     started = _start_of(process)
     return {"node": os.uname().nodename, "boot": _boot(), "among": _among(), "process": process, "started": started}
 
 
-def _is_dead(owner: dict[str, Any]) -> bool:
+def is_dead(owner: dict[str, Any]) -> bool:
     """Whether the process of the record is surely gone: its number may be another's by now."""
     process = owner.get("process")
     if owner.get("node") != os.uname().nodename or not isinstance(process, int) or process < 1:

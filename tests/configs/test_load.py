@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import pytest
 
-from configs.load import ConfigError, OneOf, describe, dump, fingerprint, from_mapping, load, parse_overrides
+from configs.load import ConfigError, dump, fingerprint, from_mapping, load, parse_overrides
+from configs.options import Example, OneOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,40 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     limit: int | None = None
     flag: bool = False
+    agent: Annotated[str, Example("me/1.0")] = "you/1.0"
+    pairs: tuple[str, str] = ("a", "b")
+    sections: tuple[Inner, ...] = ()
+    modes: tuple[Literal["quota", "none"], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needing:
+    agent: Annotated[str, Example("me/1.0")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    inner: Needing
+
+
+def test_text_is_a_list_of_one() -> None:
+    assert from_mapping(Outer, {"output": "x", "names": "a", "modes": "none"}) == Outer(
+        output="x", names=("a",), modes=("none",)
+    )
+    assert load(Outer, None, ["--output=x", "--names", "a"]) == load(Outer, None, ["--output=x", "--names", "[a]"])
+    assert fingerprint(from_mapping(Outer, {"output": "x", "names": "a"})) == fingerprint(
+        Outer(output="x", names=("a",))
+    )
+    with pytest.raises(ConfigError, match=r"modes\[0\]: 'nome' is not one of quota, none; did you mean 'none'?"):
+        from_mapping(Outer, {"output": "x", "modes": "nome"})
+
+
+@pytest.mark.parametrize("mapping", [{}, {"inner": {}}, {"inner": None}])
+def test_missing_section_says_which_of_its_options_is_missing(mapping: dict[str, object]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"'inner.agent' is required and missing; .* --inner.agent; write one like me"
+    ):
+        from_mapping(Parent, mapping)
 
 
 def test_file_and_overrides_make_a_config(tmp_path: Path) -> None:
@@ -59,7 +94,12 @@ def test_dump_reads_back_to_an_equal_config(tmp_path: Path) -> None:
         ({"output": "x", "inner": {"mode": "quotas"}}, "'quotas' is not one of quota, none; did you mean 'quota'?"),
         ({"output": "x", "inner": {"max_pairs": "many"}}, "inner.max_pairs: expected a whole number, got 'many'"),
         ({"output": "x", "inner": {"max_pairs": True}}, "expected a whole number, got True"),
-        ({"output": "x", "names": "a"}, "names: expected a list, got 'a'"),
+        ({"output": "x", "names": ""}, "names: expected a list, got ''"),
+        ({"output": "x", "names": 3}, "names: expected a list, got 3"),
+        ({"output": "x", "pairs": "a"}, "pairs: expected a list, got 'a'"),
+        ({"output": "x", "sections": "a"}, "sections: expected a list, got 'a'"),
+        ({"output": None}, "output: expected text, got nothing"),
+        ({"output": "x", "agent": None}, "agent: expected text, got nothing; write one like me/1.0"),
         ({"output": "x", "flag": 1}, "flag: expected true or false, got 1"),
         ({"output": "x", "inner": 3}, "inner: expected a mapping of options, got 3"),
         ({"output": "x", "inner": {"max_pairs": -1}}, "inner: max_pairs must not be negative"),
@@ -132,13 +172,6 @@ def test_overrides_refuse_stray_words() -> None:
             parse_overrides(words)
 
 
-def test_help_shows_every_option_with_its_documentation() -> None:
-    text = describe(Outer)
-    assert "--output  str  (required)\n      Where to." in text
-    assert "--inner.max_pairs  int  [20]\n      The most pairs, at all." in text
-    assert "--inner.mode  quota | none" in text
-
-
 _METHODS = {"first": "the first that comes", "random": "one of " + "very " * 40 + "many", "none": ""}
 
 
@@ -177,17 +210,3 @@ def test_word_that_yaml_reads_as_a_boolean_is_a_name_where_there_is_one() -> Non
     assert load(Config, None, ["--mode=off", "--sign=yes"]) == Config(mode="off", sign="yes")
     with pytest.raises(ConfigError, match="mode: True is not one of off, near"):
         load(Config, None, ["--mode=on"])
-
-
-def test_help_lists_the_names_of_a_list_and_says_what_they_mean() -> None:
-    text = describe(Listed)
-    assert (
-        '--method  first | random | none  ["first"]\n      How to take one.\n        first: the first that comes\n'
-        in text
-    )
-    assert "        random: one of very" in text
-    assert "none: " not in text
-    assert "--other  a | b | null  [null]\n" in text
-    assert "--methods  [first | random | none, ...]" in text
-    assert '--note  str  [""]' in text
-    assert max(map(len, text.splitlines())) <= 96

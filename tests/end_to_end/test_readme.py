@@ -39,7 +39,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "training",
         "Makefile",
         "pyproject.toml",
-        "requirements.lock",
+        "setup.py",
+        *(f"requirements{part}.lock" for part in ("", "-train", "-dev")),
     )
     for name in names:
         source = REPOSITORY / name
@@ -61,7 +62,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _run(checkout: Path, command: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     # The stamps are newer than what they stand for: the environment is the one that runs this test.
-    words = command.replace("make ", "make -o .venv/ready ", 1)
+    words = command.replace("make ", "make -o .venv/ready -o .venv/ready-train ", 1)
     if command == "make train":
         words += ' ARGS="--epochs 1"'
     done = subprocess.run(

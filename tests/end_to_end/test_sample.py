@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -187,14 +188,26 @@ def test_catalog_of_an_unfinished_run_has_every_view(make_config: Make, tmp_path
             assert database.execute(f"SELECT count(*) FROM {view}").fetchone() == (0,)
 
 
-def test_data_card_is_one_page_that_needs_nothing_else(finished: Path, tmp_path: Path) -> None:
+def test_data_card_says_what_the_ledger_says_and_needs_nothing_else(finished: Path, tmp_path: Path) -> None:
     write_report(finished, tmp_path / "card.html")
     page = (tmp_path / "card.html").read_text()
-    assert page.count("<figure>") == 48
-    assert "<svg" in page
+    assert page.startswith("<!doctype html>")
+    assert page.count('<figure class="sample">') == 48
+    assert 'src="data:image/jpeg;base64,' in page
     assert "http-equiv" not in page
-    assert "src='data:image/jpeg;base64," in page
     assert "<script" not in page
+    lines = json.loads((finished / "ledger.json").read_text())["lines"]
+    of_links = [line for line in lines if line["unit"] in ("link", "pair")]
+    left = [int(count.replace(",", "")) for count in re.findall(r'<span class="left"><b>([\d,]+)</b>', page)]
+    assert left == [of_links[0]["rows_in"], *(line["kept"] for line in of_links)]
+    manifest = json.loads((finished / "shards" / "manifest.json").read_text())
+    assert f"<b>{manifest['samples']:,}</b> samples" in page
+    assert f"<dt>version</dt><dd>{manifest['fingerprint']}</dd>" in page
+    assert re.search(r"<dt>t, pairs a query</dt><dd>40</dd>", page)
+    assert re.search(r"<dt>query list</dt><dd>queries.parquet, [\d,]+ queries, fingerprint [0-9a-f]{16}</dd>", page)
+    assert re.search(r"<dt>with</dt><dd>Python [\d.]+, duckdb ", page)
+    for told in ("X-Robots-Tag: noindex", "creativecommons.org", "the server&#39;s answer: Not Found", "3.54", "94.4"):
+        assert told in page
 
 
 def test_image_dedup_keeps_one_of_equal_files(finished: Path, make_config: Make, tmp_path: Path) -> None:

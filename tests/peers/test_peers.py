@@ -119,7 +119,7 @@ def test_versions_on_the_page_are_those_that_run_here() -> None:
         (pin,) = re.findall(rf"^{package}==(.*)", (REPOSITORY / f"tests/peers/{peer}.txt").read_text(), re.MULTILINE)
         assert pin in row
     for package in ("webdataset", "open-clip-torch"):
-        (pin,) = re.findall(rf"^{package}==(\S+)", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
+        (pin,) = re.findall(rf"^{package}==(\S+)", (REPOSITORY / "requirements-dev.lock").read_text(), re.MULTILINE)
         assert pin in PAGE
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from configs.load import ConfigError, describe, from_mapping
+from configs.help import describe
+from configs.load import ConfigError, from_mapping
 from pipeline.records.identity import text_hash
 from pipeline.stages.balance import MODES, BalanceConfig, Mode, mode_of, modes
 from pipeline.stages.balance.edges import edges_of, gather_from

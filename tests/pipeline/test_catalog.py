@@ -203,7 +203,7 @@ def test_file_is_whole_and_its_name_tells_the_format(
         (["{set}", "funnel", "--to"], "--to needs a value"),
         (["{set}", "funnel", "--extend"], "unknown option --extend"),
         (["{set}", "funnel", "--to", "/proc/nowhere/x.csv"], "cannot write"),
-        (["{set}/absent", "funnel"], "cannot read the config"),
+        (["{set}/absent", "funnel"], "no data set here"),
     ],
 )
 def test_mistake_is_one_line(small: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,9 +216,12 @@ def test_mistake_is_one_line(small: Path, words: list[str], message: str, capsys
 def test_unknown_command_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert main(["subsett"]) == 2
+    assert "did you mean 'subset'?" in capsys.readouterr().err
+    assert main(["xyz"]) == 2
     assert "there are plan, run" in capsys.readouterr().err
     assert main(["--help"]) == 0
-    commands = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line and line[0].isalpha()][1:]
+    commands = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line and line[0].islower()]
+    assert len(commands) == 11
     for command in commands:
         assert main([command, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"python -m pipeline {command} ")
@@ -234,7 +237,7 @@ def test_help_of_sql_names_every_view_and_query(capsys: pytest.CaptureFixture[st
 
 def test_report_of_a_small_set_is_written(small: Path, tmp_path: Path) -> None:
     write_report(small, tmp_path / "card.html")
-    assert "<figure>" in (tmp_path / "card.html").read_text()
+    assert '<figure class="sample">' in (tmp_path / "card.html").read_text()
 
 
 # --- what a user's SQL sees ---------------------------------------------------------------------

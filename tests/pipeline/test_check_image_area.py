@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.compiled import store
 from pipeline.stages.check_image import area
 
 _WITHOUT_NUMBA = """
@@ -67,6 +68,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the module now looks for its loops, and keeps them; there are none yet."""
     shutil.copy(Path(area.__file__).with_name("area_kernel.py"), tmp_path)
     monkeypatch.setattr(area, "__file__", str(tmp_path / "area.py"))
+    monkeypatch.setattr(store, "SHIPPED", tmp_path / "shipped")  # nothing came along
     monkeypatch.setattr(area, "_load_shrink", area._load_shrink.__wrapped__)
     return tmp_path / "__pycache__"
 

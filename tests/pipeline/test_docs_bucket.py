@@ -79,7 +79,7 @@ def test_commands_for_ray_are_ones_that_it_knows() -> None:
 
 def test_make_knows_its_targets(tmp_path: Path) -> None:
     for command in _of("make"):
-        words = ["make", "-n", "-o", ".venv/ready", *command]
+        words = ["make", "-n", "-o", ".venv/ready", "-o", ".venv/ready-train", *command]
         done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
 

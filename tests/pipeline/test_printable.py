@@ -136,16 +136,16 @@ def test_data_card_shows_them_as_text(hostile: Path, tmp_path: Path) -> None:
 
 def test_metrics_and_progress_show_names_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     show_metrics([Metric(name=HOSTILE, value=0.5, chance=0.1)], title=HOSTILE)
-    with Progress(PrintableConsole(stderr=True)).step(HOSTILE, total=1, skipped=0) as advance:
-        advance(1)
+    with Progress(PrintableConsole(stderr=True)).step("step", HOSTILE, tasks=1, skipped=0) as watch:
+        watch.given(HOSTILE, key="k", subject=HOSTILE)
     printed = capsys.readouterr()
     assert not STEERING.search((printed.out + printed.err).replace("\n", ""))
 
 
 def test_everything_that_prints_goes_through_here() -> None:
-    """No bare `print` of anything but our own words, and no rich console but ours, in the four packages."""
+    """No bare `print` of anything but our own words, and no rich console but ours, in the packages."""
     found = []
-    for package in ("configs", "pipeline", "query_list", "training"):
+    for package in ("configs", "openwit", "pipeline", "query_list", "training"):
         for path in (REPOSITORY / package).rglob("*.py"):
             if path.name == "printable.py":
                 continue
@@ -160,6 +160,6 @@ def test_everything_that_prints_goes_through_here() -> None:
 def _is_ours(call: ast.Call) -> bool:
     """Help texts, and JSON that was made printable."""
     text = ast.unparse(call)
-    return (
-        "__doc__" in text or "describe(" in text or "getdoc" in text or "printable_json" in text or "Options of" in text
-    )
+    ours = ("__doc__", "describe(", "getdoc", "printable(", "printable_json", "Options of")
+    of_the_command = ("_overview()", "version(", "SHELLS[", "candidates(")  # the last are read by a shell, which quotes
+    return any(words in text for words in (*ours, *of_the_command))

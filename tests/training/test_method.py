@@ -17,9 +17,10 @@ from tests.training.conftest import run_ranks, tiny_run
 from tests.training.test_train import CrashError, assert_same_run, crash, interrupt_at, weights_of
 from training.__main__ import main
 from training.config import LossConfig, MethodConfig, TrainConfig, learns
+from training.data.batches import Batch
 from training.errors import DataError
-from training.learning.method import Method, make_method
-from training.learning.model import HEADS
+from training.learning.method import Method, Output, Rows, Terms, make_method
+from training.learning.model import HEADS, Model
 from training.train import train
 
 OWN = {"name": "tests.training.own_method:Everything", "options": {"predict_weight": 0.25}}
@@ -128,3 +129,23 @@ def test_every_method_of_the_trainer_says_what_it_is() -> None:
     made = make_method(MethodConfig(), LossConfig())
     assert isinstance(made, Method)
     assert made.__class__.__doc__
+
+
+def test_a_method_may_have_single_samples_losses_alone(trained: TrainConfig, tmp_path: Path) -> None:
+    config = replace(trained, output=str(tmp_path / "run"), method=MethodConfig(name=f"{__name__}:Predictor"))
+    train(config)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+class Predictor(Method):
+    """Texts' features from pictures', by the samples themselves."""
+
+    init_logit_scale = 0.0
+
+    def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
+        image_BD, text_BD = model.encode_image(batch.images, batch.keys), model.encode_text(batch.tokens)
+        return Output(rows={}, sums={"predict": (image_BD - text_BD).square().sum()})
+
+    def counts(self, batch: Batch) -> Terms:
+        return {"predict": torch.tensor(float(len(batch)))}

@@ -455,7 +455,7 @@ def test_mistakes_are_one_line_and_status_2(
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+    assert main(["--help", "all"]) == 0
     shown = capsys.readouterr().out
     for option in ("--output", "--data.augment.min_crop_area", "--optimiser.beta2", "--on_non_finite"):
         assert option in shown

@@ -196,7 +196,8 @@ def accumulate_gradient(
     # The whole batch: what its terms say of the own rows, which are cut out of the graph.
     own = {name: rows.detach().requires_grad_() for name, rows in _joined([output.rows for output in outputs]).items()}
     coupled = method.coupled(model, own, _joined(constants), world=world, total=global_batch_size)
-    torch.autograd.backward(list(coupled.terms.values()))
+    if coupled.terms:
+        torch.autograd.backward(list(coupled.terms.values()))
 
     # With a graph: what each micro-batch's weights have to do with its rows, and its losses of single samples.
     sums: dict[str, Tensor] = {}
@@ -209,7 +210,8 @@ def accumulate_gradient(
         found = {name: rows[slice(*bounds)] for name, rows in coupled.found.items()}
         single = {**output.sums, **method.second(model, part, output, found)}
         losses = {name: value / counts[name].clamp_min(_LEAST_COUNT) for name, value in single.items()}
-        ends = [(rows, cast(Tensor, own[name].grad)[slice(*bounds)]) for name, rows in output.rows.items()]
+        by_rows = {name: rows.grad for name, rows in own.items() if rows.grad is not None}
+        ends = [(output.rows[name], gradient[slice(*bounds)]) for name, gradient in by_rows.items()]
         ends += [(value, torch.ones_like(value)) for value in losses.values()]
         ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
         torch.autograd.backward([end for end, _ in ends], [gradient for _, gradient in ends])

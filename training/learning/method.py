@@ -98,13 +98,13 @@ class Method(ABC):
         """What `coupled` needs and nobody learns, such as the features of a teacher; once a step, without a graph."""
         return {}
 
-    @abstractmethod
     def coupled(self, model: Model, rows: Rows, constants: Rows, *, world: World, total: int) -> Coupled:
         """The terms over the whole batch of `total` samples, of which `rows` are this rank's n, leaves of the graph.
 
         Rows of other ranks come from `coupling.everyone`. Weights of the model that are used here, such as the scale,
         get this rank's part of their gradient.
         """
+        return Coupled(terms={})
 
     def second(self, model: Model, batch: Batch, output: Output, found: Rows) -> Terms:
         """Losses summed over the samples of `batch`, that go by what `coupled` has `found` for these samples."""

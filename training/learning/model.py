@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import open_clip
@@ -19,6 +18,7 @@ from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from configs.presets import shipped
 from pipeline.errors import one_line
 from training.config import ModelConfig, Precision
 from training.data.batches import Tokenizer
@@ -53,11 +53,12 @@ HEADS = "heads_of_method"
 def register_model(name: str) -> str:
     """Make `name` known to open_clip and return open_clip's name for it.
 
-    A path ending in .json is registered under its stem. Raises ModelError for a missing or malformed
-    file, for an unknown name (with near ones), and for a file that would hide a model of open_clip.
+    A path ending in .json is registered under its stem; below `configs/` it may be one that this project brings along.
+    Raises ModelError for a missing or malformed file, for an unknown name (with near ones), and for a file that would
+    hide a model of open_clip.
     """
     if name.endswith(".json"):
-        path = Path(name)
+        path = shipped(name)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -1,25 +1,32 @@
-"""What a run tells: RUN/log.jsonl, TensorBoard in RUN/tensorboard, a progress bar, a table at the end."""
+"""What a run tells: RUN/log.jsonl, TensorBoard in RUN/tensorboard, a line that is drawn again, a table at the end."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.storage.place import Place
 from pipeline.terminal.console import PrintableConsole
+from pipeline.terminal.step_line import clock_of
 from training.config import LogConfig
 from training.evaluation.metrics import Metric
 from training.run.directory import write_whole
 
-__all__ = ["RunLog", "metrics_table", "show_metrics", "write_metrics"]
+__all__ = ["RunLog", "metrics_table", "show_metrics", "training_line", "write_metrics"]
+
+_DRAW_EVERY_S = 0.5
+_PLAIN_EVERY_S = 30.0
+_GAP = "  "
 
 
 class RunLog:
@@ -46,45 +53,59 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
 
             self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resumed_at + 1)
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            transient=False,
-        )
-        self._task = self._bar.add_task("", total=total_samples, completed=resumed_at, facts="")
+        self._total = total_samples
+        self._seen = resumed_at
+        self._began = time.monotonic()
+        self._paced: tuple[float, int] | None = None
+        """When the first figures came, and the samples that were seen then: what is before is no pace."""
+        self._left_s: float | None = None
+        self._facts: dict[str, float] = {}
+        self._drawn = self._plain = 0.0
+        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
     def __enter__(self) -> RunLog:
-        self._bar.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
         self._file.close()
         if self._board is not None:
             self._board.close()
 
     def advance(self, samples_seen: int) -> None:
-        """Move the bar."""
-        self._bar.update(self._task, completed=samples_seen)
+        """So many have been seen; drawn now and then."""
+        self._seen = samples_seen
+        now = time.monotonic()
+        if self._live is not None and now - self._drawn >= _DRAW_EVERY_S:
+            self._drawn = now
+            self._live.update(Text(self._line(self.console.width), no_wrap=True, overflow="crop"), refresh=True)
 
     def step(self, samples_seen: int, facts: dict[str, float]) -> None:
         """Write figures of the last steps."""
-        self._write({"samples_seen": samples_seen, **facts})
-        shown = (
-            f"loss {facts['loss']:.3f}  {facts['samples_per_s']:.0f} samples/s  "
-            f"data wait {facts['data_wait_share']:.1%}"
-        )
-        self._bar.update(self._task, completed=samples_seen, facts=shown)
-        if not self.console.is_terminal:
-            self.console.print(f"{samples_seen:>12,} samples  {shown}", highlight=False)
+        now, self._seen, self._facts = time.monotonic(), samples_seen, facts
+        if self._paced is None:
+            self._paced = now, samples_seen
+        elif samples_seen > self._paced[1]:
+            since, before = self._paced
+            self._left_s = (self._total - samples_seen) * (now - since) / (samples_seen - before)
+        self._write({"samples_seen": samples_seen, **facts, "left_s": self._left_s})
+        is_last = samples_seen >= self._total
+        if self._live is not None:
+            self._drawn = 0.0 if is_last else self._drawn  # the last figures stay on the terminal
+            self.advance(samples_seen)
+        elif is_last or now - self._plain >= _PLAIN_EVERY_S or not self._plain:
+            self._plain = now
+            self.console.print(self._line(max(self.console.width, 120)), highlight=False, soft_wrap=True)
         self._scalars("train", samples_seen, facts)
+
+    def _line(self, width: int) -> str:
+        elapsed_s = time.monotonic() - self._began
+        return training_line(self._seen, self._total, self._facts, width, elapsed_s=elapsed_s, left_s=self._left_s)
 
     def metrics(self, samples_seen: int, metrics: Sequence[Metric]) -> None:
         """Write an evaluation."""
@@ -98,7 +119,7 @@ class RunLog:
         """One line for the user."""
         self.console.print(f"warning: {text}", style="yellow", highlight=False)
 
-    def _write(self, facts: dict[str, float]) -> None:
+    def _write(self, facts: Mapping[str, float | None]) -> None:
         self._file.write(json.dumps(facts) + "\n")
         self._file.flush()
 
@@ -106,6 +127,31 @@ class RunLog:
         if self._board is not None:
             for name, value in facts.items():
                 self._board.add_scalar(f"{group}/{name}", value, samples_seen)
+
+
+def training_line(
+    seen: int, total: int, facts: Mapping[str, float], width: int, *, elapsed_s: float, left_s: float | None
+) -> str:
+    """How far the training is, at most `width` characters: what matters least goes first. `facts` as in the log, none
+    before the first."""
+    left = f"{clock_of(left_s)} left" if left_s is not None else ""
+    parts = {
+        "what": "training",
+        "seen": f"{seen:,}/{total:,}",
+        "share": f"{seen / max(total, 1):.1%}",
+        "loss": f"loss {facts['loss']:.3f}" if facts else "",
+        "rate": f"{facts['samples_per_s']:,.0f} samples/s" if facts else "",
+        "wait": f"data wait {facts['data_wait_share']:.1%}" if facts else "",
+        "elapsed": clock_of(elapsed_s),
+        "left": left,
+    }
+    line = _GAP.join(part for part in parts.values() if part)
+    for dropped in ("share", "what", "wait", "elapsed", "rate", "left"):
+        if len(line) <= width:
+            break
+        del parts[dropped]
+        line = _GAP.join(part for part in parts.values() if part)
+    return line[:width]
 
 
 def metrics_table(metrics: Sequence[Metric], *, title: str) -> Table:

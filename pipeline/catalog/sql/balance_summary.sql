@@ -2,7 +2,7 @@
 WITH per_query AS (
     SELECT count(*) AS queries, sum(matched) AS matches, sum(selected) AS selections,
            count(*) FILTER (matched = 0) AS unmatched,
-           count(*) FILTER (matched > selected) AS head, sum(matched) FILTER (matched > selected) AS head_matches
+           count(*) FILTER (matched > selected) AS head, coalesce(sum(matched) FILTER (matched > selected), 0) AS head_matches
     FROM query_counts
 ), per_pair AS (
     SELECT sum(rows_in) AS pairs, sum(kept) AS kept FROM ledger WHERE stage = 'balance'

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from configs.load import ConfigError, OneOf
+from configs.load import ConfigError
+from configs.options import OneOf
 from pipeline.stages.balance.modes import MODES, mode_of
 
 __all__ = ["BalanceConfig"]

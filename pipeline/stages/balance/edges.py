@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.compiled.arrays import read_only
 from pipeline.records.identity import first_64_bits, keyed_state
 from pipeline.stages.balance.hashes import Hashes, Ids, Longs
 from pipeline.stages.balance.modes.mode import Mode
@@ -76,9 +77,9 @@ def gather(
         hashes=np.empty(len(queries), np.uint64),
     )
     count = kernel.find_near(
-        kernel.Edges(offsets, queries, ids, query_hashes),
+        kernel.Edges(read_only(offsets), read_only(queries), read_only(ids), read_only(query_hashes)),
         kernel.Hash(keyed_state(seed), mode.one_hash_a_pair),
-        kernel.Windows(windows.lows, windows.highs),
+        kernel.Windows(read_only(windows.lows), read_only(windows.highs)),
         below,
         near,
     )

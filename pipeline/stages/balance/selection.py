@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.compiled.arrays import read_only
 from pipeline.records.identity import first_64_bits, keyed_state
 from pipeline.records.outcome import Outcome, reject
 from pipeline.stages.balance.edges import ids_of
@@ -35,9 +36,9 @@ def balance(
     ids = first_64_bits(ids_of(batch.column("uid")))
     verdicts = np.empty(len(queries), np.uint8)
     ties = kernel.compare(
-        kernel.Edges(offsets, queries, ids, query_hashes),
+        kernel.Edges(read_only(offsets), read_only(queries), read_only(ids), read_only(query_hashes)),
         kernel.Hash(keyed_state(seed), mode.one_hash_a_pair),
-        thresholds.hashes,
+        read_only(thresholds.hashes),
         verdicts,
     )
     if ties:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import binding
 
-from pipeline.compiled.store import CodeFile, key_of, toolchain
+from pipeline.compiled.store import code_files, key_of, read_code, write_code
 
 __all__ = ["prepare", "shrink"]
 
@@ -76,18 +76,17 @@ def _load_shrink() -> Callable[..., None]:
 def _object_code() -> bytes:
     """From its file; compiled and kept for the next process where there is none, or compiled only where none may be."""
     source = Path(__file__).with_name("area_kernel.py")
-    machine = (binding.get_default_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
-    file = CodeFile(
-        folder=source.with_name("__pycache__"),
-        kernel=source.stem,
+    files = code_files(
+        kernel=f"{__package__}.{source.stem}",
         source_key=key_of(source.read_text(encoding="utf-8")),  # the whole file: it calls no other, and is not loaded
-        machine_key=key_of(machine, toolchain()),
+        types="",
         kind="o",
+        own_folder=source.with_name("__pycache__"),
     )
-    code = file.read()
+    code = read_code(files)
     if code is None:
         from pipeline.stages.check_image.area_kernel import compile_shrink  # not above: it brings numba
 
         code = compile_shrink(_NAME)
-        file.write(code)
+        write_code(files, code)
     return code

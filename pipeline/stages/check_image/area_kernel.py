@@ -13,11 +13,13 @@ import numba
 import numpy as np
 from llvmlite import binding
 
+from pipeline.compiled.processor import here
+
 __all__ = ["compile_shrink"]
 
 
 def compile_shrink(name: str) -> bytes:
-    """Object code for this machine's processor, of a C function `name` with the arguments of _shrink."""
+    """Object code for the processor of `here`, of a C function `name` with the arguments of _shrink."""
     pointer: Any = numba.types.CPointer
     pixels, places, numbers = pointer(numba.uint8), pointer(numba.uint64), pointer(numba.float32)
     signature = numba.void(
@@ -27,8 +29,9 @@ def compile_shrink(name: str) -> bytes:
     compiled = numba.cfunc(signature, error_model="numpy")(_shrink)  # numpy's: dividing by zero does not raise
     module = binding.parse_assembly(compiled.inspect_llvm())
     module.get_function(compiled.native_name).name = name
-    machine = binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), jit=True
+    processor = here()
+    machine = binding.Target.from_triple(processor.triple).create_target_machine(
+        cpu=processor.cpu, features=processor.features, jit=True
     )
     # Once more over the whole module: _shrink never raises, so what cfunc adds for that case goes.
     passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options())

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.compiled.arrays import read_only
 from pipeline.compiled.declare import kernel, part
 
 __all__ = ["PLAIN", "TOO_LONG", "TOO_SHORT", "UNSURE", "scan"]
@@ -125,8 +126,8 @@ def scan(
             openings=_opening_keys(openings),
         )
         _scan(
-            np.frombuffer(data, np.uint8),
-            np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1],
+            read_only(np.frombuffer(data, np.uint8)),
+            read_only(np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]),
             _kinds(mojibake_tails),
             words,
             limits,

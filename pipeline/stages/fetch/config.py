@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from configs.load import ConfigError
+from configs.options import Example
 from pipeline.stages.fetch.address import parse_allowed
 
 __all__ = ["FetchConfig"]
@@ -21,7 +22,7 @@ _RESOLVE = re.compile(r"[^\s:]+:\d{1,5}:\S+\Z")
 class FetchConfig:
     """How pictures are requested. Sizes are bytes, times seconds; limits hold for every URL by itself."""
 
-    user_agent: str
+    user_agent: Annotated[str, Example("my-crawler/1.0 (+https://example.org/about-my-crawler)")]
     """The User-Agent header: a product name, and a URL or an e-mail address under which a site's owner
     reaches whoever runs this. The name before the slash is also our name in robots.txt and X-Robots-Tag."""
 

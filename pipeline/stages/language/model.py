@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.compiled.arrays import read_only
 from pipeline.errors import InputError
 from pipeline.stages.language.kernel import (
     ASK_PYTHON,
@@ -124,8 +125,8 @@ class LanguageModel:
         if n:
             table, cache = self._tables(lexicon)
             predict(
-                np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8),
-                np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + n + 1],
+                read_only(np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)),
+                read_only(np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + n + 1]),
                 self.tables,
                 Spelling(_characters(), table),
                 self.labels.index(target),

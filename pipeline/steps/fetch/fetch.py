@@ -36,6 +36,7 @@ from pipeline.storage.checked import picture_hash, read_table
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.tar import TarWriter
+from pipeline.watching import counting
 
 __all__ = ["Fetch", "fetch_missing", "fetch_pictures", "keep_picture"]
 
@@ -88,6 +89,7 @@ class Fetch(Task[Answers]):
         """(url_id, facts) as the answers come; pictures go to `tar`. `scratch` is a directory to make if one is
         needed."""
         ids = list(urls)
+        tally = counting("URL", total=len(ids), kept_as="ok")
         with IsolatedChecker(self.image) as checker:
             for answer in _answers(list(urls.values()), self.config, scratch):
                 url_id = ids[answer.index]
@@ -95,9 +97,14 @@ class Fetch(Task[Answers]):
                 if answer.body is None:
                     facts |= {"status": "failed_to_download", "stage": "fetch"}
                     facts |= {"reason": answer.reason, "detail": answer.detail}
+                    tally.done += 1
                     yield url_id, facts
                     continue
-                yield url_id, facts | keep_picture(url_id, answer.body, checker, tar)
+                facts |= keep_picture(url_id, answer.body, checker, tar)
+                tally.done += 1
+                tally.kept += facts["status"] == "success"
+                tally.num_bytes += len(answer.body)
+                yield url_id, facts
 
 
 def _answers(urls: Sequence[str], config: FetchConfig, scratch: Path) -> Iterator[Fetched]:

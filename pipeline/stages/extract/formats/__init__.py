@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from configs.load import ConfigError, OneOf
+from configs.load import ConfigError
+from configs.options import OneOf
 from pipeline.errors import InputError
 from pipeline.stages.extract.formats.img2dataset import IMG2DATASET
 from pipeline.stages.extract.formats.json_lines import JSONL

@@ -1,0 +1,259 @@
+"""The commands of `openwit`: the one list, from which help, completion and dispatch are made.
+
+Importing this loads nothing but the standard library: `openwit --help` and the Tab key wait for no config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from configs.presets import Kind
+
+__all__ = ["COMMANDS", "GROUPS", "Command", "Group", "Values"]
+
+Group = Literal["build", "ask", "reuse", "train", "configs"]
+GROUPS: Mapping[Group, str] = {
+    "build": "Build a data set",
+    "ask": "Ask it",
+    "reuse": "Make something of it",
+    "train": "Train on it",
+    "configs": "Configs",
+}
+Values = Literal["flag", "file", "text"] | tuple[str, ...]
+"""What follows an option: nothing, a path, something else, or one of these words."""
+_RESULT: Mapping[str, Values] = {"format": ("table", "csv", "json", "parquet"), "to": "file"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command, and what it is made of."""
+
+    name: str
+    group: Group
+    usage: str
+    """What comes behind the name."""
+    says: str
+    """One line."""
+    room: Literal["pipeline", "query_list", "training", "sample_web", "openwit"]
+    """Whose `main` it is."""
+    words: tuple[str, ...] = ()
+    """What that `main` is called with, before the user's words."""
+    config: Kind | None = None
+    """The kind of its config: whose presets and options it takes."""
+    takes: Literal["config", "config or set", "set", "other"] = "other"
+    """Its first word."""
+    options: Mapping[str, Values] = field(default_factory=dict)
+    """Its own options, beside those of a config."""
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        name="queries",
+        group="build",
+        usage="CONFIG",
+        says="the query list, from Wikipedia or your words",
+        room="query_list",
+        config="queries",
+        takes="config",
+    ),
+    Command(
+        name="shards",
+        group="build",
+        usage="CONFIG",
+        says="crawl archives or tables of links to shards",
+        room="pipeline",
+        words=("run",),
+        config="shards",
+        takes="config",
+        options={"extend": "flag", "retry-failed": "flag", "metrics-file": "file"},
+    ),
+    Command(
+        name="plan",
+        group="build",
+        usage="CONFIG",
+        says="the steps, and what would run",
+        room="pipeline",
+        words=("plan",),
+        config="shards",
+        takes="config",
+    ),
+    Command(
+        name="status",
+        group="build",
+        usage="CONFIG|DIR",
+        says="whether a run lives, and how far it is",
+        room="pipeline",
+        words=("status",),
+        config="shards",
+        takes="config or set",
+    ),
+    Command(
+        name="sample-web",
+        group="build",
+        usage="build|serve",
+        says="the built-in miniature web",
+        room="sample_web",
+    ),
+    Command(
+        name="sql",
+        group="ask",
+        usage="CONFIG|DIR SQL|NAME",
+        says="SQL, or a named query: funnel, balance ...",
+        room="pipeline",
+        words=("sql",),
+        config="shards",
+        takes="config or set",
+        options={**_RESULT, "allow-files": "flag"},
+    ),
+    Command(
+        name="report",
+        group="ask",
+        usage="CONFIG|DIR",
+        says="the data card, one HTML file",
+        room="pipeline",
+        words=("report",),
+        config="shards",
+        takes="config or set",
+        options={"to": "file"},
+    ),
+    Command(
+        name="balance-report",
+        group="ask",
+        usage="CONFIG|DIR",
+        says="what several t, and each mode, would keep",
+        room="pipeline",
+        words=("balance-report",),
+        config="shards",
+        takes="config or set",
+        options={**_RESULT, "of": ("limits", "modes", "published"), "t": "text"},
+    ),
+    Command(
+        name="explain",
+        group="ask",
+        usage="CONFIG|DIR --url URL",
+        says="the story of one link",
+        room="pipeline",
+        words=("explain",),
+        config="shards",
+        takes="config or set",
+        options={"uid": "text", "url": "text", "format": ("text", "json")},
+    ),
+    Command(
+        name="verify",
+        group="ask",
+        usage="CONFIG|DIR",
+        says="check every byte and count; --repair",
+        room="pipeline",
+        words=("verify",),
+        config="shards",
+        takes="config or set",
+        options={"work": "flag", "repair": "flag"},
+    ),
+    Command(
+        name="subset",
+        group="reuse",
+        usage="DIR --out DIR2",
+        says="new shards from old, without a download",
+        room="pipeline",
+        words=("subset",),
+        takes="set",
+        options={
+            "out": "file",
+            "where": "text",
+            "uids": "file",
+            "limit_per_query": "text",
+            "samples_per_shard": "text",
+            "allow-files": "flag",
+        },
+    ),
+    Command(
+        name="join",
+        group="reuse",
+        usage="DIR FILE",
+        says="add columns of your own, by uid",
+        room="pipeline",
+        words=("join",),
+        takes="set",
+        options={"name": "text"},
+    ),
+    Command(
+        name="export-list",
+        group="reuse",
+        usage="DIR --to FILE",
+        says="URLs and captions without images",
+        room="pipeline",
+        words=("export-list",),
+        takes="set",
+        options={"to": "file"},
+    ),
+    Command(
+        name="train",
+        group="train",
+        usage="CONFIG",
+        says="train a CLIP",
+        room="training",
+        words=("run",),
+        config="train",
+        takes="config",
+    ),
+    Command(
+        name="evaluate",
+        group="train",
+        usage="CONFIG",
+        says="measure the last checkpoint again",
+        room="training",
+        words=("evaluate",),
+        config="train",
+        takes="config",
+    ),
+    Command(
+        name="export",
+        group="train",
+        usage="CONFIG",
+        says="the last checkpoint for open_clip",
+        room="training",
+        words=("export",),
+        config="train",
+        takes="config",
+    ),
+    Command(
+        name="init",
+        group="configs",
+        usage="[--to FILE]",
+        says="five questions, and a config of your own",
+        room="openwit",
+        options={
+            "sources": "file",
+            "queries": "file",
+            "output": "file",
+            "contact": "text",
+            "pairs_per_query": "text",
+            "to": "file",
+            "yes": "flag",
+            "force": "flag",
+        },
+    ),
+    Command(
+        name="presets",
+        group="configs",
+        usage="[show NAME]",
+        says="the configs that come along, by name",
+        room="openwit",
+    ),
+    Command(
+        name="schema",
+        group="configs",
+        usage="shards|queries|train",
+        says="JSON Schema of a config, for editors",
+        room="openwit",
+    ),
+    Command(
+        name="completion",
+        group="configs",
+        usage="bash|zsh|fish",
+        says="the Tab key for a shell",
+        room="openwit",
+    ),
+)

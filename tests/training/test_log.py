@@ -1,0 +1,81 @@
+"""What a training says of itself while it runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.terminal.console import PrintableConsole
+from training.config import LogConfig
+from training.run import log as log_module
+from training.run.log import RunLog, training_line
+
+FACTS = {"loss": 3.1234, "gradient_norm": 1.0, "samples_per_s": 850.4, "data_wait_share": 0.031}
+
+
+def test_eighty_columns_hold_all_but_what_matters_least() -> None:
+    line = training_line(1_250_000, 12_800_000, FACTS, 80, elapsed_s=3723, left_s=13_000)
+    assert line == "1,250,000/12,800,000  loss 3.123  850 samples/s  1:02:03  3:36:40 left"
+    wide = training_line(1_250_000, 12_800_000, FACTS, 120, elapsed_s=3723, left_s=13_000)
+    assert wide == (
+        "training  1,250,000/12,800,000  9.8%  loss 3.123  850 samples/s  data wait 3.1%  1:02:03  3:36:40 left"
+    )
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    assert len(training_line(10**10, 10**11, FACTS, width, elapsed_s=10**6, left_s=10**7)) <= width
+
+
+def test_before_the_first_figures_nothing_is_made_up() -> None:
+    assert training_line(0, 100, {}, 80, elapsed_s=1, left_s=None) == "training  0/100  0.0%  0:00:01"
+
+
+def _log(tmp_path: Path, *, is_terminal: bool) -> tuple[RunLog, io.StringIO]:
+    file = io.StringIO()
+    console = PrintableConsole(file=file, force_terminal=is_terminal, width=80)
+    config = LogConfig(tensorboard=False)
+    return RunLog(tmp_path, config=config, resumed_at=0, total_samples=320, console=console), file
+
+
+def test_without_a_terminal_lines_are_few_and_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, file = _log(tmp_path, is_terminal=False)
+    with log:
+        for seen in range(32, 321, 32):
+            log.advance(seen)
+            log.step(seen, FACTS)
+    lines = file.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["32/320", "320/320"], "the first, and the last"
+    assert "\x1b" not in file.getvalue()
+    monkeypatch.setattr(log_module, "_PLAIN_EVERY_S", 0.0)
+    log, file = _log(tmp_path, is_terminal=False)
+    with log:
+        log.step(32, FACTS)
+        log.step(64, FACTS)
+    assert len(file.getvalue().splitlines()) == 2
+
+
+def test_log_tells_the_time_that_is_left_once_it_can_be_told(tmp_path: Path) -> None:
+    log, _ = _log(tmp_path, is_terminal=False)
+    with log:
+        log.step(32, FACTS)
+        log.step(64, FACTS)
+        log.step(320, FACTS)
+    left = [json.loads(line)["left_s"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert left[0] is None
+    assert left[1] >= 0
+    assert left[2] == 0
+
+
+def test_terminal_has_one_line_whose_last_figures_stay(tmp_path: Path) -> None:
+    log, file = _log(tmp_path, is_terminal=True)
+    with log:
+        for seen in range(32, 321, 32):
+            log.advance(seen)
+            log.step(seen, FACTS)
+    shown = [line for line in re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", file.getvalue()).splitlines() if line.strip()]
+    assert shown[-1].startswith("320/320  loss 3.123  850 samples/s")
