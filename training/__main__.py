@@ -1,4 +1,4 @@
-"""`python -m training run|evaluate|export CONFIG.yaml [--section.key value ...]`."""
+"""`python -m training run|plan|evaluate|export CONFIG.yaml [--section.key value ...]`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _USAGE = """usage: python -m training COMMAND CONFIG.yaml [--section.key value .
 
 commands:
   run        train, or go on from the last checkpoint; then evaluate
+  plan       say what the run will take: memory by kind, samples, steps, queries;
+             needs no GPU and no data
   evaluate   measure the last checkpoint again, on --evaluation.path
   export     write the last checkpoint to OUTPUT/export, for open_clip's
              local-dir:OUTPUT/export
@@ -33,6 +35,7 @@ Several processes: torchrun --nproc-per-node 2 -m training run CONFIG.yaml
 """
 _SAYS = {
     "run": "Train, or go on from the last checkpoint; then evaluate.",
+    "plan": "Say what the run will take: memory by kind, samples, steps, queries.\nNeeds no GPU and no data.",
     "evaluate": "Measure the last checkpoint again, on --evaluation.path.",
     "export": "Write the last checkpoint to OUTPUT/export, for open_clip's\nlocal-dir:OUTPUT/export.",
 }
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str], *, called: str | None = None) -> int:
             return 0 if words else 2
         name, *rest = words
         if name not in _COMMANDS:
-            raise ConfigError(f"unknown command {name!r}; use run, evaluate or export")
+            raise ConfigError(f"unknown command {name!r}; use run, plan, evaluate or export")
         path = _config_path(rest.pop(0)) if rest and not rest[0].startswith("--") else None
         config = load(TrainConfig, path, rest)
         _check_installed()
@@ -119,6 +122,14 @@ def _run(config: TrainConfig) -> int:
     return 0
 
 
+def _plan(config: TrainConfig) -> int:
+    from training.plan import plan
+
+    for line in plan(config):
+        say(line)
+    return 0
+
+
 def _evaluate(config: TrainConfig) -> int:
     with _last_checkpoint(config) as last:
         from training.evaluation.evaluate import evaluate_checkpoint
@@ -141,7 +152,12 @@ def _export(config: TrainConfig) -> int:
     with _last_checkpoint(config) as last:
         from training.export import export
 
-        target = export(last, model=config.model.name, directory=place_of(config.output) / "export")
+        target = export(
+            last,
+            model=config.model.name,
+            directory=place_of(config.output) / "export",
+            normalisation=config.model.normalisation,
+        )
     where = target if isinstance(target, Path) else "A COPY OF IT ON A DISK"
     say(f"wrote {target}: open_clip.create_model_and_transforms('local-dir:{where}')")
     return 0
@@ -164,7 +180,12 @@ def _last_checkpoint(config: TrainConfig) -> Iterator[Path]:
         yield last
 
 
-_COMMANDS: Mapping[str, Callable[[TrainConfig], int]] = {"run": _run, "evaluate": _evaluate, "export": _export}
+_COMMANDS: Mapping[str, Callable[[TrainConfig], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "export": _export,
+}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@
     |- evaluation  EvaluationConfig                        training/evaluation
     |- log         LogConfig                               training/run/log.py
     |- profile     ProfileConfig                           training/run/profiling.py
+    |- plan        PlanConfig                              training/plan.py
     `- ray         RayConfig                               training/launch_ray.py
 
 On one page below all rooms, not each beside what it configures: that imports torch, which neither `--help` nor a
@@ -44,6 +45,7 @@ __all__ = [
     "ModelConfig",
     "OptimiserConfig",
     "Phase",
+    "PlanConfig",
     "Precision",
     "ProfileConfig",
     "RayConfig",
@@ -212,6 +214,12 @@ class ModelConfig:
 
     name: str
     """An open_clip model (ViT-B-32, RN50, ...), or the path of a model JSON of the same form."""
+    tokenizer: str | None = None
+    """A sentencepiece model (spiece.model), or a directory with the files of a Hugging Face tokenizer; null takes the
+    model's own: CLIP's, which is always at hand, or what its JSON names."""
+    normalisation: Literal["clip", "inception"] = "clip"
+    """What pixels are brought to: clip, mean 0 and deviation 1 over CLIP's pictures; inception, [-1, 1] (SigLIP, and
+    OpenCLIP's ViT-L/14 on LAION-2B)."""
     patch_dropout: float = 0.0
     """Share of image patches left out while training, drawn per sample (FLIP, arXiv 2212.00794)."""
     gradient_checkpointing: bool = False
@@ -221,7 +229,8 @@ class ModelConfig:
     GPU."""
     init_from: str | None = None
     """Start from these weights instead of random ones: a file (open_clip's .pt or .safetensors), the
-    directory of a run (its last checkpoint) or of an export; or the URL of such in a bucket."""
+    directory of a run (its last checkpoint) or of an export; the URL of such in a bucket; a tag of open_clip
+    (laion2b_s34b_b79k), or hf-hub:ORGANISATION/NAME."""
     init_towers: Literal["both", "image", "text"] = "both"
     """Which towers of `init_from` to take; the others, and the temperature, begin anew."""
     lock_image: bool = False
@@ -381,6 +390,22 @@ class ProfileConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """For what machines a config is meant: `python -m training plan` reckons with it, and a run does not ask."""
+
+    gpus: int = 1
+    """GPUs, a process each."""
+    gpu_memory_gb: float = 80.0
+    """Memory of each, in 10^9 bytes."""
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1:
+            raise ConfigError(f"gpus must be at least 1, got {self.gpus}")
+        if self.gpu_memory_gb <= 0:
+            raise ConfigError(f"gpu_memory_gb must be positive, got {self.gpu_memory_gb}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RayConfig:
     """Ray Train's part of a run; with `launcher: ray`."""
 
@@ -463,6 +488,8 @@ class TrainConfig:
     """What to write down."""
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     """Which steps to trace."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    """For what machines it is meant."""
     launcher: Literal["torchrun", "ray"] = "torchrun"
     """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""
     ray: RayConfig = field(default_factory=RayConfig)
@@ -491,6 +518,11 @@ def total_samples(config: TrainConfig, samples_an_epoch: float) -> int:
     return math.ceil(wanted / config.global_batch_size) * config.global_batch_size
 
 
+_ALWAYS = object()
+_LATER_IN_MODEL = {"tokenizer": None, "normalisation": "clip"}
+"""Options of a model that earlier versions did not have, with what those did."""
+
+
 def learns(config: TrainConfig) -> str:
     """Fingerprint of the options that change what is learnt; the others may change when a run goes on."""
     # How the work is cut and where it lies changes nothing. Without lanes, and where all is taken, the parts are those
@@ -499,9 +531,10 @@ def learns(config: TrainConfig) -> str:
     order: tuple[object, ...] = () if data.lanes is None else (data.lanes,)
     if data.sampling != "uniform":
         order += (data.sampling, data.metaclip if data.sampling == "metaclip" else data.concept)
-    model = replace(config.model, gradient_checkpointing=False, compile=False)
+    model = vars(replace(config.model, gradient_checkpointing=False, compile=False))
     phases = [replace(phase, micro_batches=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.
+    model = {name: value for name, value in model.items() if _LATER_IN_MODEL.get(name, _ALWAYS) != value}
     loss = {name: value for name, value in vars(config.loss).items() if name != "features" or value != "fp32"}
     later = () if config.method == MethodConfig() else (config.method,)
     return fingerprint(

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,10 +22,17 @@ from training.learning.model import HEADS, model_json, preprocess_json
 __all__ = ["export"]
 
 
-def export(checkpoint: str | Path, *, model: str, directory: str | Place) -> Place:
+def export(
+    checkpoint: str | Path,
+    *,
+    model: str,
+    directory: str | Place,
+    normalisation: Literal["clip", "inception"] = "clip",
+) -> Place:
     """Write `open_clip_config.json` and `open_clip_model.safetensors` to `directory`, or a place in a bucket.
 
-    `model` is the config's model name or JSON path. Raises CheckpointError, OutputError, ModelError.
+    `model` is the config's model name or JSON path, `normalisation` its own. Raises CheckpointError, OutputError,
+    ModelError.
     """
     progress = read_progress(checkpoint)
     weights = {name: value for name, value in read_weights(checkpoint).items() if not name.startswith(f"{HEADS}.")}
@@ -34,7 +41,7 @@ def export(checkpoint: str | Path, *, model: str, directory: str | Place) -> Pla
         # open_clip makes room for a bias only where the config names one.
         config.setdefault("init_logit_bias", 0.0)
     config["vision_cfg"]["image_size"] = size = progress.image_size or config["vision_cfg"].get("image_size", 224)
-    content = {"model_cfg": config, "preprocess_cfg": preprocess_json(size)}
+    content = {"model_cfg": config, "preprocess_cfg": preprocess_json(size, normalisation)}
     target = place_of(directory)
     try:
         if target.exists() and not (target / "open_clip_config.json").is_file():

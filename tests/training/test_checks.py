@@ -125,7 +125,8 @@ def test_tokenizer_that_is_not_here_is_told_with_a_remedy(monkeypatch: pytest.Mo
         raise ModuleNotFoundError("No module named 'transformers'")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", missing)
-    with pytest.raises(ModelError, match=r"timm/ViT-B-16-SigLIP cannot be made .*Hugging Face's cache"):
+    remedy = r"timm/ViT-B-16-SigLIP is not at hand .*bring SigLIP's sentencepiece model .*and set --model\.tokenizer"
+    with pytest.raises(ModelError, match=remedy):
         make(Path("ViT-B-16-SigLIP"))
 
 
@@ -138,6 +139,7 @@ def test_vocabulary_that_does_not_fit_is_told_before_the_model_is_made(tmp_path:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)
 def test_following_with_a_shipped_config_is_refused_with_what_to_write(path: Path) -> None:
-    with pytest.raises(ConfigError, match="set --samples N --epochs null"):
-        load(TrainConfig, path, ["--data.follow", "true"])
+    if load(TrainConfig, path).samples is None:
+        with pytest.raises(ConfigError, match="set --samples N --epochs null"):
+            load(TrainConfig, path, ["--data.follow", "true"])
     assert load(TrainConfig, path, ["--data.follow", "true", "--samples", "9", "--epochs", "null"]).data.follow

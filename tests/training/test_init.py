@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from configs.load import ConfigError, from_mapping
 from tests.training.conftest import TINY_VIT, tiny_run
 from tests.training.ranks_worker import GLOBAL_BATCH, make_batch
 from tests.training.test_train import losses, weights_of
+from training.__main__ import main
 from training.config import LossConfig, MethodConfig, ModelConfig, TrainConfig
 from training.distributed import World
 from training.errors import ModelError
+from training.learning import initial_weights
 from training.learning.gradient import FlatGradients, accumulate_gradient
+from training.learning.initial_weights import load_weights
 from training.learning.method import make_method
 from training.learning.model import Model, create_model
 from training.train import train
@@ -122,3 +129,99 @@ def test_locking_random_weights_is_refused() -> None:
         ModelConfig(name="ViT-B-32", lock_image=True, init_from="x", init_towers="text")
     with pytest.raises(ConfigError, match="does nothing without lock_image"):
         ModelConfig(name="ViT-B-32", unlocked_image_groups=1)
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Path]:
+    """What Hugging Face's cache holds: ORGANISATION/NAME -> file. Nothing is asked of a network."""
+    files: dict[str, Path] = {}
+
+    def look_up(repository: str, name: str) -> str | None:
+        found = files.get(repository)
+        return None if found is None or found.name != name else str(found)
+
+    monkeypatch.setattr(initial_weights, "try_to_load_from_cache", look_up)
+    return files
+
+
+def published(name: str, source: str, image_mean: tuple[float, ...] = open_clip.OPENAI_DATASET_MEAN) -> nn.Module:
+    """A module of two weights into which `source` is loaded as if it were open_clip's model `name`."""
+    clip = nn.Module()
+    clip.visual = nn.Linear(2, 2, bias=False)
+    clip.visual.image_mean = image_mean
+    clip.logit_scale, clip.logit_bias = nn.Parameter(torch.zeros(())), None
+    load_weights(clip, source, towers="both", name=name)
+    return clip
+
+
+def test_a_tag_or_a_hub_name_stands_for_the_file_in_the_cache(cached: dict[str, Path], tmp_path: Path) -> None:
+    weights = {"visual.weight": torch.ones(2, 2), "logit_scale": torch.ones(())}
+    save_file(weights, tmp_path / "open_clip_model.safetensors")
+    cached["laion/CLIP-ViT-B-32-laion2B-s34B-b79K"] = tmp_path / "open_clip_model.safetensors"
+    for source in ("laion2b_s34b_b79k", "laion2b-s34b-b79k", "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"):
+        assert torch.equal(published("ViT-B-32", source).visual.weight, torch.ones(2, 2))  # type: ignore[union-attr]  # a layer
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "told"),
+    [
+        ("ViT-B-32", "laion2b_s34b_b79k", r"not on this machine; bring open_clip_model\.safetensors of laion/"),
+        ("ViT-B-32", "hf-hub:some/where", r"bring open_clip_model\.safetensors of some/where and give its path"),
+        ("ViT-B-32", "openai", r"another GELU; set --model\.name ViT-B-32-quickgelu"),
+        ("ViT-L-14", "laion2b_s32b_b82k", r"to a mean of 0; set --model\.normalisation inception"),
+        ("ViT-B-32", "laion2b_s34b", r"does not exist; give .*, or a tag of ViT-B-32 \(laion2b_s34b_b79k"),
+    ],
+)  # fmt: skip
+def test_published_weights_that_are_not_here_or_do_not_fit_are_one_line(
+    name: str, source: str, told: str, cached: dict[str, Path]
+) -> None:
+    with pytest.raises(ModelError, match=rf"^model\.init_from: .*{told}") as caught:
+        published(name, source)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_looked_up_on_a_network_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    for name, source in (("ViT-B-32", "laion2b_s34b_b79k"), ("RN50-quickgelu", "cc12m"), ("RN50", "hf-hub:a/b")):
+        with pytest.raises(ModelError, match=r"is not on this machine; bring .*HF_HUB_OFFLINE=0"):
+            published(name, source)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    asked: list[tuple[str, str | None]] = []
+
+    def download(repository: str, filename: str | None) -> str:
+        asked.append((repository, filename))
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr(initial_weights, "download_pretrained_from_hf", download)
+    with pytest.raises(ModelError, match="is not on this machine"):
+        published("ViT-B-32", "laion2b_s34b_b79k")
+    assert asked == [("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", None)]
+
+
+def test_open_clip_loads_an_export_and_its_weights_start_a_run_again(trained: Path, tiny_vit: Path) -> None:
+    words = ["--output", str(trained), "--data.path", "x", "--model.name", str(tiny_vit), "--samples", "1"]
+    assert main(["export", *words, "--model.normalisation", "inception"]) == 0
+    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{trained}/export")
+    expected = weights_of(trained)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in theirs.state_dict().items())
+    assert transform.transforms[-1].mean == [0.5, 0.5, 0.5]
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in theirs.state_dict().items()}}, trained / "x.pt"
+    )
+    for source in (trained / "export", trained / "x.pt"):  # as open_clip's own trainer writes them
+        found = made(str(tiny_vit), source).clip.state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_run_goes_on_with_larger_pictures_from_another(config: TrainConfig, trained: Path, tmp_path: Path) -> None:
+    """As clip-vit-l-14-336.yaml does."""
+    larger = tmp_path / "openwit-test-vit-48.json"
+    larger.write_text(json.dumps({**TINY_VIT, "vision_cfg": {**TINY_VIT["vision_cfg"], "image_size": 48}}))  # type: ignore[dict-item]  # a dict
+    model = replace(config.model, name=str(larger), init_from=str(trained))
+    train(replace(config, model=model))
+    found = weights_of(config.output)
+    assert found["visual.positional_embedding"].shape == (1 + 3 * 3, 32)
+    assert len(losses(config.output)) == 2

@@ -28,7 +28,9 @@ def start(*words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     return done, done.stderr.splitlines()[-1].split()[1:]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["evaluate", "--help"], ["export", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["plan", "--help"], ["evaluate", "--help"], ["export", "--help"]]
+)
 def test_help_loads_no_heavy_library(words: list[str]) -> None:
     done, loaded = start(*words)
     assert done.returncode == 0

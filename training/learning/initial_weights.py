@@ -1,18 +1,26 @@
 """Where a model's weights come from when they are not random: `model.init_from`.
 
 a file of weights | a run's last checkpoint | an export --both towers or one--> open_clip's module
+a tag of open_clip | hf-hub:ORGANISATION/NAME --its file, where the machine has it--^
+
+Published weights are taken from Hugging Face's cache. Nothing is downloaded unless HF_HUB_OFFLINE=0 asks for it.
 """
 
 from __future__ import annotations
 
+import difflib
+import os
 import pickle
 import warnings
 import zipfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import open_clip
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import download_pretrained_from_hf
 from safetensors import SafetensorError
 from torch import nn
 
@@ -33,7 +41,9 @@ def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both",
     Position embeddings of another size are interpolated, as open_clip does. Raises ModelError.
     """
     with ExitStack() as stack:
-        _load(clip, _here(source, stack), source, towers=towers, name=name)
+        published = _published(clip, str(source), name)
+        here = _here(source, stack, name) if published is None else published
+        _load(clip, here, source, towers=towers, name=name)
 
 
 def _load(
@@ -81,10 +91,64 @@ def _load(
         ) from error
 
 
-def _here(source: str | Path, stack: ExitStack) -> Path:
+_HUB = "hf-hub:"
+
+
+def _published(clip: nn.Module, source: str, name: str) -> Path | None:
+    """The file that the tag or hub name `source` stands for; None where it is neither. Raises ModelError."""
+    if source.startswith(_HUB):
+        return _of_hub(f"{source.removeprefix(_HUB)}/", source)
+    about = cast("dict[str, Any]", open_clip.get_pretrained_cfg(name, source)) if "/" not in source else {}
+    if not about or Path(source).exists():
+        return None
+    if (wanted := bool(about.get("quick_gelu"))) != bool(open_clip.get_model_config(name).get("quick_gelu")):
+        other = f"{name}-quickgelu" if wanted else name.removesuffix("-quickgelu")
+        raise ModelError(f"model.init_from: {source} was trained with another GELU; set --model.name {other}")
+    if (mean := tuple(about["mean"])) != tuple(cast(Any, clip.visual).image_mean):
+        ours = {tuple(open_clip.OPENAI_DATASET_MEAN): "clip", (0.5, 0.5, 0.5): "inception"}
+        remedy = f"set --model.normalisation {ours[mean]}" if mean in ours else "of its kind there is none here"
+        raise ModelError(f"model.init_from: {source} saw pixels brought otherwise to a mean of 0; {remedy}")
+    return _of_hub(about["hf_hub"], source)
+
+
+def _may_download() -> bool:
+    """Whether the user has asked for a network; `training.learning` says no otherwise."""
+    return os.environ.get("HF_HUB_OFFLINE", "1").lower() in ("0", "false", "no", "off")
+
+
+def _of_hub(place: str, source: str) -> Path:
+    """The file at `place`, ORGANISATION/NAME/ or ORGANISATION/NAME/FILE. Raises ModelError."""
+    repository, _, file = place.rpartition("/")
+    for name in (file,) if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+        if isinstance(found := try_to_load_from_cache(repository, name), str):
+            return Path(found)
+    what = f"{file or HF_SAFE_WEIGHTS_NAME} of {repository}"
+    if not _may_download():
+        raise _not_here(source, what)
+    try:
+        return Path(download_pretrained_from_hf(repository, filename=file or None))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _not_here(source, what) from error
+
+
+def _not_here(source: str, what: str) -> ModelError:
+    return ModelError(
+        f"model.init_from: {source} is not on this machine; bring {what} and give its path, or set HF_HUB_OFFLINE=0 "
+        "where there is a network"
+    )
+
+
+def _here(source: str | Path, stack: ExitStack, name: str) -> Path:
     """`source`, of a bucket as a copy that `stack` removes. Raises ModelError."""
     place = place_of(source)
     if isinstance(place, Path):
+        if not place.exists():
+            tags = open_clip.list_pretrained_tags_by_model(name)
+            near = difflib.get_close_matches(str(source), tags, 3, 0.3) or tags[:3]
+            hint = f", or a tag of {name} ({', '.join(near)})" if near else ""
+            raise ModelError(
+                f"model.init_from: {place} does not exist; give a weights file, the directory of a run{hint}"
+            )
         return place
     here = stack.enter_context(scratch_files())
     try:
@@ -106,8 +170,6 @@ def _here(source: str | Path, stack: ExitStack) -> Path:
 def _weights_file(path: Path) -> Path:
     """The file of weights at `path`, or the directory of a sharded checkpoint. Raises ModelError."""
     if not path.is_dir():
-        if not path.exists():
-            raise ModelError(f"model.init_from: {path} does not exist; give a weights file or the directory of a run")
         return path
     last, _ = find_last(path / "checkpoints")
     for directory in (last, path):

@@ -41,6 +41,11 @@ __all__ = [
 ]
 
 
+_STATISTICS = {
+    "clip": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Mean and deviation of each channel, of pixels in [0, 1]."""
 HEADS = "heads_of_method"
 """Where a method's own modules stand in open_clip's: their weights are saved under it, and left out of an export."""
 
@@ -80,12 +85,13 @@ def model_json(name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", open_clip.get_model_config(register_model(name)))
 
 
-def preprocess_json(image_size: int) -> dict[str, Any]:
-    """What open_clip shall do to pictures before it shows them to a model of this trainer."""
+def preprocess_json(image_size: int, normalisation: Literal["clip", "inception"] = "clip") -> dict[str, Any]:
+    """What open_clip shall do to pictures before it shows them to a model of this trainer (see ModelConfig)."""
+    mean, deviation = _STATISTICS[normalisation]
     return {
         "size": image_size,
-        "mean": list(open_clip.OPENAI_DATASET_MEAN),
-        "std": list(open_clip.OPENAI_DATASET_STD),
+        "mean": list(mean),
+        "std": list(deviation),
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
@@ -256,19 +262,25 @@ def create_model(
     mesh: DeviceMesh | None = None,
     heads: Callable[[nn.Module], Mapping[str, nn.Module]] = lambda _: {},
     synchronise_batch_norm: bool = False,
+    tokenizer: Tokenizer | None = None,
 ) -> Model:
     """The model of `config`, on `device`, in training mode, weights drawn from `seed`.
 
     With `mesh` its weights are cut over the ranks there. `synchronise_batch_norm`: over all ranks, where it has some.
 
     `image_size` is the side of its pictures, None for the one that the model names. `heads` are what a method adds.
+    `tokenizer` is made where it is not given. On the meta device nothing is drawn.
 
     `init_logit_scale` is the logarithm of the initial scale, `init_logit_bias` the sigmoid loss's bias
     (None: the model has none). Raises ModelError.
     """
     name = register_model(config.name)
-    tokenizer = make_tokenizer(name)  # first: it may say at once what takes minutes to build and then fails
+    tokenizer = tokenizer or make_tokenizer(
+        name, config.tokenizer
+    )  # first: it may say at once what takes minutes to build and then fails
+    mean, deviation = _STATISTICS[config.normalisation]
     overrides: dict[str, Any] = {"init_logit_scale": init_logit_scale}
+    overrides["force_preprocess_cfg"] = {"mean": mean, "std": deviation}
     if image_size is not None:
         overrides["force_image_size"] = image_size
     if init_logit_bias is not None:
@@ -279,7 +291,8 @@ def create_model(
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        clip = open_clip.create_model(name, pretrained_text=False, output_dict=True, **overrides)
+        where = device if device.type == "meta" else "cpu"
+        clip = open_clip.create_model(name, device=where, pretrained_text=False, output_dict=True, **overrides)
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         raise ModelError(f"{config.name}: open_clip cannot build it: {one_line(error, 300)}") from error
     finally:

@@ -1,0 +1,283 @@
+"""What a run will take of each GPU's memory, by kind, reckoned on a machine without one.
+
+    the model on the meta device (nothing is drawn) --> numbers of weights
+    one micro-batch of tensors without content (FakeTensorMode) --> what autograd keeps for the backward pass
+
+Activations are not guessed: every tensor that autograd saves is counted once, as an eager forward pass saves it (fused
+attention, which keeps no matrix of weights; autocast as `precision` says; what gradient checkpointing leaves out). The
+pass takes a CPU's kernels. CUDA's differ where layer norms are concerned, which autocast computes in float32 there; the
+count does so too. `model.compile` keeps less, which is not counted.
+
+Not in it: kernels' workspace, buffers of collectives, the CUDA context (about 0.5 GB) and what the allocator loses to
+fragments. `MARGIN` of the memory is left for these.
+
+Shapes: n samples of a rank, N of the global batch, D = embedding width, R x C a tile of similarities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from pipeline.errors import one_line
+from training.config import Phase, TrainConfig
+from training.data.batches import Batch, Tokenizer
+from training.distributed import World
+from training.errors import ModelError
+from training.learning.checks import check_model, check_sizes
+from training.learning.method import Method, make_method
+from training.learning.model import Model, create_model, has_batch_norm, model_json, register_model
+from training.learning.sharding import layers_of
+from training.learning.tokenizer import make_tokenizer
+
+__all__ = ["MARGIN", "Needs", "needs_of"]
+
+MARGIN = 0.1
+"""Share of a GPU's memory that is left for what is not counted."""
+_TILES = 4
+"""Tiles that are alive at a time: cosines, logits, their exponential, the gradient (`similarity.py`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a config asks of its machines."""
+
+    model_name: str
+    image_size: int
+    context_length: int
+    parameters: int
+    of_image: int
+    """Those of the image tower."""
+    of_text: int
+    """All others, with the temperature and what a method adds."""
+    trained: int
+    tokenizer_problem: str
+    """Why its tokenizer cannot be made here; empty where it can."""
+    can_be_cut: bool
+    """Whether micro-batches are exact."""
+    samples: int
+    """Of each step, on the rank that has most."""
+    micro_batches: int
+    memory: Mapping[str, int]
+    """Bytes on each GPU, by kind."""
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.memory.values())
+
+
+def needs_of(config: TrainConfig) -> Needs:
+    """What `config` takes on each of its `plan.gpus`; of several phases, in the one that takes most.
+
+    Raises ModelError or ConfigError for what would stop the run for its model or its sizes.
+    """
+    world = World(size=config.plan.gpus, device=torch.device("cuda"))
+    check_sizes(config, world)
+    phases = config.phases
+    if not phases or phases[0].begins_at > 0:
+        phases = (Phase(begins_at=0.0), *phases)
+    return max((_of_phase(config, phase, world) for phase in phases), key=lambda needs: needs.total)
+
+
+def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
+    method = make_method(config.method, config.loss)
+    name = register_model(config.model.name)
+    tokenizer, problem = _tokenizer(name, config.model.tokenizer)
+    model = _without_weights(config, method, phase.image_size, tokenizer)
+    check_model(config, model, world)
+    clip = model.clip
+    counts = {name: _count(module.parameters()) for name, module in clip.named_children()}
+    parameters = _count(clip.parameters())
+    of_image = counts.get("visual", 0)
+    trained = _count(p for p in clip.parameters() if p.requires_grad)
+    samples = math.ceil(config.global_batch_size / world.size)
+    micro_batches = phase.micro_batches or config.micro_batches
+    length = phase.context_length or model.tokenizer.context_length
+    is_half = model.precision == "bf16"
+
+    is_sharded = config.distributed == "fsdp" and world.size > 1
+    parts = world.size if is_sharded else 1
+    gathered = 0
+    if is_sharded:  # the layer that is computed and the one that is fetched meanwhile
+        gathered = 2 * max((_count(layer.parameters()) for layer in layers_of(clip)), default=parameters)
+    whole_gradients = micro_batches > 1 or not is_sharded  # FSDP2 sums them in the last backward pass alone
+    memory = {
+        "weights": 4 * (parameters // parts + gathered),
+        "weights in bf16": 2 * (gathered if is_sharded else _count(_matrices(clip))) if is_half else 0,
+        "gradients": 4 * (trained if whole_gradients else trained // parts),
+        "moments": 8 * (trained // parts),
+        "activations": _activations(config, model, method, math.ceil(samples / micro_batches), length),
+        "batch, one ahead": 2 * samples * (3 * model.image_size**2 + 8 * length + 8),
+        **_of_loss(config, int(model_json(config.model.name)["embed_dim"]), samples),
+    }
+    return Needs(
+        model_name=model.name,
+        image_size=model.image_size,
+        context_length=length,
+        parameters=parameters,
+        of_image=of_image,
+        of_text=parameters - of_image,
+        trained=trained,
+        tokenizer_problem=problem,
+        can_be_cut=not has_batch_norm(clip),
+        samples=samples,
+        micro_batches=micro_batches,
+        memory={kind: num_bytes for kind, num_bytes in memory.items() if num_bytes},
+    )
+
+
+class _NoTokenizer:
+    """In place of one that is not at hand."""
+
+    def __init__(self, context_length: int) -> None:
+        self.context_length = context_length
+
+    def __call__(self, texts: list[str], context_length: int = 0) -> Tensor:
+        raise NotImplementedError("nothing is tokenised for a plan")
+
+
+def _tokenizer(name: str, source: str | None) -> tuple[Tokenizer, str]:
+    """That of `name`, or what stands for it and what is in the way."""
+    try:
+        return make_tokenizer(name, source), ""
+    except ModelError as error:
+        text = model_json(name)["text_cfg"]
+        if "context_length" not in text:
+            raise
+        return _NoTokenizer(int(text["context_length"])), one_line(error, 600)
+
+
+def _without_weights(config: TrainConfig, method: Method, image_size: int | None, tokenizer: Tokenizer) -> Model:
+    """The model of `config` on the meta device; what it starts from is not read."""
+    drawn = replace(config.model, init_from=None, lock_image=False, unlocked_image_groups=0, compile=False)
+    with torch.device("meta"):
+        model = create_model(
+            drawn,
+            device=torch.device("meta"),
+            precision="fp32" if config.precision == "fp32" else "bf16",
+            init_logit_scale=method.init_logit_scale,
+            init_logit_bias=method.init_logit_bias,
+            seed=config.seed,
+            image_size=image_size,
+            heads=method.heads,
+            tokenizer=tokenizer,
+        )
+    if config.model.lock_image:
+        cast(Any, model.clip).lock_image_tower(config.model.unlocked_image_groups, freeze_bn_stats=True)
+        model.image_is_locked = not any(p.requires_grad for p in cast(nn.Module, model.clip.visual).parameters())
+    return model
+
+
+def _count(parameters: Any) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _matrices(clip: nn.Module) -> list[nn.Parameter]:
+    """What autocast makes copies of."""
+    return [parameter for parameter in clip.parameters() if parameter.ndim >= 2]
+
+
+def _of_loss(config: TrainConfig, width: int, samples: int) -> dict[str, int]:
+    """Features of own pictures and all texts with their gradients, and tiles; see `similarity.py`."""
+    each = 2 if config.loss.features == "bf16" else 4
+    rows, columns = min(config.loss.chunk_rows, samples), min(config.loss.chunk_rows, config.global_batch_size)
+    return {
+        "features": (each + 4) * width * (samples + config.global_batch_size),
+        "tiles of the loss": _TILES * 4 * rows * columns,
+    }
+
+
+# --- activations ------------------------------------------------------------------------------------
+
+
+class _AsOnGpu(TorchFunctionMode):
+    """Autocast computes layer norms in float32 on CUDA, and keeps their inputs so; on a CPU in bf16."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.layer_norm and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+class _Kept:
+    """The bytes that autograd keeps, each storage once; weights, which are there anyway, are left out."""
+
+    def __init__(self, clip: nn.Module) -> None:
+        self._weights = {p.untyped_storage()._cdata for p in clip.parameters()}
+        self._storages: dict[int, Any] = {}  # held, so that none takes another's place
+        self.num_bytes = 0
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """For `saved_tensors_hooks`."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._weights and storage._cdata not in self._storages:
+            self._storages[storage._cdata] = storage
+            self.num_bytes += storage.nbytes()
+        return tensor
+
+
+def _activations(config: TrainConfig, model: Model, method: Method, samples: int, length: int) -> int:
+    """Bytes that a micro-batch of `samples` keeps; with gradient checkpointing also those of the layer that is
+    computed again."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        clip = model.clip.to_empty(device="cpu")
+        cpu = torch.device("cpu")
+        fake = Model(clip, name=model.name, device=cpu, precision=model.precision, tokenizer=model.tokenizer)
+        fake.can_trim = False  # texts are taken to be as long as they may be
+        fake.train()
+
+        def kept(count: int, layers: Callable[[_Kept], None] = lambda _: None) -> int:
+            counter = _Kept(clip)
+            layers(counter)
+            with torch.autograd.graph.saved_tensors_hooks(counter.add, lambda tensor: tensor), _AsOnGpu():
+                _forward(fake, method, count, length)
+            return counter.num_bytes
+
+        # Of twice as many samples, the difference: copies of weights and masks do not grow.
+        grown = kept(2 * samples) - kept(samples)
+        if not config.model.gradient_checkpointing:
+            return grown
+        cast(Any, clip).set_grad_checkpointing(False)
+        return grown + _largest_layer(clip, lambda layers: kept(samples, layers))
+
+
+def _largest_layer(clip: nn.Module, run: Callable[[Callable[[_Kept], None]], int]) -> int:
+    """The most that one layer keeps in a forward pass, which `run` makes."""
+    found, handles = [0], []
+
+    def watch(counter: _Kept) -> None:
+        begun = [0]
+
+        def before(module: nn.Module, args: Any) -> None:
+            begun[0] = counter.num_bytes
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            found.append(counter.num_bytes - begun[0])
+
+        for layer in layers_of(clip):
+            handles.extend([layer.register_forward_pre_hook(before), layer.register_forward_hook(after)])
+
+    run(watch)
+    for handle in handles:
+        handle.remove()
+    return max(found)
+
+
+def _forward(model: Model, method: Method, samples: int, length: int) -> None:
+    size = model.image_size
+    images = torch.empty(samples, size, size, 3, dtype=torch.uint8)
+    tokens, keys = torch.zeros(samples, length, dtype=torch.int64), torch.zeros(samples, dtype=torch.int64)
+    if method.fields:  # of shapes that are not known here: the towers alone
+        model.encode_image(images, keys)
+        model.encode_text(tokens)
+    else:
+        method.forward(model, Batch.of(images=images, tokens=tokens, keys=keys))
