@@ -25,13 +25,14 @@ from typing import Any, cast
 import torch
 
 from training.config import AugmentConfig, DataConfig, LossConfig, MethodConfig, ModelConfig, OptimiserConfig
+from training.data.batch import trim
 from training.data.batches import Batch, BatchDataset, batches
 from training.data.index import write_index
 from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.learning.gradient import accumulate_gradient, make_gradients
 from training.learning.method import make_method
-from training.learning.model import Model, create_model, model_json, resolve_precision, trim
+from training.learning.model import Model, create_model, model_json, resolve_precision
 from training.learning.optimiser import make_optimiser
 
 
@@ -153,7 +154,7 @@ def _source(model: Model, options: argparse.Namespace, folder: str, total_steps:
         rank=0,
         world_size=1,
         config=DataConfig(path=options.data, num_workers=options.num_workers),
-        pin_memory=model.device.type == "cuda",
+        device=model.device,
     )
 
 

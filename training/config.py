@@ -76,6 +76,10 @@ class AugmentConfig:
     """Widest crop before it is made square, as width over height or its inverse; 1 keeps shapes as they are."""
     flip_probability: float = 0.0
     """Chance of a mirrored picture. CLIP uses none: captions name left and right, and text would be mirrored."""
+    min_decoded_sides: float = 2.0
+    """JPEGs are decoded at a half, a quarter or an eighth of their size as long as both sides are left with this many
+    times the model's picture. 2 is near whole decoding, 1 a third faster for pictures twice the model's, and less
+    near; docs/training.md has the figures."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_crop_area <= 1:
@@ -84,6 +88,8 @@ class AugmentConfig:
             raise ConfigError(f"max_crop_aspect must be at least 1, got {self.max_crop_aspect}")
         if not 0 <= self.flip_probability <= 1:
             raise ConfigError(f"flip_probability must lie in [0, 1], got {self.flip_probability}")
+        if self.min_decoded_sides < 1:
+            raise ConfigError(f"min_decoded_sides must be at least 1, got {self.min_decoded_sides}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -444,12 +450,18 @@ def learns(config: TrainConfig) -> str:
     model = replace(config.model, gradient_checkpointing=False, compile=False)
     phases = [replace(phase, micro_batches=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.
-    loss = {name: value for name, value in vars(config.loss).items() if name != "features" or value != "fp32"}
+    loss = _as_once(config.loss, features="fp32")
+    augment = _as_once(config.data.augment, min_decoded_sides=2.0)
     later = () if config.method == MethodConfig() else (config.method,)
     return fingerprint(
-        model, phases, config.data.augment, config.data.weights, config.data.follow, config.epochs, config.samples,
+        model, phases, augment, config.data.weights, config.data.follow, config.epochs, config.samples,
         config.global_batch_size, config.seed, loss, config.optimiser, *order, *later,
     )  # fmt: skip
+
+
+def _as_once(config: Any, **later: Any) -> dict[str, Any]:
+    """The options of `config`, but for those of `later` that have the value there."""
+    return {name: value for name, value in vars(config).items() if name not in later or value != later[name]}
 
 
 def _check_place(option: str, text: str) -> None:

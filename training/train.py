@@ -22,7 +22,6 @@ from training.errors import NonFiniteError
 from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import Metric
 from training.learning.gradient import accumulate_gradient
-from training.learning.model import trim
 from training.learning.optimiser import learning_rate
 from training.learning.seeding import seed_step
 from training.run.begin import begin
@@ -74,10 +73,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
                 # ------------------------------------------------------------------------------
                 learner = learner.resized(phase.image_size)
                 with window.waiting():
-                    batch = next(run.incoming)
-                    if learner.model.can_trim:  # here rather than on a GPU, which would have to be waited for
-                        batch = batch.having(tokens=trim(batch.tokens))
-                    batch = batch.to(world.device)
+                    batch = next(run.incoming).to(world.device)
 
                 # ------------------------------------------------------------------------------
                 # Step

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from pipeline.errors import one_line
 from training.config import ModelConfig, Precision
+from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
 from training.learning.initial_weights import load_weights
@@ -37,7 +38,6 @@ __all__ = [
     "preprocess_json",
     "register_model",
     "resolve_precision",
-    "trim",
 ]
 
 
@@ -107,12 +107,6 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
-
-
-def trim(tokens_BL: Tensor) -> Tensor:
-    """Tokens without the columns that are padding (0) in every row. Exact for causal text towers."""
-    used = torch.nonzero((tokens_BL != 0).any(dim=0))
-    return tokens_BL[:, : int(used[-1]) + 1] if used.numel() else tokens_BL[:, :1]
 
 
 def has_batch_norm(module: nn.Module) -> bool:
