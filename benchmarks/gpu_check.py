@@ -106,7 +106,8 @@ def main() -> None:
         if options.only and part.name not in options.only.split(","):
             continue
         left = options.limit_s - (time.monotonic() - begun)
-        entry = run_part(part, min(part.limit_s, left), options.out) if left > 5 else {"error": "no time left"}
+        limit_s = part.limit_s * (5 if options.small else 1)  # of a busy CPU
+        entry = run_part(part, min(limit_s, left), options.out) if left > 5 else {"error": "no time left"}
         results.append({"part": part.name, **entry})
         (options.out / "gpu_check.json").write_text(json.dumps(results, indent=1) + "\n")
         print(told(results[-1]), flush=True)

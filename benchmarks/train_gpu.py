@@ -194,9 +194,9 @@ def _source(model: Model, options: argparse.Namespace, folder: str, total_steps:
 def _made(model: Model, options: argparse.Namespace, total_steps: int) -> Generator[Batch, None, None]:
     generator = torch.Generator().manual_seed(0)
     size = model.image_size
-    tokens = torch.zeros(options.batch, options.tokens, dtype=torch.int64)
-    tokens[:, : options.tokens] = torch.randint(1, 49000, (options.batch, options.tokens), generator=generator)
-    tokens[:, options.tokens - 1] = 49407
+    length = min(options.tokens, cast(Any, model.tokenizer).context_length)
+    tokens = torch.randint(1, 49000, (options.batch, length), generator=generator)
+    tokens[:, -1] = 49407
     batch = Batch.of(
         images=torch.randint(0, 256, (options.batch, size, size, 3), generator=generator, dtype=torch.uint8),
         tokens=tokens,

@@ -385,6 +385,10 @@ class TrainConfig:
     """Decides weights, order, crops and dropout."""
     precision: Precision = "auto"
     """auto, fp32 or bf16 (mixed: weights stay fp32). auto takes bf16 where the hardware multiplies it."""
+    tf32: bool = False
+    """On a GPU, multiply what stays fp32 in TF32: with precision fp32 everything, else the loss's logits."""
+    cudnn_benchmark: bool = False
+    """On a GPU, time the convolutions' algorithms and take the fastest, which may be another one in another run."""
     distributed: Literal["ddp", "fsdp"] = "ddp"
     """What several processes share: ddp, the batch alone; fsdp, the weights and their optimiser state as well
     (fully sharded, torch's FSDP2), for models that do not fit on one device. The gradient is the same."""

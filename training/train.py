@@ -54,6 +54,8 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
         world = stack.enter_context(distributed(device=config.device, timeout_s=config.collective_timeout_s))
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+        torch.backends.cudnn.benchmark = config.cudnn_benchmark
         with world.during("the start of the run"):
             run = begin(config, world, stack)
         stop = stack.enter_context(listen())
