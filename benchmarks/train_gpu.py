@@ -17,7 +17,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -25,14 +25,18 @@ from typing import Any, cast
 import torch
 
 from training.config import AugmentConfig, DataConfig, LossConfig, MethodConfig, ModelConfig, OptimiserConfig
-from training.data.batches import Batch, BatchDataset, batches
+from training.data.batch import Batch
+from training.data.batches import BatchDataset, batches
 from training.data.index import write_index
+from training.data.slots import one_ahead
 from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.learning.gradient import accumulate_gradient, make_gradients
 from training.learning.method import make_method
-from training.learning.model import Model, create_model, model_json, resolve_precision, trim
+from training.learning.model import Model, create_model, model_json, resolve_precision
 from training.learning.optimiser import make_optimiser
+
+_PROFILED_STEPS = 3
 
 
 def main() -> None:
@@ -49,6 +53,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--peak_tflops", type=float, default=989.0)
+    parser.add_argument("--profile", default=None, help="file for the costliest operators of three more steps")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -70,33 +75,39 @@ def measure(name: str, device: torch.device, options: argparse.Namespace) -> dic
     optimiser = make_optimiser(model.clip, OptimiserConfig())
     world = World(device=device)
     gradients = make_gradients(model.clip, [p for group in optimiser.param_groups for p in group["params"]], world)
-    total_steps = options.warmup_steps + options.steps
-    seconds, waits, tokens = [], [], []
-    with tempfile.TemporaryDirectory() as folder, closing(_source(model, options, folder, total_steps)) as source:
-        for step in range(total_steps):
-            begin = time.perf_counter()
-            batch = next(source)
-            batch = batch.having(tokens=trim(batch.tokens)).to(device)
-            waited = time.perf_counter() - begin
-            accumulate_gradient(
-                model,
-                method,
-                batch,
-                gradients,
-                world,
-                global_batch_size=options.batch,
-                micro_batches=options.micro_batches,
-            )
-            norm = float(gradients.norm())  # the loop reads it too: a step is whole when the host knows it
-            assert norm == norm, "not a number"
-            optimiser.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if step >= options.warmup_steps:
-                seconds.append(time.perf_counter() - begin)
-                waits.append(waited)
-                tokens.append(int((batch.tokens != 0).any(0).sum()))
-    step_s = statistics.median(seconds)
+    warm = options.warmup_steps
+    num_steps = warm + options.steps + (_PROFILED_STEPS if options.profile else 0)
+    waits, tokens = [], []
+
+    def step(batch: Batch) -> None:
+        accumulate_gradient(
+            model, method, batch, gradients, world,
+            global_batch_size=options.batch, micro_batches=options.micro_batches,
+        )  # fmt: skip
+        gradients.norm()
+        optimiser.step()
+
+    with tempfile.TemporaryDirectory() as folder, closing(_source(model, options, folder, num_steps)) as source:
+        for _ in range(warm):
+            step(next(source).to(device))
+        _wait_for(device)
+        latest: torch.cuda.Event | None = None
+        begin = time.perf_counter()
+        for _ in range(options.steps):
+            asked = time.perf_counter()
+            batch = next(source).to(device)
+            waits.append(time.perf_counter() - asked)
+            tokens.append(batch.tokens.shape[1])
+            step(batch)
+            # As in the loop, the host is a step ahead at most.
+            previous, latest = latest, _mark(device)
+            if previous is not None:
+                previous.synchronize()
+        _wait_for(device)
+        elapsed_s = time.perf_counter() - begin
+        if options.profile:
+            Path(options.profile).write_text(_profiled(lambda: step(next(source).to(device)), device))
+    step_s = elapsed_s / options.steps
     flops = flops_per_pair(name, text_tokens=statistics.mean(tokens)) * options.batch
     return {
         "model": name,
@@ -109,11 +120,32 @@ def measure(name: str, device: torch.device, options: argparse.Namespace) -> dic
         "data": options.data is not None,
         "samples_per_s": options.batch / step_s,
         "step_ms": 1e3 * step_s,
-        "step_ms_spread": [1e3 * min(seconds), 1e3 * max(seconds)],
-        "data_wait_share": sum(waits) / sum(seconds),
+        "data_wait_share": sum(waits) / elapsed_s,
         "model_flops_utilisation": flops / step_s / (options.peak_tflops * 1e12),
         "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
     }
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    return torch.cuda.current_stream().record_event() if device.type == "cuda" else None
+
+
+def _profiled(step: Callable[[], None], device: torch.device) -> str:
+    """A table of the costliest operators."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=kinds) as found:
+        for _ in range(_PROFILED_STEPS):
+            step()
+        _wait_for(device)
+    order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    return str(found.key_averages().table(sort_by=order, row_limit=40))
 
 
 def flops_per_pair(name: str, *, text_tokens: float) -> float:
@@ -146,23 +178,25 @@ def _source(model: Model, options: argparse.Namespace, folder: str, total_steps:
         tokenizer=model.tokenizer,
         seed=0,
     )
-    return batches(
+    found = batches(
         dataset,
         start=0,
         stop=options.batch * total_steps,
         rank=0,
         world_size=1,
         config=DataConfig(path=options.data, num_workers=options.num_workers),
-        pin_memory=model.device.type == "cuda",
+        device=model.device,
+        text_multiple=8 if model.can_trim else None,
     )
+    return one_ahead(found) if model.device.type == "cuda" else found
 
 
 def _made(model: Model, options: argparse.Namespace, total_steps: int) -> Generator[Batch, None, None]:
     generator = torch.Generator().manual_seed(0)
     size = model.image_size
-    tokens = torch.zeros(options.batch, 77, dtype=torch.int64)
-    tokens[:, : options.tokens] = torch.randint(1, 49000, (options.batch, options.tokens), generator=generator)
-    tokens[:, options.tokens - 1] = 49407
+    length = min(options.tokens, cast(Any, model.tokenizer).context_length)
+    tokens = torch.randint(1, 49000, (options.batch, length), generator=generator)
+    tokens[:, -1] = 49407
     batch = Batch.of(
         images=torch.randint(0, 256, (options.batch, size, size, 3), generator=generator, dtype=torch.uint8),
         tokens=tokens,

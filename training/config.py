@@ -81,6 +81,10 @@ class AugmentConfig:
     """Widest crop before it is made square, as width over height or its inverse; 1 keeps shapes as they are."""
     flip_probability: float = 0.0
     """Chance of a mirrored picture. CLIP uses none: captions name left and right, and text would be mirrored."""
+    min_decoded_sides: float = 2.0
+    """JPEGs are decoded at a half, a quarter or an eighth of their size as long as both sides are left with this many
+    times the model's picture. 2 is near whole decoding, 1 a third faster for pictures twice the model's, and less
+    near; docs/training.md has the figures."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_crop_area <= 1:
@@ -89,6 +93,8 @@ class AugmentConfig:
             raise ConfigError(f"max_crop_aspect must be at least 1, got {self.max_crop_aspect}")
         if not 0 <= self.flip_probability <= 1:
             raise ConfigError(f"flip_probability must lie in [0, 1], got {self.flip_probability}")
+        if self.min_decoded_sides < 1:
+            raise ConfigError(f"min_decoded_sides must be at least 1, got {self.min_decoded_sides}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -458,6 +464,10 @@ class TrainConfig:
     """Decides weights, order, crops and dropout."""
     precision: Precision = "auto"
     """auto, fp32 or bf16 (mixed: weights stay fp32). auto takes bf16 where the hardware multiplies it."""
+    tf32: bool = False
+    """On a GPU, multiply what stays fp32 in TF32: with precision fp32 everything, else the loss's logits."""
+    cudnn_benchmark: bool = False
+    """On a GPU, time the convolutions' algorithms and take the fastest, which may be another one in another run."""
     distributed: Literal["ddp", "fsdp"] = "ddp"
     """What several processes share: ddp, the batch alone; fsdp, the weights and their optimiser state as well
     (fully sharded, torch's FSDP2), for models that do not fit on one device. The gradient is the same."""
@@ -518,11 +528,6 @@ def total_samples(config: TrainConfig, samples_an_epoch: float) -> int:
     return math.ceil(wanted / config.global_batch_size) * config.global_batch_size
 
 
-_ALWAYS = object()
-_LATER_IN_MODEL = {"tokenizer": None, "normalisation": "clip"}
-"""Options of a model that earlier versions did not have, with what those did."""
-
-
 def learns(config: TrainConfig) -> str:
     """Fingerprint of the options that change what is learnt; the others may change when a run goes on."""
     # How the work is cut and where it lies changes nothing. Without lanes, and where all is taken, the parts are those
@@ -531,16 +536,22 @@ def learns(config: TrainConfig) -> str:
     order: tuple[object, ...] = () if data.lanes is None else (data.lanes,)
     if data.sampling != "uniform":
         order += (data.sampling, data.metaclip if data.sampling == "metaclip" else data.concept)
-    model = vars(replace(config.model, gradient_checkpointing=False, compile=False))
+    model = replace(config.model, gradient_checkpointing=False, compile=False)
     phases = [replace(phase, micro_batches=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.
-    model = {name: value for name, value in model.items() if _LATER_IN_MODEL.get(name, _ALWAYS) != value}
-    loss = {name: value for name, value in vars(config.loss).items() if name != "features" or value != "fp32"}
+    of_model = _as_once(model, tokenizer=None, normalisation="clip")
+    loss = _as_once(config.loss, features="fp32")
+    augment = _as_once(config.data.augment, min_decoded_sides=2.0)
     later = () if config.method == MethodConfig() else (config.method,)
     return fingerprint(
-        model, phases, config.data.augment, config.data.weights, config.data.follow, config.epochs, config.samples,
+        of_model, phases, augment, config.data.weights, config.data.follow, config.epochs, config.samples,
         config.global_batch_size, config.seed, loss, config.optimiser, *order, *later,
     )  # fmt: skip
+
+
+def _as_once(config: Any, **later: Any) -> dict[str, Any]:
+    """The options of `config`, but for those of `later` that have the value there."""
+    return {name: value for name, value in vars(config).items() if name not in later or value != later[name]}
 
 
 def _check_place(option: str, text: str) -> None:

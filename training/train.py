@@ -18,11 +18,9 @@ import torch
 from training.checkpoints.layout import Progress
 from training.config import TrainConfig
 from training.distributed import distributed
-from training.errors import NonFiniteError
 from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import Metric
 from training.learning.gradient import accumulate_gradient
-from training.learning.model import trim
 from training.learning.optimiser import learning_rate
 from training.learning.seeding import seed_step
 from training.run.begin import begin
@@ -56,13 +54,15 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
         world = stack.enter_context(distributed(device=config.device, timeout_s=config.collective_timeout_s))
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+        torch.backends.cudnn.benchmark = config.cudnn_benchmark
         with world.during("the start of the run"):
             run = begin(config, world, stack)
         stop = stack.enter_context(listen())
         batch_size, total, log = config.global_batch_size, run.total, run.log
         progress, learner = run.progress, run.learner
-        window = Window()
-        skipped_in_a_row = 0
+        stops = config.on_non_finite == "stop"
+        window = Window(max_skipped_in_a_row=0 if stops else config.max_skipped_in_a_row)
 
         while progress.samples_seen < total:
             step = progress.samples_seen // batch_size
@@ -74,10 +74,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
                 # ------------------------------------------------------------------------------
                 learner = learner.resized(phase.image_size)
                 with window.waiting():
-                    batch = next(run.incoming)
-                    if learner.model.can_trim:  # here rather than on a GPU, which would have to be waited for
-                        batch = batch.having(tokens=trim(batch.tokens))
-                    batch = batch.to(world.device)
+                    batch = next(run.incoming).to(world.device)
 
                 # ------------------------------------------------------------------------------
                 # Step
@@ -92,27 +89,18 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
                     global_batch_size=batch_size,
                     micro_batches=phase.micro_batches or config.micro_batches,
                 )
-                loss = torch.stack(list(terms.values())).sum()
-                # Summed over ranks, so that every rank decides the same: who was told to stop, what was broken.
-                told = world.sum_(torch.tensor([float(stop.signal or 0), batch.num_replaced], device=world.device))
+                # Summed over ranks, so that every rank decides the same: who was told to stop, what was broken. On the
+                # host, and what the step found stays on the device: a GPU is not waited for.
+                told = world.sum_(torch.tensor([float(stop.signal or 0), batch.num_replaced]))
                 norm = learner.gradients.norm()
                 rate = learning_rate(config.optimiser, samples=seen, total_samples=total)
-                is_finite = bool(torch.isfinite(norm) & torch.isfinite(loss))
-                if is_finite:
-                    learner.step(rate=rate, norm=norm, samples_seen=seen)
-                skipped_in_a_row = 0 if is_finite else skipped_in_a_row + 1
-                if skipped_in_a_row and (
-                    config.on_non_finite == "stop" or skipped_in_a_row > config.max_skipped_in_a_row
-                ):
-                    raise NonFiniteError(
-                        f"step {step} ({seen} samples): loss {float(loss)}, gradient norm {float(norm)}; "
-                        "lower optimiser.learning_rate or set --precision fp32, "
-                        "then run again from the last checkpoint"
-                    )
+                is_finite = torch.isfinite(torch.stack([norm, *terms.values()])).all()
+                learner.step(rate=rate, norm=norm, is_finite=is_finite, samples_seen=seen)
+                name = f"step {step} ({seen} samples)"
+                window.add(terms=terms, norm=norm, is_finite=is_finite, name=name, samples=batch_size)
             progress = replace(
                 progress,
                 samples_seen=seen,
-                steps_skipped=progress.steps_skipped + (not is_finite),
                 samples_replaced=progress.samples_replaced + int(told[1]),
                 image_size=phase.image_size,
                 segments=run.snapshots.stream.segments,
@@ -122,10 +110,14 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
             # ----------------------------------------------------------------------------------
             # Log
             # ----------------------------------------------------------------------------------
-            window.add(terms=terms, norm=norm, samples=batch_size)
+            finished, stopping = seen == total, bool(told[0])
+            logs = log is not None and ((step + 1) % config.log.every_steps == 0 or finished)
+            saves = finished or stopping or _due(config.checkpoint.every_samples, seen, batch_size)
+            if logs or saves:
+                progress = replace(progress, steps_skipped=progress.steps_skipped + window.num_skipped())
             if log is not None:
                 log.advance(seen)
-                if (step + 1) % config.log.every_steps == 0 or seen == total:
+                if logs:
                     facts = window.take()
                     facts |= {"learning_rate": rate, "logit_scale": learner.logit_scale}
                     facts |= {"steps_skipped": progress.steps_skipped, "samples_replaced": progress.samples_replaced}
@@ -134,14 +126,13 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
             # ----------------------------------------------------------------------------------
             # Evaluate, save
             # ----------------------------------------------------------------------------------
-            finished, stopping = seen == total, bool(told[0])
             if config.evaluation.path and _due(config.evaluation.every_samples, seen, batch_size) and not finished:
                 with world.during(f"the evaluation after step {step}"):
                     found = evaluate(learner.model, config.evaluation, world)
                 if log is not None:
                     log.metrics(seen, found)
                 window.take()
-            if finished or stopping or _due(config.checkpoint.every_samples, seen, batch_size):
+            if saves:
                 with world.during(f"the checkpoint after step {step}"):
                     run.writer.save(learner.model.clip, learner.optimiser, progress)
             if stopping and not finished:

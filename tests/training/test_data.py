@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from training.config import AugmentConfig, DataConfig
 from training.data.batches import Batch, BatchDataset, batches
 from training.data.decode import crop_box, decode, draws, random_crop, sample_keys
 from training.data.index import write_index
+from training.data.slots import one_ahead, whole_batches
 from training.data.stream import Segment, Stream
+from training.errors import DataError
 
 
 class LengthTokenizer:
@@ -78,6 +82,60 @@ def test_worker_processes_change_nothing_and_lose_nothing(tmp_path: Path) -> Non
     assert all(same(a, b) for a, b in zip(here, workers, strict=True))
     keys = joined(here).keys
     assert len(keys.unique()) == 33
+
+
+def test_memory_that_pictures_share_is_not_used_anew_too_early(tmp_path: Path) -> None:
+    make_shards(tmp_path / "data", counts=(30,), size=24)
+    dataset = dataset_of(tmp_path / "data", tmp_path / "index", batch=7)
+    workers = load(dataset, stop=7 * 24, workers=2)  # far more chunks than there are slots
+    assert all(same(a, b) for a, b in zip(load(dataset, stop=7 * 24), workers, strict=True))
+
+
+def test_texts_end_at_a_multiple_where_that_is_asked_for() -> None:
+    tokens = torch.zeros(5, 12, dtype=torch.int64)
+    tokens[:3, :4], tokens[4, :6] = 1, 1
+    parts = [
+        Batch.of(images=torch.zeros(n, 2, 2, 3, dtype=torch.uint8), tokens=t, keys=torch.arange(n), num_replaced=1)
+        for n, t in ((3, tokens[:3]), (2, tokens[3:]))
+    ]
+    lengths = {}
+    for multiple in (None, 1, 4, 8):
+        (batch,) = whole_batches(iter(parts), 5, device=torch.device("cpu"), spare=1, text_multiple=multiple)
+        lengths[multiple] = batch.tokens.shape[1]
+        assert torch.equal(batch.tokens, tokens[:, : lengths[multiple]])
+        assert batch.num_replaced == 2
+    assert lengths == {None: 12, 1: 6, 4: 8, 8: 8}
+
+
+def test_batches_drawn_one_ahead_are_the_same_and_end_alike() -> None:
+    tokens = torch.zeros(1, 1, dtype=torch.int64)
+    all_of_them = [Batch.of(images=tokens, tokens=tokens, keys=torch.tensor([number])) for number in range(5)]
+    drawn: list[int] = []
+    ended = []
+
+    def source(*, fails: bool) -> Generator[Batch, None, None]:
+        try:
+            for number, batch in enumerate(all_of_them):
+                drawn.append(number)
+                yield batch
+            if fails:
+                raise DataError("gone")
+        finally:
+            ended.append(True)
+
+    with closing(one_ahead(source(fails=False))) as found:
+        assert next(found) is all_of_them[0]
+        while len(drawn) < 2:  # the next one, by a thread
+            time.sleep(0.001)
+        assert list(found) == all_of_them[1:]
+    failing = one_ahead(source(fails=True))
+    assert [next(failing) for _ in range(5)] == all_of_them
+    with pytest.raises(DataError, match="gone"):
+        next(failing)
+    stopped = one_ahead(source(fails=False))
+    next(stopped)
+    stopped.close()
+    assert len(ended) == 3
 
 
 def test_broken_pictures_are_replaced_alike_at_any_world_size_and_counted(tmp_path: Path) -> None:
@@ -186,6 +244,9 @@ def test_crops_stay_inside_and_keep_their_area() -> None:
         assert crop.shape == (20, 20, 3)
         assert crop.dtype == np.uint8
         assert crop.max() <= 79
+    row = np.zeros((3, 20, 20, 3), np.uint8)[1]
+    assert np.array_equal(random_crop(image, draw, size=20, config=config, out=row), crop)
+    assert np.array_equal(row, crop)
     flipped = random_crop(
         image, np.zeros(23), size=20, config=AugmentConfig(min_crop_area=0.5, max_crop_aspect=1.0, flip_probability=1)
     )
@@ -246,6 +307,17 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size() -> None:
     found = decode(buffer.getvalue(), min_side=100)
     assert found is not None
     assert min(found.shape[:2]) == 100
+
+
+@pytest.mark.parametrize(
+    ("size", "found"), [((1300, 1400), (650, 700)), ((901, 895), (901, 895)), ((3586, 5000), (449, 625))]
+)
+def test_jpegs_are_made_smaller_by_powers_of_two_alone(size: tuple[int, int], found: tuple[int, int]) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (9, 99, 199)).save(buffer, "JPEG")
+    picture = decode(buffer.getvalue(), min_side=448)  # libjpeg could make three eighths of the first
+    assert picture is not None
+    assert picture.shape[1::-1] == found
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"<html>", b"\x89PNG\r\n\x1a\n" + bytes(20)])

@@ -144,7 +144,7 @@ def load(path: Path) -> dict[tuple[str, int], Found]:
 
 
 def test_trimmed_text_gives_the_same_features(tiny_vit: Path) -> None:
-    from training.learning.model import trim
+    from training.data.batch import trim
 
     model = make_model(str(tiny_vit), METHODS["softmax"])
     tokens = make_batch(model.image_size).tokens

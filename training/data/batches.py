@@ -2,20 +2,21 @@
 
     Stream -> positions that the sampling takes (sampling/), of a bucket when their shards are copied (copies.py)
         -> worker processes: read at offset, decode, crop, tokenise
-        -> chunks, in order -> whole local batches -> device
+        -> chunks, in order, their pictures in `slots.py` -> whole local batches -> device
 
-Images stay uint8 until they are on the device, where `learning/model.py` normalises them: a quarter of the
-bytes to copy. `processes.py` starts the workers.
+`processes.py` starts the workers.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import math
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -28,11 +29,13 @@ from pipeline.errors import one_line
 from pipeline.records.identity import keyed_hash
 from pipeline.storage.bucket import is_bucket_url
 from training.config import AugmentConfig, DataConfig
+from training.data.batch import Batch
 from training.data.copies import ShardCopies, Tar, copy_name, tar_of
 from training.data.decode import decode, draws, random_crop, sample_keys
 from training.data.index import SampleIndex, load_index
 from training.data.processes import process_context, watch_parent
 from training.data.sampling.sampling import Positions, Sampling, Uniform, chunks, parts
+from training.data.slots import Slots, whole_batches
 from training.data.stream import Stream, share
 from training.errors import DataError
 
@@ -55,70 +58,6 @@ class Tokenizer(Protocol):
 
     def __call__(self, texts: list[str], context_length: int = ...) -> Tensor:
         """Tokens of `texts`, cut to `context_length` where that is given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """B samples; B is the rank's part of the global batch, or a slice of it.
-
-    Shapes: B samples, H = W = image size, L = context length.
-    """
-
-    fields: Mapping[str, Tensor]
-    """By name, a row for each sample: `image` uint8[B, H, W, 3]; `tokens` int64[B, L]; `key` int64[B], the sample's
-    random key, for dropout keyed per sample; and what else a method asks for."""
-    num_replaced: int = 0
-    """Samples whose picture was broken, so that another stands in their place."""
-
-    @classmethod
-    def of(cls, *, images: Tensor, tokens: Tensor, keys: Tensor, num_replaced: int = 0, **others: Tensor) -> Batch:
-        """A batch of what every data set has, and `others`."""
-        return cls(fields={"image": images, "tokens": tokens, "key": keys, **others}, num_replaced=num_replaced)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Batch]) -> Batch:
-        """The samples of all parts, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        fields = {name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields}
-        return cls(fields=fields, num_replaced=sum(part.num_replaced for part in parts))
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @property
-    def images(self) -> Tensor:
-        """uint8[B, H, W, 3]."""
-        return self.fields["image"]
-
-    @property
-    def tokens(self) -> Tensor:
-        """int64[B, L]."""
-        return self.fields["tokens"]
-
-    @property
-    def keys(self) -> Tensor:
-        """int64[B]."""
-        return self.fields["key"]
-
-    def having(self, **fields: Tensor) -> Batch:
-        """The batch with other fields in place of its own, or beside them."""
-        return replace(self, fields={**self.fields, **fields})
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`; the copy overlaps with compute when memory is pinned."""
-        return self._each(lambda field: field.to(device, non_blocking=True))
-
-    def slice(self, start: int, stop: int) -> Batch:
-        """Samples `start` to `stop`; the replaced stay counted on the whole batch only."""
-        return replace(self._each(lambda field: field[start:stop]), num_replaced=0)
-
-    def pin_memory(self) -> Batch:
-        """For DataLoader."""
-        return self._each(lambda field: field.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, fields={name: change(field) for name, field in self.fields.items()})
 
 
 class BatchDataset(torch.utils.data.Dataset[Batch]):
@@ -149,6 +88,8 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         self.seed = seed
         self.context_length = context_length
         self.copies = copies
+        self.slots: Slots | None = None
+        """Where workers put pictures."""
         self._opened: dict[int, SampleIndex] = {}
         self._descriptors: dict[str, int] = {}
 
@@ -164,7 +105,13 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         uids = np.array([index.uid[sample] for index, sample in zip(indexes, samples, strict=True)])
         keys = sample_keys(uids, drawn.epochs, seed=self.seed)
         uniform = draws(keys)
-        images = np.empty((len(positions), self.image_size, self.image_size, 3), np.uint8)
+        slot = (
+            self.slots.images(positions.number, len(positions))
+            if self.slots and isinstance(positions, _Chunk)
+            else None
+        )
+        shape = (len(positions), self.image_size, self.image_size, 3)
+        images = np.empty(shape, np.uint8) if slot is None else slot.numpy()
         num_replaced = 0
         for row, (index, key) in enumerate(zip(indexes, keys, strict=True)):
             picture = self._picture(index, int(samples[row]))
@@ -181,11 +128,11 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
                 picture = self._picture(index, int(samples[row]))
                 attempt += 1
             num_replaced += attempt > 0
-            images[row] = random_crop(picture, uniform[row], size=self.image_size, config=self.augment)
+            random_crop(picture, uniform[row], size=self.image_size, config=self.augment, out=images[row])
         if self.copies is not None:
             self._close()  # those that are removed meanwhile must not go on taking room
         return Batch.of(
-            images=torch.from_numpy(images),
+            images=torch.from_numpy(images if slot is None else images[:0]),  # the trainer knows the slot
             tokens=self._tokens([index.caption(int(sample)) for index, sample in zip(indexes, samples, strict=True)]),
             keys=torch.from_numpy(keys.view(np.int64)),
             num_replaced=num_replaced,
@@ -265,8 +212,7 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
     def _picture(self, index: SampleIndex, sample: int) -> npt.NDArray[np.uint8] | None:
         tar = self._descriptor(index, int(index.shard[sample]))
         data = os.pread(tar, int(index.num_bytes[sample]), int(index.offset[sample]))
-        # At twice the crop's side a scaled decode is near the whole one (docs/training.md has the figures).
-        return decode(data, min_side=2 * self.image_size)
+        return decode(data, min_side=math.ceil(self.augment.min_decoded_sides * self.image_size))
 
 
 def batches(
@@ -277,43 +223,51 @@ def batches(
     rank: int,
     world_size: int,
     config: DataConfig,
-    pin_memory: bool = False,
     sampling: Sampling | None = None,
+    device: torch.device | None = None,
+    text_multiple: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """The rank's local batches from sample `start` of the run, where a batch begins, to `stop`, in order.
+    """The rank's local batches from sample `start` of the run, where a batch begins, to `stop`, in order; on the host,
+    or on their way to `device`.
 
-    `sampling`: which positions of the data set's stream they take; None for all. Raises DataError when a shard is gone
-    or changed, or a worker process dies.
+    `sampling`: which positions of the data set's stream they take; None for all. `text_multiple`: see `whole_batches`.
+    Raises DataError when a shard is gone or changed, or a worker process dies.
     """
     taken: Sampling = sampling or Uniform(dataset.stream)
     begin, end = share(taken.batch_size, rank=rank, world_size=world_size)
+    loaded = partial(
+        _loaded,
+        dataset,
+        local_size=end - begin,
+        config=config,
+        device=device or torch.device("cpu"),
+        text_multiple=text_multiple,
+    )
     with closing(parts(taken, start=start, stop=stop, rank=rank, world_size=world_size)) as chosen:
         if dataset.copies is None:
-            chunked = chunks(chosen, _CHUNK_SIZE)
-            yield from _loaded(dataset, chunked, end - begin, config=config, pin_memory=pin_memory)
+            yield from loaded(chunks(chosen, _CHUNK_SIZE))
         else:
-            yield from _copied(dataset, chosen, end - begin, taken, config=config, pin_memory=pin_memory)
+            yield from _copied(dataset, chosen, loaded, taken, config=config)
 
 
 def _copied(
     dataset: BatchDataset,
     chosen: Iterator[Positions],
-    local_size: int,
+    loaded: Callable[[Iterator[list[int]]], Generator[Batch, None, None]],
     sampling: Sampling,
     *,
     config: DataConfig,
-    pin_memory: bool,
 ) -> Generator[Batch, None, None]:
     """The samples of `chosen`, whose tars are copied before they are read."""
-    copied_for, loaded = itertools.tee(chosen)
+    copied_for, wanted = itertools.tee(chosen)
     copies = ShardCopies(
         cast(Path, dataset.copies),
         map(dataset.tars, copied_for),
         max_bytes=int(config.scratch_gb * 1e9),
         batches_ahead=_batches_ahead(dataset, sampling, config),
     )
-    waiting = chunks(_when_copied(loaded, copies), _CHUNK_SIZE)
-    with closing(copies), closing(_loaded(dataset, waiting, local_size, config=config, pin_memory=pin_memory)) as here:
+    waiting = chunks(_when_copied(wanted, copies), _CHUNK_SIZE)
+    with closing(copies), closing(loaded(waiting)) as here:
         for number, batch in enumerate(here):
             copies.finished(number)
             yield batch
@@ -334,19 +288,30 @@ def _batches_ahead(dataset: BatchDataset, sampling: Sampling, config: DataConfig
 
 
 def _loaded(
-    dataset: BatchDataset, chunks: Iterator[list[int]], local_size: int, *, config: DataConfig, pin_memory: bool
+    dataset: BatchDataset,
+    chunks: Iterator[list[int]],
+    *,
+    local_size: int,
+    config: DataConfig,
+    device: torch.device,
+    text_multiple: int | None,
 ) -> Generator[Batch, None, None]:
     """The samples of `chunks`, as batches of `local_size`."""
+    whole = partial(whole_batches, local_size=local_size, device=device, text_multiple=text_multiple)
     if config.num_workers == 0:
-        yield from _whole(map(dataset.__getitems__, chunks), local_size)
+        yield from whole(map(dataset.__getitems__, chunks), spare=None)
         return
-    context = process_context()
-    with warnings.catch_warnings():
-        # More workers than cores is the config's choice; torch says it over five lines.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loaded = iter(_loader(dataset, chunks, config=config, context=context, pin_memory=pin_memory))
+    slots = Slots(
+        workers=config.num_workers,
+        chunks_ahead=config.prefetch_chunks,
+        chunk_size=min(_CHUNK_SIZE, local_size),
+        image_size=dataset.image_size,
+    )
+    dataset.slots = slots
     try:
-        yield from _whole(loaded, local_size)
+        with slots.pinned() if device.type == "cuda" else nullcontext():
+            loader = _loader(dataset, chunks, config=config, pin_memory=device.type == "cuda")
+            yield from whole(_with_pictures(loader, slots), spare=slots.spare)
     except DataError as error:  # from a worker: torch puts its traceback before the line
         raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
     except RuntimeError as error:
@@ -355,22 +320,41 @@ def _loaded(
         raise DataError(
             f"a data worker died ({one_line(error, 160)}); run again to go on from the last checkpoint"
         ) from error
+    finally:
+        dataset.slots = None
 
 
 def _loader(
-    dataset: BatchDataset, chunks: Iterator[list[int]], *, config: DataConfig, context: Any, pin_memory: bool
-) -> torch.utils.data.DataLoader[Batch]:
-    return torch.utils.data.DataLoader(
-        dataset,
-        batch_sampler=_Chunks(chunks),
-        num_workers=config.num_workers,
-        prefetch_factor=config.prefetch_chunks,
-        collate_fn=cast(Any, _as_it_is),
-        worker_init_fn=_start_worker,
-        multiprocessing_context=context,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # else it draws the workers' seed, which nobody uses, from the trainer's
-    )
+    dataset: BatchDataset, chunks: Iterator[list[int]], *, config: DataConfig, pin_memory: bool
+) -> Iterator[Batch]:
+    with warnings.catch_warnings():
+        # More workers than cores is the config's choice; torch says it over five lines.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        return iter(
+            torch.utils.data.DataLoader(
+                dataset,
+                batch_sampler=_Chunks(chunks),
+                num_workers=config.num_workers,
+                prefetch_factor=config.prefetch_chunks,
+                collate_fn=cast(Any, _as_it_is),
+                worker_init_fn=_start_worker,
+                multiprocessing_context=cast(Any, process_context()),
+                pin_memory=pin_memory,
+                generator=torch.Generator(),  # else it draws the workers' seed, which nobody uses, from the trainer's
+            )
+        )
+
+
+def _with_pictures(chunks: Iterator[Batch], slots: Slots) -> Iterator[Batch]:
+    for number, chunk in enumerate(chunks):
+        yield chunk.having(image=slots.images(number, len(chunk)))
+
+
+class _Chunk(list[int]):
+    """Positions of a chunk."""
+
+    number: int
+    """How many came before it."""
 
 
 class _Chunks:
@@ -380,25 +364,24 @@ class _Chunks:
         self.chunks = chunks
 
     def __iter__(self) -> Iterator[list[int]]:
-        return self.chunks
-
-
-def _whole(chunks: Iterator[Batch], local_size: int) -> Iterator[Batch]:
-    """Join chunks to batches of `local_size`."""
-    waiting: list[Batch] = []
-    count = 0
-    for chunk in chunks:
-        waiting.append(chunk)
-        count += len(chunk)
-        if count == local_size:
-            yield Batch.joined(waiting)
-            waiting, count = [], 0
+        for number, positions in enumerate(self.chunks):
+            chunk = _Chunk(positions)
+            chunk.number = number
+            yield chunk
 
 
 def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # Each picture frees what the next one needs: glibc would give it back and ask anew, for a tenth of the CPU time.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 256 << 20)
     watch_parent()

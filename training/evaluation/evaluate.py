@@ -22,13 +22,14 @@ from torch import Tensor
 from training.checkpoints.layout import Progress, read_progress
 from training.checkpoints.loading import load_checkpoint
 from training.config import EvaluationConfig, LossConfig, MethodConfig, ModelConfig, Precision
+from training.data.batch import trim
 from training.data.decode import centre_crop, decode
 from training.distributed import World, place_of
 from training.errors import EvaluationError
 from training.evaluation.examples import EvaluationSet
 from training.evaluation.metrics import Metric, retrieval, zero_shot
 from training.learning.method import make_method
-from training.learning.model import Model, create_model, resolve_precision, trim
+from training.learning.model import Model, create_model, resolve_precision
 
 __all__ = [
     "class_embeddings",

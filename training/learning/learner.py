@@ -44,14 +44,19 @@ class Learner:
         carry_over(self.model.clip, self.optimiser, other.model.clip, other.optimiser)
         return other
 
-    def step(self, *, rate: float, norm: Tensor, samples_seen: int) -> None:
+    def step(self, *, rate: float, norm: Tensor, is_finite: Tensor, samples_seen: int) -> None:
         """Take the step that the gradients of length `norm` ask for, at the learning rate `rate`; the last of
-        `samples_seen`."""
+        `samples_seen`.
+
+        Where `is_finite` is false, weights and moments stay as they are. Neither is read: the device decides.
+        """
         limit = self.config.optimiser.max_gradient_norm
-        if limit is not None and norm > limit:
-            self.gradients.scale_(limit / norm)
+        if limit is not None:
+            self.gradients.scale_((limit / norm).clamp(max=1))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        # Fused AdamW's own way to leave out a step, made for torch.amp.GradScaler.
+        cast(Any, self.optimiser).found_inf = is_finite.logical_not().float()
         self.optimiser.step()
         with torch.no_grad():
             self.method.after_step(self.model, samples_seen=samples_seen)

@@ -117,7 +117,8 @@ class Method(ABC):
         return {}
 
     def after_step(self, model: Model, *, samples_seen: int) -> None:  # noqa: B027 - most have nothing to do
-        """After the optimiser's step, without a graph: clamp, follow with a moving average."""
+        """After the optimiser's step, without a graph: clamp, follow with a moving average. Also after one that was
+        left out, which changed nothing: only the device knows."""
 
 
 def make_method(config: MethodConfig, loss: LossConfig) -> Method:

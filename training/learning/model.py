@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from configs.presets import shipped
 from pipeline.errors import one_line
 from training.config import ModelConfig, Precision
+from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
 from training.learning.initial_weights import load_weights
@@ -37,7 +38,6 @@ __all__ = [
     "preprocess_json",
     "register_model",
     "resolve_precision",
-    "trim",
 ]
 
 
@@ -116,12 +116,6 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
     return "bf16" if native else "fp32"
 
 
-def trim(tokens_BL: Tensor) -> Tensor:
-    """Tokens without the columns that are padding (0) in every row. Exact for causal text towers."""
-    used = torch.nonzero((tokens_BL != 0).any(dim=0))
-    return tokens_BL[:, : int(used[-1]) + 1] if used.numel() else tokens_BL[:, :1]
-
-
 def has_batch_norm(module: nn.Module) -> bool:
     """Whether a layer mixes the samples of a batch, so that the batch cannot be cut exactly."""
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
@@ -164,7 +158,8 @@ class Model:
         self.is_sharded = False
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, _KeyedPatchDropout)]
-        self._image_features: Callable[[Tensor], Tensor] = visual
+        _tell_causal(text)
+        self._image_features: Callable[[Tensor], Tensor] = self._features_of_images
         self._text_features: Callable[[Tensor], Tensor] = self._features_of_text
 
     def head(self, name: str) -> nn.Module:
@@ -192,28 +187,24 @@ class Model:
             for layer in layers_of(self.clip):
                 layer.compile(dynamic=None if layer in of_images else True)
         self.is_sharded = True
+        half = torch.bfloat16 if self.precision == "bf16" else None
         forwards = {"image_features": self._features_of_images, "text_features": self._features_of_text}
-        forwards = shard_module(self.clip, mesh, forwards, heads=HEADS)
+        forwards = shard_module(self.clip, mesh, forwards, heads=HEADS, compute_dtype=half)
         self._image_features, self._text_features = forwards["image_features"], forwards["text_features"]
 
     def encode_image(self, images_BHWC: Tensor, keys_B: Tensor | None = None) -> Tensor:
         """Unit features [B, D] of uint8[B, H, W, C], at least float32. `keys_B` seed the patch dropout."""
-        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
-        images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
         for dropout in self._dropouts:
             dropout.keys_B = keys_B
         with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_is_locked):
-            features_BD = self._image_features(images_BCHW)
-        return _unit(features_BD)
+            return self._image_features(images_BHWC)
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit features [B, D] of tokens int64[B, L], L at most the context length, at least float32."""
         if self.can_trim and tokens_BL.device.type == "cpu":  # on a GPU it would have to be waited for
             tokens_BL = trim(tokens_BL)
         with self._autocast():
-            features_BD = self._text_features(tokens_BL)
-        return _unit(features_BD)
+            return self._text_features(tokens_BL)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -228,12 +219,23 @@ class Model:
                 self.train()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        # Sharded weights are gathered as bf16 already: autocast would keep copies of its own until the backward pass.
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bf16" and not self.is_sharded
+        )
 
-    def _features_of_images(self, images_BCHW: Tensor) -> Tensor:
-        return cast(Tensor, self.clip.visual(images_BCHW))  # type: ignore[operator]  # open_clip's towers have it
+    # What is compiled, from uint8 pixels and tokens to unit features.
+
+    def _features_of_images(self, images_BHWC: Tensor) -> Tensor:
+        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
+        images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
+        return _unit(self.clip.visual(images_BCHW))  # type: ignore[operator]  # open_clip's towers have it
 
     def _features_of_text(self, tokens_BL: Tensor) -> Tensor:
+        return _unit(self._text_tower(tokens_BL))
+
+    def _text_tower(self, tokens_BL: Tensor) -> Tensor:
         if not isinstance(self.clip, open_clip.CLIP):
             return cast(Tensor, self.clip.encode_text(tokens_BL))  # type: ignore[operator]  # open_clip's towers have it
         # open_clip.CLIP.encode_text wants exactly context_length tokens; the same steps, for fewer.
@@ -323,6 +325,32 @@ def create_model(
     if config.compile and mesh is None:
         model.compile()
     return model
+
+
+class _CausalAttention(nn.MultiheadAttention):
+    """torch's attention, which says that a mask of [L, L] is the causal one.
+
+    torch then passes a flag in its stead. Flash attention takes no mask (aten's sdp_utils.cpp,
+    `check_for_attn_mask`), so with one a slower kernel runs.
+    """
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
+        """As torch's."""
+        mask = options.get("attn_mask")
+        options["is_causal"] = mask is not None and mask.ndim == 2
+        return super().forward(query, key, value, *arguments, **options)
+
+
+def _tell_causal(text: nn.Module) -> None:
+    """Have the layers of a causal text tower know that they are."""
+    mask_LL = getattr(text, "attn_mask", None)
+    if not isinstance(mask_LL, Tensor) or mask_LL.is_meta or mask_LL.ndim != 2:
+        return
+    ahead_LL = torch.ones_like(mask_LL, dtype=torch.bool).triu(1)
+    if torch.equal(mask_LL == -torch.inf, ahead_LL) and not mask_LL.masked_fill(ahead_LL, 0).any():
+        for layer in cast(nn.Module, text.transformer).modules():
+            if type(layer) is nn.MultiheadAttention:
+                layer.__class__ = _CausalAttention
 
 
 class _KeyedPatchDropout(nn.Module):

@@ -2,9 +2,9 @@
 
     each layer -> its own group -> the towers -> the rest of the model -> (temperature and bias stay whole)
 
-A group's weights are gathered just before its layer runs and dropped after; its gradients are summed into each
-rank's part in the backward pass. The temperature and the bias are scalars, which FSDP2 cannot cut: every rank keeps
-them, and `gradient.ShardedGradients` sums their gradients.
+A group's weights are gathered just before its layer runs, as bf16 where that is computed in, and dropped after; its
+gradients are summed into each rank's part in the backward pass, in fp32. The temperature and the bias are scalars,
+which FSDP2 cannot cut: every rank keeps them, and `gradient.ShardedGradients` sums their gradients.
 
 The model is built whole on every process's CPU first, with the same random numbers as an unsharded one, and goes
 to the device layer by layer, so that the device never holds more than its part and one layer.
@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from training.distributed import World
@@ -47,24 +48,31 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def shard_module(
-    clip: nn.Module, mesh: DeviceMesh, forwards: dict[str, Callable[[Tensor], Tensor]], *, heads: str
+    clip: nn.Module,
+    mesh: DeviceMesh,
+    forwards: dict[str, Callable[[Tensor], Tensor]],
+    *,
+    heads: str,
+    compute_dtype: torch.dtype | None,
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """Cut the weights of `clip` over `mesh`; return `forwards` as they must be called from now on.
 
     `forwards` (by name) are the ways in which weights of `clip` are used, other than its own `forward`. What stands
-    under the name `heads` is called by itself.
-    Gradients are summed over ranks, not averaged.
+    under the name `heads` is called by itself. Weights are gathered and used as `compute_dtype`, None for their own;
+    Gradients are summed over ranks, not averaged, and in the weights' own type.
     """
+    own_dtype = next(clip.parameters()).dtype
+    precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=own_dtype if compute_dtype else None)
     parts = [*layers_of(clip)]
     towers = [child for child in clip.children() if any(True for _ in layers_of(child))]
     scalars = {parameter for parameter in clip.parameters() if not parameter.ndim}
     own = list(getattr(clip, heads).children()) if hasattr(clip, heads) else []
     for part in (*parts, *towers, *own):
         if any(True for _ in part.parameters()):
-            fully_shard(part, mesh=mesh)
+            fully_shard(part, mesh=mesh, mp_policy=precision)
     for name, forward in forwards.items():
         setattr(clip, name, forward)
-    fully_shard(clip, mesh=mesh, ignored_params=scalars)
+    fully_shard(clip, mesh=mesh, mp_policy=precision, ignored_params=scalars)
     for name in forwards:
         register_fsdp_forward_method(clip, name)
     for scalar in scalars:

@@ -155,6 +155,7 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         world,
         tokenizer=learner.model.tokenizer,
         image_size=own_image_size(config.model.name),
+        cut_texts=learner.model.can_trim,
         start=progress.samples_seen,
         total=total,
     )
