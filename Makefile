@@ -12,7 +12,7 @@ SAMPLE := configs/shards/sample.yaml
 OUTPUT := $(if $(OUT),--output $(OUT))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-train setup-dev sample-web queries shards train sql report test test-all peers test-peers lint bench lock licences clean
+.PHONY: help setup setup-train setup-dev sample-web queries shards train sql report test test-all peers test-peers docs lint bench lock licences clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /' | sort
@@ -97,6 +97,13 @@ peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other re
 test-peers: .venv/ready-dev peers  ## others' readers on our shards, each in its own environment
 	@$(BIN)/python -m pytest -q -m peers tests/peers $(ARGS)
 
+.venv-docs/ready: requirements-docs.lock
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
+
+docs: .venv-docs/ready  ## the docs as a site, build/site/index.html; a link that leads nowhere fails (in .venv-docs, once 155 MB)
+	@rm -rf build/site && .venv-docs/bin/python docs/site.py && .venv-docs/bin/zensical build --strict
+
 lint: .venv/ready-dev  ## format check, lint, types, import contracts
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -113,6 +120,8 @@ lock: .venv/ready  ## pin what pyproject.toml asks for, for every platform, in r
 	@rm -f requirements.lock requirements-train.lock
 	@$(compile) --constraint requirements-dev.lock --output-file requirements.lock
 	@$(compile) --constraint requirements-dev.lock --extra train --output-file requirements-train.lock
+	@$(BIN)/uv pip compile --group docs --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header --quiet --output-file requirements-docs.lock $(ARGS)
 	@grep -c == requirements*.lock  # how many packages each pins
 
 licences: .venv/ready-dev  ## write docs/licences.md anew, from what is installed

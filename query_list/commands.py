@@ -27,6 +27,7 @@ from configs.help import ask_for_help, help_page
 from configs.load import ConfigError, from_mapping, load, parse_overrides
 from configs.near import did_you_mean
 from configs.presets import no_preset, preset
+from configs.system import check_system
 from pipeline.errors import PipelineError
 from pipeline.storage.place import Place, place_of
 from pipeline.terminal.printable import printable, say
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str], *, called: str | None = None) -> int:
         asked, topic = ask_for_help(words)
         if asked:
             return _help(words[0], called or f"python -m query_list {words[0]}", topic)
+        check_system()
         return _COMMANDS[words[0]](words[1:])
     except (ConfigError, PipelineError) as error:
         say(f"error: {error}", to=sys.stderr)

@@ -1,4 +1,4 @@
-"""The lock of all packages has a hash for every file, and docs/licences.md a line for every locked package."""
+"""Every lock has a hash for every file, and docs/licences.md a line for every package of the lock of all."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ def licences() -> ModuleType:
     return module
 
 
-def test_every_locked_package_is_pinned_with_hashes_and_nothing_else_is_in_the_lock() -> None:
-    entries = re.split(r"\n(?! )", LOCK.strip())
+@pytest.mark.parametrize("lock", sorted(path.name for path in REPOSITORY.glob("requirements*.lock")))
+def test_every_locked_package_is_pinned_with_hashes_and_nothing_else_is_in_the_lock(lock: str) -> None:
+    text = (REPOSITORY / lock).read_text(encoding="utf-8")
+    entries = re.split(r"\n(?! )", text.strip())
     for entry in entries:
         head, *hashes = re.split(r" \\\n", entry)
         assert re.fullmatch(r"[a-z0-9.-]+==[0-9a-z.!+]+( ; .+)?", head), head
         assert hashes, head
         assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", line) for line in hashes), head
-    assert "://" not in LOCK
+    assert "://" not in text
 
 
 def test_every_package_that_the_project_asks_for_is_locked(licences: ModuleType) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from configs.help import ask_for_help, help_page
 from configs.load import ConfigError, load
 from configs.presets import no_preset, preset
+from configs.system import check_system
 from pipeline.errors import PipelineError
 from pipeline.storage.place import place_of
 from pipeline.terminal.printable import printable, say
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str], *, called: str | None = None) -> int:
             with contextlib.suppress(BrokenPipeError):  # whoever read it has seen enough
                 _help(words[0] if words else "", called, topic)
             return 0 if words else 2
+        check_system()
         name, *rest = words
         if name not in _COMMANDS:
             raise ConfigError(f"unknown command {name!r}; use run, plan, evaluate or export")

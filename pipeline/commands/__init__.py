@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from configs.help import ask_for_help, describe, help_page
 from configs.load import ConfigError
 from configs.near import did_you_mean
+from configs.system import check_system
 from pipeline.errors import PipelineError
 from pipeline.terminal.printable import printable, say
 
@@ -83,6 +84,7 @@ def _run(words: list[str], called: str | None) -> int:
         asked, topic = ask_for_help(words)
         if asked:
             return _help(words[0], command, called or f"python -m pipeline {words[0]}", topic)
+        check_system()
         from pipeline.commands.words import Words
 
         return command(Words(words[1:]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.help import describe
 from configs.load import ConfigError, load
+from configs.system import check_system
 from pipeline.errors import PipelineError
 from pipeline.sample_web.build import SampleWebConfig, build_sample_web, is_built
 from pipeline.terminal.printable import say
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
         print(_USAGE.format(build=describe(SampleWebConfig), serve=describe(ServeConfig)))
         return 0
     try:
+        check_system()
         if command == "build":
             config = load(SampleWebConfig, None, options)
             done = is_built(config)

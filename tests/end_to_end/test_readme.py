@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import duckdb
 import pytest
 import yaml
 
+from configs.presets import preset
+from openwit.command.table import COMMANDS as COMMANDS_OF_OPENWIT
 from tests.conftest import REPOSITORY
 from tests.ports import free_port
 
@@ -105,6 +108,18 @@ def test_python_for_reading_the_shards_works(finished: Path) -> None:
     exec(code.replace("data/sample", str(finished)).replace("{00000..00006}", f"{{00000..{last:05d}}}"), {})
 
 
-def test_documents_that_the_readme_names_exist() -> None:
-    for name in re.findall(r"\]\((docs/[^)]+)\)|`(configs/[^`]+\.yaml)`", README):
-        assert (REPOSITORY / (name[0] or name[1])).exists(), name
+def test_words_of_the_command_are_ones_that_it_knows() -> None:
+    """What a wheel's user gives; docs/command.md runs the like of it."""
+    (block,) = [block for block in _blocks("text") if block.startswith("openwit ")]
+    for line in block.splitlines():
+        _, name, *words = shlex.split(line, comments=True)
+        command = next((each for each in COMMANDS_OF_OPENWIT if each.name == name), None)
+        assert command is not None or name == "--help", line
+        if words:
+            assert command is not None
+            assert preset(command.name, words[0]) is not None, line
+
+
+def test_configs_that_the_readme_names_exist() -> None:
+    for name in re.findall(r"`(configs/[^`]+)`", README):
+        assert (REPOSITORY / name).exists(), name

