@@ -158,7 +158,6 @@ class Model:
         self.is_sharded = False
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, _KeyedPatchDropout)]
-        _tell_causal(text)
         self._image_features: Callable[[Tensor], Tensor] = self._features_of_images
         self._text_features: Callable[[Tensor], Tensor] = self._features_of_text
 
@@ -301,6 +300,7 @@ def create_model(
         quiet.setLevel(level)
     if config.init_from is not None:
         load_weights(clip, config.init_from, towers=config.init_towers, name=name)
+    _tell_causal(getattr(clip, "text", clip))
     if own := heads(clip):
         clip.add_module(HEADS, nn.ModuleDict(own))
     if config.lock_image:
