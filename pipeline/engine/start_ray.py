@@ -19,6 +19,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -47,6 +48,9 @@ _PROBE_S = 20.0
 _GONE_S = 10.0
 """How long a cluster's head may be away in mid-run: it may be restarted, but after 60 s Ray ends the process."""
 _LOOK_EVERY_S = 2.0
+_LONGEST_PLACE = 25
+"""Bytes of a directory's name in which Ray's sockets fit: of the 103 that macOS allows (Linux 107), 78 are
+/ow-xxxxxxxx/r/session_DATE_TIME_MICROSECONDS_PROCESS/sockets/plasma_store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,7 @@ def start_ray(start: RayStart) -> Iterator[RaySession]:
                 "object_store_memory": start.object_store_bytes,
             }
             stack.enter_context(_environment({**_LOCAL_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}))
-            options["_temp_dir"] = str(stack.enter_context(scratch_directory("ow-")))
+            options["_temp_dir"] = str(stack.enter_context(scratch_directory("ow-", _place_of_sockets())))
         else:
             where = f"the cluster at {address}"
             stack.enter_context(_environment(_token_mode(where)))
@@ -285,6 +289,11 @@ def _daemons() -> dict[int, str]:
         if int(after.split()[1]) == os.getpid() and name in ("raylet", "gcs_server"):
             found[int(path.parent.name)] = name
     return found
+
+
+def _place_of_sockets() -> Path | None:
+    """/tmp where TMPDIR's name is too long for sockets below it, as macOS's own is; None for TMPDIR."""
+    return None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_PLACE else Path("/tmp")
 
 
 def _runs(process: int) -> bool:

@@ -278,6 +278,17 @@ def test_scratch_is_private_and_gone_afterwards(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_sockets_lie_where_their_names_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest that Ray makes, on the system that allows least."""
+    socket_of_ray = "/ow-xxxxxxxx/r/session_2026-11-29_08-43-58_049603_1234567/sockets/plasma_store"
+    for length in (25, 26, 60):
+        place = "/" + "d" * (length - 1)
+        monkeypatch.setattr("tempfile.tempdir", place)
+        found = start_ray._place_of_sockets()
+        assert found == (None if length <= 25 else Path("/tmp"))
+        assert len(f"{found or place}{socket_of_ray}") <= 103
+
+
 def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from pipeline.storage.scratch import scratch_directory\n"
