@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import one_line
 from pipeline.storage.place import Place
 from training.config import DataConfig, TrainConfig, total_samples
+from training.data.sampling.metaclip import query_limit, shares_of
 from training.data.shards import Shard, find_shards
 from training.errors import DataError
 from training.learning.memory import MARGIN, Needs, needs_of
@@ -39,6 +40,8 @@ class QueryShares:
 
     samples: int
     """How many were looked at."""
+    taken: float
+    """The share of them that an epoch takes."""
     shards: int
     queries: int
     """How many come at all."""
@@ -65,11 +68,12 @@ def plan(config: TrainConfig) -> Iterator[str]:
     if needs.tokenizer_problem:
         yield f"           to be mended first: {needs.tokenizer_problem}"
     shards, problem = _shards(config.data)
-    yield from _length(config, shards, problem)
+    found = query_shares(config.data, shards) if shards else None
+    yield from _length(config, shards, problem, _taken(config.data, found))
     micro = "" if needs.micro_batches == 1 else f", in {needs.micro_batches} micro-batches"
     yield f"each GPU   {needs.samples:,} samples a step{micro}"
     yield from _memory(config, needs)
-    yield from _queries(config.data, shards)
+    yield from _queries(config.data, shards, found)
 
 
 def _shards(data: DataConfig) -> tuple[list[Shard], str]:
@@ -80,8 +84,15 @@ def _shards(data: DataConfig) -> tuple[list[Shard], str]:
         return [], one_line(error)
 
 
-def _length(config: TrainConfig, shards: Sequence[Shard], problem: str) -> Iterator[str]:
-    """Samples of the set, samples seen, steps."""
+def _taken(data: DataConfig, found: QueryShares | None) -> float:
+    """The share of the samples that `data.sampling` takes in an epoch."""
+    if data.sampling == "concept":
+        return 1 / data.concept.super_batch
+    return 1.0 if found is None else found.taken
+
+
+def _length(config: TrainConfig, shards: Sequence[Shard], problem: str, taken: float) -> Iterator[str]:
+    """Samples of the set, samples seen, steps; `taken`: the share that an epoch takes."""
     batch = config.global_batch_size
     listed = sum(shard.samples for shard in shards if shard.samples is not None)
     is_known = bool(shards) and all(shard.samples is not None for shard in shards)
@@ -93,8 +104,9 @@ def _length(config: TrainConfig, shards: Sequence[Shard], problem: str) -> Itera
     if config.samples is None and not is_known:
         yield f"steps      not known: epochs: {config.epochs:g}; make the shards, or set --samples N --epochs null"
         return
-    seen = total_samples(config, listed)
-    passes = f" ({seen / listed:.3g} epochs)" if listed else ""
+    seen = total_samples(config, listed * taken)
+    share = "" if taken == 1 else f" of {taken:.1%} of the samples"
+    passes = f" ({seen / (listed * taken):.3g} epochs{share})" if listed else ""
     warmup = config.optimiser.warmup_samples
     yield f"steps      {seen // batch:,}, {seen:,} samples seen{passes}; warm-up {-(-warmup // batch):,} steps"
 
@@ -123,11 +135,10 @@ def _memory(config: TrainConfig, needs: Needs) -> Iterator[str]:
 # --- queries ----------------------------------------------------------------------------------------
 
 
-def _queries(data: DataConfig, shards: Sequence[Shard]) -> Iterator[str]:
+def _queries(data: DataConfig, shards: Sequence[Shard], found: QueryShares | None) -> Iterator[str]:
     if not shards:
         yield "queries    not known without the data"
         return
-    found = query_shares(data, shards)
     if found is None:
         yield "queries    not known: the Parquet beside the shards has no query_ids"
         return
@@ -140,6 +151,8 @@ def _queries(data: DataConfig, shards: Sequence[Shard]) -> Iterator[str]:
         f"           are in {found.head_samples:.1%} of the samples drawn and make {found.head_matches:.1%} of the "
         "matches"
     )
+    if data.sampling == "concept":
+        yield "           before batches are chosen from super-batches: docs/training.md, Sampling by queries"
 
 
 def query_shares(data: DataConfig, shards: Sequence[Shard]) -> QueryShares | None:
@@ -153,7 +166,9 @@ def query_shares(data: DataConfig, shards: Sequence[Shard]) -> QueryShares | Non
     lengths = np.concatenate([lengths for lengths, _ in columns])
     queries = np.concatenate([queries for _, queries in columns])
     sample = np.repeat(np.arange(len(lengths)), lengths)
-    weights = _drawn(data, queries, sample, len(lengths))
+    listed = [shard.samples or 0 for shard in shards]
+    of_all = sum(listed) / len(lengths) if all(listed) else len(shards) / len(columns)
+    weights = _drawn(data, queries, sample, len(lengths), of_all)
     matches = np.bincount(queries, weights[sample], minlength=1)
     head = np.argsort(-matches, kind="stable")[:_HEAD]
     in_head = np.isin(queries, head)
@@ -167,15 +182,25 @@ def query_shares(data: DataConfig, shards: Sequence[Shard]) -> QueryShares | Non
         queries_a_sample=float(matches.sum() / weights.sum()),
         head_samples=float(weights[holds].sum() / weights.sum()),
         head_matches=float(matches[head].sum() / total),
+        taken=float(weights.mean()),
     )
 
 
 def _drawn(
-    data: DataConfig, queries: npt.NDArray[np.int64], sample: npt.NDArray[np.int64], samples: int
+    data: DataConfig,
+    queries: npt.NDArray[np.int64],
+    sample: npt.NDArray[np.int64],
+    samples: int,
+    of_all: float,
 ) -> npt.NDArray[np.float64]:
     """float64[samples]: how often each comes in an epoch, as expected; `queries` are those of each match, `sample` the
-    sample that it is of."""
-    return np.ones(samples)
+    sample that it is of; the set has `of_all` times as many."""
+    if data.sampling != "metaclip" or not len(queries):
+        return np.ones(samples)
+    counts = np.bincount(queries) * of_all
+    whole: npt.NDArray[np.int64] = np.round(counts).astype(np.int64)
+    passed_over = np.log1p(-shares_of(whole, query_limit(whole, data.metaclip))[queries].clip(max=1 - 1e-12))
+    return -np.expm1(np.bincount(sample, passed_over, minlength=samples))
 
 
 def _query_ids(tar: Place) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:

@@ -199,6 +199,16 @@ COMMANDS: tuple[Command, ...] = (
         takes="config",
     ),
     Command(
+        name="train-plan",
+        group="train",
+        usage="CONFIG",
+        says="what a run takes: memory, steps, queries",
+        room="training",
+        words=("plan",),
+        config="train",
+        takes="config",
+    ),
+    Command(
         name="evaluate",
         group="train",
         usage="CONFIG",

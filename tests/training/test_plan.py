@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 from collections import Counter
@@ -19,7 +20,7 @@ from configs.load import ConfigError, from_mapping
 from tests.conftest import REPOSITORY
 from tests.training.conftest import TINY_VIT, tiny_run
 from training.__main__ import main
-from training.config import ModelConfig, PlanConfig, TrainConfig
+from training.config import MetaclipConfig, ModelConfig, PlanConfig, TrainConfig
 from training.data.shards import find_shards
 from training.learning.memory import needs_of
 from training.learning.model import create_model
@@ -179,6 +180,28 @@ def test_queries_are_counted_as_they_are_drawn(config: TrainConfig, tiny_data: P
     assert lines[-2] == (
         f"queries    {len(counts):,} over 103 samples, {found.queries_a_sample:.2f} a sample; the 100 most frequent"
     )
+
+
+def test_metaclips_draws_are_planned_with(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    draw, rows = random.Random(1), []
+    for path in sorted((data / "shards").glob("*.parquet")):
+        table = pq.read_table(path)
+        ids = [[0] if draw.random() < 0.7 else [0, 1 + draw.randrange(5)] for _ in range(table.num_rows)]
+        rows += ids
+        pq.write_table(table.append_column("query_ids", pa.array(ids, pa.list_(pa.int32()))), path)
+    chosen = replace(config.data, path=str(data), sampling="metaclip", metaclip=MetaclipConfig(max_pairs_per_query=10))
+    counts = Counter(query for ids in rows for query in ids)
+    chances = [1 - math.prod(1 - min(1, 10 / counts[query]) for query in ids) for ids in rows]
+    found = query_shares(chosen, find_shards(data))
+    assert found is not None
+    assert found.taken == pytest.approx(sum(chances) / len(rows))
+    assert found.queries_a_sample == pytest.approx(
+        sum(chance * len(ids) for chance, ids in zip(chances, rows, strict=True)) / sum(chances)
+    )
+    (steps,) = (line for line in plan(replace(config, data=chosen, samples=None, epochs=2.0)) if "steps" in line[:6])
+    assert f"of {found.taken:.1%} of the samples" in steps
 
 
 def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:

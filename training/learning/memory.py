@@ -111,7 +111,8 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
         gathered = 2 * max((_count(layer.parameters()) for layer in layers_of(clip)), default=parameters)
     whole_gradients = micro_batches > 1 or not is_sharded  # FSDP2 sums them in the last backward pass alone
     memory = {
-        "weights": 4 * (parameters // parts + gathered),
+        "weights": 4
+        * (parameters // parts + (0 if is_half else gathered)),  # which FSDP2 gathers as what is multiplied
         "weights in bf16": 2 * (gathered if is_sharded else _count(_matrices(clip))) if is_half else 0,
         "gradients": 4 * (trained if whole_gradients else trained // parts),
         "moments": 8 * (trained // parts),
