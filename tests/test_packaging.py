@@ -134,7 +134,8 @@ class Checkout:
             (root / name).write_text(text)
             (root / name).chmod(0o755)
         self.environment = {**os.environ, "PYTHON": str(root / "python3"), "UV": str(root / "uv")}
-        self.environment.pop("MAKEFLAGS", None)
+        for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the make that runs the tests
+            self.environment.pop(name, None)
 
     def make(self, *targets: str) -> list[str]:
         """What was called, shortened to what differs."""

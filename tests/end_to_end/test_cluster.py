@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from configs.load import dump
 from pipeline.config import WitConfig
 from tests.conftest import REPOSITORY
@@ -22,6 +24,7 @@ def wait(until: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_node_writes_the_same_bytes(
     make_config: Callable[..., WitConfig], finished: Path, tmp_path: Path
 ) -> None:
