@@ -32,7 +32,9 @@ def test_wheel_brings_the_packages_and_nothing_else(wheel: Path) -> None:
 def test_wheel_brings_every_kernel_compiled(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shipped = [name for name in archive.namelist() if "/shipped/" in name]
-        sources = "".join(archive.read(n).decode() for n in archive.namelist() if n.endswith(".py"))
+        # Those of the trainer, which choose batches by queries, are compiled when they are first asked for.
+        ours = [name for name in archive.namelist() if name.endswith(".py") and not name.startswith("training/")]
+        sources = "".join(archive.read(name).decode() for name in ours)
     kernels = {Path(name).name.rsplit("-", 2)[0] for name in shipped}
     assert len(kernels) == len(shipped)  # each for one kind of arrays
     assert len(kernels) == len(re.findall(r"^@kernel\n", sources, re.MULTILINE)) + 1  # and the resize kernel
