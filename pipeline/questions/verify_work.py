@@ -18,11 +18,11 @@ from pipeline.engine import Done, Records, steps_in
 from pipeline.errors import DamagedFileError
 from pipeline.pages import config_of, page_of
 from pipeline.questions.verify import Damage, Verification
-from pipeline.steps.fetch.facts import STORE, store_of
-from pipeline.steps.fetch.pictures import Pictures, Published, by_bytes, released_with
+from pipeline.steps.fetch.facts import STORE, answers_of, store_of
+from pipeline.steps.fetch.pictures import Pictures, Published, by_bytes, pictures_of, released_with
 from pipeline.storage.atomic import read_json
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.checked import check_in_passing, read_table
+from pipeline.storage.checked import check_in_passing
 from pipeline.storage.location import Location
 from pipeline.storage.output import check_output
 from pipeline.storage.place import Place
@@ -93,16 +93,14 @@ def _is_spared(
 ) -> bool:
     """Whether the file is a staging tar whose pictures are all whole, there or in the published `version` where they
     may lie alone."""
-    files = {file.name.partition(".")[2]: file for file in record.located(directory).values()}
-    tar, facts = files.get("tar"), files.get("facts.parquet")
-    if tar is None or facts is None or tar.path != error.path:
+    answers = answers_of(record, directory)
+    if answers is None or answers.tar.path != error.path:
         return False
-    name = tar.name if directory == store else f"{directory.name}/{tar.name}"
     try:
-        rows = [row | {"staging_tar": name} for row in read_table(facts).to_pylist() if row["status"] == "success"]
+        rows = pictures_of(record, directory, store)
     except DamagedFileError:
         return False
-    if any(row.get("stored_xxh3") is None for row in rows):  # of an earlier version, which gave nothing back
+    if any(row["stored_xxh3"] is None for row in rows):  # of an earlier version, which gave nothing back
         return False
     with Pictures(store, version or Published(shards="", seed=0)) as pictures:
         for some in by_bytes(rows):

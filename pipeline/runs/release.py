@@ -1,6 +1,6 @@
 """release: the room that published pictures take in the staging tars is given back, so that each lies on the disk once.
 
-    publish --> work/released/VERSION-SEED/00000.begun.parquet (what lies where) --holes--> 00000.parquet
+    publish --> work/released/VERSION-SEED/00000-HASH.begun.parquet (what lies where) --holes--> 00000-HASH.parquet
     the next version comes: pictures that it lacks --copy--> into their holes, before the version that has them goes
 
 A hole reads as zeros, which no picture's hash fits, so whoever reads a picture looks for it in the published version
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,17 +20,18 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.engine import records_in
 from pipeline.errors import DamagedFileError, OutputError
 from pipeline.records.schema import FETCHED
 from pipeline.records.shard import extension_of
-from pipeline.steps.fetch.facts import STORE, stored_file
-from pipeline.steps.fetch.pictures import RELEASED, Pictures, Published, by_bytes, grouped, released_with
+from pipeline.steps.fetch.facts import IMPORTS, STORE, stored_file
+from pipeline.steps.fetch.pictures import RELEASED, Pictures, Published, by_bytes, grouped, pictures_of, released_with
 from pipeline.steps.shards import WriteShard
 from pipeline.steps.shards_config import ShardsConfig
 from pipeline.steps.step import Page, Run
 from pipeline.storage.atomic import commit, remove_tree, temporary_name, unwritable
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.checked import read_table
+from pipeline.storage.checked import digest_of, read_table
 from pipeline.storage.holes import can_punch, merged, punch
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
@@ -50,20 +51,20 @@ _BETWEEN = 1024
 _AT_A_TIME = min(4, os.cpu_count() or 1)
 
 
-def keep_pictures(run: Run, config: ShardsConfig) -> None:
+def keep_pictures(run: Run, config: ShardsConfig, say: Callable[[str], None]) -> None:
     """Before the steps: all pictures go back where the config keeps them in the staging tars, and where the published
-    version has the order of another seed, by which they would not be found. Raises OutputError."""
+    version has the order of another seed, by which they would not be found. Raises OutputError, DamagedFileError."""
     if not isinstance(run.output, Path):
         return
     seed = released_with(run.output)
     if seed is not None and (config.keep_staging or seed != run.seed):
-        _put_all_back(run)
+        _put_all_back(run, say)
         remove_tree(run.output / RELEASED)
 
 
-def make_way_for(version: Place, *, run: Run, config: ShardsConfig) -> None:
+def make_way_for(version: Place, *, run: Run, config: ShardsConfig, say: Callable[[str], None]) -> None:
     """Before another version takes the place of the published one: what that one alone has goes back. Raises
-    OutputError."""
+    OutputError, DamagedFileError."""
     if isinstance(version, BucketPath):
         if released_with(run.output) is not None:
             raise OutputError(
@@ -71,90 +72,124 @@ def make_way_for(version: Place, *, run: Run, config: ShardsConfig) -> None:
                 "run there once with --shards.keep_staging true, and copy it again"
             )
         return
-    _put_all_back(run, but=Published(shards=str(version), seed=run.seed))
+    _put_all_back(run, say, but=Published(shards=str(version), seed=run.seed))
     if not config.keep_staging and run.directory(STORE) == run.output / "work" / STORE:
         _directory_of(version, run).mkdir(parents=True, exist_ok=True)
 
 
-def release(page: Page, version: Place) -> None:
+def release(page: Page, version: Place, say: Callable[[str], None]) -> int:
     """Give back the room in the staging tars of all that the published `version` holds, if `make_way_for` has said so;
-    goes on where a killed run stopped. Nothing is done where the disk cannot."""
+    goes on where a killed run stopped. Returns of how many samples. Nothing is done where the disk cannot."""
     if not isinstance(version, Path):
-        return
+        return 0
     run, directory = page.run, _directory_of(version, page.run)
-    if not directory.is_dir() or len(_done_in(directory)) == len(page["shards"].data.parts):
-        return
+    done = {path.name.partition("-")[0] for path in directory.glob("*.parquet") if not path.name.endswith(_BEGUN)}
+    if not directory.is_dir() or len(done) == len(page["shards"].data.parts):
+        return 0
     store = _on_disk(run.directory(STORE))
     if not can_punch(store):
         remove_tree(directory)
-        return
+        return 0
     _make_durable(version.parent, version.parent.parent)
-    tasks = [task for task in page["shards"].cut(run) if isinstance(task, WriteShard)]
+    tasks = [task for task in page["shards"].cut(run) if isinstance(task, WriteShard) and task.partition not in done]
     published = Published(shards=str(version), seed=run.seed)
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        list(pool.map(partial(_release_shard, published=published, store=store, directory=directory), tasks))
+        counts = list(pool.map(partial(_release_shard, published=published, store=store, directory=directory), tasks))
+    if kept := sum(kept for _, kept in counts):
+        say(
+            f"damaged: {kept:,} pictures are not whole in their shards, and stay in work/fetch too; "
+            "`python -m pipeline verify` names them"
+        )
     for other in directory.parent.iterdir():
         if other != directory:
             remove_tree(other)
+    return sum(released for released, _ in counts)
 
 
-def _put_all_back(run: Run, *, but: Published | None = None) -> None:
+def _put_all_back(run: Run, say: Callable[[str], None], *, but: Published | None = None) -> None:
     """Put pictures that lie in the published version alone back into their staging tars: all of them, or all `but`
-    those that another version holds too. Raises OutputError, as on a full disk: nothing is lost then."""
+    those that another version holds too. Raises OutputError, as on a full disk: nothing is lost then;
+    DamagedFileError for facts."""
     seed = released_with(run.output)
     if seed is None:
         return
     published = Published(shards=str(run.output / "shards"), seed=seed)
-    for record in sorted((_on_disk(run.output) / RELEASED).rglob("*.parquet")):
-        rows = read_table(Location(str(record))).to_pylist()
+    lost = 0
+    for rows in _released(run, say):
         kept = {} if but is None else but.find(rows)
         with Pictures(run.directory(STORE), published) as pictures:
             for some in by_bytes([row for index, row in enumerate(rows) if index not in kept]):
                 staged = pictures.staged(some)
                 try:
-                    _put_back([row for row, there in zip(some, staged, strict=True) if there is None], run, published)
+                    holes = [row for row, there in zip(some, staged, strict=True) if there is None]
+                    lost += len(holes) - _put_back(holes, run, published)
                 except OSError as error:
                     raise unwritable(run.directory(STORE), error) from error
+    if lost:
+        say(f"damaged: {lost:,} pictures are whole nowhere any more; a plan that needs them requests them again")
 
 
-def _release_shard(task: WriteShard, *, published: Published, store: Path, directory: Path) -> None:
-    done = directory / f"{task.partition}.parquet"
-    if done.exists():
+def _released(run: Run, say: Callable[[str], None]) -> Iterator[list[dict[str, Any]]]:
+    """What lies where, record by record; of a damaged record what the facts say, of every picture there is."""
+    records = sorted((_on_disk(run.output) / RELEASED).rglob("*.parquet"))
+    try:
+        for record in records:
+            yield read_table(Location(str(record), record.name.partition("-")[2].partition(".")[0])).to_pylist()
         return
-    rows = list(_twinned(task, published))
-    begun, temporary = directory / f"{task.partition}{_BEGUN}", temporary_name(done)
+    except DamagedFileError as error:
+        say(f"damaged: {error.path}: {error.what}; every picture is looked for")
+    store = run.directory(STORE)
+    for directory in (store, store / IMPORTS):
+        for record_of_task in records_in(directory):
+            rows = pictures_of(record_of_task, directory, store)
+            yield [row for row in rows if row["stored_xxh3"] is not None]
+
+
+def _release_shard(task: WriteShard, *, published: Published, store: Path, directory: Path) -> tuple[int, int]:
+    """How many samples' pictures are released, and how many are not whole in the shard."""
+    all_rows = [row for ranks in task.ranks for row in ranks.samples(_PLACES.names)]
+    hashed = [row for row in all_rows if row["stored_xxh3"] is not None]  # others are of an earlier version, and stay
+    rows = list(_twinned(hashed, published))
+    temporary = temporary_name(directory / task.partition)
     write_parquet(temporary, pa.Table.from_pylist(rows, schema=_PLACES), _PLACES)
+    name = f"{task.partition}-{digest_of(temporary)}"
+    begun = directory / f"{name}{_BEGUN}"
     commit(temporary, begun)
     for tar, of_tar in grouped(dict(enumerate(rows)), "staging_tar").items():
         ranges = merged(((row["tar_offset"], row["num_bytes"]) for row in of_tar.values()), gap=_BETWEEN)
         if (path := _tar_of(store, tar)) is not None:
             punch(path, ranges)
-    begun.replace(done)
+    begun.replace(directory / f"{name}.parquet")
+    return len(rows), len(hashed) - len(rows)
 
 
-def _twinned(task: WriteShard, published: Published) -> Iterator[dict[str, Any]]:
-    """The shard's pictures that are whole there, with their places in staging tars."""
-    for ranks in task.ranks:
-        for some in by_bytes(ranks.samples(_PLACES.names)):
-            for row, picture in zip(some, published.read(some), strict=True):
-                if picture is not None:
-                    yield row
+def _twinned(rows: Sequence[dict[str, Any]], published: Published) -> Iterator[dict[str, Any]]:
+    """Those whose pictures are whole in the published version."""
+    for some in by_bytes(rows):
+        for row, picture in zip(some, published.read(some), strict=True):
+            if picture is not None:
+                yield row
 
 
-def _put_back(rows: Sequence[dict[str, Any]], run: Run, published: Published) -> None:
+def _put_back(rows: Sequence[dict[str, Any]], run: Run, published: Published) -> int:
+    """Fill the holes of `rows`; how many of them are whole, or need not be."""
     store = _on_disk(run.directory(STORE))
     pictures = dict(enumerate(published.read(rows)))
+    filled = 0
     for name, of_tar in grouped(dict(enumerate(rows)), "staging_tar").items():
         if (path := _tar_of(store, name)) is None:
-            continue  # its whole pictures have gone to another (`salvage.py`), or somebody removed it
+            filled += len(of_tar)  # its whole pictures have gone to another (`salvage.py`), or somebody removed it
+            continue
         with path.open("r+b") as tar:
             for index, row in of_tar.items():
                 if (picture := pictures[index]) is not None:
                     header = header_of(f"{row['url_id'].hex()}.{extension_of(picture)}", len(picture))
                     tar.seek(row["tar_offset"] - len(header))  # it went where the member before went too
                     tar.write(header + picture)
+                    filled += 1
             tar.flush()
             os.fsync(tar.fileno())
+    return filled
 
 
 def _tar_of(store: Path, name: str) -> Path | None:
@@ -166,10 +201,6 @@ def _tar_of(store: Path, name: str) -> Path | None:
 
 def _directory_of(version: Path, run: Run) -> Path:
     return _on_disk(run.output) / RELEASED / f"{version.name}-{run.seed}"
-
-
-def _done_in(directory: Path) -> list[Path]:
-    return [path for path in directory.glob("*.parquet") if not path.name.endswith(_BEGUN)]
 
 
 def _on_disk(place: Place) -> Path:

@@ -112,22 +112,23 @@ def run(
             config = _begin_extension(config, own)
         status, config_yaml = "failed", dump(config)
         try:
-            keep_pictures(build(config, own).run, config.shards)
             with open_engine(config.engine, progress) as engine:
                 while True:
                     try:
                         page = build(config, own)
+                        keep_pictures(page.run, config.shards, progress.say)
                         sums = _run_steps(page, config, own, engine, log, written, offline=offline)
                         lines, shards = totals(sums.values()), page["shards"].data
                         samples = shards.total("rows")
                         version: Place = output / "shards"
                         put_back: Sequence[str] = ()
                         if is_to_be_published(samples, lines):
-                            make_way = partial(make_way_for, run=page.run, config=config.shards)
+                            make_way = partial(make_way_for, run=page.run, config=config.shards, say=progress.say)
                             version, put_back = publish(
                                 output, shards.parts, config_yaml, written=written, make_way=make_way
                             )
-                            release(page, version)
+                            if released := release(page, version, progress.say):
+                                log["shards"]["released"] = released
                             end(output)
                         break
                     except DamagedFileError as error:

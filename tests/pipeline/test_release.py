@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from pipeline.questions.verify import verify
 from pipeline.questions.verify_work import verify_work
 from pipeline.runs import release
 from pipeline.runs.run import run
+from pipeline.steps.fetch.pictures import Published
 from pipeline.storage import holes
 from pipeline.storage.holes import can_punch, merged, room_of
 from tests.pipeline.img2dataset_directory import jpeg, row, write_directory
@@ -90,6 +92,7 @@ def is_whole(small: SmallRun) -> bool:
 
 def test_pictures_of_published_samples_lie_there_alone(made: SmallRun, server: LoopbackServer) -> None:
     assert len(made.samples()) == PICTURES
+    assert json.loads((made.output / "runs.jsonl").read_text())["steps"]["shards"]["released"] == PICTURES
     size = sum(tar.stat().st_size for tar in tars(made))
     assert size > PICTURES * 30_000
     assert sum(map(room_of, tars(made))) < size / 10
@@ -206,6 +209,55 @@ def test_a_damaged_shard_costs_exactly_the_pictures_that_are_damaged(
     assert len(server.requests) == requests + 1
     assert re.search(r"1 of its \d+ pictures are lost and requested again", told)
     assert is_whole(small)
+
+
+def test_a_damaged_note_of_what_lies_where_loses_nothing(
+    small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = len(server.requests)
+    for note in (small.output / "work" / "released").rglob("*.parquet"):
+        data = bytearray(note.read_bytes())
+        data[-20] ^= 1  # of the footer
+        note.write_bytes(data)
+    assert small.run(*FEWER) == 0
+    assert "work/released/" in capsys.readouterr().err
+    assert staged(small) == PICTURES - len(small.samples())
+    assert is_whole(small)
+    assert small.run() == 0
+    assert len(server.requests) == requests
+
+
+def test_pictures_that_are_whole_nowhere_are_told_and_asked_for_again(
+    small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    want, requests = small.published(), len(server.requests)
+    assert small.run(*FEWER) == 0
+    kept = {row["url"] for p in (small.output / "shards").glob("*.parquet") for row in pq.read_table(p).to_pylist()}
+    assert small.run() == 0
+    capsys.readouterr()
+    lost = 0
+    for path in sorted((small.output / "shards").glob("*.parquet")):
+        for sample in pq.read_table(path).to_pylist():
+            if sample["url"] not in kept:
+                with path.with_suffix(".tar").open("r+b") as file:
+                    file.seek(sample["tar_offset"] + 100)
+                    file.write(bytes(50))
+                lost += 1
+    assert small.run(*FEWER) == 0
+    assert f"damaged: {lost} pictures are whole nowhere any more" in capsys.readouterr().err
+    assert small.run() == 0
+    assert small.published() == want
+    assert len(server.requests) == requests + lost
+
+
+def test_what_is_not_whole_in_its_shard_stays(
+    small: SmallRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Published, "read", lambda self, rows: [None] * len(rows))
+    assert small.run("--output", str(small.root / "other")) == 0
+    assert f"damaged: {PICTURES} pictures are not whole in their shards" in capsys.readouterr().err
+    log = json.loads((small.root / "other" / "runs.jsonl").read_text().splitlines()[-1])
+    assert "released" not in log["steps"]["shards"]
 
 
 def test_disks_without_holes_keep_both(

@@ -40,6 +40,7 @@ __all__ = [
     "FactFile",
     "FactStore",
     "FactsByOrder",
+    "answers_of",
     "named_by_key",
     "read_facts",
     "settings_of",
@@ -83,6 +84,13 @@ class FactsByOrder:
     """A range of the imported facts, with the tars that they point into. A part tells its `first` and `last` order."""
 
     facts: Location = output(_FACTS, STORED_BY_ORDER)
+
+
+def answers_of(record: Done, directory: Place) -> Answers | None:
+    """The files of a fetch or import task, by its record; None for a record of something else."""
+    files = record.located(directory)
+    facts, tar = (next((files[name] for name in files if name.endswith(end)), None) for end in (f".{_FACTS}", ".tar"))
+    return None if facts is None or tar is None else Answers(facts=facts, tar=tar)
 
 
 def store_of(config: FetchConfig) -> Mapping[str, Place]:

@@ -20,21 +20,22 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine import record_of
+from pipeline.engine import Done, record_of
 from pipeline.errors import DamagedFileError
 from pipeline.records.identity import first_64_bits, keyed_hash
-from pipeline.steps.fetch.facts import stored_file
+from pipeline.steps.fetch.facts import STORED, answers_of, read_facts, stored_file
 from pipeline.storage.atomic import read_json
 from pipeline.storage.checked import check, least_value, open_file, picture_hash, read_part, read_ranges
 from pipeline.storage.location import Location
 from pipeline.storage.place import Place, place_of
 
-__all__ = ["RELEASED", "Pictures", "Published", "by_bytes", "grouped", "released_with"]
+__all__ = ["RELEASED", "Pictures", "Published", "by_bytes", "grouped", "pictures_of", "released_with"]
 
 RELEASED = "work/released"
 """Where an output notes which pictures lie in its published version alone, under VERSION-SEED/."""
 _MAX_OPEN_TARS = 256
 """A staging shard's pictures may lie in as many tars as the set has sources; processes may hold about 1,000 files."""
+_EVERY_ORDER = (0, (1 << 64) - 1)
 _READ_BYTES = 32 << 20
 """Of pictures that are asked for together."""
 
@@ -184,6 +185,17 @@ class Pictures(contextlib.ExitStack):
                 self._opened.pop(next(iter(self._opened))).close()
             self._opened[name] = self.enter_context(open_file(stored_file(self._store, name).path))
         return self._opened[name]
+
+
+def pictures_of(record: Done, directory: Place, store: Place) -> list[dict[str, Any]]:
+    """The facts of a fetch or import task that have a picture, with its `staging_tar`; none of another task's record.
+    Raises DamagedFileError."""
+    answers = answers_of(record, directory)
+    if answers is None:
+        return []
+    tar = answers.tar.name if directory == store else f"{directory.name}/{answers.tar.name}"
+    rows = read_facts(answers.facts, _EVERY_ORDER, STORED.names).to_pylist()
+    return [row | {"staging_tar": tar} for row in rows if row["status"] == "success"]
 
 
 def by_bytes(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:

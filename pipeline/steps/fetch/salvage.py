@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.engine import Done, Info, Task, apart
 from pipeline.records.schema import FACTS
 from pipeline.records.shard import extension_of
-from pipeline.steps.fetch.facts import STORED, Answers, read_facts
+from pipeline.steps.fetch.facts import STORED, Answers, answers_of, read_facts
 from pipeline.steps.fetch.pictures import Pictures, Published, by_bytes
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
@@ -54,10 +54,12 @@ class Salvage(Task[Answers]):
 def salvage(store: Place, record: Done, before: Published) -> Salvage:
     """The one task, in the store of facts; `record` is of the fetch task that wrote the tar. Its name is new: whoever
     relies on the old files must see that they are gone."""
-    files = record.located(store)
-    facts, tar = (next(files[name] for name in files if name.endswith(kind)) for kind in (".parquet", ".tar"))
-    name = f"{record.partition}-{facts.digest[:8]}"
-    return Salvage(partition=name, facts=facts, damaged=tar, info=record.info, store=str(store), before=before)
+    answers = answers_of(record, store)
+    assert answers is not None
+    name = f"{record.partition}-{answers.facts.digest[:8]}"
+    return Salvage(
+        partition=name, facts=answers.facts, damaged=answers.tar, info=record.info, store=str(store), before=before
+    )
 
 
 def _kept(rows: Sequence[dict[str, Any]], pictures: Pictures, tar: TarWriter) -> Iterator[dict[str, Any]]:
