@@ -96,6 +96,7 @@ def test_two_ranks_learn_the_same_with_sharded_heads(trained: TrainConfig, tmp_p
         ({"name": "contrastiv"}, "is none of contrastive, and no MODULE:CLASS"),
         ({"name": "no.such:Method"}, "cannot be imported"),
         ({"name": "tests.training.own_method:teacher"}, "is no subclass"),
+        ({"name": f"{__name__}:Taken"}, "asks for columns named image, key, as batches call what they have anyway"),
         ({"name": OWN["name"], "options": {"predict_wieght": 1.0}}, "did you mean 'predict_weight'"),
         ({"name": OWN["name"], "options": {"momentum": "much"}}, "method.options: momentum: expected a number"),
         ({"options": {"anything": 1}}, "unknown key 'anything'"),
@@ -106,6 +107,15 @@ def test_a_mistake_in_the_config_is_one_line(method: dict[str, Any], says: str) 
         make_method(from_mapping(MethodConfig, method), LossConfig())
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Taken(Method):
+    """One whose columns would stand where pictures and keys do."""
+
+    fields = ("weight", "image", "key")
+
+    def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
+        raise NotImplementedError
 
 
 class Weighted(Method):
