@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import open_clip
 import pyarrow as pa
@@ -21,8 +21,9 @@ from training.__main__ import main
 from training.config import LossConfig, MethodConfig, TrainConfig, learns
 from training.data.batches import Batch
 from training.errors import DataError
+from training.learning.heads import HEADS
 from training.learning.method import Method, Output, Rows, Terms, make_method
-from training.learning.model import HEADS, Model
+from training.learning.model import Model
 from training.train import train
 
 OWN = {"name": "tests.training.own_method:Everything", "options": {"predict_weight": 0.25}}
@@ -74,6 +75,20 @@ def test_export_is_open_clips_and_evaluation_knows_the_heads(
     model = open_clip.create_model(f"local-dir:{tmp_path / 'run' / 'export'}")
     assert not any(name.startswith(HEADS) for name in model.state_dict())
     torch.testing.assert_close(model.state_dict()["visual.proj"], weights_of(tmp_path / "run")["visual.proj"])
+
+
+@pytest.mark.parametrize("towers", ["both", "image", "text"])
+def test_another_run_starts_from_it_without_its_heads(
+    trained: TrainConfig, tmp_path: Path, towers: Literal["both", "image", "text"]
+) -> None:
+    first = MethodConfig(name=f"{__name__}:Predictor")
+    model = replace(trained.model, init_from=trained.output, init_towers=towers)
+    optimiser = replace(trained.optimiser, learning_rate=1e-12)
+    train(replace(trained, output=str(tmp_path / "run"), method=first, model=model, optimiser=optimiser, samples=16))
+    theirs, ours = weights_of(trained.output), weights_of(tmp_path / "run")
+    assert not any(name.startswith(HEADS) for name in ours)
+    for name, is_taken in (("visual.proj", towers != "text"), ("text_projection", towers != "image")):
+        assert torch.allclose(ours[name], theirs[name], atol=1e-6) == is_taken, name
 
 
 @pytest.mark.slow
