@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +22,7 @@ from tests.training.test_train import CrashError, assert_same_run, crash, interr
 from training.__main__ import main
 from training.config import LossConfig, MethodConfig, TrainConfig, learns
 from training.data.batches import Batch
+from training.data.index import write_index
 from training.errors import DataError
 from training.learning.heads import HEADS
 from training.learning.method import Method, Output, Rows, Terms, make_method
@@ -174,6 +177,29 @@ def test_columns_of_the_shards_come_with_their_samples(trained: TrainConfig, tin
     expected = {int(tokenize([c], context_length=24).sum()): float(len(c)) for c in captions}
     assert Weighted.seen
     assert all(expected[size] == weight == first for size, (weight, first) in Weighted.seen.items())
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_lists_of_one_length_need_no_type_of_their_own(
+    tiny_data: Path, tmp_path: Path, kind: Callable[[pa.DataType], pa.DataType]
+) -> None:
+    """DuckDB, Spark and pandas write no other."""
+    data = with_columns(tiny_data, tmp_path / "data")
+    fixed = write_index(data, root=tmp_path / "fixed", fields=("teacher",))
+    paths = sorted(data.rglob("*.parquet"))
+    for path in paths:
+        table = pq.read_table(path)
+        at, lists = table.column_names.index("teacher"), table["teacher"].to_pylist()
+        table = table.set_column(at, "teacher", pa.array(lists, kind(pa.float16())))
+        pq.write_table(table, path)
+    found = write_index(data, root=tmp_path / "index", fields=("teacher",))
+    assert found.fingerprint == fixed.fingerprint
+    np.testing.assert_array_equal(found.fields["teacher"], fixed.fields["teacher"])
+
+    lists[-1] = [1.0]
+    pq.write_table(table.set_column(at, "teacher", pa.array(lists, kind(pa.float16()))), paths[-1])
+    with pytest.raises(DataError, match="column teacher must be a number in each row, or a list of numbers of one"):
+        write_index(data, root=tmp_path / "index", fields=("teacher",))
 
 
 def test_a_column_that_the_data_lacks_stops_before_training(trained: TrainConfig, tmp_path: Path) -> None:

@@ -301,6 +301,8 @@ class _Writer:
                 "that has it, or another method"
             )
         values, key = rows.fields[name], f"field-{name}"
+        if not len(values):  # how long its lists would be need not be told
+            return
         if key not in self._arrays:
             file = self._stack.enter_context((self._directory / f"{key}.npy").open("wb"))
             self._arrays[key] = _Array(file, values.dtype, values.shape[1:])

@@ -118,7 +118,7 @@ def _rows_from_parquet(shard: Shard, with_queries: bool, fields: Sequence[str]) 
 def _field(column: pa.ChunkedArray, keep: npt.NDArray[np.bool_], name: str, path: Place) -> npt.NDArray[Any]:
     """[n] or [n, K]: the column's numbers, in the rows that are kept. Raises DataError for what is none, or missing."""
     kept = column.filter(pa.array(keep)).combine_chunks()
-    width = kept.type.list_size if pa.types.is_fixed_size_list(kept.type) else None
+    width = _width(kept)
     numbers = kept if width is None else kept.flatten()
     is_number = pa.types.is_floating(numbers.type) or pa.types.is_integer(numbers.type)
     if not is_number or kept.null_count or numbers.null_count:
@@ -129,6 +129,16 @@ def _field(column: pa.ChunkedArray, keep: npt.NDArray[np.bool_], name: str, path
     values: npt.NDArray[Any] = numbers.to_numpy(zero_copy_only=False)
     values = values.astype(np.float32 if values.dtype == np.float64 else values.dtype)
     return values if width is None else values.reshape(len(kept), width)
+
+
+def _width(lists: pa.Array) -> int | None:
+    """The length of all lists; None where they differ, or are none."""
+    if pa.types.is_fixed_size_list(lists.type):
+        return int(lists.type.list_size)
+    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+        return None
+    lengths = pc.unique(pc.list_value_length(lists)).to_pylist() or [0]  # of a shard without samples
+    return lengths[0] if len(lengths) == 1 else None
 
 
 def _queries(
