@@ -22,6 +22,7 @@ from tests.training.conftest import TINY_VIT, tiny_run
 from training.__main__ import main
 from training.config import MetaclipConfig, ModelConfig, PlanConfig, TrainConfig
 from training.data.shards import find_shards
+from training.errors import DataError
 from training.learning.memory import needs_of
 from training.learning.model import create_model
 from training.plan import plan, query_shares
@@ -180,6 +181,17 @@ def test_queries_are_counted_as_they_are_drawn(config: TrainConfig, tiny_data: P
     assert lines[-2] == (
         f"queries    {len(counts):,} over 103 samples, {found.queries_a_sample:.2f} a sample; the 100 most frequent"
     )
+
+
+def test_queries_that_are_none_are_told_in_one_line(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    path = sorted((data / "shards").glob("*.parquet"))[1]
+    table = pq.read_table(path)
+    for ids in (table["num_bytes"], pa.array([[-1]] * len(table)), pa.array([[None, 1]] * len(table))):
+        pq.write_table(table.append_column("query_ids", ids), path)
+        with pytest.raises(DataError, match=r"00001\.parquet: its query_ids are no"):
+            query_shares(config.data, find_shards(data))
 
 
 def test_metaclips_draws_are_planned_with(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
