@@ -62,7 +62,9 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 def joined(parts: list[Batch]) -> Batch:
-    return Batch.joined(parts)
+    """The samples of all parts, in order."""
+    fields = {name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields}
+    return Batch(fields=fields, num_replaced=sum(part.num_replaced for part in parts))
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

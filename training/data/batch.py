@@ -6,7 +6,7 @@ bytes to copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,14 +37,6 @@ class Batch:
     def of(cls, *, images: Tensor, tokens: Tensor, keys: Tensor, num_replaced: int = 0) -> Batch:
         """A batch of what every data set has."""
         return cls(fields={"image": images, "tokens": tokens, "key": keys}, num_replaced=num_replaced)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Batch]) -> Batch:
-        """The samples of all parts, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        fields = {name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields}
-        return cls(fields=fields, num_replaced=sum(part.num_replaced for part in parts))
 
     def __len__(self) -> int:
         return len(self.keys)
