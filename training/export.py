@@ -17,7 +17,8 @@ from pipeline.storage.place import Place, place_of
 from training.checkpoints.layout import read_progress
 from training.checkpoints.loading import read_weights
 from training.errors import OutputError
-from training.learning.model import HEADS, model_json, preprocess_json
+from training.learning.heads import without_heads
+from training.learning.model import model_json, preprocess_json
 
 __all__ = ["export"]
 
@@ -35,7 +36,7 @@ def export(
     ModelError.
     """
     progress = read_progress(checkpoint)
-    weights = {name: value for name, value in read_weights(checkpoint).items() if not name.startswith(f"{HEADS}.")}
+    weights = without_heads(read_weights(checkpoint))
     config = model_json(model)
     if "logit_bias" in weights:
         # open_clip makes room for a bias only where the config names one.

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import one_line
-from pipeline.storage.place import Place
 from training.config import DataConfig, TrainConfig, total_samples
+from training.data.rows import read_queries
 from training.data.sampling.metaclip import query_limit, shares_of
 from training.data.shards import Shard, find_shards
 from training.errors import DataError
@@ -159,7 +156,7 @@ def query_shares(data: DataConfig, shards: Sequence[Shard]) -> QueryShares | Non
     """What `data.sampling` makes of the queries of `shards`; None where they name none. Raises DataError."""
     chosen = [shards[i * len(shards) // _MOST_SHARDS] for i in range(_MOST_SHARDS)]
     chosen = list(shards) if len(shards) <= _MOST_SHARDS else chosen
-    read = [_query_ids(shard.path) for shard in chosen]
+    read = map(read_queries, chosen)
     columns = [column for column in read if column is not None]
     if not columns:
         return None
@@ -188,7 +185,7 @@ def query_shares(data: DataConfig, shards: Sequence[Shard]) -> QueryShares | Non
 
 def _drawn(
     data: DataConfig,
-    queries: npt.NDArray[np.int64],
+    queries: npt.NDArray[np.int32],
     sample: npt.NDArray[np.int64],
     samples: int,
     of_all: float,
@@ -201,20 +198,3 @@ def _drawn(
     whole: npt.NDArray[np.int64] = np.round(counts).astype(np.int64)
     passed_over = np.log1p(-shares_of(whole, query_limit(whole, data.metaclip))[queries].clip(max=1 - 1e-12))
     return -np.expm1(np.bincount(sample, passed_over, minlength=samples))
-
-
-def _query_ids(tar: Place) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
-    """(queries of each sample, the queries end to end) of a shard; None where its Parquet does not state them."""
-    path = tar.with_name(f"{tar.stem}.parquet")
-    try:
-        source = path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
-        with pq.ParquetFile(source) as file:
-            if "query_ids" not in file.schema_arrow.names:
-                return None
-            column = file.read(columns=["query_ids"], use_threads=False)["query_ids"].combine_chunks()
-    except FileNotFoundError:
-        return None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot read the shard's metadata ({one_line(error)}); copy it again") from error
-    lengths = column.value_lengths().fill_null(0).to_numpy().astype(np.int64)
-    return lengths, column.flatten().to_numpy().astype(np.int64)

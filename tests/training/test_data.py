@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -37,8 +39,8 @@ class LengthTokenizer:
         return tokens
 
 
-def dataset_of(data: Path, index_dir: Path, *, batch: int, seed: int = 0) -> BatchDataset:
-    index = write_index(data, root=index_dir)
+def dataset_of(data: Path, index_dir: Path, *, batch: int, seed: int = 0, fields: tuple[str, ...] = ()) -> BatchDataset:
+    index = write_index(data, root=index_dir, fields=fields)
     return BatchDataset(
         index_dirs=(str(index_dir / index.fingerprint),),
         stream=Stream(segments=(Segment(sizes=(len(index),)),), seed=seed, global_batch_size=batch),
@@ -60,7 +62,9 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 def joined(parts: list[Batch]) -> Batch:
-    return Batch.joined(parts)
+    """The samples of all parts, in order."""
+    fields = {name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields}
+    return Batch(fields=fields, num_replaced=sum(part.num_replaced for part in parts))
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
@@ -331,3 +335,17 @@ def test_pictures_cut_short_give_none() -> None:
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, kind)
         assert decode(buffer.getvalue()[: len(buffer.getvalue()) // 2], min_side=8) is None
+
+
+def test_columns_may_be_named_as_the_arguments_of_a_batch(tmp_path: Path) -> None:
+    make_shards(tmp_path / "data", counts=(5,), size=40)
+    (path,) = (tmp_path / "data").rglob("*.parquet")
+    table, names = pq.read_table(path), ("images", "keys", "num_replaced")
+    for name in names:
+        table = table.append_column(name, pa.array(range(5), pa.int8()))
+    pq.write_table(table, path)
+    batch = dataset_of(tmp_path / "data", tmp_path / "index", batch=5, fields=names).__getitems__([0, 1, 2, 3, 4])
+    assert batch.images.shape == (5, 32, 32, 3)
+    assert batch.num_replaced == 0
+    for name in names:
+        assert sorted(batch.fields[name].tolist()) == [0, 1, 2, 3, 4]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,9 +22,11 @@ from tests.training.test_train import CrashError, assert_same_run, crash, interr
 from training.__main__ import main
 from training.config import LossConfig, MethodConfig, TrainConfig, learns
 from training.data.batches import Batch
+from training.data.index import write_index
 from training.errors import DataError
+from training.learning.heads import HEADS
 from training.learning.method import Method, Output, Rows, Terms, make_method
-from training.learning.model import HEADS, Model
+from training.learning.model import Model
 from training.train import train
 
 OWN = {"name": "tests.training.own_method:Everything", "options": {"predict_weight": 0.25}}
@@ -76,6 +80,20 @@ def test_export_is_open_clips_and_evaluation_knows_the_heads(
     torch.testing.assert_close(model.state_dict()["visual.proj"], weights_of(tmp_path / "run")["visual.proj"])
 
 
+@pytest.mark.parametrize("towers", ["both", "image", "text"])
+def test_another_run_starts_from_it_without_its_heads(
+    trained: TrainConfig, tmp_path: Path, towers: Literal["both", "image", "text"]
+) -> None:
+    first = MethodConfig(name=f"{__name__}:Predictor")
+    model = replace(trained.model, init_from=trained.output, init_towers=towers)
+    optimiser = replace(trained.optimiser, learning_rate=1e-12)
+    train(replace(trained, output=str(tmp_path / "run"), method=first, model=model, optimiser=optimiser, samples=16))
+    theirs, ours = weights_of(trained.output), weights_of(tmp_path / "run")
+    assert not any(name.startswith(HEADS) for name in ours)
+    for name, is_taken in (("visual.proj", towers != "text"), ("text_projection", towers != "image")):
+        assert torch.allclose(ours[name], theirs[name], atol=1e-6) == is_taken, name
+
+
 @pytest.mark.slow
 def test_two_ranks_learn_the_same_with_sharded_heads(trained: TrainConfig, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", Path(str(trained.data.path)), Path(trained.model.name))
@@ -96,6 +114,7 @@ def test_two_ranks_learn_the_same_with_sharded_heads(trained: TrainConfig, tmp_p
         ({"name": "contrastiv"}, "is none of contrastive, and no MODULE:CLASS"),
         ({"name": "no.such:Method"}, "cannot be imported"),
         ({"name": "tests.training.own_method:teacher"}, "is no subclass"),
+        ({"name": f"{__name__}:Taken"}, "asks for columns named image, key, as batches call what they have anyway"),
         ({"name": OWN["name"], "options": {"predict_wieght": 1.0}}, "did you mean 'predict_weight'"),
         ({"name": OWN["name"], "options": {"momentum": "much"}}, "method.options: momentum: expected a number"),
         ({"options": {"anything": 1}}, "unknown key 'anything'"),
@@ -106,6 +125,15 @@ def test_a_mistake_in_the_config_is_one_line(method: dict[str, Any], says: str) 
         make_method(from_mapping(MethodConfig, method), LossConfig())
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Taken(Method):
+    """One whose columns would stand where pictures and keys do."""
+
+    fields = ("weight", "image", "key")
+
+    def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
+        raise NotImplementedError
 
 
 class Weighted(Method):
@@ -149,6 +177,29 @@ def test_columns_of_the_shards_come_with_their_samples(trained: TrainConfig, tin
     expected = {int(tokenize([c], context_length=24).sum()): float(len(c)) for c in captions}
     assert Weighted.seen
     assert all(expected[size] == weight == first for size, (weight, first) in Weighted.seen.items())
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_lists_of_one_length_need_no_type_of_their_own(
+    tiny_data: Path, tmp_path: Path, kind: Callable[[pa.DataType], pa.DataType]
+) -> None:
+    """DuckDB, Spark and pandas write no other."""
+    data = with_columns(tiny_data, tmp_path / "data")
+    fixed = write_index(data, root=tmp_path / "fixed", fields=("teacher",))
+    paths = sorted(data.rglob("*.parquet"))
+    for path in paths:
+        table = pq.read_table(path)
+        at, lists = table.column_names.index("teacher"), table["teacher"].to_pylist()
+        table = table.set_column(at, "teacher", pa.array(lists, kind(pa.float16())))
+        pq.write_table(table, path)
+    found = write_index(data, root=tmp_path / "index", fields=("teacher",))
+    assert found.fingerprint == fixed.fingerprint
+    np.testing.assert_array_equal(found.fields["teacher"], fixed.fields["teacher"])
+
+    lists[-1] = [1.0]
+    pq.write_table(table.set_column(at, "teacher", pa.array(lists, kind(pa.float16()))), paths[-1])
+    with pytest.raises(DataError, match="column teacher must be a number in each row, or a list of numbers of one"):
+        write_index(data, root=tmp_path / "index", fields=("teacher",))
 
 
 def test_a_column_that_the_data_lacks_stops_before_training(trained: TrainConfig, tmp_path: Path) -> None:

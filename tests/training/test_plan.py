@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs.load import ConfigError, from_mapping
 from tests.conftest import REPOSITORY
@@ -22,8 +24,10 @@ from tests.training.conftest import TINY_VIT, tiny_run
 from training.__main__ import main
 from training.config import MetaclipConfig, ModelConfig, PlanConfig, TrainConfig
 from training.data.shards import find_shards
-from training.learning.memory import needs_of
+from training.errors import DataError
+from training.learning.memory import TILES, needs_of
 from training.learning.model import create_model
+from training.learning.similarity import sigmoid_loss, softmax_loss
 from training.plan import plan, query_shares
 
 CONFIGS = REPOSITORY / "configs/train"
@@ -182,6 +186,17 @@ def test_queries_are_counted_as_they_are_drawn(config: TrainConfig, tiny_data: P
     )
 
 
+def test_queries_that_are_none_are_told_in_one_line(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    path = sorted((data / "shards").glob("*.parquet"))[1]
+    table = pq.read_table(path)
+    for ids in (table["num_bytes"], pa.array([[-1]] * len(table)), pa.array([[None, 1]] * len(table))):
+        pq.write_table(table.append_column("query_ids", ids), path)
+        with pytest.raises(DataError, match=r"00001\.parquet: its query_ids are no"):
+            query_shares(config.data, find_shards(data))
+
+
 def test_metaclips_draws_are_planned_with(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
@@ -212,3 +227,35 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None
     assert "each GPU   4,096 samples a step" in printed
     assert "does not fit" not in printed
     assert max(map(len, printed.splitlines())) < 140
+
+
+class Alive(TorchDispatchMode):
+    """How many storages of at least `size` bytes there are at a time, at most."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.most = size, 0
+        self.held: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, (tuple, list)) else [found]:
+            storage = tensor.untyped_storage()
+            if storage.nbytes() >= self.size and storage._cdata not in self.held:
+                self.held.add(storage._cdata)
+                self.most = max(self.most, len(self.held))
+                weakref.finalize(storage, self.held.discard, storage._cdata)
+        return found
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_as_many_tiles_are_counted_as_are_alive(name: Literal["softmax", "sigmoid"]) -> None:
+    tile = 64
+    image, text = (torch.randn(4 * tile, 2).requires_grad_() for _ in range(2))
+    scale = torch.tensor(1.0, requires_grad=True)
+    with Alive(4 * tile * tile) as alive:
+        if name == "softmax":
+            softmax_loss(image, text, scale, first=0, tile=tile)
+        else:
+            sigmoid_loss(image, text, scale, None, first=0, tile=tile)
+    assert alive.most == TILES[name]

@@ -6,13 +6,16 @@ bytes to copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "text_length", "trim"]
+__all__ = ["OWN_FIELDS", "Batch", "text_length", "trim"]
+
+OWN_FIELDS = ("image", "tokens", "key")
+"""What every batch has; no column of a data set takes their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +34,9 @@ class Batch:
     """When its copy to the GPU is done; None where there is nothing to wait for."""
 
     @classmethod
-    def of(cls, *, images: Tensor, tokens: Tensor, keys: Tensor, num_replaced: int = 0, **others: Tensor) -> Batch:
-        """A batch of what every data set has, and `others`."""
-        return cls(fields={"image": images, "tokens": tokens, "key": keys, **others}, num_replaced=num_replaced)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Batch]) -> Batch:
-        """The samples of all parts, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        fields = {name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields}
-        return cls(fields=fields, num_replaced=sum(part.num_replaced for part in parts))
+    def of(cls, *, images: Tensor, tokens: Tensor, keys: Tensor, num_replaced: int = 0) -> Batch:
+        """A batch of what every data set has."""
+        return cls(fields={"image": images, "tokens": tokens, "key": keys}, num_replaced=num_replaced)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -61,7 +56,7 @@ class Batch:
         """int64[B]."""
         return self.fields["key"]
 
-    def having(self, **fields: Tensor) -> Batch:
+    def having(self, fields: Mapping[str, Tensor]) -> Batch:
         """The batch with other fields in place of its own, or beside them."""
         return replace(self, fields={**self.fields, **fields})
 

@@ -131,13 +131,13 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
             random_crop(picture, uniform[row], size=self.image_size, config=self.augment, out=images[row])
         if self.copies is not None:
             self._close()  # those that are removed meanwhile must not go on taking room
-        return Batch.of(
+        batch = Batch.of(
             images=torch.from_numpy(images if slot is None else images[:0]),  # the trainer knows the slot
             tokens=self._tokens([index.caption(int(sample)) for index, sample in zip(indexes, samples, strict=True)]),
             keys=torch.from_numpy(keys.view(np.int64)),
             num_replaced=num_replaced,
-            **self._fields(indexes, samples),
         )
+        return batch.having(self._fields(indexes, samples))
 
     def _fields(self, indexes: Sequence[SampleIndex], samples: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """The columns that the method asked for, of those whose pictures stand in the batch."""
@@ -347,7 +347,7 @@ def _loader(
 
 def _with_pictures(chunks: Iterator[Batch], slots: Slots) -> Iterator[Batch]:
     for number, chunk in enumerate(chunks):
-        yield chunk.having(image=slots.images(number, len(chunk)))
+        yield chunk.having({"image": slots.images(number, len(chunk))})
 
 
 class _Chunk(list[int]):

@@ -298,9 +298,11 @@ class _Writer:
         if name not in rows.fields:
             raise DataError(
                 f"{shard.path}: no column {name} in a Parquet beside it, which method.name asks for; take a data set "
-                "that has it, or another method"
+                "that has it, beside tar_offset, num_bytes and caption, or another method"
             )
         values, key = rows.fields[name], f"field-{name}"
+        if not len(values):  # how long its lists would be need not be told
+            return
         if key not in self._arrays:
             file = self._stack.enter_context((self._directory / f"{key}.npy").open("wb"))
             self._arrays[key] = _Array(file, values.dtype, values.shape[1:])

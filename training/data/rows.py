@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from training.data.shards import IMAGE_SUFFIXES, Shard
 from training.data.tar_headers import members
 from training.errors import DataError
 
-__all__ = ["ShardRows", "read_rows"]
+__all__ = ["ShardRows", "read_queries", "read_rows"]
 
 _MAX_QUERIES = 1 << 27
 """Many times the largest list (MetaCLIP 2 has 27 million entries): tables over all queries stay within 1 GB."""
@@ -81,21 +82,13 @@ def read_rows(shard: Shard, *, with_queries: bool = False, fields: Sequence[str]
 
 def _rows_from_parquet(shard: Shard, with_queries: bool, fields: Sequence[str]) -> ShardRows | None:
     """The shard's rows from the Parquet beside it; None where it has no offsets."""
-    path = shard.path.with_name(f"{shard.path.stem}.parquet")
-    try:
-        source = _source(path, shard.parquet_sha256)
-        if source is None:
+    path = _parquet(shard)
+    wanted = ["key", "uid", *(["query_ids"] if with_queries else []), *fields]
+    with _readable(path):
+        table = _table(shard, needed=("caption", "tar_offset", "num_bytes"), wanted=wanted)
+        if table is None:
             return None
-        with pq.ParquetFile(source) as file:
-            names = file.schema_arrow.names
-            if not {"tar_offset", "num_bytes", "caption"} <= set(names):
-                return None
-            wanted = ["key", "caption", "tar_offset", "num_bytes", "uid", *(["query_ids"] if with_queries else [])]
-            columns = [c for c in dict.fromkeys((*wanted, *fields)) if c in names]
-            table = file.read(columns=columns, use_threads=False)
         captions = _stripped(table["caption"])
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the shard's metadata ({one_line(error)}); copy it again") from error
     offset, num_bytes = (pc.fill_null(table[n], -1).to_numpy().astype(np.int64) for n in ("tar_offset", "num_bytes"))
     caption_bytes = pc.binary_length(captions).to_numpy().astype(np.int64)
     has_image = (offset >= 0) & (num_bytes > 0)
@@ -115,10 +108,50 @@ def _rows_from_parquet(shard: Shard, with_queries: bool, fields: Sequence[str]) 
     )
 
 
+def read_queries(shard: Shard) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]] | None:
+    """(int64[n], int32[m]): how many queries each of the n rows of the Parquet beside `shard` has, and their ids, end
+    to end; None where it does not state them. Raises DataError where it is damaged."""
+    path = _parquet(shard)
+    with _readable(path):
+        table = _table(shard, needed=("query_ids",))
+    if table is None:
+        return None
+    lengths, ids = _queries(table, np.ones(table.num_rows, np.bool_), path)
+    return None if lengths is None or ids is None else (lengths, ids)
+
+
+def _parquet(shard: Shard) -> Place:
+    """What lies beside the tar."""
+    return shard.path.with_name(f"{shard.path.stem}.parquet")
+
+
+def _table(shard: Shard, *, needed: Sequence[str], wanted: Sequence[str] = ()) -> pa.Table | None:
+    """Columns of the Parquet beside `shard`: those `needed`, and of those `wanted` what is there; None where it lacks
+    one that is needed, or is not there itself."""
+    source = _source(_parquet(shard), shard.parquet_sha256)
+    if source is None:
+        return None
+    with pq.ParquetFile(source) as file:
+        names = file.schema_arrow.names
+        if not set(needed) <= set(names):
+            return None
+        columns = [name for name in dict.fromkeys((*needed, *wanted)) if name in names]
+        return file.read(columns=columns, use_threads=False)
+
+
+@contextmanager
+def _readable(path: Place) -> Iterator[None]:
+    """Turn what is raised of a damaged Parquet into DataError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read the shard's metadata ({one_line(error)}); copy it again") from error
+
+
 def _field(column: pa.ChunkedArray, keep: npt.NDArray[np.bool_], name: str, path: Place) -> npt.NDArray[Any]:
     """[n] or [n, K]: the column's numbers, in the rows that are kept. Raises DataError for what is none, or missing."""
     kept = column.filter(pa.array(keep)).combine_chunks()
-    width = kept.type.list_size if pa.types.is_fixed_size_list(kept.type) else None
+    width = _width(kept)
     numbers = kept if width is None else kept.flatten()
     is_number = pa.types.is_floating(numbers.type) or pa.types.is_integer(numbers.type)
     if not is_number or kept.null_count or numbers.null_count:
@@ -129,6 +162,16 @@ def _field(column: pa.ChunkedArray, keep: npt.NDArray[np.bool_], name: str, path
     values: npt.NDArray[Any] = numbers.to_numpy(zero_copy_only=False)
     values = values.astype(np.float32 if values.dtype == np.float64 else values.dtype)
     return values if width is None else values.reshape(len(kept), width)
+
+
+def _width(lists: pa.Array) -> int | None:
+    """The length of all lists; None where they differ, or are none."""
+    if pa.types.is_fixed_size_list(lists.type):
+        return int(lists.type.list_size)
+    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+        return None
+    lengths = pc.unique(pc.list_value_length(lists)).to_pylist() or [0]  # of a shard without samples
+    return lengths[0] if len(lengths) == 1 else None
 
 
 def _queries(

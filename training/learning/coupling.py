@@ -23,10 +23,10 @@ def everyone(own_nD: Tensor, world: World, *, total: int) -> Tensor:
 class _Everyone(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own_nD: Tensor, world: World, total: int) -> Tensor:
-        ctx.world, ctx.total, ctx.dtype = world, total, own_nD.dtype
+        ctx.world, ctx.total = world, total
         return world.gather_rows(own_nD, total=total)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient_ND,) = gradients
-        return ctx.world.reduce_scatter_rows(gradient_ND, total=ctx.total).to(ctx.dtype), None, None
+        return ctx.world.reduce_scatter_rows(gradient_ND, total=ctx.total), None, None

@@ -21,7 +21,7 @@ import open_clip
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained_from_hf
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipeline.errors import PipelineError, one_line
@@ -31,6 +31,7 @@ from training.checkpoints.in_bucket import last_here
 from training.checkpoints.layout import find_last, holds_shards
 from training.checkpoints.loading import read_weights
 from training.errors import CheckpointError, ModelError
+from training.learning.heads import is_of_head, without_heads
 
 __all__ = ["load_weights"]
 
@@ -57,11 +58,11 @@ def _load(
         with warnings.catch_warnings():
             # torch says of foreign pickles that it may refuse them; when it does, that is an error of its own.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            if towers == "both" and path.is_file():
+            if towers == "both" and path.is_file() and not _holds_heads(path):
                 open_clip.load_checkpoint(clip, str(path))  # knows weights of other trainers as well; runs no pickle
                 return
             state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
-        state = {key: value for key, value in state.items() if towers in ("both", _tower(key))}
+        state = {key: value for key, value in without_heads(state).items() if towers in ("both", _tower(key))}
         if not state:
             raise ModelError(f"model.init_from: {path} holds no {towers} tower of an open_clip model")
         open_clip.factory.resize_pos_embed(state, clip)
@@ -180,6 +181,14 @@ def _weights_file(path: Path) -> Path:
             if (candidate / file).is_file():
                 return candidate / file
     raise ModelError(f"model.init_from: {path} holds no checkpoint and no export")
+
+
+def _holds_heads(path: Path) -> bool:
+    """Whether a run saved the heads of its method there, too: they are left out, as by an export."""
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(path, "pt") as file:
+        return any(map(is_of_head, file.keys()))
 
 
 def _tower(key: str) -> str:

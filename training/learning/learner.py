@@ -64,11 +64,7 @@ class Learner:
     @property
     def logit_scale(self) -> float:
         """The learnt scale itself, not its logarithm."""
-        return float(self._log_scale.detach().exp())
-
-    @property
-    def _log_scale(self) -> Tensor:
-        return cast(Tensor, cast(Any, self.model.clip).logit_scale)
+        return float(cast(Any, self.model.clip).logit_scale.detach().exp())
 
 
 def make_learner(config: TrainConfig, world: World, *, mesh: DeviceMesh | None, image_size: int | None) -> Learner:

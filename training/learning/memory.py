@@ -38,12 +38,13 @@ from training.learning.model import Model, create_model, has_batch_norm, model_j
 from training.learning.sharding import layers_of
 from training.learning.tokenizer import make_tokenizer
 
-__all__ = ["MARGIN", "Needs", "needs_of"]
+__all__ = ["MARGIN", "TILES", "Needs", "needs_of"]
 
 MARGIN = 0.1
 """Share of a GPU's memory that is left for what is not counted."""
-_TILES = 4
-"""Tiles that are alive at a time: cosines, logits, their exponential, the gradient (`similarity.py`)."""
+TILES = {"softmax": 4, "sigmoid": 6}
+"""Tiles that are alive at a time (`similarity.py`): cosines, logits, their exponential, the gradient; of the sigmoid its
+argument, its logarithm and what that keeps beside those of the tile before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +194,7 @@ def _of_loss(config: TrainConfig, width: int, samples: int) -> dict[str, int]:
     rows, columns = min(config.loss.chunk_rows, samples), min(config.loss.chunk_rows, config.global_batch_size)
     return {
         "features": (each + 4) * width * (samples + config.global_batch_size),
-        "tiles of the loss": _TILES * 4 * rows * columns,
+        "tiles of the loss": TILES[config.loss.name] * 4 * rows * columns,
     }
 
 

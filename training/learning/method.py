@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError, from_mapping
 from training.config import LossConfig, MethodConfig
-from training.data.batches import Batch
+from training.data.batch import OWN_FIELDS, Batch
 from training.distributed import World
 from training.learning.model import Model
 
@@ -74,7 +74,7 @@ class Method(ABC):
     loss: LossConfig
     fields: ClassVar[tuple[str, ...]] = ()
     """What it needs of a batch beyond pictures, tokens and keys: columns of the shards' Parquet, a number or a list of
-    numbers of one length in each row. A data set that lacks one is refused."""
+    numbers of one length in each row, by any name but `batch.OWN_FIELDS`. A data set that lacks one is refused."""
     init_logit_scale: float
     """Logarithm of the scale that a model begins with."""
     init_logit_bias: float | None = None
@@ -132,5 +132,10 @@ def make_method(config: MethodConfig, loss: LossConfig) -> Method:
         raise ConfigError(f"method.name: {config.name}: cannot be imported ({error}); is it on PYTHONPATH?") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ConfigError(f"method.name: {config.name} is no subclass of training.learning.method.Method")
+    if taken := [name for name in found.fields if name in OWN_FIELDS]:
+        raise ConfigError(
+            f"method.name: {config.name} asks for columns named {', '.join(taken)}, as batches call what they have "
+            "anyway; rename them in the shards and in its fields"
+        )
     options = from_mapping(found.Options, config.options, where="method.options")
     return found(options, loss)

@@ -24,12 +24,12 @@ from training.config import ModelConfig, Precision
 from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
+from training.learning.heads import HEADS
 from training.learning.initial_weights import load_weights
 from training.learning.sharding import layers_of, shard_module
 from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
-    "HEADS",
     "Model",
     "create_model",
     "has_batch_norm",
@@ -46,8 +46,6 @@ _STATISTICS = {
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """Mean and deviation of each channel, of pixels in [0, 1]."""
-HEADS = "heads_of_method"
-"""Where a method's own modules stand in open_clip's: their weights are saved under it, and left out of an export."""
 
 
 def register_model(name: str) -> str:

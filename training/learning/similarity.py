@@ -8,7 +8,8 @@ texts alone are gathered, the gradient of the pictures' features is whole where 
 (once, where one tile is all) rather than in each direction forwards and backwards. (Inf-CL, arXiv 2410.17243, tiles in
 this way, each direction by itself.)
 
-Features may be bf16: a tile is computed in float32, and gradients are summed in it.
+Features may be bf16: a tile is computed in float32, and a rank's gradients are summed in it. They leave here as bf16,
+and so go from rank to rank.
 
 Shapes: n own rows of N, D = embedding width, R x C a tile.
 """
