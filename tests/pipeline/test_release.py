@@ -211,6 +211,19 @@ def test_a_damaged_shard_costs_exactly_the_pictures_that_are_damaged(
     assert is_whole(small)
 
 
+@pytest.mark.parametrize("shard", ["00000", "00001", "*"])
+def test_a_shard_whose_parquet_is_damaged_costs_no_picture(small: SmallRun, server: LoopbackServer, shard: str) -> None:
+    want, requests = small.published(), len(server.requests)
+    for parquet in (small.output / "shards").glob(f"{shard}.parquet"):
+        with parquet.open("r+b") as file:
+            file.seek(-7, 2)
+            file.write(b"\xff")
+    assert main(["verify", str(small.output), "--repair"]) == 0
+    assert small.published() == want
+    assert len(server.requests) == requests
+    assert is_whole(small)
+
+
 def test_a_damaged_note_of_what_lies_where_loses_nothing(
     small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,17 @@ class Published:
             within = [("order", ">=", least), ("order", "<=", most)]
             try:
                 table = read_part(self._parquet(name), within, ["url_id", "stored_xxh3", "tar_offset"])
-            except DamagedFileError:
-                continue  # `verify` names it
+            except DamagedFileError:  # `verify` names it
+                self._unreadable.add(name)
+                continue
             for url_id, digest, offset in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 for index in wanted.get((url_id, digest), ()):
                     found[index] = (f"{self.shards}/{name}.tar", offset)
+        lost = [index for index in range(len(rows)) if index not in found]
+        for name in sorted(self._unreadable) if lost else ():
+            places = self._places_by_hash(name)
+            lying = ((index, places.get(rows[index]["stored_xxh3"])) for index in lost)
+            found |= {index: (f"{self.shards}/{name}.tar", place) for index, place in lying if place is not None}
         return found
 
     def read(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
@@ -107,8 +114,26 @@ class Published:
             try:
                 self._firsts[shard] = least_value(self._parquet(self._names[shard]), "order")
             except DamagedFileError:
+                self._unreadable.add(self._names[shard])
                 self._firsts[shard] = self._first(shard + 1)
         return self._firsts[shard]
+
+    def _places_by_hash(self, name: str) -> Mapping[bytes, int]:
+        """Hash of a picture -> its offset, of a shard whose tar alone can be read, as far as it can."""
+        if name not in self._scanned:
+            places = self._scanned[name] = {}
+            with (
+                contextlib.suppress(DamagedFileError, tarfile.TarError),
+                open_file(f"{self.shards}/{name}.tar") as file,
+                tarfile.open(fileobj=file, mode="r|") as members,
+            ):
+                for member in members:
+                    members.members = []  # type: ignore[attr-defined]  # or it remembers every member
+                    if member.isreg() and not member.name.endswith((".json", ".txt")):
+                        picture = members.extractfile(member)
+                        assert picture is not None  # a regular member
+                        places[picture_hash(picture.read())] = member.offset_data
+        return self._scanned[name]
 
     def _parquet(self, name: str) -> Location:
         """Nobody vouches for it here: a picture is held against its hash."""
@@ -116,6 +141,15 @@ class Published:
 
     @functools.cached_property
     def _firsts(self) -> dict[int, int | None]:
+        return {}
+
+    @functools.cached_property
+    def _unreadable(self) -> set[str]:
+        """Shards that were met whose Parquet cannot be read."""
+        return set()
+
+    @functools.cached_property
+    def _scanned(self) -> dict[str, dict[bytes, int]]:
         return {}
 
     @functools.cached_property
