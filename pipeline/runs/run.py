@@ -40,6 +40,7 @@ from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.facts import STORES, store_of
 from pipeline.steps.step import Page, Step
 from pipeline.storage.atomic import append_line, read_json, remove_tree, write_bytes, write_json
+from pipeline.storage.bucket import BucketPath
 from pipeline.storage.output import check_output, is_output, open_output
 from pipeline.storage.place import Place, place_of
 from pipeline.terminal.progress import Progress
@@ -207,6 +208,8 @@ def _run_steps(
         if todo and not any(about["ran"] for about in log.values()):
             write_bytes(output / "config.yaml", dump(config).encode())
             record(output, own)
+        if step.name == "fetch":
+            _salvage_first(directory, looked)
         if todo and offline and step.name == "fetch":
             lost = {task.partition.rpartition("-")[0] for task in looked.waiting}
             missing = sum(part.info["missing"] for part in page["requests"].data.parts if part.name in lost)
@@ -231,6 +234,19 @@ def _run_steps(
     _remove_other_steps(page)
     record(output, own)  # of a run with nothing to do, too, should it be gone
     return sums
+
+
+def _salvage_first(store: Place, looked: Looked) -> None:
+    """Raise DamagedFileError for a tar that is not of its size any more, for what is whole of it to be kept: its task
+    would ask for all of it again."""
+    for task in looked.waiting:
+        record = looked.records.get(task.partition)
+        if record is None or record.key != task.key or isinstance(store, BucketPath):
+            continue
+        tars = {name: size for name, size in record.num_bytes.items() if name.endswith(".tar")}
+        for name, file in record.located(store).items():
+            if name in tars and file.local.exists() and file.local.stat().st_size != tars[name]:
+                raise DamagedFileError(file.path, f"is not of {tars[name]:,} bytes any more")
 
 
 def _run_step(

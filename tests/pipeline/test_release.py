@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -208,6 +209,19 @@ def test_a_damaged_shard_costs_exactly_the_pictures_that_are_damaged(
     assert small.published() == want
     assert len(server.requests) == requests + 1
     assert re.search(r"1 of its \d+ pictures are lost and requested again", told)
+    assert is_whole(small)
+
+
+def test_a_staging_tar_that_ends_early_is_made_whole_from_the_published_version(
+    small: SmallRun, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    want, requests = small.published(), len(server.requests)
+    for tar in tars(small):
+        os.truncate(tar, tar.stat().st_size // 2)
+    assert small.run() == 0
+    assert re.search(r"0 of its \d+ pictures are lost", capsys.readouterr().err)
+    assert small.published() == want
+    assert len(server.requests) == requests
     assert is_whole(small)
 
 
