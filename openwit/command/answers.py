@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from configs.load import ConfigError
+from configs.load import ConfigError, parse_overrides
 from configs.presets import preset
 from openwit.command.columns import Guess, guess_columns
 from pipeline.commands.words import new_output
@@ -65,9 +65,11 @@ def _list_of(answer: str) -> tuple[str, ...]:
     if not answer.startswith("["):
         return (answer,)
     try:
-        found = yaml.safe_load(answer)
-    except yaml.YAMLError as error:
+        ((_, found),) = parse_overrides(["--sources", answer])
+    except ConfigError as error:
         raise ConfigError(f"{answer}: no list; write [first, second]") from error
+    if not isinstance(found, list) or not found:
+        raise ConfigError(f"{answer}: names no file; write [first, second]")
     return tuple(str(pattern) for pattern in found)
 
 

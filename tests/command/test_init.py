@@ -291,3 +291,8 @@ def test_table_that_is_none_says_what_it_has(here: Path, capsys: pytest.CaptureF
     assert _error(capsys, *YES, "--sources", "e") == "e: no such file; its files are e/*"
     (here / "f.bin").write_bytes(b"")
     assert "the name does not tell the format" in _error(capsys, *YES, "--sources", "f.bin")
+
+
+@pytest.mark.parametrize("answer", ["[]", "[2026-99-99]", "[a", "[" * 2000])
+def test_list_that_names_no_file_is_told(here: Path, capsys: pytest.CaptureFixture[str], answer: str) -> None:
+    assert "write [first, second]" in _error(capsys, *YES, "--sources", answer)
