@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.runs.last_run import LastRun
-from pipeline.terminal.step_line import clock_of, step_line, task_line
+from pipeline.terminal.step_line import clock_of, step_line, stuck_line, task_line
 from pipeline.watching import Counts, Now, TaskNow
 
 __all__ = ["lines_of"]
@@ -36,11 +36,7 @@ def lines_of(last: LastRun, width: int) -> list[str]:
         lines.append(f"  {step_line(now, width - 2)}")
         slow = [task for task in now.slowest if task.seconds >= _LIST_SLOW_FROM_S]
         lines += [f"  slow: {task_line(task, width)}" for task in slow[:_SLOWEST] if task not in now.stuck]
-        for task in now.stuck:
-            lines.append(
-                f"  stuck: {task_line(task, width)}, nothing for {clock_of(task.quiet_s)} "
-                f"(key {task.key[:12]}, process {task.process} on {task.node})"
-            )
+        lines += [f"  {stuck_line(task, width)}" for task in now.stuck]
     elif last.step is not None:
         lines.append(f"  {last.step.get('title')}: begun")
     else:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.terminal.step_line import clock_of, end_line, step_line, task_line
-from pipeline.watching import Now, StepWatch, TaskNow
+from pipeline.terminal.step_line import end_line, step_line, stuck_line
+from pipeline.watching import Now, StepWatch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,7 +147,7 @@ class Progress:
         for task in now.stuck:
             if task.task not in self._stuck:
                 self.tell("task_stuck", {"step": now.step, **task.plain()})
-                self._print(f"{now.title}: {_stuck_line(task)}")
+                self._print(f"{now.title}: {stuck_line(task, 80)}")
         self._stuck = {task.task for task in now.stuck}
 
     # --- what is shown ---------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class Progress:
 
             width = self.console.width
             lines = [step_line(now, width, pad=True)]
-            lines += [f"  {_stuck_line(task)}"[:width] for task in now.stuck[:_STUCK_SHOWN]]
+            lines += [f"  {stuck_line(task, 80)}"[:width] for task in now.stuck[:_STUCK_SHOWN]]
             self._live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
         elif time.monotonic() >= self._plain_at:
             self._plain_at = time.monotonic() + _PLAIN_EVERY_S
@@ -183,11 +183,3 @@ class Progress:
     def _print(self, line: str) -> None:
         if not self.quiet:
             self.console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def _stuck_line(task: TaskNow) -> str:
-    return f"stuck: {task_line(task, 80)}, nothing for {clock_of(task.quiet_s)} (key {task.key[:12]}, {_place(task)})"
-
-
-def _place(task: TaskNow) -> str:
-    return f"process {task.process} on {task.node}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pipeline.watching import Now, TaskNow
 
-__all__ = ["clock_of", "end_line", "plural", "step_line", "task_line"]
+__all__ = ["clock_of", "end_line", "plural", "step_line", "stuck_line", "task_line"]
 
 _LEAST_TITLE = 16
 _GAP = "  "
@@ -70,6 +70,12 @@ def task_line(task: TaskNow, width: int) -> str:
         far = f", {counts.done:,}{of} {plural(counts.unit)}"
     where = f" ({_cut(task.subject, max(width // 2, 20))})" if task.subject else ""
     return f"{task.task}{where}{far}, {clock_of(task.seconds)}"
+
+
+def stuck_line(task: TaskNow, width: int) -> str:
+    """A task that is stuck: as `task_line`, for how long, and where to look for it."""
+    silent = f"nothing for {clock_of(task.quiet_s)}"
+    return f"stuck: {task_line(task, width)}, {silent} (key {task.key[:12]}, process {task.process} on {task.node})"
 
 
 def end_line(now: Now, width: int) -> str:
