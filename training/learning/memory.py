@@ -43,8 +43,8 @@ __all__ = ["MARGIN", "TILES", "Needs", "needs_of"]
 MARGIN = 0.1
 """Share of a GPU's memory that is left for what is not counted."""
 TILES = {"softmax": 4, "sigmoid": 6}
-"""Tiles that are alive at a time (`similarity.py`): cosines, logits, their exponential, the gradient; of the sigmoid its
-argument, its logarithm and what that keeps beside those of the tile before."""
+"""Tiles that are alive at a time (`similarity.py`): cosines, logits, their exponential, the gradient; of the sigmoid
+its argument, its logarithm and what that keeps beside those of the tile before."""
 
 
 @dataclass(frozen=True, kw_only=True)
