@@ -33,7 +33,7 @@ from training.checkpoints.loading import read_weights
 from training.errors import CheckpointError, ModelError
 from training.learning.heads import is_of_head, without_heads
 
-__all__ = ["load_weights"]
+__all__ = ["file_of_hub", "load_weights"]
 
 
 def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both", "image", "text"], name: str) -> None:
@@ -110,6 +110,11 @@ def _published(clip: nn.Module, source: str, name: str) -> Path | None:
         remedy = f"set --model.normalisation {ours[mean]}" if mean in ours else "of its kind there is none here"
         raise ModelError(f"model.init_from: {source} saw pixels brought otherwise to a mean of 0; {remedy}")
     return _of_hub(about["hf_hub"], source)
+
+
+def file_of_hub(source: str, file: str) -> Path:
+    """A file of hf-hub:ORGANISATION/NAME. Raises ModelError where the machine has none, and may not bring it."""
+    return _of_hub(f"{source.removeprefix(_HUB)}/{file}", source)
 
 
 def _may_download() -> bool:

@@ -146,6 +146,9 @@ class Model:
         mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
         std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
         dtype = next(clip.parameters()).dtype
+        about = getattr(visual, "preprocess_cfg", None) or {}
+        self.resize_mode = str(about.get("resize_mode", "shortest"))
+        self.interpolation = str(about.get("interpolation", "bicubic"))
         self.mean_C11 = torch.tensor(mean, device=device, dtype=dtype).view(3, 1, 1) * 255
         self.std_C11 = torch.tensor(std, device=device, dtype=dtype).view(3, 1, 1) * 255
         text = getattr(clip, "text", clip)
@@ -262,13 +265,15 @@ def create_model(
     heads: Callable[[nn.Module], Mapping[str, nn.Module]] = lambda _: {},
     synchronise_batch_norm: bool = False,
     tokenizer: Tokenizer | None = None,
+    preprocess: Mapping[str, Any] | None = None,
 ) -> Model:
     """The model of `config`, on `device`, in training mode, weights drawn from `seed`.
 
     With `mesh` its weights are cut over the ranks there. `synchronise_batch_norm`: over all ranks, where it has some.
 
     `image_size` is the side of its pictures, None for the one that the model names. `heads` are what a method adds.
-    `tokenizer` is made where it is not given. On the meta device nothing is drawn.
+    `tokenizer` is made where it is not given. `preprocess`: what to do to pictures, by open_clip's names (mean, std,
+    interpolation, resize_mode), before what `config` says. On the meta device nothing is drawn.
 
     `init_logit_scale` is the logarithm of the initial scale, `init_logit_bias` the sigmoid loss's bias
     (None: the model has none). Raises ModelError.
@@ -279,7 +284,7 @@ def create_model(
     )  # first: it may say at once what takes minutes to build and then fails
     mean, deviation = _STATISTICS[config.normalisation]
     overrides: dict[str, Any] = {"init_logit_scale": init_logit_scale}
-    overrides["force_preprocess_cfg"] = {"mean": mean, "std": deviation}
+    overrides["force_preprocess_cfg"] = {"mean": mean, "std": deviation, **(preprocess or {})}
     if image_size is not None:
         overrides["force_image_size"] = image_size
     if init_logit_bias is not None:
