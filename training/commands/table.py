@@ -45,4 +45,10 @@ COMMANDS: tuple[Command, ...] = (
         says="Write the last checkpoint to OUTPUT/export, for open_clip's\nlocal-dir:OUTPUT/export.",
         module="training.commands.export",
     ),
+    Command(
+        name="experiment",
+        usage="CONFIG.yaml",
+        says="Train the same on differently made data, with several seeds, and compare.",
+        module="training.commands.experiment",
+    ),
 )
