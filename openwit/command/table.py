@@ -192,11 +192,12 @@ COMMANDS: tuple[Command, ...] = (
         name="train",
         group="train",
         usage="CONFIG",
-        says="train a CLIP",
+        says="train a CLIP; with --seeds N several",
         room="training",
         words=("run",),
         config="train",
         takes="config",
+        options={"seeds": "text"},
     ),
     Command(
         name="train-plan",
@@ -227,6 +228,14 @@ COMMANDS: tuple[Command, ...] = (
         words=("export",),
         config="train",
         takes="config",
+    ),
+    Command(
+        name="experiment",
+        group="train",
+        usage="CONFIG",
+        says="does balancing pay? arms x seeds, compared",
+        room="training",
+        words=("experiment",),
     ),
     Command(
         name="init",

@@ -1,4 +1,4 @@
-"""docs/how-to/use-a-clip.md: its scripts run as they stand, with a small model and small pictures."""
+"""docs/use-a-clip.md: its scripts run as they stand, with a small model and small pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.train import train
 
 SCRIPTS = re.findall(
     r"^```python\n(.*?)^```",
-    (REPOSITORY / "docs/how-to/use-a-clip.md").read_text(encoding="utf-8"),
+    (REPOSITORY / "docs/use-a-clip.md").read_text(encoding="utf-8"),
     re.MULTILINE | re.DOTALL,
 )
 FEW = {"STEPS, VIEWS = 120, 16": "STEPS, VIEWS = 3, 4", "EPOCHS = 4": "EPOCHS = 1"}

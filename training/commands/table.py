@@ -23,8 +23,8 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command(
         name="run",
-        usage="CONFIG.yaml",
-        says="Train, or go on from the last checkpoint; then evaluate.",
+        usage="CONFIG.yaml [--seeds N]",
+        says="Train, or go on from the last checkpoint; then evaluate.\nWith --seeds: N trainings, their mean and spread.",
         module="training.commands.train",
     ),
     Command(

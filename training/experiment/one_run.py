@@ -18,7 +18,7 @@ from training.config import TrainConfig
 from training.errors import TrainingError
 from training.experiment.config import ReadOut
 
-__all__ = ["READ_OUT", "OneRun"]
+__all__ = ["READ_OUT", "OneRun", "main"]
 
 READ_OUT = "read_out.json"
 """In a run's directory: metrics {name: value}, classes {name: [right, examples]}, curve [[samples seen, top1], ...]."""
