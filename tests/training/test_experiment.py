@@ -243,7 +243,12 @@ def test_an_experiment_runs_and_goes_on(
     (tmp_path / "shards.yaml").write_text(yaml.safe_dump(shards))
     train = yaml.safe_load((REPOSITORY / "configs/train/sample.yaml").read_text())
     del train["epochs"]
-    train |= {"samples": 256, "threads": 1, "evaluation": {"path": f"{web}/eval", "every_samples": 128}}
+    train |= {
+        "samples": 256,
+        "global_batch_size": 32,
+        "threads": 1,
+        "evaluation": {"path": f"{web}/eval", "every_samples": 128},
+    }
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(train))
     arms = {**ARMS, "raw": {"shards": {"texts": {"keep_unmatched": True}, "balance": {"mode": "none"}}}}
     experiment = {

@@ -24,7 +24,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="run",
         usage="CONFIG.yaml [--seeds N]",
-        says="Train, or go on from the last checkpoint; then evaluate.\nWith --seeds: N trainings, their mean and spread.",
+        says="Train, or go on from the last checkpoint; then evaluate.\nWith --seeds: N trainings, mean and spread.",
         module="training.commands.train",
     ),
     Command(

@@ -98,9 +98,9 @@ def _train_all(config: ExperimentConfig, runs: Sequence[_Run], say: Callable[[st
             processes.append(process)
             status = process.wait()
         if status:
-            raise TrainingError(
-                f"{run.arm}, seed {run.seed}: ended with status {status}; {run.config.output}.log says why"
-            )
+            lines = Path(f"{run.config.output}.log").read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next((line.removeprefix("error: ") for line in reversed(lines) if line.strip()), "it said nothing")
+            raise TrainingError(f"{run.arm}, seed {run.seed}: {last} (status {status}; {run.config.output}.log)")
         return run
 
     with ThreadPoolExecutor(config.jobs) as pool:
