@@ -236,6 +236,8 @@ COMMANDS: tuple[Command, ...] = (
         says="does balancing pay? arms x seeds, compared",
         room="training",
         words=("experiment",),
+        config="experiment",
+        takes="config",
     ),
     Command(
         name="init",
@@ -264,7 +266,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="schema",
         group="configs",
-        usage="shards|queries|train",
+        usage="shards|queries|train|...",
         says="JSON Schema of a config, for editors",
         room="openwit",
     ),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError, load
+from configs.presets import no_preset, preset
 from pipeline.terminal.printable import say
 from training.commands.installed import check_installed
 from training.experiment.config import ExperimentConfig
@@ -21,7 +22,11 @@ def run(words: Sequence[str]) -> int:
     rest = list(words)
     if not rest or rest[0].startswith("--"):
         raise ConfigError("experiment CONFIG.yaml: name the config of the experiment")
-    config = load(ExperimentConfig, rest.pop(0), rest)
+    word = rest.pop(0)
+    path = Path(word) if Path(word).suffix in (".yaml", ".yml") else preset("experiment", word)
+    if path is None:
+        raise ConfigError(f"{word}: no config here; {no_preset('experiment', word)}")
+    config = load(ExperimentConfig, str(path), rest)
     check_installed()
     from training.experiment.experiment import run_experiment
     from training.experiment.page import paragraphs
