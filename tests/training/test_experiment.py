@@ -240,6 +240,7 @@ def test_an_experiment_runs_and_goes_on(
         "queries": f"{tmp_path}/queries.parquet",
     }
     shards["fetch"]["allow_addresses"] = [f"127.0.0.0/8:{port}"]
+    shards["balance"] = {"max_pairs_per_query": 5}
     (tmp_path / "shards.yaml").write_text(yaml.safe_dump(shards))
     train = yaml.safe_load((REPOSITORY / "configs/train/sample.yaml").read_text())
     del train["epochs"]
