@@ -17,9 +17,11 @@ from PIL import Image
 from tests.training.tiny_shards import CLASSES, TEMPLATES, make_evaluation
 from training.config import EvaluationConfig, ModelConfig
 from training.errors import EvaluationError
-from training.evaluation.evaluate import class_embeddings, evaluate, prepare
-from training.evaluation.examples import EvaluationSet
+from training.evaluation.encode import class_embeddings
+from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import label_ranks, retrieval, zero_shot
+from training.evaluation.sets.open import open_set
+from training.learning.features import prepare
 from training.learning.model import Model, create_model
 
 
@@ -112,7 +114,9 @@ def test_pictures_are_prepared_as_open_clip_does(shape: tuple[int, int], model: 
     Image.fromarray(noise).save(buffer, "PNG")
     transform = open_clip.image_transform(32, is_train=False)
     expected = transform(Image.fromarray(noise))
-    pixels = torch.from_numpy(prepare(buffer.getvalue(), 32)).permute(2, 0, 1).float()
+    prepared = prepare(buffer.getvalue(), model)
+    assert prepared is not None
+    pixels = torch.from_numpy(prepared).permute(2, 0, 1).float()
     torch.testing.assert_close((pixels - model.mean_C11) / model.std_C11, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -129,11 +133,11 @@ def test_evaluation_reports_every_metric_and_leaves_training_mode_on(model: Mode
 
 def test_incomplete_evaluation_sets_are_one_clear_line(tmp_path: Path, model: Model) -> None:
     with pytest.raises(EvaluationError, match=r"nshards\.txt"):
-        EvaluationSet(tmp_path / "nowhere")
+        open_set(tmp_path / "nowhere")
     make_evaluation(tmp_path / "eval", per_class=1, size=24, classes=CLASSES[:3])
     (tmp_path / "eval" / "test" / "1.tar").unlink()
     with pytest.raises(EvaluationError, match=r"1\.tar: missing"):
-        EvaluationSet(tmp_path / "eval")
+        open_set(tmp_path / "eval")
 
 
 @pytest.mark.parametrize(("name", "content"), [("0.cls", b"3"), ("0.cls", b"cat"), ("0.jpg", b"nothing")])
@@ -158,7 +162,7 @@ def test_class_names_are_lines_of_utf8_and_nothing_else(tmp_path: Path) -> None:
     make_evaluation(tmp_path / "set", per_class=1, size=16, classes=CLASSES[:2])
     names = tmp_path / "set" / "classnames.txt"
     names.write_bytes("red\u2028circle\r\ncaf\u00e9\n".encode())
-    assert EvaluationSet(tmp_path / "set").classes == ["red\u2028circle", "caf\u00e9"]
+    assert open_set(tmp_path / "set").classes == ("red\u2028circle", "caf\u00e9")
     names.write_bytes(b"red circle\ncaf\xe9\n")
     with pytest.raises(EvaluationError, match=r"classnames\.txt: line 2 is not UTF-8"):
-        EvaluationSet(tmp_path / "set")
+        open_set(tmp_path / "set")

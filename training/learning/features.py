@@ -1,6 +1,6 @@
 """Unit features of pictures and texts as users have them: bytes and strings.
 
-bytes --decode, centre crop--> uint8[B, S, S, 3] --image tower--> [B, D]
+bytes --decode, fit--> uint8[B, S, S, 3] --image tower--> [B, D]
 strings --tokens------------------------------------ text tower--> [B, D]
 """
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from training.data.batch import trim
-from training.data.decode import centre_crop, decode
+from training.data.decode import decode
+from training.learning.fitting import fit
 from training.learning.model import Model
 
 __all__ = ["image_features", "prepare", "text_features"]
@@ -23,7 +24,10 @@ __all__ = ["image_features", "prepare", "text_features"]
 def prepare(data: bytes, model: Model) -> npt.NDArray[np.uint8] | None:
     """RGB uint8[S, S, 3] as `model` wants its pictures, every pixel decoded; None for what is no whole picture."""
     pixels = decode(data)
-    return None if pixels is None else centre_crop(pixels, model.image_size)
+    if pixels is None:
+        return None
+    fill = (getattr(model.clip.visual, "preprocess_cfg", None) or {}).get("fill_color", 0)
+    return fit(pixels, model.image_size, mode=model.resize_mode, interpolation=model.interpolation, fill=fill)
 
 
 def image_features(model: Model, images_BHWC: npt.NDArray[np.uint8]) -> Tensor:
