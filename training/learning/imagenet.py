@@ -15,9 +15,9 @@ __all__ = ["imagenet_names", "imagenet_templates"]
 def imagenet_names() -> dict[str, str]:
     """WordNet number (n01440764) -> name, of the 1,000 classes, in their order."""
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
-    numbers = ImageNetInfo("imagenet-1k").label_names()
+    numbers = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]  # timm has no types here
     return dict(zip(numbers, IMAGENET_CLASSNAMES, strict=True))
 
 

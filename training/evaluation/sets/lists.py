@@ -157,7 +157,7 @@ def _csv_rows(place: Place) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         for row in reader:
-            row.pop(None, None)  # type: ignore[call-overload]  # cells beyond the header's
+            row.pop(None, None)  # cells beyond the header's
             yield reader.line_num, row
     except csv.Error as error:
         raise EvaluationError(
