@@ -55,6 +55,11 @@ class Pair:
     is_known: bool
     """Whether an earlier command found it."""
 
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """`value` and `chance` by the metric's name, in the order in which they are shown."""
+        return {each["name"]: {"value": each["value"], "chance": each["chance"]} for each in self.found["metrics"]}
+
 
 def compare(options: EvaluateOptions, *, tell: Callable[[str], None] = lambda _: None) -> list[Pair]:
     """Every model on every set, in their order; the same list on every rank. Rank 0 tells what is left out.
@@ -159,7 +164,7 @@ def _plain(
             "templates": len(data.templates),
         },
         "options": dict(asked),
-        "metrics": {metric.name: {"value": metric.value, "chance": metric.chance} for metric in measured.metrics},
+        "metrics": [asdict(metric) for metric in measured.metrics],
         "classes": [asdict(each) for each in measured.classes],
         "confusions": [asdict(each) for each in measured.confusions],
         "templates": [{"template": template, "top1": top1} for template, top1 in measured.templates],

@@ -82,14 +82,14 @@ def _set(path: str, pairs: Sequence[Pair]) -> _Set:
     own = [pair for pair in pairs if pair.set == path]
     charts = []
     for metric, title in _CHARTS.items():
-        bars = [_bar(pair, metric) for pair in own if metric in pair.found["metrics"]]
+        bars = [_bar(pair, metric) for pair in own if metric in pair.metrics]
         if bars:
             charts.append((title, bars))
     return _Set(path=path, about=own[0].found["set"], charts=charts, pairs=own)
 
 
 def _bar(pair: Pair, metric: str) -> _Bar:
-    metrics = pair.found["metrics"]
+    metrics = pair.metrics
     spread = [metrics.get(f"{metric}_{which}_template") for which in ("worst", "best")]
     low, high = (None if found is None else round(100 * found["value"], 2) for found in spread)
     own = metrics[metric]

@@ -13,7 +13,6 @@ The same pairs give the same bytes, whether they were computed now or before.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage.atomic import write_bytes
+from pipeline.storage.atomic import write_bytes, write_json
 from pipeline.storage.place import Place
 from pipeline.terminal.table import terminal_width, write_table
 from training.evaluation.compare import Pair
@@ -70,20 +69,19 @@ _TEMPLATES = pa.schema([*_PAIR, ("template", pa.string()), ("top1", pa.float64()
 
 def write_results(directory: Place, pairs: Sequence[Pair]) -> None:
     """All files, each whole from its first appearance. Raises OutputError."""
-    metrics = [
-        {"metric": name, **about, "pair": pair} for pair in pairs for name, about in pair.found["metrics"].items()
-    ]
+    metrics = [{"metric": name, **about, "pair": pair} for pair in pairs for name, about in pair.metrics.items()]
     content = {
         "pairs": [
             {
                 "model": {"source": pair.model, **pair.found["model"]},
                 "set": {"path": pair.set, **pair.found["set"]},
-                **{name: pair.found[name] for name in ("options", "metrics", "templates", "probe_l2")},
+                "metrics": pair.metrics,
+                **{name: pair.found[name] for name in ("options", "templates", "probe_l2")},
             }
             for pair in pairs
         ]
     }
-    write_bytes(directory / "results.json", f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
+    write_json(directory / "results.json", content)
     _write(directory / "results.parquet", metrics, _RESULTS)
     for name, schema in (("classes", _CLASSES), ("confusions", _CONFUSIONS), ("templates", _TEMPLATES)):
         rows = [{**row, "class": row.get("number"), "pair": pair} for pair in pairs for row in pair.found[name]]
@@ -94,14 +92,13 @@ def write_results(directory: Place, pairs: Sequence[Pair]) -> None:
 def show_pairs(pairs: Sequence[Pair]) -> None:
     """Print the table: of one pair every figure beside what guessing scores, of several a row each."""
     if len(pairs) == 1:
-        metrics = pairs[0].found["metrics"]
+        metrics = pairs[0].metrics
         rows = [[name.replace("_", " "), _percent(m["value"]), _percent(m["chance"])] for name, m in metrics.items()]
         write_table(["metric", "result", "chance"], rows, sys.stdout, terminal_width(sys.stdout))
         return
-    names = [name for name in COLUMNS if any(name in pair.found["metrics"] for pair in pairs)]
+    names = [name for name in COLUMNS if any(name in pair.metrics for pair in pairs)]
     rows = [
-        [pair.model, pair.set, *(_percent(pair.found["metrics"].get(name, {}).get("value")) for name in names)]
-        for pair in pairs
+        [pair.model, pair.set, *(_percent(pair.metrics.get(name, {}).get("value")) for name in names)] for pair in pairs
     ]
     headings = ["model", "set", *(COLUMNS[name] for name in names)]
     write_table(headings, rows, sys.stdout, terminal_width(sys.stdout))
