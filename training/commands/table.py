@@ -35,9 +35,16 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="evaluate",
-        usage="CONFIG.yaml",
-        says="Measure the last checkpoint again, on --evaluation.path.",
+        usage="MODEL... --sets '[DIR]'",
+        says="Measure models on evaluation sets: one table, and files in --to DIR.\n"
+        "With CONFIG.yaml, the run's last checkpoint on --evaluation.path.",
         module="training.commands.evaluate",
+    ),
+    Command(
+        name="evaluation-set",
+        usage="SET --to DIR",
+        says="Write an evaluation set of any form as tars in CLIP_benchmark's.",
+        module="training.commands.evaluation_set",
     ),
     Command(
         name="export",

@@ -50,19 +50,23 @@ def main(arguments: list[str]) -> int:
 
 
 def _read_out(config: TrainConfig, wanted: ReadOut) -> dict[str, Any]:
-    from training.evaluation.evaluate import evaluate
-    from training.experiment.classes import accuracy_by_class
+    from training.distributed import World
+    from training.evaluation.config import EvaluateOptions
+    from training.evaluation.measure import Prompts, measure
+    from training.evaluation.sets.open import open_set
     from training.learning.pretrained import load_model
 
     model = load_model(config.output, device=config.device, precision=config.precision)
+    world = World(device=model.device)
+    prompts = Prompts(model=model, batch_size=config.evaluation.batch_size, world=world)
     metrics: dict[str, float] = {}
     classes: dict[str, tuple[int, int]] = {}
-    if config.evaluation.path is not None:
-        metrics = {metric.name: metric.value for metric in evaluate(model, config.evaluation)}
-        classes = accuracy_by_class(model, config.evaluation)
-    if wanted.retrieval is not None:
-        other = from_mapping(type(config.evaluation), {"path": wanted.retrieval})
-        metrics |= {m.name: m.value for m in evaluate(model, other) if "recall" in m.name}
+    for path, is_named in ((config.evaluation.path, True), (wanted.retrieval, False)):
+        if path is not None:
+            options = EvaluateOptions(models=(config.output,), sets=(path,), batch_size=config.evaluation.batch_size)
+            found = measure(open_set(path), prompts, options, world)
+            metrics |= {m.name: m.value for m in found.metrics if is_named or "recall" in m.name}
+            classes |= {c.name: (round(c.top1 * c.examples), c.examples) for c in found.classes if c.top1 is not None}
     return {"metrics": metrics, "classes": classes, "curve": _curve(Path(config.output) / "log.jsonl")}
 
 
