@@ -66,7 +66,8 @@ def _read_out(config: TrainConfig, wanted: ReadOut) -> dict[str, Any]:
             options = EvaluateOptions(models=(config.output,), sets=(path,), batch_size=config.evaluation.batch_size)
             found = measure(open_set(path), prompts, options, world)
             metrics |= {m.name: m.value for m in found.metrics if is_named or "recall" in m.name}
-            classes |= {c.name: (round(c.top1 * c.examples), c.examples) for c in found.classes if c.top1 is not None}
+            right = {c.name: (round(c.top1 * c.examples), c.examples) for c in found.classes if c.top1 is not None}
+            classes |= right if is_named else {}
     return {"metrics": metrics, "classes": classes, "curve": _curve(Path(config.output) / "log.jsonl")}
 
 
