@@ -179,7 +179,7 @@ def accumulate_gradient(
     """
     cut = [share(len(batch), rank=i, world_size=micro_batches) for i in range(micro_batches)]
     parts = [batch] if micro_batches == 1 else [batch.slice(*bounds) for bounds in cut]
-    counts = {name: world.sum_(count.detach().clone()) for name, count in method.counts(batch).items()}
+    counts = world.sum_each(method.counts(batch))
     gradients.zero_()
 
     # Without a graph, unless there is one micro-batch alone.
@@ -198,6 +198,7 @@ def accumulate_gradient(
     coupled = method.coupled(model, own, _joined(constants), world=world, total=global_batch_size)
     if coupled.terms:
         torch.autograd.backward(list(coupled.terms.values()))
+    by_rows = {name: rows.grad for name, rows in own.items() if rows.grad is not None}
 
     # With a graph: what each micro-batch's weights have to do with its rows, and its losses of single samples.
     sums: dict[str, Tensor] = {}
@@ -210,7 +211,6 @@ def accumulate_gradient(
         found = {name: rows[slice(*bounds)] for name, rows in coupled.found.items()}
         single = {**output.sums, **method.second(model, part, output, found)}
         losses = {name: value / counts[name].clamp_min(_LEAST_COUNT) for name, value in single.items()}
-        by_rows = {name: rows.grad for name, rows in own.items() if rows.grad is not None}
         ends = [(output.rows[name], gradient[slice(*bounds)]) for name, gradient in by_rows.items()]
         ends += [(value, torch.ones_like(value)) for value in losses.values()]
         ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
@@ -220,7 +220,7 @@ def accumulate_gradient(
     after.restore(model.device)
 
     gradients.sum_over_ranks()
-    return {name: world.sum_(term.detach().clone()) for name, term in {**coupled.terms, **sums}.items()}
+    return world.sum_each({**coupled.terms, **sums})
 
 
 def _joined(parts: Sequence[Rows]) -> dict[str, Tensor]:
