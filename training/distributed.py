@@ -107,6 +107,13 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def begin_sum_(self, tensor: Tensor) -> dist.Work:
+        """Begin to add up `tensor` over ranks, in place: it is whole when what comes back was waited for.
+
+        All ranks must begin their sums in the same order.
+        """
+        return dist.all_reduce(tensor, async_op=True)
+
     def sum_each(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each of `values` (scalars; the same names in the same order on all ranks) added up over ranks, in one
         collective, on this rank's device, without gradient."""
