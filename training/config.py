@@ -189,10 +189,10 @@ class DataConfig:
         weighted = [entry.weight is not None for entry in self.mixture]
         if any(weighted) and not all(weighted):
             raise ConfigError("mixture: give all entries a weight, or none")
-        if self.sampling != "uniform" and (self.mixture or self.follow):
+        if self.sampling != "uniform" and self.follow:
             raise ConfigError(
-                f"sampling {self.sampling} takes one finished set, over all of which queries are counted: set path, "
-                "without mixture and follow, or --data.sampling uniform"
+                f"sampling {self.sampling} goes by the queries of finished sets, and follow by what is still being "
+                "written; leave one of the two out"
             )
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
