@@ -189,10 +189,10 @@ class DataConfig:
         weighted = [entry.weight is not None for entry in self.mixture]
         if any(weighted) and not all(weighted):
             raise ConfigError("mixture: give all entries a weight, or none")
-        if self.sampling != "uniform" and self.follow:
+        if self.sampling != "uniform" and self.follow and self.weights:
             raise ConfigError(
-                f"sampling {self.sampling} goes by the queries of finished sets, and follow by what is still being "
-                "written; leave one of the two out"
+                f"sampling {self.sampling} ends the passes of weighted data sets at different places, and follow looks "
+                "again where all end; leave the weights out, or one of the two"
             )
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")

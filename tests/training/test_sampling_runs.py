@@ -294,7 +294,10 @@ def test_shards_of_other_tools_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"path": "x", "sampling": "concept", "follow": True}, "leave one of the two out"),
+        (
+            {"mixture": [{"path": "x", "weight": 1}], "sampling": "concept", "follow": True},
+            "weighted data sets .* leave the weights out",
+        ),
         ({"path": "x", "sampling": "concepts"}, "did you mean 'concept'"),
         ({"path": "x", "concept": {"super_batch": 1}}, "super_batch must be at least 2"),
         ({"path": "x", "concept": {"max_pairs_per_query": 0}}, "at least 1 or null"),

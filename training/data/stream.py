@@ -60,6 +60,8 @@ class Segment:
     """Position of the run at which it begins."""
     first_epoch: int = 0
     """Number of its first epoch, beyond those of the segments before."""
+    first_sample: int = 0
+    """The run's samples before it, where positions are left out and data is followed."""
     snapshot: str = ""
     """Fingerprint of the index: where RUN/index keeps it."""
 
@@ -151,11 +153,16 @@ class Stream:
         """Of the positions, what each data set of a segment has; they add up to 1."""
         return tuple(share / _BLOCK for share in block_shares(self.weights)) if self.weights else (1.0,)
 
+    def segment_of(self, number: int) -> Stream:
+        """Segment `number` by itself, for ever: its positions are counted from its start."""
+        segment = replace(self.segments[number], start=0, first_sample=0)
+        return replace(self, segments=(segment,), lanes=self.lanes[number : number + 1])
+
     def set_of(self, number: int) -> Stream:
         """Data set `number` of the first segment by itself: its places are the positions, its samples counted from 0.
         `set_positions` says where in this stream they stand."""
         lanes = ((self.lanes[0][number],),) if self.lanes else ()
-        segment = Segment(sizes=(self.segments[0].sizes[number],))
+        segment = Segment(sizes=(self.segments[0].sizes[number],), first_epoch=self.segments[0].first_epoch)
         return replace(self, segments=(segment,), seed=self.seed + number, weights=(), lanes=lanes)
 
     def sets(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -61,6 +61,16 @@ class Concept:
         """R * B."""
         return float(self.super_batch_size)
 
+    @property
+    def samples_a_pass(self) -> int:
+        """How many are taken of the first pass, of whose end less than a super-batch is passed over."""
+        (segment,) = self._stream.segments
+        return sum(segment.sizes) // self.super_batch_size * self.batch_size
+
+    def take(self, start: int, count: int) -> Positions:
+        """int64[B]: batch `start` / B, which `count` = B samples are."""
+        return self.batch(start // count)
+
     def batch(self, number: int) -> Positions:
         """int64[B]: what is chosen of super-batch `number`; needs no other batch."""
         from training.data.sampling import kernel

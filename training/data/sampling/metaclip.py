@@ -113,6 +113,15 @@ class Metaclip:
         """Of the samples of each weighted data set (all are one without weights), as expected; at most 1."""
         return tuple(kept.share for kept in self._sets)
 
+    @property
+    def samples_a_pass(self) -> int:
+        """How many are taken of the first pass over a set without weights."""
+        return self._sets[0].in_pass(0)
+
+    def take(self, start: int, count: int) -> Positions:
+        """int64[count]: the positions that are taken of a set without weights, from number `start` of them."""
+        return self._sets[0].take(start, count)
+
     def batch(self, number: int) -> Positions:
         """int64[B]: those of the kept positions that come after `number` batches of them.
 
@@ -173,11 +182,11 @@ class _Kept:
 
     def _go_to(self, wanted: int) -> None:
         """Stand where `wanted` samples have been taken."""
-        size, epoch = len(self._samples), 0
-        while wanted >= (kept := self._kept_of(epoch)):
+        size, number = len(self._samples), 0
+        while wanted >= (kept := self.in_pass(number)):
             wanted -= kept
-            epoch += 1
-        self._place, self._waiting = epoch * size, np.empty(0, np.int64)
+            number += 1
+        self._place, self._waiting = number * size, np.empty(0, np.int64)
         while wanted > 0:
             count = min(_ROWS, size - self._place % size)
             kept_here = self._kept(np.arange(self._place, self._place + count))
@@ -185,8 +194,9 @@ class _Kept:
             self._waiting = kept_here[wanted:]
             wanted -= min(wanted, len(kept_here))
 
-    def _kept_of(self, epoch: int) -> int:
-        """How many samples an epoch keeps."""
+    def in_pass(self, number: int) -> int:
+        """How many samples a pass keeps; the first is number 0."""
+        epoch = self._stream.segments[0].first_epoch + number
         if epoch not in self._kept_in:
             # Whatever order the epoch has: one after the other is the fastest.
             first, stop = self._samples.start, self._samples.stop
