@@ -45,4 +45,10 @@ COMMANDS: tuple[Command, ...] = (
         says="Write the last checkpoint to OUTPUT/export, for open_clip's\nlocal-dir:OUTPUT/export.",
         module="training.commands.export",
     ),
+    Command(
+        name="embed",
+        usage="MODEL DATA",
+        says="Features of a data set, folder or list, by uid, to DATA/features.\nGoes on where it was stopped.",
+        module="training.commands.embed",
+    ),
 )
