@@ -51,4 +51,16 @@ COMMANDS: tuple[Command, ...] = (
         says="Features of a data set, folder or list, by uid, to DATA/features.\nGoes on where it was stopped.",
         module="training.commands.embed",
     ),
+    Command(
+        name="index",
+        usage="FEATURES",
+        says="An index of features, to FEATURES/index, for `search`.",
+        module="training.commands.index",
+    ),
+    Command(
+        name="search",
+        usage='INDEX "WORDS"|--image FILE',
+        says="The samples that are nearest to words or to a picture.\n--where chooses, --to FILE.html shows.",
+        module="training.commands.search",
+    ),
 )
