@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,9 @@ import pytest
 from PIL import Image
 
 from configs.load import ConfigError
+from openwit.command import main as openwit_main
 from pipeline.catalog.catalog import SqlError
+from tests.conftest import REPOSITORY
 from tests.training.conftest import put_tree
 from tests.training.tiny_shards import make_shards
 from training.commands import main
@@ -31,6 +35,7 @@ from training.embedding.feature_files import (
 )
 from training.errors import DataError, FeaturesError, ModelError, OutputError
 from training.learning.features import text_features
+from training.learning.model import preprocess_json
 from training.learning.pretrained import load_model
 from training.search import nearest
 from training.search.build import build_index
@@ -54,7 +59,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in (0, 1):  # columns that the view of samples needs
         path = root / "shards" / f"{number:05d}.parquet"
         rows = pq.read_table(path)
-        pq.write_table(rows.append_column("lang", pa.array(["en", "de"] * 6)[: len(rows)]), path)
+        rows = rows.append_column("lang", pa.array(["en", "de"] * 6)[: len(rows)])
+        pq.write_table(rows.append_column("width", pa.array([40] * len(rows), pa.int32())), path)
     return root
 
 
@@ -352,3 +358,41 @@ def test_what_is_found_of_a_folder_is_shown(tiny_model: str, tmp_path: Path) -> 
     answer = search(SearchConfig(index=str(features.place), image=str(tmp_path / "1.png"), to="x.html"))
     assert answer.hits[0].name == "1.png"
     assert answer.hits[0].original.picture == (tmp_path / "1.png").read_bytes()
+
+
+# --- docs/search.md -------------------------------------------------------------------------------
+
+
+def blocks_of_docs(language: str) -> list[str]:
+    page = (REPOSITORY / "docs" / "search.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def test_the_commands_of_the_docs_work(
+    data: Path, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for directory in ("runs/sample", "data", "my-pictures"):
+        Path(directory).mkdir(parents=True)
+    name, _, weights = tiny_model.partition(":")
+    shutil.copy(weights, "runs/sample/open_clip_model.safetensors")
+    export = {"model_cfg": json.loads(Path(name).read_text()), "preprocess_cfg": preprocess_json(32)}
+    Path("runs/sample/open_clip_config.json").write_text(json.dumps(export))
+    shutil.copytree(data, "data/sample", ignore=shutil.ignore_patterns("features"))
+    for path in ("circle.jpg", "my-pictures/a.png"):
+        Image.new("RGB", (40, 40), (200, 20, 20)).save(path)
+    Path("my-list.csv").write_text("file,says\nmy-pictures/a.png,red\n")
+    told = ""
+    for line in "".join(blocks_of_docs("sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "openwit"
+        capsys.readouterr()
+        assert openwit_main(words[1:]) == 0, capsys.readouterr().err
+        told = capsys.readouterr().out if "json" in words else told
+    assert json.loads(told)["searched"] == 6
+    assert "data:image/jpeg" in Path("like-this.html").read_text()
+    assert open_features("my-features").about.columns == {"image_column": "file", "text_column": "says"}
+    (program,) = blocks_of_docs("python")
+    found: dict[str, Any] = {}
+    exec(program, found)
+    assert found["vectors"].shape == (5, 16)
