@@ -389,7 +389,7 @@ def test_the_commands_of_the_docs_work(
         capsys.readouterr()
         assert openwit_main(words[1:]) == 0, capsys.readouterr().err
         told = capsys.readouterr().out if "json" in words else told
-    assert json.loads(told)["searched"] == 6
+    assert json.loads(told)["searched"] == 7
     assert "data:image/jpeg" in Path("like-this.html").read_text()
     assert open_features("my-features").about.columns == {"image_column": "file", "text_column": "says"}
     (program,) = blocks_of_docs("python")

@@ -26,8 +26,6 @@ def run(words: Sequence[str]) -> int:
     if is_first_process():
         about = features.about
         broken = f", {about.broken:,} pictures not whole" if about.broken else ""
-        say(
-            f"{features.place}: rows {about.rows:,}, with a picture {about.images:,}, with a text {about.texts:,}{broken}; "
-            f"width {about.width}"
-        )
+        counts = f"rows {about.rows:,}, with a picture {about.images:,}, with a text {about.texts:,}"
+        say(f"{features.place}: {counts}{broken}; width {about.width}")
     return 0
