@@ -13,12 +13,13 @@ from configs.presets import Kind
 
 __all__ = ["COMMANDS", "GROUPS", "Command", "Group", "Values"]
 
-Group = Literal["build", "ask", "reuse", "train", "configs"]
+Group = Literal["build", "ask", "reuse", "train", "use", "configs"]
 GROUPS: Mapping[Group, str] = {
     "build": "Build a data set",
     "ask": "Ask it",
     "reuse": "Make something of it",
     "train": "Train on it",
+    "use": "Use a CLIP",
     "configs": "Configs",
 }
 Values = Literal["flag", "file", "text"] | tuple[str, ...]
@@ -249,6 +250,50 @@ COMMANDS: tuple[Command, ...] = (
         words=("experiment",),
         config="experiment",
         takes="config",
+    ),
+    Command(
+        name="embed",
+        group="use",
+        usage="MODEL DATA",
+        says="features of a set, folder or list",
+        room="training",
+        words=("embed",),
+        options={
+            "to": "file",
+            "name": "text",
+            "what": ("both", "image", "text"),
+            "batch_size": "text",
+            "device": ("auto", "cpu", "cuda"),
+            "image_column": "text",
+            "text_column": "text",
+            "uid_column": "text",
+        },
+    ),
+    Command(
+        name="index",
+        group="use",
+        usage="FEATURES",
+        says="an index of features, for search",
+        room="training",
+        words=("index",),
+        options={"to": "file", "of": ("image", "text"), "effort": "text", "threads": "text"},
+    ),
+    Command(
+        name="search",
+        group="use",
+        usage='INDEX "WORDS"',
+        says="what is nearest to words, or --image FILE",
+        room="training",
+        words=("search",),
+        options={
+            "image": "file",
+            "k": "text",
+            "where": "text",
+            "format": ("table", "json", "html"),
+            "to": "file",
+            "model": "file",
+            "source": "file",
+        },
     ),
     Command(
         name="init",

@@ -58,4 +58,22 @@ COMMANDS: tuple[Command, ...] = (
         says="Train the same on differently made data, with several seeds, and compare.",
         module="training.commands.experiment",
     ),
+    Command(
+        name="embed",
+        usage="MODEL DATA",
+        says="Features of a data set, folder or list, by uid, to DATA/features.\nGoes on where it was stopped.",
+        module="training.commands.embed",
+    ),
+    Command(
+        name="index",
+        usage="FEATURES",
+        says="An index of features, to FEATURES/index, for `search`.",
+        module="training.commands.index",
+    ),
+    Command(
+        name="search",
+        usage='INDEX "WORDS"|--image FILE',
+        says="The samples that are nearest to words or to a picture.\n--where chooses, --to FILE.html shows.",
+        module="training.commands.search",
+    ),
 )
