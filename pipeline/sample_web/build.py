@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -13,7 +14,15 @@ from configs.load import ConfigError
 from pipeline.errors import OutputError
 from pipeline.sample_web.vocabulary import Statistics
 
-__all__ = ["FORMAT_VERSION", "SampleWebConfig", "build_sample_web", "is_built", "read_settings"]
+__all__ = [
+    "FORMAT_VERSION",
+    "SampleWebConfig",
+    "build_sample_web",
+    "build_web",
+    "has_marker",
+    "is_built",
+    "read_settings",
+]
 
 FORMAT_VERSION = 2
 """Raised whenever equal settings give other bytes, so that old sample webs are built anew."""
@@ -51,8 +60,13 @@ class SampleWebConfig:
 
 def is_built(config: SampleWebConfig) -> bool:
     """Whether `config.path` holds this very sample web."""
+    return has_marker(Path(config.path), _marker(config))
+
+
+def has_marker(path: Path, marker: Mapping[str, object]) -> bool:
+    """Whether `path` holds the web of this marker."""
     try:
-        return bool(json.loads((Path(config.path) / _MARKER).read_bytes()) == _marker(config))
+        return bool(json.loads((path / _MARKER).read_bytes()) == marker)
     except (OSError, ValueError):
         return False
 
@@ -74,30 +88,41 @@ def build_sample_web(config: SampleWebConfig) -> Path:
     Everything is written into a temporary directory beside, then renamed. Raises OutputError where
     `config.path` is a directory of something else, or cannot be written.
     """
-    path = Path(config.path)
-    if is_built(config):
+
+    def write(directory: Path) -> None:
+        # Not at the top: the second build and the server start without Pillow and pyarrow.
+        from pipeline.sample_web.write import write_sample_web
+
+        settings = asdict(config)
+        del settings["path"]
+        write_sample_web(directory, **settings)
+
+    return build_web(Path(config.path), _marker(config), write)
+
+
+def build_web(path: Path, marker: Mapping[str, object], write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a directory that then becomes `path`, unless a web of this very marker is there already.
+
+    Raises OutputError as `build_sample_web` does.
+    """
+    if has_marker(path, marker):
         return path
     if path.exists() and not (path / _MARKER).is_file() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"{path}: exists and is no sample web; give another --path or move it away")
-    # Not at the top: the second build and the server start without Pillow and pyarrow.
-    from pipeline.sample_web.write import write_sample_web
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-{os.getpid()}-", dir=path.parent))
         try:
             temporary.chmod(0o755)  # mkdtemp makes it private
-            settings = asdict(config)
-            del settings["path"]
-            write_sample_web(temporary, **settings)
-            (temporary / _MARKER).write_text(json.dumps(_marker(config), indent=2) + "\n", encoding="utf-8")
+            write(temporary)
+            (temporary / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
             if path.exists():
                 shutil.rmtree(path)
             try:
                 temporary.rename(path)
             except OSError:
-                if not is_built(config):  # another process was faster: the same bytes, then
+                if not has_marker(path, marker):  # another process was faster: the same bytes, then
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -8,7 +8,7 @@ A link's fate is known here, when it is made: that is the ground truth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import quote
@@ -18,12 +18,28 @@ from pipeline.sample_web.junk import JUNK_COUNTS, junk_text
 from pipeline.sample_web.languages import LANGUAGES
 from pipeline.sample_web.law import LAWS
 from pipeline.sample_web.phrases import UNMATCHED_CAPTIONS
-from pipeline.sample_web.scene import Scene, make_scene
+from pipeline.sample_web.scene import Scene, Subject, make_scene
 from pipeline.sample_web.trouble import TROUBLES, Trouble
 from pipeline.sample_web.vocabulary import Statistics
 from pipeline.sample_web.web_phrases import unmatched_text
 
-__all__ = ["PLACEHOLDER_URL", "SITES", "Body", "Link", "MarkUp", "Plan", "Route", "make_plan"]
+__all__ = [
+    "DEFAULT_LINKS",
+    "FOLDERS",
+    "PICTURE_SITE",
+    "PLACEHOLDER_URL",
+    "SITES",
+    "Body",
+    "Link",
+    "MarkUp",
+    "Plan",
+    "Route",
+    "TextKind",
+    "make_plan",
+    "respelt",
+    "troubled_routes",
+    "vary_mark_up",
+]
 
 SITES = ("shapes", "gallery", "toys", "museum", "blog", "shop", "archive")
 """The first labels of the host names; each is `<site>.localhost`."""
@@ -72,7 +88,7 @@ class Link:
     """After entity decoding; None where there is no alt attribute."""
     page_kind: str = "en"
     """`en`, a language code, or one of the opt-out kinds of `pages.py`: links of a kind share pages."""
-    scene: Scene | None = None
+    scene: Subject | None = None
     text_fate: str | None = None
     """stage/reason that turns the link away before dedup; None where it gets as far."""
     fetch_fate: str | None = None
@@ -127,7 +143,8 @@ class _Planner:
         self._add_good(max(20, self._wanted - len(self._links) - borrowed))
         good = [link for link in self._links if link.text_kind == "caption" and link.fetch_fate is None]
         self._add_borrowed(good)
-        self._vary_mark_up()
+        names = ("lazy", "srcset", "picture")
+        vary_mark_up(self._links, self._seed, {name: self._scaled(self._law.counts[name]) for name in names})
         return Plan(
             seed=self._seed,
             port=self._port,
@@ -160,31 +177,10 @@ class _Planner:
         scene = self._new_scene(*self._law.draw(dice))
         site = PICTURE_SITE if dice.chance(0.3) else dice.choice(SITES)
         name = f"{scene.label.replace(' ', '-')}-{self._numbers:05d}"
-        path = f"/{dice.choice(_FOLDERS)}/{name}.{trouble.suffix}"
-        goal = f"/moved/{name}.{trouble.suffix}"
-        route = Route(
-            site=site,
-            path=path,
-            body=self._new_body(trouble.form, scene, trouble.suffix),
-            manner=trouble.manner,
-            status=trouble.status,
-            content_type=trouble.content_type,
-            headers=trouble.headers,
-        )
-        if trouble.manner.startswith("redirect"):
-            hops = {"redirect_chain": 3, "redirect_loop": 2}.get(trouble.manner, 1)
-            stops = [path, *(f"/moved/{n}/{name}.{trouble.suffix}" for n in range(1, hops))]
-            ends_at = path if trouble.manner == "redirect_loop" else trouble.target or goal
-            for here, there in zip(stops, [*stops[1:], ends_at], strict=True):
-                # Some servers give a path, some the whole URL; both are allowed (RFC 9110, 10.2.2).
-                place = self._url(site, there) if there.startswith("/") and i % 2 else there
-                self._routes.append(
-                    replace(route, path=here, body="", manner="redirect", headers=(("Location", place),))
-                )
-            if ends_at == goal:
-                self._routes.append(replace(route, path=goal, manner="send", status=200))
-        else:
-            self._routes.append(route)
+        path = f"/{dice.choice(FOLDERS)}/{name}.{trouble.suffix}"
+        body = self._new_body(trouble.form, scene, trouble.suffix)
+        root = self._url(site, "")
+        self._routes += troubled_routes(trouble, site=site, path=path, body=body, root=root if i % 2 else "")
         self._add_link(
             url=self._url(site, path),
             alt_text=self._alt(scene),
@@ -227,7 +223,7 @@ class _Planner:
         for _ in range(max(1, self._scaled(self._law.counts["copies"]))):
             first = self._add_picture(*self._law.draw(dice))
             for _ in range(2 + dice.below(3)):
-                assert first.scene is not None  # every picture of ours has a scene
+                assert isinstance(first.scene, Scene)  # every picture of ours has a scene
                 self._add_view(first.scene, self._plain_body(first))
 
     def _add_near_duplicates(self) -> None:
@@ -235,7 +231,7 @@ class _Planner:
         dice = Dice(self._seed, "near duplicates")
         for _ in range(max(2, self._scaled(self._law.counts["near_duplicates"]))):
             first = self._add_picture(*self._law.draw(dice))
-            assert first.scene is not None  # every picture of ours has a scene
+            assert isinstance(first.scene, Scene)  # every picture of ours has a scene
             for form in dice.shuffled(("quality-55", "quality-75", "scaled-75", "scaled-140"))[:2]:
                 self._add_view(first.scene, self._new_body(form, first.scene, "jpg"))
 
@@ -278,7 +274,7 @@ class _Planner:
         for i in number("duplicates"):
             link = lender(dice)
             self._add_link(
-                url=_respelt(link.url, i),
+                url=respelt(link.url, i),
                 alt_text=_respaced(dice, link.alt_text or "") if i % 3 == 0 else link.alt_text,
                 scene=link.scene,
                 text_kind="caption",
@@ -286,7 +282,7 @@ class _Planner:
         dice = Dice(self._seed, "second captions")
         for _ in number("second_captions"):
             link = lender(dice)
-            assert link.scene is not None  # good links have scenes
+            assert isinstance(link.scene, Scene)  # good links have scenes
             self._add_link(
                 url=link.url,
                 alt_text=self._alt(link.scene),
@@ -336,26 +332,6 @@ class _Planner:
 
     # --- parts ----------------------------------------------------------------------------------
 
-    def _vary_mark_up(self) -> None:
-        """Some good links are shown in ways that only a reader of the HTML can follow."""
-        dice = Dice(self._seed, "mark-up")
-        plain = [
-            i
-            for i, link in enumerate(self._links)
-            if link.text_kind == "caption" and link.fetch_fate is None and link.text_fate is None
-        ]
-        chosen = dice.shuffled(plain)
-        for sort, styles in (
-            ("lazy", ("lazy", "lazy_noscript")),
-            ("srcset", ("srcset",)),
-            ("picture", ("picture", "picture_only")),
-        ):
-            for n in range(max(len(styles), self._scaled(self._law.counts[sort]))):
-                if chosen:
-                    i = chosen.pop()
-                    style: MarkUp = styles[n % len(styles)]  # type: ignore[assignment]  # members of MarkUp
-                    self._links[i] = replace(self._links[i], mark_up=style)
-
     def _add_picture(self, colour: str, thing: str) -> Link:
         """A good link to a new JPEG."""
         scene = self._new_scene(colour, thing)
@@ -364,7 +340,7 @@ class _Planner:
     def _add_view(self, scene: Scene, body: str) -> Link:
         dice = Dice(self._seed, "view", len(self._links))
         site = PICTURE_SITE if dice.chance(0.3) else dice.choice(SITES)
-        path = f"/{dice.choice(_FOLDERS)}/{scene.label.replace(' ', '-')}-{len(self._links):05d}.jpg"
+        path = f"/{dice.choice(FOLDERS)}/{scene.label.replace(' ', '-')}-{len(self._links):05d}.jpg"
         self._routes.append(Route(site=site, path=path, body=body))
         text = _respaced(dice, self._alt(scene)) if dice.chance(0.08) else self._alt(scene)
         return self._add_link(url=self._url(site, path), alt_text=text, scene=scene, text_kind="caption")
@@ -377,7 +353,7 @@ class _Planner:
         return self._url(site, path)
 
     def _plain_body(self, link: Link) -> str:
-        assert link.scene is not None  # only links with a scene are lent
+        assert isinstance(link.scene, Scene)  # only links with a scene are lent
         return self._new_body("jpeg", link.scene, "jpg")
 
     def _add_link(
@@ -386,7 +362,7 @@ class _Planner:
         url: str,
         alt_text: str | None,
         page_kind: str = "en",
-        scene: Scene | None = None,
+        scene: Subject | None = None,
         text_fate: str | None = None,
         fetch_fate: str | None = None,
         text_kind: TextKind = "junk",
@@ -423,11 +399,62 @@ class _Planner:
         return round(count * self._wanted / DEFAULT_LINKS)
 
 
-_FOLDERS = ("img", "images", "media/2025", "assets/pictures", "wp-content/uploads/2024/05")
+def vary_mark_up(links: list[Link], seed: int, counts: Mapping[str, int]) -> None:
+    """Show some good links in ways that only a reader of the HTML can follow; `counts` has lazy, srcset, picture."""
+    dice = Dice(seed, "mark-up")
+    plain = [
+        i
+        for i, link in enumerate(links)
+        if link.text_kind == "caption" and link.fetch_fate is None and link.text_fate is None
+    ]
+    chosen = dice.shuffled(plain)
+    for sort, styles in (
+        ("lazy", ("lazy", "lazy_noscript")),
+        ("srcset", ("srcset",)),
+        ("picture", ("picture", "picture_only")),
+    ):
+        for n in range(max(len(styles), counts[sort])):
+            if chosen:
+                i = chosen.pop()
+                style: MarkUp = styles[n % len(styles)]  # type: ignore[assignment]  # members of MarkUp
+                links[i] = replace(links[i], mark_up=style)
+
+
+def troubled_routes(trouble: Trouble, *, site: str, path: str, body: str, root: str) -> list[Route]:
+    """The routes of a troubled picture at `path` of `site`.
+
+    Some servers redirect to a path, some to a whole URL (both are allowed: RFC 9110, 10.2.2): `root` stands before it.
+    """
+    route = Route(
+        site=site,
+        path=path,
+        body=body,
+        manner=trouble.manner,
+        status=trouble.status,
+        content_type=trouble.content_type,
+        headers=trouble.headers,
+    )
+    if not trouble.manner.startswith("redirect"):
+        return [route]
+    name = path.rpartition("/")[2]
+    goal = f"/moved/{name}"
+    hops = {"redirect_chain": 3, "redirect_loop": 2}.get(trouble.manner, 1)
+    stops = [path, *(f"/moved/{n}/{name}" for n in range(1, hops))]
+    ends_at = path if trouble.manner == "redirect_loop" else trouble.target or goal
+    routes = []
+    for here, there in zip(stops, [*stops[1:], ends_at], strict=True):
+        place = f"{root}{there}" if there.startswith("/") else there
+        routes.append(replace(route, path=here, body="", manner="redirect", headers=(("Location", place),)))
+    if ends_at == goal:
+        routes.append(replace(route, path=goal, manner="send", status=200))
+    return routes
+
+
+FOLDERS = ("img", "images", "media/2025", "assets/pictures", "wp-content/uploads/2024/05")
 PLACEHOLDER_URL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
 
-def _respelt(url: str, i: int) -> str:
+def respelt(url: str, i: int) -> str:
     """Another spelling that URL canonicalisation must see through, or the same."""
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")

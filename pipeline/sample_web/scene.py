@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.sample_web.dice import Dice
 from pipeline.sample_web.vocabulary import (
@@ -16,7 +17,21 @@ from pipeline.sample_web.vocabulary import (
     Size,
 )
 
-__all__ = ["Scene", "make_scene"]
+__all__ = ["Scene", "Subject", "make_scene"]
+
+
+class Subject(Protocol):
+    """What a picture shows, as the ground truth tells it."""
+
+    @property
+    def key(self) -> str:
+        """The picture: links of one key show the same, in equal or other bytes."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The class name."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

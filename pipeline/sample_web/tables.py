@@ -34,7 +34,7 @@ TRUTH = pa.schema(
         pa.field("stage", pa.string()),  # of the rejection
         pa.field("reason", pa.string()),
         pa.field("text_fate", pa.string()),  # stage/reason before dedup; null: gets as far as dedup
-        pa.field("matches", pa.bool_()),  # whether the caption has a query; null: turned away before match
+        pa.field("matches", pa.bool_()),  # whether the caption has a query; null: turned away before match, or unknown
         pa.field("duplicate_group", pa.string()),  # links of one (canonical URL, caption): one survives
         pa.field("duplicate_of", pa.string()),  # another link of the group: its first in this table
         pa.field("fetch_fate", pa.string()),  # stage/reason of fetch and check_image; null: arrives
@@ -51,10 +51,18 @@ TRUTH = pa.schema(
 """One row per link that a reader of the archives meets."""
 
 
-def write_truth(pages: Sequence[Page], places: Sequence[Place], classes: Sequence[str], path: Path) -> pa.Table:
+def write_truth(
+    pages: Sequence[Page],
+    places: Sequence[Place],
+    classes: Sequence[str],
+    path: Path,
+    *,
+    concepts: frozenset[str] = CONCEPT_WORDS,
+) -> pa.Table:
     """Write the ground truth; its rows are in the order of archives, records and links.
 
-    `classes` are the evaluated ones.
+    `classes` are the evaluated ones; a text matches if it has one of the `concepts`, which are none where that is
+    not known.
     """
     order = sorted(range(len(pages)), key=lambda i: (places[i].wat_file, places[i].wat_record))
     rows: list[dict[str, object]] = []
@@ -69,7 +77,7 @@ def write_truth(pages: Sequence[Page], places: Sequence[Place], classes: Sequenc
     )
     for i in order:
         for shown in pages[i].shown:
-            row = _row(pages[i], places[i], shown, evaluated)
+            row = _row(pages[i], places[i], shown, evaluated, concepts)
             # Tables have no robots metas, so pages that opt out are not in them.
             if shown.wat_link is not None and pages[i].kind not in OPT_OUT_KINDS:
                 row["table_row"] = num_table_rows
@@ -104,7 +112,9 @@ def write_tables(truth: pa.Table, directory: Path) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _row(page: Page, place: Place, shown: Shown, evaluated: frozenset[str]) -> dict[str, object]:
+def _row(
+    page: Page, place: Place, shown: Shown, evaluated: frozenset[str], concepts: frozenset[str]
+) -> dict[str, object]:
     link = shown.link
     fate = shown.text_fate or link.fetch_fate
     stage, _, reason = (fate or "").partition("/")
@@ -112,7 +122,7 @@ def _row(page: Page, place: Place, shown: Shown, evaluated: frozenset[str]) -> d
     placeholder = shown.url != link.url
     scene = None if placeholder or link.fetch_fate else link.scene
     gets_to_match = shown.text_fate is None or shown.text_fate.startswith("match/")
-    matches = not CONCEPT_WORDS.isdisjoint(_words(link.alt_text or "")) if gets_to_match else None
+    matches = not concepts.isdisjoint(_words(link.alt_text or "")) if gets_to_match and concepts else None
     return {
         "link_id": shown.link_id,
         "view": "both" if in_wat and in_warc else ("wat" if in_wat else "warc"),
