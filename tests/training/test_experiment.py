@@ -191,12 +191,12 @@ def results_with(config: ExperimentConfig, effect: float, seeds: int) -> Results
 
 def test_no_difference_is_said_where_none_is_shown(tmp_path: Path) -> None:
     pq.write_table(
-        pa.table({"name": [f"class {n}" for n in range(10)], "tier": ["head"] * 5 + ["tail"] * 5, "links": range(10)}),
+        pa.table({"name": [f"class {n}" for n in range(10)], "links": range(10)}),
         tmp_path / "classes.parquet",
     )
     config = config_of(tmp_path, seeds=3, read_out={"classes": str(tmp_path / "classes.parquet")})
     results = results_with(config, 0.1, 3)
-    assert results.measures == ["all classes", "tail classes", "head classes", "image to text, R@1"]
+    assert results.measures == ["all classes", "head classes", "middle classes", "tail classes", "image to text, R@1"]
     quota, uniform, concept = paragraphs(results)
     assert quota.startswith("quota against matched: better in all classes by ")
     assert "No difference in image to text, R@1 (+0.0 to +0.0)." in quota
@@ -206,7 +206,7 @@ def test_no_difference_is_said_where_none_is_shown(tmp_path: Path) -> None:
         assert "fewer samples seen" not in told
     assert "3 show a difference of 2 points" in power_of(results, wanted=3)
     page = page_of(results)
-    assert page.count("<figure>") == 5
+    assert page.count("<figure>") == 6
     assert "Guessing scores 10.00 %" in page
 
 

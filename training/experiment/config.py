@@ -35,7 +35,8 @@ class ReadOut:
     """What the models are measured by, beside the evaluation set of the training config."""
 
     classes: str | None = None
-    """Parquet with `name` and `tier` (head, middle, tail ...) of each class of that set: accuracy by tier."""
+    """Parquet with `name` and `links` of each class of that set, how often the data shows it: accuracy of head (the
+    first tenth of the classes), middle (the next four tenths) and tail."""
     retrieval: str | None = None
     """An evaluation set with captions, for recall both ways."""
 

@@ -142,13 +142,14 @@ def _mean_curve(curves: Sequence[Sequence[Sequence[float]]]) -> list[tuple[int, 
 
 
 def _tiers(path: str) -> dict[str, str]:
+    """Class name -> head, the tenth that the data shows most; middle, the next four tenths; tail."""
     try:
-        rows = pq.read_table(path, columns=["name", "tier", "links"]).sort_by([("links", "descending")]).to_pylist()
+        rows = pq.read_table(path, columns=["name", "links"]).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise EvaluationError(
-            f"read_out.classes: {path}: needs columns name, tier and links ({one_line(error)})"
-        ) from error
-    return {row["name"]: row["tier"] for row in rows}
+        raise EvaluationError(f"read_out.classes: {path}: needs columns name and links ({one_line(error)})") from error
+    names = [row["name"] for row in sorted(rows, key=lambda row: (-row["links"], row["name"]))]
+    bounds = [round(len(names) * share) for share in (0.1, 0.5)]
+    return {name: "head" if n < bounds[0] else "middle" if n < bounds[1] else "tail" for n, name in enumerate(names)}
 
 
 def write_results(results: Results, read_outs: Mapping[tuple[str, int], Mapping[str, Any]], output: Path) -> None:
