@@ -71,6 +71,8 @@ def train_config(config: ExperimentConfig, name: str, seed: int) -> TrainConfig:
     data = set_directory(config, data_arm(config, name))
     options = _merged(base_of("train", config.train), config.arms[name].train)
     options = _merged(options, {"data": {"path": str(data)}, "seed": seed, "output": ""})
+    if config.read_out.evaluation is not None:
+        options = _merged(options, {"evaluation": {"path": config.read_out.evaluation}})
     read_out = [config.read_out.classes, config.read_out.retrieval]
     key = fingerprint(options, read_out, _manifest(data)["fingerprint"])
     run = Path(config.output) / "runs" / name / f"seed-{seed}-{key[:8]}"

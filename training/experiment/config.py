@@ -32,8 +32,10 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOut:
-    """What the models are measured by, beside the evaluation set of the training config."""
+    """What the models are measured by."""
 
+    evaluation: str | None = None
+    """An evaluation set instead of the training config's (`evaluation.path`)."""
     classes: str | None = None
     """Parquet with `name` and `links` of each class of that set, how often the data shows it: accuracy of head (the
     first tenth of the classes), middle (the next four tenths) and tail."""
