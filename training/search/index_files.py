@@ -25,7 +25,7 @@ from pipeline.storage.place import Place, place_of
 from training.embedding.feature_files import FACTS_FILE, open_features
 from training.errors import FeaturesError
 
-__all__ = ["INDEX_FILE", "ROWS", "IndexFacts", "IndexPlace", "open_index", "write_index_facts"]
+__all__ = ["INDEX_FILE", "ROWS", "IndexFacts", "IndexPlace", "facts_of_index", "open_index", "write_index_facts"]
 
 INDEX_FILE = "index.json"
 _FORMAT = 1
