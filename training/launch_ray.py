@@ -78,6 +78,8 @@ class RayJob:
     """The directory or bucket's URL where the work is kept; the messages lie beside it."""
     ray: RayConfig
     device: Literal["auto", "cpu", "cuda"]
+    doing: str = "working"
+    """In a word, for those who watch."""
     can_stop: bool = False
     """Whether `work` takes `listen`, and ends with a checkpoint when it is told to. Others just end."""
 
@@ -90,6 +92,7 @@ def train_on_ray(config: TrainConfig) -> Result:
         output=config.output,
         ray=config.ray,
         device=config.device,
+        doing="training",
         can_stop=True,
     )
     return cast("Result", run_on_ray(job))
@@ -148,6 +151,7 @@ def _trainer(ray: Any, job: RayJob, messages: Place) -> Any:
             "work": job.work,
             "config": f"{type(job.config).__module__}:{type(job.config).__qualname__}",
             "can_stop": job.can_stop,
+            "doing": job.doing,
         },
         backend_config=OurBackend(),
         scaling_config=ScalingConfig(
@@ -224,7 +228,7 @@ def _work(given: dict[str, Any]) -> None:
             work = partial(work, listen=partial(stop_file, messages / "stop") if rank == 0 else stop_signals)
         with _console(messages if rank == 0 else None) as console, redirect_stderr(console):
             if config.ray.min_workers is not None:
-                console.write(f"training on {os.environ['WORLD_SIZE']} workers\n")
+                console.write(f"{given['doing']} on {os.environ['WORLD_SIZE']} workers\n")
             result = work(config)
     except DistributedError:
         raise  # another worker died, and Ray starts all anew

@@ -20,9 +20,25 @@ def run(words: Sequence[str]) -> int:
     config = options_with_places(EmbedConfig, words, ("model", "data"))
     check_installed()
     from training.distributed import is_first_process
-    from training.embedding.embed import embed
 
-    features = embed(config)
+    if config.launcher == "ray":
+        from training.launch_ray import RayJob, run_on_ray
+
+        output = config.to or config.data
+        features = run_on_ray(
+            RayJob(
+                work="training.embedding.embed:embed",
+                config=config,
+                output=output,
+                ray=config.ray,
+                device=config.device,
+                doing="embedding",
+            )
+        )
+    else:
+        from training.embedding.embed import embed
+
+        features = embed(config)
     if is_first_process():
         about = features.about
         broken = f", {about.broken:,} pictures not whole" if about.broken else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.load import ConfigError
-from training.config import Precision
+from training.config import Precision, RayConfig
 
 __all__ = ["EmbedConfig"]
 
@@ -46,6 +46,10 @@ class EmbedConfig:
     uid_column: str | None = None
     """Column of a list with 32 hex digits, 16 bytes, or other names that are hashed; null: uid; without one the row's
     path and text are hashed."""
+    launcher: Literal["torchrun", "ray"] = "torchrun"
+    """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """How many processes Ray starts, and where."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
