@@ -1,13 +1,15 @@
 """The index of `python -m training index`, against comparing with every vector, and against faiss.
 
-    python -m benchmarks.search [--vectors 1000000] [--width 512] [--features FEATURES] [--faiss DIR] [--scratch DIR]
+    python -m benchmarks.search [--vectors 1000000] [--width 512] [--features FEATURES --queries FEATURES]
+        [--faiss DIR] [--scratch DIR]
 
 Vectors are drawn in 1,000 clusters that overlap, in 48 dimensions of --width, with noise in all of them; queries are
-drawn like them and are none of them. With --features they are real: the pictures of FEATURES, and its texts as queries.
-Every index answers 300 queries, one after the other in one thread of a fresh process that has only mapped it:
-recall@10 against brute force in float32, queries a second of CPU time and of the clock, and anonymous memory of the
-process (/proc/self/smaps_rollup) beyond what it had before it opened the index. --faiss is a directory with faiss in it
-(`pip install --target DIR --no-deps faiss-cpu`): its HNSW and its IVF, both with fp16 vectors, mapped as it maps them.
+drawn like them and are none of them. With --features they are real: the pictures of FEATURES, and as queries the texts
+of --queries, or of FEATURES itself. Every index answers 300 queries, one after the other in one thread of a fresh
+process that has only mapped it: recall@10 against brute force in float32, queries a second of CPU time and of the
+clock, and anonymous memory of the process (/proc/self/smaps_rollup) beyond what it had before it opened the index.
+--faiss is a directory with faiss in it (`pip install --target DIR --no-deps faiss-cpu`): its HNSW and its IVF, both
+with fp16 vectors, mapped as it maps them.
 """
 
 from __future__ import annotations
@@ -208,6 +210,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--features", type=Path)
+    parser.add_argument("--queries", type=Path)
     parser.add_argument("--faiss", type=Path)
     parser.add_argument("--only", nargs="+", default=list(EFFORTS), choices=list(EFFORTS))
     parser.add_argument("--scratch", type=Path)
@@ -228,7 +231,7 @@ def main() -> None:
             make_features(place, options.vectors, options.width)
             queries = next(drawn(QUERIES + WARM, options.width, 2))
         else:
-            queries = texts_of(place)
+            queries = texts_of(options.queries or place)
         np.save(folder / "queries.npy", queries)
         np.save(folder / "truth.npy", truth(place, queries[:QUERIES]))
         about = open_features(place).about

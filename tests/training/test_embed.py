@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,8 @@ import torch
 from PIL import Image
 
 import training.embedding.embed as embed_module
+from tests.conftest import REPOSITORY
+from tests.ports import free_port
 from tests.training.conftest import put_tree
 from tests.training.tiny_shards import make_shards
 from training.commands import main
@@ -149,6 +154,32 @@ def test_any_number_of_processes_gives_the_same_bytes(
     assert made == ["00001"]
     for name in ("00001.parquet", "features.json"):
         assert (tmp_path / "ranks" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_give_the_same_bytes(data: Path, tiny_model: str, tmp_path: Path) -> None:
+    features_of(tiny_model, data, tmp_path / "one")
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+        "-m",
+        "training",
+    ]
+    words += ["embed", tiny_model, str(data), "--to", str(tmp_path / "two"), "--device", "cpu", "--precision", "fp32"]
+    done = subprocess.run(
+        [sys.executable, *words, "--batch_size", "4"],
+        cwd=REPOSITORY,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("rows 20") == 1
+    assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
 
 
 def test_changed_missing_and_damaged_parts_are_made_again(

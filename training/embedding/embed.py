@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -172,7 +173,7 @@ def _made(
         note_part(place, part)
         return part
 
-    workers = ThreadPoolExecutor(config.decode_threads or os.cpu_count() or 1, thread_name_prefix="decode")
+    workers = ThreadPoolExecutor(_threads(config), thread_name_prefix="decode")
     writer = ThreadPoolExecutor(1, thread_name_prefix="write")
     progress = EmbedProgress(
         parts=len(parts), of_ranks=world.size, console=console_of(shown=world.is_first and not quiet)
@@ -191,17 +192,15 @@ def _made(
     return made
 
 
-class _trainers_errors:  # noqa: N801  # reads as a block
+@contextmanager
+def _trainers_errors() -> Iterator[None]:
     """What a rank raises must be a TrainingError, or the others would not hear of it."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise TrainingError("out of GPU memory; lower --batch_size") from error
-        if isinstance(error, PipelineError):
-            raise TrainingError(str(error)) from error
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError("out of GPU memory; lower --batch_size") from error
+    except PipelineError as error:
+        raise TrainingError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -218,7 +217,7 @@ def _decoded(
     config: EmbedConfig, model: Model, parts: Sequence[SourcePart], workers: ThreadPoolExecutor
 ) -> Iterator[_Chunk]:
     """The chunks of all parts, in order, as many ahead as threads and the model have to do meanwhile."""
-    most = 2 * workers._max_workers + -(-2 * config.batch_size // _CHUNK)
+    most = 2 * _threads(config) + -(-2 * config.batch_size // _CHUNK)
     waiting: deque[_Chunk] = deque()
     for chunk in _chunks(config, model, parts, workers):
         waiting.append(chunk)
@@ -237,6 +236,10 @@ def _chunks(
         for first in range(0, len(wanted), _CHUNK):
             which = wanted[first : first + _CHUNK]
             yield _Chunk(part=part, rows=rows, which=which, pictures=workers.submit(_prepared, rows, which, model))
+
+
+def _threads(config: EmbedConfig) -> int:
+    return config.decode_threads or os.cpu_count() or 1
 
 
 def _rows_ahead(parts: Sequence[SourcePart], workers: ThreadPoolExecutor) -> Iterator[tuple[SourcePart, Future[Rows]]]:
