@@ -7,6 +7,8 @@ The generic words of the frames are the heads of the query list, the rare words 
 
 from __future__ import annotations
 
+import re
+
 from pipeline.sample_web.dice import Dice
 from pipeline.sample_web.encyclopedia_words import COMPOUND_LEMMAS, JOBS, MATERIALS, MORE_NOUNS, PLACES
 from pipeline.sample_web.phrases import UNMATCHED_CAPTIONS, caption, plural
@@ -63,7 +65,8 @@ _RARE_WORDS = tuple(Dice(0, "rare words").shuffled((*MORE_NOUNS, *COMPOUND_LEMMA
 _RARE = tuple((word, 1 / (rank + 60)) for rank, word in enumerate(_RARE_WORDS))
 _RARE_NAMES = tuple((name, 1 / (rank + 1000)) for rank, name in enumerate(NAMES))
 
-_SUBJECTS, _DOINGS = zip(*(text.split(" ", 2)[0:3:2] for text in UNMATCHED_CAPTIONS), strict=True)
+_PARTED = [part for part in (re.match(r"(.+?) (\w+ing .+)", text) for text in UNMATCHED_CAPTIONS) if part]
+_SUBJECTS, _DOINGS = (tuple(part[group] for part in _PARTED) for group in (1, 2))
 _CLOSINGS = (
     "again", "yesterday", "tonight", "together", "everywhere", "anyway", "afterwards", "meanwhile", "altogether",
     "eventually", "somehow", "perhaps", "recently", "sometimes", "online", "nationwide",

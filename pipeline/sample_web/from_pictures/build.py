@@ -37,7 +37,7 @@ class PicturesConfig:
     """A set that stands on no page: its pictures are the evaluation's, with their English labels as classes. null: no
     evaluation set."""
     retrieval: int = 500
-    """So many pictures with a description stand on no page: they and their texts measure retrieval."""
+    """So many pictures that are of no class, and have texts of their own, stand on no page: they measure retrieval."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a number is out of range."""

@@ -1,6 +1,7 @@
 """Everything that a web of pictures will hold, decided before a byte is written.
 
-    pictures -> names in a seeded order, links by a Zipf law -> views (what is drawn), routes, links
+    pictures -> names, what most sets draw first, else in a seeded order -> links by a Zipf law
+             -> views (what is drawn), routes, links
 
 The plan is that of the drawn sample web, so that pages, archives and server are the same.
 """
@@ -130,7 +131,9 @@ class _Planner:
         by_name: dict[str, list[Picture]] = {}
         for picture in self._pictures:
             by_name.setdefault(picture.name, []).append(picture)
+        # What several sets draw is common: it comes first.
         names = Dice(self._seed, "names").shuffled(sorted(by_name))
+        names.sort(key=lambda name: -len({picture.style for picture in by_name[name]}))
         shares = spread_over_names(names, [len(by_name[name]) for name in names], count)
         opt_out = max(3, self._scaled(_COUNTS["opt_out_pages"]))
         for name, share in zip(names, shares, strict=True):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import re
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -36,7 +38,8 @@ _VIEWS_PER_TASK = 200
 _INLINE_VIEWS = 2000
 """Fewer are drawn in this process: starting workers would take longer."""
 _RETRIEVAL_SHARE = 0.2
-"""The most of the pictures with a description that is kept apart."""
+"""The most of the pictures with texts of their own that is kept apart."""
+_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,8 @@ class _Parts:
     on_pages: list[Picture]
     classified: list[Picture]
     """One a class, in label order."""
-    retrieved: list[Picture]
+    retrieved: list[tuple[Picture, list[str]]]
+    """With their captions."""
 
 
 def write_pictures_web(directory: Path, config: PicturesConfig) -> None:
@@ -77,8 +81,8 @@ def write_pictures_web(directory: Path, config: PicturesConfig) -> None:
         write_set(directory / "eval", _classified(source, parts.classified), classes=classes, templates=TEMPLATES)
     if parts.retrieved:
         samples = [
-            {"jpg": _saved(drawn_for_evaluation(source, picture.path)), "txt": "\n".join(_told(picture)).encode()}
-            for picture in parts.retrieved
+            {"jpg": _saved(drawn_for_evaluation(source, picture.path)), "txt": "\n".join(texts).encode()}
+            for picture, texts in parts.retrieved
         ]
         # Without labels: the classes are there because the form of the set asks for some.
         write_set(directory / "retrieval", samples, classes=classes or ("picture",), templates=TEMPLATES)
@@ -95,15 +99,22 @@ def _parted(pictures: Sequence[Picture], config: PicturesConfig) -> _Parts:
             f"{config.directory}: no picture of the set {config.held_out!r} has an English label and a name that "
             "another set has; give another --held_out, or null"
         )
-    described = [picture for picture in others if picture.descriptions and picture.names]
-    number = min(config.retrieval, int(_RETRIEVAL_SHARE * len(described)))
-    retrieved = Dice(config.seed, "retrieval").shuffled(described)[:number]
-    apart = {picture.path for picture in retrieved}
+    nameless = _nameless(others)
+    number = min(config.retrieval, int(_RETRIEVAL_SHARE * len(nameless)))
+    retrieved = Dice(config.seed, "retrieval").shuffled(nameless)[:number]
+    apart = {picture.path for picture, _ in retrieved}
     return _Parts(
         on_pages=[picture for picture in others if picture.path not in apart],
         classified=[classes[label] for label in sorted(label for label in classes if label)],
         retrieved=retrieved,
     )
+
+
+def _nameless(pictures: Sequence[Picture]) -> list[tuple[Picture, list[str]]]:
+    """Pictures of no class, with the texts of several words that are theirs alone."""
+    seen = Counter(text for picture in pictures for text in _told(picture))
+    own = ((picture, [text for text in _told(picture) if seen[text] == 1]) for picture in pictures)
+    return [(picture, texts) for picture, texts in own if texts and not picture.label]
 
 
 def _classified(source: Path, pictures: Sequence[Picture]) -> list[dict[str, bytes]]:
@@ -118,8 +129,8 @@ def _classified(source: Path, pictures: Sequence[Picture]) -> list[dict[str, byt
 
 
 def _told(picture: Picture) -> list[str]:
-    """The captions of a picture of the retrieval set."""
-    return list(dict.fromkeys((*picture.names, *picture.descriptions)))
+    """Names and descriptions of several words."""
+    return [text for text in dict.fromkeys((*picture.names, *picture.descriptions)) if len(_WORD.findall(text)) > 1]
 
 
 def _draw_views(seed: int, views: Sequence[View], source: Path, directory: Path) -> None:

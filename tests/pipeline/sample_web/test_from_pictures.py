@@ -165,7 +165,7 @@ def test_what_is_kept_apart_stands_on_no_page(web: Path, truth_of: list[dict[str
     assert not any(group.startswith("picture-third/") for group in shown)
     files = _members(web / "retrieval" / "test" / "0.tar")
     told = [data.decode().split("\n") for name, data in files.items() if name.endswith("txt")]
-    assert len(told) == NUM_CLIPS // 5  # at most a fifth of those with a description
+    assert len(told) == NUM_CLIPS // 5  # at most a fifth of those with texts of their own
     titles = {captions[0] for captions in told}
     assert titles.isdisjoint(row["class"] for row in truth_of)
 
