@@ -12,7 +12,7 @@ SAMPLE := configs/shards/sample.yaml
 OUTPUT := $(if $(OUT),--output $(OUT))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-train setup-dev sample-web queries shards train sql report test test-all peers test-peers docs lint bench lock licences clean
+.PHONY: help setup setup-train setup-dev sample-web queries shards train experiment sql report test test-all peers test-peers docs lint bench lock licences clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /' | sort
@@ -63,6 +63,19 @@ shards: .venv/ready $(if $(filter $(SAMPLE),$(CONFIG)),sample-web queries)  ## c
 
 train: .venv/ready-train $(if $(wildcard data/sample/shards/manifest.json),,shards)  ## train a small CLIP on the shards: TRAIN=config ARGS="..."
 	@$(BIN)/python -m training run $(TRAIN) $(ARGS)
+
+EXPERIMENT_WEB := --path data/experiment_web --statistics web --links 40000
+# EVAL: an evaluation set of your own instead of the one that is made of the pictures.
+experiment: .venv/ready-train  ## does balancing pay? QUICK=1 for a first look; PICTURES=dir for your own pictures
+ifdef PICTURES
+	@$(BIN)/python -m pipeline.sample_web from-pictures $(PICTURES)
+	@$(BIN)/python -m query_list build configs/queries/pictures.yaml
+	@$(BIN)/python -m training experiment configs/experiment/pictures.yaml $(if $(EVAL),--read_out.evaluation $(EVAL)) $(ARGS)
+else
+	@$(BIN)/python -m pipeline.sample_web build $(EXPERIMENT_WEB)
+	@$(BIN)/python -m query_list build configs/queries/experiment.yaml
+	@$(BIN)/python -m training experiment configs/experiment/$(if $(QUICK),quick,sample).yaml $(ARGS)
+endif
 
 sql: .venv/ready  ## ask the data set: Q="select ..." or Q=funnel, balance, failures, hosts, languages, image_sizes
 	@$(BIN)/python -m pipeline sql $(CONFIG) "$(Q)" $(OUTPUT) $(ARGS)
@@ -128,4 +141,4 @@ licences: .venv/ready-dev  ## write docs/licences.md anew, from what is installe
 	@$(BIN)/python docs/licences.py
 
 clean:  ## remove the sample's data and runs (not .venv)
-	rm -rf data/sample data/sample_web runs/sample
+	rm -rf data/sample data/sample_web runs/sample data/experiment_web data/pictures_web

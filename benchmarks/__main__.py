@@ -28,6 +28,7 @@ CHOICES = {
     "huge_batch": "the losses over tiles, against open_clip's and rows of the matrix",
     "train_bucket": "how well the trainer's order for buckets mixes, against buffers of samples",
     "train_sampling": "choosing the trainer's batches by their queries, against heapq",
+    "search": "the index of features: recall, speed and memory, against brute force (and faiss, where it is)",
     "object_stores": "obstore, against pyarrow.fs and fsspec, from one store on loopback",
 }
 DEFAULT = ("wat", "language", "match", "text_path")

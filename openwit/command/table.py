@@ -13,12 +13,13 @@ from configs.presets import Kind
 
 __all__ = ["COMMANDS", "GROUPS", "Command", "Group", "Values"]
 
-Group = Literal["build", "ask", "reuse", "train", "configs"]
+Group = Literal["build", "ask", "reuse", "train", "use", "configs"]
 GROUPS: Mapping[Group, str] = {
     "build": "Build a data set",
     "ask": "Ask it",
     "reuse": "Make something of it",
     "train": "Train on it",
+    "use": "Use a CLIP",
     "configs": "Configs",
 }
 Values = Literal["flag", "file", "text"] | tuple[str, ...]
@@ -193,11 +194,12 @@ COMMANDS: tuple[Command, ...] = (
         name="train",
         group="train",
         usage="CONFIG",
-        says="train a CLIP",
+        says="train a CLIP; with --seeds N several",
         room="training",
         words=("run",),
         config="train",
         takes="config",
+        options={"seeds": "text"},
     ),
     Command(
         name="train-plan",
@@ -240,6 +242,60 @@ COMMANDS: tuple[Command, ...] = (
         takes="config",
     ),
     Command(
+        name="experiment",
+        group="train",
+        usage="CONFIG",
+        says="does balancing pay? arms x seeds, compared",
+        room="training",
+        words=("experiment",),
+        config="experiment",
+        takes="config",
+    ),
+    Command(
+        name="embed",
+        group="use",
+        usage="MODEL DATA",
+        says="features of a set, folder or list",
+        room="training",
+        words=("embed",),
+        options={
+            "to": "file",
+            "name": "text",
+            "what": ("both", "image", "text"),
+            "batch_size": "text",
+            "device": ("auto", "cpu", "cuda"),
+            "image_column": "text",
+            "text_column": "text",
+            "uid_column": "text",
+        },
+    ),
+    Command(
+        name="index",
+        group="use",
+        usage="FEATURES",
+        says="an index of features, for search",
+        room="training",
+        words=("index",),
+        options={"to": "file", "of": ("image", "text"), "effort": "text", "threads": "text"},
+    ),
+    Command(
+        name="search",
+        group="use",
+        usage='INDEX "WORDS"',
+        says="what is nearest to words, or --image FILE",
+        room="training",
+        words=("search",),
+        options={
+            "image": "file",
+            "k": "text",
+            "where": "text",
+            "format": ("table", "json", "html"),
+            "to": "file",
+            "model": "file",
+            "source": "file",
+        },
+    ),
+    Command(
         name="init",
         group="configs",
         usage="[--to FILE]",
@@ -266,7 +322,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="schema",
         group="configs",
-        usage="shards|queries|train",
+        usage="shards|queries|train|...",
         says="JSON Schema of a config, for editors",
         room="openwit",
     ),

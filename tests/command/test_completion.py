@@ -59,7 +59,7 @@ def in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["subset", "m"], ["my data/"]),
         (["presets", ""], ["show"]),
         (["presets", "show", "lai"], ["laion"]),
-        (["presets", "show", "queries", ""], ["biomedical", "german", "sample", "wikipedia"]),
+        (["presets", "show", "queries", ""], ["biomedical", "experiment", "german", "pictures", "sample", "wikipedia"]),
         (["schema", "q"], ["queries"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["sample-web", "b"], ["build"]),

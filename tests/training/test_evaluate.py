@@ -177,7 +177,7 @@ def test_class_names_are_lines_of_utf8_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("shape", [(50, 90), (70, 33), (20, 31), (32, 32), (8, 200)])
+@pytest.mark.parametrize("shape", [(50, 90), (70, 33), (20, 31), (32, 32), (3, 90)])
 def test_pictures_of_any_shape_are_fitted_as_open_clip_does(
     mode: str, interpolation: str, shape: tuple[int, int]
 ) -> None:

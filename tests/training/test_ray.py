@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -23,6 +24,7 @@ from tests.ray_nodes import ENVIRONMENT, cluster, kill
 from tests.training.conftest import put_tree, tiny_run
 from tests.training.test_sharding import assert_close, last_of
 from tests.training.test_train import losses
+from training.__main__ import main
 from training.checkpoints.layout import listed_checkpoints, read_progress
 from training.checkpoints.loading import read_weights
 from training.config import CheckpointConfig, EvaluationConfig, RayConfig, TrainConfig
@@ -219,3 +221,36 @@ def test_what_a_killed_run_left_is_swept_by_the_next(config: TrainConfig, start:
 def test_mistakes_in_rays_options_are_named(ray: dict[str, int], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         from_mapping(TrainConfig, {**tiny_run(tmp_path, tmp_path, tmp_path), "ray": ray})
+
+
+@pytest.mark.slow
+def test_features_and_figures_made_on_ray_are_those_of_one_process(
+    tiny_data: Path, tiny_vit: Path, tiny_evaluation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(from_mapping(TrainConfig, tiny_run(tmp_path / "run", tiny_data, tiny_vit)))
+    on_ray = ["--launcher", "ray", "--ray.num_workers", "2"]
+    for name, more in (("one", []), ("ray", on_ray)):
+        words = [*more, "--threads", "1", "--device", "cpu", "--precision", "fp32", "--to"]
+        run = str(tmp_path / "run")
+        assert main(["embed", run, str(tiny_data), *words, str(tmp_path / name / "features")]) == 0
+        assert main(["evaluate", run, "--sets", str(tiny_evaluation), *words, str(tmp_path / name / "figures")]) == 0
+    assert "working on" not in capsys.readouterr().out
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one" / "features").iterdir())
+    assert len(files) > 1
+    for path in files:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "ray" / path).read_bytes(), path
+    one, two = (json.loads((tmp_path / name / "figures/results.json").read_text()) for name in ("one", "ray"))
+    assert [pair["set"] for pair in one["pairs"]] == [pair["set"] for pair in two["pairs"]]
+    figures = [{name: found["value"] for name, found in each["pairs"][0]["metrics"].items()} for each in (one, two)]
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)  # other batches round otherwise
+    assert not list(tmp_path.rglob("*.ray-*"))
+
+
+@pytest.mark.slow
+def test_a_mistake_in_other_work_on_ray_is_one_line(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--launcher", "ray", "--device", "cpu", "--to", str(tmp_path / "features")]
+    assert main(["embed", "nowhere", str(tiny_data), *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: nowhere: does not exist, and is no NAME:TAG")

@@ -28,10 +28,26 @@ def _evaluate_models(words: Sequence[str]) -> int:
     options = options_with_places(EvaluateOptions, words, ["models..."])
     check_installed()
     from training.distributed import is_first_process
-    from training.evaluation.compare import compare
     from training.evaluation.results import show_pairs, write_results
 
-    pairs = compare(options, tell=lambda text: say(text, to=sys.stderr))
+    if options.launcher == "ray":
+        from training.launch_ray import RayJob, run_on_ray
+
+        output = options.to or options.sets[0]
+        pairs = run_on_ray(
+            RayJob(
+                work="training.evaluation.compare:compare",
+                config=options,
+                output=output,
+                ray=options.ray,
+                device=options.device,
+                doing="evaluating",
+            )
+        )
+    else:
+        from training.evaluation.compare import compare
+
+        pairs = compare(options, tell=lambda text: say(text, to=sys.stderr))
     if not is_first_process():
         return 0
     if options.to is not None:

@@ -23,8 +23,8 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command(
         name="run",
-        usage="CONFIG.yaml",
-        says="Train, or go on from the last checkpoint; then evaluate.",
+        usage="CONFIG.yaml [--seeds N]",
+        says="Train, or go on from the last checkpoint; then evaluate.\nWith --seeds: N trainings, mean and spread.",
         module="training.commands.train",
     ),
     Command(
@@ -51,5 +51,29 @@ COMMANDS: tuple[Command, ...] = (
         usage="CONFIG.yaml",
         says="Write the last checkpoint to OUTPUT/export, for open_clip's\nlocal-dir:OUTPUT/export.",
         module="training.commands.export",
+    ),
+    Command(
+        name="experiment",
+        usage="CONFIG.yaml",
+        says="Train the same on differently made data, with several seeds, and compare.",
+        module="training.commands.experiment",
+    ),
+    Command(
+        name="embed",
+        usage="MODEL DATA",
+        says="Features of a data set, folder or list, by uid, to DATA/features.\nGoes on where it was stopped.",
+        module="training.commands.embed",
+    ),
+    Command(
+        name="index",
+        usage="FEATURES",
+        says="An index of features, to FEATURES/index, for `search`.",
+        module="training.commands.index",
+    ),
+    Command(
+        name="search",
+        usage='INDEX "WORDS"|--image FILE',
+        says="The samples that are nearest to words or to a picture.\n--where chooses, --to FILE.html shows.",
+        module="training.commands.search",
     ),
 )

@@ -75,7 +75,7 @@ def compare(options: EvaluateOptions, *, tell: Callable[[str], None] = lambda _:
             _check_train(sets, surveys, tell if world.is_first else lambda _: None)
         directory = None if options.to is None else place_of(options.to)
         pictures = sum(found.examples + found.train for found in surveys) * len(options.models)
-        console = None if world.is_first else PrintableConsole(quiet=True)
+        console = PrintableConsole(stderr=True) if world.is_first else None
         pairs: list[Pair] = []
         with Progress(pictures=pictures, console=console) as progress:
             for source in options.models:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.load import ConfigError
-from training.config import Precision
+from training.config import Precision, RayConfig
 
 __all__ = ["EvaluateOptions", "SetOptions"]
 
@@ -36,6 +36,10 @@ class EvaluateOptions:
     """auto takes a GPU when there is one."""
     threads: int | None = None
     """CPU threads of torch; null leaves its choice."""
+    launcher: Literal["torchrun", "ray"] = "torchrun"
+    """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """How many processes Ray starts, and where."""
 
     def __post_init__(self) -> None:
         if not self.models:

@@ -27,7 +27,7 @@ from training.evaluation.sets.form import Example, Part
 from training.learning.features import prepare
 from training.learning.model import Model
 
-__all__ = ["Encoded", "class_embeddings", "encode_parts", "template_embeddings"]
+__all__ = ["Encoded", "class_embeddings", "encode_parts", "share_of_parts", "template_embeddings"]
 
 T = TypeVar("T")
 

@@ -18,16 +18,19 @@ from training.data.decode import decode
 from training.learning.fitting import fit
 from training.learning.model import Model
 
-__all__ = ["image_features", "prepare", "text_features"]
+__all__ = ["image_features", "prepare", "prepare_pixels", "text_features"]
 
 
 def prepare(data: bytes, model: Model) -> npt.NDArray[np.uint8] | None:
     """RGB uint8[S, S, 3] as `model` wants its pictures, every pixel decoded; None for what is no whole picture."""
     pixels = decode(data)
-    if pixels is None:
-        return None
-    fill = (getattr(model.clip.visual, "preprocess_cfg", None) or {}).get("fill_color", 0)
-    return fit(pixels, model.image_size, mode=model.resize_mode, interpolation=model.interpolation, fill=fill)
+    return None if pixels is None else prepare_pixels(pixels, model)
+
+
+def prepare_pixels(pixels_HWC: npt.NDArray[np.uint8], model: Model) -> npt.NDArray[np.uint8]:
+    """`prepare` of a picture that is decoded, RGB uint8[H, W, 3]."""
+    size, mode, filtered = model.image_size, model.resize_mode, model.interpolation
+    return fit(pixels_HWC, size, mode=mode, interpolation=filtered, fill=model.fill_color)
 
 
 def image_features(model: Model, images_BHWC: npt.NDArray[np.uint8]) -> Tensor:

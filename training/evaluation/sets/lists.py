@@ -29,7 +29,7 @@ from training.evaluation.sets.folders import TEST_NAMES, cut
 from training.evaluation.sets.form import EvaluationSet, Example, Part, reading
 from training.evaluation.sets.prompts import templates_for
 
-__all__ = ["SUFFIXES", "open_list"]
+__all__ = ["SUFFIXES", "open_list", "picture_of"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
