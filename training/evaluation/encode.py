@@ -208,14 +208,19 @@ def _ahead(batches: Iterator[_Batch], pool: ThreadPoolExecutor, model: Model) ->
 
 
 def _encode_texts(model: Model, texts: Sequence[str], batch_size: int, world: World) -> Tensor:
-    """Unit [m, D], on the CPU."""
+    """Unit [m, D], on the CPU.
+
+    Equal texts are encoded once, and short ones together, since a batch is as wide as its longest.
+    """
+    unique = sorted(dict.fromkeys(texts), key=len)
     parts = [torch.zeros(0)]
     with model.evaluating():
-        for batch in _in_step(iter(texts), batch_size, model, world):
+        for batch in _in_step(iter(unique), batch_size, model, world):
             tokens_BL = model.tokenizer(batch or [""])
             tokens_BL = trim(tokens_BL) if model.can_trim else tokens_BL
             parts.append(model.encode_text(tokens_BL.to(model.device))[: len(batch)].cpu())
-    return torch.cat(parts)
+    row = {text: number for number, text in enumerate(unique)}
+    return torch.cat(parts)[[row[text] for text in texts]]
 
 
 def _in_step(things: Iterator[T], size: int, model: Model, world: World) -> Iterator[list[T]]:
