@@ -4,6 +4,7 @@
     |- DataError          shards missing, truncated, changed since the run began, or not shards at all
     |- EvaluationError    an evaluation set is missing or not of the expected layout
     |- ModelError         an unknown model, or one that cannot do what the config asks
+    |- FeaturesError      features or an index missing, damaged, or of another model
     |- CheckpointError    no usable checkpoint, or one of another run or model
     |- OutputError        the output directory is not ours, in use, or unwritable
     |- NonFiniteError     loss or gradient became NaN or infinite and the config says stop
@@ -21,6 +22,7 @@ __all__ = [
     "DataError",
     "DistributedError",
     "EvaluationError",
+    "FeaturesError",
     "ModelError",
     "NonFiniteError",
     "OutputError",
@@ -38,6 +40,10 @@ class DataError(TrainingError):
 
 class EvaluationError(TrainingError):
     """The evaluation set is missing or not of the expected layout."""
+
+
+class FeaturesError(TrainingError):
+    """Features, or an index of them, are missing, unfinished, damaged, or of another model."""
 
 
 class ModelError(TrainingError):

@@ -1,0 +1,1 @@
+"""Features of pictures and texts, by uid: made once, kept as Parquet, read by search and scores."""
