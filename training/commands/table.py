@@ -45,4 +45,10 @@ COMMANDS: tuple[Command, ...] = (
         says="Write the last checkpoint to OUTPUT/export, for open_clip's\nlocal-dir:OUTPUT/export.",
         module="training.commands.export",
     ),
+    Command(
+        name="score",
+        usage="FEATURES...",
+        says="Score each sample by its features: a Parquet by uid,\nfor `pipeline` to filter and to subset by.",
+        module="training.commands.score",
+    ),
 )
