@@ -162,6 +162,7 @@ COMMANDS: tuple[Command, ...] = (
         options={
             "out": "file",
             "where": "text",
+            "scores": "file",
             "uids": "file",
             "limit_per_query": "text",
             "samples_per_shard": "text",

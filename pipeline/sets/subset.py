@@ -1,6 +1,7 @@
 """New shards from old: chosen samples copied byte for byte, metadata aligned, nothing decoded or downloaded.
 
-    samples --condition, uids, limit per query (DuckDB)--> chosen.parquet, in the set's order
+    samples, scores --condition, uids, limit per query (DuckDB)--> chosen.parquet, in the set's order
+    samples that are not chosen --the first thing that each fails--> work/subset, ledger.json
     chosen.parquet + old tars --one task per new shard, by rank--> work/shards --publish--> OUT/shards
 
 The result is a data set directory of its own, made beside its final place and renamed when it is whole. In a bucket
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import load
-from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
+from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, quote_name, sql_errors
 from pipeline.catalog.uid_tables import load_uids
 from pipeline.config import WitConfig
 from pipeline.engine import Data, Done, EngineConfig, Info, Task, open_engine
@@ -36,7 +37,9 @@ from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.records.schema import QUERIES, QUERY_COUNTS
 from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.runs.publish import publish
+from pipeline.sets.join import JoinTable, read_table_to_join
 from pipeline.sets.subset_config import SubsetConfig
+from pipeline.sets.subset_ledger import write_ledger
 from pipeline.stages.balance import mode_of
 from pipeline.storage.atomic import read_json, remove_tree, unwritable, write_json
 from pipeline.storage.bucket import BucketPath
@@ -85,8 +88,9 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
         if manifest is None:
             raise InputError(f"{source}: has no published shards yet; finish its run first")
         listed = None if config.uids is None else load_uids(database, place_of(config.uids), "listed")
+        tables = [_join_scores(database, place_of(scores), source) for scores in config.scores]
         if not config.allow_files:
-            confine(database, [source, unfinished, scratch])
+            confine(database, [source, unfinished, scratch], [place_of(scores) for scores in config.scores])
         _check_condition(database, config.where)  # before anything is written
         # Its lock keeps another subset away from the same place.
         with open_output(unfinished, single_driver=config.single_driver, say=progress.say):
@@ -95,7 +99,7 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
             try:
                 _remove_remains(unfinished)
                 write_json(unfinished / _UNFINISHED, {})
-                made = _build(source, manifest["fingerprint"], config, unfinished, scratch, database, progress)
+                made = _build(source, manifest["fingerprint"], config, tables, unfinished, scratch, database, progress)
                 taken = {"taken_from": manifest["fingerprint"], "version": 1, **_options(config)}
                 write_json(unfinished / "subset.json", taken)
                 (unfinished / _UNFINISHED).unlink()
@@ -151,7 +155,8 @@ def _scratch(unfinished: Place) -> Iterator[Path]:
 
 def _options(config: SubsetConfig) -> dict[str, Any]:
     names = ("where", "uids", "limit_per_query", "samples_per_shard")
-    return {name: getattr(config, name) for name in names}
+    scores = {"scores": list(config.scores)} if config.scores else {}
+    return {name: getattr(config, name) for name in names} | scores
 
 
 def _remove_remains(unfinished: Place) -> None:
@@ -169,6 +174,7 @@ def _build(
     source: Place,
     fingerprint: str,
     config: SubsetConfig,
+    tables: Sequence[JoinTable],
     root: Place,
     scratch: Path,
     database: duckdb.DuckDBPyConnection,
@@ -206,9 +212,11 @@ def _build(
     names = {part.name for part in shards.parts}
     publish(root, shards.parts, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=names)
     _write_queries(database, root, chosen)
+    write_ledger(database, config, parent.ledger, chosen, root)
     uids = f"SELECT uid FROM read_parquet({quote_text(chosen)})"
-    for name, path in joined_files(source).items():
-        query = f"SELECT * FROM read_parquet({quote_text(path)}) WHERE uid IN ({uids}) ORDER BY uid"
+    joined_before = {name: f"SELECT * FROM read_parquet({quote_text(p)})" for name, p in joined_files(source).items()}
+    for name, rows in (joined_before | {table.name: table.sql for table in tables}).items():
+        query = f"SELECT * FROM ({rows}) WHERE uid IN ({uids}) ORDER BY uid"
         _copy(database, query, scratch / "joined.parquet")
         with written(root / "joined" / f"{name}.parquet") as joined:
             (scratch / "joined.parquet").replace(joined)
@@ -218,6 +226,19 @@ def _build(
 
 
 # --- choosing -----------------------------------------------------------------------------------
+
+
+def _join_scores(database: duckdb.DuckDBPyConnection, scores: Place, source: Place) -> JoinTable:
+    """Make the columns of `scores` columns of the view `samples`, for as long as `database` is open."""
+    table = read_table_to_join(database, scores, None, there=joined_files(source))
+    before = f"samples before {table.name}"
+    database.execute(f"ALTER VIEW samples RENAME TO {quote_name(before)}")
+    columns = ", ".join(f"scores.{quote_name(column)}" for column in table.columns)
+    database.execute(
+        f"CREATE VIEW samples AS SELECT samples.*, {columns} FROM {quote_name(before)} AS samples "
+        f"LEFT JOIN ({table.sql}) AS scores ON samples.uid = scores.uid"
+    )
+    return table
 
 
 def _select(where: str | None, columns: str) -> str:
