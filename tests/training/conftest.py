@@ -87,6 +87,39 @@ def tiny_dropout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> str:
+    """The word of a model with random weights, for `load_model`."""
+    return _random_weights(tmp_path_factory.mktemp("weights"), tiny_vit, seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> str:
+    """Another one of the same architecture."""
+    return _random_weights(tmp_path_factory.mktemp("weights"), tiny_vit, seed=1)
+
+
+def _random_weights(folder: Path, model: Path, *, seed: int) -> str:
+    import math
+
+    import torch
+    from safetensors.torch import save_file
+
+    from training.config import ModelConfig
+    from training.learning.model import create_model
+
+    made = create_model(
+        ModelConfig(name=str(model)),
+        device=torch.device("cpu"),
+        precision="fp32",
+        init_logit_scale=math.log(1 / 0.07),
+        init_logit_bias=None,
+        seed=seed,
+    )
+    save_file(dict(made.clip.state_dict()), folder / "model.safetensors")
+    return f"{model}:{folder / 'model.safetensors'}"
+
+
 def index_of(*directories: Path) -> SampleIndex:
     """The index of `directories`, written beside the first."""
     return write_index(*directories, root=directories[0].parent / f"index-of-{directories[0].name}")

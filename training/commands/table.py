@@ -46,6 +46,12 @@ COMMANDS: tuple[Command, ...] = (
         module="training.commands.export",
     ),
     Command(
+        name="embed",
+        usage="MODEL DATA",
+        says="Features of a data set, folder or list, by uid, to DATA/features.\nGoes on where it was stopped.",
+        module="training.commands.embed",
+    ),
+    Command(
         name="score",
         usage="FEATURES...",
         says="Score each sample by its features: a Parquet by uid,\nfor `pipeline` to filter and to subset by.",

@@ -33,7 +33,7 @@ from training.data.shards import IMAGE_SUFFIXES, Shard
 from training.data.tar_headers import members
 from training.errors import DataError
 
-__all__ = ["ShardRows", "read_queries", "read_rows"]
+__all__ = ["ShardRows", "foreign_uid", "groups", "read_queries", "read_rows"]
 
 _MAX_QUERIES = 1 << 27
 """Many times the largest list (MetaCLIP 2 has 27 million entries): tables over all queries stay within 1 GB."""
@@ -227,7 +227,7 @@ def _joined(texts: pa.Array) -> bytes:
 def _uids(table: pa.Table, tar: Place) -> npt.NDArray[np.uint64]:
     if "uid" not in table.column_names:
         keys = table["key"].to_pylist() if "key" in table.column_names else range(table.num_rows)
-        return np.array([_foreign_uid(tar, str(key)) for key in keys], np.uint64)
+        return np.array([foreign_uid(tar, str(key)) for key in keys], np.uint64)
     first = pc.binary_slice(table["uid"].cast(pa.binary()), 0, 8).combine_chunks()
     if pc.binary_length(first).to_numpy().min(initial=8) < 8:
         raise DataError(
@@ -254,7 +254,7 @@ def _rows_from_tar(tar: Path) -> ShardRows:
     captions: list[bytes] = []
     num_without_text = num_without_image = 0
     with tar.open("rb") as file:
-        for key, found in _groups(tar):
+        for key, found in groups(tar):
             image = next((found[s] for s in IMAGE_SUFFIXES if s in found), None)
             text = found.get("txt")
             if image is None or not image[1]:
@@ -265,7 +265,7 @@ def _rows_from_tar(tar: Path) -> ShardRows:
                 num_without_text += 1
                 continue
             places.append(image)
-            uids.append(_foreign_uid(tar, key))
+            uids.append(foreign_uid(tar, key))
             captions.append(caption)
     offset, num_bytes = np.array(places, np.int64).reshape(-1, 2).T
     return ShardRows(
@@ -279,7 +279,7 @@ def _rows_from_tar(tar: Path) -> ShardRows:
     )
 
 
-def _groups(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+def groups(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """(key, {extension: (offset, size)}) for each run of members with one key, as WebDataset groups; none has a name
     twice."""
     current: str | None = None
@@ -299,5 +299,6 @@ def _groups(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         yield current, group
 
 
-def _foreign_uid(tar: Place, key: str) -> int:
+def foreign_uid(tar: Place, key: str) -> int:
+    """64 bits for a sample that has no uid of its own."""
     return xxhash.xxh3_64_intdigest(f"{tar.name}\0{key}".encode("utf-8", "surrogatepass"))

@@ -211,7 +211,7 @@ def _matrix(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.float32], npt.NDArr
     begin = 0
     for chunk in column.chunks:
         rows = begin + np.flatnonzero(there[begin : begin + len(chunk)])
-        matrix[rows] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+        matrix[rows] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), matrix.shape[1])
         begin += len(chunk)
     return matrix, there
 

@@ -1,0 +1,93 @@
+"""How far the embedding is: a line that is drawn again on a terminal, a plain one now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pipeline.terminal.console import PrintableConsole
+from pipeline.terminal.step_line import clock_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["EmbedProgress", "console_of"]
+
+_DRAW_EVERY_S = 0.5
+_PLAIN_EVERY_S = 30.0
+
+
+class EmbedProgress:
+    """Counts rows and parts of this process; shows nothing where `console` is None."""
+
+    def __init__(self, *, parts: int, of_ranks: int, console: Console | None) -> None:
+        """`parts`: how many this process makes, of those that `of_ranks` processes share."""
+        from rich.live import Live
+
+        self._parts, self._ranks = parts, of_ranks
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console is not None and console.is_terminal else None
+        self._rows = self._done = 0
+        self._share = 0.0
+        self._begun: float | None = None
+        """When the first rows were through: what is before is no pace."""
+        self._rows_then = 0
+        self._work_then = 0.0
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> EmbedProgress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def advance(self, rows: int, *, share: float) -> None:
+        """So many more rows are through; `share` of the part that is made."""
+        self._rows += rows
+        self._share = share
+        if self._begun is None:
+            self._begun, self._rows_then, self._work_then = time.monotonic(), self._rows, self._share
+        self._show()
+
+    def end_part(self) -> None:
+        """A part is made."""
+        self._done, self._share = self._done + 1, 0.0
+        self._show(at_end=self._done == self._parts)
+
+    def _show(self, *, at_end: bool = False) -> None:
+        now = time.monotonic()
+        if self._console is None or (now - self._shown < self._every_s and not at_end):
+            return
+        self._shown = now
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.update(Text(self.line(), no_wrap=True, overflow="crop"), refresh=True)
+        else:
+            self._console.print(self.line(), highlight=False, soft_wrap=True)
+
+    @property
+    def _every_s(self) -> float:
+        return _PLAIN_EVERY_S if self._live is None else _DRAW_EVERY_S
+
+    def line(self) -> str:
+        """How far it is, how fast, and how long it will take."""
+        words = [f"{self._rows:,} samples", f"part {min(self._done + 1, self._parts):,} of {self._parts:,}"]
+        passed = 0.0 if self._begun is None else time.monotonic() - self._begun
+        work = self._done + self._share - self._work_then
+        if passed > 0 and self._rows > self._rows_then:
+            words.append(f"{(self._rows - self._rows_then) / passed:,.0f} samples/s")
+        if passed > 0 and work > 0:
+            words.append(f"{clock_of((self._parts - self._done - self._share) * passed / work)} left")
+        return f"embedding  {'  '.join(words)}{f'  (one of {self._ranks} processes)' if self._ranks > 1 else ''}"
+
+
+def console_of(*, shown: bool) -> Console | None:
+    """Standard error, or nothing."""
+    return PrintableConsole(stderr=True) if shown else None
