@@ -39,6 +39,8 @@ def subset_command(words: Words) -> int:
     result = subset(words.output(target), config, out, progress=Progress(console))
     if result.unknown_uids:
         console.print(f"{result.unknown_uids:,} uids of {config.uids} are not in the set")
+    for told, count in result.left_out.items():
+        say(f"left out {count:,}: {told}")
     say(f"{out}: {result.samples:,} samples in {result.shards:,} shards, {result.num_bytes / 1e6:,.1f} MB")
     return 0
 

@@ -15,7 +15,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,9 @@ class SubsetResult:
     """Of the tars."""
     unknown_uids: int
     """Uids of the list that the source does not have."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Samples of the source that are not in it, by the first thing that each fails: a part of the condition, or another
+    reason in words."""
 
 
 def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progress | None = None) -> SubsetResult:
@@ -122,9 +125,10 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
                 database.execute("SELECT count(*) FROM listed SEMI JOIN published USING (uid)").fetchall()[0][0]
             )
     return SubsetResult(
-        samples=made.total("rows"),
-        shards=len(made.parts),
-        num_bytes=made.total("bytes"),
+        samples=made.shards.total("rows"),
+        shards=len(made.shards.parts),
+        num_bytes=made.shards.total("bytes"),
+        left_out=made.left_out,
         unknown_uids=0 if listed is None else listed - known,
     )
 
@@ -170,6 +174,12 @@ def _remove_remains(unfinished: Place) -> None:
             path.unlink()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    shards: Data[ShardFiles]
+    left_out: Mapping[str, int]
+
+
 def _build(
     source: Place,
     fingerprint: str,
@@ -179,8 +189,8 @@ def _build(
     scratch: Path,
     database: duckdb.DuckDBPyConnection,
     progress: Progress,
-) -> Data[ShardFiles]:
-    """Fill `root`; returns its shards. `fingerprint` is of the source's version."""
+) -> _Built:
+    """Fill `root`. `fingerprint` is of the source's version."""
     scratch.mkdir(parents=True, exist_ok=True)
     chosen, parent = scratch / "chosen.parquet", load(WitConfig, source / "shards" / "config.yaml")
     _choose(database, config, parent, scratch, chosen)
@@ -212,7 +222,7 @@ def _build(
     names = {part.name for part in shards.parts}
     publish(root, shards.parts, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=names)
     _write_queries(database, root, chosen)
-    write_ledger(database, config, parent.ledger, chosen, root)
+    left_out = write_ledger(database, config, parent.ledger, chosen, root)
     uids = f"SELECT uid FROM read_parquet({quote_text(chosen)})"
     joined_before = {name: f"SELECT * FROM read_parquet({quote_text(p)})" for name, p in joined_files(source).items()}
     for name, rows in (joined_before | {table.name: table.sql for table in tables}).items():
@@ -222,7 +232,7 @@ def _build(
             (scratch / "joined.parquet").replace(joined)
     remove_tree(shards.directory)  # its files live on under shards
     remove_tree(root / "work" / "chosen")
-    return shards
+    return _Built(shards=shards, left_out=left_out)
 
 
 # --- choosing -----------------------------------------------------------------------------------

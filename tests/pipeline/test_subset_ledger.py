@@ -84,15 +84,19 @@ def test_scores_choose_and_the_ledger_names_what_went_and_why(made: tuple[Path, 
         assert [row[0] for row in there] == kept
         assert all(row[1] >= 0.25 and row[2] is None for row in there)
         assert database.sql("SELECT stage, unit, kept FROM ledger").fetchall() == [("subset", "pair", len(kept))]
+    counts = Counter(failed for failed in expected.values() if failed is not None)
+    assert sorted(result.left_out.values()) == sorted(counts.values())
+    assert result.left_out["clip_score >= 0.25"] == counts["clip_score >= 0.25"]
     rows = _rejections(tmp_path / "out")
+    assert any(row["detail"].endswith(f"duplicate_of {samples[0]['uid'].hex()}") for row in rows)
     assert [row["uid"] for row in rows] == [uid for uid, failed in expected.items() if failed is not None]
     by_uid = {row["uid"]: row for row in samples}
     for row in rows:
         assert (row["stage"], row["reason"]) == ("subset", "condition")
         assert row["detail"].startswith(expected[row["uid"]])
         assert (row["source"], row["record"]) == (by_uid[row["uid"]]["source"], by_uid[row["uid"]]["record"])
-    assert rows[0]["detail"] == "clip_score >= 0.25, clip_score null"
-    assert rows[3]["detail"].startswith("clip_score >= 0.25, clip_score 0.015")
+    assert rows[0]["detail"] == "clip_score >= 0.25: clip_score null"
+    assert rows[3]["detail"].startswith("clip_score >= 0.25: clip_score 0.015")
     assert _line(tmp_path / "out") == {
         "stage": "subset",
         "unit": "pair",
@@ -154,8 +158,18 @@ def test_subset_by_scores_on_the_command_line(
     source, _, scores = made
     words = ["--scores", str(scores), "--where", "clip_score >= 0.25"]
     assert main(["subset", str(source), "--out", str(tmp_path / "out"), *words]) == 0
+    assert "left out 50: clip_score >= 0.25" in capsys.readouterr().out
     assert main(["sql", str(tmp_path / "out"), "SELECT stage, reason, count FROM reasons"]) == 0
     assert "condition" in capsys.readouterr().out
+
+
+def test_condition_that_says_something_else_each_time_still_adds_up(
+    made: tuple[Path, Rows, Path], tmp_path: Path
+) -> None:
+    source, samples, _ = made
+    result = subset(source, SubsetConfig(where="random() < 0.5"), tmp_path / "out")
+    assert result.samples + sum(result.left_out.values()) == len(samples)
+    assert _line(tmp_path / "out")["rejected"] == {"condition": len(samples) - result.samples}
 
 
 def test_scores_that_do_not_fit_are_one_line(made: tuple[Path, Rows, Path], tmp_path: Path) -> None:
