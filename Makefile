@@ -12,7 +12,7 @@ SAMPLE := configs/shards/sample.yaml
 OUTPUT := $(if $(OUT),--output $(OUT))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-train setup-dev sample-web queries shards train sql report test test-all peers test-peers docs lint bench lock licences clean
+.PHONY: help setup setup-train setup-dev sample-web queries shards train experiment sql report test test-all peers test-peers docs lint bench lock licences clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /' | sort
@@ -64,6 +64,19 @@ shards: .venv/ready $(if $(filter $(SAMPLE),$(CONFIG)),sample-web queries)  ## c
 train: .venv/ready-train $(if $(wildcard data/sample/shards/manifest.json),,shards)  ## train a small CLIP on the shards: TRAIN=config ARGS="..."
 	@$(BIN)/python -m training run $(TRAIN) $(ARGS)
 
+EXPERIMENT_WEB := --path data/experiment_web --statistics web --links 40000
+# EVAL: an evaluation set of your own instead of the one that is made of the pictures.
+experiment: .venv/ready-train  ## does balancing pay? QUICK=1 for a first look; PICTURES=dir for your own pictures
+ifdef PICTURES
+	@$(BIN)/python -m pipeline.sample_web from-pictures $(PICTURES)
+	@$(BIN)/python -m query_list build configs/queries/pictures.yaml
+	@$(BIN)/python -m training experiment configs/experiment/pictures.yaml $(if $(EVAL),--read_out.evaluation $(EVAL)) $(ARGS)
+else
+	@$(BIN)/python -m pipeline.sample_web build $(EXPERIMENT_WEB)
+	@$(BIN)/python -m query_list build configs/queries/experiment.yaml
+	@$(BIN)/python -m training experiment configs/experiment/$(if $(QUICK),quick,sample).yaml $(ARGS)
+endif
+
 sql: .venv/ready  ## ask the data set: Q="select ..." or Q=funnel, balance, failures, hosts, languages, image_sizes
 	@$(BIN)/python -m pipeline sql $(CONFIG) "$(Q)" $(OUTPUT) $(ARGS)
 
@@ -77,7 +90,7 @@ test: .venv/ready-dev  ## the default tests
 test-all: .venv/ready-dev  ## all tests that need no GPU, slow ones too
 	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark and not peers' $(ARGS)
 
-PEERS := open_clip datasets img2dataset
+PEERS := open_clip clip_benchmark datasets img2dataset
 
 peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other readers (about a minute, 1.3 GB)
 
@@ -86,8 +99,8 @@ peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other re
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
-# open_clip's trainer differs from the main environment in one package: that one stands behind it, torch and all.
-.venv-peers/open_clip/ready: tests/peers/open_clip.txt | .venv/ready-dev
+# These differ from the main environment in a package or two: that one stands behind them, torch and all.
+.venv-peers/open_clip/ready .venv-peers/clip_benchmark/ready: .venv-peers/%/ready: tests/peers/%.txt | .venv/ready-dev
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@site='import site; print(site.getsitepackages()[0])' \
@@ -128,4 +141,4 @@ licences: .venv/ready-dev  ## write docs/licences.md anew, from what is installe
 	@$(BIN)/python docs/licences.py
 
 clean:  ## remove the sample's data and runs (not .venv)
-	rm -rf data/sample data/sample_web runs/sample
+	rm -rf data/sample data/sample_web runs/sample data/experiment_web data/pictures_web

@@ -140,7 +140,9 @@ def main() -> None:
                 "concept, diversity": Concept(stream, index, ConceptConfig()),
                 "concept, frequency": Concept(stream, index, ConceptConfig(prefer="frequency")),
             }
-            print(f"order {order}: a batch of {batch:,} of {size:,} samples; metaclip keeps {metaclip.share_kept:.1%}")
+            print(
+                f"order {order}: a batch of {batch:,} of {size:,} samples; metaclip keeps {metaclip.shares_kept[0]:.1%}"
+            )
             for name, sampling in samplings.items():
                 print(f"  {name:20}{milliseconds(sampling.batch, options.repeats)}")
             if order == "samples":
@@ -159,7 +161,7 @@ def main() -> None:
         print("share of the matches of queries with at most t matches, and queries a sample:")
         for name, sampling in samplings.items():
             told = sampling_distribution(sampling, in_window, index, num_batches=2)
-            print(f"  {name:20}{told.tail_share(metaclip.limit):6.1%}   {told.queries_a_sample:.2f}")
+            print(f"  {name:20}{told.tail_share(metaclip.limits[0]):6.1%}   {told.queries_a_sample:.2f}")
 
 
 if __name__ == "__main__":

@@ -189,10 +189,10 @@ class DataConfig:
         weighted = [entry.weight is not None for entry in self.mixture]
         if any(weighted) and not all(weighted):
             raise ConfigError("mixture: give all entries a weight, or none")
-        if self.sampling != "uniform" and (self.mixture or self.follow):
+        if self.sampling != "uniform" and self.follow and self.weights:
             raise ConfigError(
-                f"sampling {self.sampling} takes one finished set, over all of which queries are counted: set path, "
-                "without mixture and follow, or --data.sampling uniform"
+                f"sampling {self.sampling} ends the passes of weighted data sets at different places, and follow looks "
+                "again where all end; leave the weights out, or one of the two"
             )
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
@@ -271,6 +271,9 @@ class LossConfig:
     """softmax: CLIP's symmetric cross-entropy over the global batch. sigmoid: SigLIP's loss."""
     init_temperature: float | None = None
     """Initial temperature; null for the paper's: 0.07 (CLIP, section 2.5), 0.1 (SigLIP, section 3.2)."""
+    init_bias: float | None = None
+    """With sigmoid: the bias that logits begin with; null for the paper's -10, which suits tens of thousands a batch.
+    -ln(B - 1) begins with the share of true pairs that a batch of B has. A short run does not get far from it."""
     max_logit_scale: float = 100.0
     """The learnt scale is clamped to this after each step (CLIP, section 2.5)."""
     chunk_rows: int = 4096
@@ -278,6 +281,10 @@ class LossConfig:
     features: Literal["fp32", "bf16"] = "fp32"
     """What features are gathered and kept in; tiles are computed in float32 either way. bf16 halves both for batches of
     hundreds of thousands."""
+
+    def __post_init__(self) -> None:
+        if self.init_bias is not None and self.name != "sigmoid":
+            raise ConfigError(f"init_bias is of the sigmoid loss, and name is {self.name}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,8 +360,10 @@ class EvaluationConfig:
     """What to evaluate on, and how often."""
 
     path: str | None = None
-    """Evaluation set in CLIP_benchmark's WebDataset form, a directory or its URL in a bucket; null evaluates
-    nothing."""
+    """Evaluation set: a directory, a list, or its URL in a bucket (docs/evaluate.md has the forms). Without it and
+    without `sets` nothing is evaluated."""
+    sets: tuple[str, ...] = ()
+    """More of them; their metrics are called by the set's name, a slash and the metric."""
     every_samples: int | None = None
     """Evaluate after about this many samples; null only at the end."""
     batch_size: int = 256
@@ -363,6 +372,22 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.path is not None:
             _check_place("path", self.path)
+        for path in self.sets:
+            _check_place("sets", path)
+        if self.every_samples is not None and self.every_samples < 1:
+            raise ConfigError(f"every_samples must be at least 1, or null, got {self.every_samples}")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a set to evaluate on."""
+        return self.path is not None or bool(self.sets)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it says how often to evaluate, and not on what."""
+        return self.every_samples is not None and not self.measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -540,7 +565,7 @@ def learns(config: TrainConfig) -> str:
     phases = [replace(phase, micro_batches=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.
     of_model = _as_once(model, tokenizer=None, normalisation="clip")
-    loss = _as_once(config.loss, features="fp32")
+    loss = _as_once(config.loss, features="fp32", init_bias=None)
     augment = _as_once(config.data.augment, min_decoded_sides=2.0)
     later = () if config.method == MethodConfig() else (config.method,)
     return fingerprint(

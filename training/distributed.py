@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -106,6 +106,23 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def begin_sum_(self, tensor: Tensor) -> dist.Work:
+        """Begin to add up `tensor` over ranks, in place: it is whole when what comes back was waited for.
+
+        All ranks must begin their sums in the same order.
+        """
+        return dist.all_reduce(tensor, async_op=True)
+
+    def sum_each(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each of `values` (scalars; the same names in the same order on all ranks) added up over ranks, in one
+        collective, on this rank's device, without gradient."""
+        if self.size == 1 or not values:
+            return {name: value.detach().clone() for name, value in values.items()}
+        # In float64, which rounds none of the types that they may have.
+        doubles = [value.detach().to(self.device, torch.float64) for value in values.values()]
+        sums = self.sum_(torch.stack(doubles))
+        return {name: sums[i].to(value.dtype) for i, (name, value) in enumerate(values.items())}
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's picklable `value`, in rank order."""

@@ -13,16 +13,18 @@ from configs.presets import Kind
 
 __all__ = ["COMMANDS", "GROUPS", "Command", "Group", "Values"]
 
-Group = Literal["build", "ask", "reuse", "train", "configs"]
+Group = Literal["build", "ask", "reuse", "train", "use", "configs"]
 GROUPS: Mapping[Group, str] = {
     "build": "Build a data set",
     "ask": "Ask it",
     "reuse": "Make something of it",
     "train": "Train on it",
+    "use": "Use a CLIP",
     "configs": "Configs",
 }
 Values = Literal["flag", "file", "text"] | tuple[str, ...]
 """What follows an option: nothing, a path, something else, or one of these words."""
+_YES_NO: Values = ("true", "false")
 _RESULT: Mapping[str, Values] = {"format": ("table", "csv", "json", "parquet"), "to": "file"}
 
 
@@ -193,11 +195,12 @@ COMMANDS: tuple[Command, ...] = (
         name="train",
         group="train",
         usage="CONFIG",
-        says="train a CLIP",
+        says="train a CLIP; with --seeds N several",
         room="training",
         words=("run",),
         config="train",
         takes="config",
+        options={"seeds": "text"},
     ),
     Command(
         name="train-plan",
@@ -212,12 +215,22 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="evaluate",
         group="train",
-        usage="CONFIG",
-        says="measure the last checkpoint again",
+        usage="MODEL...|CONFIG",
+        says="measure models on sets: one table, one page",
         room="training",
         words=("evaluate",),
         config="train",
         takes="config",
+        options={"sets": "text", "to": "file", "probe": _YES_NO, "flips": _YES_NO},
+    ),
+    Command(
+        name="evaluation-set",
+        group="train",
+        usage="SET --to DIR",
+        says="an evaluation set of any form as tars",
+        room="training",
+        words=("evaluation-set",),
+        options={"to": "file", "examples_per_tar": "text"},
     ),
     Command(
         name="export",
@@ -228,6 +241,60 @@ COMMANDS: tuple[Command, ...] = (
         words=("export",),
         config="train",
         takes="config",
+    ),
+    Command(
+        name="experiment",
+        group="train",
+        usage="CONFIG",
+        says="does balancing pay? arms x seeds, compared",
+        room="training",
+        words=("experiment",),
+        config="experiment",
+        takes="config",
+    ),
+    Command(
+        name="embed",
+        group="use",
+        usage="MODEL DATA",
+        says="features of a set, folder or list",
+        room="training",
+        words=("embed",),
+        options={
+            "to": "file",
+            "name": "text",
+            "what": ("both", "image", "text"),
+            "batch_size": "text",
+            "device": ("auto", "cpu", "cuda"),
+            "image_column": "text",
+            "text_column": "text",
+            "uid_column": "text",
+        },
+    ),
+    Command(
+        name="index",
+        group="use",
+        usage="FEATURES",
+        says="an index of features, for search",
+        room="training",
+        words=("index",),
+        options={"to": "file", "of": ("image", "text"), "effort": "text", "threads": "text"},
+    ),
+    Command(
+        name="search",
+        group="use",
+        usage='INDEX "WORDS"',
+        says="what is nearest to words, or --image FILE",
+        room="training",
+        words=("search",),
+        options={
+            "image": "file",
+            "k": "text",
+            "where": "text",
+            "format": ("table", "json", "html"),
+            "to": "file",
+            "model": "file",
+            "source": "file",
+        },
     ),
     Command(
         name="init",
@@ -256,7 +323,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="schema",
         group="configs",
-        usage="shards|queries|train",
+        usage="shards|queries|train|...",
         says="JSON Schema of a config, for editors",
         room="openwit",
     ),

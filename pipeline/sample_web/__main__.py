@@ -1,4 +1,4 @@
-"""`python -m pipeline.sample_web build|serve`."""
+"""`python -m pipeline.sample_web build|from-pictures|serve`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from configs.load import ConfigError, load
 from configs.system import check_system
 from pipeline.errors import PipelineError
 from pipeline.sample_web.build import SampleWebConfig, build_sample_web, is_built
+from pipeline.sample_web.from_pictures import PicturesConfig, build_pictures_web
 from pipeline.terminal.printable import say
 
 __all__ = ["ServeConfig", "main"]
 
 _USAGE = """usage: python -m pipeline.sample_web build|serve [--option value]
+       python -m pipeline.sample_web from-pictures DIRECTORY [--option value]
 
 build   write the sample web: pages, pictures, archives, tables, encyclopedia,
         evaluation set, ground truth
 {build}
+
+from-pictures
+        write the same of a directory of named pictures
+{pictures}
 
 serve   answer its URLs on 127.0.0.1 until standard input ends
 {serve}"""
@@ -37,7 +43,11 @@ def main(arguments: list[str]) -> int:
     """Run one command; the exit status: 0, or 2 after a mistake or an obstacle told in one line."""
     command, *options = arguments or ["--help"]
     if command in ("-h", "--help") or "--help" in options:
-        print(_USAGE.format(build=describe(SampleWebConfig), serve=describe(ServeConfig)))
+        print(
+            _USAGE.format(
+                build=describe(SampleWebConfig), pictures=describe(PicturesConfig), serve=describe(ServeConfig)
+            )
+        )
         return 0
     try:
         check_system()
@@ -46,13 +56,18 @@ def main(arguments: list[str]) -> int:
             done = is_built(config)
             path = build_sample_web(config)
             say(f"{path}: the sample web is {'already there' if done else 'built'} ({config.links} links)")
+        elif command == "from-pictures":
+            if not options or options[0].startswith("-"):
+                raise ConfigError("from-pictures: give the directory of pictures: from-pictures DIRECTORY")
+            of_pictures = load(PicturesConfig, None, ["--directory", *options])
+            say(f"{build_pictures_web(of_pictures)}: a web of the pictures in {of_pictures.directory}")
         elif command == "serve":
             # Not at the top: `build` needs no server.
             from pipeline.sample_web.server import serve
 
             serve(Path(load(ServeConfig, None, options).path))
         else:
-            raise ConfigError(f"unknown command {command!r}; use build or serve")
+            raise ConfigError(f"unknown command {command!r}; use build, from-pictures or serve")
     except (ConfigError, PipelineError) as error:
         say(f"error: {error}", to=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,7 @@ from pipeline.sample_web.render import render
 from pipeline.sample_web.scene import Scene
 from pipeline.sample_web.trouble import HUGE_BYTES
 
-__all__ = ["encode"]
+__all__ = ["encode", "encode_drawn"]
 
 _PAGE = b"<!DOCTYPE html><html><head><title>Not here</title></head><body><p>This is a page.</p></body></html>\n"
 _BOMB_SIDE = 30_000
@@ -30,6 +31,13 @@ _TURNS = {
 
 def encode(seed: int, key: str, form: str, scene: Scene) -> bytes:
     """The bytes of `scene` in one of the forms of `trouble.py`, or of `scaled-N` and `quality-N`."""
+    if form == "svg":
+        return _svg(scene)
+    return encode_drawn(seed, key, form, lambda: render(seed, scene))
+
+
+def encode_drawn(seed: int, key: str, form: str, drawn: Callable[[], Image.Image]) -> bytes:
+    """The same of any picture, which is drawn only where the form shows it; all forms but `svg`."""
     dice = Dice(seed, "encode", key)
     match form:
         case "empty":
@@ -38,15 +46,13 @@ def encode(seed: int, key: str, form: str, scene: Scene) -> bytes:
             return _PAGE
         case "text":
             return b"The picture that was here has moved.\n"
-        case "svg":
-            return _svg(scene)
         case "gzip_bomb":
             return gzip.compress(bytes(2 * HUGE_BYTES), 9, mtime=0)
         case "pixel_bomb":
             return _pixel_bomb()
         case "pixel_gif":
             return _saved(Image.new("RGB", (1, 1), (255, 255, 255)), "GIF")
-    image = render(seed, scene)
+    image = drawn()
     quality = 82 + dice.below(12)
     if form.startswith("scaled-"):
         percent = int(form.removeprefix("scaled-"))

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.sample_web.dice import Dice
 from pipeline.sample_web.phrases import EVALUATION_TEMPLATES, caption
 from pipeline.sample_web.plan import Body
 from pipeline.sample_web.scene import make_scene
-from pipeline.sample_web.vocabulary import EVALUATED_CLASSES
 
-__all__ = ["evaluation_bodies", "write_evaluation"]
+__all__ = ["evaluation_bodies", "write_evaluation", "write_set"]
 
 _MOST_PER_CLASS = 8
 _LINKS_PER_PICTURE = 750
@@ -25,12 +24,12 @@ _LINKS_PER_PICTURE = 750
 _SAMPLES_PER_SHARD = 320
 
 
-def evaluation_bodies(seed: int, links: int) -> list[Body]:
+def evaluation_bodies(seed: int, links: int, classes: Sequence[str]) -> list[Body]:
     """The pictures, classes mixed; none of them is on a page."""
     per_class = max(1, min(_MOST_PER_CLASS, links // _LINKS_PER_PICTURE))
     bodies = []
     for number in range(per_class):
-        for label in EVALUATED_CLASSES:
+        for label in classes:
             colour, shape = label.split(" ")
             key = f"eval-{colour}-{shape}-{number}"
             scene = make_scene(seed, key, colour, shape)
@@ -38,31 +37,32 @@ def evaluation_bodies(seed: int, links: int) -> list[Body]:
     return Dice(seed, "evaluation order").shuffled(bodies)
 
 
-def write_evaluation(seed: int, bodies: Sequence[Body], directory: Path) -> None:
-    """Move the rendered pictures into the tars under `directory`/eval."""
-    target = directory / "eval"
-    (target / "test").mkdir(parents=True)
-    (target / "classnames.txt").write_text("\n".join(EVALUATED_CLASSES) + "\n", encoding="utf-8")
-    (target / "zeroshot_classification_templates.txt").write_text(
-        "\n".join(EVALUATION_TEMPLATES) + "\n", encoding="utf-8"
-    )
-    shards = [bodies[i : i + _SAMPLES_PER_SHARD] for i in range(0, len(bodies), _SAMPLES_PER_SHARD)]
-    (target / "test" / "nshards.txt").write_text(f"{len(shards)}\n", encoding="utf-8")
-    for number, shard in enumerate(shards):
-        with tarfile.open(target / "test" / f"{number}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for i, body in enumerate(shard):
-                file = directory / "pictures" / body.key[:3] / body.key
-                captions = [caption(Dice(seed, "evaluation", body.key, n), body.scene) for n in range(2)]
-                label = EVALUATED_CLASSES.index(body.scene.label)
-                key = f"s{number * _SAMPLES_PER_SHARD + i:07d}"
-                _add(tar, f"{key}.jpg", file.read_bytes())
-                _add(tar, f"{key}.cls", str(label).encode())
-                _add(tar, f"{key}.txt", "\n".join(captions).encode())
-                file.unlink()
+def write_evaluation(seed: int, bodies: Sequence[Body], classes: Sequence[str], directory: Path) -> None:
+    """Move the rendered pictures into the set `directory`/eval."""
+    samples: list[Mapping[str, bytes]] = []
+    for body in bodies:
+        file = directory / "pictures" / body.key[:3] / body.key
+        captions = [caption(Dice(seed, "evaluation", body.key, n), body.scene) for n in range(2)]
+        label = classes.index(body.scene.label)
+        samples.append({"jpg": file.read_bytes(), "cls": str(label).encode(), "txt": "\n".join(captions).encode()})
+        file.unlink()
     (directory / "pictures" / "eva").rmdir()
+    write_set(directory / "eval", samples, classes=classes, templates=EVALUATION_TEMPLATES)
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # owner, group and time stay zero
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+def write_set(
+    target: Path, samples: Sequence[Mapping[str, bytes]], *, classes: Iterable[str], templates: Iterable[str]
+) -> None:
+    """Write an evaluation set into a new directory; a sample is its files by suffix."""
+    (target / "test").mkdir(parents=True)
+    (target / "classnames.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    (target / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n", encoding="utf-8")
+    starts = range(0, len(samples), _SAMPLES_PER_SHARD)
+    (target / "test" / "nshards.txt").write_text(f"{len(starts)}\n", encoding="utf-8")
+    for number, start in enumerate(starts):
+        with tarfile.open(target / "test" / f"{number}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i, sample in enumerate(samples[start : start + _SAMPLES_PER_SHARD], start):
+                for suffix, data in sample.items():
+                    member = tarfile.TarInfo(f"s{i:07d}.{suffix}")  # owner, group and time stay zero
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))

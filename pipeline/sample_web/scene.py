@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.sample_web.dice import Dice
 from pipeline.sample_web.vocabulary import (
@@ -16,7 +17,21 @@ from pipeline.sample_web.vocabulary import (
     Size,
 )
 
-__all__ = ["Scene", "make_scene"]
+__all__ = ["Scene", "Subject", "make_scene"]
+
+
+class Subject(Protocol):
+    """What a picture shows, as the ground truth tells it."""
+
+    @property
+    def key(self) -> str:
+        """The picture: links of one key show the same, in equal or other bytes."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The class name."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +56,6 @@ class Scene:
     def label(self) -> str:
         """The class name: colour and thing."""
         return f"{self.colour} {self.thing}"
-
-    @property
-    def evaluated(self) -> bool:
-        """Whether the class is in the evaluation set."""
-        return self.thing in SHAPES
 
 
 def make_scene(seed: int, key: str, colour: str, thing: str) -> Scene:

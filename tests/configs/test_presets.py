@@ -12,8 +12,9 @@ from pipeline.config import WitConfig
 from query_list.config import BuildConfig
 from tests.conftest import REPOSITORY
 from training.config import TrainConfig
+from training.experiment.config import ExperimentConfig
 
-CLASSES = {"shards": WitConfig, "queries": BuildConfig, "train": TrainConfig}
+CLASSES = {"shards": WitConfig, "queries": BuildConfig, "train": TrainConfig, "experiment": ExperimentConfig}
 
 
 def test_every_config_of_the_repository_is_a_preset_that_can_be_read() -> None:
@@ -32,7 +33,7 @@ def test_other_words_are_no_presets() -> None:
     for word in ("", ".", "sample.yaml", "Sample", "../shards/sample", "data/sample"):
         assert preset("shards", word) is None
     assert no_preset("train", "clip-vit-b32") == "did you mean the preset 'clip-vit-b-32'?"
-    assert no_preset("queries", "x") == "name a .yaml file, or a preset: biomedical, german, sample, wikipedia"
+    assert no_preset("queries", "x") == "name a .yaml file, or a preset: biomedical, experiment, german, pictures, sample, wikipedia"
 
 
 def test_file_of_the_package_stands_in_for_one_that_is_not_here(

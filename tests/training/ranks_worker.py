@@ -3,7 +3,8 @@
     python -m tests.training.ranks_worker SPEC.json      (MASTER_ADDR set)
 
 Writes {(loss, micro-batches): Found} of a fixed global batch: gradients.pt, with sharded weights sharded.pt, and where
-the spec asks for it compiled.pt, with compiled layers as well. Then trains the runs of the spec, those that it names as
+the spec asks for it compiled.pt, with compiled layers as well; and orders.pt, what `sums_of_ranks_in_other_orders`
+found. Then trains the runs of the spec, those that it names as
 apart with each rank as if on a machine of its own. Meanwhile forks train
 those in which rank 1 falls asleep, which is mostly waiting, and write what each rank raised.
 """
@@ -16,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
 import training.distributed as distributed_module
+import training.learning.buckets as buckets_module
 import training.run.machine as machine_module
 import training.run.snapshots as snapshots_module
 import training.train as train_module
@@ -36,7 +38,7 @@ from training.config import LossConfig, MethodConfig, ModelConfig, TrainConfig
 from training.data.batches import Batch
 from training.distributed import World, distributed
 from training.errors import TrainingError
-from training.learning.gradient import accumulate_gradient, make_gradients
+from training.learning.gradient import Gradients, accumulate_gradient, make_gradients
 from training.learning.method import Method, make_method
 from training.learning.model import Model, create_model
 from training.learning.sharding import is_sharded, mesh_of
@@ -61,6 +63,10 @@ class Found:
     norm: float
     reductions: int
     """Collectives that summed gradients of sharded parameters; counted for softmax."""
+    sums: int
+    """Of buckets of whole gradients."""
+    early_sums: int
+    """Those of them that were begun before the last backward pass had ended."""
 
 
 def make_model(path: str, method: Method, **options: Any) -> Model:
@@ -109,11 +115,12 @@ def gradients_of(
             model.compile()
         parameters = [p for p in model.clip.parameters() if p.requires_grad]
         gradients = make_gradients(model.clip, parameters, world)
+        sums = SeenSums(gradients)
         batch = make_batch(model.image_size).slice(*world.share(GLOBAL_BATCH))
         for micro_batches in (1, 2, 4):
             collectives = CommDebugMode()
             # Only where it is looked at: it is slow, and under it torch.compile would not compile.
-            with collectives if sharded and name == "softmax" else nullcontext():
+            with sums, collectives if sharded and name == "softmax" else nullcontext():
                 terms = accumulate_gradient(
                     model, method, batch, gradients, world,
                     global_batch_size=GLOBAL_BATCH, micro_batches=micro_batches,
@@ -126,8 +133,76 @@ def gradients_of(
                 reductions=sum(
                     count for name, count in collectives.get_comm_counts().items() if "reduce_scatter" in str(name)
                 ),
+                sums=len(sums.begun),
+                early_sums=sums.num_early,
             )
     return found
+
+
+class SeenSums:
+    """While it is entered: which sums over ranks are begun, and how many of them within the backward pass."""
+
+    def __init__(self, gradients: Gradients) -> None:
+        self._gradients = gradients
+        self.begun: list[int] = []
+        """Where in memory each one's part lies."""
+        self.num_early = 0
+
+    def __enter__(self) -> None:
+        self.begun, self.num_early = [], 0
+        real_begin, real_end = World.begin_sum_, self._gradients.sum_over_ranks
+
+        def begin(world: World, tensor: torch.Tensor) -> Any:
+            self.begun.append(tensor.data_ptr())
+            return real_begin(world, tensor)
+
+        def end() -> None:
+            self.num_early = len(self.begun)
+            real_end()
+
+        self._patches = ExitStack()
+        self._patches.enter_context(patch.object(World, "begin_sum_", begin))
+        self._patches.enter_context(patch.object(self._gradients, "sum_over_ranks", end))
+
+    def __exit__(self, *_: object) -> None:
+        self._patches.close()
+
+
+ORDERED = 6
+"""Weights of `sums_of_ranks_in_other_orders`, a bucket each. Rank 0 alone uses the last but one, nobody the last."""
+
+
+def sums_of_ranks_in_other_orders(world: World) -> list[dict[str, Any]]:
+    """For each of three steps: the buckets in the order of their sums and of their being whole, and the gradients;
+    rank 1's backward pass goes through the weights in the other direction."""
+    weights = [torch.nn.Parameter(torch.full((30, 40), float(i))) for i in range(ORDERED)]
+    with patch.object(buckets_module, "MAX_BYTES", 4 * 30 * 40):
+        gradients = make_gradients(torch.nn.ParameterList(weights), weights, world)
+    places = {weight.grad.data_ptr(): i for i, weight in enumerate(weights) if weight.grad is not None}
+    came: list[int] = []
+    for i, weight in enumerate(weights):
+        weight.register_post_accumulate_grad_hook(lambda _, i=i: came.append(i))
+    used = [0, 2, 1, 3, 4] if world.is_first else [3, 1, 2, 0]
+    sums, steps = SeenSums(gradients), []
+    for step in range(3):
+        came.clear()
+        gradients.zero_()
+        with sums:
+            gradients.last_backward(False)
+            (weights[0] * 2).sum().backward()
+            gradients.last_backward(True)
+            # What was computed last comes first in the backward pass.
+            torch.stack([(weights[i] * (10**i * (step + world.rank + 1))).sum() for i in used]).sum().backward()
+            gradients.sum_over_ranks()
+        steps.append(
+            {
+                "begun": [places[place] for place in sums.begun],
+                "came": came[1:],
+                "early": sums.num_early,
+                "gradients": [float(weight.grad[0, 0]) for weight in weights if weight.grad is not None],
+            }
+        )
+    return steps
 
 
 SLEEPERS = {
@@ -181,13 +256,16 @@ def main(spec: Mapping[str, Any]) -> None:
         process.start()
     os.environ["MASTER_PORT"] = str(first)
     with distributed(device="cpu", timeout_s=120) as world:
-        found = {"gradients": gradients_of(spec["model"], world)}
+        orders = world.gather_objects(sums_of_ranks_in_other_orders(world))
+        with patch.object(buckets_module, "MAX_BYTES", 8192):
+            found = {"gradients": gradients_of(spec["model"], world)}
         found["sharded"] = gradients_of(spec["model"], world, sharded=True, gradient_checkpointing=True)
         if spec.get("compiled"):
             found["compiled"] = gradients_of(
                 spec["model"], world, sharded=True, compiled=True, methods={"sigmoid": METHODS["sigmoid"]}
             )
         if world.is_first:
+            torch.save(orders, folder / "orders.pt")
             for name, part in found.items():
                 torch.save({key: asdict(found) for key, found in part.items()}, folder / f"{name}.pt")
     for port, run in zip(ports, runs, strict=False):

@@ -255,6 +255,10 @@ def test_crops_stay_inside_and_keep_their_area() -> None:
         image, np.zeros(23), size=20, config=AugmentConfig(min_crop_area=0.5, max_crop_aspect=1.0, flip_probability=1)
     )
     assert flipped[0, 0, 1] > flipped[0, -1, 1]
+    as_is = random_crop(
+        image, np.zeros(23), size=20, config=AugmentConfig(min_crop_area=0.5, max_crop_aspect=1.0, flip_probability=0)
+    )
+    assert (flipped == as_is[:, ::-1]).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -336,7 +336,7 @@ def test_the_command_says_what_it_made(
     finally:
         torch.set_num_threads(threads)
     out, err = capsys.readouterr()
-    assert out == f"{tmp_path / 'f'}: 20 rows, 18 pictures and 20 texts of width 16, 2 broken pictures\n"
+    assert out == f"{tmp_path / 'f'}: rows 20, with a picture 18, with a text 20, 2 pictures not whole; width 16\n"
     assert "samples/s" in err
     assert main(["embed", tiny_model]) == 2
     assert "data" in capsys.readouterr().err

@@ -9,11 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tests.training.conftest import run_ranks
 from tests.training.own_method import Everything, plain_loss
-from tests.training.ranks_worker import METHODS, Found, gradients_of, make_batch, make_model
+from tests.training.ranks_worker import METHODS, ORDERED, Found, gradients_of, make_batch, make_model
 from training.distributed import World
+from training.errors import ModelError
+from training.learning.buckets import cut
+from training.learning.gradient import make_gradients
 
 
 def naive_softmax(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -118,6 +122,55 @@ def test_sharded_gradients_are_reduced_once_a_step(two_ranks: Path) -> None:
     # One for each group (two layers and the rest of the image tower, one layer of text and what is left) and one for
     # the features of texts.
     assert [found["softmax", micro_batches].reductions for micro_batches in (1, 2, 4)] == [6, 6, 6]
+
+
+def test_most_gradients_are_summed_while_the_backward_pass_makes_others(two_ranks: Path) -> None:
+    found = load(two_ranks / "gradients.pt")
+    for (_, micro_batches), this in found.items():
+        assert this.sums > 20  # buckets
+        # The first step does not know yet in which order they become whole. What stays: gains and biases of all layers,
+        # and the temperature among them.
+        least = 0.5 if micro_batches == 1 else 0.8
+        assert this.early_sums >= least * this.sums, (micro_batches, this.early_sums, this.sums)
+    assert {this.sums for this in load(two_ranks / "sharded.pt").values()} == {1}  # the temperature
+    assert {this.early_sums for this in load(two_ranks / "sharded.pt").values()} == {0}
+
+
+def test_ranks_sum_in_one_order_though_their_backward_passes_have_others(two_ranks: Path) -> None:
+    first, second = torch.load(two_ranks / "orders.pt")
+    assert first[0]["came"] != second[0]["came"]
+    for step, (mine, other) in enumerate(zip(first, second, strict=True)):
+        assert mine["begun"] == other["begun"]
+        assert len(set(mine["begun"])) == ORDERED
+        gradients = [10**i * (2 * step + 3) + 4 * (i == 0) for i in range(4)]
+        assert mine["gradients"] == other["gradients"] == [*gradients, 10**4 * (step + 1), 0]
+    # By the buffer, then by what rank 0 came to; what nobody used goes last.
+    assert first[0]["begun"] == [5, 4, 3, 2, 1, 0]
+    assert first[1]["begun"] == first[2]["begun"] == [*first[0]["came"], 5]
+    assert first[0]["early"] == 0
+    assert first[1]["early"] == 5
+    assert second[1]["early"] < 5
+
+
+def test_weights_fill_buckets_and_small_ones_have_their_own() -> None:
+    def weights(*shapes: tuple[int, ...]) -> list[torch.nn.Parameter]:
+        return [torch.nn.Parameter(torch.empty(shape)) for shape in shapes]
+
+    found = cut(weights((5, 2), (5, 2), (5, 3), (100, 1), (1, 1), (4,), (), (30,), (30,)), max_bytes=100)
+    assert [list(each) for each in found] == [[0, 1], [2], [3], [4], [5, 6], [7], [8]]
+    assert cut(weights((3,)), max_bytes=1) == [range(1)]
+
+
+def test_weight_whose_gradient_comes_in_parts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "begin_sum_", lambda self, tensor: None)
+    shared, other = (torch.nn.Parameter(torch.ones(3, 3)) for _ in range(2))
+    gradients = make_gradients(torch.nn.Identity(), [shared, other], World(size=2))
+    gradients.last_backward(True)
+    x = (torch.ones(2, 3) @ other).requires_grad_()
+    for _ in range(2):
+        x = checkpoint(lambda x: x @ shared, x, use_reentrant=True)
+    with pytest.raises(ModelError, match=r"layers share gets .*gradient_checkpointing false"):
+        x.sum().backward()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ Each figure stands beside where it was read:
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from dataclasses import dataclass, replace
@@ -21,12 +22,12 @@ import open_clip
 import pytest
 import torch
 
-from configs.load import load, to_mapping
+from configs.load import ConfigError, from_mapping, load, to_mapping
 from tests.conftest import REPOSITORY
 from tests.training.test_train import losses
 from tests.training.tiny_shards import make_evaluation, make_shards
 from training.__main__ import main
-from training.config import TrainConfig, total_samples
+from training.config import LossConfig, MethodConfig, TrainConfig, learns, total_samples
 from training.learning.memory import MARGIN, needs_of
 from training.learning.method import make_method
 from training.train import train
@@ -212,7 +213,8 @@ def test_small_twins_differ_where_the_systems_do() -> None:
         "loss.name": "sigmoid",
         "loss.init_temperature": 0.1,
         "loss.max_logit_scale": 1000.0,
-        "optimiser.learning_rate": 4e-3,
+        "loss.init_bias": pytest.approx(-math.log(64 - 1), abs=0.005),
+        "global_batch_size": 64,
         "optimiser.weight_decay": 1e-4,
         "optimiser.beta2": 0.95,
     }
@@ -226,6 +228,20 @@ def test_small_twins_differ_where_the_systems_do() -> None:
     assert {k: sigmoid["text_cfg"][k] for k in ("width", "layers", "heads", "vocab_size")} == {
         k: described[""]["text_cfg"][k] for k in ("width", "layers", "heads", "vocab_size")
     }
+
+
+def test_sigmoids_bias_is_the_papers_unless_it_is_given() -> None:
+    def bias(**loss: Any) -> float | None:
+        return make_method(MethodConfig(), from_mapping(LossConfig, loss)).init_logit_bias
+
+    assert bias(name="sigmoid") == -10
+    assert bias(name="sigmoid", init_bias=-4.14) == -4.14
+    assert bias(name="softmax") is None
+    with pytest.raises(ConfigError, match="init_bias is of the sigmoid loss, and name is softmax"):
+        bias(init_bias=-4.14)
+    config = load(TrainConfig, CONFIGS / "siglip-small.yaml")
+    other = replace(config, loss=replace(config.loss, init_bias=None))
+    assert learns(config) != learns(other)
 
 
 def small(stem: str, output: Path, data: Path, **changes: Any) -> TrainConfig:

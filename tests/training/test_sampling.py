@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,11 @@ from pipeline.stages.balance.selection import balance
 from pipeline.stages.balance.thresholds import find_thresholds
 from training.config import ConceptConfig, MetaclipConfig
 from training.data.index import SampleIndex
-from training.data.lanes import Lanes
+from training.data.lanes import Lanes, lanes_of
 from training.data.sampling import kernel
 from training.data.sampling.concept import Concept, flat_cap
 from training.data.sampling.distribution import sampling_distribution
+from training.data.sampling.followed import Followed, Passing
 from training.data.sampling.metaclip import Metaclip, query_limit, seed_of_epoch, shares_of
 from training.data.sampling.queries import queries_of, query_counts
 from training.data.sampling.sampling import Sampling, Uniform, parts
@@ -128,7 +131,7 @@ def test_metaclip_keeps_each_sample_as_often_as_the_rule_says() -> None:
     chances = np.array([1 - np.prod([1 - shares[query] for query in queries]) for queries in lists])
     stream = stream_over(400, 20)
     sampling = Metaclip(stream, index, MetaclipConfig(max_pairs_per_query=12))
-    assert sampling.share_kept == pytest.approx(chances.mean())
+    assert sampling.shares_kept == (pytest.approx(chances.mean()),)
     epochs = 150
     drawn = stream.draw(np.concatenate([sampling.batch(n) for n in range(int(epochs * chances.sum() / 20) + 20)]))
     seen = np.bincount(drawn.samples[drawn.epochs < epochs], minlength=400)
@@ -319,6 +322,156 @@ def test_a_super_batch_beyond_the_set_is_one_clear_line() -> None:
         Metaclip(stream_over(99, 20), index_of([[]] * 99), MetaclipConfig())
 
 
+# --- several data sets --------------------------------------------------------------------------------------------
+
+
+SIZES, WEIGHTS = (400, 90, 150), (6.0, 1.0, 3.0)
+
+
+def mixed(
+    *, weights: tuple[float, ...] = WEIGHTS, window: int | None = None, batch: int = 20
+) -> tuple[SampleIndex, Stream]:
+    """Three data sets, whose lists of queries have nothing to do with each other."""
+    sets = [zipf(size, 30 + size // 10, seed=size) for size in SIZES]
+    ends, lists = list[int](), Lists()
+    for one in sets:
+        first = ends[-1] if ends else 0
+        lists += [[first + query for query in queries] for queries in one]
+        ends.append(first + 30 + len(one) // 10)
+    index = replace(index_of(lists, num_queries=ends[-1]), sizes=SIZES, queries_end=tuple(ends))
+    lanes: tuple[tuple[Lanes, ...], ...] = ()
+    if window is not None:
+        shards = [part for size in SIZES for part in (size // 3, size - size // 3)]
+        lanes = (lanes_of(shards, SIZES if weights else (sum(SIZES),), window=window, seed=3),)
+    segment = Segment(sizes=SIZES if weights else (sum(SIZES),))
+    return index, Stream(segments=(segment,), seed=3, global_batch_size=batch, weights=weights, lanes=lanes)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_metaclip_takes_of_each_data_set_what_it_keeps_by_itself_and_by_weight(window: int | None) -> None:
+    index, stream = mixed(window=window)
+    sampling = Metaclip(stream, index, MetaclipConfig(max_pairs_per_query=7))
+    assert len(set(sampling.shares_kept)) == 3
+    limits, counts = shares_of(query_counts(index), 7), Counter[int]()
+    kept: list[Iterator[tuple[int, int]]] = []
+    of = queries_of(index)
+    for number, size in enumerate(SIZES):
+        first = sum(SIZES[:number])
+        drawn = stream.set_of(number).draw(np.arange(25 * size))
+        one: list[tuple[int, int]] = []
+        for sample, epoch in zip((drawn.samples + first).tolist(), drawn.epochs.tolist(), strict=True):
+            queries = of.queries[of.ends[sample - 1] if sample else 0 : of.ends[sample]].astype(np.uint64)
+            hashes = keyed_hash(seed_of_epoch(3, epoch), np.full(len(queries), index.uid[sample]), queries)
+            if any(h < limits[q] * 2**64 for h, q in zip(hashes.tolist(), queries.tolist(), strict=True)):
+                one.append((epoch, sample))
+        kept.append(iter(one))
+    for number in range(80):
+        drawn = stream.draw(sampling.batch(number))
+        sets = stream.sets(np.arange(20 * number, 20 * number + 20)).tolist()
+        expected = [next(kept[one]) for one in sets]
+        found = list(zip(drawn.epochs.tolist(), drawn.samples.tolist(), strict=True))
+        assert sorted(found) == sorted(expected)
+        assert window is not None or found == expected
+        counts.update(sets)
+        if number in (7, 79):  # and from the middle, by one that has seen nothing
+            again = Metaclip(stream, index, MetaclipConfig(max_pairs_per_query=7))
+            assert again.batch(number).tolist() == sampling.batch(number).tolist()
+    assert [counts[number] / 1600 for number in range(3)] == pytest.approx([0.6, 0.1, 0.3], abs=0.03)
+
+
+def test_each_data_set_has_a_t_of_its_own() -> None:
+    index, stream = mixed()
+    config = MetaclipConfig(tail_share=0.3)
+    parts_of = np.split(query_counts(index), index.queries_end[:-1])
+    wanted = tuple(query_limit(counts, config) for counts in parts_of)
+    assert len(set(wanted)) > 1
+    assert Metaclip(stream, index, config).limits == wanted
+    as_one, stream = mixed(weights=())
+    assert Metaclip(stream, as_one, config).limits == wanted
+
+
+def test_positions_of_a_data_set_are_where_it_stands_in_the_stream() -> None:
+    _, stream = mixed()
+    positions = np.arange(10_000)
+    sets, drawn = stream.sets(positions), stream.draw(positions)
+    for number, size in enumerate(SIZES):
+        there = stream.set_positions(number, np.arange(500))
+        assert (sets[there] == number).all()
+        alone = stream.set_of(number).draw(np.arange(500))
+        assert (drawn.samples[there] == alone.samples + sum(SIZES[:number])).all()
+        assert (drawn.epochs[there] == alone.epochs).all()
+        assert drawn.epochs[there].max() == 499 // size
+    for stop in (0, 1, 4095, 4096, 9_999):
+        assert stream.set_counts(stop).tolist() == np.bincount(sets[:stop], minlength=3).tolist()
+
+
+@pytest.mark.parametrize("prefer", ["diversity", "frequency"])
+def test_concept_chooses_from_the_mixtures_positions(prefer: Any) -> None:
+    # The second: so small, and of so large a weight, that it comes several times in a super-batch.
+    for weights, batch in ((WEIGHTS, 20), ((1.0, 1000.0, 1.0), 60)):
+        index, stream = mixed(weights=weights, batch=batch)
+        sampling = Concept(stream, index, ConceptConfig(prefer=prefer))
+        for number in range(6):
+            found = sampling.batch(number)
+            assert len(set(found.tolist())) == batch
+            assert set(found.tolist()) <= set(range(5 * batch * number, 5 * batch * (number + 1)))
+            samples = stream.draw(found).samples
+            assert len(set(samples.tolist())) == batch
+
+
+def test_a_set_without_queries_is_told_by_its_place() -> None:
+    index = replace(index_of([[0]] * 50 + [[]] * 40, num_queries=1), sizes=(50, 40), queries_end=(1, 1))
+    stream = Stream(segments=(Segment(sizes=(50, 40)),), seed=1, global_batch_size=10, weights=(1.0, 1.0))
+    with pytest.raises(DataError, match="no caption of data set 2 of the mixture contains a query"):
+        Metaclip(stream, index, MetaclipConfig())
+
+
+# --- data that grows ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("name", ["metaclip", "diversity"])
+def test_each_snapshot_is_sampled_by_its_own_queries_for_one_pass(name: str, window: int | None) -> None:
+    lists = zipf(700, 60)
+    indexes = [index_of(lists[:size]) for size in (300, 450, 700)]
+    segments: list[Segment] = []
+    lanes: list[tuple[Lanes, ...]] = []
+    alone: list[Passing] = []
+    samples: list[int] = []  # of the whole stream, in the order of the run
+    for number, index in enumerate(indexes):
+        start = sum(map(len, indexes[:number]))
+        segments.append(Segment(sizes=(len(index),), start=start, first_epoch=number, first_sample=len(samples)))
+        lanes.append((Lanes.of([100, len(index) - 100], window=window or 1, seed=3),))
+        stream = Stream(segments=tuple(segments), seed=3, global_batch_size=20, lanes=tuple(lanes) if window else ())
+        by_itself = stream.segment_of(number)
+        made = samplings(by_itself, index)[name]
+        assert isinstance(made, Metaclip | Concept)
+        alone.append(made)
+        taken = made.samples_a_pass
+        assert 0 < taken < len(index)
+        if name == "diversity":
+            assert taken == len(index) // 100 * 20
+        passed = np.concatenate([made.batch(n) for n in range(-(-taken // 20))])
+        epochs = by_itself.draw(passed).epochs
+        assert (epochs[: taken - 20] == number).all()
+        if window is None:
+            assert (epochs[:taken] == number).all()
+            assert (epochs[taken:] == number + 1).all()  # what the batch took of a pass that there is not
+        samples += (start + passed[:taken]).tolist()
+        followed = Followed(stream, alone)
+        assert followed.end == len(samples)
+    for first in range(len(samples) // 20):
+        found = followed.batch(first)
+        assert stream.draw(found).segments.tolist() == sorted(stream.draw(found).segments.tolist()) or window
+        if window is None:
+            assert found.tolist() == samples[20 * first : 20 * first + 20]
+        else:
+            assert len(set(found.tolist())) == 20
+    later = Followed(replace(stream, segments=stream.segments[1:], lanes=stream.lanes[1:]), alone[1:])
+    number = segments[2].first_sample // 20
+    assert later.batch(number).tolist() == followed.batch(number).tolist()
+
+
 # --- all ----------------------------------------------------------------------------------------------------------
 
 
@@ -332,9 +485,11 @@ def samplings(stream: Stream, index: SampleIndex) -> dict[str, Sampling]:
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("name", ["uniform", "metaclip", "diversity", "frequency"])
+@pytest.mark.parametrize("name", ["uniform", "metaclip", "diversity", "frequency", "metaclip of a mixture"])
 def test_every_world_size_sees_the_same_batches_from_wherever_it_begins(name: str, window: int | None) -> None:
     index, stream = index_of(zipf(500, 50)), stream_over(500, 24, window=window)
+    if name.endswith("mixture"):
+        name, (index, stream) = "metaclip", mixed(window=window, batch=24)
     alone = batches_of(samplings(stream, index)[name], 30)
     for ranks in (1, 2, 5):
         for first in (0, 11, 29):
@@ -360,6 +515,18 @@ def test_an_error_of_the_choice_is_raised_where_the_batch_is_waited_for() -> Non
     assert [len(next(found)), len(next(found))] == [4, 4]
     with pytest.raises(DataError, match="no such batch"):
         next(found)
+
+
+@pytest.mark.parametrize("name", ["uniform", "metaclip"])
+def test_the_distribution_over_a_mixture_goes_by_its_weights(name: str) -> None:
+    index, stream = mixed(batch=50)
+    sampling = samplings(stream, index)[name]
+    told, of = sampling_distribution(sampling, stream, index), queries_of(index)
+    counts = np.zeros(index.num_queries, np.int64)
+    samples = stream.draw(np.concatenate(batches_of(sampling, 300))).samples
+    kernel.add_counts(kernel.gather(samples, of).queries, counts)
+    assert np.abs(counts / counts.sum() - told.shares).max() < 0.005
+    assert told.queries_a_sample == pytest.approx(counts.sum() / len(samples), rel=0.02)
 
 
 def test_the_distribution_over_queries_is_that_of_many_batches() -> None:

@@ -169,12 +169,21 @@ def run_of(output: Path, data: Path, model: Path, options: dict[str, Any]) -> di
     return run | {"data": {**run["data"], **options}}
 
 
-@pytest.mark.parametrize(("number", "window"), [(0, False), (1, True)], ids=["metaclip", "concept in a window"])
+@pytest.mark.parametrize(
+    ("number", "window", "weights"),
+    [(0, False, ()), (1, True, ()), (0, False, (2, 1)), (1, False, (None, None))],
+    ids=["metaclip", "concept in a window", "metaclip of a mixture", "concept of several sets"],
+)
 def test_stopped_and_resumed_run_equals_uninterrupted_run(
-    number: int, window: bool, data: Path, tiny_vit: Path, tmp_path: Path
+    number: int, window: bool, weights: tuple[int | None, ...], data: Path, tiny_vit: Path, tmp_path: Path
 ) -> None:
     runs = [run_of(tmp_path / name, data, tiny_vit, CHOICES[number]) for name in ("whole", "stopped")]
     whole, stopped = [in_window(run, run["output"], data) if window else run for run in runs]
+    if weights:
+        make_shards(tmp_path / "other", counts=(30, 20), size=40, queries=True)
+        places = [str(data), str(tmp_path / "other")]
+        mixture = [{"path": path, "weight": weight} for path, weight in zip(places, weights, strict=True)]
+        whole, stopped = [run | {"data": {**run["data"], "path": None, "mixture": mixture}} for run in (whole, stopped)]
     assert train(from_mapping(TrainConfig, whole)).progress.samples_seen == 160
     stop_run(stopped, step=7)
     train(from_mapping(TrainConfig, stopped))
@@ -285,8 +294,10 @@ def test_shards_of_other_tools_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"path": "x", "sampling": "concept", "follow": True}, "takes one finished set"),
-        ({"mixture": [{"path": "x"}, {"path": "y"}], "sampling": "metaclip"}, "without mixture and follow"),
+        (
+            {"mixture": [{"path": "x", "weight": 1}], "sampling": "concept", "follow": True},
+            "weighted data sets .* leave the weights out",
+        ),
         ({"path": "x", "sampling": "concepts"}, "did you mean 'concept'"),
         ({"path": "x", "concept": {"super_batch": 1}}, "super_batch must be at least 2"),
         ({"path": "x", "concept": {"max_pairs_per_query": 0}}, "at least 1 or null"),

@@ -193,6 +193,46 @@ def test_a_resumed_run_reads_what_the_stopped_one_would_have_read(
     assert_same_run(growing.output, tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"sampling": "metaclip", "metaclip": {"max_pairs_per_query": 4}},
+        {"sampling": "concept", "concept": {"super_batch": 2}},
+    ],
+    ids=["metaclip", "concept"],
+)
+def test_samplings_go_by_the_queries_of_each_snapshot_and_resume_exactly(
+    sampling: dict[str, Any], config: TrainConfig, tmp_path: Path
+) -> None:
+    make_shards(tmp_path / "more", counts=(40,), size=24, seed=4, queries=True)
+    data = {"path": str(tmp_path / "growing"), "num_workers": 0, "follow": True, **sampling}
+    growing = replace(
+        config, data=from_mapping(DataConfig, data), checkpoint=CheckpointConfig(every_samples=32, keep=10)
+    )
+    segments = []
+    for name, died in (("whole", None), ("stopped", 7)):
+        shutil.rmtree(tmp_path / "growing", ignore_errors=True)
+        make_shards(tmp_path / "growing", counts=(50,), size=24, queries=True)
+        run = replace(growing, output=str(tmp_path / name))
+        with pytest.MonkeyPatch.context() as patch:
+            crash_in(patch, 0, lambda: grow(tmp_path / "growing", tmp_path / "more" / "shards", 1))
+            if died is not None:
+                crash_in(patch, died)
+                with pytest.raises(KeyboardInterrupt):
+                    train(run)
+            # The shard that came in the first pass is there in the second.
+            train(run)
+        last, _ = find_last(Path(run.output) / "checkpoints")
+        assert last is not None
+        segments.append(read_progress(last).segments)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert segments[0] == segments[1]
+    newest = segments[0][-1]
+    assert newest.sizes == (90,)
+    assert 0 < newest.first_sample < newest.start  # less was taken than passed through
+
+
 def test_indexes_that_nothing_needs_are_removed(growing: TrainConfig, tmp_path: Path) -> None:
     train(replace(growing, checkpoint=CheckpointConfig(keep=1)))
     assert len(list((Path(growing.output) / "index").iterdir())) == 1

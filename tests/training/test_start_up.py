@@ -28,13 +28,19 @@ def start(*words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     return done, done.stderr.splitlines()[-1].split()[1:]
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["plan", "--help"], ["evaluate", "--help"], ["export", "--help"]]
-)
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["plan", "--help"], ["export", "--help"]])
 def test_help_loads_no_heavy_library(words: list[str]) -> None:
     done, loaded = start(*words)
     assert done.returncode == 0
     assert "--optimiser.learning_rate" in done.stdout
+    assert loaded == []
+
+
+@pytest.mark.parametrize(("command", "option"), [("evaluate", "--sets"), ("evaluation-set", "--examples_per_tar")])
+def test_help_of_what_uses_a_model_loads_no_heavy_library(command: str, option: str) -> None:
+    done, loaded = start(command, "--help", "all")
+    assert done.returncode == 0
+    assert option in done.stdout
     assert loaded == []
 
 
@@ -45,6 +51,9 @@ def test_help_loads_no_heavy_library(words: list[str]) -> None:
         (["run", "configs/train/sample.yaml", "--optimiser.learning_rat", "1"], "optimiser.learning_rate"),
         (["run", "configs/train/sample.yaml", "--global_batch_size", "1"], "global_batch_size must be at least 2"),
         (["evaluate", "configs/train/sample.yaml", "--device", "gpu"], "device"),
+        (["evaluate", "runs/sample", "--sets", "[]"], "sets is empty"),
+        (["evaluate", "runs/sample", "--sets", "[a]", "--bach_size", "1"], "did you mean 'batch_size'"),
+        (["evaluation-set", "somewhere"], "to"),
         (["learn", "configs/train/sample.yaml"], "unknown command 'learn'"),
     ],
 )

@@ -25,9 +25,7 @@ def run(words: Sequence[str]) -> int:
     features = embed(config)
     if is_first_process():
         about = features.about
-        broken = f", {about.broken:,} broken pictures" if about.broken else ""
-        say(
-            f"{features.place}: {about.rows:,} rows, {about.images:,} pictures and {about.texts:,} texts of width "
-            f"{about.width}{broken}"
-        )
+        broken = f", {about.broken:,} pictures not whole" if about.broken else ""
+        counts = f"rows {about.rows:,}, with a picture {about.images:,}, with a text {about.texts:,}"
+        say(f"{features.place}: {counts}{broken}; width {about.width}")
     return 0

@@ -105,18 +105,21 @@ def random_crop(
     top, left, height, width = crop_box(image.shape[0], image.shape[1], draw, config)
     _resize(image[top : top + height, left : left + width], crop)
     if draw[_FLIP] < config.flip_probability:
-        crop[:] = crop[:, ::-1].copy()
+        # NumPy would copy three bytes at a time: 0.22 ms at 224 px, a sixth of what decoding and resizing take.
+        crop[:] = torch.from_numpy(crop).flip(1).numpy()
     return crop
 
 
-def centre_crop(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+def centre_crop(
+    image: npt.NDArray[np.uint8], size: int, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> npt.NDArray[np.uint8]:
     """uint8[size, size, 3]: shorter side to `size`, then the middle; to the bit as open_clip evaluates, by Pillow."""
     picture = Image.fromarray(image)
     width, height = picture.size
     if min(width, height) != size:
         short = min(width, height)
         width, height = int(size * width / short), int(size * height / short)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        picture = picture.resize((width, height), resample)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.array(picture.crop((left, top, left + size, top + size)))
 

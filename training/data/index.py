@@ -52,6 +52,8 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     "caption_end": np.int64,
     "captions": np.uint8,
 }
+_MAX_QUERIES = 2**31
+"""Their numbers are kept as int32."""
 _QUERY_DTYPES: dict[str, npt.DTypeLike] = {"query_end": np.int64, "queries": np.int32}
 
 
@@ -89,9 +91,12 @@ class SampleIndex:
     query_end: npt.NDArray[np.int64] | None = None
     """int64[N]: where the queries of each sample end in `queries`; they start where those of the one before end."""
     queries: npt.NDArray[np.int32] | None = None
-    """The queries that captions contain (`query_ids`: places in the set's query list), end to end."""
+    """The queries that captions contain (`query_ids`: places in the set's query list), end to end. Those of the second
+    directory are numbered on from those of the first, and so on: each has a list of its own."""
     num_queries: int = 0
     """More than any of `queries`."""
+    queries_end: tuple[int, ...] = ()
+    """Where the numbers of each directory's queries end."""
     fields: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """[N] or [N, K] each: columns of the shards, where a method asks for them."""
 
@@ -141,6 +146,7 @@ def write_index(
             with closing(_read_all([shard for shards in found for shard in shards], read)) as rows:
                 for directory, shards in zip(directories, found, strict=True):
                     before = writer.count
+                    writer.begin_directory()
                     for shard in shards:
                         writer.add(shard, next(rows))
                         tell(writer.num_shards, total)
@@ -166,6 +172,7 @@ def load_index(directory: str | Path) -> SampleIndex:
     fields = {name: np.load(root / f"field-{name}.npy", mmap_mode="r") for name in meta.pop("fields", ())}
     paths, tar_bytes, sizes = (tuple(meta.pop(name)) for name in ("paths", "tar_bytes", "sizes"))
     # An earlier version wrote neither of these.
+    meta["queries_end"] = tuple(meta.get("queries_end") or [meta.get("num_queries", 0)])
     versions = tuple((sha256, e_tag) for sha256, e_tag in meta.pop("versions", [(None, "")] * len(paths)))
     shard_sizes = meta.pop("shard_sizes", None) or np.bincount(arrays["shard"], minlength=len(paths)).tolist()
     return SampleIndex(
@@ -232,6 +239,8 @@ class _Writer:
         self._shard_sizes: list[int] = []
         self._names: list[tuple[str, str | None, int]] = []
         self._captions_end = self._queries_end = self._num_queries = 0
+        self._begun: list[int] = []
+        """The number of the first query of each directory."""
         self._without_text = self._without_image = 0
         self._uids, self._captions, self._queries = (xxhash.xxh3_128() for _ in range(3))
         self._dtypes = {**_DTYPES, **(_QUERY_DTYPES if with_queries else {})}
@@ -248,6 +257,10 @@ class _Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def begin_directory(self) -> None:
+        """What is added from now on is of another directory, with a query list of its own."""
+        self._begun.append(self._num_queries)
 
     def add(self, shard: Shard, rows: ShardRows) -> None:
         """Append the samples of one shard."""
@@ -290,9 +303,15 @@ class _Writer:
             )
         ends = np.cumsum(rows.caption_queries, dtype=np.int64) + self._queries_end
         self._queries_end += len(rows.queries)
-        self._num_queries = max(self._num_queries, int(rows.queries.max(initial=-1)) + 1)
+        first = self._begun[-1]
+        end = first + int(rows.queries.max(initial=-1)) + 1
+        if end > _MAX_QUERIES:
+            raise DataError(
+                f"{shard.path}: query_ids up to {end - 1 - first:,}, too many for one run over several sets"
+            )
+        self._num_queries = max(self._num_queries, end)
         self._queries.update(rows.caption_queries.tobytes() + rows.queries.tobytes())
-        return {"query_end": ends, "queries": rows.queries}
+        return {"query_end": ends, "queries": rows.queries + np.int32(first)}
 
     def _add_field(self, name: str, shard: Shard, rows: ShardRows) -> None:
         if name not in rows.fields:
@@ -316,6 +335,7 @@ class _Writer:
             array.finish()
         # Without queries the parts are those of earlier versions.
         queries = (self._queries.hexdigest(),) if self._with_queries else ()
+        queries_end = [*self._begun[1:], self._num_queries]
         fields = ({name: digest.hexdigest() for name, digest in self._fields.items()},) if self._fields else ()
         found = fingerprint(sizes, self._names, self._uids.hexdigest(), self._captions.hexdigest(), *queries, *fields)
         meta = {
@@ -327,7 +347,7 @@ class _Writer:
             "num_without_text": self._without_text,
             "num_without_image": self._without_image,
             "fingerprint": found,
-            **({"num_queries": self._num_queries} if self._with_queries else {}),
+            **({"num_queries": self._num_queries, "queries_end": queries_end} if self._with_queries else {}),
             **({"fields": list(self._fields)} if self._fields else {}),
         }
         (self._directory / "index.json").write_text(json.dumps(meta), encoding="utf-8")

@@ -18,7 +18,7 @@ position needs to know the ones before it, and each data set still runs through 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,8 @@ class Segment:
     """Position of the run at which it begins."""
     first_epoch: int = 0
     """Number of its first epoch, beyond those of the segments before."""
+    first_sample: int = 0
+    """The run's samples before it, where positions are left out and data is followed."""
     snapshot: str = ""
     """Fingerprint of the index: where RUN/index keeps it."""
 
@@ -145,6 +147,51 @@ class Stream:
         blocks = -(-length // _BLOCK)
         shares = block_shares(self.weights)
         return max(-(-blocks * share // size) for share, size in zip(shares, segment.sizes, strict=True))
+
+    @property
+    def set_shares(self) -> tuple[float, ...]:
+        """Of the positions, what each data set of a segment has; they add up to 1."""
+        return tuple(share / _BLOCK for share in block_shares(self.weights)) if self.weights else (1.0,)
+
+    def segment_of(self, number: int) -> Stream:
+        """Segment `number` by itself, for ever: its positions are counted from its start."""
+        segment = replace(self.segments[number], start=0, first_sample=0)
+        return replace(self, segments=(segment,), lanes=self.lanes[number : number + 1])
+
+    def set_of(self, number: int) -> Stream:
+        """Data set `number` of the first segment by itself: its places are the positions, its samples counted from 0.
+        `set_positions` says where in this stream they stand."""
+        lanes = ((self.lanes[0][number],),) if self.lanes else ()
+        segment = Segment(sizes=(self.segments[0].sizes[number],), first_epoch=self.segments[0].first_epoch)
+        return replace(self, segments=(segment,), seed=self.seed + number, weights=(), lanes=lanes)
+
+    def sets(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """int64[K]: which data set has each of `positions` of the first segment."""
+        return self._sources(positions, np.zeros_like(positions))[0]
+
+    def set_counts(self, stop: int) -> npt.NDArray[np.int64]:
+        """int64[S]: how many of the first `stop` positions of the first segment each data set has."""
+        if len(self.segments[0].sizes) == 1:
+            return np.array([stop])
+        blocks = stop // _BLOCK
+        rest = self.sets(np.arange(blocks * _BLOCK, stop))
+        return blocks * np.array(block_shares(self.weights)) + np.bincount(rest, minlength=len(self.weights))
+
+    def set_positions(self, number: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """int64[K]: where `places` of data set `number` stand in the first segment."""
+        if len(self.segments[0].sizes) == 1:
+            return places
+        shares = np.array(block_shares(self.weights))
+        blocks, slots = np.divmod(places, shares[number])
+        slots += int(shares[:number].sum())
+        for block in np.unique(blocks):
+            here = blocks == block
+            slots[here] = np.argsort(self._slots(int(block)))[slots[here]]
+        return blocks * _BLOCK + slots
+
+    def _slots(self, block: int) -> npt.NDArray[np.int64]:
+        """int64[4096]: the slot of each position of a block of weighted data sets."""
+        return permute(np.arange(_BLOCK), num_samples=_BLOCK, seed=self.seed ^ _MIXTURE_KEY, epoch=block)
 
     def _placed(self, positions: npt.NDArray[np.int64]) -> _Placed:
         """Where `positions` lie in the data sets."""

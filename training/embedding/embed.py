@@ -91,12 +91,11 @@ def _model(config: EmbedConfig) -> Model:
 
 
 def _source(config: EmbedConfig) -> Source:
-    return find_source(
-        config.data,
-        image_column=config.image_column,
-        text_column=config.text_column,
-        uid_column=config.uid_column,
-    )
+    return find_source(config.data, **_columns(config))
+
+
+def _columns(config: EmbedConfig) -> dict[str, str | None]:
+    return {name: getattr(config, name) for name in ("image_column", "text_column", "uid_column")}
 
 
 def _place(config: EmbedConfig, source: Source, whose: str) -> Place:
@@ -140,6 +139,7 @@ def _facts(config: EmbedConfig, model: Model, whose: str, source: Source, parts:
         kind=source.kind,
         rows=sum(part.rows for part in parts),
         parts=tuple(parts),
+        columns={name: value for name, value in _columns(config).items() if value is not None},
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,8 @@ class FeatureFacts:
     """set, tars, folder or list."""
     rows: int
     parts: tuple[FeaturePart, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Of a list whose columns were named: image_column, text_column, uid_column."""
 
     @property
     def images(self) -> int:
@@ -185,7 +187,7 @@ def open_features(path: str | Place) -> FeatureSet:
 
 
 def _facts(content: Mapping[str, Any]) -> FeatureFacts:
-    named = {name: content[name] for name in FeatureFacts.__dataclass_fields__}
+    named = {name: content[name] for name in FeatureFacts.__dataclass_fields__ if name in content or name != "columns"}
     parts = tuple(
         FeaturePart(**{name: part[name] for name in FeaturePart.__dataclass_fields__}) for part in named.pop("parts")
     )

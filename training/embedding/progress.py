@@ -78,7 +78,10 @@ class EmbedProgress:
 
     def line(self) -> str:
         """How far it is, how fast, and how long it will take."""
-        words = [f"{self._rows:,} samples", f"part {min(self._done + 1, self._parts):,} of {self._parts:,}"]
+        words = [
+            f"{self._rows:,} {'sample' if self._rows == 1 else 'samples'}",
+            f"part {min(self._done + 1, self._parts):,} of {self._parts:,}",
+        ]
         passed = 0.0 if self._begun is None else time.monotonic() - self._begun
         work = self._done + self._share - self._work_then
         if passed > 0 and self._rows > self._rows_then:

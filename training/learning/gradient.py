@@ -2,7 +2,8 @@
 
     local batch --(micro-batches, no graph)--> rows, such as unit features
         -> the rank's part of the terms over the whole batch -> gradient of the own rows
-        -> (micro-batches again, with graph, same random numbers) -> parameter gradients --sum over ranks
+        -> (micro-batches again, with graph, same random numbers) -> parameter gradients --sum over ranks (the last
+           micro-batch's backward pass has not ended when the first of them are summed)
 
 Contrastive losses couple all samples of a batch, so averaging micro-batch losses would change the
 negatives. Features are small: caching their gradients cuts the graph there exactly (GradCache, Gao et
@@ -24,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from training.data.batches import Batch
 from training.data.stream import share
 from training.distributed import World
+from training.learning.buckets import Buckets
 from training.learning.method import Method, Output, Rows
 from training.learning.model import Model
 from training.learning.sharding import is_sharded
@@ -55,31 +57,34 @@ class Gradients(Protocol):
 
 
 class FlatGradients:
-    """All gradients in one buffer, so that one all-reduce, one norm and one scaling serve all parameters.
+    """All gradients in one buffer, so that one norm and one scaling serve all parameters, and few all-reduces.
 
     Autograd adds into the views, which are the parameters' `.grad`.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], world: World) -> None:
         """`parameters`: those to train, at least one, all of one dtype and device."""
-        self._world = world
         total = sum(p.numel() for p in parameters)
         self.buffer = torch.zeros(total, dtype=parameters[0].dtype, device=parameters[0].device)
         start = 0
         for parameter in parameters:
             parameter.grad = self.buffer[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
+        self._buckets = Buckets(self.buffer, parameters, world) if world.size > 1 else None
 
     def zero_(self) -> None:
         """See Gradients."""
         self.buffer.zero_()
 
     def last_backward(self, is_last: bool) -> None:
-        """See Gradients."""
+        """See Gradients. In the last one sums over ranks are begun."""
+        if is_last and self._buckets is not None:
+            self._buckets.open()
 
     def sum_over_ranks(self) -> None:
         """See Gradients."""
-        self._world.sum_(self.buffer)
+        if self._buckets is not None:
+            self._buckets.finish()
 
     def norm(self) -> Tensor:
         """See Gradients."""
@@ -179,7 +184,7 @@ def accumulate_gradient(
     """
     cut = [share(len(batch), rank=i, world_size=micro_batches) for i in range(micro_batches)]
     parts = [batch] if micro_batches == 1 else [batch.slice(*bounds) for bounds in cut]
-    counts = {name: world.sum_(count.detach().clone()) for name, count in method.counts(batch).items()}
+    counts = world.sum_each(method.counts(batch))
     gradients.zero_()
 
     # Without a graph, unless there is one micro-batch alone.
@@ -198,6 +203,7 @@ def accumulate_gradient(
     coupled = method.coupled(model, own, _joined(constants), world=world, total=global_batch_size)
     if coupled.terms:
         torch.autograd.backward(list(coupled.terms.values()))
+    by_rows = {name: rows.grad for name, rows in own.items() if rows.grad is not None}
 
     # With a graph: what each micro-batch's weights have to do with its rows, and its losses of single samples.
     sums: dict[str, Tensor] = {}
@@ -210,7 +216,6 @@ def accumulate_gradient(
         found = {name: rows[slice(*bounds)] for name, rows in coupled.found.items()}
         single = {**output.sums, **method.second(model, part, output, found)}
         losses = {name: value / counts[name].clamp_min(_LEAST_COUNT) for name, value in single.items()}
-        by_rows = {name: rows.grad for name, rows in own.items() if rows.grad is not None}
         ends = [(output.rows[name], gradient[slice(*bounds)]) for name, gradient in by_rows.items()]
         ends += [(value, torch.ones_like(value)) for value in losses.values()]
         ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
@@ -220,7 +225,7 @@ def accumulate_gradient(
     after.restore(model.device)
 
     gradients.sum_over_ranks()
-    return {name: world.sum_(term.detach().clone()) for name, term in {**coupled.terms, **sums}.items()}
+    return world.sum_each({**coupled.terms, **sums})
 
 
 def _joined(parts: Sequence[Rows]) -> dict[str, Tensor]:

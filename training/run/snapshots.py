@@ -25,7 +25,8 @@ from training.checkpoints.layout import listed_checkpoints
 from training.config import DataConfig
 from training.data.index import SampleIndex, load_index, write_index
 from training.data.lanes import Lanes, lanes_of
-from training.data.sampling.make import make_sampling
+from training.data.sampling.followed import Followed, Passing
+from training.data.sampling.make import make_passing, make_sampling
 from training.data.sampling.sampling import Sampling, Uniform
 from training.data.shards import balance_mode, reading
 from training.data.stream import Segment, Stream
@@ -72,9 +73,9 @@ class Snapshots:
             recorded = (self._look(start=0, first_epoch=0),)
         stream = Stream(segments=recorded, seed=seed, global_batch_size=global_batch_size, weights=config.weights)
         self.stream = replace(stream, lanes=self._lanes(recorded, seed))
+        self._passing: dict[Segment, Passing] = {}
         self._thinned: Sampling | None = None
-        if config.sampling != "uniform":
-            self._thinned = world.together(lambda: make_sampling(config, self.stream, self.index))
+        self._thin()
 
     @property
     def index(self) -> SampleIndex:
@@ -97,7 +98,8 @@ class Snapshots:
         return tuple(str(self._root / segment.snapshot) for segment in self.stream.segments)
 
     def until(self, position: int) -> int | None:
-        """Start of the first batch, at or after `position`, that reaches beyond the last segment's epoch.
+        """Start of the first batch, at or after the run's sample `position`, that reaches beyond the last segment's
+        epoch.
 
         None where the one snapshot lasts for ever.
         """
@@ -108,13 +110,18 @@ class Snapshots:
 
     def look_again(self, position: int) -> None:
         """At `position`, as `until` gave it: read the lists anew for what comes after the epoch."""
-        last, end = self.stream.segments[-1], self._end()
+        last = self.stream.segments[-1]
+        end = last.start + sum(last.sizes)
         found = self._look(start=end, first_epoch=last.first_epoch + self.stream.passes(last, end))
+        if self._thinned is not None:
+            found = replace(found, first_sample=self._end())
         segments = (*self.stream.segments, found)
         # What ended before `position` is never asked for again.
-        ends = (*(segment.start for segment in segments[1:]), None)
+        thins = self._thinned is not None
+        ends = (*(segment.first_sample if thins else segment.start for segment in segments[1:]), None)
         kept = tuple(s for s, e in zip(segments, ends, strict=True) if e is None or e > position)
         self.stream = replace(self.stream, segments=kept, lanes=self._lanes(kept, self.stream.seed))
+        self._thin()
         if self._world.is_first:
             self._sweep()
 
@@ -130,8 +137,29 @@ class Snapshots:
             for segment in segments
         )
 
+    def _thin(self) -> None:
+        """Make the sampling of the stream as it is now. Raises DataError on every rank."""
+        config, stream = self._config, self.stream
+        if config.sampling == "uniform":
+            return
+        if not config.follow:
+            self._thinned = self._world.together(lambda: make_sampling(config, stream, self.index))
+            return
+
+        def make() -> list[Passing]:
+            return [
+                self._passing.get(segment) or make_passing(config, stream.segment_of(number), self._index_of(segment))
+                for number, segment in enumerate(stream.segments)
+            ]
+
+        made = self._world.together(make)
+        self._passing = dict(zip(stream.segments, made, strict=True))
+        self._thinned = Followed(stream, made)
+
     def _end(self) -> int:
-        """Where the last segment's epoch ends."""
+        """The run's first sample beyond the last segment's epoch."""
+        if isinstance(self._thinned, Followed):
+            return self._thinned.end
         last = self.stream.segments[-1]
         return last.start + sum(last.sizes)
 

@@ -7,6 +7,7 @@
 sampling.py      what a sampling is; uniform: all positions, one after the other
 metaclip.py      each sample with its probability, drawn anew in each epoch
 concept.py       the batch that suits best, out of a few times as many
+followed.py      each of these over data that grows
 distribution.py  how often each query comes under a sampling
 kernel.py        the compiled loops over queries
 

@@ -8,6 +8,8 @@ queries that captions contain, not what taggers saw in pictures; the super-batch
 code takes one a rank; nothing of what is passed over is read; and the two numbers below, which its description leaves
 open, are these:
 
+- Several data sets: the super-batch is that of their mixture, with its weights, which the batch need not have. A query
+  is one of its own set's list: the same text in two lists is two concepts, since shards do not hold the texts.
 - How often a concept comes, 1 / F of CABS-DM: its samples in the super-batch.
 - The cap of CABS-DM, the same for every concept: the smallest for which the super-batch could give a batch of the usual
   number of matches without any query above it. That is the flattest distribution of queries that it holds.
@@ -41,8 +43,8 @@ class Concept:
     """The stream by super-batches, of each of which a batch is taken."""
 
     def __init__(self, stream: Stream, index: SampleIndex, config: ConceptConfig) -> None:
-        """`stream` has one segment over one data set, that of `index`. Raises DataError where that has no queries, or
-        less samples than a super-batch."""
+        """`stream` has one segment, over `index`. Raises DataError where that has no queries, or less samples than a
+        super-batch."""
         self.batch_size = stream.global_batch_size
         self.super_batch_size = config.super_batch * self.batch_size
         if self.super_batch_size > len(index):
@@ -59,6 +61,16 @@ class Concept:
         """R * B."""
         return float(self.super_batch_size)
 
+    @property
+    def samples_a_pass(self) -> int:
+        """How many are taken of the first pass, of whose end less than a super-batch is passed over."""
+        (segment,) = self._stream.segments
+        return sum(segment.sizes) // self.super_batch_size * self.batch_size
+
+    def take(self, start: int, count: int) -> Positions:
+        """int64[B]: batch `start` / B, which `count` = B samples are."""
+        return self.batch(start // count)
+
     def batch(self, number: int) -> Positions:
         """int64[B]: what is chosen of super-batch `number`; needs no other batch."""
         from training.data.sampling import kernel
@@ -66,9 +78,10 @@ class Concept:
         positions = np.arange(number * self.super_batch_size, (number + 1) * self.super_batch_size)
         drawn = self._stream.draw(positions)
         samples = drawn.samples
-        if drawn.epochs[0] != drawn.epochs[-1]:  # a sample may stand in both: it counts where it comes first
+        if drawn.epochs.min() != drawn.epochs.max():  # a sample may stand in several: it counts where it comes first
             first = np.sort(np.unique(samples, return_index=True)[1])
-            positions, samples = positions[first], samples[first]
+            if len(first) >= self.batch_size:  # else small sets have so large weights that it cannot be helped
+                positions, samples = positions[first], samples[first]
         of = kernel.gather(samples, self._of)
         if self._config.prefer == "frequency":
             chosen = self._longest(of.ends)

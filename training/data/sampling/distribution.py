@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.index import SampleIndex
-from training.data.sampling.metaclip import Metaclip, chances_of, shares_of
+from training.data.sampling.metaclip import Metaclip, chances_of
 from training.data.sampling.queries import queries_of, query_counts
 from training.data.sampling.sampling import Sampling, Uniform
 from training.data.stream import Stream
@@ -42,16 +42,20 @@ def sampling_distribution(
     """
     in_set = query_counts(index)
     seen = np.zeros(len(in_set))
-    if isinstance(sampling, Uniform):
-        samples, seen = float(len(index)), in_set.astype(np.float64)
-    elif isinstance(sampling, Metaclip):
-        samples = 0.0
+    if isinstance(sampling, Uniform | Metaclip):
+        samples = len(index) * sampling.batch_size / sampling.positions_a_batch
         ends, queries = queries_of(index)
-        for first, chances, total in chances_of(index, shares_of(in_set, sampling.limit)):
-            start, stop = int(ends[first - 1]) if first else 0, int(ends[first + len(chances) - 1])
-            lengths = np.diff(ends[first : first + len(chances)], prepend=start)
-            seen += np.bincount(queries[start:stop], np.repeat(chances, lengths), minlength=len(seen))
-            samples += total
+        sizes, draws, kept = stream.segments[0].sizes, np.ones(len(in_set)), [1.0] * len(stream.segments[0].sizes)
+        if isinstance(sampling, Metaclip):
+            draws, kept = sampling.shares, list(sampling.shares_kept)
+        stop_of = np.cumsum(sizes).tolist()
+        for size, stop, share, part in zip(sizes, stop_of, stream.set_shares, kept, strict=True):
+            # How often a sample comes that is drawn whenever its set is passed through.
+            passes = samples * share / (size * part)
+            for first, chances, _ in chances_of(index, draws, samples=range(stop - size, stop)):
+                begin, end = int(ends[first - 1]) if first else 0, int(ends[first + len(chances) - 1])
+                lengths = np.diff(ends[first : first + len(chances)], prepend=begin)
+                seen += passes * np.bincount(queries[begin:end], np.repeat(chances, lengths), minlength=len(seen))
     else:
         from training.data.sampling import kernel
 

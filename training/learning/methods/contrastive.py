@@ -30,7 +30,8 @@ class Contrastive(Method):
         super().__init__(options, loss)
         temperature = _TEMPERATURES[loss.name] if loss.init_temperature is None else loss.init_temperature
         self.init_logit_scale = -math.log(temperature)
-        self.init_logit_bias = _SIGMOID_BIAS if loss.name == "sigmoid" else None
+        bias = _SIGMOID_BIAS if loss.init_bias is None else loss.init_bias
+        self.init_logit_bias = bias if loss.name == "sigmoid" else None
 
     def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
         """Unit features: `image` and `text`, [B, D] each."""

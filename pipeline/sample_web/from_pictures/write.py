@@ -1,0 +1,134 @@
+"""Write every file of a web of pictures.
+
+read -> keep apart (held out, retrieval) -> plan -> pictures/ (two processes) , pages and all of them , words.txt ,
+     classes.parquet , eval/ , retrieval/
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.sample_web.classes import write_classes
+from pipeline.sample_web.dice import Dice
+from pipeline.sample_web.encode import encode_drawn
+from pipeline.sample_web.evaluation import write_set
+from pipeline.sample_web.from_pictures.build import PicturesConfig
+from pipeline.sample_web.from_pictures.captions import TEMPLATES, words_of
+from pipeline.sample_web.from_pictures.draw import drawn, drawn_for_evaluation
+from pipeline.sample_web.from_pictures.plan import View, plan_pictures
+from pipeline.sample_web.from_pictures.read import Picture, read_pictures
+from pipeline.sample_web.vocabulary import BACKGROUNDS
+from pipeline.sample_web.write import write_pages
+
+__all__ = ["write_pictures_web"]
+
+_NUM_WORKERS = 2
+_VIEWS_PER_TASK = 200
+_INLINE_VIEWS = 2000
+"""Fewer are drawn in this process: starting workers would take longer."""
+_RETRIEVAL_SHARE = 0.2
+"""The most of the pictures with a description that is kept apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """Which pictures stand on pages, and which are kept for the evaluation."""
+
+    on_pages: list[Picture]
+    classified: list[Picture]
+    """One a class, in label order."""
+    retrieved: list[Picture]
+
+
+def write_pictures_web(directory: Path, config: PicturesConfig) -> None:
+    """Write all files but the marker into an empty `directory`."""
+    source = Path(config.directory).resolve()
+    pictures = read_pictures(source)
+    parts = _parted(pictures, config)
+    classes = tuple(picture.title for picture in parts.classified)
+    planned = plan_pictures(parts.on_pages, classes=classes, links=config.links, seed=config.seed, port=config.port)
+    (directory / "pictures").mkdir()
+    for name in sorted({view.key[:3] for view in planned.views}):
+        (directory / "pictures" / name).mkdir()
+    tasks = [planned.views[i : i + _VIEWS_PER_TASK] for i in range(0, len(planned.views), _VIEWS_PER_TASK)]
+    if len(planned.views) <= _INLINE_VIEWS:
+        for task in tasks:
+            _draw_views(config.seed, task, source, directory)
+    else:
+        # Spawned, not forked: the caller may hold threads and locks.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(_NUM_WORKERS, mp_context=context) as pool:
+            for future in [pool.submit(_draw_views, config.seed, task, source, directory) for task in tasks]:
+                future.result()
+    truth = write_pages(planned.plan, directory, concepts=frozenset())
+    words = words_of(pictures)
+    (directory / "words.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    if classes:
+        write_classes(truth, classes, directory / "classes.parquet")
+        write_set(directory / "eval", _classified(source, parts.classified), classes=classes, templates=TEMPLATES)
+    if parts.retrieved:
+        samples = [
+            {"jpg": _saved(drawn_for_evaluation(source, picture.path)), "txt": "\n".join(_told(picture)).encode()}
+            for picture in parts.retrieved
+        ]
+        # Without labels: the classes are there because the form of the set asks for some.
+        write_set(directory / "retrieval", samples, classes=classes or ("picture",), templates=TEMPLATES)
+
+
+def _parted(pictures: Sequence[Picture], config: PicturesConfig) -> _Parts:
+    """Raises InputError where the held-out set is not there, or shares no name with the others."""
+    held_out = [picture for picture in pictures if picture.style == config.held_out]
+    others = [picture for picture in pictures if picture.style != config.held_out]
+    known = {picture.name for picture in others}
+    classes = {picture.label: picture for picture in reversed(held_out) if picture.label and picture.name in known}
+    if config.held_out is not None and not classes:
+        raise InputError(
+            f"{config.directory}: no picture of the set {config.held_out!r} has an English label and a name that "
+            "another set has; give another --held_out, or null"
+        )
+    described = [picture for picture in others if picture.descriptions and picture.names]
+    number = min(config.retrieval, int(_RETRIEVAL_SHARE * len(described)))
+    retrieved = Dice(config.seed, "retrieval").shuffled(described)[:number]
+    apart = {picture.path for picture in retrieved}
+    return _Parts(
+        on_pages=[picture for picture in others if picture.path not in apart],
+        classified=[classes[label] for label in sorted(label for label in classes if label)],
+        retrieved=retrieved,
+    )
+
+
+def _classified(source: Path, pictures: Sequence[Picture]) -> list[dict[str, bytes]]:
+    """Two views of each: on white, and on a coloured ground."""
+    grounds = list(BACKGROUNDS.values())
+    samples = []
+    for label, picture in enumerate(pictures):
+        ground = grounds[label % len(grounds)]
+        for image in (drawn_for_evaluation(source, picture.path), drawn_for_evaluation(source, picture.path, ground)):
+            samples.append({"jpg": _saved(image), "cls": str(label).encode()})
+    return samples
+
+
+def _told(picture: Picture) -> list[str]:
+    """The captions of a picture of the retrieval set."""
+    return list(dict.fromkeys((*picture.names, *picture.descriptions)))
+
+
+def _draw_views(seed: int, views: Sequence[View], source: Path, directory: Path) -> None:
+    for view in views:
+        data = encode_drawn(seed, view.key, view.form, partial(drawn, seed, view.drawing, source, view.picture))
+        (directory / "pictures" / view.key[:3] / view.key).write_bytes(data)
+
+
+def _saved(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Search by words or by a picture, over features that `embed` made."""

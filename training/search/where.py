@@ -1,0 +1,37 @@
+"""Which vectors of an index may be found: those whose samples fit an SQL condition."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.catalog.catalog import SqlError, confine, open_catalog, sql_errors
+from pipeline.storage.output import is_output
+from pipeline.storage.place import Place
+from training.errors import FeaturesError
+
+__all__ = ["rows_where"]
+
+
+def rows_where(source: Place, condition: str, rows: pa.Table) -> npt.NDArray[np.int64]:
+    """int64[m], ascending: the places of `rows` (see index_files) whose uid is of a sample of the data set `source`
+    that fits `condition`, over the columns of its view `samples`.
+
+    Raises FeaturesError where `source` is no data set of ours, SqlError for a wrong condition.
+    """
+    output = source if is_output(source) else source.parent
+    if not is_output(output):
+        raise FeaturesError(f"--where needs a data set that `openwit shards` made; {source} is none")
+    query = f"SELECT uid FROM samples WHERE (\n{condition}\n)"  # the line break ends a comment in the condition
+    with open_catalog(output, query) as database:
+        confine(database, [output])
+        with sql_errors("--where"):
+            # Bare and in brackets it must be one statement: what passes both neither closes the bracket nor goes on.
+            for statement in (f"SELECT 1 WHERE {condition}", query):
+                if len(database.extract_statements(statement)) != 1:
+                    raise SqlError("--where: give one condition, without a semicolon")
+            places = pa.array(np.arange(len(rows)))
+            database.register("indexed", rows.select(["uid"]).append_column("place", places))
+            found = database.execute(f"SELECT place FROM indexed SEMI JOIN ({query}) USING (uid)").fetchnumpy()
+    return np.sort(np.asarray(found["place"], np.int64))
