@@ -33,7 +33,10 @@ def test_other_words_are_no_presets() -> None:
     for word in ("", ".", "sample.yaml", "Sample", "../shards/sample", "data/sample"):
         assert preset("shards", word) is None
     assert no_preset("train", "clip-vit-b32") == "did you mean the preset 'clip-vit-b-32'?"
-    assert no_preset("queries", "x") == "name a .yaml file, or a preset: biomedical, experiment, german, pictures, sample, wikipedia"
+    assert (
+        no_preset("queries", "x")
+        == "name a .yaml file, or a preset: biomedical, experiment, german, pictures, sample, wikipedia"
+    )
 
 
 def test_file_of_the_package_stands_in_for_one_that_is_not_here(
