@@ -76,4 +76,10 @@ COMMANDS: tuple[Command, ...] = (
         says="The samples that are nearest to words or to a picture.\n--where chooses, --to FILE.html shows.",
         module="training.commands.search",
     ),
+    Command(
+        name="score",
+        usage="FEATURES...",
+        says="Score each sample by its features: a Parquet by uid,\nfor `pipeline` to filter and to subset by.",
+        module="training.commands.score",
+    ),
 )
