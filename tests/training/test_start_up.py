@@ -29,12 +29,16 @@ def start(*words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["plan", "--help"], ["evaluate", "--help"], ["export", "--help"]]
+    ("words", "option"),
+    [
+        *(([*words, "--help"], "optimiser.learning_rate") for words in ([], ["run"], ["plan"], ["evaluate"])),
+        (["export", "--help"], "push"),
+    ],
 )
-def test_help_loads_no_heavy_library(words: list[str]) -> None:
+def test_help_loads_no_heavy_library(words: list[str], option: str) -> None:
     done, loaded = start(*words)
     assert done.returncode == 0
-    assert "--optimiser.learning_rate" in done.stdout
+    assert f"--{option}" in done.stdout
     assert loaded == []
 
 

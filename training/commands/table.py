@@ -41,8 +41,8 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="export",
-        usage="CONFIG.yaml",
-        says="Write the last checkpoint to OUTPUT/export, for open_clip's\nlocal-dir:OUTPUT/export.",
+        usage="CONFIG.yaml|MODEL",
+        says="Write a model for open_clip (RUN/export, local-dir:RUN/export);\n--to transformers or onnx for others.",
         module="training.commands.export",
     ),
 )
