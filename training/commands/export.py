@@ -121,9 +121,11 @@ def _tell(asked: ExportConfig, target: Place) -> None:
 def _push(asked: ExportConfig, target: Place) -> None:
     if asked.push is None:
         return
+    from training.cards.card import card_of_source
     from training.exports.hub import push
 
-    say(f"pushed {push(target, asked.push, private=asked.private, texts={})}")
+    card = card_of_source(asked.source, form=asked.to)
+    say(f"pushed {push(target, asked.push, private=asked.private, texts=card)}")
 
 
 def _apart(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -45,4 +45,16 @@ COMMANDS: tuple[Command, ...] = (
         says="Write a model for open_clip (RUN/export, local-dir:RUN/export);\n--to transformers or onnx for others.",
         module="training.commands.export",
     ),
+    Command(
+        name="card",
+        usage="RUN",
+        says="Write the model card, RUN/README.md, from what was measured.",
+        module="training.commands.card",
+    ),
+    Command(
+        name="limits",
+        usage="MODEL",
+        says="Measure counting, places, binding, digits and wording on\ndrawn pictures.",
+        module="training.commands.limits",
+    ),
 )

@@ -89,8 +89,7 @@ class _Images(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.visual = cast(nn.Module, model.clip.visual)
-        self.register_buffer("mean_C11", model.mean_C11)
-        self.register_buffer("std_C11", model.std_C11)
+        self.mean_C11, self.std_C11 = nn.Buffer(model.mean_C11), nn.Buffer(model.std_C11)
 
     def forward(self, images_BHWC: Tensor) -> Tensor:
         """As Model.encode_image."""

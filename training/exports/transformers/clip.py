@@ -11,7 +11,7 @@ Names and shapes as `transformers/models/clip/modeling_clip.py` has them; they a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ def _projection(model: Model, text: Any) -> Tensor:
     if projection is None:
         return torch.eye(text.ln_final.weight.shape[0])
     if isinstance(projection, nn.Linear):
-        if projection.bias is not None:
+        if getattr(projection, "bias", None) is not None:
             refuse(model, "a text projection with a bias")
         return projection.weight
-    return projection.T
+    return cast(Tensor, projection.T)
