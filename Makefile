@@ -77,7 +77,7 @@ test: .venv/ready-dev  ## the default tests
 test-all: .venv/ready-dev  ## all tests that need no GPU, slow ones too
 	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark and not peers' $(ARGS)
 
-PEERS := open_clip datasets img2dataset transformers
+PEERS := open_clip clip_benchmark datasets img2dataset transformers
 
 peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other readers (about a minute, 1.3 GB)
 
@@ -87,7 +87,7 @@ peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other re
 	@touch $@
 
 # These differ from the main environment in a few packages: that one stands behind them, torch and all.
-OVER_MAIN := open_clip transformers
+OVER_MAIN := open_clip clip_benchmark transformers
 
 $(OVER_MAIN:%=.venv-peers/%/ready): .venv-peers/%/ready: tests/peers/%.txt | .venv/ready-dev
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)

@@ -17,9 +17,9 @@ from configs.near import near
 
 __all__ = ["KINDS", "Kind", "first_sentence", "no_preset", "preset", "presets", "shipped"]
 
-Kind = Literal["shards", "queries", "train"]
+Kind = Literal["shards", "queries", "train", "experiment"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""A directory of configs each, and what it takes to read them: a run, a query list's build, a training run."""
+"""A directory of configs each, and what it takes to read them: a run, a query list's build, a training run, several."""
 _HERE = Path(__file__).parent
 _SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])")
 

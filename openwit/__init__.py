@@ -36,6 +36,8 @@ if _typing.TYPE_CHECKING:
     from pipeline.steps.judges.image_dedup_config import ImageDedupConfig as ImageDedupConfig
     from pipeline.steps.shards_config import ShardsConfig as ShardsConfig
     from pipeline.steps.texts_config import TextsConfig as TextsConfig
+    from training.clip import Clip as Clip
+    from training.clip import load as load
 
 _ROOMS = {
     "Pipeline": "pipeline.api",
@@ -63,12 +65,15 @@ _ROOMS = {
     "ShardsConfig": "pipeline.steps.shards_config",
     "LedgerConfig": "pipeline.records.ledger_config",
     "EngineConfig": "pipeline.engine",
+    "load": "training.clip",
+    "Clip": "training.clip",
 }
 """Name -> the module that has it."""
 
 __all__ = [
     "BalanceConfig",
     "CleanConfig",
+    "Clip",
     "ConfigError",
     "DecontaminateConfig",
     "DedupConfig",
@@ -90,6 +95,7 @@ __all__ = [
     "Stage",
     "TextsConfig",
     "WitConfig",
+    "load",
     "read_shards",
     "reject",
 ]

@@ -13,6 +13,7 @@ from pipeline.engine import EngineConfig
 from pipeline.matching.config import MatchConfig
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.balance.config import BalanceConfig
+from pipeline.stages.balance.modes import mode_of
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.clean.config import CleanConfig
 from pipeline.stages.decontaminate_config import DecontaminateConfig
@@ -74,6 +75,10 @@ class WitConfig:
     def __post_init__(self) -> None:
         if self.fetch.store is not None and stores_pictures(self.source_format):
             raise ConfigError("fetch.store: pictures that come with their source stay in the output; leave it null")
+        if self.texts.keep_unmatched and not mode_of(self.balance.mode).whole_set:
+            raise ConfigError(
+                "texts.keep_unmatched: no query selects a pair that contains none; set --balance.mode none too"
+            )
         if not self.sources:
             raise ConfigError("sources: name at least one crawl archive or table")
         if self.max_sources is not None and self.max_sources < 1:

@@ -47,7 +47,7 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
 
     # The query list; links with text; of these what is clean, in a target language, and contains a query.
     queries = page.add(list_queries(c.queries, c.match))  #                         QUERIES
-    stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries)]
+    stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries, c.texts)]
     stages = with_own(stages, own.links, CANDIDATES)
     if c.texts.keep_candidates:
         links = page.add(extract_links(sources, c.extract))  #                      CANDIDATES

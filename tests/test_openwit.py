@@ -13,10 +13,10 @@ import openwit
 from pipeline.config import WitConfig
 
 NAMES = [
-    *("BalanceConfig", "CleanConfig", "ConfigError", "DecontaminateConfig", "DedupConfig", "EngineConfig"),
+    *("BalanceConfig", "CleanConfig", "Clip", "ConfigError", "DecontaminateConfig", "DedupConfig", "EngineConfig"),
     *("ExtractConfig", "FetchConfig", "FiltersConfig", "ImageConfig", "ImageDedupConfig", "LanguageConfig"),
     *("LedgerConfig", "MatchConfig", "Outcome", "Pipeline", "PipelineError", "RunResult", "ScoreFilter"),
-    *("ShardsConfig", "Stage", "TextsConfig", "WitConfig", "read_shards", "reject"),
+    *("ShardsConfig", "Stage", "TextsConfig", "WitConfig", "load", "read_shards", "reject"),
 ]
 
 

@@ -353,8 +353,10 @@ class EvaluationConfig:
     """What to evaluate on, and how often."""
 
     path: str | None = None
-    """Evaluation set in CLIP_benchmark's WebDataset form, a directory or its URL in a bucket; null evaluates
-    nothing."""
+    """Evaluation set: a directory, a list, or its URL in a bucket (docs/evaluate.md has the forms). Without it and
+    without `sets` nothing is evaluated."""
+    sets: tuple[str, ...] = ()
+    """More of them; their metrics are called by the set's name, a slash and the metric."""
     every_samples: int | None = None
     """Evaluate after about this many samples; null only at the end."""
     batch_size: int = 256
@@ -363,6 +365,22 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.path is not None:
             _check_place("path", self.path)
+        for path in self.sets:
+            _check_place("sets", path)
+        if self.every_samples is not None and self.every_samples < 1:
+            raise ConfigError(f"every_samples must be at least 1, or null, got {self.every_samples}")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a set to evaluate on."""
+        return self.path is not None or bool(self.sets)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it says how often to evaluate, and not on what."""
+        return self.every_samples is not None and not self.measures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,12 @@
 """`--launcher ray`: Ray Train starts the processes, and starts them again when one dies.
 
-    this process --Ray Train--> N workers, each: RANK, WORLD_SIZE, MASTER_* as torchrun sets them -> train(config)
+    this process --Ray Train--> N workers, each: RANK, WORLD_SIZE, MASTER_* as torchrun sets them -> work(config)
          |                                                                                               |
          +------> OUTPUT.ray-*/r/: config.yaml, stop ----->    <----- console*, outcome <----------------+
 
-A worker that dies ends the others; all begin anew, from the last checkpoint, with the same global batches at whatever
-number of workers Ray then finds. Ray keeps nothing of the training's state: the run's own directory does, which all
+The work is a training, or another that torchrun could start: it keeps what is done, and goes on from there. A worker
+that dies ends the others; all begin anew, from the last checkpoint, with the same global batches at whatever number of
+workers Ray then finds. Ray keeps nothing of the training's state: the run's own directory does, which all
 nodes must see, and beside it for as long as the run lasts the directory of the messages above; where the run is in a
 bucket, so are they. So Ray's own processes need to know none of our classes, and none but the workers spends seconds on
 importing torch.
@@ -26,10 +27,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 from configs.load import ConfigError, dump, load
 from pipeline.engine.start_ray import RaySession, RayStart, start_ray
@@ -40,13 +43,15 @@ from pipeline.storage.copies import copies_directory, scratch_copy
 from pipeline.storage.place import Place, place_of
 from pipeline.storage.scratch import scratch_directory
 from pipeline.terminal.printable import say
-from training.config import TrainConfig
+from training.config import RayConfig, TrainConfig
 from training.errors import DistributedError, TrainingError
 from training.run.directory import write_whole
-from training.run.stopping import stop_file, stop_signals
-from training.train import Result, train
+from training.run.stopping import Stop, stop_file, stop_signals
 
-__all__ = ["train_on_ray"]
+if TYPE_CHECKING:
+    from training.train import Result
+
+__all__ = ["RayJob", "run_on_ray", "train_on_ray"]
 
 _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -61,26 +66,56 @@ _PIECE_EVERY_S = 2.0
 """The same where a look is a request."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RayJob:
+    """What the workers do."""
+
+    work: str
+    """MODULE:FUNCTION, of this package; called with `config`. What it returns on rank 0 can be pickled."""
+    config: Any
+    """A dataclass that `configs.load` reads back."""
+    output: str
+    """The directory or bucket's URL where the work is kept; the messages lie beside it."""
+    ray: RayConfig
+    device: Literal["auto", "cpu", "cuda"]
+    can_stop: bool = False
+    """Whether `work` takes `listen`, and ends with a checkpoint when it is told to. Others just end."""
+
+
 def train_on_ray(config: TrainConfig) -> Result:
     """`train` on the workers of `config.ray`. Raises TrainingError, ConfigError."""
-    with _ray(config) as session, _messages(config) as messages:
-        trainer = _trainer(session.ray, config, messages)
+    job = RayJob(
+        work="training.train:train",
+        config=config,
+        output=config.output,
+        ray=config.ray,
+        device=config.device,
+        can_stop=True,
+    )
+    return cast("Result", run_on_ray(job))
+
+
+def run_on_ray(job: RayJob) -> Any:
+    """What `job.work` returns on rank 0. Raises TrainingError, ConfigError."""
+    with _ray(job.ray) as session, _messages(job) as messages:
+        trainer = _trainer(session.ray, job, messages)
         with _shown(messages):
-            failure = _fit(session, trainer, messages)
-        outcome: Result | TrainingError | ConfigError | None = None
-        if (messages / "outcome").is_file():
+            failure = _fit(session, trainer, messages, can_stop=job.can_stop)
+        outcome: Any = None
+        is_done = (messages / "outcome").is_file()
+        if is_done:
             outcome = pickle.loads((messages / "outcome").read_bytes())
     if isinstance(outcome, TrainingError | ConfigError):
         raise outcome
-    if outcome is None:
+    if not is_done:
         raise DistributedError(
-            f"the workers died more than {config.ray.max_failures} times ({failure}); see Ray's logs of them, then run "
-            "again to go on from the last checkpoint"
+            f"the workers died more than {job.ray.max_failures} times ({failure}); see Ray's logs of them, then run "
+            "again to go on from what is done"
         )
     return outcome
 
 
-def _trainer(ray: Any, config: TrainConfig, messages: Place) -> Any:
+def _trainer(ray: Any, job: RayJob, messages: Place) -> Any:
     """Ray Train's description of the run. Raises DistributedError."""
     try:
         from ray.train.backend import Backend, BackendConfig
@@ -101,35 +136,42 @@ def _trainer(ray: Any, config: TrainConfig, messages: Place) -> Any:
         def backend_cls(self) -> type[Backend]:
             return SharedGPUs
 
-    gpus = ray.cluster_resources().get("GPU", 0) if config.device != "cpu" else 0
-    if config.device == "cuda" and not gpus:
+    gpus = ray.cluster_resources().get("GPU", 0) if job.device != "cpu" else 0
+    if job.device == "cuda" and not gpus:
         raise DistributedError("device is cuda, but Ray has no GPU; set --device cpu, or --ray.address")
-    least, most = config.ray.min_workers, config.ray.num_workers
+    least, most = job.ray.min_workers, job.ray.num_workers
     return DataParallelTrainer(
         _work,
-        train_loop_config={"directory": os.getcwd(), "messages": str(messages)},
+        train_loop_config={
+            "directory": os.getcwd(),
+            "messages": str(messages),
+            "work": job.work,
+            "config": f"{type(job.config).__module__}:{type(job.config).__qualname__}",
+            "can_stop": job.can_stop,
+        },
         backend_config=OurBackend(),
         scaling_config=ScalingConfig(
             num_workers=most if least is None else (least, most),
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": config.ray.cpus_per_worker} | ({"GPU": 1} if gpus else {}),
+            resources_per_worker={"CPU": job.ray.cpus_per_worker} | ({"GPU": 1} if gpus else {}),
         ),
         run_config=cast(  # Ray's stub names the class of before its version 2 of Train
             Any,
             RunConfig(
                 # Where the workers' checkpoints would go, who report none.
                 storage_path=str(messages / "ray" if isinstance(messages, Path) else copies_directory() / "ray"),
-                failure_config=FailureConfig(max_failures=config.ray.max_failures),
+                failure_config=FailureConfig(max_failures=job.ray.max_failures),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         ),
     )
 
 
-def _fit(session: RaySession, trainer: Any, messages: Place) -> str | None:
+def _fit(session: RaySession, trainer: Any, messages: Place, *, can_stop: bool) -> str | None:
     """Run to the end; in one line why the workers did not reach it, None if they did. Raises EngineError.
 
-    The first Ctrl-C or SIGTERM is handed on to the workers, which save and stop; the second one acts as usual.
+    Where they can stop, the first Ctrl-C or SIGTERM is handed on to the workers, which save and stop; the second one
+    acts as usual.
     """
     fitted: Future[None] = Future()
 
@@ -142,7 +184,7 @@ def _fit(session: RaySession, trainer: Any, messages: Place) -> str | None:
     # In a thread, since in the main one Ray Train would put a handler of its own in the place of ours.
     threading.Thread(target=fit, daemon=True).start()
     is_told = False
-    with stop_signals() as stop:
+    with stop_signals() if can_stop else nullcontext(Stop()) as stop:
         while not wait([fitted], timeout=_LOOK_EVERY_S).done:
             session.check()
             if stop.signal is not None and not is_told:
@@ -156,7 +198,7 @@ def _fit(session: RaySession, trainer: Any, messages: Place) -> str | None:
     return None
 
 
-def _work(given: dict[str, str]) -> None:
+def _work(given: dict[str, Any]) -> None:
     """One worker's whole work."""
     import ray.train
 
@@ -175,13 +217,15 @@ def _work(given: dict[str, str]) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # Ray has set it to INFO, where open_clip talks
     try:
         with _here(messages / "config.yaml") as path:
-            config = load(TrainConfig, path)
+            config = load(_named(given["config"]), path)
         rank = _meet(ray)
-        listen = partial(stop_file, messages / "stop") if rank == 0 else stop_signals  # one has to be told
+        work = _named(given["work"])
+        if given["can_stop"]:  # one has to be told
+            work = partial(work, listen=partial(stop_file, messages / "stop") if rank == 0 else stop_signals)
         with _console(messages if rank == 0 else None) as console, redirect_stderr(console):
             if config.ray.min_workers is not None:
                 console.write(f"training on {os.environ['WORLD_SIZE']} workers\n")
-            result = train(config, listen=listen)
+            result = work(config)
     except DistributedError:
         raise  # another worker died, and Ray starts all anew
     except (TrainingError, ConfigError) as error:
@@ -189,6 +233,12 @@ def _work(given: dict[str, str]) -> None:
         raise
     if rank == 0:
         write_whole(messages / "outcome", pickle.dumps(result))
+
+
+def _named(name: str) -> Any:
+    """What MODULE:NAME stands for."""
+    module, _, of_module = name.partition(":")
+    return getattr(import_module(module), of_module)
 
 
 def _meet(ray: Any) -> int:
@@ -309,13 +359,13 @@ def _show(messages: Place, place: int) -> int:
 
 
 @contextmanager
-def _messages(config: TrainConfig) -> Iterator[Place]:
-    """A directory beside the run's, with its config, for as long as it lasts."""
-    output = place_of(config.output)
+def _messages(job: RayJob) -> Iterator[Place]:
+    """A directory beside the output, with the config, for as long as the job lasts."""
+    output = place_of(job.output)
     if isinstance(output, BucketPath):
         path = output.with_name(f"{output.name}.ray-{secrets.token_hex(4)}")
         try:
-            write_whole(path / "config.yaml", dump(config).encode())
+            write_whole(path / "config.yaml", dump(job.config).encode())
             yield path
         finally:
             remove_tree(path)
@@ -325,16 +375,16 @@ def _messages(config: TrainConfig) -> Iterator[Place]:
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     with scratch_directory(f"{output.name}.ray-", output.parent) as directory:
-        (directory / "config.yaml").write_text(dump(config), encoding="utf-8")
+        (directory / "config.yaml").write_text(dump(job.config), encoding="utf-8")
         yield directory
 
 
 @contextmanager
-def _ray(config: TrainConfig) -> Iterator[RaySession]:
+def _ray(config: RayConfig) -> Iterator[RaySession]:
     """Ray, reached or started, and left or stopped again. Raises DistributedError."""
     start = RayStart(
-        address=config.ray.address,
-        num_cpus=max(1, math.ceil(config.ray.num_workers * config.ray.cpus_per_worker)),
+        address=config.address,
+        num_cpus=max(1, math.ceil(config.num_workers * config.cpus_per_worker)),
         object_store_bytes=_OBJECT_STORE_BYTES,
         packages=("configs", "pipeline", "training"),
         option="ray.address",

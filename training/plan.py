@@ -71,6 +71,8 @@ def plan(config: TrainConfig) -> Iterator[str]:
     yield f"each GPU   {needs.samples:,} samples a step{micro}"
     yield from _memory(config, needs)
     yield from _queries(config.data, shards, found)
+    if config.evaluation.is_idle:
+        yield "evaluates  nothing, though evaluation.every_samples is set: name a set by --evaluation.path DIR"
 
 
 def _shards(data: DataConfig) -> tuple[list[Shard], str]:

@@ -126,7 +126,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
             # ----------------------------------------------------------------------------------
             # Evaluate, save
             # ----------------------------------------------------------------------------------
-            if config.evaluation.path and _due(config.evaluation.every_samples, seen, batch_size) and not finished:
+            if config.evaluation.measures and _due(config.evaluation.every_samples, seen, batch_size) and not finished:
                 with world.during(f"the evaluation after step {step}"):
                     found = evaluate(learner.model, config.evaluation, world)
                 if log is not None:
@@ -147,7 +147,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
         # --------------------------------------------------------------------------------------
         with world.during("the end of the run"):
             run.writer.finish()
-            metrics = evaluate(learner.model, config.evaluation, world) if config.evaluation.path else []
+            metrics = evaluate(learner.model, config.evaluation, world) if config.evaluation.measures else []
         if log is not None and metrics:
             log.metrics(progress.samples_seen, metrics)
             write_metrics(

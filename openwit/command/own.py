@@ -48,6 +48,10 @@ def class_of(kind: Kind) -> type[Any]:
         from query_list.config import BuildConfig
 
         return BuildConfig
+    if kind == "experiment":
+        from training.experiment.config import ExperimentConfig
+
+        return ExperimentConfig
     from training.config import TrainConfig
 
     return TrainConfig
@@ -56,7 +60,7 @@ def class_of(kind: Kind) -> type[Any]:
 def _presets(words: list[str]) -> None:
     """presets
     presets show NAME
-    presets show shards|queries|train NAME
+    presets show shards|queries|train|experiment NAME
 
     The configs that come along, by the word that stands for them in the place
     of CONFIG. `show` prints one, to be redirected into a file of your own:
@@ -98,7 +102,7 @@ def _named_preset(named: list[str]) -> Path:
 
 
 def _schema(words: list[str]) -> None:
-    """schema shards|queries|train
+    """schema shards|queries|train|experiment
 
     The JSON Schema (2020-12) of a config of that kind, for editors: they then
     complete its options, show what they mean and underline mistakes.

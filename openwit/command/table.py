@@ -23,6 +23,7 @@ GROUPS: Mapping[Group, str] = {
 }
 Values = Literal["flag", "file", "text"] | tuple[str, ...]
 """What follows an option: nothing, a path, something else, or one of these words."""
+_YES_NO: Values = ("true", "false")
 _RESULT: Mapping[str, Values] = {"format": ("table", "csv", "json", "parquet"), "to": "file"}
 
 
@@ -192,11 +193,12 @@ COMMANDS: tuple[Command, ...] = (
         name="train",
         group="train",
         usage="CONFIG",
-        says="train a CLIP",
+        says="train a CLIP; with --seeds N several",
         room="training",
         words=("run",),
         config="train",
         takes="config",
+        options={"seeds": "text"},
     ),
     Command(
         name="train-plan",
@@ -211,12 +213,22 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="evaluate",
         group="train",
-        usage="CONFIG",
-        says="measure the last checkpoint again",
+        usage="MODEL...|CONFIG",
+        says="measure models on sets: one table, one page",
         room="training",
         words=("evaluate",),
         config="train",
         takes="config",
+        options={"sets": "text", "to": "file", "probe": _YES_NO, "flips": _YES_NO},
+    ),
+    Command(
+        name="evaluation-set",
+        group="train",
+        usage="SET --to DIR",
+        says="an evaluation set of any form as tars",
+        room="training",
+        words=("evaluation-set",),
+        options={"to": "file", "examples_per_tar": "text"},
     ),
     Command(
         name="export",
@@ -255,6 +267,16 @@ COMMANDS: tuple[Command, ...] = (
         options={"to": "file"},
     ),
     Command(
+        name="experiment",
+        group="train",
+        usage="CONFIG",
+        says="does balancing pay? arms x seeds, compared",
+        room="training",
+        words=("experiment",),
+        config="experiment",
+        takes="config",
+    ),
+    Command(
         name="init",
         group="configs",
         usage="[--to FILE]",
@@ -281,7 +303,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="schema",
         group="configs",
-        usage="shards|queries|train",
+        usage="shards|queries|train|...",
         says="JSON Schema of a config, for editors",
         room="openwit",
     ),

@@ -87,7 +87,8 @@ IDENTIFIED = pa.schema(
 """A cleaned candidate in a target language."""
 
 MATCHED = pa.schema([*IDENTIFIED, pa.field("query_ids", pa.list_(pa.int32()), nullable=False)])
-"""A pair whose caption contains at least one query; `query_ids` ascending, each once."""
+"""A pair whose caption contains at least one query (or none, with texts.keep_unmatched); `query_ids` ascending, each
+once."""
 
 SELECTED = pa.schema(
     [

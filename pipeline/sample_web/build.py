@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from configs.load import ConfigError
 from pipeline.errors import OutputError
+from pipeline.sample_web.vocabulary import Statistics
 
 __all__ = ["FORMAT_VERSION", "SampleWebConfig", "build_sample_web", "is_built", "read_settings"]
 
@@ -33,6 +34,12 @@ class SampleWebConfig:
     """Every choice follows from it."""
     port: int = 8766
     """The server's port on 127.0.0.1; it is part of every URL."""
+    statistics: Statistics = "even"
+    """How classes and texts are dealt out.
+
+    even: every class has pictures enough, and nearly all English texts match the query list
+    web: as published of the web: long tails, half of the texts match nothing, wrong captions
+    """
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a number is out of range."""
@@ -54,7 +61,8 @@ def read_settings(path: Path) -> SampleWebConfig | None:
     """What the sample web at `path` was built with; None where there is none, or one of another version."""
     try:
         marker = json.loads((path / _MARKER).read_bytes())
-        config = SampleWebConfig(path=str(path), links=marker["links"], seed=marker["seed"], port=marker["port"])
+        names = {field.name for field in fields(SampleWebConfig)} & marker.keys()
+        config = SampleWebConfig(path=str(path), **{name: marker[name] for name in names})
     except (OSError, ValueError, TypeError, KeyError, ConfigError):
         return None
     return config if is_built(config) else None
@@ -80,7 +88,9 @@ def build_sample_web(config: SampleWebConfig) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-{os.getpid()}-", dir=path.parent))
         try:
             temporary.chmod(0o755)  # mkdtemp makes it private
-            write_sample_web(temporary, links=config.links, seed=config.seed, port=config.port)
+            settings = asdict(config)
+            del settings["path"]
+            write_sample_web(temporary, **settings)
             (temporary / _MARKER).write_text(json.dumps(_marker(config), indent=2) + "\n", encoding="utf-8")
             if path.exists():
                 shutil.rmtree(path)
@@ -99,6 +109,8 @@ def build_sample_web(config: SampleWebConfig) -> Path:
 def _marker(config: SampleWebConfig) -> dict[str, object]:
     settings = asdict(config)
     del settings["path"]  # a moved sample web is the same
+    if config.statistics == "even":
+        del settings["statistics"]  # as it was before there were others, so that old ones are known
     return {"format": "openwit sample web", "version": FORMAT_VERSION, **settings}
 
 

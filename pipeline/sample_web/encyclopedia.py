@@ -36,7 +36,7 @@ from pipeline.sample_web.encyclopedia_words import (
     WORKS,
 )
 from pipeline.sample_web.phrases import plural
-from pipeline.sample_web.vocabulary import BACKGROUNDS, COLOURS, EVALUATED_CLASSES, OBJECT_COUNTS, SHAPES
+from pipeline.sample_web.vocabulary import BACKGROUNDS, COLOURS, OBJECT_COUNTS, SHAPES
 
 __all__ = ["write_encyclopedia"]
 
@@ -66,27 +66,28 @@ class _Article:
     views: int = 0
 
 
-def write_encyclopedia(seed: int, directory: Path) -> None:
-    """Write all files into a new `directory`."""
+def write_encyclopedia(seed: int, directory: Path, *, classes: Sequence[str], names: Sequence[str] = ()) -> None:
+    """Write all files into a new `directory`; `classes` and proper `names` have articles, and classes are lemmas."""
     (directory / "wordnet").mkdir(parents=True)
-    articles = _articles(seed)
+    articles = _articles(seed, classes, names)
     xml = "".join(_export(articles))
     (directory / "pages-articles.xml.bz2").write_bytes(bz2.compress(xml.encode(), 9))
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)  # gzip without a time stamp
     views = "".join(_page_views(seed, articles)).encode()
     (directory / "pageviews-20260101-000000.gz").write_bytes(packer.compress(views) + packer.flush())
-    _write_wordnet(directory / "wordnet")
+    _write_wordnet(directory / "wordnet", classes)
 
 
 # --- articles -----------------------------------------------------------------------------------
 
 
-def _articles(seed: int) -> list[_Article]:
+def _articles(seed: int, classes: Sequence[str], names: Sequence[str]) -> list[_Article]:
     subjects: list[tuple[str, str, tuple[str, ...]]] = [
         *((name, "Shapes", (*SHAPE_SENTENCES, *GENERAL_SENTENCES)) for name in SHAPES),
         *((name, "Colours", (*COLOUR_SENTENCES, *GENERAL_SENTENCES)) for name in (*COLOURS, *BACKGROUNDS)),
         *((name, "Objects", (*OBJECT_SENTENCES, *GENERAL_SENTENCES)) for name in OBJECT_COUNTS),
-        *((name, "Signs", PAIR_SENTENCES) for name in EVALUATED_CLASSES),
+        *((name, "Signs", PAIR_SENTENCES) for name in classes),
+        *((name, "Names", PAIR_SENTENCES) for name in names),
         *((name, "Materials", GENERAL_SENTENCES) for name in MATERIALS),
         *((name, "Places", GENERAL_SENTENCES) for name in PLACES),
         *((name, "Trades", GENERAL_SENTENCES) for name in JOBS),
@@ -265,10 +266,10 @@ _WORDNET_HEADER = """\
 """Header lines begin with spaces, as in WordNet's own files (wndb(5WN))."""
 
 
-def _write_wordnet(directory: Path) -> None:
+def _write_wordnet(directory: Path, classes: Sequence[str]) -> None:
     """Index lines: lemma, part of speech, synset count, pointer count and symbols, sense counts, offsets."""
     nouns = {*SHAPES, *OBJECT_COUNTS, *MATERIALS, *PLACES, *JOBS, *WORKS, *TOPICS, *MORE_NOUNS, *COMPOUND_LEMMAS}
-    nouns |= {*COLOURS, *EVALUATED_CLASSES}
+    nouns |= {*COLOURS, *classes}
     for name, letter, words in (
         ("noun", "n", nouns),
         ("verb", "v", set(VERBS)),

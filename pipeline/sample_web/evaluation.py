@@ -15,7 +15,6 @@ from pipeline.sample_web.dice import Dice
 from pipeline.sample_web.phrases import EVALUATION_TEMPLATES, caption
 from pipeline.sample_web.plan import Body
 from pipeline.sample_web.scene import make_scene
-from pipeline.sample_web.vocabulary import EVALUATED_CLASSES
 
 __all__ = ["evaluation_bodies", "write_evaluation"]
 
@@ -25,12 +24,12 @@ _LINKS_PER_PICTURE = 750
 _SAMPLES_PER_SHARD = 320
 
 
-def evaluation_bodies(seed: int, links: int) -> list[Body]:
+def evaluation_bodies(seed: int, links: int, classes: Sequence[str]) -> list[Body]:
     """The pictures, classes mixed; none of them is on a page."""
     per_class = max(1, min(_MOST_PER_CLASS, links // _LINKS_PER_PICTURE))
     bodies = []
     for number in range(per_class):
-        for label in EVALUATED_CLASSES:
+        for label in classes:
             colour, shape = label.split(" ")
             key = f"eval-{colour}-{shape}-{number}"
             scene = make_scene(seed, key, colour, shape)
@@ -38,11 +37,11 @@ def evaluation_bodies(seed: int, links: int) -> list[Body]:
     return Dice(seed, "evaluation order").shuffled(bodies)
 
 
-def write_evaluation(seed: int, bodies: Sequence[Body], directory: Path) -> None:
+def write_evaluation(seed: int, bodies: Sequence[Body], classes: Sequence[str], directory: Path) -> None:
     """Move the rendered pictures into the tars under `directory`/eval."""
     target = directory / "eval"
     (target / "test").mkdir(parents=True)
-    (target / "classnames.txt").write_text("\n".join(EVALUATED_CLASSES) + "\n", encoding="utf-8")
+    (target / "classnames.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
     (target / "zeroshot_classification_templates.txt").write_text(
         "\n".join(EVALUATION_TEMPLATES) + "\n", encoding="utf-8"
     )
@@ -53,7 +52,7 @@ def write_evaluation(seed: int, bodies: Sequence[Body], directory: Path) -> None
             for i, body in enumerate(shard):
                 file = directory / "pictures" / body.key[:3] / body.key
                 captions = [caption(Dice(seed, "evaluation", body.key, n), body.scene) for n in range(2)]
-                label = EVALUATED_CLASSES.index(body.scene.label)
+                label = classes.index(body.scene.label)
                 key = f"s{number * _SAMPLES_PER_SHARD + i:07d}"
                 _add(tar, f"{key}.jpg", file.read_bytes())
                 _add(tar, f"{key}.cls", str(label).encode())

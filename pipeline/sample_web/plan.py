@@ -16,10 +16,12 @@ from urllib.parse import quote
 from pipeline.sample_web.dice import Dice
 from pipeline.sample_web.junk import JUNK_COUNTS, junk_text
 from pipeline.sample_web.languages import LANGUAGES
-from pipeline.sample_web.phrases import GENERAL_CAPTIONS, UNMATCHED_CAPTIONS, caption
+from pipeline.sample_web.law import LAWS
+from pipeline.sample_web.phrases import UNMATCHED_CAPTIONS
 from pipeline.sample_web.scene import Scene, make_scene
 from pipeline.sample_web.trouble import TROUBLES, Trouble
-from pipeline.sample_web.vocabulary import COLOURS, OBJECT_COUNTS, SHAPES
+from pipeline.sample_web.vocabulary import Statistics
+from pipeline.sample_web.web_phrases import unmatched_text
 
 __all__ = ["PLACEHOLDER_URL", "SITES", "Body", "Link", "MarkUp", "Plan", "Route", "make_plan"]
 
@@ -29,34 +31,12 @@ PICTURE_SITE = "cdn"
 """A site of pictures only, which all the others link to."""
 
 DEFAULT_LINKS = 6000
-"""The size for which the counts here and in `trouble.py`, `junk.py` and `vocabulary.py` are stated."""
+"""The size for which the counts in `law.py`, `trouble.py`, `junk.py` and `vocabulary.py` are stated."""
 
 MarkUp = Literal["img", "lazy", "lazy_noscript", "srcset", "picture", "picture_only"]
 """How the page shows the picture: see `pages.py`."""
 
-TextKind = Literal["caption", "general", "unmatched", "foreign", "junk"]
-
-_FLOOR_SHARE = 0.68
-"""Share of the good captions that is dealt evenly to the evaluated classes; the rest follows a Zipf law."""
-
-_COUNTS = {
-    "duplicates": 120,
-    "copies": 25,  # pictures that stand under several URLs
-    "general": 60,
-    "near_duplicates": 36,  # pictures with re-encoded or resized versions
-    "second_captions": 36,
-    "odd_urls": 60,
-    "foreign": 480,
-    "unmatched": 40,
-    "data_urls": 20,
-    "other_schemes": 18,
-    "bad_urls": 4,
-    "opt_out_pages": 30,
-    "lazy": 40,
-    "srcset": 40,
-    "picture": 30,
-}
-"""Links (pictures, where it says so) of each sort among 6,000."""
+TextKind = Literal["caption", "wrong", "general", "unmatched", "foreign", "junk"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +79,8 @@ class Link:
     """stage/reason that turns the link away while its picture is fetched and checked."""
     mark_up: MarkUp = "img"
     text_kind: TextKind = "junk"
-    """`caption`: a true caption of the picture; `general`: good English that says little about it;
-    `unmatched`: English without a query; `foreign`; `junk`."""
+    """`caption`: a true caption of the picture; `wrong`: one of another picture; `general`: good English that
+    says little about it; `unmatched`: English without a query; `foreign`; `junk`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +89,21 @@ class Plan:
 
     seed: int
     port: int
+    classes: tuple[str, ...]
+    """The evaluated ones, in label order."""
     bodies: tuple[Body, ...]
     routes: tuple[Route, ...]
     links: tuple[Link, ...]
 
 
-def make_plan(*, links: int, seed: int, port: int) -> Plan:
+def make_plan(*, links: int, seed: int, port: int, statistics: Statistics = "even") -> Plan:
     """Plan a web with `links` image links (of the WAT view) on pages of localhost sites."""
-    return _Planner(links, seed, port).plan()
+    return _Planner(links, seed, port, statistics).plan()
 
 
 class _Planner:
-    def __init__(self, links: int, seed: int, port: int) -> None:
+    def __init__(self, links: int, seed: int, port: int, statistics: Statistics) -> None:
+        self._law = LAWS[statistics]
         self._wanted = links
         self._seed = seed
         self._port = port
@@ -137,6 +120,8 @@ class _Planner:
         self._add_copies()
         self._add_near_duplicates()
         self._add_general_captions()
+        self._add_unmatched_pictures()
+        self._add_wrong_captions()
         # The remaining sorts borrow pictures of the good links, so room is kept for them.
         borrowed = self._count_borrowed()
         self._add_good(max(20, self._wanted - len(self._links) - borrowed))
@@ -146,6 +131,7 @@ class _Planner:
         return Plan(
             seed=self._seed,
             port=self._port,
+            classes=self._law.classes,
             bodies=tuple(self._bodies[key] for key in sorted(self._bodies)),
             routes=tuple(self._routes),
             links=tuple(self._links),
@@ -154,15 +140,15 @@ class _Planner:
     # --- links with pictures of their own -----------------------------------------------------
 
     def _add_good(self, count: int) -> None:
-        for label, number in _spread_over_classes(count).items():
+        for label, number in self._law.spread(count).items():
             for _ in range(number):
                 self._add_picture(*label)
 
     def _add_objects(self) -> None:
         dice = Dice(self._seed, "objects")
-        for thing, at_default in OBJECT_COUNTS.items():
+        for thing, at_default in self._law.objects.items():
             for _ in range(round(at_default * self._wanted / DEFAULT_LINKS)):
-                self._add_picture(_draw_colour(dice), thing)
+                self._add_picture(self._law.draw_colour(dice), thing)
 
     def _add_trouble(self) -> None:
         for trouble in TROUBLES:
@@ -171,7 +157,7 @@ class _Planner:
                 self._add_troubled(trouble, dice, i)
 
     def _add_troubled(self, trouble: Trouble, dice: Dice, i: int) -> None:
-        scene = self._new_scene(_draw_colour(dice), _draw_shape(dice))
+        scene = self._new_scene(*self._law.draw(dice))
         site = PICTURE_SITE if dice.chance(0.3) else dice.choice(SITES)
         name = f"{scene.label.replace(' ', '-')}-{self._numbers:05d}"
         path = f"/{dice.choice(_FOLDERS)}/{name}.{trouble.suffix}"
@@ -209,15 +195,15 @@ class _Planner:
 
     def _add_opt_out_pages(self) -> None:
         dice = Dice(self._seed, "opt-out pages")
-        for i in range(max(3, self._scaled(_COUNTS["opt_out_pages"]))):
+        for i in range(max(3, self._scaled(self._law.counts["opt_out_pages"]))):
             kind = ("noai-meta", "noimageai-meta", "noai-header")[i % 3]
-            link = self._add_picture(_draw_colour(dice), _draw_shape(dice))
+            link = self._add_picture(*self._law.draw(dice))
             self._links[-1] = replace(link, page_kind=kind, text_fate="extract/opt_out")
 
     def _add_odd_urls(self) -> None:
         dice = Dice(self._seed, "odd URLs")
-        for i in range(max(6, self._scaled(_COUNTS["odd_urls"]))):
-            scene = self._new_scene(_draw_colour(dice), _draw_shape(dice))
+        for i in range(max(6, self._scaled(self._law.counts["odd_urls"]))):
+            scene = self._new_scene(*self._law.draw(dice))
             n = self._numbers
             path, query = (
                 (f"/photos/{scene.colour} {scene.thing} {n}.jpg", ""),
@@ -238,8 +224,8 @@ class _Planner:
     def _add_copies(self) -> None:
         """One picture, byte for byte, under several URLs, each with a caption of its own."""
         dice = Dice(self._seed, "copies")
-        for _ in range(max(1, self._scaled(_COUNTS["copies"]))):
-            first = self._add_picture(_draw_colour(dice), _draw_shape(dice))
+        for _ in range(max(1, self._scaled(self._law.counts["copies"]))):
+            first = self._add_picture(*self._law.draw(dice))
             for _ in range(2 + dice.below(3)):
                 assert first.scene is not None  # every picture of ours has a scene
                 self._add_view(first.scene, self._plain_body(first))
@@ -247,31 +233,46 @@ class _Planner:
     def _add_near_duplicates(self) -> None:
         """One picture re-encoded or resized under other URLs."""
         dice = Dice(self._seed, "near duplicates")
-        for _ in range(max(2, self._scaled(_COUNTS["near_duplicates"]))):
-            first = self._add_picture(_draw_colour(dice), _draw_shape(dice))
+        for _ in range(max(2, self._scaled(self._law.counts["near_duplicates"]))):
+            first = self._add_picture(*self._law.draw(dice))
             assert first.scene is not None  # every picture of ours has a scene
             for form in dice.shuffled(("quality-55", "quality-75", "scaled-75", "scaled-140"))[:2]:
                 self._add_view(first.scene, self._new_body(form, first.scene, "jpg"))
 
     def _add_general_captions(self) -> None:
         dice = Dice(self._seed, "general captions")
-        for i in range(max(2, self._scaled(_COUNTS["general"]))):
-            link = self._add_picture(_draw_colour(dice), _draw_shape(dice))
-            self._links[-1] = replace(link, alt_text=GENERAL_CAPTIONS[i % len(GENERAL_CAPTIONS)], text_kind="general")
+        for i in range(max(2, self._scaled(self._law.counts["general"]))):
+            link = self._add_picture(*self._law.draw(dice))
+            self._links[-1] = replace(link, alt_text=self._law.general(dice, i), text_kind="general")
+
+    def _add_unmatched_pictures(self) -> None:
+        dice = Dice(self._seed, "unmatched pictures")
+        for _ in range(self._scaled(self._law.counts["unmatched_pictures"])):
+            link = self._add_picture(*self._law.draw(dice))
+            self._links[-1] = replace(
+                link, alt_text=unmatched_text(dice), text_fate="match/no_query", text_kind="unmatched"
+            )
+
+    def _add_wrong_captions(self) -> None:
+        dice = Dice(self._seed, "wrong captions")
+        for n in range(self._scaled(self._law.counts["wrong"])):
+            other = make_scene(self._seed, f"wrong-{n:05d}", *self._law.draw(dice))
+            link = self._add_picture(*self._law.draw(dice))
+            self._links[-1] = replace(link, alt_text=self._alt(other), text_kind="wrong")
 
     # --- links that borrow pictures -------------------------------------------------------------
 
     def _count_borrowed(self) -> int:
         sorts = ("duplicates", "second_captions", "foreign", "unmatched", "data_urls", "other_schemes", "bad_urls")
         junk = sum(max(1, self._scaled(n)) for n in JUNK_COUNTS.values())
-        return junk + sum(max(1, self._scaled(_COUNTS[name])) for name in sorts)
+        return junk + sum(max(1, self._scaled(self._law.counts[name])) for name in sorts)
 
     def _add_borrowed(self, good: Sequence[Link]) -> None:
         def lender(dice: Dice) -> Link:
             return dice.choice(good)
 
         def number(name: str) -> range:
-            return range(max(1, self._scaled(_COUNTS[name])))
+            return range(max(1, self._scaled(self._law.counts[name])))
 
         dice = Dice(self._seed, "duplicates")
         for i in number("duplicates"):
@@ -349,7 +350,7 @@ class _Planner:
             ("srcset", ("srcset",)),
             ("picture", ("picture", "picture_only")),
         ):
-            for n in range(max(len(styles), self._scaled(_COUNTS[sort]))):
+            for n in range(max(len(styles), self._scaled(self._law.counts[sort]))):
                 if chosen:
                     i = chosen.pop()
                     style: MarkUp = styles[n % len(styles)]  # type: ignore[assignment]  # members of MarkUp
@@ -413,7 +414,7 @@ class _Planner:
         return key
 
     def _alt(self, scene: Scene) -> str:
-        return caption(Dice(self._seed, "caption", scene.key, len(self._links)), scene)
+        return self._law.caption(Dice(self._seed, "caption", scene.key, len(self._links)), scene)
 
     def _url(self, site: str, path: str, query: str = "") -> str:
         return f"http://{site}.localhost:{self._port}{path}{'?' + query if query else ''}"
@@ -424,35 +425,6 @@ class _Planner:
 
 _FOLDERS = ("img", "images", "media/2025", "assets/pictures", "wp-content/uploads/2024/05")
 PLACEHOLDER_URL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
-
-
-def _spread_over_classes(count: int) -> dict[tuple[str, str], int]:
-    """How many good pictures each evaluated class gets: a floor for all, a Zipf tail on top."""
-    weights = _class_weights()
-    total = sum(weights.values())
-    exact = {label: count * weight / total for label, weight in weights.items()}
-    shares = {label: int(number) for label, number in exact.items()}
-    by_remainder = sorted(exact, key=lambda label: (shares[label] - exact[label], label))
-    for label in by_remainder[: count - sum(shares.values())]:
-        shares[label] += 1
-    return shares
-
-
-def _class_weights() -> dict[tuple[str, str], float]:
-    zipf = {
-        (colour, shape): 1 / ((i + 1) * (j + 1)) for j, shape in enumerate(SHAPES) for i, colour in enumerate(COLOURS)
-    }
-    total = sum(zipf.values())
-    even = _FLOOR_SHARE / len(zipf)
-    return {label: even + (1 - _FLOOR_SHARE) * weight / total for label, weight in zipf.items()}
-
-
-def _draw_colour(dice: Dice) -> str:
-    return dice.weighted([(colour, 1 / (i + 1)) for i, colour in enumerate(COLOURS)])
-
-
-def _draw_shape(dice: Dice) -> str:
-    return dice.weighted([(shape, 1 / (i + 1)) for i, shape in enumerate(SHAPES)])
 
 
 def _respelt(url: str, i: int) -> str:

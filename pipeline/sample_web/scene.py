@@ -42,11 +42,6 @@ class Scene:
         """The class name: colour and thing."""
         return f"{self.colour} {self.thing}"
 
-    @property
-    def evaluated(self) -> bool:
-        """Whether the class is in the evaluation set."""
-        return self.thing in SHAPES
-
 
 def make_scene(seed: int, key: str, colour: str, thing: str) -> Scene:
     """Draw the rest of a picture whose class is given."""

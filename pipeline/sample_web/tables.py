@@ -27,7 +27,7 @@ TRUTH = pa.schema(
         pa.field("page_url", pa.string(), nullable=False),
         pa.field("url", pa.string(), nullable=False),  # absolute
         pa.field("alt_text", pa.string()),  # entities decoded, white space as on the page; null: no attribute
-        pa.field("text_kind", pa.string(), nullable=False),  # caption, general, unmatched, foreign, junk
+        pa.field("text_kind", pa.string(), nullable=False),  # caption, wrong, general, unmatched, foreign, junk
         pa.field("class", pa.string()),  # what the picture shows; null where none arrives
         pa.field("evaluated", pa.bool_(), nullable=False),  # whether the class is in the evaluation set
         pa.field("verdict", pa.string(), nullable=False),  # kept or rejected, duplicates and balance apart
@@ -51,12 +51,16 @@ TRUTH = pa.schema(
 """One row per link that a reader of the archives meets."""
 
 
-def write_truth(pages: Sequence[Page], places: Sequence[Place], path: Path) -> pa.Table:
-    """Write the ground truth; its rows are in the order of archives, records and links."""
+def write_truth(pages: Sequence[Page], places: Sequence[Place], classes: Sequence[str], path: Path) -> pa.Table:
+    """Write the ground truth; its rows are in the order of archives, records and links.
+
+    `classes` are the evaluated ones.
+    """
     order = sorted(range(len(pages)), key=lambda i: (places[i].wat_file, places[i].wat_record))
     rows: list[dict[str, object]] = []
     groups: dict[tuple[str, str], list[dict[str, object]]] = {}
     num_table_rows = 0
+    evaluated = frozenset(classes)
     arriving = Counter(
         shown.link.scene.key
         for page in pages
@@ -65,7 +69,7 @@ def write_truth(pages: Sequence[Page], places: Sequence[Place], path: Path) -> p
     )
     for i in order:
         for shown in pages[i].shown:
-            row = _row(pages[i], places[i], shown)
+            row = _row(pages[i], places[i], shown, evaluated)
             # Tables have no robots metas, so pages that opt out are not in them.
             if shown.wat_link is not None and pages[i].kind not in OPT_OUT_KINDS:
                 row["table_row"] = num_table_rows
@@ -100,7 +104,7 @@ def write_tables(truth: pa.Table, directory: Path) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _row(page: Page, place: Place, shown: Shown) -> dict[str, object]:
+def _row(page: Page, place: Place, shown: Shown, evaluated: frozenset[str]) -> dict[str, object]:
     link = shown.link
     fate = shown.text_fate or link.fetch_fate
     stage, _, reason = (fate or "").partition("/")
@@ -117,7 +121,7 @@ def _row(page: Page, place: Place, shown: Shown) -> dict[str, object]:
         "alt_text": link.alt_text,
         "text_kind": link.text_kind,
         "class": scene.label if scene else None,
-        "evaluated": bool(scene and scene.evaluated),
+        "evaluated": bool(scene and scene.label in evaluated),
         "verdict": "rejected" if fate else "kept",
         "stage": stage or None,
         "reason": reason or None,

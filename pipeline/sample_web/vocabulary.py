@@ -17,10 +17,13 @@ __all__ = [
     "SHAPES",
     "Place",
     "Size",
+    "Statistics",
 ]
 
 Colour = tuple[int, int, int]
 Place = Literal["middle", "left", "right", "top", "bottom"]
+Statistics = Literal["even", "web"]
+"""How classes and texts are dealt out; `law.py` says how."""
 Size = Literal["small", "middling", "large"]  # captions leave the middling one unnamed
 
 COLOURS: dict[str, Colour] = {

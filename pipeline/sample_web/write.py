@@ -16,10 +16,12 @@ from pipeline.sample_web.archives import write_archives
 from pipeline.sample_web.encode import encode
 from pipeline.sample_web.encyclopedia import write_encyclopedia
 from pipeline.sample_web.evaluation import evaluation_bodies, write_evaluation
+from pipeline.sample_web.law import LAWS
 from pipeline.sample_web.pages import Page, make_pages
 from pipeline.sample_web.plan import Body, Plan, make_plan
 from pipeline.sample_web.tables import write_tables, write_truth
 from pipeline.sample_web.trouble import HUGE_BYTES
+from pipeline.sample_web.vocabulary import Statistics
 
 __all__ = ["write_sample_web"]
 
@@ -29,10 +31,10 @@ _INLINE_BODIES = 400
 """Fewer are rendered in this process: starting workers would take longer."""
 
 
-def write_sample_web(directory: Path, *, links: int, seed: int, port: int) -> None:
+def write_sample_web(directory: Path, *, links: int, seed: int, port: int, statistics: Statistics = "even") -> None:
     """Write all files but the marker into an empty `directory`."""
-    plan = make_plan(links=links, seed=seed, port=port)
-    evaluated = evaluation_bodies(seed, links)
+    plan = make_plan(links=links, seed=seed, port=port, statistics=statistics)
+    evaluated = evaluation_bodies(seed, links, plan.classes)
     bodies = [*plan.bodies, *evaluated]
     (directory / "pictures").mkdir()
     for name in sorted({body.key[:3] for body in bodies}):
@@ -41,19 +43,19 @@ def write_sample_web(directory: Path, *, links: int, seed: int, port: int) -> No
     if len(bodies) <= _INLINE_BODIES:
         for task in tasks:
             _render_bodies(seed, task, directory)
-        _write_the_rest(directory, plan)
+        _write_the_rest(directory, plan, LAWS[statistics].names)
     else:
         # Spawned, not forked: the caller may hold threads and locks.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(_NUM_WORKERS, mp_context=context) as pool:
             rendering = [pool.submit(_render_bodies, seed, task, directory) for task in tasks]
-            _write_the_rest(directory, plan)
+            _write_the_rest(directory, plan, LAWS[statistics].names)
             for future in rendering:
                 future.result()
-    write_evaluation(seed, evaluated, directory)
+    write_evaluation(seed, evaluated, plan.classes, directory)
 
 
-def _write_the_rest(directory: Path, plan: Plan) -> None:
+def _write_the_rest(directory: Path, plan: Plan, names: Sequence[str]) -> None:
     """Everything that needs no pixels."""
     pages = make_pages(plan)
     for page in pages:
@@ -61,10 +63,10 @@ def _write_the_rest(directory: Path, plan: Plan) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(page.body)
     places = write_archives(plan.seed, pages, directory)
-    truth = write_truth(pages, places, directory / "truth.parquet")
+    truth = write_truth(pages, places, plan.classes, directory / "truth.parquet")
     write_tables(truth, directory / "tables")
     _write_routes(plan, pages, directory)
-    write_encyclopedia(plan.seed, directory / "encyclopedia")
+    write_encyclopedia(plan.seed, directory / "encyclopedia", classes=plan.classes, names=names)
 
 
 def _render_bodies(seed: int, bodies: Sequence[Body], directory: Path) -> None:

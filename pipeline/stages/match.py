@@ -24,18 +24,18 @@ from pipeline.storage.location import Files
 __all__ = ["Match", "match"]
 
 
-def match(batch: pa.RecordBatch, config: MatchConfig, matcher: Matcher) -> Outcome:
+def match(batch: pa.RecordBatch, config: MatchConfig, matcher: Matcher, *, keep_unmatched: bool = False) -> Outcome:
     """Add `query_ids` (list<int32>, ascending, each once) to a batch with a `caption` column.
 
-    Rows whose caption contains no query are rejected as no_query. Raises ConfigError where `matcher` was
-    built for another rule than `config` asks for.
+    Rows whose caption contains no query are rejected as no_query, or have an empty list. Raises ConfigError where
+    `matcher` was built for another rule than `config` asks for.
     """
     if matcher.config != config:
         raise ConfigError(f"the matcher's tables are for {matcher.config}, not for {config}; build them again")
     captions = batch.column("caption")
     offsets, ids = matcher.find(captions)
     query_ids = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids, pa.int32()))
-    found = np.diff(offsets) > 0
+    found = (np.diff(offsets) > 0) | keep_unmatched
     reasons = pc.if_else(pa.array(found), pa.scalar(None, pa.string()), "no_query")
     return reject(
         batch.append_column(pa.field("query_ids", pa.list_(pa.int32()), nullable=False), query_ids),
@@ -52,6 +52,7 @@ class Match(Stage):
     config: MatchConfig
     tables: Files
     """Of a matcher that was saved, in the order of `Matcher.FILES`."""
+    keep_unmatched: bool = False
 
     name: ClassVar[str] = "match"
     reads: ClassVar[tuple[str, ...]] = ("caption",)
@@ -61,10 +62,13 @@ class Match(Stage):
     }
 
     def judge(self, batch: pa.RecordBatch) -> Outcome:
-        return match(batch, self.config, _open_matcher(self.tables))
+        return match(batch, self.config, _open_matcher(self.tables), keep_unmatched=self.keep_unmatched)
 
     def key_parts(self) -> Any:
-        return [super().key_parts(), unicodedata.unidata_version]
+        name, version, fields = super().key_parts()
+        if not self.keep_unmatched:
+            del fields["keep_unmatched"]  # as it was before there was the option
+        return [[name, version, fields], unicodedata.unidata_version]
 
 
 @functools.lru_cache(maxsize=1)

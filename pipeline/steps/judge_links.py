@@ -136,13 +136,15 @@ class _Matching(StageToBe):
 
     config: MatchConfig
     queries: Data[Queries]
+    keep_unmatched: bool
 
     stage: ClassVar[type[Stage]] = Match
 
     def ready(self) -> Stage:
-        return Match(config=self.config, tables=self.queries.only.files.tables)
+        tables = self.queries.only.files.tables
+        return Match(config=self.config, tables=tables, keep_unmatched=self.keep_unmatched)
 
 
-def match(config: MatchConfig, queries: Data[Queries]) -> LinkStage:
-    """The stage that keeps what contains a query of the list."""
-    return _Matching(config=config, queries=queries)
+def match(config: MatchConfig, queries: Data[Queries], texts: TextsConfig) -> LinkStage:
+    """The stage that keeps what contains a query of the list, unless all is kept."""
+    return _Matching(config=config, queries=queries, keep_unmatched=texts.keep_unmatched)

@@ -18,6 +18,9 @@ class TextsConfig:
     keep_candidates: bool = False
     """Extract links in a step of its own, and keep all that it found (view `candidates`), so that to tune the stages
     after it reads no source again. They are the largest files of all: without it they are not written."""
+    keep_unmatched: bool = False
+    """Keep pairs whose caption contains no query of the list, too, with no `query_ids`: a raw set, to hold a matched
+    one against. Goes with balance.mode none, since no query could select them."""
     table_bytes_per_task: int = 2_097_152
     """A larger Parquet table is read by several tasks, each so many bytes of its row groups."""
     archive_bytes_per_task: int = 1_073_741_824

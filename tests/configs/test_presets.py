@@ -12,8 +12,9 @@ from pipeline.config import WitConfig
 from query_list.config import BuildConfig
 from tests.conftest import REPOSITORY
 from training.config import TrainConfig
+from training.experiment.config import ExperimentConfig
 
-CLASSES = {"shards": WitConfig, "queries": BuildConfig, "train": TrainConfig}
+CLASSES = {"shards": WitConfig, "queries": BuildConfig, "train": TrainConfig, "experiment": ExperimentConfig}
 
 
 def test_every_config_of_the_repository_is_a_preset_that_can_be_read() -> None:

@@ -22,7 +22,8 @@ from pipeline.matching.characters import fold_case, word_spans, words
 from pipeline.matching.config import MatchConfig
 from pipeline.matching.matcher import Matcher, can_match, normal_form
 from pipeline.records.queries import query_list_of
-from pipeline.stages.match import match
+from pipeline.stages.match import Match, match
+from pipeline.storage.location import Files
 
 Case = Literal["smart", "fold", "exact"]
 CASES: tuple[Case, ...] = ("smart", "fold", "exact")
@@ -416,6 +417,17 @@ def test_stage_adds_query_ids_and_rejects_captions_without_a_query() -> None:
     assert outcome.rejected.column("record").to_pylist() == [0, 2]
     assert set(outcome.rejected.column("reason").to_pylist()) == {"no_query"}
     assert outcome.num_in == outcome.kept.num_rows + outcome.rejected.num_rows == 4
+
+
+def test_stage_keeps_captions_without_a_query_where_it_is_asked_to() -> None:
+    matcher = Matcher.build(query_list_of(["dog"]), MatchConfig())
+    outcome = match(batch_of(["bird", "dog"]), MatchConfig(), matcher, keep_unmatched=True)
+    assert outcome.kept.column("query_ids").to_pylist() == [[], [0]]
+    assert outcome.rejected.num_rows == 0
+    tables = Files(())
+    was = Match(config=MatchConfig(), tables=tables).key_parts()
+    assert "keep_unmatched" not in was[0][2]  # what was matched before the option came is matched still
+    assert Match(config=MatchConfig(), tables=tables, keep_unmatched=True).key_parts() != was
 
 
 def test_stage_takes_slices_and_empty_batches() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from configs.load import ConfigError, from_mapping, load
+from tests.conftest import REPOSITORY
+from tests.training.conftest import tiny_run
 from tests.training.tiny_shards import CLASSES, TEMPLATES, make_evaluation
-from training.config import EvaluationConfig, ModelConfig
-from training.errors import EvaluationError
-from training.evaluation.evaluate import class_embeddings, evaluate, prepare
-from training.evaluation.examples import EvaluationSet
+from training.config import EvaluationConfig, ModelConfig, TrainConfig, learns
+from training.errors import EvaluationError, ModelError
+from training.evaluation.encode import class_embeddings
+from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import label_ranks, retrieval, zero_shot
+from training.evaluation.sets.open import open_set
+from training.learning.features import prepare
+from training.learning.fitting import fit
 from training.learning.model import Model, create_model
+from training.plan import plan
+from training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +121,9 @@ def test_pictures_are_prepared_as_open_clip_does(shape: tuple[int, int], model: 
     Image.fromarray(noise).save(buffer, "PNG")
     transform = open_clip.image_transform(32, is_train=False)
     expected = transform(Image.fromarray(noise))
-    pixels = torch.from_numpy(prepare(buffer.getvalue(), 32)).permute(2, 0, 1).float()
+    prepared = prepare(buffer.getvalue(), model)
+    assert prepared is not None
+    pixels = torch.from_numpy(prepared).permute(2, 0, 1).float()
     torch.testing.assert_close((pixels - model.mean_C11) / model.std_C11, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -129,11 +140,11 @@ def test_evaluation_reports_every_metric_and_leaves_training_mode_on(model: Mode
 
 def test_incomplete_evaluation_sets_are_one_clear_line(tmp_path: Path, model: Model) -> None:
     with pytest.raises(EvaluationError, match=r"nshards\.txt"):
-        EvaluationSet(tmp_path / "nowhere")
+        open_set(tmp_path / "nowhere")
     make_evaluation(tmp_path / "eval", per_class=1, size=24, classes=CLASSES[:3])
     (tmp_path / "eval" / "test" / "1.tar").unlink()
     with pytest.raises(EvaluationError, match=r"1\.tar: missing"):
-        EvaluationSet(tmp_path / "eval")
+        open_set(tmp_path / "eval")
 
 
 @pytest.mark.parametrize(("name", "content"), [("0.cls", b"3"), ("0.cls", b"cat"), ("0.jpg", b"nothing")])
@@ -158,7 +169,72 @@ def test_class_names_are_lines_of_utf8_and_nothing_else(tmp_path: Path) -> None:
     make_evaluation(tmp_path / "set", per_class=1, size=16, classes=CLASSES[:2])
     names = tmp_path / "set" / "classnames.txt"
     names.write_bytes("red\u2028circle\r\ncaf\u00e9\n".encode())
-    assert EvaluationSet(tmp_path / "set").classes == ["red\u2028circle", "caf\u00e9"]
+    assert open_set(tmp_path / "set").classes == ("red\u2028circle", "caf\u00e9")
     names.write_bytes(b"red circle\ncaf\xe9\n")
     with pytest.raises(EvaluationError, match=r"classnames\.txt: line 2 is not UTF-8"):
-        EvaluationSet(tmp_path / "set")
+        open_set(tmp_path / "set")
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("shape", [(50, 90), (70, 33), (20, 31), (32, 32), (3, 90)])
+def test_pictures_of_any_shape_are_fitted_as_open_clip_does(
+    mode: str, interpolation: str, shape: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    transform = open_clip.image_transform(
+        32, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=mode, interpolation=interpolation, fill_color=17
+    )
+    expected = (transform(Image.fromarray(noise)) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(fit(noise, 32, mode=mode, interpolation=interpolation, fill=17), expected)
+
+
+def test_an_unknown_resize_mode_is_one_line() -> None:
+    with pytest.raises(ModelError, match="none of shortest, squash, longest"):
+        fit(np.zeros((4, 4, 3), np.uint8), 2, mode="crop")
+
+
+def test_several_sets_of_a_config_have_their_names_before_their_metrics(
+    model: Model, tiny_evaluation: Path, tmp_path: Path
+) -> None:
+    make_evaluation(tmp_path / "other", per_class=1, size=24, classes=CLASSES[:3])
+    (tmp_path / "more").mkdir()
+    make_evaluation(tmp_path / "more" / "other", per_class=1, size=24, classes=CLASSES[:2])
+    sets = (str(tmp_path / "other"), str(tmp_path / "more" / "other"))
+    metrics = {m.name: m for m in evaluate(model, EvaluationConfig(path=str(tiny_evaluation), sets=sets))}
+    assert len(metrics) == 3 * 9
+    for name, classes in (("", 8), ("other/", 3), ("other-2/", 2)):
+        assert metrics[f"{name}zeroshot_top1"].chance == pytest.approx(1 / classes)
+    alone = evaluate(model, EvaluationConfig(path=str(tiny_evaluation)))
+    assert {m.name: m.value for m in alone}.items() <= {name: m.value for name, m in metrics.items()}.items()
+
+
+def test_sets_change_nothing_that_is_learnt(tiny_data: Path, tiny_vit: Path, tmp_path: Path) -> None:
+    config = from_mapping(TrainConfig, tiny_run(tmp_path / "run", tiny_data, tiny_vit))
+    assert learns(config) == learns(replace(config, evaluation=EvaluationConfig(sets=("a", "b"), every_samples=5)))
+
+
+def test_how_often_without_on_what_is_told(
+    tiny_data: Path, tiny_vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run(tmp_path / "run", tiny_data, tiny_vit) | {"samples": 16, "evaluation": {"every_samples": 8}}
+    config = from_mapping(TrainConfig, run)
+    assert any("evaluates  nothing" in line for line in plan(config))
+    train(config)
+    assert "nothing is evaluated: name a set by --evaluation.path" in " ".join(capsys.readouterr().err.split())
+    measured = replace(config, evaluation=EvaluationConfig(every_samples=8, sets=("eval",)))
+    assert not any("evaluates" in line for line in plan(measured))
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_configs_evaluate_or_say_that_they_do_not(path: Path) -> None:
+    config = load(TrainConfig, path)
+    assert config.evaluation.measures or "# of nothing, until a set is named" in path.read_text()
+
+
+def test_mistakes_in_the_evaluation_of_a_config_are_found_before_work() -> None:
+    for options, told in (({"every_samples": 0}, "every_samples"), ({"batch_size": 0}, "batch_size")):
+        with pytest.raises(ConfigError, match=told):
+            from_mapping(EvaluationConfig, options)
+    with pytest.raises(ConfigError, match="sets"):
+        from_mapping(EvaluationConfig, {"sets": ["ftp://host/set"]})

@@ -23,6 +23,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import openwit
 import pipeline.storage.lease as lease_module
 import pipeline.storage.store_client as store_client
 from configs.load import ConfigError, from_mapping
@@ -437,6 +438,9 @@ def test_evaluate_export_and_init_from_take_urls(
         model = open_clip.create_model(Path(config.model.name).stem)
         load_weights(model, source, towers="both", name=config.model.name)
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    for source in (config.output, f"{config.output}/export"):
+        state = openwit.load(source, device="cpu").module.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in state.items())
     with pytest.raises(ModelError, match="holds no weights"):
         load_weights(model, evaluation, towers="both", name=config.model.name)
 

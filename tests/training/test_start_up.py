@@ -31,7 +31,7 @@ def start(*words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
 @pytest.mark.parametrize(
     ("words", "option"),
     [
-        *(([*words, "--help"], "optimiser.learning_rate") for words in ([], ["run"], ["plan"], ["evaluate"])),
+        *(([*words, "--help"], "optimiser.learning_rate") for words in ([], ["run"], ["plan"])),
         (["export", "--help"], "push"),
     ],
 )
@@ -42,6 +42,14 @@ def test_help_loads_no_heavy_library(words: list[str], option: str) -> None:
     assert loaded == []
 
 
+@pytest.mark.parametrize(("command", "option"), [("evaluate", "--sets"), ("evaluation-set", "--examples_per_tar")])
+def test_help_of_what_uses_a_model_loads_no_heavy_library(command: str, option: str) -> None:
+    done, loaded = start(command, "--help", "all")
+    assert done.returncode == 0
+    assert option in done.stdout
+    assert loaded == []
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -49,6 +57,9 @@ def test_help_loads_no_heavy_library(words: list[str], option: str) -> None:
         (["run", "configs/train/sample.yaml", "--optimiser.learning_rat", "1"], "optimiser.learning_rate"),
         (["run", "configs/train/sample.yaml", "--global_batch_size", "1"], "global_batch_size must be at least 2"),
         (["evaluate", "configs/train/sample.yaml", "--device", "gpu"], "device"),
+        (["evaluate", "runs/sample", "--sets", "[]"], "sets is empty"),
+        (["evaluate", "runs/sample", "--sets", "[a]", "--bach_size", "1"], "did you mean 'batch_size'"),
+        (["evaluation-set", "somewhere"], "to"),
         (["learn", "configs/train/sample.yaml"], "unknown command 'learn'"),
     ],
 )

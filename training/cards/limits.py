@@ -24,8 +24,7 @@ from torch import Tensor
 
 from pipeline.storage.place import Place
 from training.cards.probes import PROBES, WORDINGS, Question
-from training.data.decode import centre_crop
-from training.learning.features import image_features, text_features
+from training.learning.features import image_features, prepare_pixels, text_features
 from training.learning.model import Model
 from training.learning.pretrained import fingerprint_of
 from training.run.directory import write_whole
@@ -125,7 +124,7 @@ def _embedded(model: Model, name: str, count: int, seed: int, batch_size: int) -
     asked: list[Question] = []
     parts: list[Tensor] = []
     for batch in _batches(name, count, seed, batch_size):
-        pixels = np.stack([centre_crop(each.picture, model.image_size) for each in batch])
+        pixels = np.stack([prepare_pixels(each.picture, model) for each in batch])
         parts.append(image_features(model, pixels).float())
         asked += batch
     return asked, torch.cat(parts)

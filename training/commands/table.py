@@ -23,8 +23,8 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command(
         name="run",
-        usage="CONFIG.yaml",
-        says="Train, or go on from the last checkpoint; then evaluate.",
+        usage="CONFIG.yaml [--seeds N]",
+        says="Train, or go on from the last checkpoint; then evaluate.\nWith --seeds: N trainings, mean and spread.",
         module="training.commands.train",
     ),
     Command(
@@ -35,9 +35,16 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="evaluate",
-        usage="CONFIG.yaml",
-        says="Measure the last checkpoint again, on --evaluation.path.",
+        usage="MODEL... --sets '[DIR]'",
+        says="Measure models on evaluation sets: one table, and files in --to DIR.\n"
+        "With CONFIG.yaml, the run's last checkpoint on --evaluation.path.",
         module="training.commands.evaluate",
+    ),
+    Command(
+        name="evaluation-set",
+        usage="SET --to DIR",
+        says="Write an evaluation set of any form as tars in CLIP_benchmark's.",
+        module="training.commands.evaluation_set",
     ),
     Command(
         name="export",
@@ -56,5 +63,11 @@ COMMANDS: tuple[Command, ...] = (
         usage="MODEL",
         says="Measure counting, places, binding, digits and wording on\ndrawn pictures.",
         module="training.commands.limits",
+    ),
+    Command(
+        name="experiment",
+        usage="CONFIG.yaml",
+        says="Train the same on differently made data, with several seeds, and compare.",
+        module="training.commands.experiment",
     ),
 )

@@ -109,14 +109,16 @@ def random_crop(
     return crop
 
 
-def centre_crop(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+def centre_crop(
+    image: npt.NDArray[np.uint8], size: int, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> npt.NDArray[np.uint8]:
     """uint8[size, size, 3]: shorter side to `size`, then the middle; to the bit as open_clip evaluates, by Pillow."""
     picture = Image.fromarray(image)
     width, height = picture.size
     if min(width, height) != size:
         short = min(width, height)
         width, height = int(size * width / short), int(size * height / short)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        picture = picture.resize((width, height), resample)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.array(picture.crop((left, top, left + size, top + size)))
 

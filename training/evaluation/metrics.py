@@ -1,13 +1,29 @@
-"""Zero-shot and retrieval metrics, from features; each comes with what guessing would score."""
+"""Zero-shot and retrieval metrics, from features; each comes with what guessing would score.
+
+No matrix of all scores is held: rows go by a thousand at a time.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Metric", "label_ranks", "positive_ranks", "retrieval", "zero_shot"]
+__all__ = [
+    "Classified",
+    "Metric",
+    "accuracies",
+    "classify",
+    "clip_score",
+    "label_ranks",
+    "positive_ranks",
+    "retrieval",
+    "template_spread",
+    "zero_shot",
+]
 
 _ROWS = 1024
 """Rows of a score matrix held at a time."""
@@ -22,49 +38,81 @@ class Metric:
     chance: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """What a classifier makes of N pictures."""
+
+    ranks: Tensor
+    """int64[N]: how many classes come before the right one."""
+    predicted: Tensor
+    """int64[N]: the first class."""
+
+
 def label_ranks(scores_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """int64[N]: how many classes come before the right one. Ties go to the lower class number."""
+    """int64[N]: how many classes come before the right one. Ties go to the lower class number.
+
+    A score that is no number comes behind everything.
+    """
     own_N1 = scores_NC.gather(1, labels_N[:, None])
     classes_C = torch.arange(scores_NC.shape[1], device=scores_NC.device)
-    tied_before = (scores_NC == own_N1) & (classes_C[None, :] < labels_N[:, None])
-    return ((scores_NC > own_N1) | tied_before).sum(dim=1)
+    tied_behind = (scores_NC == own_N1) & (classes_C[None, :] >= labels_N[:, None])
+    return (~((scores_NC < own_N1) | tied_behind)).sum(dim=1)
 
 
 def positive_ranks(scores_NM: Tensor, is_positive_NM: Tensor) -> Tensor:
     """int64[N]: how many candidates come before the best positive. Ties go to the lower number.
 
-    Rows without a positive rank at M, behind everything.
+    Rows without a positive, or with scores that are no numbers, rank at M, behind everything.
     """
     candidates = scores_NM.shape[1]
     best_N1 = scores_NM.masked_fill(~is_positive_NM, float("-inf")).amax(dim=1, keepdim=True)
     numbers_M = torch.arange(candidates, device=scores_NM.device)
     is_best_NM = is_positive_NM & (scores_NM == best_N1)
     first_N1 = torch.where(is_best_NM, numbers_M[None, :], candidates).amin(dim=1, keepdim=True)
-    before = (scores_NM > best_N1) | ((scores_NM == best_N1) & (numbers_M[None, :] < first_N1))
-    ranks = before.sum(dim=1)
+    behind = (scores_NM < best_N1) | ((scores_NM == best_N1) & (numbers_M[None, :] >= first_N1))
+    ranks = (~behind).sum(dim=1)
     return torch.where(is_positive_NM.any(dim=1), ranks, candidates)
 
 
-def zero_shot(image_ND: Tensor, class_CD: Tensor, labels_N: Tensor) -> list[Metric]:
-    """Top-1, top-5 and mean per-class accuracy of unit features against unit class embeddings.
+def classify(image_ND: Tensor, class_CD: Tensor, labels_N: Tensor, bias_C: Tensor | None = None) -> Classified:
+    """Pictures by their scores with the classes, features times `class_CD` plus `bias_C`."""
+    ranks, predicted = [], []
+    for rows in _blocks(len(image_ND)):
+        scores = image_ND[rows] @ class_CD.T
+        scores = scores if bias_C is None else scores + bias_C
+        ranks.append(label_ranks(scores, labels_N[rows]))
+        predicted.append(scores.argmax(dim=1))
+    return Classified(ranks=torch.cat(ranks), predicted=torch.cat(predicted))
 
-    Classes without an example do not enter the mean.
-    """
-    ranks = torch.cat(
-        [
-            label_ranks(image_ND[i : i + _ROWS] @ class_CD.T, labels_N[i : i + _ROWS])
-            for i in range(0, len(image_ND), _ROWS)
-        ]
-    )
-    classes = len(class_CD)
-    examples_C = torch.bincount(labels_N, minlength=classes)
-    right_C = torch.bincount(labels_N[ranks == 0], minlength=classes)
+
+def accuracies(found: Classified, labels_N: Tensor, num_classes: int, *, prefix: str) -> list[Metric]:
+    """Top-1, top-5 and mean per-class accuracy. Classes without an example do not enter the mean."""
+    examples_C = torch.bincount(labels_N, minlength=num_classes)
+    right_C = torch.bincount(labels_N[found.ranks == 0], minlength=num_classes)
     present = examples_C > 0
     mean_per_class = (right_C[present] / examples_C[present]).mean()
+    top5_by_chance = min(5, num_classes) / num_classes
     return [
-        Metric(name="zeroshot_top1", value=_hit_rate(ranks < 1), chance=1 / classes),
-        Metric(name="zeroshot_top5", value=_hit_rate(ranks < 5), chance=min(5, classes) / classes),
-        Metric(name="zeroshot_mean_per_class", value=float(mean_per_class), chance=1 / classes),
+        Metric(name=f"{prefix}_top1", value=_hit_rate(found.ranks < 1), chance=1 / num_classes),
+        Metric(name=f"{prefix}_top5", value=_hit_rate(found.ranks < 5), chance=top5_by_chance),
+        Metric(name=f"{prefix}_mean_per_class", value=float(mean_per_class), chance=1 / num_classes),
+    ]
+
+
+def zero_shot(image_ND: Tensor, class_CD: Tensor, labels_N: Tensor) -> list[Metric]:
+    """`accuracies` of unit features against unit class embeddings."""
+    return accuracies(classify(image_ND, class_CD, labels_N), labels_N, len(class_CD), prefix="zeroshot")
+
+
+def template_spread(top1_T: list[float], num_classes: int) -> list[Metric]:
+    """How far zero-shot top-1 hangs on the wording, from its values with each single template: the worst, the best,
+    and their standard deviation (of these templates, not of a population)."""
+    values = torch.tensor(top1_T, dtype=torch.float64)
+    name, chance = "zeroshot_top1", 1 / num_classes
+    return [
+        Metric(name=f"{name}_worst_template", value=float(values.min()), chance=chance),
+        Metric(name=f"{name}_best_template", value=float(values.max()), chance=chance),
+        Metric(name=f"{name}_std_over_templates", value=float(values.std(correction=0)), chance=0.0),
     ]
 
 
@@ -77,22 +125,41 @@ def retrieval(image_ND: Tensor, text_MD: Tensor, image_of_text_M: Tensor) -> lis
     n, m = len(image_ND), len(text_MD)
     numbers_N = torch.arange(n, device=image_ND.device)
     to_text, to_image = [], []
-    for i in range(0, n, _ROWS):
-        positive = numbers_N[i : i + _ROWS, None] == image_of_text_M[None, :]
-        to_text.append(positive_ranks(image_ND[i : i + _ROWS] @ text_MD.T, positive))
-    for i in range(0, m, _ROWS):
-        to_image.append(label_ranks(text_MD[i : i + _ROWS] @ image_ND.T, image_of_text_M[i : i + _ROWS]))
+    for rows in _blocks(n):
+        positive = numbers_N[rows, None] == image_of_text_M[None, :]
+        to_text.append(positive_ranks(image_ND[rows] @ text_MD.T, positive))
+    for rows in _blocks(m):
+        to_image.append(label_ranks(text_MD[rows] @ image_ND.T, image_of_text_M[rows]))
     text_ranks, image_ranks = torch.cat(to_text), torch.cat(to_image)
-    captions_N = torch.bincount(image_of_text_M, minlength=n)
+    captions = Counter(torch.bincount(image_of_text_M, minlength=n).tolist())
     metrics = []
     for k in (1, 5, 10):
-        chance = sum(_chance_of_hit(m, int(c), k) for c in captions_N) / n
+        chance = sum(_chance_of_hit(m, number, k) * images for number, images in captions.items()) / n
         metrics.append(Metric(name=f"image_to_text_recall_at_{k}", value=_hit_rate(text_ranks < k), chance=chance))
     for k in (1, 5, 10):
         metrics.append(
             Metric(name=f"text_to_image_recall_at_{k}", value=_hit_rate(image_ranks < k), chance=min(k, n) / n)
         )
     return metrics
+
+
+def clip_score(image_ND: Tensor, text_MD: Tensor, image_of_text_M: Tensor) -> Metric:
+    """Mean over captions of max(cos(picture, caption), 0): CLIPScore (Hessel et al. 2021, equation 1) with w = 1.
+
+    They take w = 2.5, torchmetrics 100. Chance is the same mean over all pictures and captions.
+    """
+    own = all_pairs = torch.zeros((), dtype=torch.float64)
+    for rows in _blocks(len(text_MD)):
+        scores = (text_MD[rows] @ image_ND.T).clamp(min=0)
+        own = own + scores.gather(1, image_of_text_M[rows, None]).double().sum()
+        all_pairs = all_pairs + scores.double().sum()
+    captions, pairs = len(text_MD), len(text_MD) * len(image_ND)
+    return Metric(name="clip_score", value=float(own) / captions, chance=float(all_pairs) / pairs)
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for first in range(0, count, _ROWS):
+        yield slice(first, first + _ROWS)
 
 
 def _chance_of_hit(candidates: int, positives: int, k: int) -> float:

@@ -1,6 +1,6 @@
 """Unit features of pictures and texts as users have them: bytes and strings.
 
-bytes --decode, centre crop--> uint8[B, S, S, 3] --image tower--> [B, D]
+bytes --decode, fit--> uint8[B, S, S, 3] --image tower--> [B, D]
 strings --tokens------------------------------------ text tower--> [B, D]
 """
 
@@ -14,16 +14,23 @@ import torch
 from torch import Tensor
 
 from training.data.batch import trim
-from training.data.decode import centre_crop, decode
+from training.data.decode import decode
+from training.learning.fitting import fit
 from training.learning.model import Model
 
-__all__ = ["image_features", "prepare", "text_features"]
+__all__ = ["image_features", "prepare", "prepare_pixels", "text_features"]
 
 
 def prepare(data: bytes, model: Model) -> npt.NDArray[np.uint8] | None:
     """RGB uint8[S, S, 3] as `model` wants its pictures, every pixel decoded; None for what is no whole picture."""
     pixels = decode(data)
-    return None if pixels is None else centre_crop(pixels, model.image_size)
+    return None if pixels is None else prepare_pixels(pixels, model)
+
+
+def prepare_pixels(pixels_HWC: npt.NDArray[np.uint8], model: Model) -> npt.NDArray[np.uint8]:
+    """`prepare` of a picture that is decoded, RGB uint8[H, W, 3]."""
+    size, mode, filtered = model.image_size, model.resize_mode, model.interpolation
+    return fit(pixels_HWC, size, mode=mode, interpolation=filtered, fill=model.fill_color)
 
 
 def image_features(model: Model, images_BHWC: npt.NDArray[np.uint8]) -> Tensor:

@@ -149,6 +149,7 @@ class Model:
         about = getattr(visual, "preprocess_cfg", None) or {}
         self.resize_mode = str(about.get("resize_mode", "shortest"))
         self.interpolation = str(about.get("interpolation", "bicubic"))
+        self.fill_color = int(about.get("fill_color", 0))
         self.mean_C11 = torch.tensor(mean, device=device, dtype=dtype).view(3, 1, 1) * 255
         self.std_C11 = torch.tensor(std, device=device, dtype=dtype).view(3, 1, 1) * 255
         text = getattr(clip, "text", clip)

@@ -136,6 +136,8 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             )
         )
         _tell(log, problems, index)
+        if config.evaluation.is_idle:
+            log.warn("evaluation.every_samples is set, and nothing is evaluated: name a set by --evaluation.path DIR")
         if config.data.sampling == "metaclip" and snapshots.samples_an_epoch == len(index):
             log.warn(
                 "data.sampling metaclip passes nothing over, since every sample has a query that few have; for another "

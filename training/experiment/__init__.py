@@ -1,0 +1,1 @@
+"""Does balancing pay? The same training on differently made data, measured side by side."""
