@@ -115,11 +115,17 @@ def _results(facts: RunFacts) -> list[Mapping[str, Any]]:
     figures = _figures(facts.metrics)
     if not figures:
         return []
-    kinds = {"zeroshot": "zero-shot-image-classification", "": "image-text-retrieval"}
+    kinds = {
+        "zeroshot": "zero-shot-image-classification",
+        "linear_probe": "image-classification",
+        "": "image-text-retrieval",
+    }
     dataset = place_of(facts.config.evaluation.path or "evaluation").name
     found: list[Mapping[str, Any]] = []
+    told: set[str] = set()
     for prefix, kind in kinds.items():
-        own = [entry for entry in figures if entry[0].startswith("zeroshot") == bool(prefix)]
+        own = [entry for entry in figures if entry[0] not in told and entry[0].startswith(prefix)]
+        told |= {name for name, *_ in own}
         metrics = [{"type": name, "name": name.replace("_", " "), "value": round(value, 6)} for name, value, _ in own]
         if metrics:
             about = {"task": {"type": kind}, "dataset": {"name": dataset, "type": "custom"}}
