@@ -147,7 +147,7 @@ def main() -> None:
                 print(f"  {name:20}{milliseconds(sampling.batch, options.repeats)}")
             if order == "samples":
                 start = time.process_time()
-                metaclip._kept_of(10**6)
+                metaclip._sets[0].in_pass(10**6)
                 through = time.process_time() - start
                 print(f"  metaclip when a run begins: {1e9 * begun / size:.0f} ns a sample of the set")
                 print(f"  metaclip for each epoch behind a resumed run: {1e9 * through / size:.0f} ns a sample")
