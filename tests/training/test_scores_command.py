@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from configs.load import from_mapping
+from pipeline.storage.bucket import BucketPath
+from tests.training.conftest import put_tree
 from tests.training.feature_sets import directions, make_features, uid
 from training.commands import main
 from training.learning.features import text_features
@@ -272,3 +274,18 @@ def test_features_of_other_samples_or_repeated_ones_are_told(
     again = make_features(tmp_path / "again", _like(20), _like(20), uids=[*others[:19], others[0]])
     assert _score(again) == 2
     assert "1 rows of the features repeat a uid" in capsys.readouterr().err
+
+
+def test_from_bucket_to_bucket_the_columns_are_the_same(
+    features: Path, tmp_path: Path, bucket: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--scores", "[clip, duplicates]", "--duplicates.clusters", "6"]
+    assert _score(features, *words) == 0
+    put_tree(features, f"{bucket.url}/scored/features")
+    assert main(["score", f"{bucket.url}/scored/features", *words]) == 0
+    there = BucketPath.of(f"{bucket.url}/scored/features.scores.parquet")
+    (tmp_path / "copy.parquet").write_bytes(there.read_bytes())
+    assert _columns(tmp_path / "copy.parquet") == _columns(features.with_name("features.scores.parquet"))
+    assert main(["score", f"{bucket.url}/scored/features", *words]) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert not list(BucketPath.of(f"{bucket.url}/scored/features.scores.parquet.work").walk())

@@ -47,7 +47,7 @@ class DuplicatesConfig:
     iterations: int = 20
     """Of k-means, at most."""
     rows_per_cluster: int = 64
-    """Pictures that k-means learns from, for each cluster; in memory at 4 bytes a number of their features."""
+    """Pictures that k-means learns from, for each cluster; in memory at 10 bytes a number of their features."""
     seed: int = 0
     """Decides where k-means begins, and what it learns from."""
     memory_mb: int = 1000

@@ -24,9 +24,9 @@ def unit_rows(rows_ND: Floats) -> Floats:
 def clip_score(image_ND: Floats, text_ND: Floats) -> Floats:
     """float32[N]: the cosine of each picture's and its text's features, in [-1, 1]; NaN where one has no direction.
 
-    It is what LAION publishes as `similarity`, what DataComp filters by (arXiv 2304.14108, section 4), and what a data
-    filtering network gives when it is a CLIP (arXiv 2309.17425, section 4). CLIPScore is 2.5 * max(cosine, 0)
-    (arXiv 2104.08718, equation 1): it puts pairs in the same order, and all below 0 together.
+    It is what LAION publishes as `similarity`, what DataComp filters by (arXiv 2304.14108), and what a data filtering
+    network gives when it is a CLIP (arXiv 2309.17425). CLIPScore is 2.5 * max(cosine, 0) (arXiv 2104.08718): it puts
+    pairs in the same order, and all below 0 together.
     """
     # Row by row, so that a row's score is the same whatever stands beside it.
     products_N = np.einsum("nd,nd->n", unit_rows(image_ND), unit_rows(text_ND), dtype=np.float64)

@@ -4,7 +4,7 @@
 
 With contrast the score is zero-shot classification's probability (CLIP, arXiv 2103.00020, section 3.1.2): the share of
 a softmax over all of the rule's texts, at the model's logit scale, that falls to the prompts. Without, it is the
-highest cosine with a prompt, by which LAION-400M was searched for what must not be in it (arXiv 2111.02114, section 2);
+highest cosine with a prompt, by which LAION-400M was searched for what must not be in it (arXiv 2111.02114);
 it hangs on the model, so its threshold has to be found on one's own samples. Neither knows more than the CLIP: both are
 a first sieve, for people to look behind.
 """
