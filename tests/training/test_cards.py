@@ -192,7 +192,8 @@ def test_card_has_the_facts_of_the_data_that_is_at_hand(work: Path, tmp_path: Pa
 
 
 def test_card_of_a_model_that_is_no_run_says_how_little_is_known() -> None:
-    text = card_of_source("ViT-B-32:openai", form="transformers")["README.md"]
+    text = card_of_source("ViT-B-32:openai", form="transformers", repository="me/model")["README.md"]
+    assert 'AutoModel.from_pretrained("me/model")' in text
     assert yaml.safe_load(text.split("---\n")[1])["library_name"] == "transformers"
     assert "Not measured. Neither are its data, training and limits known here." in text
 

@@ -429,6 +429,13 @@ def test_evaluate_export_and_init_from_take_urls(
     assert main(["export", *words]) == 0
     assert f"{config.output}/export" in capsys.readouterr().out
     assert {"export/open_clip_config.json", "export/open_clip_model.safetensors"} <= set(files_of(root))
+    assert main(["export", config.output, "--to", "transformers"]) == 0
+    assert main(["limits", config.output, "--questions", "1", "--device", "cpu"]) == 0
+    assert main(["card", config.output]) == 0
+    card = (root / "README.md").read_text(encoding="utf-8")
+    assert "| counting | how many, one to five |" in card
+    made = {"export-transformers/openwit_export.json", "limits/limits.json", "limits/limits.parquet", "curves.svg"}
+    assert made <= set(files_of(root))
     (root / "metrics.json").unlink()
     assert main(["evaluate", *words]) == 0
     assert json.loads((root / "metrics.json").read_text()) == measured

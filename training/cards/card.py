@@ -24,8 +24,8 @@ _LIBRARIES: Mapping[Form, str] = {"open_clip": "open_clip", "transformers": "tra
 _USE: Mapping[Form, str] = {
     "open_clip": """import open_clip
 
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{where}")
-tokenizer = open_clip.get_tokenizer("local-dir:{where}")""",
+model, _, preprocess = open_clip.create_model_and_transforms("{scheme}{where}")
+tokenizer = open_clip.get_tokenizer("{scheme}{where}")""",
     "transformers": """from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("{where}")
@@ -50,25 +50,28 @@ def write_card(run: str, to: str | None) -> Place:
     return target
 
 
-def card_of_run(run: str | Place, *, form: Form = "open_clip") -> dict[str, str]:
-    """README.md, and curves.svg where there are curves: file name -> text. Raises CheckpointError."""
+def card_of_run(run: str | Place, *, form: Form = "open_clip", repository: str | None = None) -> dict[str, str]:
+    """README.md, and curves.svg where there are curves: file name -> text. Raises CheckpointError.
+
+    `repository`: ORGANISATION/NAME of the hub, where it goes there.
+    """
     facts = facts_of_run(run)
     curves = curves_svg(facts.log)
-    files = {"README.md": _card(facts, form, has_curves=curves is not None)}
+    files = {"README.md": _card(facts, form, repository, has_curves=curves is not None)}
     return files if curves is None else files | {CURVES: curves}
 
 
-def card_of_source(source: str, *, form: Form) -> dict[str, str]:
+def card_of_source(source: str, *, form: Form, repository: str | None = None) -> dict[str, str]:
     """The same for whatever was exported: of a model that is no run, what is known is little."""
     if not source.startswith(("hf-hub:", "local-dir:")) and (place_of(source) / "config.yaml").is_file():
-        return card_of_run(source, form=form)
+        return card_of_run(source, form=form, repository=repository)
     header = _header(form, source, results=[])
-    body = [f"# {source}", f"Exported by Openwit, for {_LIBRARIES[form]}, from `{source}`.", _use(form)]
+    body = [f"# {source}", f"Exported by Openwit, for {_LIBRARIES[form]}, from `{source}`.", _use(form, repository)]
     body += ["## Evaluation", f"{_NOT_MEASURED} Neither are its data, training and limits known here."]
     return {"README.md": "\n\n".join([header, *body]) + "\n"}
 
 
-def _card(facts: RunFacts, form: Form, *, has_curves: bool) -> str:
+def _card(facts: RunFacts, form: Form, repository: str | None, *, has_curves: bool) -> str:
     name = facts.root.name or "model"
     seen = facts.log[-1]["samples_seen"] if facts.log else None
     told = "an unknown number of" if seen is None else f"{seen:,}"
@@ -77,7 +80,7 @@ def _card(facts: RunFacts, form: Form, *, has_curves: bool) -> str:
         f"# {name}",
         f"A CLIP model, `{facts.config.model.name}`, trained by Openwit on {told} samples. This card holds what was "
         "measured; what was not is said to be so.",
-        _use(form),
+        _use(form, repository),
         "## Training data",
         *(part for data in facts.data for part in _data(data)),
         "## Training",
@@ -106,8 +109,11 @@ def _header(form: Form, name: str, results: Sequence[Mapping[str, Any]]) -> str:
     return f"---\n# license: yours to say; neither the run nor its data names one\n{text}---"
 
 
-def _use(form: Form) -> str:
-    return f"## Use\n\n```python\n{_USE[form].format(where='DIRECTORY')}\n```"
+def _use(form: Form, repository: str | None) -> str:
+    """How it is loaded: from the hub, or from where it lies."""
+    scheme = "local-dir:" if repository is None else "hf-hub:"
+    where = "DIRECTORY" if repository is None or form == "onnx" else repository
+    return f"## Use\n\n```python\n{_USE[form].format(where=where, scheme=scheme)}\n```"
 
 
 def _results(facts: RunFacts) -> list[Mapping[str, Any]]:

@@ -124,7 +124,7 @@ def _push(asked: ExportConfig, target: Place) -> None:
     from training.cards.card import card_of_source
     from training.exports.hub import push
 
-    card = card_of_source(asked.source, form=asked.to)
+    card = card_of_source(asked.source, form=asked.to, repository=asked.push)
     say(f"pushed {push(target, asked.push, private=asked.private, texts=card)}")
 
 
