@@ -69,6 +69,8 @@ _FUNCTION_WORDS = frozenset((
     "this", "under", "was", "what", "when", "where", "which", "while", "who", "will", "with", "you", "your",
 ))  # fmt: skip
 """They say nothing about a picture (as `query_list` passes over near stop words)."""
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_LETTERS = re.compile(r"[^\W\d_]{2}")
 _LEAST_COUNT = 2
 _MOST_WORDS = 4
 
@@ -125,9 +127,12 @@ def words_of(pictures: list[Picture]) -> list[str]:
     phrases: set[str] = set()
     for picture in pictures:
         names = [*picture.names, *picture.tags]
-        phrases.update(text for text in names if len(text.split()) <= _MOST_WORDS)
+        # Signs and single letters match nothing, or everything.
+        phrases.update(
+            text.strip(" .,;:!?") for text in names if len(text.split()) <= _MOST_WORDS and _LETTERS.search(text)
+        )
         for text in (*names, *picture.descriptions, *_GENERAL):
-            for word in re.findall(r"[^\W\d_]{3,}", text.lower()):
+            for word in _WORD.findall(text.lower()):
                 counts[word] = counts.get(word, 0) + 1
     words = {word for word, count in counts.items() if count >= _LEAST_COUNT and word not in _FUNCTION_WORDS}
-    return sorted(words | {text.strip(" .,;:!?") for text in phrases} - {""})
+    return sorted(words | phrases)
