@@ -90,7 +90,7 @@ test: .venv/ready-dev  ## the default tests
 test-all: .venv/ready-dev  ## all tests that need no GPU, slow ones too
 	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark and not peers' $(ARGS)
 
-PEERS := open_clip clip_benchmark datasets img2dataset
+PEERS := open_clip clip_benchmark datasets img2dataset transformers
 
 peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other readers (about a minute, 1.3 GB)
 
@@ -99,8 +99,10 @@ peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other re
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
-# These differ from the main environment in a package or two: that one stands behind them, torch and all.
-.venv-peers/open_clip/ready .venv-peers/clip_benchmark/ready: .venv-peers/%/ready: tests/peers/%.txt | .venv/ready-dev
+# These differ from the main environment in a few packages: that one stands behind them, torch and all.
+OVER_MAIN := open_clip clip_benchmark transformers
+
+$(OVER_MAIN:%=.venv-peers/%/ready): .venv-peers/%/ready: tests/peers/%.txt | .venv/ready-dev
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@site='import site; print(site.getsitepackages()[0])' \

@@ -34,6 +34,7 @@ def test_it_can_be_imported(path: Path) -> None:
         ("one_pass", ["--repeats", "1"]),
         ("query_list_build", ["--words", "1000"]),
         ("select_scale", ["--rows", "20000", "--engine", "inline", "--max-urls-per-caption", "10", "--compare"]),
+        ("semantic_duplicates", ["--rows", "600", "--width", "16", "--clusters", "9", "--all-pairs"]),
         ("train_bucket", []),
         ("train_sampling", ["--samples", "30000", "--batch", "512", "--repeats", "1"]),
         ("text_path", ["--texts", "3000", "--queries", "2000", "--repeats", "1"]),
@@ -54,8 +55,8 @@ def test_it_runs(
         pq.write_table(table, tmp_path / "links.parquet")
         (tmp_path / "queries.txt").write_text("dog\n")
         arguments = [*arguments, str(tmp_path / "links.parquet"), "--queries", str(tmp_path / "queries.txt")]
-    if name == "select_scale":
-        arguments = [*arguments, "--scratch", str(tmp_path)]
+    if name in ("select_scale", "semantic_duplicates"):
+        arguments = [*arguments, "--scratch", str(tmp_path / "scratch")]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     importlib.import_module(f"benchmarks.{name}").main()
     assert capsys.readouterr().out.strip()

@@ -10,7 +10,7 @@
     |- phases      Phase                                   training/run/phases.py
     |- checkpoint  CheckpointConfig                        training/checkpoints
     |- evaluation  EvaluationConfig                        training/evaluation
-    |- log         LogConfig                               training/run/log.py
+    |- log         LogConfig                               training/run/log.py, sinks.py
     |- profile     ProfileConfig                           training/run/profiling.py
     |- plan        PlanConfig                              training/plan.py
     `- ray         RayConfig                               training/launch_ray.py
@@ -397,7 +397,10 @@ class LogConfig:
     every_steps: int = 10
     """Steps between two lines of log.jsonl; loss and rates are means over them."""
     tensorboard: bool = True
-    """Write TensorBoard files to RUN/tensorboard."""
+    """Write TensorBoard files to RUN/tensorboard, where `sinks` names it."""
+    sinks: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where figures go besides log.jsonl. wandb: Weights & Biases, in RUN/wandb for `wandb sync`, or sent at once where
+    WANDB_MODE=online; the package is not one of ours."""
 
     def __post_init__(self) -> None:
         if self.every_steps < 1:

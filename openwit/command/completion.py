@@ -105,7 +105,7 @@ def _positional(command: Command, before: list[str], typed: str) -> list[str]:
         case "completion", 0:
             return _beginning(SHELLS, typed)
         case "sample-web", 0:
-            return _beginning(["build", "serve"], typed)
+            return _beginning(["build", "from-pictures", "serve"], typed)
     if place or command.takes == "other":
         return []
     if command.config is None:

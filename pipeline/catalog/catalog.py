@@ -203,6 +203,9 @@ def _rejections(page: Page) -> Iterator[Location]:
                 yield from earlier.present("rejections")
     if "extract" not in page:
         yield from _earlier_extract(page)
+    subset = Data("subset", page["texts"].data.out)  # what it left out of the set that it was taken from
+    subset.directory = page.run.directory("subset")
+    yield from subset.present("rejections")
 
 
 def _earlier_extract(page: Page) -> Iterator[Location]:

@@ -15,11 +15,14 @@ __all__ = ["export_list_command", "join_command", "subset_command"]
 
 
 def subset_command(words: Words) -> int:
-    """subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE]
-        [--limit_per_query N] [--samples_per_shard N] [--allow-files]
+    """subset DIR --out DIR2 [--where "CONDITION"] [--scores FILE,FILE...]
+        [--uids FILE] [--limit_per_query N] [--samples_per_shard N]
+        [--allow-files]
 
     New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a
-    data set directory of its own.
+    data set directory of its own. The condition may name the columns of Parquet
+    files keyed by uid (--scores), which are joined to DIR2. Its ledger says
+    what was left out, and why.
     """
     from pipeline.sets.subset import subset
     from pipeline.terminal.console import PrintableConsole
@@ -27,6 +30,7 @@ def subset_command(words: Words) -> int:
     out = new_output(words.take_required("out"))
     options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids")}
     options |= {name: words.take_count(name.replace("_", "-")) for name in ("limit_per_query", "samples_per_shard")}
+    options["scores"] = [file for file in (words.take("scores") or "").split(",") if file]
     options["allow_files"] = words.take_flag("allow-files")
     options["engine"] = words.take("engine") or "inline"
     config = from_mapping(SubsetConfig, options, where="subset")
@@ -35,6 +39,8 @@ def subset_command(words: Words) -> int:
     result = subset(words.output(target), config, out, progress=Progress(console))
     if result.unknown_uids:
         console.print(f"{result.unknown_uids:,} uids of {config.uids} are not in the set")
+    for told, count in result.left_out.items():
+        say(f"left out {count:,}: {told}")
     say(f"{out}: {result.samples:,} samples in {result.shards:,} shards, {result.num_bytes / 1e6:,.1f} MB")
     return 0
 

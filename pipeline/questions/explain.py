@@ -126,6 +126,8 @@ class _Told:
                 self.stages.insert(self.stages.index(before) + 1, stage)
         self.off = frozenset(self.stages) - stages_of(self.page).keys()
         self.steps = stages_of(self.page)
+        if (output / "subset.json").exists():
+            self.stages.append("subset")
         views = views_of(self.page)
         self.views = [*(name for name, view in views.items() if "uid" in view.rows.names), "published"]
         """In the order of the run."""

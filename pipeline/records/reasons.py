@@ -60,5 +60,10 @@ REASONS: dict[str, dict[str, str]] = {
         "same_picture": "another picture looks the same; the detail is the uid of a pair that stays",
     },
     "final_balance": {"reserve_not_needed": "its queries reached their limits without it; it was fetched as a reserve"},
+    "subset": {
+        "condition": "the condition does not hold for it; the detail is the first part that does not, with its values",
+        "not_listed": "the list of uids does not name it",
+        "query_limit": "no query selects it any more, within the limit per query",
+    },
 }
 """stage -> reason -> what it means; a `Stage` that judges rows has its own with it (`pages.reasons_of`)."""

@@ -44,11 +44,8 @@ class SampleWebConfig:
     port: int = 8766
     """The server's port on 127.0.0.1; it is part of every URL."""
     statistics: Statistics = "even"
-    """How classes and texts are dealt out.
-
-    even: every class has pictures enough, and nearly all English texts match the query list
-    web: as published of the web: long tails, half of the texts match nothing, wrong captions
-    """
+    """even: every class has pictures enough, and nearly all English texts match the query list; web: as published of
+    the web, with long tails, texts that match nothing, and wrong captions."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a number is out of range."""

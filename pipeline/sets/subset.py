@@ -1,6 +1,7 @@
 """New shards from old: chosen samples copied byte for byte, metadata aligned, nothing decoded or downloaded.
 
-    samples --condition, uids, limit per query (DuckDB)--> chosen.parquet, in the set's order
+    samples, scores --condition, uids, limit per query (DuckDB)--> chosen.parquet, in the set's order
+    samples that are not chosen --the first thing that each fails--> work/subset, ledger.json
     chosen.parquet + old tars --one task per new shard, by rank--> work/shards --publish--> OUT/shards
 
 The result is a data set directory of its own, made beside its final place and renamed when it is whole. In a bucket
@@ -12,9 +13,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import load
-from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, sql_errors
+from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, quote_name, sql_errors
 from pipeline.catalog.uid_tables import load_uids
 from pipeline.config import WitConfig
 from pipeline.engine import Data, Done, EngineConfig, Info, Task, open_engine
@@ -36,7 +37,9 @@ from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.records.schema import QUERIES, QUERY_COUNTS
 from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.runs.publish import publish
+from pipeline.sets.join import JoinTable, read_table_to_join
 from pipeline.sets.subset_config import SubsetConfig
+from pipeline.sets.subset_ledger import write_ledger
 from pipeline.stages.balance import mode_of
 from pipeline.storage.atomic import read_json, remove_tree, unwritable, write_json
 from pipeline.storage.bucket import BucketPath
@@ -67,6 +70,9 @@ class SubsetResult:
     """Of the tars."""
     unknown_uids: int
     """Uids of the list that the source does not have."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Samples of the source that are not in it, by the first thing that each fails: a part of the condition, or another
+    reason in words."""
 
 
 def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progress | None = None) -> SubsetResult:
@@ -85,8 +91,9 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
         if manifest is None:
             raise InputError(f"{source}: has no published shards yet; finish its run first")
         listed = None if config.uids is None else load_uids(database, place_of(config.uids), "listed")
+        tables = [_join_scores(database, place_of(scores), source) for scores in config.scores]
         if not config.allow_files:
-            confine(database, [source, unfinished, scratch])
+            confine(database, [source, unfinished, scratch], [place_of(scores) for scores in config.scores])
         _check_condition(database, config.where)  # before anything is written
         # Its lock keeps another subset away from the same place.
         with open_output(unfinished, single_driver=config.single_driver, say=progress.say):
@@ -95,7 +102,7 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
             try:
                 _remove_remains(unfinished)
                 write_json(unfinished / _UNFINISHED, {})
-                made = _build(source, manifest["fingerprint"], config, unfinished, scratch, database, progress)
+                made = _build(source, manifest["fingerprint"], config, tables, unfinished, scratch, database, progress)
                 taken = {"taken_from": manifest["fingerprint"], "version": 1, **_options(config)}
                 write_json(unfinished / "subset.json", taken)
                 (unfinished / _UNFINISHED).unlink()
@@ -118,9 +125,10 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
                 database.execute("SELECT count(*) FROM listed SEMI JOIN published USING (uid)").fetchall()[0][0]
             )
     return SubsetResult(
-        samples=made.total("rows"),
-        shards=len(made.parts),
-        num_bytes=made.total("bytes"),
+        samples=made.shards.total("rows"),
+        shards=len(made.shards.parts),
+        num_bytes=made.shards.total("bytes"),
+        left_out=made.left_out,
         unknown_uids=0 if listed is None else listed - known,
     )
 
@@ -151,7 +159,8 @@ def _scratch(unfinished: Place) -> Iterator[Path]:
 
 def _options(config: SubsetConfig) -> dict[str, Any]:
     names = ("where", "uids", "limit_per_query", "samples_per_shard")
-    return {name: getattr(config, name) for name in names}
+    scores = {"scores": list(config.scores)} if config.scores else {}
+    return {name: getattr(config, name) for name in names} | scores
 
 
 def _remove_remains(unfinished: Place) -> None:
@@ -165,16 +174,23 @@ def _remove_remains(unfinished: Place) -> None:
             path.unlink()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    shards: Data[ShardFiles]
+    left_out: Mapping[str, int]
+
+
 def _build(
     source: Place,
     fingerprint: str,
     config: SubsetConfig,
+    tables: Sequence[JoinTable],
     root: Place,
     scratch: Path,
     database: duckdb.DuckDBPyConnection,
     progress: Progress,
-) -> Data[ShardFiles]:
-    """Fill `root`; returns its shards. `fingerprint` is of the source's version."""
+) -> _Built:
+    """Fill `root`. `fingerprint` is of the source's version."""
     scratch.mkdir(parents=True, exist_ok=True)
     chosen, parent = scratch / "chosen.parquet", load(WitConfig, source / "shards" / "config.yaml")
     _choose(database, config, parent, scratch, chosen)
@@ -206,18 +222,33 @@ def _build(
     names = {part.name for part in shards.parts}
     publish(root, shards.parts, (source / "shards" / "config.yaml").read_text(encoding="utf-8"), written=names)
     _write_queries(database, root, chosen)
+    left_out = write_ledger(database, config, parent.ledger, chosen, root)
     uids = f"SELECT uid FROM read_parquet({quote_text(chosen)})"
-    for name, path in joined_files(source).items():
-        query = f"SELECT * FROM read_parquet({quote_text(path)}) WHERE uid IN ({uids}) ORDER BY uid"
+    joined_before = {name: f"SELECT * FROM read_parquet({quote_text(p)})" for name, p in joined_files(source).items()}
+    for name, rows in (joined_before | {table.name: table.sql for table in tables}).items():
+        query = f"SELECT * FROM ({rows}) WHERE uid IN ({uids}) ORDER BY uid"
         _copy(database, query, scratch / "joined.parquet")
         with written(root / "joined" / f"{name}.parquet") as joined:
             (scratch / "joined.parquet").replace(joined)
     remove_tree(shards.directory)  # its files live on under shards
     remove_tree(root / "work" / "chosen")
-    return shards
+    return _Built(shards=shards, left_out=left_out)
 
 
 # --- choosing -----------------------------------------------------------------------------------
+
+
+def _join_scores(database: duckdb.DuckDBPyConnection, scores: Place, source: Place) -> JoinTable:
+    """Make the columns of `scores` columns of the view `samples`, for as long as `database` is open."""
+    table = read_table_to_join(database, scores, None, there=joined_files(source))
+    before = f"samples before {table.name}"
+    database.execute(f"ALTER VIEW samples RENAME TO {quote_name(before)}")
+    columns = ", ".join(f"scores.{quote_name(column)}" for column in table.columns)
+    database.execute(
+        f"CREATE VIEW samples AS SELECT samples.*, {columns} FROM {quote_name(before)} AS samples "
+        f"LEFT JOIN ({table.sql}) AS scores ON samples.uid = scores.uid"
+    )
+    return table
 
 
 def _select(where: str | None, columns: str) -> str:

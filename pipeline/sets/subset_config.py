@@ -12,10 +12,13 @@ __all__ = ["SubsetConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetConfig:
-    """Which samples, and how they are laid out. At least one of the first three must be given."""
+    """Which samples, and how they are laid out. At least one of `where`, `uids` and `limit_per_query` must be given."""
 
     where: str | None = None
     """SQL condition over the columns of `samples` (see `pipeline sql`), joined ones included."""
+    scores: tuple[str, ...] = ()
+    """Parquet files by uid, as `join` takes them, whose columns the condition may name. They are joined to the subset,
+    and not to the set that it is taken from."""
     uids: str | None = None
     """A file of uids: text with 32 hex digits a line, or Parquet with a column uid (16 bytes or hex)."""
     limit_per_query: int | None = None

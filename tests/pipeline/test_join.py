@@ -81,6 +81,7 @@ U = [bytes([i]) * 16 for i in range(3)]
         ({"uid": [b"short"], "score": [1]}, "1 rows have no valid uid"),
         ({"uid": ["xyz"], "score": [1]}, "1 rows have no valid uid"),
         ({"uid": [1], "score": [1]}, "is of BIGINT"),
+        ({"uid": U, "score": [1, 2, 3]}, "none of its 3 uids is a sample of this set"),
         ({"uid": U, "width": [1, 2, 3]}, "samples have a column width already"),
         ({"uid": U, "Caption": [1, 2, 3]}, "samples have a column Caption already"),
     ],
@@ -95,8 +96,8 @@ def test_wrong_table_changes_nothing(
 
 
 def test_taken_names_and_wrong_files_are_refused(made: tuple[Path, Rows], tmp_path: Path) -> None:
-    root, _ = made
-    scores = _table(tmp_path / "s.parquet", uid=U, score=[1, 2, 3])
+    root, samples = made
+    scores = _table(tmp_path / "s.parquet", uid=[*U, samples[0]["uid"]], score=[1, 2, 3, 4])
     join(root, scores)
     with pytest.raises(OutputError, match="joined already"):
         join(root, scores)

@@ -192,7 +192,9 @@ def test_a_subset_has_a_card(small: Path, tmp_path: Path, capsys: pytest.Capture
     text = (tmp_path / "less" / "report.html").read_text()
     assert "<dt>t, pairs a query</dt><dd>3; the subset&#39;s limit</dd>" in text
     assert "where caption LIKE &#39;%1%&#39;; at most 3 a query</dd>" in text
-    assert "a subset has no stages of its own" in text
+    assert "samples of the set that this one was taken from" in text
+    assert "were taken into this subset <code>subset</code>" in text
+    assert "the first part that does not, with its values" in text
     assert "balancing is that of the set that this one was taken from" in text
     assert 'aria-label="sample_hosts"' in text
 

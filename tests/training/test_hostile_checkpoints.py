@@ -25,7 +25,7 @@ from training.checkpoints.loading import load_checkpoint, read_weights
 from training.config import EvaluationConfig, LossConfig, MethodConfig, ModelConfig, TrainConfig
 from training.errors import CheckpointError, ModelError, TrainingError
 from training.evaluation.evaluate import evaluate_checkpoint
-from training.export import export
+from training.exports.open_clip import export
 from training.learning.model import create_model
 from training.train import train
 

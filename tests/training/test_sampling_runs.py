@@ -100,6 +100,28 @@ def test_a_change_of_the_queries_is_a_change_of_the_data(tmp_path: Path) -> None
     assert write_index(tmp_path / "data", root=tmp_path / "index", with_queries=True).fingerprint != before
 
 
+def test_queries_of_a_second_directory_are_numbered_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_shards(tmp_path / "other", counts=(9, 7), size=24, queries=True)
+    first, second = (write_index(one, root=tmp_path / "alone", with_queries=True) for one in (data, tmp_path / "other"))
+    both = write_index(data, tmp_path / "other", root=tmp_path / "both", with_queries=True)
+    assert first.queries is not None
+    assert second.queries is not None
+    assert both.queries is not None
+    assert both.queries.tolist() == first.queries.tolist() + (second.queries + first.num_queries).tolist()
+    assert first.queries_end == (first.num_queries,)
+    assert both.queries_end == (first.num_queries, first.num_queries + second.num_queries)
+    assert both.num_queries == both.queries_end[1]
+    assert load_index(tmp_path / "both" / both.fingerprint).queries_end == both.queries_end
+    # They are int32.
+    monkeypatch.setattr("training.data.index._MAX_QUERIES", both.num_queries)
+    write_index(data, tmp_path / "other", root=tmp_path / "both", with_queries=True)
+    monkeypatch.setattr("training.data.index._MAX_QUERIES", both.num_queries - 1)
+    with pytest.raises(DataError, match=r"\.tar: query_ids up to \d+, too many for one run over several sets$"):
+        write_index(data, tmp_path / "other", root=tmp_path / "both", with_queries=True)
+
+
 @pytest.mark.parametrize("wrong", [[["dog"]] * 9, [[-1]] * 9, [[2**30]] * 9, [[None]] * 9])
 def test_query_ids_that_are_none_are_one_clear_line(tmp_path: Path, wrong: Any) -> None:
     make_shards(tmp_path / "data", counts=(9,), size=24)

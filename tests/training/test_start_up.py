@@ -28,11 +28,17 @@ def start(*words: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     return done, done.stderr.splitlines()[-1].split()[1:]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["plan", "--help"], ["export", "--help"]])
-def test_help_loads_no_heavy_library(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        *(([*words, "--help"], "optimiser.learning_rate") for words in ([], ["run"], ["plan"])),
+        (["export", "--help"], "push"),
+    ],
+)
+def test_help_loads_no_heavy_library(words: list[str], option: str) -> None:
     done, loaded = start(*words)
     assert done.returncode == 0
-    assert "--optimiser.learning_rate" in done.stdout
+    assert f"--{option}" in done.stdout
     assert loaded == []
 
 

@@ -25,6 +25,9 @@ from training.errors import TrainingError
 
 __all__ = ["main"]
 
+_SAYS_AT = 28
+"""Column of what a command does."""
+
 
 def main(arguments: Sequence[str], *, called: str | None = None) -> int:
     """Run one command; the exit status is 0, 2 for an error, 128 + signal when stopped. `called` is what the user wrote
@@ -73,7 +76,12 @@ def _overview() -> str:
     lines = ["usage: python -m training COMMAND WORDS [--section.key value ...]", "", "commands:"]
     for command in COMMANDS:
         first, *more = command.says.splitlines()
-        lines += [f"  {f'{command.name} {command.usage}':<28} {first}", *(f"{'':31}{line}" for line in more)]
+        head = f"  {command.name} {command.usage}"
+        if len(head) < _SAYS_AT:
+            lines.append(f"{head:<{_SAYS_AT}}{first}")
+        else:
+            lines += [head, f"{'':{_SAYS_AT}}{first}"]
+        lines += [f"{'':{_SAYS_AT}}{line}" for line in more]
     lines += [
         "",
         "CONFIG.yaml may be a preset's word instead: sample, clip-vit-b-32 ...",

@@ -48,9 +48,21 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="export",
-        usage="CONFIG.yaml",
-        says="Write the last checkpoint to OUTPUT/export, for open_clip's\nlocal-dir:OUTPUT/export.",
+        usage="CONFIG.yaml|MODEL",
+        says="Write a model for open_clip (RUN/export, local-dir:RUN/export);\n--to transformers or onnx for others.",
         module="training.commands.export",
+    ),
+    Command(
+        name="card",
+        usage="RUN",
+        says="Write the model card, RUN/README.md, from what was measured.",
+        module="training.commands.card",
+    ),
+    Command(
+        name="limits",
+        usage="MODEL",
+        says="Measure counting, places, binding, digits and wording on\ndrawn pictures.",
+        module="training.commands.limits",
     ),
     Command(
         name="experiment",
@@ -75,5 +87,11 @@ COMMANDS: tuple[Command, ...] = (
         usage='INDEX "WORDS"|--image FILE',
         says="The samples that are nearest to words or to a picture.\n--where chooses, --to FILE.html shows.",
         module="training.commands.search",
+    ),
+    Command(
+        name="score",
+        usage="FEATURES...",
+        says="Score each sample by its features: a Parquet by uid,\nfor `pipeline` to filter and to subset by.",
+        module="training.commands.score",
     ),
 )

@@ -6,7 +6,8 @@ The gradients lie in one buffer, which is cut into buckets as DistributedDataPar
 Distributed", arXiv 2006.15704, section 3.2.3). A collective meets those of the other ranks by when it is begun, so all
 ranks begin them in one order, however each one's backward pass goes: at first from the last matrix to the first, and
 once a step has shown rank 0 in which order buckets become whole, in that one. Where the buffer is cut follows from the
-weights alone. So a resumed run, which learns the order anew, has the same sums to the bit.
+weights alone. So a resumed run, which learns the order anew, has the same sums to the bit. (Batch normalisation over
+ranks has collectives of its own in the backward pass, which needs one order for them on all ranks anyway.)
 """
 
 from __future__ import annotations

@@ -48,22 +48,22 @@ class SentencePiece:
         except ImportError as error:
             raise ModelError(f"{path}: is read by the package sentencepiece, which is missing; {_EXTRA}") from error
         try:
-            self._pieces = SentencePieceProcessor(model_file=str(path))
+            self.pieces = SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError, TypeError) as error:
             raise ModelError(f"{path}: not a sentencepiece model ({one_line(error, 160)}); copy it again") from error
         self.context_length = context_length
-        self.vocab_size = int(self._pieces.vocab_size())
-        self._end = int(self._pieces.eos_id())
+        self.vocab_size = int(self.pieces.vocab_size())
+        self._end = int(self.pieces.eos_id())
         if self._end < 0:
             raise ModelError(f"{path}: has no end mark (eos_id), on which SigLIP's texts end; train it with one")
-        self._pad = self._end if pad is None else pad
+        self.pad = self._end if pad is None else pad
         self._clean = cast("Callable[[str], str]", get_clean_fn(clean))
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
         """See Tokenizer; padded with `pad`, not with zeros."""
         length = context_length or self.context_length
-        tokens_NL = torch.full((len(texts), length), self._pad, dtype=torch.int64)
-        for row, pieces in enumerate(self._pieces.encode([self._clean(text) for text in texts])):
+        tokens_NL = torch.full((len(texts), length), self.pad, dtype=torch.int64)
+        for row, pieces in enumerate(self.pieces.encode([self._clean(text) for text in texts])):
             found = [*pieces[: length - 1], self._end]
             tokens_NL[row, : len(found)] = torch.tensor(found)
         return tokens_NL

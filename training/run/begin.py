@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.load import dump
+from configs.load import dump, to_mapping
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import Place, place_of
 from training.checkpoints.in_bucket import copy_checkpoint, last_here
@@ -37,6 +37,7 @@ from training.run.machine import RunPlace, open_place
 from training.run.mirror import Mirror
 from training.run.phases import phase_at
 from training.run.profiling import Tracer, tracing
+from training.run.sinks import check_sinks
 from training.run.snapshots import Snapshots
 
 __all__ = ["Run", "begin"]
@@ -65,6 +66,7 @@ class Run:
 def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     """Open all that the run needs; `stack` closes it. Raises TrainingError, ConfigError, alike on every rank."""
     check_sizes(config, world)
+    check_sinks(config.log)
     root = place_of(config.output)
     lock = locked_run(root, single_driver=config.single_driver)
     is_held = world.together(lambda: stack.enter_context(lock) if world.is_first else None)
@@ -124,7 +126,14 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         if isinstance(root, BucketPath):
             mirror = stack.enter_context(Mirror(here.local, root))
         log = stack.enter_context(
-            RunLog(here.local, config=config.log, resumed_at=progress.samples_seen, total_samples=total)
+            RunLog(
+                here.local,
+                config=config.log,
+                resumed_at=progress.samples_seen,
+                total_samples=total,
+                name=root.name,
+                settings=to_mapping(config),
+            )
         )
         _tell(log, problems, index)
         if config.evaluation.is_idle:

@@ -1,4 +1,4 @@
-"""What a run tells: RUN/log.jsonl, TensorBoard in RUN/tensorboard, a line that is drawn again, a table at the end."""
+"""What a run tells: RUN/log.jsonl, the sinks of `log.sinks`, a line that is drawn again, a table at the end."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pipeline.terminal.step_line import clock_of
 from training.config import LogConfig
 from training.evaluation.metrics import Metric
 from training.run.directory import write_whole
+from training.run.sinks import open_sinks
 
 __all__ = ["RunLog", "metrics_table", "show_metrics", "training_line", "write_metrics"]
 
@@ -40,19 +41,22 @@ class RunLog:
         resumed_at: int,
         total_samples: int,
         console: Console | None = None,
+        name: str = "",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """`resumed_at`: samples seen at the checkpoint that the run goes on from."""
+        """`resumed_at`: samples seen at the checkpoint that the run goes on from. `name`, `settings`: for the sinks.
+
+        Raises OutputError.
+        """
         self.console = console or PrintableConsole(stderr=True)
+        self._sinks = open_sinks(
+            directory, config, resumed_at=resumed_at, name=name or directory.name, settings=settings or {}
+        )
         self._path = directory / "log.jsonl"
         if self._path.is_file():
             lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _seen(line) <= resumed_at]
             write_whole(self._path, "".join(line + "\n" for line in lines if _seen(line) > 0).encode())
         self._file = self._path.open("a", encoding="utf-8")
-        self._board: Any = None
-        if config.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
-
-            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resumed_at + 1)
         self._total = total_samples
         self._seen = resumed_at
         self._began = time.monotonic()
@@ -74,8 +78,8 @@ class RunLog:
         if self._live is not None:
             self._live.stop()
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for sink in self._sinks:
+            sink.close()
 
     def advance(self, samples_seen: int) -> None:
         """So many have been seen; drawn now and then."""
@@ -124,9 +128,8 @@ class RunLog:
         self._file.flush()
 
     def _scalars(self, group: str, samples_seen: int, facts: dict[str, float]) -> None:
-        if self._board is not None:
-            for name, value in facts.items():
-                self._board.add_scalar(f"{group}/{name}", value, samples_seen)
+        for sink in self._sinks:
+            sink.scalars(group, samples_seen, facts)
 
 
 def training_line(

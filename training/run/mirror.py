@@ -1,6 +1,6 @@
 """Puts what a run writes down line by line into its bucket: now and then, before each checkpoint, and at the end.
 
-log.jsonl, tensorboard/*: an object cannot be appended to, so each that has grown is put again.
+log.jsonl, tensorboard/*, wandb/*: an object cannot be appended to, so each that has grown is put again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from training.errors import OutputError
 __all__ = ["Mirror"]
 
 _EVERY_S = 60.0
-_NAMES = ("log.jsonl", "tensorboard")
+_NAMES = ("log.jsonl", "tensorboard", "wandb")
 
 
 class Mirror:

@@ -104,6 +104,8 @@ class Vectors:
             least = np.partition(scores, len(scores) - k)[len(scores) - k]
             keep = scores >= least
             rows, scores = rows[keep], scores[keep]
-        uids = self.rows["uid"].take(pa.array(rows)).to_pylist()
-        order = sorted(range(len(rows)), key=lambda i: (-scores[i], uids[i], rows[i]))[:k]
-        return rows[order], scores[order]
+        order = np.argsort(-scores, kind="stable")
+        if (np.diff(scores[order]) == 0).any():
+            uids = self.rows["uid"].take(pa.array(rows)).to_pylist()
+            order = np.array(sorted(range(len(rows)), key=lambda i: (-scores[i], uids[i], rows[i])), np.int64)
+        return rows[order[:k]], scores[order[:k]]

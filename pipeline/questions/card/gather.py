@@ -19,6 +19,7 @@ from pipeline.questions.card.charts import Curve, Histogram, curve_of, histogram
 from pipeline.questions.card.header import Header, header_of
 from pipeline.questions.card.samples import Sample, samples_of
 from pipeline.questions.card.words import answer_in_words
+from pipeline.records.reasons import REASONS
 from pipeline.steps.fetch.retries import Retries, retries_of
 from pipeline.storage.place import Place
 
@@ -29,6 +30,7 @@ _ROWS = 15
 _EXAMPLES = 30
 _REJECTIONS = 60
 _LARGEST_SIDE = 1536
+_SUBSET = "subset"
 _COPIES = ("dedup", "captions", "image_dedup")
 
 
@@ -118,7 +120,7 @@ def gather(output: Place, database: duckdb.DuckDBPyConnection) -> Card:
 
 def _explained(output: Place, failures: Sequence[Row]) -> list[Row]:
     """`failures` with what each reason means; nothing is known of those of a later version."""
-    reasons = reasons_of(page_of(output))
+    reasons = {**reasons_of(page_of(output)), _SUBSET: REASONS[_SUBSET]}
 
     def meaning(stage: str, reason: str) -> str:
         of_stage = reasons.get(stage, {})

@@ -20,6 +20,7 @@ _STAGES: dict[str, str] = {
     "decontaminate": "are not of an evaluation set",
     "image_dedup": "have a picture of their own",
     "final_balance": "are still needed by a query",
+    "subset": "were taken into this subset",
 }
 """Stage -> what those that it keeps are; after "links that"."""
 
