@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,12 +20,15 @@ from torch import Tensor
 
 import training.evaluation.compare as compare_module
 from configs.load import ConfigError
+from pipeline.storage.bucket import BucketPath
+from tests.object_store.fixtures import Bucket
 from tests.training.tiny_shards import CLASSES, draw_sample, encode, make_evaluation
 from training.commands import main
 from training.config import ModelConfig
+from training.distributed import World
 from training.errors import EvaluationError
 from training.evaluation.config import EvaluateOptions
-from training.evaluation.encode import class_embeddings, encode_parts, template_embeddings
+from training.evaluation.encode import Encoded, class_embeddings, encode_parts, template_embeddings
 from training.evaluation.measure import per_class
 from training.evaluation.metrics import classify, clip_score, label_ranks, positive_ranks, retrieval, template_spread
 from training.evaluation.probe import fit_probe, probe, sweep
@@ -215,6 +220,57 @@ def test_template_embeddings_are_what_classes_are_made_of(model: Model) -> None:
     assert every.shape == (6, 3, 16)
     mean = class_embeddings(model, NAMES, templates, batch_size=4)
     torch.testing.assert_close(F.normalize(every.mean(dim=1), dim=-1), mean, rtol=1e-5, atol=1e-6)
+
+
+class Ranks(World):
+    """Two ranks as two threads, which gather from each other."""
+
+    barrier = threading.Barrier(2)
+    told: ClassVar[dict[int, Any]] = {}
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        self.told[self.rank] = value
+        self.barrier.wait(60)
+        values = [self.told[0], self.told[1]]
+        self.barrier.wait(60)
+        return values
+
+
+def test_two_ranks_find_what_one_finds(place: Path, tiny_vit: Path) -> None:
+    make_evaluation(place / "three", per_class=3, size=32, classes=NAMES, num_tars=3)  # one is read by both
+    data, model = open_set(place / "three"), made(tiny_vit, 0)
+    model.clip.eval()
+
+    def work(rank: int) -> tuple[Encoded, Tensor]:
+        world = Ranks(rank=rank, size=2)
+        found = encode_parts(data.parts, model, batch_size=4, world=world)
+        return found, class_embeddings(model, data.classes, data.templates, world=world)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(work, (0, 1)))
+    alone = encode_parts(data.parts, model, batch_size=5)
+    classes = class_embeddings(model, data.classes, data.templates)
+    for found, own_classes in both:
+        for name in ("images", "labels", "texts", "owners"):
+            torch.testing.assert_close(getattr(found, name), getattr(alone, name), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(own_classes, classes, rtol=1e-5, atol=1e-6)
+
+
+def test_results_and_what_is_known_lie_in_a_bucket(
+    place: Path,
+    tiny_vit: Path,
+    ranks_bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in ranks_bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    command = [*words(place, tiny_vit, None, 0, sets=("folders",)), "--to", f"{ranks_bucket.url}/evaluation"]
+    assert main(command) == 0
+    assert main(command) == 0
+    assert "1 of 1 known before" in capsys.readouterr().out
+    results = BucketPath.of(f"{ranks_bucket.url}/evaluation") / "results.json"
+    assert len(json.loads(results.read_bytes())["pairs"]) == 1
 
 
 # --- figures ----------------------------------------------------------------------------------------

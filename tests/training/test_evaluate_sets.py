@@ -215,6 +215,7 @@ def _spoil(root: Path, name: str, content: str | None) -> None:
         ("test/1.tar", "no tar at all", "1.tar: cannot be read"),
         ("classnames.txt", None, "has a label, and the set no class names; write classnames.txt"),
         ("classnames.txt", "red circle\n", "not a class number below 1"),
+        ("classnames.txt", "red circle\n\nblue circle\n", "line 2 is empty"),
         ("zeroshot_classification_templates.txt", "a photo\n", "no place for the class name; write {c}"),
         ("zeroshot_classification_templates.txt", "\n", "is empty"),
     ],

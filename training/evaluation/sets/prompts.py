@@ -30,7 +30,13 @@ _WORDNET = re.compile(r"n\d{8}")
 
 def listed_classes(directory: Place) -> tuple[str, ...] | None:
     """The names in `classnames.txt`; None where there is no such file. Raises EvaluationError."""
-    return _lines(directory / CLASSES_FILE)
+    path = directory / CLASSES_FILE
+    lines = _lines(path)
+    if lines is not None and "" in lines:  # to leave it out would move all labels behind it
+        raise EvaluationError(
+            f"{path}: line {lines.index('') + 1} is empty; give every class a name, in the labels' order"
+        )
+    return lines
 
 
 def class_names(directory: Place, keys: Sequence[str]) -> tuple[str, ...]:
@@ -64,6 +70,7 @@ def templates_for(directory: Place, keys: Sequence[str] = ()) -> tuple[str, ...]
     listed = _lines(path)
     if listed is None:
         return imagenet_templates() if _are_wordnet(keys) else (PLAIN_TEMPLATE,)
+    listed = tuple(line for line in listed if line)
     if not listed:
         raise EvaluationError(f"{path}: is empty; give a template a line, such as {PLAIN_TEMPLATE!r}, or remove it")
     for template in listed:
@@ -77,7 +84,11 @@ def _are_wordnet(keys: Sequence[str]) -> bool:
 
 
 def _lines(path: Place) -> tuple[str, ...] | None:
+    """Empty ones at the end left out, those of spaces alone as empty ones."""
     with reading(path):
         if not path.is_file():
             return None
-        return tuple(line for line in read_lines(path) if line.strip())
+        lines = [line if line.strip() else "" for line in read_lines(path)]
+    while lines and not lines[-1]:
+        lines.pop()
+    return tuple(lines)
