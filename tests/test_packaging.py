@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 ROOMS = ("configs", "openwit", "pipeline", "query_list")
 """What the base dependencies are for."""
 LOCKS = ("requirements.lock", "requirements-train.lock", "requirements-dev.lock")
-OPTIONAL = {"sentencepiece"}
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "sentencepiece", "usearch"}
 """Of an extra of their own: who needs one says what to install."""
 TORCH = ("open_clip", "safetensors", "tensorboard", "timm", "torch", "torchvision", "triton")
 
@@ -134,7 +134,7 @@ class Checkout:
             (root / name).write_text(text)
             (root / name).chmod(0o755)
         self.environment = {**os.environ, "PYTHON": str(root / "python3"), "UV": str(root / "uv")}
-        for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the make that runs the tests
+        for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"):  # of the make that runs the tests
             self.environment.pop(name, None)
 
     def make(self, *targets: str) -> list[str]:

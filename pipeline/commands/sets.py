@@ -15,9 +15,9 @@ __all__ = ["export_list_command", "join_command", "subset_command"]
 
 
 def subset_command(words: Words) -> int:
-    """subset DIR --out DIR2 [--where "CONDITION"] [--scores FILE,FILE...]
-        [--uids FILE] [--limit_per_query N] [--samples_per_shard N]
-        [--allow-files]
+    """subset DIR --out DIR2 [--where "CONDITION"]
+        [--scores FILE,FILE...] [--uids FILE] [--limit_per_query N]
+        [--samples_per_shard N] [--allow-files]
 
     New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a
     data set directory of its own. The condition may name the columns of Parquet

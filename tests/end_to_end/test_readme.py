@@ -64,6 +64,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def _run(checkout: Path, command: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"):  # of the make that runs the tests
+        environment.pop(name, None)
     # The stamps are newer than what they stand for: the environment is the one that runs this test.
     words = command.replace("make ", "make -o .venv/ready -o .venv/ready-train ", 1)
     if command == "make train":

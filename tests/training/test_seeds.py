@@ -23,7 +23,7 @@ def test_seeds_give_the_mean_and_the_spread(
     config = tiny_run(tmp_path / "run", tiny_data, tiny_vit) | {"evaluation": {"path": str(tiny_evaluation)}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config | {"seed": 4}))
     assert main(["run", str(tmp_path / "run.yaml"), "--seeds", "2"]) == 0
-    assert "2 seeds," in capsys.readouterr().out
+    assert "2 seeds," in " ".join(capsys.readouterr().out.split())
     found = json.loads((tmp_path / "run/seeds.json").read_text())
     runs = [json.loads((tmp_path / f"run/seed-{seed}/metrics.json").read_text())["metrics"] for seed in (4, 5)]
     assert set(found) == set(runs[0]) == set(runs[1])

@@ -14,6 +14,7 @@ from typing import Any
 from configs.load import ConfigError, from_mapping, load
 from pipeline.errors import PipelineError
 from pipeline.storage.atomic import write_json
+from pipeline.terminal.printable import say
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.experiment.config import ReadOut
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
             return 128 + result.stopped_by
         write_json(Path(config.output) / READ_OUT, _read_out(config, told.read_out))
     except (ConfigError, TrainingError, PipelineError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", to=sys.stderr)
         return 2
     return 0
 
