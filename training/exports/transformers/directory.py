@@ -39,8 +39,7 @@ def export_transformers(model: Model, directory: str | Place) -> tuple[Place, li
         save_file(whole, here / "model.safetensors", metadata={"format": "pt"})
         write_json(here / "config.json", config)
         write_json(here / "preprocessor_config.json", processor)
-        if (line := write_tokenizer(model, here)) is not None:
-            told.append(line)
+        write_tokenizer(model, here)
         more = {} if bias is None else {"logit_bias": bias.item()}
         write_json(here / MARK, facts_of(model, "transformers", **more))
 

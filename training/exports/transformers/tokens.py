@@ -23,19 +23,19 @@ __all__ = ["write_tokenizer"]
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def write_tokenizer(model: Model, here: Path) -> str | None:
-    """Write its files into `here`. Returns what a user must know, in one line; None where they say it all."""
+def write_tokenizer(model: Model, here: Path) -> None:
+    """Write its files into `here`."""
     tokenizer: Any = model.tokenizer
     length = int(tokenizer.context_length)
     if isinstance(tokenizer, SentencePiece):
-        return _write_pieces(tokenizer, here, length)
-    if hasattr(tokenizer, "bpe_ranks"):
-        return _write_clip(tokenizer, here, length)
-    tokenizer.tokenizer.save_pretrained(str(here))  # open_clip's HFTokenizer, around one of transformers
-    return None
+        _write_pieces(tokenizer, here, length)
+    elif hasattr(tokenizer, "bpe_ranks"):
+        _write_clip(tokenizer, here, length)
+    else:
+        tokenizer.tokenizer.save_pretrained(str(here))  # open_clip's HFTokenizer, around one of transformers
 
 
-def _write_clip(tokenizer: Any, here: Path, length: int) -> str | None:
+def _write_clip(tokenizer: Any, here: Path, length: int) -> None:
     vocabulary = dict(tokenizer.encoder)
     for ours, theirs in zip(list(vocabulary)[-2:], (_BEGIN, _END), strict=True):
         vocabulary[theirs] = vocabulary.pop(ours)
@@ -55,10 +55,9 @@ def _write_clip(tokenizer: Any, here: Path, length: int) -> str | None:
             "do_lower_case": True,
         },
     )
-    return None
 
 
-def _write_pieces(tokenizer: SentencePiece, here: Path, length: int) -> str | None:
+def _write_pieces(tokenizer: SentencePiece, here: Path, length: int) -> None:
     pieces = tokenizer.pieces
     (here / "spiece.model").write_bytes(pieces.serialized_model_proto())
     end, unknown = (pieces.id_to_piece(number) for number in (pieces.eos_id(), pieces.unk_id()))
@@ -73,4 +72,3 @@ def _write_pieces(tokenizer: SentencePiece, here: Path, length: int) -> str | No
             "do_lower_case": True,
         },
     )
-    return None
