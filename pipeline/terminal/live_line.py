@@ -19,11 +19,14 @@ _PLAIN_EVERY_S = 30.0
 class LiveLine:
     """Shows what it is given, as often as one can read it; nothing without a console."""
 
-    def __init__(self, console: Console | None) -> None:
+    def __init__(self, console: Console | None, *, is_kept: bool = True) -> None:
+        """`is_kept`: the last line stays on the terminal."""
         from rich.live import Live
 
         self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console is not None and console.is_terminal else None
+        self._live: Live | None = None
+        if console is not None and console.is_terminal:
+            self._live = Live(console=console, auto_refresh=False, transient=not is_kept)
         self._shown = time.monotonic()
 
     def __enter__(self) -> LiveLine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
@@ -85,7 +86,7 @@ def _signed(share: float) -> str:
 def page_of(results: Results) -> str:
     """The HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("training.experiment", "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
