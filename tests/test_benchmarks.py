@@ -21,6 +21,7 @@ def test_it_can_be_imported(path: Path) -> None:
     importlib.import_module(f"benchmarks.{path.stem}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

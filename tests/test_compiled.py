@@ -138,6 +138,7 @@ def test_a_new_date_a_comment_or_another_place_compile_nothing(house: House) -> 
     assert list((house.folder.parent / "chosen").rglob("house.room.run-*.nbc"))
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_keep_right_code(house: House) -> None:
     numbers = {"1": 33, "1.5": 36, "True": 33, "2": 39}  # three types, one of them twice
     processes = {x: house.start(x) for x in numbers}

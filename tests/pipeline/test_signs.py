@@ -68,6 +68,7 @@ def _watched(root: Path, flag: Path | None = None, *, pause_s: float = 0.05) -> 
     return watcher, done
 
 
+@pytest.mark.slow
 def test_local_ray_tells_of_tasks_while_they_run_and_of_those_that_began_again(tmp_path: Path) -> None:
     watcher, done = _watched(tmp_path, tmp_path / "died")
     inside = [now for now in watcher.seen if now.done < 2 and 0 < now.counts.done < 80]
