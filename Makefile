@@ -83,9 +83,9 @@ sql: .venv/ready  ## ask the data set: Q="select ..." or Q=funnel, balance, fail
 report: .venv/ready  ## write the HTML data card
 	@$(BIN)/python -m pipeline report $(CONFIG) $(OUTPUT) $(ARGS)
 
-# Two workers, since many tests wait: for time-outs, for processes, for a Ray. ARGS="-n 0" goes without.
+# Three workers, since many tests wait: for time-outs, for processes, for a Ray. ARGS="-n 0" goes without.
 test: .venv/ready-dev  ## the default tests
-	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -q -n 3 $(ARGS)
 
 test-all: .venv/ready-dev  ## all tests that need no GPU, slow ones too
 	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark and not peers' $(ARGS)

@@ -42,7 +42,7 @@ def _kill_when(path: Path, config: Path, delay_s: float) -> None:
 @pytest.mark.parametrize(
     ("moment", "delay_s"),
     [
-        ("work/fetch/done", 0.3),
+        pytest.param("work/fetch/done", 0.3, marks=pytest.mark.slow),
         pytest.param("work/texts/done", 0.05, marks=pytest.mark.slow),
         pytest.param("work/dedup/done", 0.02, marks=pytest.mark.slow),
         pytest.param("work/schedule/manifest.json", 0.8, marks=pytest.mark.slow),

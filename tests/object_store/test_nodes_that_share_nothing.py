@@ -19,6 +19,7 @@ from tests.ray_nodes import ALONE, ENVIRONMENT, cluster
 _PATHS = [f"/{number}" for number in range(12)]
 
 
+@pytest.mark.slow
 def test_nodes_that_share_nothing_write_the_bytes_of_one_process(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
