@@ -89,7 +89,7 @@ def _kill_one_worker(driver: int) -> int:
             continue
         try:
             name = (entry / "cmdline").read_bytes()
-            if name.startswith(b"ray::run_task_in") and os.getsid(int(entry.name)) == driver:
+            if name.startswith(b"ray::run_parcel") and os.getsid(int(entry.name)) == driver:
                 os.kill(int(entry.name), signal.SIGKILL)
                 return 1
         except (OSError, ProcessLookupError):
