@@ -143,7 +143,7 @@ def test_ray_workers_learn_what_one_process_learns_even_when_one_is_killed(
     thread.join()
     assert process.returncode == 0, output
     assert killed
-    assert "640 samples" in output
+    assert "training  640/640" in output
     one, two = losses(whole.output), losses(config.output)
     assert [seen for seen, _ in one] == [seen for seen, _ in two]
     assert [value for _, value in one] == pytest.approx([value for _, value in two], rel=2e-2)
