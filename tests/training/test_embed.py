@@ -291,6 +291,66 @@ def test_a_list_names_pictures_and_texts(tiny_model: str, tmp_path: Path) -> Non
     assert features_of(tiny_model, tmp_path / "words.txt").about.texts == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("spark.csv", rb"path,caption" + b"\n" + rb'b.png,"a \"big\" dog, on a mat"' + b"\n", "line 2 is not CSV"),
+        ("cells.csv", b"path,caption\nb.png,a big, red dog\n", "line 2 has more cells than there are columns"),
+        ("twice.csv", b"path,caption,caption\nb.png,a,b\n", "two columns are called 'caption'"),
+        ("old.csv", "path,caption\nb.png,caf\u00e9\n".encode("cp1252"), "line 2 is not UTF-8"),
+        ("lists.jsonl", b'{"path": "b.png", "caption": ["a", "b"]}\n', "row 1: caption is no text"),
+    ],
+)
+def test_a_list_is_read_as_it_was_written_or_not_at_all(
+    tiny_model: str, tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    Image.new("RGB", (32, 32), (20, 0, 0)).save(tmp_path / "b.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        features_of(tiny_model, tmp_path / name)
+    assert str(caught.value).count(name) == 1
+
+
+def test_a_list_in_parquet_with_nested_or_doubled_columns_is_told(tiny_model: str, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), (20, 0, 0)).save(tmp_path / "b.png")
+    for name, table, says in (
+        ("lists", pa.table({"path": ["b.png"], "caption": [["a", "b"]]}), "caption is list<.*unnest"),
+        ("bytes", pa.table({"image": [{"bytes": b"x", "path": "b.png"}]}), "image is struct<.*as files"),
+        ("twice", pa.table([["b.png"], ["a"], ["b"]], names=["path", "caption", "caption"]), "two columns are called"),
+    ):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        with pytest.raises(DataError, match=says):
+            features_of(tiny_model, tmp_path / f"{name}.parquet")
+
+
+def test_texts_of_a_list_keep_what_is_no_line_end_and_half_a_surrogate_costs_no_row(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", (32, 32), (20, 0, 0)).save(tmp_path / "b.png")
+    (tmp_path / "words.txt").write_bytes("one\u2028still one\n\ntwo\x0cstill two\n".encode())
+    about = features_of(tiny_model, tmp_path / "words.txt").about
+    assert (about.rows, about.texts) == (3, 2)
+    rows = ['{"file_name": "b.png", "text": "a", "score": NaN}', '{"file_name": "b.png", "text": "half \\ud83d"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    about = features_of(tiny_model, tmp_path / "metadata.jsonl").about
+    assert (about.rows, about.images, about.texts) == (2, 2, 2)
+
+
+def test_a_folder_tells_of_what_it_passes_over(
+    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), (20, 0, 0)).save(folder / "a.png")
+    (folder / "a.txt").write_text("a text")
+    (folder / "notes.doc").write_bytes(b"x")
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    for _ in range(2):  # the second time with the features of the first beside them
+        about = embed(EmbedConfig(model=tiny_model, data=str(folder))).about
+        assert (about.rows, about.images, about.texts, about.broken) == (2, 1, 1, 1)
+        assert "1 other files are passed over" in capsys.readouterr().err
+
+
 def test_columns_of_a_list_may_be_named(tiny_model: str, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"id,says\n{'0a' * 16},one\npet 7,two\n")
     columns = {"text_column": "says", "uid_column": "id"}

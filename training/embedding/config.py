@@ -39,10 +39,10 @@ class EmbedConfig:
     threads: int | None = None
     """Threads of the model on a CPU; null for torch's own choice."""
     image_column: str | None = None
-    """Column of a list with paths of pictures, relative to the list, or URLs of a bucket; null: image, path, file,
-    filepath or filename."""
+    """Column of a list with paths of pictures, relative to the list, or URLs of a bucket; null: image,
+    filepath, file_name, filename, path or file."""
     text_column: str | None = None
-    """Column of a list with texts; null: caption, text or title."""
+    """Column of a list with texts; null: caption, captions, text or title."""
     uid_column: str | None = None
     """Column of a list with 32 hex digits, 16 bytes, or other names that are hashed; null: uid; without one the row's
     path and text are hashed."""

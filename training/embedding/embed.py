@@ -115,6 +115,7 @@ def _kept(place: Place, keys: dict[str, str], whose: str) -> dict[str, FeaturePa
 def _begins(place: Place, source: Source, kept: dict[str, FeaturePart]) -> str:
     total = len(source.parts)
     told = f"; {len(kept):,} are there" if kept else ""
+    told += f"; {source.passed_over:,} other files are passed over" if source.passed_over else ""
     return f"{place}: features of {total:,} {'part' if total == 1 else 'parts'} ({source.kind}){told}"
 
 

@@ -26,9 +26,10 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".tif", "
 """Of files that are taken for pictures, in small or capital letters: what `pipeline.pictures` decodes."""
 
 
-def folder_parts(folder: Place) -> list[SourcePart]:
-    """The parts of `folder`, which is looked through to its end; what begins with a dot is passed over, and no link to
-    a folder is followed. Raises DataError where there is no picture."""
+def folder_parts(folder: Place) -> tuple[list[SourcePart], int]:
+    """The parts of `folder`, which is looked through to its end, and how many files are neither pictures nor the texts
+    beside them nor under its features/. What begins with a dot is passed over, and no link to a folder is followed.
+    Raises DataError where there is no picture."""
     stamps = dict(_files(folder))
     pictures = sorted(path for path in stamps if path[path.rfind(".") :].lower() in PICTURE_SUFFIXES)
     if not pictures:
@@ -40,7 +41,9 @@ def folder_parts(folder: Place) -> list[SourcePart]:
     cut: list[list[str]] = [[] for _ in range(count)]
     for path in pictures:
         cut[xxhash.xxh3_64_intdigest(path.encode("utf-8", "surrogatepass")) % count].append(path)
-    return [_FolderPart.of(folder, f"{number:05d}", paths, stamps) for number, paths in enumerate(cut) if paths]
+    parts = [_FolderPart.of(folder, f"{number:05d}", paths, stamps) for number, paths in enumerate(cut) if paths]
+    others = stamps.keys() - set(pictures) - set(map(_text_of, pictures))
+    return list(parts), sum(not path.startswith("features/") for path in others)
 
 
 def _files(folder: Place) -> Iterator[tuple[str, str]]:
@@ -56,8 +59,15 @@ def _files(folder: Place) -> Iterator[tuple[str, str]]:
         inside = Path(here).relative_to(folder)
         for name in files:
             if not name.startswith("."):
-                about = os.stat(os.path.join(here, name))
-                yield (inside / name).as_posix(), f"{about.st_size} {about.st_mtime_ns}"
+                yield (inside / name).as_posix(), _stamp(os.path.join(here, name))
+
+
+def _stamp(file: str) -> str:
+    try:
+        about = os.stat(file)
+    except FileNotFoundError:  # a link that leads nowhere: a picture that is not there, which is counted
+        return "gone"
+    return f"{about.st_size} {about.st_mtime_ns}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,9 @@ import xxhash
 
 from pipeline.errors import one_line
 from pipeline.storage.bucket import BucketPath, is_bucket_url
+from pipeline.storage.lines import read_lines
 from pipeline.storage.place import Place, place_of
+from training.data.lists import CAPTION_COLUMNS, IMAGE_COLUMNS, first_column, open_parquet, text_rows
 from training.embedding.parts import PART_ROWS, SourcePart, stamp_of, uid_of
 from training.errors import DataError
 
@@ -30,9 +32,7 @@ __all__ = ["LIST_SUFFIXES", "list_parts"]
 
 LIST_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".txt")
 
-_IMAGE_NAMES = ("image", "path", "file", "filepath", "filename")
-_TEXT_NAMES = ("caption", "text", "title")
-_UID_NAMES = ("uid",)
+_UID_COLUMNS = ("uid",)
 _HEX = re.compile(r"[0-9a-fA-F]{32}")
 _REQUESTS = 16
 """Pictures in buckets that are asked for side by side."""
@@ -70,23 +70,12 @@ def list_parts(
     Raises DataError where it cannot be read, has none of the columns or no row, or where no picture is there.
     """
     try:
-        table = _table(path)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+        images, texts, uids = _columns(path, image_column, text_column, uid_column)
+    except pa.ArrowException as error:
         raise DataError(f"{path}: cannot be read as a list ({one_line(error)})") from error
-    images = _column(table, path, image_column, "image_column", _IMAGE_NAMES)
-    texts = _column(table, path, text_column, "text_column", _TEXT_NAMES)
-    uids = _column(table, path, uid_column, "uid_column", _UID_NAMES)
-    if images is None and texts is None:
-        raise DataError(
-            f"{path}: no column of pictures ({', '.join(_IMAGE_NAMES)}) or texts ({', '.join(_TEXT_NAMES)}) among "
-            f"{', '.join(table.column_names)}; name them by --image_column and --text_column"
-        )
-    nothing: list[Any] = [None] * len(table)
     rows = [
-        _Row(number, _text(image), _text(text), uid)
-        for number, (image, text, uid) in enumerate(
-            zip(images or nothing, texts or nothing, uids or nothing, strict=True), start=1
-        )
+        _Row(number, _text(image), _text(text), None if uid == "" else uid)
+        for number, (image, text, uid) in enumerate(zip(images, texts, uids, strict=True), start=1)
     ]
     if not any(row.path or row.text for row in rows):
         raise DataError(f"{path}: no row with a picture or a text; nothing to embed")
@@ -97,34 +86,57 @@ def list_parts(
     ]
 
 
-def _table(path: Place) -> pa.Table:
-    import pyarrow.csv as pc_csv
-    import pyarrow.json as pc_json
-    import pyarrow.parquet as pq
+def _columns(path: Place, image: str | None, text: str | None, uid: str | None) -> list[list[Any]]:
+    """The cells of pictures, texts and uids, a row each; None in what is missing. Raises DataError, InputError."""
+    if path.suffix.lower() == ".txt":
+        lines = read_lines(path)
+        lines = lines[:-1] if lines and not lines[-1] else lines  # behind the last line's end
+        nothing: list[Any] = [None] * len(lines)
+        return [nothing, list(lines), nothing]
+    if path.suffix.lower() == ".parquet":
+        with open_parquet(path) as file:
+            names = _names(path, file.schema_arrow.names, image, text, uid)
+            for name in [name for name in names if name is not None]:
+                kind = file.schema_arrow.field(name).type
+                if pa.types.is_nested(kind) or (name == names[0] and not _is_text(kind)):
+                    raise DataError(
+                        f"{path}: column {name} is {kind}: a row has one text, and its picture's path; unnest lists, "
+                        "write pictures that are bytes as files, or name another column"
+                    )
+            table = file.read(columns=[name for name in names if name is not None])
+        return [[None] * len(table) if name is None else table[name].to_pylist() for name in names]
+    rows = [row for _, row in text_rows(path)]
+    names = _names(path, list(dict.fromkeys(name for row in rows for name in row)), image, text, uid)
+    for number, row in enumerate(rows, 1):
+        nested = [name for name in names[:2] if name is not None and isinstance(row.get(name), list | dict)]
+        if nested:
+            raise DataError(f"{path}: row {number}: {nested[0]} is no text; a row has one text, and its picture's path")
+    return [[None if name is None else row.get(name) for row in rows] for name in names]
 
-    data = path.read_bytes()
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return pq.read_table(pa.BufferReader(data))
-    if suffix == ".jsonl":
-        return pc_json.read_json(pa.BufferReader(data))
-    if suffix == ".txt":
-        return pa.table({"text": data.decode("utf-8-sig").splitlines()})
-    first_line = data.decode("utf-8-sig").partition("\n")[0].rstrip("\r")
-    delimiter = "\t" if suffix == ".tsv" else ","
-    names = [name.strip('"') for name in first_line.split(delimiter)]
-    return pc_csv.read_csv(
-        pa.BufferReader(data),
-        parse_options=pc_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pc_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True),
+
+def _names(path: Place, names: Sequence[str], image: str | None, text: str | None, uid: str | None) -> list[str | None]:
+    """The columns of pictures, texts and uids. Raises DataError where one that is named is not there, or neither of the
+    first two is."""
+    for given, option in ((image, "image_column"), (text, "text_column"), (uid, "uid_column")):
+        if given is not None and given not in names:
+            raise DataError(f"{path}: no column {given!r} among {', '.join(names)}; set --{option}")
+    found = [
+        image or first_column(IMAGE_COLUMNS, names),
+        text or first_column(CAPTION_COLUMNS, names),
+        uid or first_column(_UID_COLUMNS, names),
+    ]
+    if found[0] is None and found[1] is None:
+        raise DataError(
+            f"{path}: no column of pictures ({', '.join(IMAGE_COLUMNS)}) or texts ({', '.join(CAPTION_COLUMNS)}) among "
+            f"{', '.join(names)}; name them by --image_column and --text_column"
+        )
+    return found
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)) or (
+        pa.types.is_dictionary(kind) and _is_text(kind.value_type)
     )
-
-
-def _column(table: pa.Table, path: Place, given: str | None, option: str, names: Sequence[str]) -> list[Any] | None:
-    if given is not None and given not in table.column_names:
-        raise DataError(f"{path}: no column {given!r} among {', '.join(table.column_names)}; set --{option}")
-    name = given or next((name for name in names if name in table.column_names), None)
-    return None if name is None else table[name].to_pylist()
 
 
 def _text(value: Any) -> str | None:

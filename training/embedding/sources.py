@@ -35,6 +35,8 @@ class Source:
     parts: Sequence[SourcePart]
     beside: Place
     """The directory under which its features lie, unless they are to lie elsewhere."""
+    passed_over: int = 0
+    """Files of a folder that are neither pictures nor the texts beside them."""
 
 
 def find_source(
@@ -63,8 +65,12 @@ def find_source(
         if is_set(place):
             kind, shards = shard_parts(place)
             return Source(kind=kind, parts=shards, beside=_of_set(place) / "features")
-        return Source(kind="folder", parts=folder_parts(place), beside=place / "features")
-    except (OSError, PipelineError) as error:
+        pictures, passed_over = folder_parts(place)
+        return Source(kind="folder", parts=pictures, beside=place / "features", passed_over=passed_over)
+    except PipelineError as error:
+        told = one_line(error)
+        raise DataError(told if str(data) in told else f"{data}: {told}") from error
+    except OSError as error:
         raise DataError(f"{data}: cannot be read ({one_line(error)})") from error
 
 

@@ -1,6 +1,6 @@
 """Which column of a table is the picture, the label, the caption; and what a row of it says.
 
-    picture   image, filepath, file_name, path, file       a path beside the table, or its bytes
+    picture   image, filepath, file_name, filename, path, file    a path beside the table, or its bytes
     label     label, class, cls                            a name, or a number of a named class
     caption   caption, captions, text, title               a string, or a list of them
 
@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.storage.place import Place
+from training.data.lists import CAPTION_COLUMNS, IMAGE_COLUMNS, first_column
 from training.errors import EvaluationError
 from training.evaluation.sets.prompts import CLASSES_FILE, class_names, listed_classes
 
 __all__ = ["Columns", "Labels", "bytes_of", "captions_of", "find_columns", "number_labels"]
 
-_IMAGE = ("image", "filepath", "file_name", "path", "file")
 _LABEL = ("label", "class", "cls")
-_CAPTION = ("caption", "captions", "text", "title")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +58,17 @@ def find_columns(place: Place, names: Sequence[str], metadata: Mapping[bytes, by
     """
     features = _features(metadata or {})
     kinds = {name: about.get("_type") for name, about in features.items() if name in names}
-    image = next((name for name, kind in kinds.items() if kind == "Image"), None) or _first(_IMAGE, names)
+    image = next((name for name, kind in kinds.items() if kind == "Image"), None) or first_column(IMAGE_COLUMNS, names)
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    label = _first(_LABEL, names) or (labels[0] if labels else None)
-    caption = _first(_CAPTION, names)
+    label = first_column(_LABEL, names) or (labels[0] if labels else None)
+    caption = first_column(CAPTION_COLUMNS, names)
     if image is None:
         raise EvaluationError(
-            f"{place}: no column of pictures ({', '.join(_IMAGE)}) among {', '.join(names)}; rename it"
+            f"{place}: no column of pictures ({', '.join(IMAGE_COLUMNS)}) among {', '.join(names)}; rename it"
         )
     if label is None and caption is None:
         raise EvaluationError(
-            f"{place}: neither labels ({', '.join(_LABEL)}) nor captions ({', '.join(_CAPTION)}) among "
+            f"{place}: neither labels ({', '.join(_LABEL)}) nor captions ({', '.join(CAPTION_COLUMNS)}) among "
             f"{', '.join(names)}; rename the column"
         )
     own = features.get(label, {}).get("names") if label is not None else None
@@ -117,11 +116,6 @@ def bytes_of(value: Any) -> tuple[bytes | None, str | None]:
     if isinstance(value, Mapping):
         return value.get("bytes"), value.get("path")
     return (value, None) if isinstance(value, bytes) else (None, value)
-
-
-def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    known = {name.lower(): name for name in names}
-    return next((known[name] for name in wanted if name in known), None)
 
 
 def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:

@@ -9,20 +9,15 @@ test, val or validation a list called train is what a linear probe learns from.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.errors import one_line
-from pipeline.storage.lines import decode_text
 from pipeline.storage.place import Place, place_of
+from training.data.lists import open_parquet, text_rows
 from training.errors import EvaluationError
 from training.evaluation.sets.columns import Columns, bytes_of, captions_of, find_columns, number_labels
 from training.evaluation.sets.folders import TEST_NAMES, cut
@@ -59,7 +54,7 @@ class _GroupPart:
 
     def examples(self) -> Iterator[Example]:
         """See Part."""
-        with reading(self.place), _parquet(self.place) as file:
+        with reading(self.place), open_parquet(self.place) as file:
             column = file.read_row_group(self.group, columns=[self.column]).column(0)
             for number, (cell, (label, captions)) in enumerate(zip(column, self.rows, strict=True)):
                 name = f"{self.place}: row group {self.group}, row {number}"
@@ -128,7 +123,7 @@ def _read(place: Place) -> _Table:
     with reading(place, remedy="give a list, or set --sets"):
         if place.suffix.lower() == ".parquet":
             return _of_parquet(place)
-        rows = list(_json_rows(place) if place.suffix.lower() == ".jsonl" else _csv_rows(place))
+        rows = list(text_rows(place))
     if not rows:
         raise EvaluationError(f"{place}: is empty; give a row a picture, below the names of the columns")
     columns = find_columns(place, list(dict.fromkeys(name for _, row in rows for name in row)))
@@ -149,37 +144,8 @@ def _read(place: Place) -> _Table:
     )
 
 
-def _csv_rows(place: Place) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of CSV, or of TSV, whose separator also stands in some files called .csv (open_clip's)."""
-    text = decode_text(place.read_bytes(), place)
-    head = text.partition("\n")[0]
-    separator = "\t" if place.suffix.lower() == ".tsv" or ("\t" in head and "," not in head) else ","
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-    try:
-        for row in reader:
-            row.pop(None, None)  # cells beyond the header's
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise EvaluationError(
-            f"{place}: line {reader.line_num} is not CSV ({one_line(error)}); write it anew"
-        ) from error
-
-
-def _json_rows(place: Place) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(decode_text(place.read_bytes(), place).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise EvaluationError(f"{place}: line {number} is not JSON ({one_line(error)}); write it anew") from error
-        if not isinstance(row, dict):
-            raise EvaluationError(f"{place}: line {number} is no JSON object; write one a picture")
-        yield number, row
-
-
 def _of_parquet(place: Place) -> _Table:
-    with _parquet(place) as file:
+    with open_parquet(place) as file:
         schema = file.schema_arrow
         columns = find_columns(place, schema.names, schema.metadata)
         kind = schema.field(columns.image).type
@@ -200,10 +166,3 @@ def _of_parquet(place: Place) -> _Table:
         else [captions_of(v) for v in table[columns.caption].to_pylist()],
         group_sizes=sizes,
     )
-
-
-def _parquet(place: Place) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(place if isinstance(place, Path) else place.open("rb"))
-    except pa.ArrowInvalid as error:
-        raise EvaluationError(f"{place}: no Parquet file ({one_line(error, 100)}); write it anew") from error
