@@ -8,6 +8,7 @@ Shapes: B pictures, T texts, C = 3 channels, H, W in pixels, D = width of the fe
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from pipeline.errors import one_line
 from training.config import Precision
 from training.errors import DataError
 from training.learning.features import prepare, prepare_pixels
@@ -51,6 +53,16 @@ def load(
     HF_HUB_OFFLINE=0 asks for it. Raises TrainingError.
     """
     return Clip(load_model(source, device=device, precision=precision, tokenizer=tokenizer), trainable=trainable)
+
+
+def _file_of(picture: Image.Image) -> bytes:
+    """A file with the picture, so that transparency, 16 bits and EXIF's orientation are read as those of files are."""
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        upright = upright.convert("RGB")
+    buffer = io.BytesIO()
+    upright.save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
 
 
 class Clip:
@@ -113,8 +125,7 @@ class Clip:
         """
         if isinstance(pictures, Tensor):
             return self._model.encode_image(self._pixels(pictures))
-        single = isinstance(pictures, str | Path | bytes | Image.Image | np.ndarray)
-        several: Sequence[Picture] = [pictures] if single else pictures  # type: ignore[list-item, assignment]
+        several: Sequence[Picture] = pictures if isinstance(pictures, list | tuple) else [pictures]  # type: ignore[list-item]
         parts = [torch.zeros((0, self.width), device=self.device)]
         for first in range(0, len(several), _PICTURES_AT_A_TIME):
             few = several[first : first + _PICTURES_AT_A_TIME]
@@ -137,17 +148,25 @@ class Clip:
         return scaled if self.logit_bias is None else scaled + self.logit_bias
 
     def _prepared(self, picture: Picture, number: int) -> npt.NDArray[np.uint8]:
+        name = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
         if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+                raise DataError(f"{name}: pixels are uint8[H, W, 3]; these are {picture.dtype}{list(picture.shape)}")
             return prepare_pixels(picture, self._model)
-        if isinstance(picture, Image.Image):
-            return prepare_pixels(np.asarray(picture.convert("RGB")), self._model)
         try:
-            data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        except OSError as error:
-            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
+            if isinstance(picture, Image.Image):
+                data = _file_of(picture)
+            elif isinstance(picture, bytes):
+                data = picture
+            elif isinstance(picture, str | Path):
+                data = Path(picture).read_bytes()
+            else:
+                raise DataError(f"{name}: a {type(picture).__name__} is no path, bytes, PIL's or uint8[H, W, 3]")
+        except OSError as error:  # PIL's too, of a file that it had not read to its end
+            told = error.strerror or one_line(error)
+            raise DataError(f"{name}: cannot be read ({told})") from error
         pixels = prepare(data, self._model)
         if pixels is None:
-            name = f"picture {number}" if isinstance(picture, bytes) else str(picture)
             raise DataError(f"{name}: not a whole picture of a form that is known here")
         return pixels
 

@@ -54,6 +54,22 @@ def test_every_form_of_a_picture_has_the_same_features(clip: Clip, tmp_path: Pat
     assert clip.encode_image([]).shape == (0, one_by_one.shape[1])
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "I;16", "CMYK"])
+def test_a_picture_of_pil_is_what_its_file_is(clip: Clip, mode: str) -> None:
+    """Transparency lies on white, whatever colour it hides; 16 bits are scaled; a turned one is turned back."""
+    drawn = Image.fromarray(np.dstack([pixels_of(5), pixels_of(6)[:, :, :1]]), "RGBA")
+    if mode == "I;16":
+        picture = Image.fromarray(pixels_of(7)[:, :, 0].astype(np.uint16) * 257)
+    else:
+        picture = drawn.convert("RGB" if mode == "CMYK" else "RGBA").convert(mode)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF" if mode == "CMYK" else "PNG", exif=exif)
+    opened = Image.open(io.BytesIO(buffer.getvalue()))
+    torch.testing.assert_close(clip.encode_image(opened), clip.encode_image(buffer.getvalue()), atol=1e-3, rtol=0)
+
+
 def test_a_tensor_of_the_models_size_is_what_a_file_is(clip: Clip) -> None:
     size = clip.image_size
     square = np.random.default_rng(3).integers(0, 256, (size, size, 3), np.uint8)
@@ -105,6 +121,10 @@ def test_a_trainable_one_learns(run: Path) -> None:
         ([b"no picture"], "picture 0: not a whole picture"),
         ([png(0), png(1)[:100]], "picture 1: not a whole picture"),
         ("nowhere.png", "nowhere.png: cannot be read"),
+        (np.zeros((8, 8), np.uint8), r"pixels are uint8\[H, W, 3\]; these are uint8\[8, 8\]"),
+        (np.zeros((8, 8, 4), np.uint8), r"these are uint8\[8, 8, 4\]"),
+        (np.zeros((0, 8, 3), np.uint8), r"these are uint8\[0, 8, 3\]"),
+        ([pixels_of(0), None], "picture 1: a NoneType is no path, bytes"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "a tensor of pictures is float"),
         (torch.zeros(3, 8, 8), r"this is torch.float32 \[3, 8, 8\]"),
     ],
