@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -334,6 +336,24 @@ def test_texts_of_a_list_keep_what_is_no_line_end_and_half_a_surrogate_costs_no_
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
     about = features_of(tiny_model, tmp_path / "metadata.jsonl").about
     assert (about.rows, about.images, about.texts) == (2, 2, 2)
+
+
+def test_pictures_of_a_tar_that_are_no_samples_are_counted(
+    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key ends at the first dot of a name: of v0.1.webp at `v0`, and `1.webp` is no extension of a picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (20, 0, 0)).save(buffer, "png")
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "0.tar", "w") as tar:
+        for name in ("a.png", "a.txt", "v0.1.webp", "v0.2.webp", "c.gif", "d.jpg", "d.left.jpg", "e.json"):
+            member = tarfile.TarInfo(name)
+            member.size = len(buffer.getvalue())
+            tar.addfile(member, io.BytesIO(buffer.getvalue()))
+    assert main(["embed", tiny_model, str(tmp_path / "tars"), "--to", str(tmp_path / "features")]) == 0
+    assert "4 pictures left out that are no sample's" in capsys.readouterr().out
+    about = open_features(tmp_path / "features").about
+    assert (about.rows, about.images, about.left_out) == (2, 2, 4)
 
 
 def test_a_folder_tells_of_what_it_passes_over(

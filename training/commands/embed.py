@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.terminal.printable import say
 from training.commands.installed import check_installed
+from training.commands.launched import launched
 from training.commands.words import options_with_places
 from training.embedding.config import EmbedConfig
 
@@ -21,27 +22,13 @@ def run(words: Sequence[str]) -> int:
     check_installed()
     from training.distributed import is_first_process
 
-    if config.launcher == "ray":
-        from training.launch_ray import RayJob, run_on_ray
-
-        output = config.to or config.data
-        features = run_on_ray(
-            RayJob(
-                work="training.embedding.embed:embed",
-                config=config,
-                output=output,
-                ray=config.ray,
-                device=config.device,
-                doing="embedding",
-            )
-        )
-    else:
-        from training.embedding.embed import embed
-
-        features = embed(config)
+    output = config.to or config.data
+    features = launched("training.embedding.embed:embed", config, output=output, doing="embedding")
     if is_first_process():
         about = features.about
         broken = f", {about.broken:,} pictures not whole" if about.broken else ""
+        if about.left_out:
+            broken += f", {about.left_out:,} pictures left out that are no sample's (docs/search.md#embed)"
         counts = f"rows {about.rows:,}, with a picture {about.images:,}, with a text {about.texts:,}"
         say(f"{features.place}: {counts}{broken}; width {about.width}")
     return 0

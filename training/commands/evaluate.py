@@ -3,12 +3,12 @@ checkpoint of a run on the sets of its config."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from pipeline.storage.place import place_of
 from pipeline.terminal.printable import say
 from training.commands.installed import check_installed
+from training.commands.launched import launched
 from training.commands.words import is_config, last_checkpoint, options_with_places, train_config
 from training.evaluation.config import EvaluateOptions
 
@@ -30,24 +30,8 @@ def _evaluate_models(words: Sequence[str]) -> int:
     from training.distributed import is_first_process
     from training.evaluation.results import show_pairs, write_results
 
-    if options.launcher == "ray":
-        from training.launch_ray import RayJob, run_on_ray
-
-        output = options.to or options.sets[0]
-        pairs = run_on_ray(
-            RayJob(
-                work="training.evaluation.compare:compare",
-                config=options,
-                output=output,
-                ray=options.ray,
-                device=options.device,
-                doing="evaluating",
-            )
-        )
-    else:
-        from training.evaluation.compare import compare
-
-        pairs = compare(options, tell=lambda text: say(text, to=sys.stderr))
+    output = options.to or options.sets[0]
+    pairs = launched("training.evaluation.compare:compare", options, output=output, doing="evaluating")
     if not is_first_process():
         return 0
     if options.to is not None:

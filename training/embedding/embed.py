@@ -170,7 +170,8 @@ def _made(
 
     def write(features: _PartFeatures) -> FeaturePart:
         name = features.part.name
-        part = write_part(place, name, features.table(width), key=keys[name], broken=features.broken)
+        counted = {"broken": features.broken, "left_out": features.rows.left_out}
+        part = write_part(place, name, features.table(width), key=keys[name], **counted)
         note_part(place, part)
         return part
 

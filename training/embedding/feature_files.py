@@ -67,6 +67,8 @@ class FeaturePart:
     """Rows that have a feature of a text."""
     broken: int
     """Rows that name a picture which is none, or not whole: their `image` is null."""
+    left_out: int = 0
+    """Pictures of the source that are no row's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,11 @@ class FeatureFacts:
     def broken(self) -> int:
         """Rows whose picture is none, or not whole."""
         return sum(part.broken for part in self.parts)
+
+    @property
+    def left_out(self) -> int:
+        """Pictures of the source that are no row's."""
+        return sum(part.left_out for part in self.parts)
 
     @property
     def content(self) -> str:
@@ -227,13 +234,15 @@ def feature_column(features_mD: npt.NDArray[np.floating[Any]], there: npt.NDArra
     return pa.FixedSizeListArray.from_arrays(pa.array(halves.reshape(-1)), type=kind, mask=pa.array(~there))
 
 
-def write_part(place: Place, name: str, table: pa.Table, *, key: str, broken: int = 0) -> FeaturePart:
+def write_part(
+    place: Place, name: str, table: pa.Table, *, key: str, broken: int = 0, left_out: int = 0
+) -> FeaturePart:
     """Write one part into the features at `place`, whole or not at all. Raises OutputError."""
     with written(place / f"{name}.parquet") as path:
         write_parquet(path, table, table.schema)
         sha256 = sha256_of(path)
     counts = {f"{what}s": len(table) - table[what].null_count for what in ("image", "text")}
-    return FeaturePart(name=name, rows=len(table), key=key, sha256=sha256, broken=broken, **counts)
+    return FeaturePart(name=name, rows=len(table), key=key, sha256=sha256, broken=broken, left_out=left_out, **counts)
 
 
 def write_facts(place: Place, about: FeatureFacts) -> None:

@@ -106,6 +106,7 @@ class _FolderRows:
             for path, there in zip(part.paths, part.has_text, strict=True)
         ]
         self.has_picture: npt.NDArray[np.bool_] = np.ones(len(part.paths), np.bool_)
+        self.left_out = 0
 
     def pictures(self, rows: Sequence[int]) -> list[bytes | None]:
         """See `Rows`."""

@@ -205,6 +205,7 @@ class _ListRows:
         self.names = [row.name.encode("utf-8", "replace").decode() for row in part.list_rows]
         self.texts = [row.text for row in part.list_rows]
         self.has_picture: npt.NDArray[np.bool_] = np.array([row.path is not None for row in part.list_rows], np.bool_)
+        self.left_out = 0
 
     def pictures(self, rows: Sequence[int]) -> list[bytes | None]:
         """See `Rows`."""

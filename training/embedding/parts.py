@@ -38,6 +38,10 @@ class Rows(Protocol):
     def has_picture(self) -> npt.NDArray[np.bool_]:
         """bool[n]: which name a picture, whole or not."""
 
+    @property
+    def left_out(self) -> int:
+        """Pictures that lie there and are no row's."""
+
     def pictures(self, rows: Sequence[int]) -> list[bytes | None]:
         """The bytes of some rows' pictures, None where there is no such file. From any thread. Raises DataError, and
         PipelineError for what is not what was written."""

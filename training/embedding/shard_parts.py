@@ -30,6 +30,7 @@ from pipeline.storage.place import Place, files_in
 from training.data.download import download
 from training.data.rows import foreign_uid, groups
 from training.data.shards import IMAGE_SUFFIXES, Shard, find_shards, reading
+from training.embedding.folder_parts import PICTURE_SUFFIXES
 from training.embedding.parts import PART_ROWS, SourcePart, stamp_of
 from training.errors import DataError
 
@@ -105,6 +106,7 @@ class _TableRows:
         self._offset, self._size = (pc.fill_null(table[name], -1).to_numpy() for name in ("tar_offset", "num_bytes"))
         self._hash: list[bytes | None] = _column(table, "stored_xxh3", [None] * len(table))
         self.has_picture: npt.NDArray[np.bool_] = (self._offset >= 0) & (self._size > 0)
+        self.left_out = 0
 
     def pictures(self, rows: Sequence[int]) -> list[bytes | None]:
         """See `Rows`."""
@@ -133,9 +135,12 @@ class _TarRows:
         self.uids: list[bytes] = []
         self.texts: list[str | None] = []
         self._places: list[tuple[int, int]] = []
+        self.left_out = 0  # such as v0.1.webp, whose extension begins, as WebDataset has it, at its first dot
         with self._tar.open("rb") as file:
             for key, found in groups(self._tar):
                 image = next((found[suffix] for suffix in IMAGE_SUFFIXES if suffix in found), (0, 0))
+                pictures = sum(f".{suffix.rpartition('.')[2]}" in PICTURE_SUFFIXES for suffix in found)
+                self.left_out += pictures - (image != (0, 0))
                 text = found.get("txt")
                 if image[1] or text is not None:
                     self._places.append(image)

@@ -10,6 +10,7 @@ stands in TO/pairs/KEY.json and holds no time, so that a command that goes on gi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.storage.atomic import read_sealed, write_sealed
 from pipeline.storage.place import Place, place_of
 from pipeline.terminal.console import PrintableConsole
+from pipeline.terminal.printable import say
 from training.distributed import World, distributed
 from training.errors import EvaluationError
 from training.evaluation.config import EvaluateOptions
@@ -61,8 +63,9 @@ class Pair:
         return {each["name"]: {"value": each["value"], "chance": each["chance"]} for each in self.found["metrics"]}
 
 
-def compare(options: EvaluateOptions, *, tell: Callable[[str], None] = lambda _: None) -> list[Pair]:
-    """Every model on every set, in their order; the same list on every rank. Rank 0 tells what is left out.
+def compare(options: EvaluateOptions) -> list[Pair]:
+    """Every model on every set, in their order; the same list on every rank. Rank 0 says on standard error what is
+    left out.
 
     Raises EvaluationError for a set before a model is looked at; ModelError, DistributedError.
     """
@@ -72,7 +75,7 @@ def compare(options: EvaluateOptions, *, tell: Callable[[str], None] = lambda _:
         sets = [open_set(path) for path in options.sets]
         surveys = [survey(data, train=options.probe, world=world) for data in sets]
         if options.probe:
-            _check_train(sets, surveys, tell if world.is_first else lambda _: None)
+            _check_train(sets, surveys, world)
         directory = None if options.to is None else place_of(options.to)
         pictures = sum(found.examples + found.train for found in surveys) * len(options.models)
         console = PrintableConsole(stderr=True) if world.is_first else None
@@ -102,15 +105,15 @@ def compare(options: EvaluateOptions, *, tell: Callable[[str], None] = lambda _:
         return pairs
 
 
-def _check_train(sets: Sequence[EvaluationSet], surveys: Sequence[Survey], tell: Callable[[str], None]) -> None:
+def _check_train(sets: Sequence[EvaluationSet], surveys: Sequence[Survey], world: World) -> None:
     without = [data for data, found in zip(sets, surveys, strict=True) if not (found.train and found.labelled)]
     if len(without) == len(sets):
         raise EvaluationError(
             f"{without[0].root}: has no labelled train part to learn a linear probe from (train/ beside test/); add "
             "one, or leave --probe out"
         )
-    for data in without:
-        tell(f"{data.root}: has no labelled train part, so no linear probe is measured on it")
+    for data in without if world.is_first else ():
+        say(f"{data.root}: has no labelled train part, so no linear probe is measured on it", to=sys.stderr)
 
 
 def _about(model: Model) -> dict[str, Any]:
