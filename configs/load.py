@@ -31,6 +31,7 @@ __all__ = [
     "from_mapping",
     "load",
     "parse_overrides",
+    "read_mapping",
     "to_mapping",
 ]
 
@@ -55,31 +56,31 @@ def load(cls: type[T], path: str | _Readable | None, overrides: Sequence[str] = 
     read as YAML. Raises ConfigError for a missing file, an unknown key (with the nearest valid
     one), a missing required key or a value of the wrong type.
     """
-    mapping: dict[str, Any] = {}
-    where = "the command line"
-    if path is not None:
-        where = str(path)
-        try:
-            text = (Path(path) if isinstance(path, str) else path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"{path}: cannot read the config ({error.strerror}); give the path of a YAML file"
-            ) from error
-        except UnicodeDecodeError as error:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            raise ConfigError(f"{path}: line {line} is not UTF-8; save the file in that encoding") from error
-        try:
-            loaded = _load_yaml(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
-        if loaded is None:
-            loaded = {}
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"{path}: the top level must be a mapping of sections")
-        mapping = cast("dict[str, Any]", loaded)
+    mapping = {} if path is None else read_mapping(path)
+    where = "the command line" if path is None else str(path)
     for dotted, value in parse_overrides(overrides):
         _set_dotted(mapping, dotted, value)
     return from_mapping(cls, mapping, where=where)
+
+
+def read_mapping(path: str | _Readable) -> dict[str, Any]:
+    """What the YAML file at `path` says, unchecked but for its form. Raises ConfigError."""
+    try:
+        text = (Path(path) if isinstance(path, str) else path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config ({error.strerror}); give the path of a YAML file") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8; save the file in that encoding") from error
+    try:
+        loaded = _load_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: the top level must be a mapping of sections")
+    return cast("dict[str, Any]", loaded)
 
 
 def parse_overrides(words: Sequence[str]) -> list[tuple[str, Any]]:

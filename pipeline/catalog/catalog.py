@@ -43,6 +43,7 @@ from pipeline.storage.place import Place, files_in
 __all__ = [
     "NAMED_QUERIES",
     "SqlError",
+    "check_condition",
     "check_query",
     "confine",
     "joined_files",
@@ -157,6 +158,14 @@ def _spill_for(output: Place) -> Iterator[Path]:
     else:
         with scratch_files() as scratch:
             yield scratch / "spill"
+
+
+def check_condition(database: duckdb.DuckDBPyConnection, where: str, query: str) -> None:
+    """Raise SqlError unless `where` is one condition; `query` has it in brackets."""
+    # Bare and in brackets it must be one statement: what passes both neither closes the bracket nor goes on.
+    for statement in (f"SELECT 1 WHERE {where}", query):
+        if len(database.extract_statements(statement)) != 1:
+            raise SqlError("--where: give one condition, without a semicolon")
 
 
 def confine(database: duckdb.DuckDBPyConnection, directories: Sequence[Place], files: Sequence[Place] = ()) -> None:

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import load
-from pipeline.catalog.catalog import SqlError, confine, joined_files, open_catalog, quote_name, sql_errors
+from pipeline.catalog.catalog import check_condition, confine, joined_files, open_catalog, quote_name, sql_errors
 from pipeline.catalog.uid_tables import load_uids
 from pipeline.config import WitConfig
 from pipeline.engine import Data, Done, EngineConfig, Info, Task, open_engine
@@ -261,10 +261,7 @@ def _check_condition(database: duckdb.DuckDBPyConnection, where: str | None) -> 
     if where is None:
         return
     with sql_errors("--where"):
-        # Bare and in brackets it must be one statement: what passes both neither closes the bracket nor goes on.
-        for statement in (f"SELECT 1 WHERE {where}", _select(where, "uid")):
-            if len(database.extract_statements(statement)) != 1:
-                raise SqlError("--where: give one condition, without a semicolon")
+        check_condition(database, where, _select(where, "uid"))
         database.execute(f"EXPLAIN {_select(where, 'uid')}")
 
 

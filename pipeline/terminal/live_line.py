@@ -27,7 +27,12 @@ class LiveLine:
         self._live: Live | None = None
         if console is not None and console.is_terminal:
             self._live = Live(console=console, auto_refresh=False, transient=not is_kept)
-        self._shown = time.monotonic()
+        self._shown = time.monotonic() if self._live is None else 0.0
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it is drawn again and again, on a terminal."""
+        return self._live is not None
 
     def __enter__(self) -> LiveLine:
         if self._live is not None:

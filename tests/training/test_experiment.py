@@ -117,7 +117,7 @@ def test_sets_that_are_gone_are_told(tmp_path: Path, capsys: pytest.CaptureFixtu
         train_config(config_of(tmp_path), "quota", 0)
     assert main(["experiment"]) == 2
     assert "name the config of the experiment" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match=r"shards: nothing\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"shards: nothing\.yaml: cannot read the config"):
         set_options(config_of(tmp_path, shards="nothing.yaml"), "quota")
 
 

@@ -18,7 +18,6 @@ from pipeline.terminal.console import PrintableConsole
 from training.config import LogConfig
 from training.errors import OutputError
 from training.evaluation.metrics import Metric
-from training.run import log as log_module
 from training.run.log import RunLog, training_line
 from training.run.sinks import check_sinks, open_sinks
 
@@ -59,7 +58,7 @@ def test_without_a_terminal_lines_are_few_and_plain(tmp_path: Path, monkeypatch:
     lines = file.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["32/320", "320/320"], "the first, and the last"
     assert "\x1b" not in file.getvalue()
-    monkeypatch.setattr(log_module, "_PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr("pipeline.terminal.live_line._PLAIN_EVERY_S", 0.0)
     log, file = _log(tmp_path, is_terminal=False)
     with log:
         log.step(32, FACTS)

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from pipeline.terminal.printable import printable
+from pipeline.terminal.html import page_environment
 from training.evaluation.compare import Pair
 
 __all__ = ["render"]
@@ -60,14 +57,7 @@ class _Set:
 
 def render(pairs: Sequence[Pair]) -> str:
     """The HTML of `pairs`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=_shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(_TEMPLATES)
     environment.filters |= {"percent": _percent, "number": lambda value: f"{value:,}"}
     page = environment.get_template("results.html")
     return page.render(
@@ -106,13 +96,6 @@ def _worst(pair: Pair) -> list[Mapping[str, Any]]:
     """The classes that are recognised least, of those that have pictures."""
     present = [row for row in pair.found["classes"] if row["examples"]]
     return sorted(present, key=lambda row: (row["top1"], row["number"]))[:_SHOWN]
-
-
-def _shown(value: Any) -> Any:
-    """What the template prints, before it is escaped."""
-    if isinstance(value, Markup):
-        return value
-    return "" if value is None else printable(str(value))
 
 
 def _percent(value: float | None) -> str:

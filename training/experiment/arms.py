@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from configs.load import ConfigError, fingerprint, from_mapping
+from configs.load import ConfigError, fingerprint, from_mapping, read_mapping
 from configs.presets import Kind, no_preset, preset
 from training.config import TrainConfig
 from training.errors import DataError
@@ -31,14 +29,9 @@ def base_of(kind: Kind, word: str) -> dict[str, Any]:
     if path is None:
         raise ConfigError(f"{kind}: {word}: no config here; {no_preset(kind, word)}")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{kind}: {word}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{kind}: {word}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{kind}: {word}: the top level must be a mapping of sections")
-    return found
+        return read_mapping(path)
+    except ConfigError as error:
+        raise ConfigError(f"{kind}: {error}") from error
 
 
 def data_arm(config: ExperimentConfig, name: str) -> str:

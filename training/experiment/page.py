@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
+from pipeline.terminal.html import page_environment
 
 if TYPE_CHECKING:
     from training.experiment.results import ArmResult, Comparison, Results
@@ -85,12 +85,7 @@ def _signed(share: float) -> str:
 
 def page_of(results: Results) -> str:
     """The HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(results.arms)}
     return environment.get_template("results.html").render(
         results=results,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,7 @@ def _interval(mean: float, seed_error: tuple[int, float], *, error_of_classes: f
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
+@lru_cache(maxsize=_MOST_SEEDS)
 def _student_quantile(degrees: int) -> float:
     """Within plus and minus which 95 % of Student's t of so many degrees of freedom lie."""
     scale = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
@@ -88,14 +90,18 @@ def seeds_needed(differences_S: Sequence[float], effect: float, *, power: float 
     spread = float(np.std(differences_S, ddof=1))
     if spread == 0:
         return 2
-    draws = np.random.default_rng(0)
     for seeds in range(2, _MOST_SEEDS + 1):
-        samples = draws.standard_normal((20_000, seeds))
-        error = samples.std(axis=1, ddof=1) / np.sqrt(seeds)
-        critical = np.quantile(np.abs(samples.mean(axis=1) / error), 0.95)
-        if np.mean((samples.mean(axis=1) + effect / spread) / error > critical) >= power:
+        means, errors = _drawn(seeds)
+        if np.mean((means + effect / spread) / errors > _student_quantile(seeds - 1)) >= power:
             return seeds
     return None
+
+
+@lru_cache(maxsize=_MOST_SEEDS)
+def _drawn(seeds: int) -> tuple[Floats, Floats]:
+    """Of so many standard normal numbers the mean and its standard error, 20,000 times."""
+    samples = np.random.default_rng(seeds).standard_normal((20_000, seeds))
+    return samples.mean(axis=1), samples.std(axis=1, ddof=1) / math.sqrt(seeds)
 
 
 def compute_saved(arm: Sequence[tuple[int, float]], other: Sequence[tuple[int, float]]) -> float | None:

@@ -49,9 +49,11 @@ def write_directory(directory: str | Place, fill: Callable[[Path], None], *, mar
         temporary.mkdir(parents=True)
         try:
             fill(temporary)
+            before = target.with_name(f"{target.name}.old-{os.getpid()}")
             if target.exists():
-                shutil.rmtree(target)
+                target.rename(before)  # rather than removed first: killed here, both are whole
             temporary.rename(target)
+            shutil.rmtree(before, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:

@@ -5,7 +5,6 @@ A network is asked for by HF_HUB_OFFLINE=0 alone; whose account it is says HF_TO
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from pipeline.errors import one_line
@@ -13,13 +12,14 @@ from pipeline.storage.bucket import BucketPath
 from pipeline.storage.copies import download, scratch_files
 from pipeline.storage.place import Place
 from training.errors import OutputError
+from training.learning.network import may_use_network
 
 __all__ = ["check_may_push", "push"]
 
 
 def check_may_push() -> None:
     """Raise OutputError where the user has not asked for a network; before anything is exported."""
-    if os.environ.get("HF_HUB_OFFLINE", "1").lower() not in ("0", "false", "no", "off"):
+    if not may_use_network():
         raise OutputError("--push: goes to a network; set HF_HUB_OFFLINE=0, and HF_TOKEN to a token that may write")
 
 

@@ -9,7 +9,6 @@ Published weights are taken from Hugging Face's cache. Nothing is downloaded unl
 from __future__ import annotations
 
 import difflib
-import os
 import pickle
 import warnings
 import zipfile
@@ -32,6 +31,7 @@ from training.checkpoints.layout import find_last, holds_shards
 from training.checkpoints.loading import read_weights
 from training.errors import CheckpointError, ModelError
 from training.learning.heads import is_of_head, without_heads
+from training.learning.network import may_use_network
 
 __all__ = ["file_of_hub", "load_weights"]
 
@@ -117,11 +117,6 @@ def file_of_hub(source: str, file: str) -> Path:
     return _of_hub(f"{source.removeprefix(_HUB)}/{file}", source)
 
 
-def _may_download() -> bool:
-    """Whether the user has asked for a network; `training.learning` says no otherwise."""
-    return os.environ.get("HF_HUB_OFFLINE", "1").lower() in ("0", "false", "no", "off")
-
-
 def _of_hub(place: str, source: str) -> Path:
     """The file at `place`, ORGANISATION/NAME/ or ORGANISATION/NAME/FILE. Raises ModelError."""
     repository, _, file = place.rpartition("/")
@@ -129,7 +124,7 @@ def _of_hub(place: str, source: str) -> Path:
         if isinstance(found := try_to_load_from_cache(repository, name), str):
             return Path(found)
     what = f"{file or HF_SAFE_WEIGHTS_NAME} of {repository}"
-    if not _may_download():
+    if not may_use_network():
         raise _not_here(source, what)
     try:
         return Path(download_pretrained_from_hf(repository, filename=file or None))

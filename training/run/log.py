@@ -11,12 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.storage.place import Place
 from pipeline.terminal.console import PrintableConsole
+from pipeline.terminal.live_line import LiveLine
 from pipeline.terminal.step_line import clock_of
 from training.config import LogConfig
 from training.evaluation.metrics import Metric
@@ -25,8 +24,6 @@ from training.run.sinks import open_sinks
 
 __all__ = ["RunLog", "metrics_table", "show_metrics", "training_line", "write_metrics"]
 
-_DRAW_EVERY_S = 0.5
-_PLAIN_EVERY_S = 30.0
 _GAP = "  "
 
 
@@ -64,19 +61,16 @@ class RunLog:
         """When the first figures came, and the samples that were seen then: what is before is no pace."""
         self._left_s: float | None = None
         self._facts: dict[str, float] = {}
-        self._drawn = self._plain = 0.0
-        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self._live = LiveLine(self.console)
 
     def __enter__(self) -> RunLog:
-        if self._live is not None:
-            self._live.start()
+        self._live.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._live.__exit__(kind, error, trace)
         self._file.close()
         for sink in self._sinks:
             sink.close()
@@ -84,30 +78,24 @@ class RunLog:
     def advance(self, samples_seen: int) -> None:
         """So many have been seen; drawn now and then."""
         self._seen = samples_seen
-        now = time.monotonic()
-        if self._live is not None and now - self._drawn >= _DRAW_EVERY_S:
-            self._drawn = now
-            self._live.update(Text(self._line(self.console.width), no_wrap=True, overflow="crop"), refresh=True)
+        if self._live.is_drawn:
+            self._live.show(self._line)
 
     def step(self, samples_seen: int, facts: dict[str, float]) -> None:
         """Write figures of the last steps."""
         now, self._seen, self._facts = time.monotonic(), samples_seen, facts
+        is_first = self._paced is None
         if self._paced is None:
             self._paced = now, samples_seen
         elif samples_seen > self._paced[1]:
             since, before = self._paced
             self._left_s = (self._total - samples_seen) * (now - since) / (samples_seen - before)
         self._write({"samples_seen": samples_seen, **facts, "left_s": self._left_s})
-        is_last = samples_seen >= self._total
-        if self._live is not None:
-            self._drawn = 0.0 if is_last else self._drawn  # the last figures stay on the terminal
-            self.advance(samples_seen)
-        elif is_last or now - self._plain >= _PLAIN_EVERY_S or not self._plain:
-            self._plain = now
-            self.console.print(self._line(max(self.console.width, 120)), highlight=False, soft_wrap=True)
+        self._live.show(self._line, at_once=is_first or samples_seen >= self._total)  # the last one stays
         self._scalars("train", samples_seen, facts)
 
-    def _line(self, width: int) -> str:
+    def _line(self) -> str:
+        width = self.console.width if self._live.is_drawn else max(self.console.width, 120)
         elapsed_s = time.monotonic() - self._began
         return training_line(self._seen, self._total, self._facts, width, elapsed_s=elapsed_s, left_s=self._left_s)
 

@@ -13,13 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-import jinja2
-from markupsafe import Markup
 from PIL import Image
 
 from pipeline.storage.place import place_of
 from pipeline.storage.written import written
-from pipeline.terminal.printable import printable, printable_json
+from pipeline.terminal.html import page_environment
+from pipeline.terminal.printable import printable_json
 from pipeline.terminal.table import terminal_width, write_table
 from training.data.decode import decode
 from training.search.search import Answer, Hit
@@ -75,26 +74,13 @@ def _plain(hit: Hit) -> dict[str, Any]:
 
 def as_page(answer: Answer) -> str:
     """HTML with the pictures in it."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        finalize=_shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(_HERE)
     return environment.get_template("page.html").render(
         answer=answer,
         asked=answer.asked.text or f"pictures like {answer.asked.image}",
         picture=_data_uri(answer.picture),
         shown=[(hit, _data_uri(hit.original.picture)) for hit in answer.hits],
     )
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, Markup):
-        return value
-    return "" if value is None else printable(str(value))
 
 
 def _data_uri(picture: bytes | None) -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.catalog.catalog import SqlError, confine, open_catalog, sql_errors
+from pipeline.catalog.catalog import check_condition, confine, open_catalog, sql_errors
 from pipeline.storage.output import is_output
 from pipeline.storage.place import Place
 from training.errors import FeaturesError
@@ -27,10 +27,7 @@ def rows_where(source: Place, condition: str, rows: pa.Table) -> npt.NDArray[np.
     with open_catalog(output, query) as database:
         confine(database, [output])
         with sql_errors("--where"):
-            # Bare and in brackets it must be one statement: what passes both neither closes the bracket nor goes on.
-            for statement in (f"SELECT 1 WHERE {condition}", query):
-                if len(database.extract_statements(statement)) != 1:
-                    raise SqlError("--where: give one condition, without a semicolon")
+            check_condition(database, condition, query)
             places = pa.array(np.arange(len(rows)))
             database.register("indexed", rows.select(["uid"]).append_column("place", places))
             found = database.execute(f"SELECT place FROM indexed SEMI JOIN ({query}) USING (uid)").fetchnumpy()

@@ -7,7 +7,6 @@ names are other people's. The same card gives the same bytes: no clock, no rando
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -15,7 +14,7 @@ from markupsafe import Markup
 from pipeline.catalog.catalog import named_query
 from pipeline.questions.card.gather import Card
 from pipeline.questions.card.words import explained_figure, explained_stage
-from pipeline.terminal.printable import printable
+from pipeline.terminal.html import page_environment
 
 __all__ = ["render"]
 
@@ -28,14 +27,7 @@ def render(card: Card) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=_shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(_TEMPLATES)
     environment.filters |= {"bytes": _bytes, "number": _number, "percent": _percent}
     environment.globals |= {
         "figure_in_words": explained_figure,
@@ -44,13 +36,6 @@ def _environment() -> jinja2.Environment:
         "style": Markup((_TEMPLATES / "card.css").read_text(encoding="utf-8")),  # ours
     }
     return environment
-
-
-def _shown(value: Any) -> Any:
-    """What a template prints, before it is escaped. What is marked as HTML was made of values that came by here."""
-    if isinstance(value, Markup):
-        return value
-    return "" if value is None else printable(str(value))
 
 
 def _number(value: float | None, digits: int = 0) -> str:
