@@ -28,18 +28,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from training.embedding.feature_files import (
-    FeatureFacts,
-    feature_column,
-    feature_schema,
-    image_matrix,
-    open_features,
-    text_matrix,
-    write_facts,
-    write_part,
-)
+from benchmarks.made_features import write_features
+from training.embedding.feature_files import image_matrix, open_features, text_matrix
 from training.search import build, nearest
 from training.search.config import IndexConfig
 from training.search.index_files import open_index
@@ -68,35 +59,14 @@ def drawn(count: int, width: int, seed: int) -> Iterator[Matrix]:
 
 def make_features(place: Path, count: int, width: int) -> None:
     """Features of `count` pictures."""
-    parts, row = [], 0
-    for number, vectors in enumerate(drawn(count, width, 1)):
-        uids = [(row + i).to_bytes(16, "big") for i in range(len(vectors))]
-        there = np.ones(len(vectors), np.bool_)
-        columns = [
-            pa.array(uids, pa.binary(16)),
-            pa.array([f"{row + i}" for i in range(len(vectors))]),
-            feature_column(vectors, there),
-            feature_column(vectors[:0], ~there),
-        ]
-        table = pa.Table.from_arrays(columns, schema=feature_schema(width))
-        parts.append(write_part(place, f"{number:05d}", table, key=f"{number}"))
-        row += len(vectors)
-    about = FeatureFacts(
-        model="drawn",
-        model_fingerprint="drawn",
-        model_name="drawn",
-        width=width,
-        logit_scale=1.0,
-        logit_bias=None,
-        image_size=0,
-        precision="fp32",
-        what="image",
-        source="drawn",
-        kind="list",
-        rows=row,
-        parts=tuple(parts),
-    )
-    write_facts(place, about)
+
+    def blocks() -> Iterator[tuple[list[bytes], Matrix]]:
+        row = 0
+        for vectors in drawn(count, width, 1):
+            yield [(row + i).to_bytes(16, "big") for i in range(len(vectors))], vectors
+            row += len(vectors)
+
+    write_features(place, blocks(), width)
 
 
 def texts_of(place: Path) -> Matrix:

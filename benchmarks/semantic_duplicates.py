@@ -12,14 +12,14 @@ import argparse
 import resource
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.made_features import write_features
 from configs.load import from_mapping
-from training.embedding.feature_files import FeatureFacts, feature_column, feature_schema, write_facts, write_part
 from training.scores.config import ScoreConfig
 from training.scores.score import score
 
@@ -30,38 +30,16 @@ def make_features(place: Path, rows: int, width: int) -> None:
     """Features of pictures alone, the same for the same size."""
     made = np.random.default_rng(0)
     family = np.sort(made.integers(0, rows // 3 + 1, rows))
-    parts = []
-    for number, first in enumerate(range(0, rows, _ROWS_PER_PART)):
-        members = family[first : first + _ROWS_PER_PART]
-        centres = np.stack([_direction(int(one), width) for one in members])
-        noise = made.normal(size=centres.shape) / np.sqrt(width)
-        images = centres + noise * made.uniform(0, 0.27, (len(members), 1))
-        images /= np.linalg.norm(images, axis=1, keepdims=True)
-        everywhere, nowhere = np.ones(len(members), bool), np.zeros(len(members), bool)
-        columns = [
-            pa.array([made.bytes(16) for _ in members], pa.binary(16)),
-            pa.nulls(len(members), pa.string()),
-            feature_column(images, everywhere),
-            feature_column(images[:0], nowhere),
-        ]
-        table = pa.Table.from_arrays(columns, schema=feature_schema(width))
-        parts.append(write_part(place, f"{number:05d}", table, key="0" * 32))
-    about = FeatureFacts(
-        model="made",
-        model_fingerprint="0" * 32,
-        model_name="made",
-        width=width,
-        logit_scale=100.0,
-        logit_bias=None,
-        image_size=224,
-        precision="fp32",
-        what="image",
-        source="made",
-        kind="set",
-        rows=rows,
-        parts=tuple(parts),
-    )
-    write_facts(place, about)
+
+    def blocks() -> Iterator[tuple[list[bytes], np.ndarray]]:
+        for first in range(0, rows, _ROWS_PER_PART):
+            members = family[first : first + _ROWS_PER_PART]
+            centres = np.stack([_direction(int(one), width) for one in members])
+            noise = made.normal(size=centres.shape) / np.sqrt(width)
+            images = centres + noise * made.uniform(0, 0.27, (len(members), 1))
+            yield [made.bytes(16) for _ in members], images / np.linalg.norm(images, axis=1, keepdims=True)
+
+    write_features(place, blocks(), width)
 
 
 def _direction(number: int, width: int) -> np.ndarray:
