@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -65,6 +66,27 @@ def test_features_are_those_of_open_clip(run: Path) -> None:
             text_features(model, texts, batch_size=2), theirs.encode_text(tokens, normalize=True), atol=1e-5, rtol=0
         )
     assert prepare(b"no picture", model) is None
+
+
+def test_a_model_that_writes_captions_embeds_as_open_clip_does(tmp_path: Path) -> None:
+    config = open_clip.get_model_config("coca_ViT-B-32")
+    config["embed_dim"] = 32
+    config["vision_cfg"] |= {"width": 64, "layers": 2, "head_width": 32, "image_size": 32, "patch_size": 16}
+    for part in ("text_cfg", "multimodal_cfg"):
+        config[part] |= {"width": 32, "heads": 2, "layers": 2}
+    (tmp_path / "openwit-test-coca.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "openwit-test-coca.json")
+    theirs, _, transform = open_clip.create_model_and_transforms("openwit-test-coca")
+    torch.save(theirs.eval().state_dict(), tmp_path / "coca.pt")
+    model = load_model(f"{tmp_path}/openwit-test-coca.json:{tmp_path}/coca.pt", device="cpu", precision="fp32")
+    texts = ["a", "two words", "a much longer text about nothing at all", ""]
+    pixels = prepare(picture(), model)
+    assert pixels is not None
+    with torch.no_grad():
+        expected = theirs.encode_text(open_clip.get_tokenizer("openwit-test-coca")(texts), normalize=True)
+        torch.testing.assert_close(text_features(model, texts), expected, atol=1e-5, rtol=0)
+        expected = theirs.encode_image(transform(Image.open(io.BytesIO(picture())))[None], normalize=True)
+        torch.testing.assert_close(image_features(model, pixels[None]), expected, atol=1e-5, rtol=0)
 
 
 def test_a_changed_weight_is_another_model(run: Path) -> None:

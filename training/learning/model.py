@@ -153,10 +153,11 @@ class Model:
         self.mean_C11 = torch.tensor(mean, device=device, dtype=dtype).view(3, 1, 1) * 255
         self.std_C11 = torch.tensor(std, device=device, dtype=dtype).view(3, 1, 1) * 255
         text = getattr(clip, "text", clip)
-        # A causal tower that pools at the end-of-text token never looks at what follows it.
-        self.can_trim = getattr(text, "attn_mask", None) is not None and (
-            getattr(text, "text_pool_type", getattr(text, "pool_type", "")) in ("argmax", "eos")
-        )
+        # A causal tower that pools at the end-of-text token never looks at what follows it; one with a token of its own
+        # behind the text (CoCa) does.
+        pools = getattr(text, "text_pool_type", getattr(text, "pool_type", ""))
+        is_causal = getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
+        self.can_trim = is_causal and pools in ("argmax", "eos")
         self.is_sharded = False
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, _KeyedPatchDropout)]
@@ -231,7 +232,10 @@ class Model:
         # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
         images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
-        return _unit(self.clip.visual(images_BCHW))  # type: ignore[operator]  # open_clip's towers have it
+        clip = cast(Any, self.clip)
+        if isinstance(clip, open_clip.CoCa):  # whose tower gives its decoder's tokens as well
+            return _unit(clip.encode_image(images_BCHW, normalize=False))
+        return _unit(clip.visual(images_BCHW))
 
     def _features_of_text(self, tokens_BL: Tensor) -> Tensor:
         return _unit(self._text_tower(tokens_BL))

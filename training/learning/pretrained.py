@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from training.errors import ModelError, TrainingError
 from training.learning.initial_weights import file_of_hub
 from training.learning.method import make_method
 from training.learning.model import Model, create_model, register_model, resolve_precision
+from training.learning.tokenizer import make_tokenizer
 
 __all__ = ["fingerprint_of", "load_model"]
 
@@ -65,8 +66,12 @@ def load_model(
     where = device_of(device)
     try:
         with _found(str(source)) as found:
+            made = make_tokenizer(
+                register_model(found.model.name), tokenizer or found.model.tokenizer, may_have_decoder=True
+            )
             model = create_model(
-                found.model if tokenizer is None else replace(found.model, tokenizer=tokenizer),
+                found.model,
+                tokenizer=made,
                 device=where,
                 precision=resolve_precision(precision, where),
                 init_logit_scale=math.log(1 / 0.07),  # the weights bring theirs
