@@ -57,7 +57,9 @@ def made(server: LoopbackServer, tmp_path_factory: pytest.TempPathFactory) -> Sm
         pytest.skip("the file system of the temporary directory has no holes")
     config = yaml.safe_load(small.config.read_text())
     config["image"] |= {"image_size": 224}
-    config["shards"] = {"samples_per_shard": 4}  # FEWER keeps 5 samples or more, whatever the port does to uids: two shards
+    config["shards"] = {
+        "samples_per_shard": 4
+    }  # FEWER keeps 5 samples or more, whatever the port does to uids: two shards
     small.config.write_text(yaml.safe_dump(config))
     assert small.run() == 0
     return small

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 import training.embedding.embed as embed_module
+from pipeline.storage.place import place_of
 from tests.conftest import REPOSITORY
 from tests.ports import free_port
 from tests.training.conftest import put_tree
@@ -31,7 +32,16 @@ from training.data.index import write_index
 from training.distributed import World
 from training.embedding.config import EmbedConfig
 from training.embedding.embed import embed
-from training.embedding.feature_files import FeatureSet, image_matrix, open_features, text_matrix
+from training.embedding.feature_files import (
+    FACTS_FILE,
+    FeatureFacts,
+    FeaturePart,
+    FeatureSet,
+    image_matrix,
+    open_features,
+    text_matrix,
+    write_facts,
+)
 from training.errors import DataError, FeaturesError, OutputError
 from training.learning.features import image_features, prepare, text_features
 from training.learning.pretrained import fingerprint_of, load_model
@@ -452,3 +462,16 @@ def test_the_command_says_what_it_made(
     assert main(["embed", tiny_model]) == 2
     assert "data" in capsys.readouterr().err
     assert main([*words, "--name", "x"]) == 2
+
+
+def test_features_that_do_not_tell_what_they_left_out_are_read(tmp_path: Path) -> None:
+    part = FeaturePart(name="00000", rows=1, images=1, texts=0, broken=0, key="k", sha256="0" * 64)
+    model = {"model": "m", "model_fingerprint": "0" * 32, "model_name": "n", "width": 2, "image_size": 8}
+    numbers = {"logit_scale": 1.0, "logit_bias": None, "precision": "fp32", "what": "image"}
+    about = FeatureFacts(**model, **numbers, source="s", kind="set", rows=1, parts=(part,))
+    write_facts(place_of(tmp_path), about)
+    facts = tmp_path / FACTS_FILE
+    content = json.loads(facts.read_text())
+    del content["parts"][0]["left_out"]
+    facts.write_text(json.dumps(content))
+    assert open_features(str(tmp_path)).about == about

@@ -195,8 +195,11 @@ def open_features(path: str | Place) -> FeatureSet:
 
 def _facts(content: Mapping[str, Any]) -> FeatureFacts:
     named = {name: content[name] for name in FeatureFacts.__dataclass_fields__ if name in content or name != "columns"}
+    columns = FeaturePart.__dataclass_fields__
     parts = tuple(
-        FeaturePart(**{name: part[name] for name in FeaturePart.__dataclass_fields__}) for part in named.pop("parts")
+        # Features of an earlier version do not tell what they left out.
+        FeaturePart(**{name: part[name] for name in columns if name in part or name != "left_out"})
+        for part in named.pop("parts")
     )
     about = FeatureFacts(**named, parts=parts)
     if sum(part.rows for part in parts) != about.rows or about.width < 1:
