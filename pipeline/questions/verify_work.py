@@ -5,7 +5,7 @@
 A run finds the same as it reads (`storage/checked.py`), but only in the files that it reads. A store of pictures that
 several data sets share is checked with each of them. In a bucket the tar of a shard lies under shards/ alone once it is
 published (`runs/publish_in_bucket.py`), where `verify` looks at it; so may pictures of staging tars on a disk
-(`runs/release.py`).
+(`runs/give_back.py`).
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ from pipeline.records.ledger import Line, totals
 from pipeline.runs.damage import Patience, withdraw
 from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
 from pipeline.runs.extend import begin, changes_of, end, extended
+from pipeline.runs.give_back import give_back, keep_pictures, make_way_for
 from pipeline.runs.hints import Hint, hints_of
 from pipeline.runs.publish import publish
-from pipeline.runs.release import keep_pictures, make_way_for, release
 from pipeline.runs.run_log import logged
 from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps.fetch import retries
@@ -128,7 +128,7 @@ def run(
                             version, put_back = publish(
                                 output, shards.parts, config_yaml, written=written, make_way=make_way
                             )
-                            if released := release(page, version, progress.say):
+                            if released := give_back(page, version, progress.say):
                                 log["shards"]["released"] = released
                             end(output)
                         break

@@ -4,8 +4,8 @@
                           --url_id, stored_xxh3------> OUT/shards/00000.tar     where the room there was given back
 
 A picture of a published sample lies in its shard, and its room in the staging tar may be given back
-(`runs/release.py`). Nothing need note which: what is read is held against its hash, and what does not fit is looked for
-in the published version.
+(`runs/give_back.py`). Nothing need note which: what is read is held against its hash, and what does not fit is looked
+for in the published version.
 """
 
 from __future__ import annotations

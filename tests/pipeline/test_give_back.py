@@ -21,7 +21,7 @@ from pipeline.commands import main
 from pipeline.config import WitConfig
 from pipeline.questions.verify import verify
 from pipeline.questions.verify_work import verify_work
-from pipeline.runs import release
+from pipeline.runs import give_back
 from pipeline.runs.run import run
 from pipeline.steps.fetch.pictures import Published
 from pipeline.storage import holes
@@ -162,8 +162,8 @@ def kill_at(call: int, real: Callable[..., object]) -> Callable[..., object]:
         ("make_way_for", 0),
         ("_put_back", 0),
         ("_put_back", 1),
-        ("release", 0),
-        ("_release_shard", 1),
+        ("give_back", 0),
+        ("_give_back_shard", 1),
         ("_twinned", 0),
         ("commit", 0),
         ("punch", 0),
@@ -175,11 +175,11 @@ def test_a_run_that_is_killed_in_between_loses_nothing(
     small: SmallRun, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, name: str, call: int
 ) -> None:
     want, requests = small.published(), len(server.requests)
-    monkeypatch.setattr(release, "_AT_A_TIME", 1)
+    monkeypatch.setattr(give_back, "_AT_A_TIME", 1)
     for words in (FEWER, ()):
-        where = "pipeline.runs.run" if name in ("make_way_for", "release") else "pipeline.runs.release"
+        where = "pipeline.runs.run" if name in ("make_way_for", "give_back") else "pipeline.runs.give_back"
         with monkeypatch.context() as patch:
-            patch.setattr(f"{where}.{name}", kill_at(call, getattr(release, name)))
+            patch.setattr(f"{where}.{name}", kill_at(call, getattr(give_back, name)))
             try:
                 small.run(*words)
                 killed = False
@@ -322,7 +322,7 @@ def test_a_disk_that_is_full_keeps_the_version_before(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(release, "_put_back", full)
+        patch.setattr(give_back, "_put_back", full)
         assert small.run(*FEWER) == 2
     assert "no space left on the disk" in capsys.readouterr().err
     assert small.published() == want

@@ -1,4 +1,4 @@
-"""release: the room that published pictures take in the staging tars is given back, so that each lies on the disk once.
+"""give back the room that published pictures take in the staging tars, so that each lies on the disk once.
 
     publish --> work/released/VERSION-SEED/00000-HASH.begun.parquet (what lies where) --holes--> 00000-HASH.parquet
     the next version comes: pictures that it lacks --copy--> into their holes, before the version that has them goes
@@ -38,7 +38,7 @@ from pipeline.storage.parquet import write_parquet
 from pipeline.storage.place import Place
 from pipeline.storage.tar import header_of
 
-__all__ = ["keep_pictures", "make_way_for", "release"]
+__all__ = ["give_back", "keep_pictures", "make_way_for"]
 
 
 _PLACES = pa.schema(
@@ -77,7 +77,7 @@ def make_way_for(version: Place, *, run: Run, config: ShardsConfig, say: Callabl
         _directory_of(version, run).mkdir(parents=True, exist_ok=True)
 
 
-def release(page: Page, version: Place, say: Callable[[str], None]) -> int:
+def give_back(page: Page, version: Place, say: Callable[[str], None]) -> int:
     """Give back the room in the staging tars of all that the published `version` holds, if `make_way_for` has said so;
     goes on where a killed run stopped. Returns of how many samples. Nothing is done where the disk cannot."""
     if not isinstance(version, Path):
@@ -94,7 +94,7 @@ def release(page: Page, version: Place, say: Callable[[str], None]) -> int:
     tasks = [task for task in page["shards"].cut(run) if isinstance(task, WriteShard) and task.partition not in done]
     published = Published(shards=str(version), seed=run.seed)
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        counts = list(pool.map(partial(_release_shard, published=published, store=store, directory=directory), tasks))
+        counts = list(pool.map(partial(_give_back_shard, published=published, store=store, directory=directory), tasks))
     if kept := sum(kept for _, kept in counts):
         say(
             f"damaged: {kept:,} pictures are not whole in their shards, and stay in work/fetch too; "
@@ -145,7 +145,7 @@ def _released(run: Run, say: Callable[[str], None]) -> Iterator[list[dict[str, A
             yield [row for row in rows if row["stored_xxh3"] is not None]
 
 
-def _release_shard(task: WriteShard, *, published: Published, store: Path, directory: Path) -> tuple[int, int]:
+def _give_back_shard(task: WriteShard, *, published: Published, store: Path, directory: Path) -> tuple[int, int]:
     """How many samples' pictures are released, and how many are not whole in the shard."""
     all_rows = [row for ranks in task.ranks for row in ranks.samples(_PLACES.names)]
     hashed = [row for row in all_rows if row["stored_xxh3"] is not None]  # others are of an earlier version, and stay
