@@ -24,7 +24,7 @@ FOR_HELP = HEAVY | ARRAYS | {"ada_url", "idna", "pycurl", "rich", "ssl"}
 """What no help loads."""
 PIPELINE = (
     *("plan", "run", "status", "sql", "report", "balance-report", "explain", "verify"),
-    *("subset", "join", "export-list"),
+    *("subset", "join", "export-list", "release"),
 )
 HELP = [
     ["pipeline", "--help"],
@@ -34,7 +34,7 @@ HELP = [
     ["pipeline.sample_web", "--help"],
 ]
 """Modules to run, with their words."""
-CONFIGS = ["pipeline.config", "pipeline.sets.subset_config", "query_list.config"]
+CONFIGS = ["pipeline.config", "pipeline.releasing.config", "pipeline.sets.subset_config", "query_list.config"]
 STEPS = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
     for path in (REPOSITORY / "pipeline" / "steps").rglob("[a-z]*.py")

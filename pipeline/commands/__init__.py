@@ -12,10 +12,12 @@ report CONFIG.yaml|DIR [--to FILE.html]          the data card
 balance-report CONFIG.yaml|DIR                   what several t, and each mode, keep
 explain CONFIG.yaml|DIR --uid HEX | --url URL    the story of one link
 verify CONFIG.yaml|DIR [--work] [--repair]       check every byte and count
+       RELEASE [--key KEY.pub]                   the same of a release
 subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N]
        [--samples_per_shard N] [--allow-files]   new shards from old
 join   DIR SCORES.parquet [--name NAME]          a user's columns, by uid
 export-list DIR --to FILE.parquet                URLs and captions, no images
+release DIR OUT [--about FILE.yaml] [--pictures] the set for others, checked
 
 CONFIG.yaml may be a preset's word instead: sample, commoncrawl, laion ...
 Paths are relative to the directory in which the command is run.
@@ -50,6 +52,7 @@ _COMMANDS = {
     "subset": "sets.subset_command",
     "join": "sets.join_command",
     "export-list": "sets.export_list_command",
+    "release": "sets.release_command",
 }
 """Command -> module here and function of `Words`. A function imports what it drives, so that `--help`, which prints its
 docstring, loads none of it."""
@@ -114,5 +117,9 @@ def _help(name: str, command: Callable[..., int], called: str, topic: str | None
         from pipeline.sets.subset_config import SubsetConfig
 
         page = describe(SubsetConfig)
+    if name == "release" and topic is None:
+        from pipeline.releasing.config import ReleaseConfig
+
+        page = describe(ReleaseConfig)
     print(printable(page), end="\n" if page else "")
     return 0

@@ -159,19 +159,27 @@ def report_command(words: Words) -> int:
 
 
 def verify_command(words: Words) -> int:
-    """verify CONFIG.yaml|DIR [--work] [--repair]
+    """verify CONFIG.yaml|DIR [--work] [--repair] | RELEASE [--key KEY.pub]
 
     Check every tar, member, picture, hash, row and count of the published
     shards. Each damage is a line; the exit status is 1 when there is one. With
     --work, check every file of work/ too, against its done-record. With
     --repair, make again what is damaged, from what is left: nothing is
-    requested.
+    requested. Of what `release` made, check every file against its checksum,
+    and with --key who signed it.
     """
+    from pipeline.releasing.verify import is_release
     from pipeline.runs.repair import repair
     from pipeline.terminal.console import PrintableConsole
 
-    work, mend = words.take_flag("work"), words.take_flag("repair")
+    work, mend, key = words.take_flag("work"), words.take_flag("repair"), words.take("key")
     (target,) = words.positional(1, _DATA_SET)
+    if is_release(place_of(target)):
+        if work or mend:
+            raise ConfigError(f"{target}: a release, which has no work, and is mended by a copy of what is damaged")
+        return _verify_release(place_of(target), key)
+    if key is not None:
+        raise ConfigError("--key: a release is signed, a data set is not")
     output = words.output(target)
     damages = _verify(output, work=work)
     if mend and damages:
@@ -181,6 +189,18 @@ def verify_command(words: Words) -> int:
             if not damages:
                 break
     return 1 if damages else 0
+
+
+def _verify_release(place: Place, key: str | None) -> int:
+    from pipeline.releasing.verify import verify_release
+    from pipeline.storage.keys import public_key
+
+    result = verify_release(place, None if key is None else public_key(place_of(key)))
+    for damage in result.damages:
+        say(f"damaged: {damage.file}: {damage.what}")
+    checked = f"{result.shards:,} files, {result.samples:,} samples, {result.num_bytes / 1e6:,.1f} MB"
+    say(f"{place}: {checked}: {f'{len(result.damages)} damaged' if result.damages else 'all whole'}")
+    return 1 if result.damages else 0
 
 
 def _verify(output: Place, *, work: bool) -> list[Damage]:

@@ -1,17 +1,19 @@
-"""Commands that make something of a data set: subset, join, export-list."""
+"""Commands that make something of a data set: subset, join, export-list, release."""
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
-from configs.load import from_mapping
+from configs.load import from_mapping, read_mapping
 from pipeline.commands.words import Words, new_output
+from pipeline.releasing.config import ReleaseConfig
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.storage.place import place_of
 from pipeline.terminal.printable import say
 from pipeline.terminal.progress import Progress
 
-__all__ = ["export_list_command", "join_command", "subset_command"]
+__all__ = ["export_list_command", "join_command", "release_command", "subset_command"]
 
 
 def subset_command(words: Words) -> int:
@@ -77,3 +79,50 @@ def export_list_command(words: Words) -> int:
     rows = export_list(words.output(target), to)
     say(f"wrote {rows:,} rows to {to}")
     return 0
+
+
+_OF_A_RELEASE = (
+    *("title", "licence", "creator", "citation", "contact", "url", "version", "published"),
+    *("columns", "supersedes", "sign", "engine"),
+)
+
+
+def release_command(words: Words) -> int:
+    """release DIR OUT [--about FILE.yaml] [--title TEXT]
+        [--licence NAME|URL] [--creator NAME] [--citation BIBTEX]
+        [--contact WHERE] [--url URL] [--version N.N.N] [--published DAY]
+        [--pictures] [--columns +NAME,-NAME] [--rows_per_file N]
+        [--supersedes DIR] [--sign KEY.pem] [--engine inline|ray]
+
+    What others need to use the data set, in the directory OUT: links and
+    captions as Parquet (with --pictures the tars too), query list, config
+    without what is private, card, README.md, croissant.json, checksums. What
+    only people know comes from options, or from a file (--about) that may say
+    all that is below. `verify OUT` checks it, `sha256sum -c SHA256SUMS` too.
+    """
+    from pipeline.releasing.release import release
+    from pipeline.terminal.console import PrintableConsole
+
+    about = words.take("about")
+    options = {} if about is None else {name: _day(value) for name, value in read_mapping(about).items()}
+    told: dict[str, Any] = {name: words.take(name) for name in _OF_A_RELEASE}
+    told |= {"rows_per_file": words.take_count("rows-per-file"), "pictures": words.take_flag("pictures") or None}
+    options |= {name: value for name, value in told.items() if value is not None}
+    said = from_mapping(ReleaseConfig, options, where=about or "release")
+    target, to = words.positional(2, "a data set's directory, and one for the release")
+    out = new_output(to)
+    result = release(words.output(target), said, out, progress=Progress(PrintableConsole(stderr=True)))
+    if result.undecided:
+        say(f"not published, since nobody decided about them: {', '.join(result.undecided)}")
+    if result.missing:
+        say(
+            f"not told, since only you know: {', '.join(result.missing)}; say it with --{result.missing[0]}, or --about"
+        )
+    what = "is whole already" if result.was_there else f"release {result.release}"
+    say(f"{out}: {what}: {result.samples:,} samples, {result.files:,} files, {result.num_bytes / 1e6:,.1f} MB")
+    return 0
+
+
+def _day(value: Any) -> Any:
+    """YAML takes 2026-11-29 for a date."""
+    return value.isoformat() if isinstance(value, datetime.date) else value

@@ -133,9 +133,9 @@ def json_of(row: Mapping[str, Any]) -> bytes:
     ).encode()
 
 
-def _hex(value: bytes | int | None) -> str | None:
-    if value is None:
-        return None
+def _hex(value: bytes | int | str | None) -> str | None:
+    if value is None or isinstance(value, str):  # a release has identities in hex already
+        return value
     return f"{value:016x}" if isinstance(value, int) else value.hex()
 
 

@@ -75,12 +75,14 @@ class Card:
     samples: Sequence[Sample] = field(repr=False)
 
 
-def gather(output: Place, database: duckdb.DuckDBPyConnection) -> Card:
-    """Ask the data set in `output`, whose catalog is `database`.
+def gather(
+    output: Place, database: duckdb.DuckDBPyConnection, *, config: WitConfig | None = None, pictures: bool = True
+) -> Card:
+    """Ask the data set in `output`, whose catalog is `database`. `config` is what to show in the place of its own.
 
     Raises OSError or DamagedFileError where a tar cannot be read, duckdb.Error where a Parquet file cannot.
     """
-    ask, config = Answers(database), config_of(output)
+    ask, config = Answers(database), config or config_of(output)
     units = {row["unit"]: row for row in ask.rows("funnel") if row["unit"] not in ("link", "pair")}
     sources = units.get("source")
     header = header_of(output, config, None if sources is None else sources["kept"])
@@ -114,7 +116,7 @@ def gather(output: Place, database: duckdb.DuckDBPyConnection) -> Card:
         respected=_respected(config),
         copies=[row for row in failures if row["stage"] in _COPIES],
         duplicates=ask.rows("duplicates"),
-        samples=samples_of(output, ask.samples(_PICTURES)),
+        samples=samples_of(output, ask.samples(_PICTURES)) if pictures else (),
     )
 
 

@@ -1,0 +1,431 @@
+"""release: a published set as others can take it over, use it and check it.
+
+    shards --columns--> links/*.parquet, pictures/*.tar          the catalog --> queries.parquet, card.html
+    config.yaml, ledger.json, removed/   without what is private --> the same names
+    facts of all that, and what people say --> README.md, croissant.json
+    every file --> release.json --> SHA256SUMS --key--> SHA256SUMS.sig         the sums last: with them it is whole
+
+It is made in OUT.tmp-release and gets its name when it is whole; in a bucket, which renames nothing, its files are
+copied to OUT, SHA256SUMS last. A release that was killed goes on; one of the same things gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from configs.load import fingerprint, to_mapping
+from pipeline.catalog.catalog import open_catalog, sql_errors
+from pipeline.engine import Data, Engine, EngineConfig, Part, Task, look_at, open_engine
+from pipeline.errors import DamagedFileError, InputError, OutputError
+from pipeline.questions.card.render import render
+from pipeline.records.shard import shard_name
+from pipeline.releasing.columns import Column, columns_of, undecided
+from pipeline.releasing.config import ReleaseConfig
+from pipeline.releasing.croissant import croissant_of, missing
+from pipeline.releasing.facts import Facts, facts_of
+from pipeline.releasing.manifest import FORM, MANIFEST, Superseded, read_manifest, superseded_by
+from pipeline.releasing.readme import readme_of
+from pipeline.releasing.rows import LinkFiles, PictureFiles, WriteLinks, WritePictures
+from pipeline.releasing.sums import SIGNATURE, SUMS, sums_of
+from pipeline.storage.atomic import (
+    commit,
+    read_json,
+    remove_tree,
+    sha256_of,
+    temporary_name,
+    unwritable,
+    write_bytes,
+    write_json,
+)
+from pipeline.storage.bucket import BucketPath
+from pipeline.storage.checked import check, read_schema
+from pipeline.storage.keys import private_key, public_hex
+from pipeline.storage.location import Files, Location
+from pipeline.storage.output import check_output, open_output
+from pipeline.storage.parquet import write_parquet
+from pipeline.storage.place import Place, files_in, place_of
+from pipeline.storage.written import written
+from pipeline.terminal.progress import Progress
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+__all__ = ["Released", "release"]
+
+_STATE = "release.begun.json"
+_CODE = 1
+"""Rises when the same set and options give another release."""
+_FIRST = "1.0.0"
+_DAMAGED_AGAIN = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What lies there now."""
+
+    samples: int
+    files: int
+    num_bytes: int
+    release: str
+    was_there: bool
+    """Whether it was whole before: nothing was written."""
+    missing: Sequence[str]
+    """What only people know, and nobody said: names of options."""
+    undecided: Sequence[str]
+    """Columns of the set that stayed in since nobody decided about them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Set:
+    """The published version that is released."""
+
+    root: Place
+    fingerprint: str
+    samples: int
+    shards: Sequence[Mapping[str, Any]]
+    columns: Sequence[str]
+    """That its rows have."""
+
+    def location(self, shard: Mapping[str, Any], kind: str) -> Location:
+        named = {"parquet": ("parquet", "parquet_sha256"), "tar": ("name", "sha256")}[kind]
+        return Location(str(self.root / "shards" / shard[named[0]]), shard[named[1]])
+
+
+def release(source: Place, said: ReleaseConfig, out: Place, *, progress: Progress | None = None) -> Released:
+    """Release what is published of the data set in `source` into the directory `out`.
+
+    Raises ConfigError for a column, key or release before that is none, InputError where nothing is published,
+    OutputError where `out` holds anything else than this very release, or cannot be written; LockedError,
+    DamagedFileError, StoreError. `source` is only read.
+    """
+    progress = progress or Progress()
+    ours = _set_in(source)
+    if {source.resolve(), out.resolve()} & {*source.resolve().parents, *out.resolve().parents} or (
+        source.resolve() == out.resolve()
+    ):
+        raise OutputError(f"{out}: lies inside the data set, or around it; choose another directory for the release")
+    columns = columns_of(ours.columns, pictures=said.pictures, asked=said.columns)
+    before = None if said.supersedes is None else superseded_by(place_of(said.supersedes))
+    key = None if said.sign is None else private_key(place_of(said.sign))
+    made_of = _made_of(ours, said, columns, before, key)
+    aside = out.absolute().with_name(f"{out.name}.tmp-release") if isinstance(out, Path) else _beside(out)
+    whole = _whole(out, made_of)
+    if not whole:
+        _refuse_others(out, aside)
+        with open_output(aside, say=progress.say):
+            if not (whole := _whole(out, made_of)):  # another may have ended while this one waited
+                try:
+                    _make(ours, said, columns, before, key, made_of, aside, out, progress)
+                except OSError as error:
+                    raise unwritable(out, error) from error
+    remove_tree(aside)
+    manifest = read_manifest(out)
+    assert manifest is not None
+    return Released(
+        samples=manifest["samples"],
+        files=len(manifest["files"]),
+        num_bytes=sum(file["bytes"] for file in manifest["files"]),
+        release=manifest["release"],
+        was_there=whole,
+        missing=manifest["missing"],
+        undecided=undecided(ours.columns),
+    )
+
+
+def _beside(out: BucketPath) -> BucketPath:
+    if not out.key:
+        raise OutputError(f"{out}: the bucket itself; name a place in it")
+    return out.with_name(f"{out.name}.tmp-release")
+
+
+def _set_in(source: Place) -> _Set:
+    check_output(source)
+    manifest = read_json(source / "shards" / "manifest.json")
+    if manifest is None:
+        raise InputError(f"{source}: has no published shards yet; finish its run first")
+    if not manifest["samples"]:
+        raise InputError(f"{source}: no sample is published, so there is nothing to release")
+    if (source / "shards" / "tombstones.json").exists():
+        raise InputError(
+            f"{source}: removed samples are still in its shards; `python -m pipeline compact {source}` takes them out"
+        )
+    first = manifest["shards"][0]
+    parquet = Location(str(source / "shards" / first["parquet"]), first["parquet_sha256"])
+    return _Set(
+        root=source,
+        fingerprint=manifest["fingerprint"],
+        samples=manifest["samples"],
+        shards=manifest["shards"],
+        columns=read_schema(parquet).names,
+    )
+
+
+def _made_of(
+    ours: _Set,
+    said: ReleaseConfig,
+    columns: Sequence[Column],
+    before: Superseded | None,
+    key: Ed25519PrivateKey | None,
+) -> str:
+    """Fingerprint of all that decides a release, but for the day on which it was begun."""
+    plain = to_mapping(said)
+    for name in ("engine", "supersedes", "sign"):
+        del plain[name]
+    return fingerprint(
+        *(
+            "release",
+            _CODE,
+            ours.fingerprint,
+            str(ours.root.resolve().name),
+            plain,
+            [column.name for column in columns],
+        ),
+        *(None if before is None else before.sums, None if key is None else public_hex(key)),
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _deltas(ours.root)},
+    )
+
+
+def _deltas(source: Place) -> list[Place]:
+    """What `remove` wrote of what went from the set, as far as it is done."""
+    return [path for path in files_in(source / "removed", "*.json") if (read_json(path) or {}).get("state") == "done"]
+
+
+# --- what is there ------------------------------------------------------------------------------
+
+
+def _whole(out: Place, made_of: str) -> bool:
+    """Whether this very release is there, whole. Raises OutputError where another one is."""
+    if not (out / SUMS).is_file():
+        return False
+    manifest = read_manifest(out)
+    if manifest is None:
+        raise OutputError(f"{out}: holds {SUMS}, and no release; choose another directory")
+    if manifest["made_of"] != made_of:
+        raise OutputError(
+            f"{out}: holds another release, {manifest['title']} {manifest['release']}, of another set or told "
+            "otherwise; choose another directory, or remove that one"
+        )
+    return True
+
+
+def _refuse_others(out: Place, aside: Place) -> None:
+    """Raise OutputError where something is there that no release of ours left unfinished."""
+    if not out.exists():
+        return
+    if isinstance(out, Path):
+        if not out.is_dir() or any(out.iterdir()):
+            raise OutputError(f"{out}: exists, and is no release; choose another directory")
+    elif read_json(aside / _STATE) is None:
+        raise OutputError(f"{out}: something is there that is no release; choose another place")
+
+
+# --- making it ----------------------------------------------------------------------------------
+
+
+def _make(
+    ours: _Set,
+    said: ReleaseConfig,
+    columns: Sequence[Column],
+    before: Superseded | None,
+    key: Ed25519PrivateKey | None,
+    made_of: str,
+    aside: Place,
+    out: Place,
+    progress: Progress,
+) -> None:
+    published = _begin(aside, made_of, said)
+    with open_engine(EngineConfig(kind=said.engine), progress) as engine:
+        parts = _write_rows(ours, said, columns, aside / "rows", engine)
+    place = aside / "release" if isinstance(aside, Path) else out
+    remove_tree(place)
+    files = [_put(file, kind, place) for part in parts for kind, file in _named(part)]
+    with open_catalog(ours.root) as database, sql_errors(str(ours.root)):
+        deltas = _deltas(ours.root)
+        version = said.version or (_FIRST if before is None else before.next_version)
+        facts = facts_of(ours.root, database, said, release=version, published=published, removals=len(deltas))
+        files += _describe(ours, facts, columns, before, deltas, files, database, place)
+    rows = {f"links/{part.files.links.name}": int(part.info["rows"]) for part in parts}
+    manifest = {
+        "form": FORM,
+        "title": facts.title,
+        "release": version,
+        "published": published,
+        "made_of": made_of,
+        "set": ours.fingerprint,
+        "samples": ours.samples,
+        "pictures": said.pictures,
+        "columns": [column.name for column in columns],
+        "missing": missing(facts),
+        "signed_by": None if key is None else public_hex(key),
+        "supersedes": [] if before is None else before.history,
+        "files": [file | ({"rows": rows[file["name"]]} if file["name"] in rows else {}) for file in files],
+    }
+    if sum(rows.values()) != ours.samples:
+        raise DamagedFileError(str(ours.root / "shards"), f"holds {sum(rows.values()):,} rows, not {ours.samples:,}")
+    write_json(place / MANIFEST, manifest)
+    digests = {file["name"]: file["sha256"] for file in files}
+    sums = sums_of(digests | {MANIFEST: hashlib.sha256((place / MANIFEST).read_bytes()).hexdigest()})
+    if key is not None:
+        write_bytes(place / SIGNATURE, key.sign(sums))
+    write_bytes(place / SUMS, sums)
+    if isinstance(place, Path) and isinstance(out, Path):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            out.rmdir()
+        place.rename(out)
+
+
+def _begin(aside: Place, made_of: str, said: ReleaseConfig) -> str:
+    """The day of the release: what people say, or on which it was begun. What another one left here goes."""
+    state = read_json(aside / _STATE)
+    if state is None or state.get("made_of") != made_of:
+        for name in ("rows", "release"):
+            remove_tree(aside / name)
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        state = {"made_of": made_of, "published": said.published or today}
+        write_json(aside / _STATE, state)
+    return str(state["published"])
+
+
+def _write_rows(
+    ours: _Set, said: ReleaseConfig, columns: Sequence[Column], directory: Place, engine: Engine
+) -> Sequence[Part[LinkFiles | PictureFiles]]:
+    """Write what is not written yet, and hold what was against its checksums."""
+    names = tuple(column.name for column in columns)
+    tasks: list[Task[Any]]
+    data: Data[Any]
+    if said.pictures:
+        data = Data("rows", PictureFiles)
+        tasks = [
+            WritePictures(
+                partition=shard_name(index),
+                shard=ours.location(shard, "parquet"),
+                tar=ours.location(shard, "tar"),
+                columns=names,
+            )
+            for index, shard in enumerate(ours.shards)
+        ]
+    else:
+        data = Data("rows", LinkFiles)
+        tasks = [
+            WriteLinks(partition=shard_name(index), shards=Files(shards), columns=names)
+            for index, shards in enumerate(_groups(ours, said.rows_per_file))
+        ]
+    data.directory = directory
+    for attempt in range(_DAMAGED_AGAIN):
+        looked = look_at(directory, tasks)
+        data.finish(engine.run_step(directory, tasks, title="write the release", looked=looked))
+        try:
+            for part in data.parts:
+                if part.name in looked.done:
+                    for _, file in _named(part):
+                        check(file)
+            break
+        except DamagedFileError:
+            if attempt + 1 == _DAMAGED_AGAIN:
+                raise
+            remove_tree(directory)
+    return data.parts
+
+
+def _groups(ours: _Set, rows_per_file: int) -> Iterator[list[Location]]:
+    """Shards of about so many rows together."""
+    group: list[Location] = []
+    rows = 0
+    for shard in ours.shards:
+        if group and rows + shard["samples"] > rows_per_file:
+            yield group
+            group, rows = [], 0
+        group.append(ours.location(shard, "parquet"))
+        rows += shard["samples"]
+    if group:
+        yield group
+
+
+def _named(part: Part[Any]) -> Iterator[tuple[str, Location]]:
+    """Directory of the release -> file."""
+    yield "links", part.files.links
+    if isinstance(part.files, PictureFiles):
+        yield "pictures", part.files.tar
+
+
+def _put(file: Location, kind: str, place: Place) -> dict[str, Any]:
+    """Give a file that a task wrote its place in the release: a second name, or a copy where there are none."""
+    to, where = place / kind / file.name, file.place
+    if isinstance(to, BucketPath) and isinstance(where, BucketPath):
+        where.copy(to)
+        num_bytes = where.stat().st_size
+    else:
+        assert isinstance(to, Path)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(to)
+        try:
+            os.link(file.path, temporary)
+            temporary.replace(to)
+        except OSError:
+            shutil.copyfile(file.path, temporary)
+            check(Location(str(temporary), file.digest))
+            commit(temporary, to)
+        num_bytes = to.stat().st_size
+    return {"name": f"{kind}/{file.name}", "bytes": num_bytes, "sha256": file.digest}
+
+
+def _describe(
+    ours: _Set,
+    facts: Facts,
+    columns: Sequence[Column],
+    before: Superseded | None,
+    deltas: Sequence[Place],
+    data: Sequence[Mapping[str, Any]],
+    database: duckdb.DuckDBPyConnection,
+    place: Place,
+) -> list[dict[str, Any]]:
+    """Write all that says what the data are; croissant.json last, since it lists the others."""
+    files: list[dict[str, Any]] = []
+
+    def write(name: str, fill: Callable[[Path], object]) -> None:
+        with written(place / name) as path:
+            fill(path)
+            files.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+
+    def put(name: str, content: bytes) -> None:
+        write(name, lambda path: path.write_bytes(content))
+
+    queries = _queries(database)
+    if queries is not None:
+        write("queries.parquet", lambda path: write_parquet(path, queries, queries.schema))
+    if facts.config_yaml is not None:
+        put("config.yaml", facts.config_yaml.encode())
+    if (ours.root / "ledger.json").is_file():
+        put("ledger.json", (ours.root / "ledger.json").read_bytes())
+    for delta in deltas:
+        put(f"removed/{delta.name}", delta.read_bytes())
+    if before is not None:
+        links = [place / file["name"] for file in data if file["name"].startswith("links/")]
+        write(f"gone/since-{before.release}.txt", lambda path: before.write_gone(links, path))
+    put("card.html", render(facts.card).encode())
+    put("README.md", readme_of(facts, columns, queries=queries is not None))
+    listed = sorted([*data, *files], key=lambda file: str(file["name"]))
+    put("croissant.json", croissant_of(facts, columns, listed, None if queries is None else queries.schema))
+    return files
+
+
+def _queries(database: duckdb.DuckDBPyConnection) -> pa.Table | None:
+    """The query list with what each query matched and selects, as ids go; None of a set that has no list any more."""
+    table = database.sql(
+        """SELECT queries.*, matched, coalesce(final_counts.selected, query_counts.selected) AS selected,
+                  coalesce(final_counts.contained, query_counts.contained) AS contained
+           FROM queries LEFT JOIN query_counts USING (query_id) LEFT JOIN final_counts USING (query_id)
+           ORDER BY query_id"""
+    ).to_arrow_table()
+    return table if table.num_rows else None
