@@ -26,6 +26,10 @@ Values = Literal["flag", "file", "text"] | tuple[str, ...]
 """What follows an option: nothing, a path, something else, or one of these words."""
 _YES_NO: Values = ("true", "false")
 _RESULT: Mapping[str, Values] = {"format": ("table", "csv", "json", "parquet"), "to": "file"}
+_TOLD_OF_A_RELEASE = (
+    *("title", "description", "licence", "creator", "citation", "contact", "url", "download_url", "version"),
+    *("published", "keywords", "use_cases", "biases", "social_impact", "maintenance", "columns", "rows_per_file"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,23 +205,11 @@ COMMANDS: tuple[Command, ...] = (
         takes="set",
         options={
             "about": "file",
-            "title": "text",
-            "description": "text",
-            "licence": "text",
-            "creator": "text",
-            "citation": "text",
-            "contact": "text",
-            "url": "text",
-            "download_url": "text",
-            "version": "text",
-            "published": "text",
-            "maintenance": "text",
             "pictures": "flag",
-            "columns": "text",
-            "rows_per_file": "text",
             "supersedes": "file",
             "sign": "file",
             "engine": ("inline", "ray"),
+            **dict.fromkeys(_TOLD_OF_A_RELEASE, "text"),
         },
     ),
     Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from typing import Any
 
@@ -81,32 +82,32 @@ def export_list_command(words: Words) -> int:
     return 0
 
 
-_OF_A_RELEASE = (
-    *("title", "licence", "creator", "citation", "contact", "url", "version", "published"),
-    *("columns", "supersedes", "sign", "engine"),
-)
-
-
 def release_command(words: Words) -> int:
     """release DIR OUT [--about FILE.yaml] [--title TEXT]
-        [--licence NAME|URL] [--creator NAME] [--citation BIBTEX]
-        [--contact WHERE] [--url URL] [--version N.N.N] [--published DAY]
-        [--pictures] [--columns +NAME,-NAME] [--rows_per_file N]
-        [--supersedes DIR] [--sign KEY.pem] [--engine inline|ray]
+        [--description TEXT] [--licence NAME|URL] [--creator NAME]
+        [--citation BIBTEX] [--contact WHERE] [--url URL] [--download_url URL]
+        [--version N.N.N] [--published DAY] [--keywords TEXT]
+        [--use_cases TEXT] [--biases TEXT] [--social_impact TEXT]
+        [--maintenance TEXT] [--pictures] [--columns +NAME,-NAME]
+        [--rows_per_file N] [--supersedes DIR] [--sign KEY.pem]
+        [--engine inline|ray]
 
     What others need to use the data set, in the directory OUT: links and
     captions as Parquet (with --pictures the tars too), query list, config
     without what is private, card, README.md, croissant.json, checksums. What
-    only people know comes from options, or from a file (--about) that may say
-    all that is below. `verify OUT` checks it, `sha256sum -c SHA256SUMS` too.
+    only people know comes from options, or from a file with the same names
+    (--about). `verify OUT` checks it, `sha256sum -c SHA256SUMS` too.
     """
     from pipeline.releasing.release import release
     from pipeline.terminal.console import PrintableConsole
 
     about = words.take("about")
     options = {} if about is None else {name: _day(value) for name, value in read_mapping(about).items()}
-    told: dict[str, Any] = {name: words.take(name) for name in _OF_A_RELEASE}
-    told |= {"rows_per_file": words.take_count("rows-per-file"), "pictures": words.take_flag("pictures") or None}
+    told: dict[str, Any] = {"rows_per_file": words.take_count("rows-per-file")}
+    told["pictures"] = words.take_flag("pictures") or None
+    for field in dataclasses.fields(ReleaseConfig):
+        if field.name not in told:
+            told[field.name] = words.take(field.name.replace("_", "-"))
     options |= {name: value for name, value in told.items() if value is not None}
     said = from_mapping(ReleaseConfig, options, where=about or "release")
     target, to = words.positional(2, "a data set's directory, and one for the release")

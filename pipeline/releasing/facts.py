@@ -15,7 +15,6 @@ from pipeline.pages import config_of
 from pipeline.questions.card.gather import Card, gather
 from pipeline.releasing.config import ReleaseConfig
 from pipeline.releasing.public_config import public_config, shown_config
-from pipeline.storage.atomic import read_json
 from pipeline.storage.place import Place
 
 __all__ = ["Facts", "facts_of"]
@@ -119,8 +118,3 @@ def _days(source: Place) -> list[str]:
         if isinstance(run, dict) and run.get("status") == "finished" and "started" in run:
             days.add(str(run["started"])[:10])
     return [min(days), max(days)] if len(days) > 1 else sorted(days)
-
-
-def ledger_of(source: Place) -> Any:
-    """The ledger's lines, counts alone; None where there is none."""
-    return read_json(source / "ledger.json")
