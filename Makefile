@@ -90,9 +90,9 @@ test: .venv/ready-dev  ## the default tests
 test-all: .venv/ready-dev  ## all tests that need no GPU, slow ones too
 	@$(BIN)/python -m pytest -q -m 'not gpu and not benchmark and not peers' $(ARGS)
 
-PEERS := open_clip clip_benchmark datasets img2dataset transformers
+PEERS := open_clip clip_benchmark datasets img2dataset mlcroissant transformers
 
-peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other readers (about a minute, 1.3 GB)
+peers: $(PEERS:%=.venv-peers/%/ready)  ## make the side environments of other readers (about a minute, 2.1 GB)
 
 .venv-peers/%/ready: tests/peers/%.txt | .venv/ready-dev
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
