@@ -31,6 +31,7 @@ from pipeline.catalog.summaries import SUMMARIES, fresh_summary
 from pipeline.engine import Data, outputs_of
 from pipeline.errors import OutputError, PipelineError
 from pipeline.pages import page_of, views_of, whole_page
+from pipeline.records.removals import tombstones_of
 from pipeline.records.schema import REJECTIONS, SAMPLES
 from pipeline.steps.step import Page
 from pipeline.storage.atomic import read_json
@@ -212,9 +213,10 @@ def _rejections(page: Page) -> Iterator[Location]:
                 yield from earlier.present("rejections")
     if "extract" not in page:
         yield from _earlier_extract(page)
-    subset = Data("subset", page["texts"].data.out)  # what it left out of the set that it was taken from
-    subset.directory = page.run.directory("subset")
-    yield from subset.present("rejections")
+    for name in ("subset", "takedown"):  # what was left out of the set that it was taken from; what was removed since
+        afterwards = Data(name, page["texts"].data.out)
+        afterwards.directory = page.run.directory(name)
+        yield from afterwards.present("rejections")
 
 
 def _earlier_extract(page: Page) -> Iterator[Location]:
@@ -249,6 +251,7 @@ def _define_views(output: Place, database: duckdb.DuckDBPyConnection, wanted: Se
     if wanted & {"published", "shards"}:
         shards = (read_json(output / "shards" / "manifest.json") or {"shards": []})["shards"]
         _define(database, "published", [Location(str(output / "shards" / s["parquet"])) for s in shards], SAMPLES)
+        _hide(database, tombstones_of(output / "shards"))
         _table(database, "shards", shards, _SHARDS)
     if "samples" in wanted:
         _define_samples(output, database)
@@ -258,6 +261,16 @@ def _define_views(output: Place, database: duckdb.DuckDBPyConnection, wanted: Se
         lines = (read_json(output / "ledger.json") or {"lines": []})["lines"]
         _table(database, "ledger", list(_ledger_rows(lines)), _LEDGER)
         _table(database, "reasons", list(_reason_rows(lines)), _REASONS)
+
+
+def _hide(database: duckdb.DuckDBPyConnection, removed: Set[bytes]) -> None:
+    """Take these uids, whose rows a bucket still has, out of `published`."""
+    if removed:
+        database.execute("CREATE TABLE tombstones AS SELECT unnest(?::BLOB[]) AS uid", [sorted(removed)])
+        database.execute("ALTER VIEW published RENAME TO published_before_removals")
+        database.execute(
+            "CREATE VIEW published AS SELECT * FROM published_before_removals ANTI JOIN tombstones USING (uid)"
+        )
 
 
 def _ledger_rows(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,10 @@ subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N]
 join   DIR SCORES.parquet [--name NAME]          a user's columns, by uid
 export-list DIR --to FILE.parquet                URLs and captions, no images
 release DIR OUT [--about FILE.yaml] [--pictures] the set for others, checked
+remove DIR --urls FILE | --hosts FILE | --sha256 FILE | --uids FILE
+       [--reason TEXT] [--sign KEY] [--dry-run]  take samples out, for good
+compact DIR [--sign KEY]                         their bytes too, in a bucket
+apply-delta DIR DELTA.json [--key PUBLIC]        what a publisher removed
 
 CONFIG.yaml may be a preset's word instead: sample, commoncrawl, laion ...
 Paths are relative to the directory in which the command is run.
@@ -53,6 +57,9 @@ _COMMANDS = {
     "join": "sets.join_command",
     "export-list": "sets.export_list_command",
     "release": "sets.release_command",
+    "remove": "takedown.remove_command",
+    "compact": "takedown.compact_command",
+    "apply-delta": "takedown.apply_delta_command",
 }
 """Command -> module here and function of `Words`. A function imports what it drives, so that `--help`, which prints its
 docstring, loads none of it."""

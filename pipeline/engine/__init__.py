@@ -11,7 +11,7 @@ from pipeline.engine.config import EngineConfig
 from pipeline.engine.data import Data, Part
 from pipeline.engine.engine import Accept, Engine, Looked, look_at
 from pipeline.engine.open import open_engine
-from pipeline.engine.record import Done, Records, forget, record_at, record_of, records_in, steps_in
+from pipeline.engine.record import Done, Records, amend, forget, record_at, record_of, records_in, steps_in
 from pipeline.engine.task import WORKER_MB, AnyTask, Info, Needs, Output, Task, TaskOfParts, apart, output, outputs_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Records",
     "Task",
     "TaskOfParts",
+    "amend",
     "apart",
     "forget",
     "look_at",

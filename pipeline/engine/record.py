@@ -10,6 +10,7 @@ records.jsonl is taken out before its task is done again, so that it never vouch
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from pipeline.storage.store_client import StoreError
 __all__ = [
     "Done",
     "Records",
+    "amend",
     "done_of",
     "forget",
     "is_manifest_of",
@@ -231,6 +233,19 @@ def forget(directory: Place, *partitions: str) -> None:
     """Let the tasks of these names be done again by the next run."""
     _remove_singles(directory, partitions)
     take_out(directory, set(partitions))
+
+
+def amend(directory: Place, records: Sequence[Done]) -> None:
+    """Say of finished tasks what their files are now, since somebody has changed them in their place: their keys stay,
+    and those of tasks that read them do not. Raises OutputError."""
+    for record in records:
+        write_sealed(place_of_record(directory, record.partition), record.plain())
+    plan = manifest_of(directory)
+    if plan is not None and records:
+        now = {record.partition: record.outputs for record in records}
+        write_manifest(
+            directory, [dataclasses.replace(each, outputs=now.get(each.partition, each.outputs)) for each in plan]
+        )
 
 
 def steps_in(work: Place) -> list[Place]:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import one_line
 from pipeline.pictures.rejected import Rejected
-from pipeline.records.shard import extension_of, json_of, samples_of, stats_of
+from pipeline.records.shard import REMOVED_MEMBER, extension_of, json_of, samples_of, stats_of
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.storage.atomic import read_json
@@ -223,6 +223,7 @@ def _rows(entry: Mapping[str, Any], rows: pa.Table) -> Iterator[Damage]:
             yield of_shards(entry["parquet"], f"row {number}: selected by a query that it does not contain")
 
 
+_REMOVED = REMOVED_MEMBER.encode() + b"\0"
 _ANY_PICTURE = ImageConfig(min_side=1, max_aspect_ratio=0.0, max_pixels=2**31)
 
 
@@ -236,11 +237,15 @@ def members(tar: Passing, rows: pa.Table) -> Iterator[str]:
         for batch in rows.to_batches(max_chunksize=1024):
             for row in batch.to_pylist():
                 key, size = row["key"], row["num_bytes"]
+                header, removed, problem = _over_removed(tar)
+                position += removed
+                if problem is not None:
+                    yield f"before sample {key}: {problem}"
                 if row["tar_offset"] != position + _BLOCK or size < 0:
                     turn = position + _BLOCK
                     yield f"sample {key}: its row puts the picture at {row['tar_offset']}, its turn is at {turn}"
                     return
-                header, image = tar.read(_BLOCK), tar.read(size)
+                image = tar.read(size)
                 tar.read(-size % _BLOCK)
                 name = f"{key}.{extension_of(image)}"
                 if len(image) != size:
@@ -259,7 +264,27 @@ def members(tar: Passing, rows: pa.Table) -> Iterator[str]:
                     if not used:
                         return
                     position += used
-        yield from _end(tar, position)
+        header, removed, problem = _over_removed(tar)
+        if problem is not None:
+            yield f"behind its last sample: {problem}"
+        yield from _end(header, tar, position + removed)
+
+
+def _over_removed(tar: Passing) -> tuple[bytes, int, str | None]:
+    """(the next header that is not of a removed sample, bytes of those passed over, what is wrong with one of them)."""
+    passed, problem = 0, None
+    while (header := tar.read(_BLOCK)).startswith(_REMOVED):
+        try:
+            size = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
+        except tarfile.TarError:
+            return header, passed, problem
+        if header != _header(REMOVED_MEMBER, size):
+            return header, passed, problem
+        content = tar.read(size + -size % _BLOCK)
+        if content.count(0) != len(content):
+            problem = f"the removed sample at byte {passed} behind the one before still has content"
+        passed += _BLOCK + size + -size % _BLOCK
+    return header, passed, problem
 
 
 def _picture_problem(image: bytes, digest: bytes | None, checker: IsolatedChecker | None) -> str | None:
@@ -322,9 +347,9 @@ def _instead(header: bytes) -> str:
     return f"the header of {member.name!r} ({member.size} bytes, mode {member.mode:o}, time {member.mtime})"
 
 
-def _end(tar: Passing, position: int) -> Iterator[str]:
-    """Two zero blocks and padding to a whole record, nothing after."""
-    rest = tar.read(2 * _RECORD)
+def _end(header: bytes, tar: Passing, position: int) -> Iterator[str]:
+    """Two zero blocks and padding to a whole record, nothing after; `header` is the first of them."""
+    rest = header + tar.read(2 * _RECORD)
     expected = 2 * _BLOCK + -(position + 2 * _BLOCK) % _RECORD
     if rest.strip(b"\0"):
         yield f"holds more than its rows: {_instead(rest[:_BLOCK])} at byte {position}"

@@ -43,6 +43,7 @@ REASONS: dict[str, dict[str, str]] = {
         "opt_out": "X-Robots-Tag or another header forbids this use",
         "robots_txt": "the host's robots.txt forbids the path to our user agent",
         "block_list": "the user's block list names the host, the URL or the body's SHA-256",
+        "removed": "a removal names the URL, its host, the body's SHA-256, or a pair of the picture (docs/takedown.md)",
         "empty_body": "the answer has no body",
         "not_stored": "an img2dataset directory does not hold the picture that it should",
     },
@@ -60,6 +61,7 @@ REASONS: dict[str, dict[str, str]] = {
         "same_picture": "another picture looks the same; the detail is the uid of a pair that stays",
     },
     "final_balance": {"reserve_not_needed": "its queries reached their limits without it; it was fetched as a reserve"},
+    "takedown": {"removed": "it was removed after it was published; the next run enters it under fetch"},
     "subset": {
         "condition": "the condition does not hold for it; the detail is the first part that does not, with its values",
         "not_listed": "the list of uids does not name it",

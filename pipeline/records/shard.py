@@ -5,8 +5,8 @@
     00000_stats.json
 
 Layout and keys are img2dataset's. Times and owners are fixed: same samples, same bytes. The picture comes
-first since the JSON says where it lies. Whoever writes shards (step `shards`, subset) or checks them (verify)
-does it through this file.
+first since the JSON says where it lies. A sample that was removed leaves zeros under one name, and no row.
+Whoever writes shards (step `shards`, subset) or checks them (verify) does it through this file.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pipeline.storage.tar import TarWriter
 
 __all__ = [
     "MANIFEST_VERSION",
+    "REMOVED_MEMBER",
     "ShardFiles",
     "extension_of",
     "json_of",
@@ -41,6 +42,8 @@ __all__ = [
 
 MANIFEST_VERSION = 1
 """Of manifest.json beside published shards."""
+REMOVED_MEMBER = "__removed__"
+"""The name of what a removed sample leaves in its tar: zeros (`takedown/blank.py`)."""
 _IN_HEX = ("uid", "url_id", "phash", "order", "stored_xxh3")
 """Binary or uint64 in Parquet, hex in JSON: readers of JSON take numbers for int64 (Hugging Face datasets), or for
 float64 (JavaScript)."""

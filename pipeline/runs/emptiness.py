@@ -16,19 +16,20 @@ from pipeline.storage.place import Place
 
 __all__ = ["is_to_be_published", "refuse_emptiness"]
 
-_BLOCKED = "block_list"
+_BLOCKED = ("block_list", "removed")
+"""Reasons of what must go."""
 _SHOWN_REASONS = 3
 
 
 def is_to_be_published(samples: int, lines: Sequence[Line]) -> bool:
     """Whether a version of so many `samples` replaces the one before; `lines` are the ledger's."""
-    return samples > 0 or any(line.stage == "fetch" and line.rejected.get(_BLOCKED) for line in lines)
+    return samples > 0 or any(line.stage == "fetch" and any(map(line.rejected.get, _BLOCKED)) for line in lines)
 
 
 def refuse_emptiness(output: Place, lines: Sequence[Line]) -> None:
     """For a run without samples: raise EmptyError, unless the block list took all that were planned."""
     last = last_reached(lines)
-    if last is not None and last.rejected.keys() == {_BLOCKED}:
+    if last is not None and last.rejected and last.rejected.keys() <= set(_BLOCKED):
         return
     top = [] if last is None else sorted(last.rejected.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_REASONS]
     if last is None:

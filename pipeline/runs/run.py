@@ -28,6 +28,7 @@ from pipeline.errors import DamagedFileError, LockedError, OutputError
 from pipeline.own.record import record
 from pipeline.own.stages import NO_STAGES, OwnStages
 from pipeline.records.ledger import Line, totals
+from pipeline.records.removals import begun_in
 from pipeline.runs.damage import Patience, withdraw
 from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
 from pipeline.runs.extend import begin, changes_of, end, extended
@@ -106,6 +107,7 @@ def run(
     where = place_of(config.output)
     refuse_subset(where)
     _refuse_copied_link(where)
+    _refuse_begun_removal(where)
     _refuse_store_in_set(where, config)
     find_img2dataset(config.fetch)  # a missing engine stops here; to plan and to look, none is needed
     with opened(where, config, progress) as output, logged(progress, output, _about(config), metrics_file):
@@ -274,6 +276,14 @@ def _remove_other_steps(page: Page) -> None:
         name = str(directory).removeprefix(f"{work}/")
         if name not in (*_NOT_OF_A_PAGE, *STORES) and name not in page:
             remove_tree(directory)
+
+
+def _refuse_begun_removal(output: Place) -> None:
+    """Raise OutputError where a removal was killed in the middle of files that it changes in place."""
+    if isinstance(output, Path) and begun_in(output):
+        raise OutputError(
+            f"{output}: a removal was cut short; `python -m pipeline compact {output}` finishes it, then run again"
+        )
 
 
 def _refuse_copied_link(output: Place) -> None:

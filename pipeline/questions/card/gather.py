@@ -30,7 +30,8 @@ _ROWS = 15
 _EXAMPLES = 30
 _REJECTIONS = 60
 _LARGEST_SIDE = 1536
-_SUBSET = "subset"
+_AFTERWARDS = ("subset", "takedown")
+"""Stages of no step."""
 _COPIES = ("dedup", "captions", "image_dedup")
 
 
@@ -122,7 +123,7 @@ def gather(
 
 def _explained(output: Place, failures: Sequence[Row]) -> list[Row]:
     """`failures` with what each reason means; nothing is known of those of a later version."""
-    reasons = {**reasons_of(page_of(output)), _SUBSET: REASONS[_SUBSET]}
+    reasons = {**reasons_of(page_of(output)), **{stage: REASONS[stage] for stage in _AFTERWARDS}}
 
     def meaning(stage: str, reason: str) -> str:
         of_stage = reasons.get(stage, {})

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
 from pipeline.stages.fetch.address import AddressGuard
-from pipeline.stages.fetch.block import read_block_list
+from pipeline.stages.fetch.block import blocking_reason, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.hosts import NO_ANSWER, Hosts
 from pipeline.stages.fetch.multi import Multi
@@ -186,7 +186,7 @@ class _Loop:
             return
         blocked = self._block.match_url(job.url)  # a robots.txt can be redirected to what is blocked
         if blocked is not None:
-            self._reject(job, "block_list", blocked)
+            self._reject(job, blocking_reason(blocked), blocked)
             return
         if self._config.proxy and not self._guard.permits_host(host, port):
             self._reject(job, "address_not_allowed", f"would ask the proxy for {host} port {port}")
@@ -272,7 +272,7 @@ class _Loop:
             Fetched(
                 index=job.index,
                 body=answer.body if blocked is None else None,
-                reason=answer.reason if blocked is None else "block_list",
+                reason=answer.reason if blocked is None else blocking_reason(blocked),
                 detail=answer.detail if blocked is None else blocked,
                 http_status=answer.http_status,
                 final_url=job.url,

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from configs.load import ConfigError
 from pipeline.errors import EngineError
 from pipeline.stages.fetch.address import AddressGuard
-from pipeline.stages.fetch.block import BlockList, read_block_list
+from pipeline.stages.fetch.block import BlockList, blocking_reason, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched
 from pipeline.stages.fetch.wire import OtherSchemeError, wire_url
@@ -146,7 +146,7 @@ def _judge(index: int, url: str, block: BlockList, guard: AddressGuard) -> Fetch
         return Fetched(index=index, reason="bad_url")
     blocked = block.match_url(asked)
     if blocked is not None:
-        return Fetched(index=index, reason="block_list", detail=blocked, final_url=asked)
+        return Fetched(index=index, reason=blocking_reason(blocked), detail=blocked, final_url=asked)
     if not guard.permits_host(host, port):
         return Fetched(index=index, reason="address_not_allowed", detail=f"{host} port {port}", final_url=asked)
     return asked
@@ -235,7 +235,7 @@ def _with_body(given: Fetched, body: bytes | None, block: BlockList, max_bytes: 
     elif not body:
         reason = "empty_body"
     elif blocked is not None:
-        reason, detail = "block_list", blocked
+        reason, detail = blocking_reason(blocked), blocked
     return Fetched(
         index=given.index,
         body=body if reason is None else None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,13 +158,14 @@ class FactStore:
             if file.settings == settings and (file.seed != seed or (file.first <= last and file.last >= first))
         )
 
-    def lacks(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of `names` that are not there any more, sorted."""
-        return tuple(sorted(set(names) - self._names))
+    def lacks(self, digests: Mapping[str, str]) -> tuple[str, ...]:
+        """The names, sorted, of files that are not there any more, or say something else since a picture of theirs was
+        removed."""
+        return tuple(sorted(name for name, digest in digests.items() if self._digests.get(name) != digest))
 
     @functools.cached_property
-    def _names(self) -> set[str]:
-        return {file.name for file in self.files}
+    def _digests(self) -> Mapping[str, str]:
+        return {file.name: file.file.digest for file in self.files}
 
 
 def _fact_file(record: Done, directory: Place) -> FactFile | None:

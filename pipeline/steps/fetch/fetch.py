@@ -7,6 +7,7 @@ offset. What is written here stays, also when the plan changes (`facts.py`).
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from pipeline.engine import Data, Info, Needs, Task, apart
 from pipeline.pictures.rejected import Rejected
+from pipeline.records.removals import lists_of
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.isolate import IsolatedChecker
@@ -139,6 +141,7 @@ def fetch_missing(
 ) -> Iterator[Fetch]:
     """One task per staging shard that misses something; its name holds its key, so it never replaces another's."""
     settings = settings_of(config, image)
+    config = dataclasses.replace(config, block_files=(*config.block_files, *lists_of(run.output)))
     block_key = read_block_list(config.block, config.block_files).key
     for shard, request in zip(planned.parts, requests.parts, strict=True):
         if request.info["missing"]:

@@ -14,6 +14,7 @@ from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, rejections_from_rows
 from pipeline.records.schema import FETCHED, SELECTED
+from pipeline.stages.fetch.block import blocking_reason
 from pipeline.steps.fetch.facts import STORE, STORED, Answers, read_facts, stored_file
 from pipeline.steps.fetch.requests import Requests
 from pipeline.steps.judges.survivors import Arrived
@@ -118,7 +119,7 @@ def join_facts(
 
 def _blocked(entry: str) -> dict[str, Any]:
     """The facts about a URL that the block list names, whatever came of it before."""
-    about = {"stage": "fetch", "detail": entry, "status": "failed_to_download", "reason": "block_list"}
+    about = {"stage": "fetch", "detail": entry, "status": "failed_to_download", "reason": blocking_reason(entry)}
     return {**dict.fromkeys(STORED.names), **about}
 
 

@@ -5,7 +5,8 @@
 
 The done-record freezes the split: a run that goes on after being killed asks for the same URLs as before. While a
 retry is under way (`retries.py`), failures that can heal count as missing, each once a retry. The block list is
-part of the key: a change of it judges known answers again, and requests nothing.
+part of the key: a change of it judges known answers again, and requests nothing. So are the set's removals, which are
+read as files of it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Data, Info, Records, Task, apart, output
+from pipeline.records.removals import lists_of
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.block import BlockList, read_block_list
@@ -93,7 +95,7 @@ class ListRequests(Task[Requests]):
         urls = self._urls()
         block = read_block_list(self.block, self.block_files)
         found = self._found(urls, block)
-        blocked = _blocked(block, urls, found)
+        blocked = self._blocked(block, urls, found)
         again = set(self._asked_again(found)["url_id"].to_pylist()) - blocked.keys()
         released = found.filter(_released(block, found))["url_id"].to_pylist()
         answered = dict(zip(found["url_id"].to_pylist(), found["facts"].to_pylist(), strict=True))
@@ -123,7 +125,16 @@ class ListRequests(Task[Requests]):
         block = read_block_list(self.block, self.block_files)
         found = self._found(urls, block)
         healing = set(found.filter(worth_retrying(found))["url_id"].to_pylist())
-        return bool(healing - _blocked(block, urls, found).keys())
+        return bool(healing - self._blocked(block, urls, found).keys())
+
+    def _blocked(self, block: BlockList, urls: Mapping[bytes, str], found: pa.Table) -> dict[bytes, str]:
+        """url_id -> the entry of the block list that names the URL, a pair of it, or the answer that is known."""
+        blocked = _blocked(block, urls, found)
+        if block.names_pairs:
+            for row in read_table(self.selected, ["uid", "url_id"]).to_pylist():
+                if (entry := block.match_uid(row["uid"])) is not None:
+                    blocked.setdefault(row["url_id"], entry)
+        return blocked
 
     def _urls(self) -> dict[bytes, str]:
         """url_id -> URL, in the plan's order; of several spellings that of the first row."""
@@ -160,7 +171,8 @@ def list_requests(
 ) -> Iterator[ListRequests]:
     """One task per staging shard; `stored` are the facts of the pictures that were imported, if any are."""
     settings, seed = settings_of(config, image), run.seed
-    block_key = read_block_list(config.block, config.block_files).key
+    block_files = (*config.block_files, *lists_of(run.output))
+    block_key = read_block_list(config.block, block_files).key
     retries = retries_of(run.output)
     store = FactStore.of(run.directory(STORE))
     splits = Records.of(run.directory("requests"))
@@ -173,13 +185,13 @@ def list_requests(
             partition=part.name,
             selected=part.files.selected,
             settings=settings,
-            lost=() if before is None else store.lacks(before.info.get("digests", ())),
+            lost=() if before is None else store.lacks(before.info.get("digests", {})),
             block_key=block_key,
             retry=retries.number,
             files=store.may_know(settings=settings, seed=seed, first=first, last=last),
             orders=(first, last),
             block=config.block,
-            block_files=config.block_files,
+            block_files=block_files,
             under_way=retries.under_way,
         )
 
@@ -188,7 +200,7 @@ def list_requests(
 def _check(
     run: Run, planned: Data[Selected], stored: Data[FactsByOrder] | None, config: FetchConfig, image: ImageConfig
 ) -> None:
-    read_block_list(config.block, config.block_files)
+    read_block_list(config.block, (*config.block_files, *lists_of(run.output)))
 
 
 def _released(block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
@@ -205,7 +217,7 @@ def _blocked(block: BlockList, urls: Mapping[bytes, str], found: pa.Table) -> di
     blocked: dict[bytes, str] = {}
     for url_id, url in urls.items():
         try:
-            entry = block.match_url(url)
+            entry = block.match_url_id(url_id) or block.match_url(url)
         except ValueError:
             continue  # the fetch stage says what is wrong with it
         if entry is not None:
