@@ -21,6 +21,7 @@ from pipeline.stages.extract import ExtractConfig, Format, stores_pictures
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.image_filters_config import FiltersConfig
 from pipeline.stages.language.config import LanguageConfig
+from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.steps.dedup_config import DedupConfig
 from pipeline.steps.judges.image_dedup_config import ImageDedupConfig
 from pipeline.steps.shards_config import ShardsConfig
@@ -60,6 +61,7 @@ class WitConfig:
     clean: CleanConfig = field(default_factory=CleanConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     texts: TextsConfig = field(default_factory=TextsConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)

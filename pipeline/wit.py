@@ -1,6 +1,6 @@
 """THE page: WebImageText from raw web data, every step in order, what goes in and what comes out.
 
-    sources --extract--> links --clean, language, match--> matched          (in one pass, or with the links kept)
+    sources --extract--> links --clean, language, match, privacy--> matched (in one pass, or with the links kept)
     matched --exchange, dedup--> unique --balance: at most t pairs a query--> chosen --schedule--> plan
     plan --fetch what is not known yet, check image, resize--> pictures and facts
     plan with facts --judges, image dedup (if asked), final balance--> survivors --shards--> tars + Parquet
@@ -16,6 +16,7 @@ from pipeline.own.stages import NO_STAGES, OwnStages, with_own
 from pipeline.records.schema import CANDIDATES, FETCHED
 from pipeline.stages.clean.clean import Clean
 from pipeline.stages.language.language import Language
+from pipeline.stages.privacy.pii import Privacy
 from pipeline.steps.balance.final import final_balance
 from pipeline.steps.balance.plan import balance
 from pipeline.steps.dedup import dedup
@@ -48,7 +49,7 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     # The query list; links with text; of these what is clean, in a target language, and contains a query.
     queries = page.add(list_queries(c.queries, c.match))  #                         QUERIES
     stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries, c.texts)]
-    stages = with_own(stages, own.links, CANDIDATES)
+    stages = with_own([*stages, Privacy(config=c.privacy)], own.links, CANDIDATES)
     if c.texts.keep_candidates:
         links = page.add(extract_links(sources, c.extract))  #                      CANDIDATES
         matched = page.add(judge_links(links, stages, c.texts))  #                  MATCHED

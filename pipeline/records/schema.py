@@ -1,6 +1,6 @@
 """Every Arrow schema of the pipeline: the glossary.
 
-    source --extract--> CANDIDATES --clean, language, match--> MATCHED --dedup, balance--> SELECTED
+    source --extract--> CANDIDATES --clean, language, match, privacy--> MATCHED --dedup, balance--> SELECTED
     SELECTED --fetch, check_image--> FETCHED --final balance--> SAMPLES (beside the tar shards)
     every stage --> REJECTIONS          query_list --> QUERIES          balance --> QUERY_COUNTS
 
@@ -86,7 +86,11 @@ IDENTIFIED = pa.schema(
 )
 """A cleaned candidate in a target language."""
 
-MATCHED = pa.schema([*IDENTIFIED, pa.field("query_ids", pa.list_(pa.int32()), nullable=False)])
+_PII = pa.field("pii", pa.string())
+"""Kinds of personal data in the caption, with commas between them; empty for none, null where nobody looked: with
+`privacy.pii: off`, and in files of before there was the column."""
+
+MATCHED = pa.schema([*IDENTIFIED, pa.field("query_ids", pa.list_(pa.int32()), nullable=False), _PII])
 """A pair whose caption contains at least one query (or none, with texts.keep_unmatched); `query_ids` ascending, each
 once."""
 
@@ -176,6 +180,7 @@ SAMPLES = pa.schema(
         *_WHERE_FOUND,
         *_fields(("lang", pa.string()), ("p_en", pa.float32())),
         pa.field("lang_by", pa.string()),  # sets published by earlier versions lack the column
+        _PII,  # and this one
         pa.field("query_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("selected_by", pa.list_(pa.int32()), nullable=False),
         *_fields(

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.engine import Info, output
+from pipeline.records.earlier import as_now
 from pipeline.records.schema import SAMPLES
 from pipeline.storage.checked import picture_hash
 from pipeline.storage.location import Location
@@ -121,10 +122,7 @@ def samples_of(table: pa.Table) -> pa.Table:
 
     Raises ValueError or ArrowInvalid where they are not rows of SAMPLES.
     """
-    for index, field in enumerate(SAMPLES):
-        if field.nullable and field.name not in table.column_names:
-            table = table.add_column(index, field, pa.nulls(table.num_rows, field.type))
-    return table.cast(SAMPLES)
+    return as_now(table, SAMPLES)
 
 
 def json_of(row: Mapping[str, Any]) -> bytes:

@@ -50,6 +50,6 @@ class Stage(ABC):
         """Look, before a run begins, whether what the stage needs is there. Raises ConfigError or InputError."""
 
     def key_parts(self) -> Any:
-        """What decides the outcome, beside the rows."""
+        """What decides the outcome, beside the rows; None for nothing."""
         names: list[str] = [f.name for f in dataclasses.fields(self)] if dataclasses.is_dataclass(self) else []
         return [self.name, self.version, {name: getattr(self, name) for name in names}]  # not what it may have cached

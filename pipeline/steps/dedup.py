@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipeline.engine import WORKER_MB, Data, Info, Needs, Task, apart, output
+from pipeline.records.earlier import as_now
 from pipeline.records.identity import first_64_bits, keyed_hash
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
@@ -344,7 +345,7 @@ def _sorted(
         for batch in batches:
             if not batch.num_rows:
                 continue
-            plain = batch.cast(MATCHED)
+            plain = as_now(batch, MATCHED)
             draws = keyed_hash(seed, first_64_bits(ids_of(plain.column("uid"))))
             if bad:
                 flags = np.fromiter((d.tobytes() in bad for d in _digests(plain.column("caption"))), bool, len(plain))

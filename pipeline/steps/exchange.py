@@ -21,6 +21,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.engine import WORKER_MB, Data, Info, Needs, Task, output
+from pipeline.records.earlier import as_now
 from pipeline.records.identity import first_64_bits
 from pipeline.records.schema import MATCHED
 from pipeline.steps.judge_links import Matched
@@ -77,7 +78,7 @@ class Exchange(Task[Blocks]):
             for file in self.matched:
                 for batch in read_batches(file, _BATCH_ROWS):
                     rows += batch.num_rows
-                    writer.add(batch.cast(MATCHED))
+                    writer.add(as_now(batch, MATCHED))
         return {"rows": rows}
 
 

@@ -23,7 +23,7 @@ from pipeline.stages.match import Match
 from pipeline.stages.stage import Stage
 from pipeline.steps.extract import Candidates
 from pipeline.steps.queries import Queries
-from pipeline.steps.step import Run, StageToBe, ready, step
+from pipeline.steps.step import Run, Stages, StageToBe, ready, step
 from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.checked import read_batches
 from pipeline.storage.location import Location
@@ -51,7 +51,7 @@ class JudgeLinks(Task[Matched]):
     """All stages over one file."""
 
     candidates: Location
-    stages: tuple[Stage, ...]
+    stages: Stages
     batch_rows: int
     ledger: LedgerConfig
 
@@ -69,7 +69,7 @@ class JudgeLinks(Task[Matched]):
                 tally.done += batch.num_rows
                 yield batch
 
-        kept = write_matched(out.matched.local, batches(), self.stages, ledger)
+        kept = write_matched(out.matched.local, batches(), self.stages.each, ledger)
         return {"rows": rows, "kept": kept, "lines": ledger.close()}
 
 

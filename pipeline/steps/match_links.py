@@ -18,11 +18,10 @@ from pipeline.engine import Info, Task
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.extract import ExtractConfig
-from pipeline.stages.stage import Stage
 from pipeline.steps.extract import read_links
 from pipeline.steps.judge_links import LinkStage, Matched, write_matched
 from pipeline.steps.source_parts import SourcePart, Sources
-from pipeline.steps.step import Accept, Run, ready, step
+from pipeline.steps.step import Accept, Run, Stages, ready, step
 from pipeline.steps.texts_config import TextsConfig
 from pipeline.steps.unreadable import check_heads, gate
 
@@ -35,7 +34,7 @@ class MatchLinks(Task[Matched]):
 
     part: SourcePart
     config: ExtractConfig
-    stages: tuple[Stage, ...]
+    stages: Stages
     batch_rows: int
     ledger: LedgerConfig
 
@@ -46,7 +45,7 @@ class MatchLinks(Task[Matched]):
     def work(self, out: Matched) -> Info:
         def write(links: Iterator[pa.RecordBatch], ledger: Ledger) -> Info:
             batches = _batches(links, self.batch_rows)
-            return {"kept": write_matched(out.matched.local, batches, self.stages, ledger)}
+            return {"kept": write_matched(out.matched.local, batches, self.stages.each, ledger)}
 
         return read_links(self.part, self.config, out.rejections.local, self.ledger, write)
 

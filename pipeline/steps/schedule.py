@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine import Data, Info, Needs, TaskOfParts, output
+from pipeline.records.earlier import as_now
 from pipeline.records.schema import SELECTED
 from pipeline.steps.balance.plan import CHOSEN, Chosen
 from pipeline.steps.step import Run, step
@@ -54,7 +55,7 @@ class Schedule(TaskOfParts[Selected]):
     def work(self, outs: Mapping[str, Selected]) -> Info:
         first, last = pa.scalar(self.bounds[0], pa.uint64()), pa.scalar(self.bounds[-1] - 1, pa.uint64())
         within = [("order", ">=", first), ("order", "<=", last)]
-        read = read_each(self.chosen, lambda file: read_part(file, within).cast(CHOSEN))
+        read = read_each(self.chosen, lambda file: as_now(read_part(file, within), CHOSEN))
         table = pa.concat_tables(list(read)).sort_by([("order", "ascending"), ("uid", "ascending")])
         order = table["order"].to_numpy()
         parts = []

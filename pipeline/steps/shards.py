@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Data, Info, Part, Task, apart
+from pipeline.records.earlier import as_now
 from pipeline.records.schema import FETCHED
 from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.steps.fetch.facts import STORE
@@ -47,7 +48,9 @@ class Ranks:
         table = read_table(self.fetched, None if wanted == FETCHED.names else wanted)
         table = table.filter(pc.equal(table["status"], "success")).slice(self.begin, self.end - self.begin)
         schema = pa.schema([FETCHED.field(name) for name in columns])
-        rows: list[dict[str, Any]] = table.select(list(columns)).cast(schema).to_pylist()
+        rows: list[dict[str, Any]] = as_now(
+            table.select([name for name in columns if name in table.column_names]), schema
+        ).to_pylist()
         return rows
 
 

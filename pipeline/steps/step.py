@@ -26,7 +26,7 @@ from pipeline.records.reasons import REASONS
 from pipeline.stages.stage import Stage
 from pipeline.storage.place import Place
 
-__all__ = ["Accept", "Page", "Run", "StageToBe", "Step", "StepOf", "ready", "step"]
+__all__ = ["Accept", "Page", "Run", "StageToBe", "Stages", "Step", "StepOf", "ready", "step"]
 
 P = ParamSpec("P")
 Out = TypeVar("Out")
@@ -56,9 +56,20 @@ class StageToBe(ABC):
         """The stage, once the data is there."""
 
 
-def ready(stages: Sequence[Stage | StageToBe]) -> tuple[Stage, ...]:
+@dataclass(frozen=True)
+class Stages:
+    """Stages that judge one after the other, as a task goes by them."""
+
+    each: tuple[Stage, ...]
+
+    def key_parts(self) -> list[Any]:
+        """Of those that have any."""
+        return [parts for stage in self.each if (parts := stage.key_parts()) is not None]
+
+
+def ready(stages: Sequence[Stage | StageToBe]) -> Stages:
     """The stages themselves, once all data is there that they go by."""
-    return tuple(stage.ready() if isinstance(stage, StageToBe) else stage for stage in stages)
+    return Stages(tuple(stage.ready() if isinstance(stage, StageToBe) else stage for stage in stages))
 
 
 @dataclass(frozen=True, kw_only=True)

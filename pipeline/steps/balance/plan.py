@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine import Data, Info, Needs, Task, output
+from pipeline.records.earlier import as_now
 from pipeline.records.identity import first_64_bits, keyed_hash
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
@@ -286,7 +287,7 @@ class BalancePairs(Task[Chosen]):
         rows = 0
         for batch in read_batches(self.unique, _BATCH_ROWS):
             rows += batch.num_rows
-            kept.append(ledger.add("balance", "pair", select(batch.cast(MATCHED))))
+            kept.append(ledger.add("balance", "pair", select(as_now(batch, MATCHED))))
         schema = pa.schema([*CHOSEN][:-1])
         table = pa.Table.from_batches([batch.cast(schema) for batch in kept], schema)
         url_ids = [first_64_bits(ids_of(batch.column("url_id"))) for batch in kept if batch.num_rows]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Data, Info, Task, apart
+from pipeline.records.earlier import as_now
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, rejections_from_rows
@@ -50,7 +51,7 @@ class JoinFacts(Task[Arrived]):
     version = 4
 
     def work(self, out: Arrived) -> Info:
-        selected = read_table(self.selected).cast(SELECTED)
+        selected = as_now(read_table(self.selected), SELECTED)
         facts = self._facts()
         rows = [{**facts[row["url_id"]], **row} for row in selected.to_pylist()]
         stages = [row.pop("stage") for row in rows]

@@ -9,7 +9,7 @@ from pipeline.engine import Data, Info, Task
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.stages.stage import Stage
 from pipeline.steps.judges.survivors import Survivors, judge_survivors
-from pipeline.steps.step import Run, StageToBe, ready, step
+from pipeline.steps.step import Run, Stages, StageToBe, ready, step
 from pipeline.storage.location import Location
 
 __all__ = ["JudgePairs", "PairStage", "judge_pairs"]
@@ -22,11 +22,13 @@ class JudgePairs(Task[Survivors]):
     """All stages over the pairs of a staging shard. They see every column of FETCHED."""
 
     fetched: Location
-    stages: tuple[Stage, ...]
+    stages: Stages
     ledger: LedgerConfig
 
     def work(self, out: Survivors) -> Info:
-        return judge_survivors(self.fetched, out, self.ledger, [(stage.name, stage.judge) for stage in self.stages])
+        return judge_survivors(
+            self.fetched, out, self.ledger, [(stage.name, stage.judge) for stage in self.stages.each]
+        )
 
 
 @step("judge_pairs", JudgePairs, per="staging shard")

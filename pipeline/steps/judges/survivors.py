@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Info, output
+from pipeline.records.earlier import as_now
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome
@@ -42,7 +43,7 @@ def survivors_of(file: Location, columns: Sequence[str] | None = None) -> Iterat
     wanted = None if columns is None else [*columns, *([] if "status" in columns else ["status"])]
     for batch in read_batches(file, _BATCH_ROWS, wanted):
         kept = batch.filter(pc.equal(batch.column("status"), "success"))
-        yield kept.cast(FETCHED) if columns is None else kept.select(columns)
+        yield as_now(kept, FETCHED) if columns is None else kept.select(columns)
 
 
 def judge_survivors(
