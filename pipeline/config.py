@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from configs.load import ConfigError
+from pipeline.consent.config import ConsentConfig
 from pipeline.engine import EngineConfig
 from pipeline.matching.config import MatchConfig
 from pipeline.records.ledger_config import LedgerConfig
@@ -63,6 +64,7 @@ class WitConfig:
     texts: TextsConfig = field(default_factory=TextsConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
+    consent: ConsentConfig = field(default_factory=ConsentConfig)
     fetch: FetchConfig
     image: ImageConfig = field(default_factory=ImageConfig)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
