@@ -13,7 +13,7 @@ WITH signals(reason, signal, decided) AS (
         ('x_robots_tag', 'X-Robots-Tag', 'by the headers'),
         ('data_mining', 'plus:DataMining in XMP', 'by the picture'),
         ('c2pa_training', 'C2PA', 'by the picture'),
-        ('opt_out', 'X-Robots-Tag, metas, tdm-reservation', 'by the headers'),
+        ('opt_out', 'metas and headers, told apart since', 'by the headers'),
         ('block_list', 'your block list', 'by the list')
 )
 

@@ -26,7 +26,7 @@ from pipeline.stages.fetch.schedule import Schedule
 from pipeline.stages.fetch.transfer import Answer, check_authorities
 from pipeline.stages.fetch.wire import OtherSchemeError, joined, wire_url
 
-__all__ = ["Fetched", "fetch"]
+__all__ = ["STANDARD", "Fetched", "fetch"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
