@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import re
-import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +19,8 @@ from PIL import Image
 
 from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
-from pipeline.records.identity import canonical_url, url_id_of
 from pipeline.records.shard import REMOVED_MEMBER
 from pipeline.sets.read_shards import read_shards
-from pipeline.storage import atomic
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun, copy_set
 from training.data.index import write_index

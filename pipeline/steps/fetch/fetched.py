@@ -15,7 +15,6 @@ from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, rejections_from_rows
 from pipeline.records.schema import FETCHED, SELECTED
-from pipeline.stages.fetch.block import blocking_reason
 from pipeline.steps.fetch.facts import STORE, STORED, Answers, read_facts, stored_file
 from pipeline.steps.fetch.requests import Requests
 from pipeline.steps.judges.survivors import Arrived
@@ -48,7 +47,7 @@ class JoinFacts(Task[Arrived]):
     orders: tuple[int, int] = apart()
     """The shard's first and last `order`."""
 
-    version = 4
+    version = 5
 
     def work(self, out: Arrived) -> Info:
         selected = as_now(read_table(self.selected), SELECTED)
@@ -73,7 +72,7 @@ class JoinFacts(Task[Arrived]):
         wanted: dict[str, set[bytes]] = {}
         for row in known.to_pylist():
             if row["facts"] is None:
-                facts[row["url_id"]] = _blocked(row["blocked"])
+                facts[row["url_id"]] = _refused(row["reason"], row["detail"])
             else:
                 wanted.setdefault(row["facts"], set()).add(row["url_id"])
         tables = []
@@ -118,9 +117,9 @@ def join_facts(
         )
 
 
-def _blocked(entry: str) -> dict[str, Any]:
-    """The facts about a URL that the block list names, whatever came of it before."""
-    about = {"stage": "fetch", "detail": entry, "status": "failed_to_download", "reason": blocking_reason(entry)}
+def _refused(reason: str, detail: str) -> dict[str, Any]:
+    """The facts about a URL that the block list names, or whose owner forbids its use, whatever came of it before."""
+    about = {"stage": "fetch", "detail": detail, "status": "failed_to_download", "reason": reason}
     return {**dict.fromkeys(STORED.names), **about}
 
 
