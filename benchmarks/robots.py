@@ -77,9 +77,8 @@ def main() -> None:
         for name, rate in one_round(hosts, files, urls).items():
             rates.setdefault(name, []).append(rate)
     for name, found in rates.items():
-        print(
-            f"{name:<26} median {statistics.median(found):>9,.0f}/s, best {max(found):>9,.0f}, worst {min(found):>9,.0f}"
-        )
+        median = f"median {statistics.median(found):>9,.0f}/s"
+        print(f"{name:<26}{median}, best {max(found):>9,.0f}, worst {min(found):>9,.0f}")
 
 
 def one_round(hosts: list[str], files: list[str], urls: list[str]) -> dict[str, float]:
@@ -98,8 +97,9 @@ def one_round(hosts: list[str], files: list[str], urls: list[str]) -> dict[str, 
         again = seconds_of(lambda: list(robots.verdicts(urls, flags)))
     peer: dict[str, Protego] = {}
     named = [f"https://{host}/robots.txt" for host in hosts]
-    parsed = seconds_of(lambda: peer.update((url, Protego.parse(file)) for url, file in zip(named, files, strict=True)))
-    plain = seconds_of(lambda: [peer[robots_url_of(url)].can_fetch(url, _PRODUCT) for url in urls])
+    pairs = zip(named, files, strict=True)
+    parsed = seconds_of(lambda: peer.update((url, Protego.parse(file)) for url, file in pairs))
+    plain = seconds_of(lambda: [peer[robots_url_of(u)].can_fetch(u, _PRODUCT) for u in urls])
     for url, (verdict, _) in zip(urls, robots.verdicts(urls, flags), strict=True):
         ours = verdict is None or verdict.reason != "robots_txt"
         assert ours == peer[robots_url_of(url)].can_fetch(url, _PRODUCT), url

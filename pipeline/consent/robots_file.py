@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from pipeline.consent.robots_agents import AI_TRAINING_AGENTS
 
-__all__ = ["EVERYONE", "MAX_ROBOTS_BYTES", "RobotsFile", "kept_text", "read_groups"]
+__all__ = ["EVERYONE", "KEPT_VERSION", "MAX_ROBOTS_BYTES", "RobotsFile", "kept_text", "read_groups"]
 
 MAX_ROBOTS_BYTES = 500 * 1024
 """What is read of a robots.txt; RFC 9309, section 2.5, asks for at least this."""
+KEPT_VERSION = 1
+"""Rises when other lines are kept of a file, or of other robots' groups."""
 EVERYONE = "*"
 _BREAK = re.compile(r"[\r\n]+")
 _AGENT = re.compile(r"[A-Za-z0-9_-]+|\*(?![A-Za-z0-9_-])")

@@ -1,6 +1,6 @@
 """What the robots.txt of one host says of URLs: whether they may be requested, and used to train models.
 
-    kept text (`robots_file.py`) --> a check a group and signal (`robots_paths.py`) --> verdict on a URL, in microseconds
+    kept text (`robots_file.py`) --> a check a group and signal (`robots_paths.py`) --> verdict on a URL
 
 Read: the group of our own name, else everyone's (RFC 9309); for URLs that come from Common Crawl CCBot's as well; the
 Content-Usage rules (IETF AIPREF) and Content-Signal lines of those groups; and, if that is asked for, the groups of all

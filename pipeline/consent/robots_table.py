@@ -1,13 +1,9 @@
 """What is known of many hosts' robots.txt, mapped from files: 16 bytes a host, and every different text once.
 
-    robots URL --xxh3-64--> urls (ascending) --> places --> text
+    robots URL --xxh3-64--> urls (ascending) --> places --> text (`robots_answer.py`)
 
-    text     "" or what is kept of the file      the rules; "" forbids nothing
-             > URL                               a redirect, to be looked up in turn
-             ! reason                            it could not be had, so nothing may be requested
-
-A table has parts, each an equal range of the hashes. Of 50 million hosts that a table does not know, and as many that it
-does, one in ten thousand such tables would take a host for another.
+A table has parts, each an equal range of the hashes. Asked for 50 million hosts that it does not know, a table of as
+many would take one for another in one case of seven thousand.
 """
 
 from __future__ import annotations
@@ -23,28 +19,23 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from pipeline.consent.robots_answer import UNREACHABLE, reason_of, target_of
 from pipeline.consent.robots_rules import HostRules, RobotsSignals, Verdict
 from pipeline.storage.checked import load_vector
 from pipeline.storage.location import Files
 from pipeline.storage.parquet import save_vector
 
 __all__ = [
-    "UNREACHABLE",
     "HostTable",
     "Robots",
     "TableFiles",
-    "redirect_to",
     "robots_hash",
     "robots_url_of",
-    "unreachable",
     "write_table",
 ]
 
-UNREACHABLE = "robots.txt is unreachable"
-"""How the detail of a rejection begins that no rule asked for: the file could not be had, and after `: ` the reason."""
 _MAX_REDIRECTS = 5
 """RFC 9309, section 2.3.1.2."""
-_REDIRECT, _FAILURE = "> ", "! "
 _ORIGIN = re.compile(r"(https?)://(?:[^/?#@]*@)?([^/?#]+)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _OTHER_SCHEME = {"http": "https", "https": "http"}
@@ -64,16 +55,6 @@ def robots_url_of(url: str) -> str:
 def robots_hash(robots_url: str) -> int:
     """xxh3-64 of it: what a table knows it by."""
     return xxhash.xxh3_64_intdigest(robots_url.encode("utf-8", "surrogatepass"))
-
-
-def redirect_to(url: str) -> str:
-    """The text of a redirect."""
-    return _REDIRECT + url
-
-
-def unreachable(reason: str) -> str:
-    """The text of a robots.txt that could not be had."""
-    return _FAILURE + reason
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -187,12 +168,11 @@ class Robots:
         known = self._hosts[robots_url] = None if text is None else self._rules_of(text)
         return known
 
-    def _rules_of(self, text: str) -> HostRules | Verdict | None:
-        if text.startswith(_FAILURE):
-            if not self._signals.robots_txt:
-                text = ""
-            else:
-                return Verdict("robots_txt", f"{UNREACHABLE}: {text.removeprefix(_FAILURE)}")
+    def _rules_of(self, text: str) -> HostRules | Verdict:
+        if (reason := reason_of(text)) is not None:
+            if self._signals.robots_txt:
+                return Verdict("robots_txt", f"{UNREACHABLE}: {reason}")
+            text = ""
         rules = self._compiled.get(text)
         if rules is None:
             rules = self._compiled[text] = HostRules(text, self._signals)
@@ -213,9 +193,9 @@ def _followed(table: HostTable, robots_url: str) -> str | None:
     seen = [robots_url]
     while True:
         text = table.find(seen[-1])
-        if text is None or not text.startswith(_REDIRECT):
+        target = None if text is None else target_of(text)
+        if target is None:
             return text
-        target = text.removeprefix(_REDIRECT)
         if target in seen or len(seen) > _MAX_REDIRECTS:
             return ""  # as a file that is not there (RFC 9309, section 2.3.1.2)
         seen.append(target)

@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 from protego import Protego
 
 from pipeline.consent.config import ConsentConfig
+from pipeline.consent.robots_answer import unreachable
 from pipeline.consent.robots_file import MAX_ROBOTS_BYTES, kept_text, read_groups
 from pipeline.consent.robots_paths import PathRules, path_of
 from pipeline.consent.robots_rules import ROBOTS_REASONS, HostRules, RobotsSignals
 from pipeline.consent.robots_table import (
     Robots,
     TableFiles,
-    redirect_to,
     robots_hash,
     robots_url_of,
-    unreachable,
     write_table,
 )
 from pipeline.storage.location import Files, Location
@@ -273,14 +272,14 @@ def test_a_table_finds_what_was_put_into_it(tmp_path: Path, parts: int) -> None:
 def test_redirects_failures_and_the_other_scheme(tmp_path: Path) -> None:
     forbids = "user-agent: *\ndisallow: /\n"
     texts = {
-        "http://a/robots.txt": redirect_to("https://www.a/robots.txt"),
+        "http://a/robots.txt": "> " + ("https://www.a/robots.txt"),
         "https://www.a/robots.txt": forbids,
-        "http://lost/robots.txt": redirect_to("https://nowhere/robots.txt"),
-        "http://loop/robots.txt": redirect_to("http://loop/robots.txt"),
+        "http://lost/robots.txt": "> " + ("https://nowhere/robots.txt"),
+        "http://loop/robots.txt": "> " + ("http://loop/robots.txt"),
         "http://down/robots.txt": unreachable("http_503"),
         "https://b/robots.txt": forbids,
         "http://c:81/robots.txt": forbids,
-        **{f"http://r{i}/robots.txt": redirect_to(f"http://r{i + 1}/robots.txt") for i in range(9)},
+        **{f"http://r{i}/robots.txt": "> " + (f"http://r{i + 1}/robots.txt") for i in range(9)},
         "http://r9/robots.txt": forbids,
     }
     robots = Robots([table(tmp_path / "t", texts)], STANDARD)
