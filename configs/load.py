@@ -105,7 +105,13 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str = "config") -> T:
-    """Build `cls` from plain data, checking every key and type. Raises ConfigError."""
+    """Build `cls` from plain data, checking every key and type. Raises ConfigError.
+
+    A class whose options have moved says with `of_earlier` where: a function of the mapping that returns another.
+    """
+    of_earlier = getattr(cls, "of_earlier", None)
+    if of_earlier is not None and isinstance(mapping, Mapping):
+        mapping = of_earlier(mapping)
     return cast(T, _build(cls, mapping, path="", where=where))
 
 

@@ -6,10 +6,13 @@ before a heavy library is loaded: the options of X stand in `X_config.py`, or in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from configs.load import ConfigError
-from pipeline.consent.config import ConsentConfig
+from pipeline.consent.config import ConsentConfig, Signal
+from pipeline.consent.earlier import moved
 from pipeline.engine import EngineConfig
 from pipeline.matching.config import MatchConfig
 from pipeline.records.ledger_config import LedgerConfig
@@ -28,6 +31,8 @@ from pipeline.steps.shards_config import ShardsConfig
 from pipeline.steps.texts_config import TextsConfig
 
 __all__ = ["WitConfig"]
+
+_UNREAD_BY_IMG2DATASET: tuple[Signal, ...] = ("tdm_reservation", "content_usage", "content_signal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,11 @@ class WitConfig:
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
+    @staticmethod
+    def of_earlier(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A config as an earlier version wrote it, as this one reads it (`load`)."""
+        return moved(mapping)
+
     def __post_init__(self) -> None:
         if self.fetch.store is not None and stores_pictures(self.source_format):
             raise ConfigError("fetch.store: pictures that come with their source stay in the output; leave it null")
@@ -81,6 +91,13 @@ class WitConfig:
             raise ConfigError(
                 "texts.keep_unmatched: no query selects a pair that contains none; set --balance.mode none too"
             )
+        if self.fetch.engine == "img2dataset":
+            unread = [f"consent.{signal}" for signal in _UNREAD_BY_IMG2DATASET if self.consent.honours(signal)]
+            if unread:
+                raise ConfigError(
+                    f"fetch.engine img2dataset cannot honour {', '.join(unread)}: it looks at no such header; "
+                    "set them to false to do without, or use engine own"
+                )
         if not self.sources:
             raise ConfigError("sources: name at least one crawl archive or table")
         if self.max_sources is not None and self.max_sources < 1:

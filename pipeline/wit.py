@@ -52,10 +52,10 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries, c.texts)]
     stages = with_own(stages, own.links, CANDIDATES)
     if c.texts.keep_candidates:
-        links = page.add(extract_links(sources, c.extract))  #                      CANDIDATES
+        links = page.add(extract_links(sources, c.extract, c.consent))  #                      CANDIDATES
         matched = page.add(judge_links(links, stages, c.texts))  #                  MATCHED
     else:
-        matched = page.add(match_links(sources, c.extract, stages, c.texts))  #     MATCHED
+        matched = page.add(match_links(sources, c.extract, c.consent, stages, c.texts))  #     MATCHED
 
     # One pair a picture, or per (canonical URL, caption), over the whole set; of these at most t a query.
     exchanged = page.add(exchange(matched, c.texts))
@@ -69,7 +69,7 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     stored = None
     if sources.store_pictures:
         stored = import_pictures(page, sources, matched, c.image, c.fetch, c.extract, c.texts)  # FACTS, tar
-    arrived = fetch_pictures(page, planned, stored, c.fetch, c.image)  #            FETCHED, FACTS, tar
+    arrived = fetch_pictures(page, planned, stored, c.fetch, c.consent, c.image)  #            FETCHED, FACTS, tar
 
     # Which pairs stay: all that is asked for here is off unless the config says so.
     judges = [*filters(page, c.filters), *decontaminate(page, c.decontaminate, c.image)]

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 __all__ = ["REASONS"]
 
+_PAGE_SIGNALS = {
+    "page_robots": "the page's robots metas or X-Robots-Tag forbid this use (noai, noimageai, noml)",
+    "tdm_reservation": "tdm-reservation: 1, in a meta or header of the page",
+    "content_usage": "Content-Usage: train-ai=n, a header of the page",
+    "content_signal": "Content-Signal: ai-train=no, a header of the page",
+}
+_ANSWER_SIGNALS = {
+    "x_robots_tag": "X-Robots-Tag of the picture's answer forbids this use",
+    "tdm_reservation": "tdm-reservation: 1, a header of the picture's answer",
+    "content_usage": "Content-Usage: train-ai=n, a header of the picture's answer",
+    "content_signal": "Content-Signal: ai-train=no, a header of the picture's answer",
+    "data_mining": "plus:DataMining in the picture's XMP prohibits this use",
+    "c2pa_training": "a training and data mining assertion of the picture's C2PA manifest does not allow this use",
+}
+
 REASONS: dict[str, dict[str, str]] = {
     "extract": {
         "unreadable_source": "the file cannot be fetched or read as what it should be; --retry-failed asks again",
@@ -12,7 +27,8 @@ REASONS: dict[str, dict[str, str]] = {
         "other_record": "a record of an archive without an answer: request, warcinfo; counted, without a row each",
         "oversized_record": "a record larger than the limit",
         "truncated_file": "the file ends in the middle of a record; what came before is used",
-        "opt_out": "the page's robots meta or header forbids this use (noai, noimageai, noml, tdm-reservation)",
+        **_PAGE_SIGNALS,
+        "opt_out": "of earlier versions: page_robots or tdm_reservation",
         "no_text": "the link has no alt text, nor another text that the config reads",
         "bad_url": "the URL cannot be parsed or has no host",
         "no_picture": "the row of an img2dataset directory says that its picture is not stored",
@@ -53,7 +69,8 @@ REASONS: dict[str, dict[str, str]] = {
         "transfer": "the connection broke, or the body ended early",
         "too_large": "more bytes than the limit, announced or received",
         "too_many_redirects": "more redirects than the limit, or a loop",
-        "opt_out": "X-Robots-Tag or another header forbids this use",
+        **_ANSWER_SIGNALS,
+        "opt_out": "of earlier versions: x_robots_tag or tdm_reservation",
         "robots_txt": "the host's robots.txt forbids the path to our user agent",
         "block_list": "the user's block list names the host, the URL or the body's SHA-256",
         "empty_body": "the answer has no body",

@@ -137,6 +137,9 @@ FACTS = pa.schema(
         ),  # URLs that followed the first one, as they were asked for; null for none
         *_ANSWER,
         _LOOK,
+        # What the answer says of its use, `name: value` each (`consent/answers.py`): header lines, redirects' among
+        # them, and what stands in the picture. Empty for nothing; null where an earlier version asked, or none.
+        pa.field("statements", pa.list_(pa.string())),
     ]
 )
 """What came of requesting one URL: kept for good, and used by every later plan that holds the URL."""

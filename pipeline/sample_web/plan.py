@@ -194,7 +194,7 @@ class _Planner:
         for i in range(max(3, self._scaled(self._law.counts["opt_out_pages"]))):
             kind = ("noai-meta", "noimageai-meta", "noai-header")[i % 3]
             link = self._add_picture(*self._law.draw(dice))
-            self._links[-1] = replace(link, page_kind=kind, text_fate="extract/opt_out")
+            self._links[-1] = replace(link, page_kind=kind, text_fate="extract/page_robots")
 
     def _add_odd_urls(self) -> None:
         dice = Dice(self._seed, "odd URLs")

@@ -172,8 +172,8 @@ TROUBLES: tuple[Trouble, ...] = (
         content_type="image/png",
     ),
     # Opt-outs in the picture's own answer.
-    Trouble(name="noai", count=6, fate="fetch/opt_out", headers=(("X-Robots-Tag", "noai"),)),
-    Trouble(name="noimageai", count=4, fate="fetch/opt_out", headers=(("X-Robots-Tag", "noindex, noimageai"),)),
+    Trouble(name="noai", count=6, fate="fetch/x_robots_tag", headers=(("X-Robots-Tag", "noai"),)),
+    Trouble(name="noimageai", count=4, fate="fetch/x_robots_tag", headers=(("X-Robots-Tag", "noindex, noimageai"),)),
     Trouble(name="noai_for_another", count=2, headers=(("X-Robots-Tag", "otherbot: noai"),)),
     # Rarer forms that must arrive whole.
     Trouble(name="progressive", count=24, form="progressive"),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.consent.config import ConsentConfig
+from pipeline.consent.signals import PageSignals
 from pipeline.engine import Info, Task, output
 from pipeline.errors import InputError
 from pipeline.records.ledger import Ledger, Line
@@ -43,9 +45,10 @@ class ExtractLinks(Task[Candidates]):
 
     part: SourcePart
     config: ExtractConfig
+    signals: PageSignals
     ledger: LedgerConfig
 
-    version = 4
+    version = 5
 
     @property
     def subject(self) -> str:
@@ -59,23 +62,24 @@ class ExtractLinks(Task[Candidates]):
                     tally_here().kept += batch.num_rows
             return {}
 
-        return read_links(self.part, self.config, out.rejections.local, self.ledger, write)
+        return read_links(self.part, self.config, self.signals, out.rejections.local, self.ledger, write)
 
 
 @step("extract", ExtractLinks, title="extract image links", per="source, or part", stages=["extract"])
-def extract_links(run: Run, sources: Sources, config: ExtractConfig) -> Iterator[ExtractLinks]:
+def extract_links(run: Run, sources: Sources, config: ExtractConfig, consent: ConsentConfig) -> Iterator[ExtractLinks]:
     """One task per source file, several where it is large."""
+    signals = PageSignals.of(consent)
     for part in sources.parts(run):
-        yield ExtractLinks(partition=part.name, part=part, config=config, ledger=run.ledger)
+        yield ExtractLinks(partition=part.name, part=part, config=config, signals=signals, ledger=run.ledger)
 
 
 @extract_links.checked_by
-def _check(run: Run, sources: Sources, config: ExtractConfig) -> None:
+def _check(run: Run, sources: Sources, config: ExtractConfig, consent: ConsentConfig) -> None:
     check_heads(run, sources, config)
 
 
 @extract_links.accepted_by
-def _accept(run: Run, sources: Sources, config: ExtractConfig) -> Accept:
+def _accept(run: Run, sources: Sources, config: ExtractConfig, consent: ConsentConfig) -> Accept:
     return gate(run, sources)
 
 
@@ -86,6 +90,7 @@ class _UnreadableError(Exception):
 def read_links(
     part: SourcePart,
     config: ExtractConfig,
+    signals: PageSignals,
     rejections: Path,
     ledger_config: LedgerConfig,
     write: Callable[[Iterator[pa.RecordBatch], Ledger], Info],
@@ -98,7 +103,7 @@ def read_links(
     ledger = Ledger(rejections, ledger_config)
     info: Info
     try:
-        info = write(_links(part, config, ledger), ledger)
+        info = write(_links(part, config, signals, ledger), ledger)
         sources = [vars(Line(stage="extract", unit="source", rows_in=1, kept=1))] if part.stretch.is_first else []
         info["lines"] = [*sources, *ledger.close()]
     except _UnreadableError as error:
@@ -115,10 +120,10 @@ def read_links(
     return info if part.name == whole else info | {"part_of": whole}
 
 
-def _links(part: SourcePart, config: ExtractConfig, ledger: Ledger) -> Iterator[pa.RecordBatch]:
+def _links(part: SourcePart, config: ExtractConfig, signals: PageSignals, ledger: Ledger) -> Iterator[pa.RecordBatch]:
     tally = counting("link", total_bytes=_num_bytes(part), kept_as="kept")
     try:
-        for outcome in extract(part.source, config, format=part.format, stretch=part.stretch):
+        for outcome in extract(part.source, config, signals, format=part.format, stretch=part.stretch):
             kept = ledger.add("extract", "link", outcome)
             tally.done += outcome.num_in
             if tally.total_bytes:  # of an archive, where a record's number is its place

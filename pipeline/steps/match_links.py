@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.consent.config import ConsentConfig
+from pipeline.consent.signals import PageSignals
 from pipeline.engine import Info, Task
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
@@ -35,6 +37,7 @@ class MatchLinks(Task[Matched]):
 
     part: SourcePart
     config: ExtractConfig
+    signals: PageSignals
     stages: tuple[Stage, ...]
     batch_rows: int
     ledger: LedgerConfig
@@ -48,20 +51,26 @@ class MatchLinks(Task[Matched]):
             batches = _batches(links, self.batch_rows)
             return {"kept": write_matched(out.matched.local, batches, self.stages, ledger)}
 
-        return read_links(self.part, self.config, out.rejections.local, self.ledger, write)
+        return read_links(self.part, self.config, self.signals, out.rejections.local, self.ledger, write)
 
 
 @step("texts", MatchLinks, per="source, or part", stages=["extract"])
 def match_links(
-    run: Run, sources: Sources, extract: ExtractConfig, stages: Sequence[LinkStage], config: TextsConfig
+    run: Run,
+    sources: Sources,
+    extract: ExtractConfig,
+    consent: ConsentConfig,
+    stages: Sequence[LinkStage],
+    config: TextsConfig,
 ) -> Iterator[MatchLinks]:
     """One task per source file, several where it is large."""
-    judges = ready(stages)
+    judges, signals = ready(stages), PageSignals.of(consent)
     for part in sources.parts(run):
         yield MatchLinks(
             partition=part.name,
             part=part,
             config=extract,
+            signals=signals,
             stages=judges,
             batch_rows=config.batch_rows,
             ledger=run.ledger,
@@ -70,14 +79,24 @@ def match_links(
 
 @match_links.checked_by
 def _check(
-    run: Run, sources: Sources, extract: ExtractConfig, stages: Sequence[LinkStage], config: TextsConfig
+    run: Run,
+    sources: Sources,
+    extract: ExtractConfig,
+    consent: ConsentConfig,
+    stages: Sequence[LinkStage],
+    config: TextsConfig,
 ) -> None:
     check_heads(run, sources, extract)
 
 
 @match_links.accepted_by
 def _accept(
-    run: Run, sources: Sources, extract: ExtractConfig, stages: Sequence[LinkStage], config: TextsConfig
+    run: Run,
+    sources: Sources,
+    extract: ExtractConfig,
+    consent: ConsentConfig,
+    stages: Sequence[LinkStage],
+    config: TextsConfig,
 ) -> Accept:
     return gate(run, sources)
 

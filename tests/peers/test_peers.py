@@ -22,6 +22,7 @@ from configs.load import ConfigError, load
 from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
 from pipeline.config import WitConfig
+from pipeline.consent.signals import AnswerSignals
 from pipeline.questions.verify import verify
 from pipeline.runs.run import run
 from pipeline.stages.fetch.config import FetchConfig
@@ -200,9 +201,11 @@ def test_what_img2dataset_wrote_is_a_source(published: Published) -> None:
 
 
 def test_both_engines_make_the_same_set(published: Published) -> None:
-    config = yaml.safe_load(snippet("img2dataset as the engine", "yaml"))["fetch"]
+    whole = yaml.safe_load(snippet("img2dataset as the engine", "yaml"))
+    config = whole["fetch"]
     engine = ("--fetch.engine", config["engine"], "--fetch.engine_python", str(REPOSITORY / config["engine_python"]))
-    engine += ("--fetch.respect_tdm_reservation", json.dumps(config["respect_tdm_reservation"]))
+    for signal, honoured in whole["consent"].items():
+        engine += (f"--consent.{signal}", json.dumps(honoured))
     output = published.root / "data/engine"
     run(config_of(published.root / "links.parquet", published.root, "data/engine", published.server.port, *engine))
     assert not verify(output).damages
@@ -210,7 +213,7 @@ def test_both_engines_make_the_same_set(published: Published) -> None:
         ("fetch", "address_not_allowed"): 1,
         ("fetch", "http_404"): 1,
         ("fetch", "http_503"): 1,
-        ("fetch", "opt_out"): 1,
+        ("fetch", "x_robots_tag"): 1,
         ("fetch", "transfer"): 1,
         ("check_image", "not_an_image"): 1,
     }
@@ -239,7 +242,6 @@ def engine_config(port: int, **more: Any) -> FetchConfig:
         engine_python=str(IMG2DATASET),
         allow_addresses=(f"127.0.0.0/8:{port}",),
         retries=0,
-        respect_tdm_reservation=False,
         **more,
     )
 
@@ -248,7 +250,9 @@ def test_engine_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
     with LoopbackServer({"/slow": answer(200, jpeg(0), delay_s=60)}) as server:
         config = engine_config(server.port, shard_deadline_s=8, timeout_s=50)
         urls = [server.url("/slow", "127.0.0.1"), "ftp://a.example/x"]
-        found = {each.index: each for each in fetch_with_img2dataset(urls, config, tmp_path / "scratch")}
+        found = {
+            each.index: each for each in fetch_with_img2dataset(urls, config, AnswerSignals(), tmp_path / "scratch")
+        }
     assert [found[i].reason for i in range(2)] == ["timeout", "scheme_not_allowed"]
     assert found[0].detail == "not finished after the shard's 8 s"
 
@@ -259,7 +263,9 @@ def test_engine_keeps_to_sizes_and_the_block_list(tmp_path: Path) -> None:
         listed = "56547a7cc8bbf46bb4aa2f18a097fee842ce6e94ca4c7f5cda6df35c4f5825c9"
         urls = [server.url(path, "127.0.0.1") for path in (*routes, "/blocked")]
         config = engine_config(server.port, max_bytes=1000, block=(urls[-1], listed))
-        found = {each.index: each for each in fetch_with_img2dataset(urls, config, tmp_path / "scratch")}
+        found = {
+            each.index: each for each in fetch_with_img2dataset(urls, config, AnswerSignals(), tmp_path / "scratch")
+        }
         assert "/blocked" not in server.targets()
     assert found[0].body == b"x" * 100
     assert [found[i].reason for i in range(1, 5)] == ["too_large", "empty_body", "block_list", "block_list"]

@@ -13,20 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
+from pipeline.consent.signals import PageSignals
 from pipeline.errors import InputError
 from pipeline.records.outcome import Outcome
 from pipeline.records.schema import CANDIDATES
-from pipeline.stages.extract import ExtractConfig, extract
+from pipeline.stages.extract import STANDARD, ExtractConfig, extract
 from pipeline.stages.extract.figcaption import Figcaptions
 from pipeline.stages.extract.pictures import best_of_srcset
 from tests.pipeline.archives import html_block, members, warc_record, wat_block
 
 
-def _page(tmp_path: Path, block: bytes, config: ExtractConfig | None = None, **keywords: Any) -> list[Outcome]:
+def _page(
+    tmp_path: Path,
+    block: bytes,
+    config: ExtractConfig | None = None,
+    signals: PageSignals = STANDARD,
+    **keywords: Any,
+) -> list[Outcome]:
     record = warc_record(block, kind="response", content_type="application/http; msgtype=response", **keywords)
     path = tmp_path / "a.warc.gz"
     path.write_bytes(b"".join(members([record])))
-    outcomes = list(extract(str(path), config or ExtractConfig()))
+    outcomes = list(extract(str(path), config or ExtractConfig(), signals))
     for outcome in outcomes:
         assert outcome.kept.schema == CANDIDATES
         link_rejections = sum(link is not None for link in outcome.rejected["link"].to_pylist())
@@ -138,9 +145,9 @@ def test_base_licence_and_robots_of_the_page_are_read(tmp_path: Path) -> None:
     assert row["license"] == "http://example.com/b/l.html"
     assert row["page_url"] == "http://example.com/a/"
     html = '<meta name=ROBOTS content="noai"><img src=p.jpg alt=t>'
-    assert _rejected(_page(tmp_path, html_block(html))) == [(0, "opt_out")]
+    assert _rejected(_page(tmp_path, html_block(html))) == [(0, "page_robots")]
     headers = "Content-Type: text/html\r\nX-Robots-Tag: noindex\r\nX-Robots-Tag: noimageai\r\n"
-    assert _rejected(_page(tmp_path, html_block("<img src=p.jpg alt=t>", headers=headers))) == [(0, "opt_out")]
+    assert _rejected(_page(tmp_path, html_block("<img src=p.jpg alt=t>", headers=headers))) == [(0, "page_robots")]
 
 
 @pytest.mark.parametrize(
@@ -174,15 +181,15 @@ def test_base_that_is_no_base_counts_for_nothing(tmp_path: Path, base: str) -> N
 )
 def test_page_forbids_by_a_meta_for_any_robot(tmp_path: Path, meta: str, detail: str | None) -> None:
     outcomes = _page(tmp_path, html_block(f"<meta {meta}><img src=p.jpg alt=t><img src=q.jpg>"))
-    said = [row["detail"] for outcome in outcomes for row in outcome.rejected.to_pylist() if row["reason"] == "opt_out"]
+    said = [row["detail"] for outcome in outcomes for row in outcome.rejected.to_pylist() if row["reason"] != "no_text"]
     assert said == ([detail] * 2 if detail is not None else [])
 
 
 @pytest.mark.parametrize(("value", "forbids"), [("1", True), ("0, 1", True), ("0", False), ("11", False)])
 def test_page_forbids_by_the_header_of_tdm_reservation(tmp_path: Path, value: str, forbids: bool) -> None:
     block = html_block("<img src=p alt=t>", headers=f"Content-Type: text/html\r\nTDM-Reservation: {value}\r\n")
-    assert _rejected(_page(tmp_path, block)) == ([(0, "opt_out")] if forbids else [])
-    assert _rejected(_page(tmp_path, block, ExtractConfig(respect_tdm_reservation=False))) == []
+    assert _rejected(_page(tmp_path, block)) == ([(0, "tdm_reservation")] if forbids else [])
+    assert _rejected(_page(tmp_path, block, signals=PageSignals(tdm_reservation=False))) == []
 
 
 def test_user_info_is_not_kept(tmp_path: Path) -> None:

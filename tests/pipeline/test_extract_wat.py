@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from pipeline.consent.signals import PageSignals
 from pipeline.errors import InputError
 from pipeline.pages import is_reason
 from pipeline.records.identity import canonical_url, uid_of, url_id_of
 from pipeline.records.outcome import Outcome
 from pipeline.records.schema import CANDIDATES, REJECTIONS
-from pipeline.stages.extract import ExtractConfig, extract, wat
+from pipeline.stages.extract import STANDARD, ExtractConfig, extract, wat
 from tests.pipeline.archives import members, warc_record, wat_block
 
 
@@ -56,8 +57,15 @@ def _write(path: Path, *blocks: bytes) -> Path:
     return path
 
 
-def _one_page(tmp_path: Path, *links: dict[str, Any], config: ExtractConfig | None = None, **keywords: Any) -> Any:
-    outcomes = _extract(_write(tmp_path / "a.warc.wat.gz", wat_block(links, **keywords)), config)
+def _one_page(
+    tmp_path: Path,
+    *links: dict[str, Any],
+    config: ExtractConfig | None = None,
+    signals: PageSignals = STANDARD,
+    **keywords: Any,
+) -> Any:
+    path = _write(tmp_path / "a.warc.wat.gz", wat_block(links, **keywords))
+    outcomes = _extract(path, config, signals=signals)
     return _kept(outcomes), _rejected(outcomes)
 
 
@@ -162,8 +170,8 @@ def test_page_that_opts_out_loses_every_link(tmp_path: Path, page: dict[str, Any
     links = ({"url": "/1", "alt": "a"}, {"url": "/2"})
     kept, rejected = _one_page(tmp_path, *links, **page)
     assert kept == []
-    assert [(row["link"], row["reason"]) for row in rejected] == [(0, "opt_out"), (1, "opt_out")]
-    kept, _ = _one_page(tmp_path, *links, **page, config=ExtractConfig(respect_page_robots=False))
+    assert [(row["link"], row["reason"]) for row in rejected] == [(0, "page_robots"), (1, "page_robots")]
+    kept, _ = _one_page(tmp_path, *links, **page, signals=PageSignals(directives=()))
     assert len(kept) == 1
 
 
@@ -203,7 +211,7 @@ def test_directives_and_licences_are_read_past_bytes_that_are_no_characters(tmp_
     license = wat_block([link], head={"Link": [{"rel": "HALF license", "url": "/l"}]})
     blocks = [block.replace(b"BYTE", b"\xff").replace(b"HALF", b"\\ud83d") for block in (robots, license)]
     outcomes = _extract(_write(tmp_path / "a.warc.wat.gz", *blocks))
-    assert [row["reason"] for row in _rejected(outcomes)] == ["opt_out"]
+    assert [row["reason"] for row in _rejected(outcomes)] == ["page_robots"]
     assert [row["license"] for row in _kept(outcomes)] == ["http://example.com/l"]
 
 

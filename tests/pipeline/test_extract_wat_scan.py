@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.consent.signals import PageSignals
 from pipeline.stages.extract import ExtractConfig, wat
 from pipeline.stages.extract.batch import LinkBatch
 from pipeline.stages.extract.blocks import joined
@@ -20,11 +21,11 @@ from pipeline.stages.extract.wat_scan import Scanner
 from tests.pipeline.archives import wat_block
 
 _SOURCES: list[tuple[TextSource, ...]] = [("alt",), ("title",), ("alt", "title"), ("title", "alt"), ("figcaption",)]
-_DIRECTIVES = ("noai", "noimageindex")
+_SIGNALS = PageSignals(directives=("noai", "noimageindex"))
 
 
 def _scanner(sources: tuple[TextSource, ...] = ("alt",)) -> Scanner:
-    words = wat._Robots(ExtractConfig(robots_directives=_DIRECTIVES)).words
+    words = wat._Rules(_SIGNALS).words
     return Scanner(sources, words, ExtractConfig().max_url_chars)
 
 
@@ -38,10 +39,10 @@ def _left(blocks: list[bytes], sources: tuple[TextSource, ...] = ("alt",)) -> li
 
 def _rows(blocks: list[bytes], scanner: Scanner | None, sources: tuple[TextSource, ...]) -> Any:
     """Kept and rejected rows, and the number of links."""
-    config = ExtractConfig(text_sources=sources, robots_directives=_DIRECTIVES)
+    config = ExtractConfig(text_sources=sources)
     batch = LinkBatch("a", config, scanner.columns if scanner is not None else None, one_by_one=True)
     numbered = joined(list(range(len(blocks))), blocks)
-    outcomes = [*wat._read_blocks(batch, numbered, scanner, config, wat._Robots(config)), batch.take()]
+    outcomes = [*wat._read_blocks(batch, numbered, scanner, config, wat._Rules(_SIGNALS)), batch.take()]
     for outcome in outcomes:
         outcome.kept.validate(full=True)
         outcome.rejected.validate(full=True)

@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.consent.config import ConsentConfig
 from pipeline.engine import Data, Done, EngineConfig, open_engine
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.steps.fetch.facts import STORED, FactStore, read_facts, settings_of
+from pipeline.steps.fetch.facts import STORED, FactStore, earlier_settings, read_facts, settings_of
 from pipeline.steps.fetch.requests import ListRequests, list_requests
 from pipeline.steps.schedule import Selected
 from pipeline.steps.step import Run
@@ -28,6 +29,7 @@ CONFIG = FetchConfig(user_agent="test/1 (+http://test.example)")
 SETTINGS = "76b803a8b67605176a82c101d9338b43"
 """Of CONFIG and the default image check, as records have it that are there already."""
 NAME = "00000-0bc3c204b439"
+STANDARD = ConsentConfig()
 
 
 def test_facts_without_a_thumbnail_have_none(tmp_path: Path) -> None:
@@ -41,15 +43,15 @@ def test_facts_without_a_thumbnail_have_none(tmp_path: Path) -> None:
     assert found == {**row, "thumbnail": None, "staging_tar": "00000-abc.tar"}
 
 
-def test_facts_of_before_noml_was_a_directive_hold() -> None:
-    def settings(*directives: str) -> str:
-        config = dataclasses.replace(CONFIG, respect_x_robots_tag=directives)
-        return settings_of(config, ImageConfig())
-
-    before = settings("noai", "noimageai", "noindex", "noimageindex", "none", "unavailable_after")
-    assert settings_of(CONFIG, ImageConfig()) == before
-    assert settings("noai") != before
-    assert settings("noai", "noml") == settings("noai")
+def test_facts_of_before_consent_was_no_part_of_the_settings_hold() -> None:
+    before = settings_of(CONFIG, ImageConfig())
+    assert before == SETTINGS
+    known = earlier_settings(CONFIG, ImageConfig(), ConsentConfig(x_robots_directives=("noai", "noml")))
+    for directives in (("noai",), ()):  # as an earlier version could be told
+        for reserves in (True, False):
+            options = {"respect_x_robots_tag": directives, "respect_tdm_reservation": reserves}
+            assert settings_of(CONFIG, ImageConfig(), options) in known - {before}
+    assert before in known
 
 
 # --- a store of an earlier version ----------------------------------------------------------------
@@ -59,7 +61,7 @@ def store_of_earlier(output: Path) -> Path:
     """Facts about the URLs 0 and 1, as a version wrote them whose records had SHA-256 and no check of their own."""
     store = output / "work/fetch"
     (store / "done").mkdir(parents=True)
-    earlier = pa.schema([field for field in FACTS if field.name not in ("thumbnail", "stored_xxh3")])
+    earlier = pa.schema([field for field in FACTS if field.name not in ("thumbnail", "stored_xxh3", "statements")])
     picture = {"url_id": (0).to_bytes(16, "big"), "status": "success", "tar_offset": 512, "num_bytes": 9}
     failure = {"url_id": (1).to_bytes(16, "big"), "status": "failed_to_download", "stage": "fetch"}
     rows = [dict.fromkeys(earlier.names) | row for row in (picture, failure | {"reason": "http_404"})]
@@ -88,9 +90,15 @@ def planned_of(output: Path, count: int) -> Data[Selected]:
     return planned
 
 
-def task_of(output: Path, planned: Data[Selected], config: FetchConfig = CONFIG, seed: int = 0) -> ListRequests:
+def task_of(
+    output: Path,
+    planned: Data[Selected],
+    config: FetchConfig = CONFIG,
+    seed: int = 0,
+    consent: ConsentConfig = STANDARD,
+) -> ListRequests:
     run = Run(output=output, seed=seed, ledger=LedgerConfig())
-    (task,) = list_requests(planned, None, config, ImageConfig()).cut(run)
+    (task,) = list_requests(planned, None, config, consent, ImageConfig()).cut(run)
     assert isinstance(task, ListRequests)
     return task
 
@@ -136,7 +144,7 @@ def test_a_block_list_judges_known_answers_again_and_asks_nothing(tmp_path: Path
     assert task.key != task_of(tmp_path, planned).key
     assert task.key == task_of(tmp_path, planned, dataclasses.replace(CONFIG, block=("http://a.example/0",))).key
     known, missing = split(tmp_path, task)
-    assert [row["blocked"] for row in known] == ["URL http://a.example/0", None]
+    assert [row["detail"] for row in known] == ["URL http://a.example/0", None]
     assert missing == []
     entries.write_text("# nothing\n")
     assert task_of(tmp_path, planned, dataclasses.replace(CONFIG, block_files=(str(entries),))).key != task.key

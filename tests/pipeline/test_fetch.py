@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError
+from pipeline.consent.signals import AnswerSignals
 from pipeline.pages import is_reason
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.download import Fetched, fetch
+from pipeline.stages.fetch.download import STANDARD, Fetched, fetch
 from tests.pipeline.loopback_server import (
     CERTIFICATES,
     LoopbackServer,
@@ -36,9 +37,9 @@ CONFIG = FetchConfig(
 )
 
 
-def fetch_all(urls: Sequence[str], config: FetchConfig = CONFIG) -> list[Fetched]:
+def fetch_all(urls: Sequence[str], config: FetchConfig = CONFIG, signals: AnswerSignals = STANDARD) -> list[Fetched]:
     """Results in the order of `urls`, each index exactly once, each reason a known one."""
-    results = sorted(fetch(urls, config), key=lambda fetched: fetched.index)
+    results = sorted(fetch(urls, config, signals), key=lambda fetched: fetched.index)
     assert [fetched.index for fetched in results] == list(range(len(urls)))
     for fetched in results:
         assert (fetched.body is None) != (fetched.reason is None)
@@ -46,8 +47,8 @@ def fetch_all(urls: Sequence[str], config: FetchConfig = CONFIG) -> list[Fetched
     return results
 
 
-def fetch_one(url: str, config: FetchConfig = CONFIG) -> Fetched:
-    return fetch_all([url], config)[0]
+def fetch_one(url: str, config: FetchConfig = CONFIG, signals: AnswerSignals = STANDARD) -> Fetched:
+    return fetch_all([url], config, signals)[0]
 
 
 def test_bodies_arrive_with_their_facts() -> None:
@@ -60,6 +61,7 @@ def test_bodies_arrive_with_their_facts() -> None:
         final_url=server.url("/a"),
         content_type="image/png",
         attempts=1,
+        statements=(),
     )
 
 

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.stages.fetch.consent import forbidding_directive
+from pipeline.consent.signals import AnswerSignals
+from pipeline.consent.x_robots_tag import forbidding_directive
 from pipeline.stages.fetch.robots import parse_robots
 from pipeline.web.answers import parse_http_date
 from tests.pipeline.loopback_server import LoopbackServer, answer, redirect, text
 from tests.pipeline.test_fetch import CONFIG, fetch_all, fetch_one
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
-RESPECTED = CONFIG.respect_x_robots_tag
+RESPECTED = AnswerSignals().x_robots_directives
 
 
 def forbids(*values: str) -> str | None:
@@ -94,39 +95,41 @@ def test_a_forbidden_picture_is_not_downloaded() -> None:
     big = text(b"x" * 5_000_000, {"X-Robots-Tag": "noai"})
     with LoopbackServer({"/a": big, "/b": text(b"x", {"X-Robots-Tag": "otherbot: noai"})}) as server:
         forbidden, fine = fetch_all([server.url("/a"), server.url("/b")])
-    assert (forbidden.reason, forbidden.detail, forbidden.http_status) == ("opt_out", "X-Robots-Tag: noai", 200)
+    assert (forbidden.reason, forbidden.detail, forbidden.http_status) == ("x_robots_tag", "X-Robots-Tag: noai", 200)
     assert fine.body == b"x"
 
 
 def test_a_redirect_forbids_too() -> None:
     routes = {"/a": answer(301, b"", {"Location": "/b", "X-Robots-Tag": "noai"}), "/b": text(b"x")}
     with LoopbackServer(routes) as server:
-        assert fetch_one(server.url("/a")).reason == "opt_out"
+        assert fetch_one(server.url("/a")).reason == "x_robots_tag"
         assert server.targets() == ["/a"]
 
 
 def test_directives_are_the_configs_choice() -> None:
     with LoopbackServer({"/a": text(b"x", {"X-Robots-Tag": "noindex"})}) as server:
-        assert fetch_one(server.url("/a"), replace(CONFIG, respect_x_robots_tag=("noai",))).body == b"x"
-        assert fetch_one(server.url("/a"), replace(CONFIG, respect_x_robots_tag=())).body == b"x"
+        assert fetch_one(server.url("/a"), CONFIG, AnswerSignals(x_robots_directives=("noai",))).body == b"x"
+        assert fetch_one(server.url("/a"), CONFIG, AnswerSignals(x_robots_directives=())).body == b"x"
 
 
-@pytest.mark.parametrize(("value", "reason"), [("1", "opt_out"), (" 1 ", "opt_out"), ("0", None), ("2", None)])
+@pytest.mark.parametrize(
+    ("value", "reason"), [("1", "tdm_reservation"), (" 1 ", "tdm_reservation"), ("0", None), ("2", None)]
+)
 def test_tdm_reservation(value: str, reason: str | None) -> None:
     with LoopbackServer({"/a": text(b"x", {"TDM-Reservation": value})}) as server:
         assert fetch_one(server.url("/a")).reason == reason
-        assert fetch_one(server.url("/a"), replace(CONFIG, respect_tdm_reservation=False)).body == b"x"
+        assert fetch_one(server.url("/a"), CONFIG, AnswerSignals(tdm_reservation=False)).body == b"x"
 
 
 def test_one_tdm_reservation_among_several_is_enough() -> None:
     for value in ("0\r\nTDM-Reservation: 1", "1\r\nTDM-Reservation: 0", "0, 1"):
         with LoopbackServer({"/a": text(b"x", {"TDM-Reservation": value})}) as server:
-            assert fetch_one(server.url("/a")).reason == "opt_out"
+            assert fetch_one(server.url("/a")).reason == "tdm_reservation"
 
 
 def test_a_folded_header_line_is_read() -> None:
     with LoopbackServer({"/a": text(b"x", {"X-Robots-Tag": "all,\r\n\tnoai"})}) as server:
-        assert fetch_one(server.url("/a")).reason == "opt_out"
+        assert fetch_one(server.url("/a")).reason == "x_robots_tag"
 
 
 # --- robots.txt ---------------------------------------------------------------------------------

@@ -19,12 +19,13 @@ import pytest
 from configs.load import ConfigError, load
 from pipeline.commands import main
 from pipeline.config import WitConfig
+from pipeline.consent.signals import AnswerSignals
 from pipeline.errors import EngineError
 from pipeline.pages import is_reason
 from pipeline.runs.run import inspect, run
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.download import Fetched
+from pipeline.stages.fetch.download import STANDARD, Fetched
 from pipeline.stages.fetch.img2dataset import LIMITS, fetch_with_img2dataset, find_img2dataset, reason_of
 from pipeline.steps.fetch.facts import settings_of
 from tests.conftest import REPOSITORY
@@ -78,13 +79,12 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_of(python: Path | str, **more: Any) -> FetchConfig:
     agent = "test/1 (+http://localhost/)"
-    more = {"respect_tdm_reservation": False} | more
     return FetchConfig(user_agent=agent, engine="img2dataset", engine_python=str(python), **more)
 
 
-def answers(python: Path, scratch: Path, *paths: str, **more: Any) -> list[Fetched]:
+def answers(python: Path, scratch: Path, *paths: str, signals: AnswerSignals = STANDARD, **more: Any) -> list[Fetched]:
     urls = [path if "://" in path else f"http://a.example/{path}" for path in paths]
-    found = list(fetch_with_img2dataset(urls, config_of(python, **more), scratch))
+    found = list(fetch_with_img2dataset(urls, config_of(python, **more), signals, scratch))
     assert sorted(each.index for each in found) == list(range(len(urls))), "one answer for each URL"
     return sorted(found, key=lambda each: each.index)
 
@@ -97,7 +97,7 @@ def answers(python: Path, scratch: Path, *paths: str, **more: Any) -> list[Fetch
         ("HTTP Error 302: The HTTP server returned a redirect error that would lead to an infinite loop.", None, 302),
         ("HTTP Error 302: Found - Redirection to url 'file:///etc/passwd' is not allowed", "scheme_not_allowed", 302),
         ("HTTP Error 304: Not Modified", "http_304", 304),
-        ("Use of image disallowed by X-Robots-Tag directive", "opt_out", None),
+        ("Use of image disallowed by X-Robots-Tag directive", "x_robots_tag", None),
         ("<urlopen error [Errno -2] Name or service not known>", "dns", None),
         ("<urlopen error [Errno -3] Temporary failure in name resolution>", "dns", None),
         ("encoding with 'idna' codec failed (UnicodeError: label too long)", "dns", None),
@@ -148,7 +148,8 @@ def test_relative_paths_are_those_of_this_process(
 
 
 def test_bodies_are_left_as_they_were_served(stand_in: Path, tmp_path: Path) -> None:
-    answers(stand_in, tmp_path / "scratch", "good", respect_x_robots_tag=("noai", "unavailable_after"))
+    signals = AnswerSignals(x_robots_directives=("noai", "unavailable_after"))
+    answers(stand_in, tmp_path / "scratch", "good", signals=signals)
     options = json.loads((tmp_path / "scratch/options.json").read_text())
     assert options["disable_all_reencoding"] is True
     assert options["disallowed_header_directives"] == ["noai"]
@@ -169,8 +170,9 @@ def test_deadline_ends_it(stand_in: Path, tmp_path: Path) -> None:
 
 def test_img2dataset_ends_with_the_process_that_started_it(stand_in: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from tests.pipeline.test_fetch_engine import config_of, fetch_with_img2dataset;"
-        "list(fetch_with_img2dataset(['http://a.example/hang'], config_of(sys.argv[1]), pathlib.Path(sys.argv[2])))"
+        "import sys, pathlib; from tests.pipeline.test_fetch_engine import STANDARD, config_of, fetch_with_img2dataset;"
+        "urls = ['http://a.example/hang'];"
+        "list(fetch_with_img2dataset(urls, config_of(sys.argv[1]), STANDARD, pathlib.Path(sys.argv[2])))"
     )
     words = [sys.executable, "-c", code, str(stand_in), str(tmp_path / "scratch")]
     with subprocess.Popen(words, cwd=REPOSITORY) as parent:
@@ -195,7 +197,6 @@ def wait_for(condition: Any) -> None:
         ({"robots_txt": True}, "cannot honour robots_txt"),
         ({"proxy": "http://p.example", "verify_certificates": False}, "cannot honour proxy, verify_certificates"),
         ({"resolve": ("a:80:1.2.3.4",), "per_host_rate": 1.0}, "cannot honour per_host_rate, resolve"),
-        ({"respect_tdm_reservation": True}, "cannot honour respect_tdm_reservation"),
     ],
 )
 def test_what_it_cannot_do_is_refused(more: dict[str, Any], words: str) -> None:
@@ -211,7 +212,14 @@ def words_for(tmp_path: Path, python: Path | str) -> list[str]:
         *("--sources", f'["{tmp_path}/links.csv"]', "--queries", str(tmp_path / "queries.txt")),
         *("--output", str(tmp_path / "set"), "--fetch.user_agent", "a (+http://b.c/)", "--engine.kind", "inline"),
         *("--fetch.engine", "img2dataset", "--fetch.engine_python", str(python)),
-        *("--fetch.respect_tdm_reservation", "false"),
+        *(
+            "--consent.tdm_reservation",
+            "false",
+            "--consent.content_usage",
+            "false",
+            "--consent.content_signal",
+            "false",
+        ),
     ]
 
 

@@ -68,7 +68,7 @@ def test_only_failures_that_can_heal_are_asked_again_and_each_once_a_retry(
         "/stubborn": "http_429",  # the latest answer
         "/moved": "http_404",
         "/gone": "http_404",
-        "/forbidden": "opt_out",
+        "/forbidden": "x_robots_tag",
         "/text": "not_an_image",
     }
     assert case.run() == []

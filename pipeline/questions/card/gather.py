@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from pipeline.config import WitConfig
+from pipeline.consent.config import Signal
 from pipeline.pages import config_of, page_of, reasons_of
 from pipeline.questions.card.answers import Answers, Row
 from pipeline.questions.card.charts import Curve, Histogram, curve_of, histogram_of
@@ -166,17 +167,26 @@ def _aspect(quarter_doublings: float) -> str:
     return f"{shown}:1" if quarter_doublings >= 0 else f"1:{shown}"
 
 
+_SIGNALS: dict[Signal, str] = {
+    "tdm_reservation": "tdm-reservation",
+    "content_usage": "Content-Usage: train-ai=n",
+    "content_signal": "Content-Signal: ai-train=no",
+    "xmp_data_mining": "plus:DataMining in XMP",
+    "c2pa": "training and data mining assertions of C2PA",
+}
+
+
 def _respected(config: WitConfig | None) -> list[str]:
     """What the config says to honour, in words; empty where there is no config."""
     if config is None:
         return []
     found = []
-    if config.extract.respect_page_robots:
-        found.append(f"robots metas and headers of pages ({', '.join(config.extract.robots_directives)})")
-    if config.fetch.respect_x_robots_tag:
-        found.append(f"X-Robots-Tag of pictures ({', '.join(config.fetch.respect_x_robots_tag)})")
-    if config.extract.respect_tdm_reservation and config.fetch.respect_tdm_reservation:
-        found.append("tdm-reservation")
+    consent = config.consent
+    if consent.honours("page_robots"):
+        found.append(f"robots metas and headers of pages ({', '.join(consent.page_directives)})")
+    if consent.honours("x_robots_tag"):
+        found.append(f"X-Robots-Tag of pictures ({', '.join(consent.x_robots_directives)})")
+    found += (words for signal, words in _SIGNALS.items() if consent.honours(signal))
     if config.fetch.robots_txt:
         found.append("robots.txt of the pictures' hosts")
     if config.fetch.block:

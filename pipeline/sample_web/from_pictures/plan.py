@@ -173,7 +173,7 @@ class _Planner:
                 alt_text=text.text,
                 page_kind=page_kind if opts_out else text.language,
                 scene=_subject(picture),
-                text_fate="extract/opt_out" if opts_out else text.fate,
+                text_fate="extract/page_robots" if opts_out else text.fate,
                 text_kind=text.kind,
             )
         )

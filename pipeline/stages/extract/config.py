@@ -20,13 +20,6 @@ class ExtractConfig:
     text_sources: tuple[TextSource, ...] = ("alt",)
     """Where a link's text may come from, in order; the first that is not blank is taken. `figcaption`
     exists only where the HTML itself is read (WARC)."""
-    respect_page_robots: bool = True
-    """Reject every link of a page whose robots metas or X-Robots-Tag header give one of
-    `robots_directives`, whichever robot they address."""
-    robots_directives: tuple[str, ...] = ("noai", "noimageai", "noml")
-    """The directives that forbid the use, in small letters; add noindex or noimageindex to be stricter."""
-    respect_tdm_reservation: bool = True
-    """Reject every link of a page whose `tdm-reservation` meta or header is 1 (W3C TDM Reservation Protocol)."""
     max_record_bytes: int = 33_554_432
     """A larger record, line or row is rejected without being parsed."""
     max_url_chars: int = 8_192

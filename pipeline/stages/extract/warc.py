@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from fastwarc.warc import WarcRecord, WarcRecordType
 from selectolax.lexbor import LexborHTMLParser
 
+from pipeline.consent.pages import PageRules
+from pipeline.consent.signals import PageSignals
 from pipeline.errors import InputError
 from pipeline.records.outcome import Outcome
 from pipeline.stages.extract.archive import Damage, Record, read_records
@@ -33,7 +35,6 @@ from pipeline.stages.extract.http_message import (
 from pipeline.stages.extract.links import license_among
 from pipeline.stages.extract.media_type import MediaType, holds_binary, looks_like_html, media_type_of
 from pipeline.stages.extract.pictures import image_url_of
-from pipeline.stages.extract.robots import PageRobots
 from pipeline.stages.extract.stretch import WHOLE, Stretch
 from pipeline.web.urls import base_url, resolver
 
@@ -49,14 +50,14 @@ _BLOCK_TAG = re.compile(
 )
 
 
-def read_warc(path: str, config: ExtractConfig, stretch: Stretch = WHOLE) -> Iterator[Outcome]:
+def read_warc(path: str, config: ExtractConfig, signals: PageSignals, stretch: Stretch = WHOLE) -> Iterator[Outcome]:
     """Outcomes of one WARC file, or of a stretch of it; the unit is an `img` with a URL, the record any of the file.
 
     Each record ends as read, as rejected, or as passed over: `other_record` where its type holds no page,
     `not_a_page` where the answer is of another media type. Raises InputError where the file cannot be read or holds
     only the records of a WAT or WET file.
     """
-    batch = LinkBatch(path, config, one_by_one=True)
+    batch, rules = LinkBatch(path, config, one_by_one=True), PageRules(signals)
     num_pages = 0
     others: set[str] = set()
 
@@ -83,7 +84,7 @@ def read_warc(path: str, config: ExtractConfig, stretch: Stretch = WHOLE) -> Ite
             batch.reject_record(item.offset, item.reason, item.detail)
         else:
             batch.count_record(len(item.block))
-            _read_record(batch, item, config)
+            _read_record(batch, item, config, rules)
         if batch.full():
             yield batch.take()
     if stretch.is_first and not num_pages and others and others <= {"metadata", "conversion"}:
@@ -103,7 +104,7 @@ class _Body(NamedTuple):
     """Of the response; names in lower case."""
 
 
-def _read_record(batch: LinkBatch, item: Record, config: ExtractConfig) -> None:
+def _read_record(batch: LinkBatch, item: Record, config: ExtractConfig, rules: PageRules) -> None:
     try:
         body = _body_of(item, config.max_record_bytes)
     except OversizedBodyError as error:
@@ -131,7 +132,7 @@ def _read_record(batch: LinkBatch, item: Record, config: ExtractConfig) -> None:
         batch.reject_record(item.offset, "bad_record", str(error))
         return
     batch.count_read()
-    _read_page(batch, item.offset, html, page_url, body.headers, config)
+    _read_page(batch, item.offset, html, page_url, body.headers, config, rules)
 
 
 def _body_of(item: Record, max_bytes: int) -> _Body | None:
@@ -189,7 +190,13 @@ def _is_nested_absurdly(body: bytes) -> bool:
 
 
 def _read_page(
-    batch: LinkBatch, offset: int, html: str, page_url: str, headers: Sequence[tuple[str, str]], config: ExtractConfig
+    batch: LinkBatch,
+    offset: int,
+    html: str,
+    page_url: str,
+    headers: Sequence[tuple[str, str]],
+    config: ExtractConfig,
+    rules: PageRules,
 ) -> None:
     """Adds the pictures of one page; `headers` are those of the response."""
     tree = LexborHTMLParser(html)
@@ -209,10 +216,10 @@ def _read_page(
             urls.append(url)
     if not images:
         return
-    forbidden = PageRobots(config).forbid(headers, _metas(tree))
-    if forbidden:
+    refusal = rules.forbid(headers, _metas(tree))
+    if refusal is not None:
         for ordinal in range(len(images)):
-            batch.reject_link(offset, ordinal, "opt_out", forbidden)
+            batch.reject_link(offset, ordinal, refusal.reason, refusal.detail)
         return
     license_url = license_among(
         (node.attributes.get("rel") or "", node.attributes.get("href") or "")

@@ -17,6 +17,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.consent.answers import Refusal
+from pipeline.consent.pages import PageRules
+from pipeline.consent.signals import PageSignals
 from pipeline.errors import InputError
 from pipeline.records.outcome import Outcome
 from pipeline.stages.extract.archive import read_blocks
@@ -26,7 +29,6 @@ from pipeline.stages.extract.config import ExtractConfig
 from pipeline.stages.extract.files import size_of
 from pipeline.stages.extract.links import license_among, unescape_attribute
 from pipeline.stages.extract.page import Page
-from pipeline.stages.extract.robots import PageRobots
 from pipeline.stages.extract.stretch import WHOLE, Stretch
 from pipeline.stages.extract.wat_json import BadPageError, parse_page, parse_tolerantly
 from pipeline.stages.extract.wat_scan import Scanner
@@ -41,15 +43,15 @@ installation."""
 _LICENSE_REL = re.compile(rb'"rel":\s*"[^"]*license', re.IGNORECASE)
 
 
-def read_wat(path: str, config: ExtractConfig, stretch: Stretch = WHOLE) -> Iterator[Outcome]:
+def read_wat(path: str, config: ExtractConfig, signals: PageSignals, stretch: Stretch = WHOLE) -> Iterator[Outcome]:
     """Outcomes of one WAT file, or of a stretch of it; the unit is an IMG@/src link, the record a page's metadata.
 
     Raises InputError where the file cannot be read or holds no metadata records.
     """
-    robots = _Robots(config)
+    rules = _Rules(signals)
     scanner = None
     if is_web(path) or size_of(path) >= _COMPILED_FROM_BYTES:
-        scanner = Scanner(config.text_sources, robots.words, config.max_url_chars)
+        scanner = Scanner(config.text_sources, rules.words, config.max_url_chars)
     batch = LinkBatch(path, config, scanner.columns if scanner is not None else None, one_by_one=True)
     found_any = False
     others: Counter[str] = Counter()
@@ -61,7 +63,7 @@ def read_wat(path: str, config: ExtractConfig, stretch: Stretch = WHOLE) -> Iter
         found_any = True
         num_others = _count_others(batch, others, num_others)
         if isinstance(item, Blocks):
-            yield from _read_blocks(batch, item, scanner, config, robots)
+            yield from _read_blocks(batch, item, scanner, config, rules)
         else:
             if item.offset is None and batch.holds_anything():
                 yield batch.take()  # it has its place behind these
@@ -89,7 +91,7 @@ def _count_others(batch: LinkBatch, others: Counter[str], num_before: int) -> in
 
 
 def _read_blocks(
-    batch: LinkBatch, blocks: Blocks, scanner: Scanner | None, config: ExtractConfig, robots: _Robots
+    batch: LinkBatch, blocks: Blocks, scanner: Scanner | None, config: ExtractConfig, rules: _Rules
 ) -> Iterator[Outcome]:
     first, num_records, num_bytes = 0, len(blocks.offsets), len(blocks.data)
     while first < num_records:
@@ -105,7 +107,7 @@ def _read_blocks(
             batch.count_read(num_read)
             batch.pass_over("not_a_page", num_not_pages)
         for number, page in pages:
-            _judge(batch, blocks, number, page, config, robots)
+            _judge(batch, blocks, number, page, config, rules)
         batch.count_records(following - first)
         first = following
         if batch.full():
@@ -114,7 +116,7 @@ def _read_blocks(
 
 
 def _judge(
-    batch: LinkBatch, blocks: Blocks, number: int, page: Page | None, config: ExtractConfig, robots: _Robots
+    batch: LinkBatch, blocks: Blocks, number: int, page: Page | None, config: ExtractConfig, rules: _Rules
 ) -> None:
     """Adds a page; null stands for a record that is still to be read."""
     offset = blocks.offsets[number]
@@ -133,19 +135,19 @@ def _judge(
             else:
                 batch.pass_over("not_a_page")
             return
-    _add_page(batch, offset, page, config, robots)
+    _add_page(batch, offset, page, config, rules)
 
 
-def _add_page(batch: LinkBatch, offset: int, page: Page, config: ExtractConfig, robots: _Robots) -> None:
+def _add_page(batch: LinkBatch, offset: int, page: Page, config: ExtractConfig, rules: _Rules) -> None:
     page_url = page.target.strip("<> \t\r\n")
     if len(page_url) > config.max_url_chars:
         batch.reject_record(offset, "bad_record", f"the page's URL has {len(page_url)} characters")
         return
     batch.count_read()
-    forbidden = robots.forbid(*page.directives) if page.directives is not None else ""
-    if forbidden:
+    refusal = rules.forbid(*page.directives) if page.directives is not None else None
+    if refusal is not None:
         for ordinal in range(len(page.ordinals) + len(page.textless_ordinals)):
-            batch.reject_link(offset, ordinal, "opt_out", forbidden)
+            batch.reject_link(offset, ordinal, refusal.reason, refusal.detail)
         return
     textless = page.textless_ordinals, page.textless_urls
     if not page.ordinals:
@@ -195,16 +197,16 @@ def _unescaped(raw: Sequence[str]) -> list[str]:
     return [unescape_attribute(text) if "&" in text or "\r" in text or "\0" in text else text for text in raw]
 
 
-class _Robots:
-    """The robots directives of a page, as far as they forbid the use."""
+class _Rules:
+    """What a page says of its use, as far as it forbids."""
 
-    def __init__(self, config: ExtractConfig) -> None:
-        self._rules = PageRobots(config)
+    def __init__(self, signals: PageSignals) -> None:
+        self._rules = PageRules(signals)
         self.words = self._rules.words
         self._words = [word.encode() for word in self.words]
 
-    def forbid(self, headers: bytes, metas: bytes) -> str:
-        """What forbids, for the ledger; "" if nothing does. Both arguments are JSON."""
+    def forbid(self, headers: bytes, metas: bytes) -> Refusal | None:
+        """What forbids, or None. Both arguments are JSON."""
         lowered = (headers + metas).lower()
         for word in self._words:
             if word in lowered:
@@ -212,7 +214,7 @@ class _Robots:
         else:
             # Any word could be written with character references; that is looked for only where `robots` stands too.
             if b"&#" not in lowered or b"robots" not in lowered or not self._words:
-                return ""
+                return None
         return self._rules.forbid(_headers(headers), _metas(metas))
 
 

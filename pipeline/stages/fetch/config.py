@@ -98,21 +98,6 @@ class FetchConfig:
     http2: bool = True
     """Whether to use HTTP/2 where an https server offers it."""
 
-    respect_x_robots_tag: tuple[str, ...] = (
-        "noai",
-        "noimageai",
-        "noml",
-        "noindex",
-        "noimageindex",
-        "none",
-        "unavailable_after",
-    )
-    """Directives of the X-Robots-Tag header that forbid the use; addressed to everyone or to our name. With others,
-    every picture is requested again; with or without `noml` none is: it holds for what is requested from then on."""
-
-    respect_tdm_reservation: bool = True
-    """Whether `tdm-reservation: 1` (W3C TDM Reservation Protocol) forbids the use."""
-
     robots_txt: bool = False
     """Whether to ask each host's robots.txt first; one more request a host."""
 
@@ -173,7 +158,6 @@ class FetchConfig:
             "per_host_rate": self.per_host_rate > 0,
             "proxy": bool(self.proxy),
             "resolve": bool(self.resolve),
-            "respect_tdm_reservation (true by default; say false to do without)": self.respect_tdm_reservation,
             "robots_txt": self.robots_txt,
             "verify_certificates": not self.verify_certificates,
         }

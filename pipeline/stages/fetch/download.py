@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from pipeline.consent.signals import AnswerSignals
 from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import read_block_list
@@ -25,7 +26,7 @@ from pipeline.stages.fetch.schedule import Schedule
 from pipeline.stages.fetch.transfer import Answer, check_authorities
 from pipeline.stages.fetch.wire import OtherSchemeError, joined, wire_url
 
-__all__ = ["Fetched", "fetch"]
+__all__ = ["STANDARD", "Fetched", "fetch"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,16 +48,27 @@ class Fetched:
     content_type: str | None = None
     attempts: int = 0
     """Attempts begun; 0 where nothing was requested."""
+    statements: tuple[str, ...] | None = None
+    """What the header lines of the last attempt say of the use (`pipeline.consent.answers`), its redirects' among
+    them; null where they are not known."""
 
 
-def fetch(urls: Sequence[str], config: FetchConfig) -> Iterator[Fetched]:
+STANDARD = AnswerSignals()
+"""What `consent.level: standard` honours of an answer."""
+
+
+def fetch(urls: Sequence[str], config: FetchConfig, signals: AnswerSignals = STANDARD) -> Iterator[Fetched]:
     """Download `urls`: exactly one Fetched for every index, in the order in which they complete.
+
+    `signals` says what of an answer's headers is honoured: what they forbid is not downloaded.
 
     Never raises for a URL's fault. Raises ConfigError for a block list or ca_file that cannot be read, NetworkError
     where the first requests show that this machine reaches nothing (`outage.py`). Closing the iterator stops all
     transfers.
     """
-    loop = _Loop(urls, config)  # reads the files that the config names: a mistake in them shows before anything starts
+    loop = _Loop(
+        urls, config, signals
+    )  # reads the files that the config names: a mistake in them shows before anything starts
     return loop.results()
 
 
@@ -70,6 +82,7 @@ class _Job:
     attempts: int = 0
     spent_s: float = 0.0  # of the present attempt
     redirects: list[str] = field(default_factory=list)  # of the present attempt
+    statements: list[str] = field(default_factory=list)  # of the present attempt
     robots_of: str = ""  # the authority whose robots.txt this is
     watched: bool = False  # by `outage`
 
@@ -79,8 +92,9 @@ class _Job:
 
 
 class _Loop:
-    def __init__(self, urls: Sequence[str], config: FetchConfig) -> None:
+    def __init__(self, urls: Sequence[str], config: FetchConfig, signals: AnswerSignals) -> None:
         self._urls = urls
+        self._signals = signals
         self._config = config
         check_authorities(config)
         self._guard = AddressGuard(config.allow_addresses)
@@ -108,7 +122,7 @@ class _Loop:
     def results(self) -> Iterator[Fetched]:
         if not self._urls:
             return
-        self._transfers: Multi[tuple[str, _Job]] = Multi(self._config, self._guard)
+        self._transfers: Multi[tuple[str, _Job]] = Multi(self._config, self._signals, self._guard)
         thread = threading.Thread(target=self._run, name="fetch", daemon=True)
         thread.start()
         try:
@@ -248,6 +262,7 @@ class _Loop:
             self._schedule.heard(host, answered=answer.reason not in NO_ANSWER)
             self._schedule.release(host)
             job.spent_s += answer.elapsed_s
+            job.statements += answer.statements
             self._hosts.remember(host, answer)
             self._conclude(job, answer)
 
@@ -279,6 +294,7 @@ class _Loop:
                 redirects=tuple(job.redirects),
                 content_type=answer.content_type,
                 attempts=job.attempts,
+                statements=tuple(job.statements),
             )
         )
 
@@ -308,6 +324,7 @@ class _Loop:
         wait_s = self._config.backoff_s * 2.0 ** (job.attempts - 1) * (1.0 + 0.5 * _jitter(job))
         job.url, job.spent_s = job.origin, 0.0
         job.redirects.clear()
+        job.statements.clear()
         self._admit(job, time.monotonic() + max(wait_s, asked_s))
 
     def _learn_robots(self, job: _Job, answer: Answer) -> None:

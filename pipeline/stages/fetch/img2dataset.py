@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import ConfigError
+from pipeline.consent.signals import AnswerSignals
 from pipeline.errors import EngineError
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.block import BlockList, read_block_list
@@ -36,9 +37,9 @@ from pipeline.storage.img2dataset import pictures
 __all__ = ["LIMITS", "fetch_with_img2dataset", "find_img2dataset", "reason_of"]
 
 LIMITS = (
-    "fetch.engine img2dataset: no address guard after names are resolved or redirected, no limits per host, no "
-    "tdm-reservation, bytes held to max_bytes only afterwards, its own user agent, timeout_s holds for each socket "
-    "operation; see docs/peers.md"
+    "fetch.engine img2dataset: no address guard after names are resolved or redirected, no limits per host, of the "
+    "headers about consent only X-Robots-Tag, bytes held to max_bytes only afterwards, its own user agent, timeout_s "
+    "holds for each socket operation; see docs/peers.md"
 )
 """One line for whoever starts a run with it."""
 
@@ -46,7 +47,7 @@ _LEAST_VERSION = (1, 45)
 _URLS_PER_SHARD = 1000
 """What was answered before the deadline is lost with the img2dataset shard that it is in."""
 _DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex", "none")
-"""Those of `respect_x_robots_tag` that it can look for; it knows no dates."""
+"""Those of `x_robots_directives` that it can look for; it knows no dates."""
 _FIND = "from importlib.metadata import version; print(version('img2dataset'))"
 _RUN = """
 import json, os, signal, sys, threading
@@ -63,7 +64,7 @@ if __name__ == "__main__":
 """
 _HTTP = re.compile(r"HTTP Error (\d{3}):")
 _MESSAGES = (  # the first that is found counts; texts of urllib, http.client, ssl and the C library's resolver
-    ("opt_out", "X-Robots-Tag"),
+    ("x_robots_tag", "X-Robots-Tag"),
     ("too_many_redirects", "redirect error that would lead to an infinite loop"),
     ("scheme_not_allowed", "Redirection to url|unknown url type"),
     (
@@ -101,7 +102,9 @@ def find_img2dataset(config: FetchConfig) -> str | None:
     return version
 
 
-def fetch_with_img2dataset(urls: Sequence[str], config: FetchConfig, scratch: Path) -> Iterator[Fetched]:
+def fetch_with_img2dataset(
+    urls: Sequence[str], config: FetchConfig, signals: AnswerSignals, scratch: Path
+) -> Iterator[Fetched]:
     """Download `urls` through img2dataset: exactly one Fetched for every index.
 
     `scratch` is a directory that does not exist; it holds all bodies meanwhile and is left to the caller to remove.
@@ -122,7 +125,7 @@ def fetch_with_img2dataset(urls: Sequence[str], config: FetchConfig, scratch: Pa
     scratch = scratch.absolute()
     scratch.mkdir()
     pq.write_table(pa.table({"url": list(asked.values()), "place": list(asked)}), scratch / "urls.parquet")
-    in_time = _download(scratch, config)
+    in_time = _download(scratch, config, signals)
     for parquet in sorted((scratch / "out").glob("*.parquet")):
         if not parquet.with_name(f"{parquet.stem}_stats.json").exists():
             continue  # written last: without it the shard is not whole
@@ -152,7 +155,7 @@ def _judge(index: int, url: str, block: BlockList, guard: AddressGuard) -> Fetch
     return asked
 
 
-def _download(scratch: Path, config: FetchConfig) -> bool:
+def _download(scratch: Path, config: FetchConfig, signals: AnswerSignals) -> bool:
     """Run img2dataset over scratch/urls.parquet into scratch/out; whether it ended before the deadline."""
     options: dict[str, Any] = {
         "url_list": str(scratch / "urls.parquet"),
@@ -170,7 +173,7 @@ def _download(scratch: Path, config: FetchConfig) -> bool:
         "compute_hash": None,
         "enable_wandb": False,
         "user_agent_token": config.product,
-        "disallowed_header_directives": [name for name in config.respect_x_robots_tag if name in _DIRECTIVES],
+        "disallowed_header_directives": [name for name in signals.x_robots_directives if name in _DIRECTIVES],
     }
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "no_proxy": "*"}

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import pycurl
 
+from pipeline.consent.signals import AnswerSignals
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.transfer import Answer, Transfer
@@ -29,8 +30,8 @@ Job = TypeVar("Job")
 class Multi(Generic[Job]):
     """Transfers in flight, each with its job. They share names, TLS sessions and connections."""
 
-    def __init__(self, config: FetchConfig, guard: AddressGuard) -> None:
-        self._config, self._guard = config, guard
+    def __init__(self, config: FetchConfig, signals: AnswerSignals, guard: AddressGuard) -> None:
+        self._config, self._signals, self._guard = config, signals, guard
         self._active: set[Transfer] = set()
         self._idle: list[Transfer] = []
         self._curl_wake_s: float | None = None
@@ -70,7 +71,7 @@ class Multi(Generic[Job]):
         return True
 
     def _new_transfer(self) -> Transfer:
-        transfer = Transfer(self._config, self._guard, self._share, _utc_now)
+        transfer = Transfer(self._config, self._signals, self._guard, self._share, _utc_now)
         transfer.curl.transfer = transfer
         return transfer
 

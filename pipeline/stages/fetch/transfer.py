@@ -14,9 +14,10 @@ from typing import Any
 import pycurl
 
 from configs.load import ConfigError
+from pipeline.consent.answers import HEADERS, judge, statement_of, when_received
+from pipeline.consent.signals import AnswerSignals
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.consent import forbidding_directive, reserves_tdm
 from pipeline.stages.fetch.encodings import TooLargeError, UndecodableError, decoded
 from pipeline.stages.fetch.outage import LocalCause
 from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
@@ -46,8 +47,9 @@ _HEALING = frozenset({16, 18, 52, 55, 56, 92})
 _PROXY_LOGIN = 407
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EPERM})
 _KEPT_HEADERS = frozenset({b"content-type", b"retry-after"})
-_JOINED_HEADERS = frozenset({b"content-encoding", b"tdm-reservation"})
-"""Those that mean one list, however many lines it takes (RFC 9110, section 5.3)."""
+_CONSENT_HEADERS = frozenset(name.encode() for name in HEADERS)
+_MAX_STATEMENTS = 32
+"""Of one answer; more of them say nothing new."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +66,23 @@ class Answer:
     retry_after: str | None = None
     elapsed_s: float = 0.0
     local: LocalCause | None = None  # why the request did not leave this machine, or its proxy
+    statements: tuple[str, ...] = ()  # what the header lines say of the use (`pipeline.consent.answers`)
 
 
 class Transfer:
     """A curl handle and the state of its request. Not thread-safe; callbacks run inside libcurl's calls."""
 
-    def __init__(self, config: FetchConfig, guard: AddressGuard, share: Any, now: Callable[[], datetime.datetime]):
+    def __init__(
+        self,
+        config: FetchConfig,
+        signals: AnswerSignals,
+        guard: AddressGuard,
+        share: Any,
+        now: Callable[[], datetime.datetime],
+    ):
         self.job: Any = None
         self._config = config
+        self._signals = signals
         self._guard = guard
         self._now = now
         self._body = bytearray()
@@ -127,7 +138,7 @@ class Transfer:
         self._status = 0
         self._location: bytes | None = None
         self._headers: dict[str, str] = {}
-        self._robots_tags: list[str] = []
+        self._statements: list[str] = []
         self._header_bytes = 0
         self._headers_done = False
         self._body = bytearray()
@@ -143,7 +154,9 @@ class Transfer:
         reason, detail, heals = self._fault(code, message)
         status = self._status or None
         if reason is None and status in _REDIRECTS and self._location is not None:
-            return Answer(redirect=self._location, http_status=status, elapsed_s=elapsed_s)
+            return Answer(
+                redirect=self._location, http_status=status, elapsed_s=elapsed_s, statements=tuple(self._statements)
+            )
         content_type = self._headers.get("content-type")
         retry_after = None
         if reason is None and not (200 <= self._status < 300 and self._status != 206):
@@ -165,8 +178,15 @@ class Transfer:
                 heals=heals,
                 retry_after=retry_after,
                 elapsed_s=elapsed_s,
+                statements=tuple(self._statements),
             )
-        return Answer(body=body, http_status=status, content_type=content_type, elapsed_s=elapsed_s)
+        return Answer(
+            body=body,
+            http_status=status,
+            content_type=content_type,
+            elapsed_s=elapsed_s,
+            statements=tuple(self._statements),
+        )
 
     def _decoded(self) -> tuple[bytes, str | None, str | None]:
         """(body, None, None), or (b"", reason, detail)."""
@@ -257,7 +277,7 @@ class Transfer:
         if line.startswith(b"HTTP/"):
             words = line.split(None, 2)
             self._status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-            self._location, self._headers, self._robots_tags, self._headers_done = None, {}, [], False
+            self._location, self._headers, self._statements, self._headers_done = None, {}, [], False
             return None
         if line in (b"\r\n", b"\n"):
             if self._status >= 200 and not self._headers_done:
@@ -271,9 +291,10 @@ class Transfer:
             return None
         if name == b"location":
             self._location = value if self._location is None else self._location
-        elif name == b"x-robots-tag":
-            self._robots_tags.append(_text(value))
-        elif name in _JOINED_HEADERS:
+        elif name in _CONSENT_HEADERS:
+            if len(self._statements) < _MAX_STATEMENTS:
+                self._statements.append(statement_of(name.decode(), _text(value)))
+        elif name == b"content-encoding":  # one list, however many lines it takes (RFC 9110, section 5.3)
             known = self._headers.get(name.decode())
             self._headers[name.decode()] = _text(value) if known is None else f"{known},{_text(value)}"
         elif name in _KEPT_HEADERS:
@@ -283,23 +304,16 @@ class Transfer:
     def _consider_consent(self) -> int | None:
         """Stop before the body if the owner forbids the use. A redirect's word counts too."""
         if self._is_robots or not (200 <= self._status < 300 or self._status in _REDIRECTS):
+            self._statements = []
             return None
-        config = self._config
-        directive = None
-        if self._robots_tags and config.respect_x_robots_tag:
-            directive = forbidding_directive(
-                self._robots_tags,
-                product=config.product,
-                respected=config.respect_x_robots_tag,
-                now=self._now(),
-            )
-        if directive is not None:
-            self._stopped = ("opt_out", f"X-Robots-Tag: {directive}")
-            return 0
-        if config.respect_tdm_reservation and reserves_tdm(self._headers.get("tdm-reservation", "")):
-            self._stopped = ("opt_out", "tdm-reservation: 1")
-            return 0
-        return None
+        if not self._statements:
+            return None
+        self._statements += when_received(self._statements, self._now())
+        refusal = judge(self._signals, self._statements, product=self._config.product)
+        if refusal is None:
+            return None
+        self._stopped = (refusal.reason, refusal.detail)
+        return 0
 
     def _on_body(self, chunk: bytes) -> int | None:
         if not 200 <= self._status < 300:

@@ -4,15 +4,16 @@
     work/fetch/done/NAME.json       the record, with the settings and the range of `order`
 
 Files are only ever added: a changed t, list, filter or an extension asks here first. A fact holds for the
-settings that it was made with. Left out of their fingerprint are those that only change speed, the block list,
-which `requests` applies to every fact that a plan uses, and `noml` among the directives of X-Robots-Tag.
+settings that it was made with. Left out of their fingerprint are those that only change speed, and the block list and
+the consent, by which `requests` judges every fact that a plan uses.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.load import fingerprint, to_mapping
+from pipeline.consent.config import ConsentConfig
 from pipeline.engine import AnyTask, Data, Done, output, record_of, records_in
 from pipeline.errors import DamagedFileError
 from pipeline.records.schema import FACTS
@@ -41,6 +43,7 @@ __all__ = [
     "FactStore",
     "FactsByOrder",
     "answers_of",
+    "earlier_settings",
     "named_by_key",
     "read_facts",
     "settings_of",
@@ -60,9 +63,12 @@ _SPEED_ONLY = (
     *("engine_python", "store"),
 )
 _BLOCK_LIST = ("block", "block_files")
-_LATER_DIRECTIVES = ("noml",)
-"""Of `respect_x_robots_tag`: not yet in its default when sets were published whose facts would be made anew otherwise.
-Their pictures were looked at by the directives of their time, and stay; the header itself is in no fact."""
+_CONSENT = {
+    "respect_x_robots_tag": ("noai", "noimageai", "noindex", "noimageindex", "none", "unavailable_after"),
+    "respect_tdm_reservation": True,
+}
+"""Options of `fetch` in earlier versions, by which their facts' settings are told still: the defaults of then. Such an
+answer was judged by what was honoured then; what else it said is in no fact."""
 STORED = pa.schema([*FACTS, pa.field("staging_tar", pa.string())])
 """Facts, and the tar under work/fetch that their offsets are places in; null where there is no picture."""
 STORED_BY_ORDER = pa.schema([*STORED, pa.field("order", pa.uint64(), nullable=False)])
@@ -150,12 +156,12 @@ class FactStore:
         ]
         return dataclasses.replace(self, files=[*self.files, *imported])
 
-    def may_know(self, *, settings: str, seed: int, first: int, last: int) -> tuple[FactFile, ...]:
+    def may_know(self, *, settings: Collection[str], seed: int, first: int, last: int) -> tuple[FactFile, ...]:
         """The files that may know a URL whose `order` is in first..last."""
         return tuple(
             file
             for file in self.files
-            if file.settings == settings and (file.seed != seed or (file.first <= last and file.last >= first))
+            if file.settings in settings and (file.seed != seed or (file.first <= last and file.last >= first))
         )
 
     def lacks(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -195,12 +201,23 @@ def stored_file(store: Place, name: str, digest: str = "") -> Location:
     return record.located(path.parent)[path.name]
 
 
-def settings_of(fetch: FetchConfig, image: ImageConfig) -> str:
-    """32 hex digits over what decides an answer and the stored picture."""
+def settings_of(fetch: FetchConfig, image: ImageConfig, consent: Mapping[str, Any] | None = None) -> str:
+    """32 hex digits over what decides an answer and the stored picture. `consent`: as `_CONSENT` has it."""
     plain: dict[str, Any] = to_mapping(fetch)
-    directives = plain["respect_x_robots_tag"]
-    plain["respect_x_robots_tag"] = [name for name in directives if name not in _LATER_DIRECTIVES]
+    plain |= _CONSENT if consent is None else consent
     return fingerprint({k: v for k, v in plain.items() if k not in _SPEED_ONLY + _BLOCK_LIST}, image)
+
+
+def earlier_settings(fetch: FetchConfig, image: ImageConfig, consent: ConsentConfig) -> frozenset[str]:
+    """Every fingerprint under which facts may stand that hold for these configs: those of `settings_of`, and those of
+    earlier versions that honoured less, or other directives, than their defaults."""
+    chosen = tuple(name for name in consent.x_robots_directives if name != "noml")  # no part of it, even then
+    ways = itertools.product({_CONSENT["respect_x_robots_tag"], chosen, ()}, (True, False))
+    found = (
+        settings_of(fetch, image, {"respect_x_robots_tag": directives, "respect_tdm_reservation": reserves})
+        for directives, reserves in ways
+    )
+    return frozenset(found)
 
 
 # --- what they say --------------------------------------------------------------------------------

@@ -15,6 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.consent.answers import Refusal, judge
+from pipeline.consent.body import statements_in
+from pipeline.consent.c2pa_manifest import check_c2pa
+from pipeline.consent.config import ConsentConfig
+from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import Data, Info, Needs, Task, apart
 from pipeline.pictures.rejected import Rejected
 from pipeline.records.schema import FACTS
@@ -54,6 +59,8 @@ class Fetch(Task[Answers]):
     """Of `settings_of`."""
     block_key: str
     """Of the block list: where it was an answer once, the same URLs may be missing again."""
+    signals: AnswerSignals
+    """What of an answer is honoured; likewise."""
     config: FetchConfig = apart()
     image: ImageConfig = apart()
     seed: int = apart()
@@ -63,7 +70,7 @@ class Fetch(Task[Answers]):
     retry: int = apart()
     """The number of the last retry."""
 
-    version = 5
+    version = 6
 
     @property
     def needs(self) -> Needs:
@@ -91,28 +98,40 @@ class Fetch(Task[Answers]):
         ids = list(urls)
         tally = counting("URL", total=len(ids), kept_as="ok")
         with IsolatedChecker(self.image) as checker:
-            for answer in _answers(list(urls.values()), self.config, scratch):
+            for answer in _answers(list(urls.values()), self.config, self.signals, scratch):
                 url_id = ids[answer.index]
                 facts: dict[str, Any] = {"http_status": answer.http_status, "redirects": answer.redirects or None}
+                facts["statements"] = answer.statements
                 if answer.body is None:
                     facts |= {"status": "failed_to_download", "stage": "fetch"}
                     facts |= {"reason": answer.reason, "detail": answer.detail}
                     tally.done += 1
                     yield url_id, facts
                     continue
-                facts |= keep_picture(url_id, answer.body, checker, tar)
+                said = statements_in(answer.body, self.signals)
+                facts["statements"] = (*(answer.statements or ()), *said)
+                refusal = judge(self.signals, said, product=self.config.product) if said else None
+                if refusal is None:
+                    facts |= keep_picture(url_id, answer.body, checker, tar)
+                else:
+                    facts |= _refused(refusal)
                 tally.done += 1
                 tally.kept += facts["status"] == "success"
                 tally.num_bytes += len(answer.body)
                 yield url_id, facts
 
 
-def _answers(urls: Sequence[str], config: FetchConfig, scratch: Path) -> Iterator[Fetched]:
+def _refused(refusal: Refusal) -> dict[str, Any]:
+    about = {"status": "failed_to_download", "stage": "fetch"}
+    return about | {"reason": refusal.reason, "detail": refusal.detail}
+
+
+def _answers(urls: Sequence[str], config: FetchConfig, signals: AnswerSignals, scratch: Path) -> Iterator[Fetched]:
     if config.engine == "own":
-        yield from fetch(urls, config)
+        yield from fetch(urls, config, signals)
         return
     try:
-        yield from fetch_with_img2dataset(urls, config, scratch)
+        yield from fetch_with_img2dataset(urls, config, signals, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -135,10 +154,15 @@ def _facts_of(picture: Picture) -> dict[str, Any]:
 
 @step(STORE, Fetch, title="fetch and check images", per="staging shard", keep=True)
 def fetch_missing(
-    run: Run, planned: Data[Selected], requests: Data[Requests], config: FetchConfig, image: ImageConfig
+    run: Run,
+    planned: Data[Selected],
+    requests: Data[Requests],
+    config: FetchConfig,
+    consent: ConsentConfig,
+    image: ImageConfig,
 ) -> Iterator[Fetch]:
     """One task per staging shard that misses something; its name holds its key, so it never replaces another's."""
-    settings = settings_of(config, image)
+    settings, signals = settings_of(config, image), AnswerSignals.of(consent)
     block_key = read_block_list(config.block, config.block_files).key
     for shard, request in zip(planned.parts, requests.parts, strict=True):
         if request.info["missing"]:
@@ -148,6 +172,7 @@ def fetch_missing(
                     missing=request.files.missing,
                     settings=settings,
                     block_key=block_key,
+                    signals=signals,
                     config=config,
                     image=image,
                     seed=run.seed,
@@ -160,9 +185,16 @@ def fetch_missing(
 
 @fetch_missing.checked_by
 def _check(
-    run: Run, planned: Data[Selected], requests: Data[Requests], config: FetchConfig, image: ImageConfig
+    run: Run,
+    planned: Data[Selected],
+    requests: Data[Requests],
+    config: FetchConfig,
+    consent: ConsentConfig,
+    image: ImageConfig,
 ) -> None:
     check_authorities(config)
+    if consent.honours("c2pa"):
+        check_c2pa()
 
 
 def fetch_pictures(
@@ -170,10 +202,11 @@ def fetch_pictures(
     planned: Data[Selected],
     stored: Data[FactsByOrder] | None,
     config: FetchConfig,
+    consent: ConsentConfig,
     image: ImageConfig,
 ) -> Data[Survivors]:
     """The steps that find the facts about every URL of the plan: those that are known, `stored` among them, and those
     that are requested now."""
-    requests = page.add(list_requests(planned, stored, config, image))
-    answers = page.add(fetch_missing(planned, requests, config, image))
+    requests = page.add(list_requests(planned, stored, config, consent, image))
+    answers = page.add(fetch_missing(planned, requests, config, consent, image))
     return page.add(join_facts(planned, requests, answers))

@@ -46,7 +46,7 @@ class JoinFacts(Task[Arrived]):
     orders: tuple[int, int] = apart()
     """The shard's first and last `order`."""
 
-    version = 4
+    version = 5
 
     def work(self, out: Arrived) -> Info:
         selected = read_table(self.selected).cast(SELECTED)
@@ -71,7 +71,7 @@ class JoinFacts(Task[Arrived]):
         wanted: dict[str, set[bytes]] = {}
         for row in known.to_pylist():
             if row["facts"] is None:
-                facts[row["url_id"]] = _blocked(row["blocked"])
+                facts[row["url_id"]] = _refused(row["reason"], row["detail"])
             else:
                 wanted.setdefault(row["facts"], set()).add(row["url_id"])
         tables = []
@@ -116,9 +116,9 @@ def join_facts(
         )
 
 
-def _blocked(entry: str) -> dict[str, Any]:
-    """The facts about a URL that the block list names, whatever came of it before."""
-    about = {"stage": "fetch", "detail": entry, "status": "failed_to_download", "reason": "block_list"}
+def _refused(reason: str, detail: str) -> dict[str, Any]:
+    """The facts about a URL that the block list names, or whose owner forbids its use, whatever came of it before."""
+    about = {"stage": "fetch", "detail": detail, "status": "failed_to_download", "reason": reason}
     return {**dict.fromkeys(STORED.names), **about}
 
 

@@ -20,6 +20,8 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.consent.body import statements_in
+from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import Data, Info, Task, apart
 from pipeline.errors import InputError, one_line
 from pipeline.records.schema import FACTS
@@ -45,6 +47,7 @@ from pipeline.storage.tar import TarWriter
 __all__ = ["ImportStored", "import_pictures", "import_stored"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_NOTED = AnswerSignals()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +91,7 @@ class ImportStored(Task[Answers]):
                     facts[row.url_id] = _failed("too_large", f"more than {self.max_bytes} bytes as stored")
                 else:
                     facts[row.url_id] = keep_picture(row.url_id, body, checker, tar)
+                    facts[row.url_id]["statements"] = statements_in(body, _NOTED)  # `requests` judges them
                     if facts[row.url_id]["status"] == "success":
                         facts[row.url_id] |= row.as_served
         if self.missing == "reject":

@@ -44,7 +44,7 @@ class CutFacts(Task[Blocks]):
     rows_per_flush: int
     seed: int
 
-    version = 3
+    version = 4
     needs = Needs(memory_mb=1500)
 
     def work(self, out: Blocks) -> Info:
@@ -56,12 +56,20 @@ class CutFacts(Task[Blocks]):
                     rows += batch.num_rows
                     ids = first_64_bits(b"".join(batch.column("url_id").to_pylist()))
                     columns = [
-                        *batch.cast(FACTS).columns,
+                        *_all_columns(batch).columns,
                         pa.repeat(name, batch.num_rows),
                         pa.array(keyed_hash(self.seed, ids)),
                     ]
                     writer.add(pa.RecordBatch.from_arrays(columns, schema=_BLOCK))
         return {"rows": rows, "partitions": partitions}
+
+
+def _all_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows of FACTS, with nulls for the columns that an import of an earlier version lacks."""
+    for field in FACTS:
+        if field.name not in batch.schema.names:
+            batch = batch.append_column(field, pa.nulls(batch.num_rows, field.type))
+    return batch.select(FACTS.names).cast(FACTS)
 
 
 @step("import_exchange", CutFacts, title="exchange imported facts", per="million rows")
@@ -89,7 +97,7 @@ class SortFacts(Task[FactsByOrder]):
     """Of the range."""
     ranges: int
 
-    version = 3
+    version = 4
     needs = Needs(memory_mb=1500)
 
     def work(self, out: FactsByOrder) -> Info:

@@ -1,11 +1,12 @@
 """requests: what a staging shard's plan needs, less what is known already -> the URLs to request.
 
-    SELECTED + the store of facts + block list --> known (url_id -> file of facts, or entry of the block list),
-                                                   missing (url_id, url)
+    SELECTED + the store of facts + block list, consent --> known (url_id -> file of facts, or why it is refused),
+                                                            missing (url_id, url)
 
 The done-record freezes the split: a run that goes on after being killed asks for the same URLs as before. While a
-retry is under way (`retries.py`), failures that can heal count as missing, each once a retry. The block list is
-part of the key: a change of it judges known answers again, and requests nothing.
+retry is under way (`retries.py`), failures that can heal count as missing, each once a retry. The block list and the
+consent are part of the key: a change of either judges known answers again, and requests nothing that is known. What
+was refused for a signal that is honoured no longer was never fetched: it counts as missing.
 """
 
 from __future__ import annotations
@@ -18,13 +19,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.consent.again import judge_again
+from pipeline.consent.answers import Refusal
+from pipeline.consent.config import ConsentConfig
+from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import Data, Info, Records, Task, apart, output
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.block import BlockList, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.healing import merge_facts, worth_retrying
-from pipeline.steps.fetch.facts import STORE, FactFile, FactsByOrder, FactStore, read_facts, settings_of
+from pipeline.steps.fetch.facts import (
+    STORE,
+    FactFile,
+    FactsByOrder,
+    FactStore,
+    earlier_settings,
+    read_facts,
+    settings_of,
+)
 from pipeline.steps.fetch.retries import retries_of
 from pipeline.steps.schedule import Selected
 from pipeline.steps.step import Run, step
@@ -37,8 +50,9 @@ __all__ = ["KNOWN", "MISSING", "ListRequests", "Requests", "list_requests"]
 KNOWN = pa.schema(
     [
         pa.field("url_id", pa.binary(16), nullable=False),
-        pa.field("facts", pa.string()),  # the file that has the answer; null where the block list is the answer
-        pa.field("blocked", pa.string()),  # the block list's entry
+        pa.field("facts", pa.string()),  # the file that has the answer; null where the answer is a refusal
+        pa.field("reason", pa.string()),  # of the refusal: block_list, or a reason of `consent/answers.py`
+        pa.field("detail", pa.string()),  # of the refusal
     ]
 )
 """URLs of the plan whose answer is there, and where."""
@@ -51,7 +65,8 @@ MISSING = pa.schema(
 )
 """URLs of the plan that must be requested, each once, in the plan's order."""
 
-_ANSWER = pa.schema([FACTS.field(name) for name in ("url_id", "status", "reason", "detail", "sha256", "redirects")])
+_ANSWER_COLUMNS = ("url_id", "status", "reason", "detail", "sha256", "redirects", "statements")
+_ANSWER = pa.schema([FACTS.field(name) for name in _ANSWER_COLUMNS])
 _FOUND = _ANSWER.append(pa.field("facts", pa.string())).append(pa.field("retry", pa.int32()))
 """An answer, the file that has it, and the number of the last retry at its time."""
 
@@ -78,6 +93,8 @@ class ListRequests(Task[Requests]):
     """Of the block list."""
     retry: int
     """The number of the last retry that was begun."""
+    signals: AnswerSignals
+    """What of an answer is honoured."""
     files: tuple[FactFile, ...] = apart()
     """Those that may know a URL of the shard."""
     orders: tuple[int, int] = apart()
@@ -86,23 +103,32 @@ class ListRequests(Task[Requests]):
     block_files: tuple[str, ...] = apart()
     under_way: bool = apart()
     """Whether the retry is still to be carried out."""
+    product: str = apart()
+    """Our name in X-Robots-Tag; the settings hold it too."""
 
-    version = 4
+    version = 5
 
     def work(self, out: Requests) -> Info:
         urls = self._urls()
         block = read_block_list(self.block, self.block_files)
         found = self._found(urls, block)
-        blocked = _blocked(block, urls, found)
-        again = set(self._asked_again(found)["url_id"].to_pylist()) - blocked.keys()
-        released = found.filter(_released(block, found))["url_id"].to_pylist()
+        judged = judge_again(found, self.signals, product=self.product)
+        refused = dict(judged.refused)
+        for url_id, entry in _blocked(block, urls, found).items():
+            refused[url_id] = Refusal(reason="block_list", detail=entry)
+        again = set(self._asked_again(found)["url_id"].to_pylist()) - refused.keys()
+        released = judged.released.union(found.filter(_released(block, found))["url_id"].to_pylist())
         answered = dict(zip(found["url_id"].to_pylist(), found["facts"].to_pylist(), strict=True))
-        for url_id in (*blocked, *again, *released):
+        for url_id in (*refused, *again, *released):
             answered.pop(url_id, None)
-        known, missing = [], []
+        known: list[tuple[bytes, str | None, str | None, str | None]] = []
+        missing: list[tuple[bytes, str, int]] = []
         for url_id, url in urls.items():
-            if url_id in answered or url_id in blocked:
-                known.append((url_id, answered.get(url_id), blocked.get(url_id)))
+            refusal = refused.get(url_id)
+            if refusal is not None:
+                known.append((url_id, None, refusal.reason, refusal.detail))
+            elif url_id in answered:
+                known.append((url_id, answered[url_id], None, None))
             else:
                 missing.append((url_id, url, self.retry if url_id in again else 0))
         _write(out.known.local, known, KNOWN)
@@ -142,7 +168,9 @@ class ListRequests(Task[Requests]):
             rows = rows.filter(pc.is_in(rows["url_id"], wanted))
             rows = rows.append_column("facts", pa.array([each.name] * rows.num_rows, pa.string()))
             rows = rows.append_column("retry", pa.array([each.retry] * rows.num_rows, pa.int32()))
-            released = _released(block, rows)
+            released = pc.or_(
+                _released(block, rows), judge_again(rows, self.signals, product=self.product).is_released(rows)
+            )
             generations.insert(0, rows.filter(released))  # gives way to whatever else was said
             generations.append(rows.filter(pc.invert(released)))
         return merge_facts(generations)
@@ -156,10 +184,16 @@ class ListRequests(Task[Requests]):
 
 @step("requests", ListRequests, title="look up what is known", per="staging shard")
 def list_requests(
-    run: Run, planned: Data[Selected], stored: Data[FactsByOrder] | None, config: FetchConfig, image: ImageConfig
+    run: Run,
+    planned: Data[Selected],
+    stored: Data[FactsByOrder] | None,
+    config: FetchConfig,
+    consent: ConsentConfig,
+    image: ImageConfig,
 ) -> Iterator[ListRequests]:
     """One task per staging shard; `stored` are the facts of the pictures that were imported, if any are."""
     settings, seed = settings_of(config, image), run.seed
+    known_settings, signals = earlier_settings(config, image, consent), AnswerSignals.of(consent)
     block_key = read_block_list(config.block, config.block_files).key
     retries = retries_of(run.output)
     store = FactStore.of(run.directory(STORE))
@@ -176,7 +210,9 @@ def list_requests(
             lost=() if before is None else store.lacks(before.info.get("digests", ())),
             block_key=block_key,
             retry=retries.number,
-            files=store.may_know(settings=settings, seed=seed, first=first, last=last),
+            signals=signals,
+            product=config.product,
+            files=store.may_know(settings=known_settings, seed=seed, first=first, last=last),
             orders=(first, last),
             block=config.block,
             block_files=config.block_files,
@@ -186,7 +222,12 @@ def list_requests(
 
 @list_requests.checked_by
 def _check(
-    run: Run, planned: Data[Selected], stored: Data[FactsByOrder] | None, config: FetchConfig, image: ImageConfig
+    run: Run,
+    planned: Data[Selected],
+    stored: Data[FactsByOrder] | None,
+    config: FetchConfig,
+    consent: ConsentConfig,
+    image: ImageConfig,
 ) -> None:
     read_block_list(config.block, config.block_files)
 

@@ -137,7 +137,7 @@ def test_the_texts_are_the_webs(truth_of: list[dict[str, Any]]) -> None:
     foreign = {row["alt_text"] for row in truth_of if row["text_kind"] == "foreign"}
     assert foreign <= {f"{word} {i}" for word in ("Bild", "desenho") for i in range(8)}
     fates = {row["text_fate"] for row in truth_of}
-    assert {"clean/file_name", "clean/placeholder", "extract/no_text", "extract/opt_out"} <= fates
+    assert {"clean/file_name", "clean/placeholder", "extract/no_text", "extract/page_robots"} <= fates
     assert any(row["fetch_fate"] == "fetch/http_404" for row in truth_of)
 
 

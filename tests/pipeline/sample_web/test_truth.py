@@ -117,7 +117,7 @@ def test_every_img_element_of_the_warcs_is_a_row(sample_web: Path, truth: list[R
                 shown = urljoin(urljoin(row["page_url"], parser.base), shown)
             assert shown == row["url"]
             opts_out = b"X-Robots-Tag: noai" in http_head or "noai" in parser.robots or "noimageai" in parser.robots
-            assert opts_out == (row["text_fate"] == "extract/opt_out")
+            assert opts_out == (row["text_fate"] == "extract/page_robots")
     assert {"utf-8", "iso-8859-1", "windows-1252", "utf-16"} <= charsets
 
 
@@ -160,7 +160,7 @@ def test_fates_are_the_pipelines_reasons_and_all_kinds_of_trouble_occur(truth: l
     fates = {row["fetch_fate"] for row in truth}
     assert {trouble.fate for trouble in TROUBLES} <= fates
     text_fates = {row["text_fate"] for row in truth}
-    assert {"extract/opt_out", "extract/not_http", "extract/bad_url", "extract/no_text"} <= text_fates
+    assert {"extract/page_robots", "extract/not_http", "extract/bad_url", "extract/no_text"} <= text_fates
     assert {"language/other_language", "match/no_query", None} <= text_fates
     assert {"clean/file_name", "clean/date", "clean/placeholder", "clean/keyword_list"} <= text_fates
     foreign = {row["alt_text"] for row in truth if row["text_kind"] == "foreign"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.stages.extract.stretch import WHOLE, Stretch
 
 if TYPE_CHECKING:  # a format is listed by commands that read nothing; what it needs is imported when it does
+    from pipeline.consent.signals import PageSignals
     from pipeline.records.outcome import Outcome
     from pipeline.stages.extract.config import ExtractConfig
     from pipeline.stages.extract.tables.rows import RowReader
@@ -26,7 +27,7 @@ class SourceFormat:
     """Of its files' names, in small letters, without what a compression adds; none where a name does not tell it."""
     says: str
     """Its line of `--help`."""
-    read: Callable[[str, ExtractConfig, Stretch], Iterator[Outcome]]
+    read: Callable[[str, ExtractConfig, PageSignals, Stretch], Iterator[Outcome]]
     """The outcomes of one source, or of a stretch of it, as `extract` gives them. Raises InputError where it cannot be
     read."""
     check: Callable[[str, ExtractConfig], None] | None = None
@@ -60,7 +61,7 @@ def table_format(
             raise TypeError(f"format {name}: neither rows nor rows_in")
         return chosen
 
-    def read(path: str, config: ExtractConfig, stretch: Stretch) -> Iterator[Outcome]:
+    def read(path: str, config: ExtractConfig, _: PageSignals, stretch: Stretch) -> Iterator[Outcome]:
         from pipeline.stages.extract.tables import read_table
 
         return read_table(path, config, reader(stretch), max_rows=stretch.max_rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.stages.extract.formats.source_format import SourceFormat
 
 if TYPE_CHECKING:
+    from pipeline.consent.signals import PageSignals
     from pipeline.records.outcome import Outcome
     from pipeline.stages.extract.config import ExtractConfig
     from pipeline.stages.extract.stretch import Stretch
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["WAT"]
 
 
-def _read(path: str, config: ExtractConfig, stretch: Stretch) -> Iterator[Outcome]:
+def _read(path: str, config: ExtractConfig, signals: PageSignals, stretch: Stretch) -> Iterator[Outcome]:
     from pipeline.stages.extract.wat import read_wat
 
-    return read_wat(path, config, stretch)
+    return read_wat(path, config, signals, stretch)
 
 
 WAT = SourceFormat(name="wat", endings=(".wat",), says="Common Crawl's JSON about each page", read=_read, cut="archive")
