@@ -35,6 +35,20 @@ class FetchConfig:
     per_host_rate: float = 0.0
     """Requests a second that one process starts to one host name, at most; 0 for no limit."""
 
+    heavy_host_urls: int = 1000
+    """A host with so many URLs to request in the plan is heavy: all tasks of the run share its two limits that follow,
+    beside those of one process; 0 for no such hosts."""
+
+    heavy_host_concurrency: int = 8
+    """Requests in flight to one heavy host from the whole run, on as many connections."""
+
+    heavy_host_rate: float = 20.0
+    """Requests a second that the whole run starts to one heavy host."""
+
+    max_crawl_delay_s: float = 30.0
+    """The longest Crawl-delay of a robots.txt that is kept to; a host that asks for more gets this. The whole run
+    waits so long between two requests. 0 takes no notice of it."""
+
     per_host_failures: int = 16
     """So many URLs of one host in a row without a connection (connect) or an end (timeout, too_slow), and the rest of
     the shard's fail likewise without being asked; 0 for never."""
@@ -142,6 +156,10 @@ class FetchConfig:
             ("concurrency", 1),
             ("per_host_concurrency", 1),
             ("per_host_rate", 0),
+            ("heavy_host_urls", 0),
+            ("heavy_host_concurrency", 1),
+            ("heavy_host_rate", 0.001),
+            ("max_crawl_delay_s", 0),
             ("per_host_failures", 0),
             ("low_speed_bytes", 0),
             ("low_speed_time_s", 0),

@@ -22,6 +22,7 @@ from pipeline.stages.fetch.multi import Multi
 from pipeline.stages.fetch.outage import Outage
 from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
+from pipeline.stages.fetch.shared_hosts import RunWide, SharedHosts
 from pipeline.stages.fetch.transfer import Answer, check_authorities
 from pipeline.stages.fetch.wire import OtherSchemeError, joined, wire_url
 
@@ -49,14 +50,17 @@ class Fetched:
     """Attempts begun; 0 where nothing was requested."""
 
 
-def fetch(urls: Sequence[str], config: FetchConfig) -> Iterator[Fetched]:
-    """Download `urls`: exactly one Fetched for every index, in the order in which they complete.
+def fetch(urls: Sequence[str], config: FetchConfig, run: RunWide | None = None) -> Iterator[Fetched]:
+    """Download `urls`: exactly one Fetched for every index, in the order in which they complete. `run` is what this
+    fetch has in common with others of a run.
 
     Never raises for a URL's fault. Raises ConfigError for a block list or ca_file that cannot be read, NetworkError
     where the first requests show that this machine reaches nothing (`outage.py`). Closing the iterator stops all
     transfers.
     """
-    loop = _Loop(urls, config)  # reads the files that the config names: a mistake in them shows before anything starts
+    loop = _Loop(
+        urls, config, run or RunWide()
+    )  # reads the files that the config names: a mistake in them shows before anything starts
     return loop.results()
 
 
@@ -79,7 +83,7 @@ class _Job:
 
 
 class _Loop:
-    def __init__(self, urls: Sequence[str], config: FetchConfig) -> None:
+    def __init__(self, urls: Sequence[str], config: FetchConfig, run: RunWide) -> None:
         self._urls = urls
         self._config = config
         check_authorities(config)
@@ -91,7 +95,8 @@ class _Loop:
             concurrency=config.concurrency,
         )
         self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
-        self._hosts = Hosts(config, self._schedule.hold)
+        self._shared = SharedHosts(config, run, self._schedule, lambda: self._transfers.wake())
+        self._hosts = Hosts(config, self._hold)
         self._outage = Outage()
         self._open = len(urls)
         self._deadline_s = float("inf")
@@ -130,7 +135,9 @@ class _Loop:
             self._stop = True
             self._transfers.wake()
             thread.join()
+            self._shared.silence()
             self._transfers.close()
+            self._shared.close()
 
     # --- the loop's thread -----------------------------------------------------------------------
 
@@ -151,6 +158,7 @@ class _Loop:
             if time.monotonic() >= self._deadline_s:
                 self._give_up()
                 return
+            self._shared.tend(time.monotonic())
             self._start_transfers()
             self._transfers.wait(self._idle_s())
             self._collect()
@@ -161,7 +169,7 @@ class _Loop:
         due_s = self._schedule.wake_s()
         if due_s is None or len(self._transfers) >= self._config.concurrency or self._starved:
             due_s = float("inf")
-        return min(1.0, self._deadline_s - now, due_s - now)
+        return min(1.0, self._deadline_s - now, due_s - now, self._shared.wake_s() - now)
 
     # --- a job's way -----------------------------------------------------------------------------
 
@@ -193,7 +201,12 @@ class _Loop:
             return
         if self._config.robots_txt and not job.is_robots and not self._ask_robots(job):
             return
+        self._shared.admit(host)
         self._schedule.add(host, job, not_before_s=not_before_s)
+
+    def _hold(self, host: str, until_s: float) -> None:
+        self._schedule.hold(host, until_s)
+        self._shared.held(host, until_s)
 
     def _ask_robots(self, job: _Job) -> bool:
         """Whether robots.txt is known and lets `job` pass; else the job waits or is rejected."""
@@ -239,7 +252,8 @@ class _Loop:
             if not job.redirects:
                 job.attempts += 1
             left_s = self._config.timeout_s - job.spent_s
-            if not self._transfers.start(job.url, turn, timeout_s=left_s, is_robots=job.is_robots):
+            closes = self._schedule.closes(host)
+            if not self._transfers.start(job.url, turn, timeout_s=left_s, is_robots=job.is_robots, closes=closes):
                 self._schedule.release(host)
                 self._conclude(job, Answer(reason="bad_url"))
 
@@ -247,6 +261,7 @@ class _Loop:
         for (host, job), answer in self._transfers.ended():
             self._schedule.heard(host, answered=answer.reason not in NO_ANSWER)
             self._schedule.release(host)
+            self._shared.ended(host)
             job.spent_s += answer.elapsed_s
             self._hosts.remember(host, answer)
             self._conclude(job, answer)
@@ -315,7 +330,9 @@ class _Loop:
         waiting = self._robots[job.robots_of]
         status = answer.http_status or 0
         if answer.body is not None:
-            self._robots[job.robots_of] = parse_robots(answer.body, self._config.product)
+            rules = self._robots[job.robots_of] = parse_robots(answer.body, self._config.product)
+            if rules.crawl_delay_s is not None:
+                self._shared.delay(urlsplit(job.robots_of).hostname or "", rules.crawl_delay_s)
         elif answer.reason in ("empty_body", "too_many_redirects") or (
             (answer.reason or "").startswith("http_4") and status != 429
         ):

@@ -112,7 +112,7 @@ class Transfer:
         curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
-    def start(self, url: str, job: Any, *, timeout_s: float, is_robots: bool) -> None:
+    def start(self, url: str, job: Any, *, timeout_s: float, is_robots: bool, closes: bool) -> None:
         """Get ready to request `url` (`wire.py`). Raises ValueError or pycurl.error if it cannot be."""
         self._start_state()
         self._is_robots = is_robots
@@ -120,6 +120,7 @@ class Transfer:
         # Left to itself, libcurl writes the path's escapes in upper case. A proxy for http wants the whole URL.
         whole = self._asks_http_proxy and url.startswith("http:")
         self.curl.setopt(pycurl.REQUEST_TARGET, (url if whole else target_of(url)).encode("ascii"))
+        self.curl.setopt(pycurl.FORBID_REUSE, closes)
         self.curl.setopt(pycurl.TIMEOUT_MS, max(1, round(timeout_s * 1000)))
         self.job = job
 

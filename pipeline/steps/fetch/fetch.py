@@ -7,6 +7,7 @@ offset. What is written here stays, also when the plan changes (`facts.py`).
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.engine import Data, Info, Needs, Task, apart
+from pipeline.engine import Data, Desk, DeskError, Info, Needs, Task, apart, desk_here
 from pipeline.pictures.rejected import Rejected
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig, Picture
@@ -24,16 +25,19 @@ from pipeline.stages.fetch.block import read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset
+from pipeline.stages.fetch.limiter import Limiter
+from pipeline.stages.fetch.shared_hosts import LimiterGoneError, RunWide
 from pipeline.stages.fetch.transfer import check_authorities
 from pipeline.steps.fetch.facts import STORE, Answers, FactsByOrder, named_by_key, settings_of
 from pipeline.steps.fetch.fetched import join_facts
+from pipeline.steps.fetch.heavy_hosts import HeavyHosts, count_hosts, find_heavy_hosts
 from pipeline.steps.fetch.requests import MISSING, Requests, list_requests
 from pipeline.steps.judges.survivors import Survivors
 from pipeline.steps.schedule import Selected
 from pipeline.steps.step import Page, Run, step
 from pipeline.storage.atomic import temporary_name
 from pipeline.storage.checked import picture_hash, read_table
-from pipeline.storage.location import Location
+from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.tar import TarWriter
 from pipeline.watching import counting
@@ -62,6 +66,8 @@ class Fetch(Task[Answers]):
     last: int = apart()
     retry: int = apart()
     """The number of the last retry."""
+    heavy: Files = apart(default=Files())
+    """The list of heavy hosts, if there is one."""
 
     version = 5
 
@@ -70,6 +76,12 @@ class Fetch(Task[Answers]):
         """A whole CPU where hosts have a rate, which holds in one process, and for the other engine."""
         mostly_waits = self.config.engine == "own" and not self.config.per_host_rate
         return Needs(cpus=min(1.0, self.config.concurrency / _TRANSFERS_PER_CPU) if mostly_waits else 1.0)
+
+    @property
+    def clerk(self) -> type[Limiter] | None:
+        """The limiter that all of them share, where they share hosts."""
+        shares = self.config.heavy_host_urls or (self.config.robots_txt and self.config.max_crawl_delay_s)
+        return Limiter if shares and self.config.engine == "own" else None
 
     def work(self, out: Answers) -> Info:
         missing = read_table(self.missing).cast(MISSING)
@@ -91,7 +103,7 @@ class Fetch(Task[Answers]):
         ids = list(urls)
         tally = counting("URL", total=len(ids), kept_as="ok")
         with IsolatedChecker(self.image) as checker:
-            for answer in _answers(list(urls.values()), self.config, scratch):
+            for answer in _answers(list(urls.values()), self.config, scratch, self._run_wide()):
                 url_id = ids[answer.index]
                 facts: dict[str, Any] = {"http_status": answer.http_status, "redirects": answer.redirects or None}
                 if answer.body is None:
@@ -106,10 +118,25 @@ class Fetch(Task[Answers]):
                 tally.num_bytes += len(answer.body)
                 yield url_id, facts
 
+    def _run_wide(self) -> RunWide:
+        """What it shares with the other tasks of the run."""
+        heavy = frozenset(host for file in self.heavy for host in read_table(file, ["host"])["host"].to_pylist())
+        desk = desk_here()
+        if desk is None:
+            return RunWide(heavy=heavy)
+        return RunWide(heavy=heavy, ask=functools.partial(_ask, desk), number=desk.number)
 
-def _answers(urls: Sequence[str], config: FetchConfig, scratch: Path) -> Iterator[Fetched]:
+
+def _ask(desk: Desk, message: bytes, timeout_s: float) -> bytes:
+    try:
+        return desk.ask(message, timeout_s)
+    except DeskError as error:
+        raise LimiterGoneError(str(error)) from error
+
+
+def _answers(urls: Sequence[str], config: FetchConfig, scratch: Path, run: RunWide) -> Iterator[Fetched]:
     if config.engine == "own":
-        yield from fetch(urls, config)
+        yield from fetch(urls, config, run)
         return
     try:
         yield from fetch_with_img2dataset(urls, config, scratch)
@@ -135,11 +162,17 @@ def _facts_of(picture: Picture) -> dict[str, Any]:
 
 @step(STORE, Fetch, title="fetch and check images", per="staging shard", keep=True)
 def fetch_missing(
-    run: Run, planned: Data[Selected], requests: Data[Requests], config: FetchConfig, image: ImageConfig
+    run: Run,
+    planned: Data[Selected],
+    requests: Data[Requests],
+    heavy: Data[HeavyHosts] | None,
+    config: FetchConfig,
+    image: ImageConfig,
 ) -> Iterator[Fetch]:
     """One task per staging shard that misses something; its name holds its key, so it never replaces another's."""
     settings = settings_of(config, image)
     block_key = read_block_list(config.block, config.block_files).key
+    lists = Files() if heavy is None else heavy.files(lambda out: out.heavy)
     for shard, request in zip(planned.parts, requests.parts, strict=True):
         if request.info["missing"]:
             yield named_by_key(
@@ -154,13 +187,19 @@ def fetch_missing(
                     first=shard.info["first"],
                     last=shard.info["last"],
                     retry=request.info["retry"],
+                    heavy=lists,
                 )
             )
 
 
 @fetch_missing.checked_by
 def _check(
-    run: Run, planned: Data[Selected], requests: Data[Requests], config: FetchConfig, image: ImageConfig
+    run: Run,
+    planned: Data[Selected],
+    requests: Data[Requests],
+    heavy: Data[HeavyHosts] | None,
+    config: FetchConfig,
+    image: ImageConfig,
 ) -> None:
     check_authorities(config)
 
@@ -175,5 +214,8 @@ def fetch_pictures(
     """The steps that find the facts about every URL of the plan: those that are known, `stored` among them, and those
     that are requested now."""
     requests = page.add(list_requests(planned, stored, config, image))
-    answers = page.add(fetch_missing(planned, requests, config, image))
+    heavy = None
+    if config.heavy_host_urls and config.engine == "own":
+        heavy = page.add(find_heavy_hosts(page.add(count_hosts(requests)), config.heavy_host_urls))
+    answers = page.add(fetch_missing(planned, requests, heavy, config, image))
     return page.add(join_facts(planned, requests, answers))
