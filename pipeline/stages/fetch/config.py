@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -109,6 +110,10 @@ class FetchConfig:
     resolve: tuple[str, ...] = ()
     """Host names with given addresses, as host:port:address; the address guard applies to them too."""
 
+    resolvers: tuple[str, ...] = ()
+    """Name servers that are asked in turn, as address, address:port or [IPv6]:port; needs the extra dns. Empty for the
+    system's way. Tasks of one machine tell each other for minutes what names resolve to, and which do not."""
+
     http2: bool = True
     """Whether to use HTTP/2 where an https server offers it."""
 
@@ -180,6 +185,9 @@ class FetchConfig:
         for entry in self.resolve:
             if not _RESOLVE.match(entry):
                 raise ConfigError(f"resolve entry {entry!r} must look like host:port:address")
+        for entry in self.resolvers:
+            if not _is_server(entry):
+                raise ConfigError(f"resolvers entry {entry!r} must look like address, address:port or [IPv6]:port")
         parse_allowed(self.allow_addresses)
         if self.engine == "img2dataset":
             self._refuse_what_img2dataset_cannot()
@@ -191,6 +199,7 @@ class FetchConfig:
             "per_host_rate": self.per_host_rate > 0,
             "proxy": bool(self.proxy),
             "resolve": bool(self.resolve),
+            "resolvers": bool(self.resolvers),
             "respect_tdm_reservation (true by default; say false to do without)": self.respect_tdm_reservation,
             "robots_txt": self.robots_txt,
             "verify_certificates": not self.verify_certificates,
@@ -205,3 +214,15 @@ class FetchConfig:
         match = _PRODUCT.match(self.user_agent)
         assert match is not None  # checked on construction
         return match.group().lower()
+
+
+def _is_server(entry: str) -> bool:
+    """Whether it names a server as c-ares takes it."""
+    host, port = entry, "53"
+    if entry.startswith("[") or entry.count(":") == 1:
+        host, _, port = entry.rpartition(":")
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        return 0 < int(port) < 65536
+    except ValueError:
+        return False

@@ -19,7 +19,9 @@ from pipeline.stages.fetch.block import read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.hosts import NO_ANSWER, Hosts
 from pipeline.stages.fetch.multi import Multi
-from pipeline.stages.fetch.outage import Outage
+from pipeline.stages.fetch.name_cache import NameCache
+from pipeline.stages.fetch.names import Found, Names, check_resolvers
+from pipeline.stages.fetch.outage import LocalCause, Outage
 from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
 from pipeline.stages.fetch.shared_hosts import RunWide, SharedHosts
@@ -87,6 +89,7 @@ class _Loop:
         self._urls = urls
         self._config = config
         check_authorities(config)
+        check_resolvers(config)
         self._guard = AddressGuard(config.allow_addresses)
         self._block = read_block_list(config.block, config.block_files)
         self._schedule: Schedule[_Job] = Schedule(
@@ -96,6 +99,12 @@ class _Loop:
         )
         self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
         self._shared = SharedHosts(config, run, self._schedule, lambda: self._transfers.wake())
+        self._cache = None if run.names is None else NameCache(run.names, config.resolvers)
+        self._names = Names(config, self._cache, run.look_ups, lambda: self._transfers.wake())
+        self._unnamed: dict[
+            str, list[tuple[_Job, float]]
+        ] = {}  # jobs in flight whose host is looked up, and since when
+        self._num_unnamed = 0
         self._hosts = Hosts(config, self._hold)
         self._outage = Outage()
         self._open = len(urls)
@@ -136,8 +145,11 @@ class _Loop:
             self._transfers.wake()
             thread.join()
             self._shared.silence()
+            self._names.close()
             self._transfers.close()
             self._shared.close()
+            if self._cache is not None:
+                self._cache.close()
 
     # --- the loop's thread -----------------------------------------------------------------------
 
@@ -167,7 +179,7 @@ class _Loop:
         """How long there is nothing to do but to serve the transfers."""
         now = time.monotonic()
         due_s = self._schedule.wake_s()
-        if due_s is None or len(self._transfers) >= self._config.concurrency or self._starved:
+        if due_s is None or len(self._transfers) + self._num_unnamed >= self._config.concurrency or self._starved:
             due_s = float("inf")
         return min(1.0, self._deadline_s - now, due_s - now, self._shared.wake_s() - now)
 
@@ -233,7 +245,7 @@ class _Loop:
         return False
 
     def _start_transfers(self) -> None:
-        while len(self._transfers) < self._config.concurrency:
+        while len(self._transfers) + self._num_unnamed < self._config.concurrency:
             with self._changed:
                 self._starved = self._waiting_bytes > self._config.max_waiting_bytes
             if self._starved:
@@ -251,20 +263,56 @@ class _Loop:
                 continue
             if not job.redirects:
                 job.attempts += 1
-            left_s = self._config.timeout_s - job.spent_s
-            closes = self._schedule.closes(host)
-            if not self._transfers.start(job.url, turn, timeout_s=left_s, is_robots=job.is_robots, closes=closes):
-                self._schedule.release(host)
-                self._conclude(job, Answer(reason="bad_url"))
+            self._request(host, job)
+
+    def _request(self, host: str, job: _Job) -> None:
+        """Request `job.url` once it is known where its host is."""
+        port = urlsplit(job.url).port or (443 if job.url.startswith("https:") else 80)
+        addresses = []
+        if self._names.looks_up(host, port):
+            now_s = time.monotonic()
+            found = self._names.find(host, now_s)
+            if found is None:
+                self._names.look_up(host, now_s)
+                self._unnamed.setdefault(host, []).append((job, now_s))
+                self._num_unnamed += 1
+                return
+            if not found.addresses:
+                self._settle(host, job, _unresolved(found))
+                return
+            addresses = [f"+{host}:{port}:{','.join(found.addresses)}"]
+        if not self._transfers.start(
+            job.url,
+            (host, job),
+            timeout_s=self._config.timeout_s - job.spent_s,
+            is_robots=job.is_robots,
+            closes=self._schedule.closes(host),
+            addresses=addresses,
+        ):
+            self._schedule.release(host)
+            self._conclude(job, Answer(reason="bad_url"))
 
     def _collect(self) -> None:
         for (host, job), answer in self._transfers.ended():
-            self._schedule.heard(host, answered=answer.reason not in NO_ANSWER)
-            self._schedule.release(host)
-            self._shared.ended(host)
-            job.spent_s += answer.elapsed_s
-            self._hosts.remember(host, answer)
-            self._conclude(job, answer)
+            self._settle(host, job, answer)
+        now_s = time.monotonic()
+        for host, found in self._names.ended(now_s):
+            for job, since_s in self._unnamed.pop(host, ()):
+                self._num_unnamed -= 1
+                job.spent_s += now_s - since_s
+                if found.addresses:
+                    self._request(host, job)
+                else:
+                    self._settle(host, job, _unresolved(found))
+
+    def _settle(self, host: str, job: _Job, answer: Answer) -> None:
+        """What was in flight is no longer."""
+        self._schedule.heard(host, answered=answer.reason not in NO_ANSWER)
+        self._schedule.release(host)
+        self._shared.ended(host)
+        job.spent_s += answer.elapsed_s
+        self._hosts.remember(host, answer)
+        self._conclude(job, answer)
 
     def _conclude(self, job: _Job, answer: Answer) -> None:
         """Follow a redirect, try again, or be done."""
@@ -351,6 +399,7 @@ class _Loop:
     def _give_up(self) -> None:
         """The shard's deadline has passed: everything unfinished is a timeout."""
         jobs = [*self._schedule.drain(), *(job for _, job in self._transfers.jobs())]
+        jobs += [job for waiting in self._unnamed.values() for job, _ in waiting]
         jobs += [job for waiting in self._robots.values() if isinstance(waiting, list) for job in waiting]
         detail = f"not finished after the shard's {self._config.shard_deadline_s:g} s"
         for job in jobs:
@@ -371,3 +420,7 @@ def _jitter(job: _Job) -> float:
     """In [0, 1), from the URL and the attempt: spread over URLs, the same in every run."""
     key = first_64_bits(url_id_of(canonical_url(job.origin)))
     return float(keyed_hash(job.attempts, key)[0]) / 2.0**64
+
+
+def _unresolved(found: Found) -> Answer:
+    return Answer(reason="dns", detail="timed out" if found.timed_out else None, local=LocalCause.RESOLVER)

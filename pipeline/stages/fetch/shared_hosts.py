@@ -16,7 +16,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,6 +25,7 @@ import msgspec
 
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.limiter import ASK_EVERY_S, Ask, Asks, Grants, Limiter, lease_s
+from pipeline.stages.fetch.names import LookUps
 from pipeline.stages.fetch.schedule import Schedule, Standing
 
 __all__ = ["LimiterGoneError", "RunWide", "SharedHosts"]
@@ -52,6 +54,10 @@ class RunWide:
     """Differs among the tasks that may run at once; from 0, as small as can be."""
     delay_of: Callable[[str], float | None] = lambda host: None
     """Seconds that a host wants between two requests, as far as its rules are known before it is asked."""
+    names: Path | None = None
+    """The directory where tasks of one machine keep what names resolve to."""
+    look_ups: LookUps = field(default_factory=LookUps)
+    """Where this fetch counts its own."""
 
 
 class SharedHosts:

@@ -7,6 +7,7 @@ offset. What is written here stays, also when the plan changes (`facts.py`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset
 from pipeline.stages.fetch.limiter import Limiter
+from pipeline.stages.fetch.name_cache import machine_directory
+from pipeline.stages.fetch.names import check_resolvers
 from pipeline.stages.fetch.shared_hosts import LimiterGoneError, RunWide
 from pipeline.stages.fetch.transfer import check_authorities
 from pipeline.steps.fetch.facts import STORE, Answers, FactsByOrder, named_by_key, settings_of
@@ -87,23 +90,25 @@ class Fetch(Task[Answers]):
         missing = read_table(self.missing).cast(MISSING)
         urls = dict(zip(missing["url_id"].to_pylist(), missing["url"].to_pylist(), strict=True))
         path = out.facts.local
+        run = self._run_wide()
         with TarWriter(out.tar.local) as tar:
-            facts = dict(self._fetch_all(urls, tar, temporary_name(path.with_name("bodies"))))
+            facts = dict(self._fetch_all(urls, tar, temporary_name(path.with_name("bodies")), run))
         rows = [{"url_id": url_id, **facts[url_id]} for url_id in urls]
         write_parquet(path, pa.Table.from_pylist(rows, schema=FACTS), FACTS)
         success = sum(1 for row in rows if row["status"] == "success")
         about = {"settings": self.settings, "seed": self.seed, "first": self.first, "last": self.last}
-        return {"rows": len(rows), "success": success, **about, "retry": self.retry}
+        look_ups = dataclasses.asdict(run.look_ups) if self.config.engine == "own" else {}
+        return {"rows": len(rows), "success": success, **about, "retry": self.retry, "look_ups": look_ups}
 
     def _fetch_all(
-        self, urls: Mapping[bytes, str], tar: TarWriter, scratch: Path
+        self, urls: Mapping[bytes, str], tar: TarWriter, scratch: Path, run: RunWide
     ) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """(url_id, facts) as the answers come; pictures go to `tar`. `scratch` is a directory to make if one is
         needed."""
         ids = list(urls)
         tally = counting("URL", total=len(ids), kept_as="ok")
         with IsolatedChecker(self.image) as checker:
-            for answer in _answers(list(urls.values()), self.config, scratch, self._run_wide()):
+            for answer in _answers(list(urls.values()), self.config, scratch, run):
                 url_id = ids[answer.index]
                 facts: dict[str, Any] = {"http_status": answer.http_status, "redirects": answer.redirects or None}
                 if answer.body is None:
@@ -122,9 +127,8 @@ class Fetch(Task[Answers]):
         """What it shares with the other tasks of the run."""
         heavy = frozenset(host for file in self.heavy for host in read_table(file, ["host"])["host"].to_pylist())
         desk = desk_here()
-        if desk is None:
-            return RunWide(heavy=heavy)
-        return RunWide(heavy=heavy, ask=functools.partial(_ask, desk), number=desk.number)
+        ask = None if desk is None else functools.partial(_ask, desk)
+        return RunWide(heavy=heavy, ask=ask, number=desk.number if desk else 0, names=machine_directory())
 
 
 def _ask(desk: Desk, message: bytes, timeout_s: float) -> bytes:
@@ -202,6 +206,7 @@ def _check(
     image: ImageConfig,
 ) -> None:
     check_authorities(config)
+    check_resolvers(config)
 
 
 def fetch_pictures(
