@@ -29,6 +29,7 @@ CHOICES = {
     "train_bucket": "how well the trainer's order for buckets mixes, against buffers of samples",
     "train_sampling": "choosing the trainer's batches by their queries, against heapq",
     "search": "the index of features: recall, speed and memory, against brute force (and faiss, where it is)",
+    "robots": "deciding by robots.txt, against plain Protego",
     "object_stores": "obstore, against pyarrow.fs and fsspec, from one store on loopback",
 }
 DEFAULT = ("wat", "language", "match", "text_path")

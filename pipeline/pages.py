@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.load import ConfigError, load
 from pipeline.config import WitConfig
+from pipeline.consent.config import ConsentConfig
 from pipeline.engine import Data, Output, outputs_of
 from pipeline.own.record import recorded
 from pipeline.records import schema
@@ -70,6 +71,7 @@ def whole_page(output: Place = _NOWHERE, *, keep_candidates: bool = True) -> Pag
         source_format="img2dataset",
         queries="-",
         output=str(output),
+        consent=ConsentConfig(robots_archives=("-",)),
         dedup=DedupConfig(max_urls_per_caption=1),
         fetch=FetchConfig(user_agent="- (+http://localhost)"),
         image=ImageConfig(),

@@ -32,6 +32,8 @@ from pipeline.steps.judges.image_filters import filters
 from pipeline.steps.judges.judge_pairs import judge_pairs
 from pipeline.steps.match_links import match_links
 from pipeline.steps.queries import list_queries
+from pipeline.steps.robots.archives import robots_archives
+from pipeline.steps.robots.permit import permit
 from pipeline.steps.schedule import schedule
 from pipeline.steps.shards import write_shards
 from pipeline.steps.source_parts import Sources
@@ -59,6 +61,8 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     # One pair a picture, or per (canonical URL, caption), over the whole set; of these at most t a query.
     exchanged = page.add(exchange(matched, c.texts))
     unique = dedup(page, exchanged, queries, c.texts, c.dedup)  #                   MATCHED
+    if captured := robots_archives(page, c.consent, c.fetch, c.max_bad_sources):  #  ROBOTS
+        unique = page.add(permit(unique, captured, queries, c.consent, c.fetch))  #  MATCHED
     chosen = balance(page, unique, queries, c.balance)  #                           QUERY_COUNTS
     planned = page.add(schedule(chosen.pairs, c.shards.samples_per_shard))  #       SELECTED
 

@@ -34,6 +34,7 @@ def test_it_can_be_imported(path: Path) -> None:
         ),
         ("one_pass", ["--repeats", "1"]),
         ("query_list_build", ["--words", "1000"]),
+        ("robots", ["--hosts", "50", "--urls", "500", "--repeats", "1"]),
         ("select_scale", ["--rows", "20000", "--engine", "inline", "--max-urls-per-caption", "10", "--compare"]),
         ("semantic_duplicates", ["--rows", "600", "--width", "16", "--clusters", "9", "--all-pairs"]),
         ("train_bucket", []),

@@ -89,6 +89,17 @@ class ConsentConfig:
     """The directives that forbid the use of a page's links, in small letters; add noindex or noimageindex to be
     stricter."""
 
+    robots_archives: tuple[str, ...] = ()
+    """A crawl's captures of robots.txt: WARC files, named as `sources` are; Common Crawl lists them in the
+    robotstxt.paths.gz of each crawl. Hosts that they cover are judged before anything is chosen, without a request."""
+
+    robots_live: bool = True
+    """Whether hosts that no archive covers are asked for their robots.txt, once, before their pictures are."""
+
+    common_crawl: tuple[str, ...] = ("*CC-MAIN*", "*commoncrawl*")
+    """Patterns of sources whose URLs come from Common Crawl, where CCBot's rules hold too; `*` matches anything, also
+    slashes. Add your tables that were made of it."""
+
     def __post_init__(self) -> None:
         """Raises ConfigError for directives that no page could say."""
         for name in ("x_robots_directives", "page_directives"):

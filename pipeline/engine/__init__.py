@@ -9,6 +9,7 @@ The engine knows nothing of what a task means. Ray is imported only when a task 
 from pipeline.engine.commit import run_task
 from pipeline.engine.config import EngineConfig
 from pipeline.engine.data import Data, Part
+from pipeline.engine.desk import Clerk, Desk, DeskError, desk_here
 from pipeline.engine.engine import Accept, Engine, Looked, look_at
 from pipeline.engine.open import open_engine
 from pipeline.engine.record import Done, Records, amend, forget, record_at, record_of, records_in, steps_in
@@ -18,7 +19,10 @@ __all__ = [
     "WORKER_MB",
     "Accept",
     "AnyTask",
+    "Clerk",
     "Data",
+    "Desk",
+    "DeskError",
     "Done",
     "Engine",
     "EngineConfig",
@@ -32,6 +36,7 @@ __all__ = [
     "TaskOfParts",
     "amend",
     "apart",
+    "desk_here",
     "forget",
     "look_at",
     "open_engine",

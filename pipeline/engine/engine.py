@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.engine.commit import run_task
 from pipeline.engine.config import EngineConfig
+from pipeline.engine.desk import inline_desk, standing_at
 from pipeline.engine.record import Done, Records, is_manifest_of, put_together, strangers, take_out, write_manifest
 from pipeline.engine.task import AnyTask
 from pipeline.storage.atomic import sweep
@@ -120,9 +121,10 @@ class InlineEngine(Engine):
     """Runs tasks one after the other in this process."""
 
     def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold, watch: StepWatch) -> Iterator[Done]:
+        desk = inline_desk(tasks[0].clerk)
         for task in tasks:
             watch.given(task.partition, key=task.key, subject=task.subject)
-            with running(task.partition) as now:
+            with running(task.partition) as now, standing_at(desk):
                 watch.look = functools.partial(_look, watch, now)
                 record = run_task(str(directory), task, hold=hold)
             watch.ended(now.look(), rows=int(record.info.get("rows", 0)))

@@ -5,6 +5,7 @@ Which Ray, and how it is started or reached, is `start_ray.py`'s.
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from typing import Any
 from configs.load import ConfigError
 from pipeline.engine.commit import run_task
 from pipeline.engine.config import EngineConfig
+from pipeline.engine.desk import RayDesk, at_desk, ray_desk
 from pipeline.engine.engine import Engine
 from pipeline.engine.nodes import Nodes
 from pipeline.engine.parcel import Packer, unpack
@@ -76,9 +78,9 @@ def _check_driver(node: str, process: int) -> None:
 
 def run_parcel(parcel: bytes, *shared: Any) -> tuple[Done, bytes]:
     """`run_task_in` of what `Packer` packed, with signs of life; the last one comes with the record."""
-    signing, *words = unpack(parcel, shared)
+    signing, ticket, *words = unpack(parcel, shared)
     task: AnyTask[Any] = words[_TASK]
-    with signs_of(task.partition, signing, shared) as now:
+    with signs_of(task.partition, signing, shared) as now, at_desk(ticket, shared):
         done = run_task_in(*words)
     return done, pack_sign(now.look())
 
@@ -94,13 +96,26 @@ class RayEngine(Engine):
 
     def _execute(self, directory: Place, tasks: Sequence[AnyTask[Any]], hold: Hold, watch: StepWatch) -> Iterator[Done]:
         session = self._start(type(tasks[0]).__module__)
+        with ray_desk(session, tasks[0].clerk) as desk:
+            yield from self._execute_at(session, desk, directory, tasks, hold, watch)
+
+    def _execute_at(
+        self,
+        session: RaySession,
+        desk: RayDesk | None,
+        directory: Place,
+        tasks: Sequence[AnyTask[Any]],
+        hold: Hold,
+        watch: StepWatch,
+    ) -> Iterator[Done]:
         nodes = Nodes(session, timeout_s=self.config.nodes_timeout_s, say=self.progress.say)
         box = self._watched(session)
-        submit = self._submitter(session.ray, nodes, directory, hold, box)
+        submit = self._submitter(session.ray, nodes, directory, hold, box, desk)
         watch.look = None if box is None else lambda: deliver(box, watch)
         waiting = iter(tasks)
         following = next(waiting, None)
-        live: dict[Future[_Ended], tuple[Any, AnyTask[Any]]] = {}
+        live: dict[Future[_Ended], tuple[Any, AnyTask[Any], int]] = {}
+        numbers: list[int] = []  # free ones, but for those from len(live) + len(numbers) on
         ended: SimpleQueue[Future[_Ended]] = SimpleQueue()
         needs = Needs()
         try:
@@ -108,15 +123,17 @@ class RayEngine(Engine):
                 while following is not None and len(live) < nodes.window(following.needs):
                     needs = following.needs
                     watch.given(following.partition, key=following.key, subject=following.subject)
-                    reference = submit(following)
+                    number = heapq.heappop(numbers) if numbers else len(live)
+                    reference = submit(following, number)
                     future = reference.future()
-                    live[future] = reference, following
+                    live[future] = reference, following, number
                     future.add_done_callback(ended.put)
                     following = next(waiting, None)
                 if not live:
                     return
                 for future in _those(ended):
-                    _, task = live.pop(future)
+                    _, task, number = live.pop(future)
+                    heapq.heappush(numbers, number)
                     record, sign = self._result(session.ray, future, task)
                     watch.ended(unpack_sign(sign), rows=int(record.info.get("rows", 0)))
                     yield record
@@ -124,7 +141,7 @@ class RayEngine(Engine):
                 nodes.check(needs)
         finally:
             if session.answers:
-                for reference, _ in live.values():
+                for reference, _, _ in live.values():
                     session.ray.cancel(reference, force=True)
 
     def _watched(self, session: RaySession) -> SignBox | None:
@@ -134,14 +151,15 @@ class RayEngine(Engine):
         return self._box
 
     def _submitter(
-        self, ray: Any, nodes: Nodes, directory: Place, hold: Hold, box: SignBox | None
-    ) -> Callable[[AnyTask[Any]], Any]:
-        """What hands a task of the step to Ray and returns Ray's reference to its record."""
+        self, ray: Any, nodes: Nodes, directory: Place, hold: Hold, box: SignBox | None, desk: RayDesk | None
+    ) -> Callable[[AnyTask[Any], int], Any]:
+        """What hands a task of the step, with its number, to Ray and returns Ray's reference to its record."""
         packer = Packer(ray)
         about = (os.getcwd(), (os.uname().nodename, os.getpid()), str(directory))
         remotes: dict[Needs, Any] = {}
+        signs = () if box is None else box.handles
 
-        def submit(task: AnyTask[Any]) -> Any:
+        def submit(task: AnyTask[Any], number: int) -> Any:
             remote = remotes.get(task.needs)
             if remote is None:
                 granted = nodes.granted(task.needs)
@@ -153,8 +171,9 @@ class RayEngine(Engine):
                     scheduling_strategy="SPREAD",
                 )
             signing = None if box is None else box.signing(nodes.window(task.needs))
-            parcel, shared = packer.pack((signing, *about, task, hold))
-            return remote.remote(parcel, *shared, *([] if box is None else box.handles))
+            ticket = None if desk is None else desk.ticket(number, -1 - len(signs))
+            parcel, shared = packer.pack((signing, ticket, *about, task, hold))
+            return remote.remote(parcel, *shared, *([] if desk is None else desk.handles), *signs)
 
         return submit
 

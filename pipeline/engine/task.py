@@ -143,6 +143,11 @@ class AnyTask(ABC, Generic[Out]):
         return _DEFAULT_NEEDS
 
     @property
+    def clerk(self) -> type[Any] | None:
+        """What stands at the desk that all tasks of its step may ask (`desk.Clerk`); the same for all of them."""
+        return None
+
+    @property
     def subject(self) -> str:
         """What it works on, for people, where the partition's name does not say; decides nothing."""
         return ""

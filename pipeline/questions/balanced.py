@@ -45,7 +45,8 @@ class Balanced:
         if config is None:
             raise OutputError(f"{output}: has no config that can be read; go on with `python -m pipeline run` first")
         page = build(config)
-        unique, counts = page["dedup"].data.present("unique"), page["count"].data.present("counts")
+        pairs = page["permitted" if "permitted" in page else "dedup"].data
+        unique, counts = pairs.present("unique"), page["count"].data.present("counts")
         listed, limit = page["queries"].data.present("query_hashes"), page["limit"].data.said()
         counted = page["count"].data.said()
         if not (unique and counts and counted and limit and listed):

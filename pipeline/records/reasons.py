@@ -42,6 +42,19 @@ REASONS: dict[str, dict[str, str]] = {
         "boilerplate_caption": "the caption stands on more different pictures than the limit",
         "other_caption": "another caption of the same picture was kept",
     },
+    "robots_archives": {
+        "unreadable_source": "the archive of robots.txt captures cannot be fetched or read",
+        "bad_record": "a record that cannot be parsed",
+        "oversized_record": "a record larger than the limit",
+        "truncated_file": "the file ends in the middle of a record; what came before is used",
+    },
+    "robots": {
+        "robots_txt": "the host's captured robots.txt forbids the path to our user agent",
+        "robots_txt_ccbot": "the URL comes from Common Crawl, and the captured robots.txt forbids the path to CCBot",
+        "content_usage": "Content-Usage in the captured robots.txt says train-ai=n of the path",
+        "content_signal": "Content-Signal in the captured robots.txt says ai-train=no",
+        "robots_txt_ai": "the captured robots.txt forbids the path to a robot known to gather training data",
+    },
     "balance": {"not_selected": "none of the pair's queries selected it"},
     "fetch": {
         "http_NNN": "the final answer's status, for example http_404",

@@ -31,6 +31,7 @@ __all__ = [
     "QUERIES",
     "QUERY_COUNTS",
     "REJECTIONS",
+    "ROBOTS",
     "SAMPLES",
     "SELECTED",
     "TEXT_SOURCES",
@@ -245,3 +246,14 @@ FINAL_COUNTS = pa.schema(
     )
 )
 """Per query: the balance of what was really fetched."""
+
+ROBOTS = pa.schema(
+    [
+        *_fields(("url", pa.string())),  # of the robots.txt
+        pa.field("captured", pa.timestamp("s", "UTC")),  # null where the archive does not say
+        pa.field("http_status", pa.int32()),  # null where there was no answer
+        *_fields(("says", pa.string())),  # rules, nothing (is forbidden), redirect, unreachable
+        pa.field("license", pa.string()),  # the URL of RSL terms that it names
+    ]
+)
+"""Of each host whose robots.txt is known: what it was when."""

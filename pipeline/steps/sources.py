@@ -43,6 +43,7 @@ def find_sources(
     seed: int = 0,
     lists: Place | None = None,
     max_missing: float = 0.0,
+    option: str = "sources",
 ) -> Mapping[str, Stamp]:
     """The files that `patterns` name, sorted, each once.
 
@@ -51,13 +52,14 @@ def find_sources(
     of their names are taken, so that a larger number, or another pattern, only adds to them. Files behind http(s) and
     the URLs of a list are taken to be what they were: crawls do not change, and to ask after 90,000 files takes hours.
     Lists from web servers are kept in the directory `lists`, so that a run that goes on needs no server for them.
+    `option` is where the config has the patterns.
     Raises InputError for a pattern that names nothing, and for a list that cannot be read, or of whose files on this
     machine more than a share of `max_missing` is not there.
     """
     found: dict[str, Stamp] = {}
     for pattern in patterns:
         files: dict[str, Stamp] = {}
-        for name, stamp in _named(pattern).items():
+        for name, stamp in _named(pattern, option).items():
             files.update(_listed(name, lists, max_missing) if name.endswith(_LIST_ENDINGS) else {name: stamp})
         drawn = files if most is None else sorted(files, key=lambda name: (_draw(name, seed), name))[:most]
         found.update((name, files[name]) for name in drawn)
@@ -68,7 +70,7 @@ def _draw(name: str, seed: int) -> int:
     return xxhash.xxh3_64_intdigest(name.encode(), seed)
 
 
-def _named(pattern: str) -> Mapping[str, Stamp]:
+def _named(pattern: str, option: str) -> Mapping[str, Stamp]:
     if is_web(pattern):
         if "*" in pattern.partition("?")[0]:
             raise InputError(f"{pattern}: a web server has no directory to search; name its files, or a list of them")
@@ -87,7 +89,7 @@ def _named(pattern: str) -> Mapping[str, Stamp]:
     else:
         found = {name: stamp_of(name) for name in _matching(pattern) if os.path.isfile(name)}
     if not found:
-        raise InputError(f"{pattern}: no such source file; correct `sources` in the config")
+        raise InputError(f"{pattern}: no such source file; correct `{option}` in the config")
     return found
 
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class Request:
     headers: dict[str, str]
     connection: int
     number: int  # of this target's requests, from 1
+    at_s: float = 0.0  # of the monotonic clock
 
 
 Route = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
@@ -96,6 +98,7 @@ class LoopbackServer:
     requests: list[Request] = field(default_factory=list)
     num_connections: int = 0
     max_at_once: int = 0
+    max_open: int = 0  # connections
     port: int = 0
 
     def __enter__(self) -> LoopbackServer:
@@ -123,7 +126,7 @@ class LoopbackServer:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._at_once = 0
+        self._at_once = self._open = 0
         self._counts: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
@@ -152,13 +155,21 @@ class LoopbackServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int) -> None:
+        self._open += 1
+        self.max_open = max(self.max_open, self._open)
+        try:
+            await self._answer(reader, writer, connection)
+        finally:
+            self._open -= 1
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 method, target, _ = head[0].split(" ")
                 headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:-2])}
                 self._counts[target] = self._counts.get(target, 0) + 1
-                request = Request(method, target, headers, connection, self._counts[target])
+                request = Request(method, target, headers, connection, self._counts[target], time.monotonic())
                 self.requests.append(request)
                 self._at_once += 1
                 self.max_at_once = max(self.max_at_once, self._at_once)

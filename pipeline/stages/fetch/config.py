@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -34,6 +35,20 @@ class FetchConfig:
 
     per_host_rate: float = 0.0
     """Requests a second that one process starts to one host name, at most; 0 for no limit."""
+
+    heavy_host_urls: int = 1000
+    """A host with so many URLs to request in the plan is heavy: all tasks of the run share its two limits that follow,
+    beside those of one process; 0 for no such hosts."""
+
+    heavy_host_concurrency: int = 8
+    """Requests in flight to one heavy host from the whole run, on as many connections."""
+
+    heavy_host_rate: float = 20.0
+    """Requests a second that the whole run starts to one heavy host."""
+
+    max_crawl_delay_s: float = 30.0
+    """The longest Crawl-delay of a robots.txt that is kept to; a host that asks for more gets this. The whole run
+    waits so long between two requests. 0 takes no notice of it."""
 
     per_host_failures: int = 16
     """So many URLs of one host in a row without a connection (connect) or an end (timeout, too_slow), and the rest of
@@ -95,6 +110,10 @@ class FetchConfig:
     resolve: tuple[str, ...] = ()
     """Host names with given addresses, as host:port:address; the address guard applies to them too."""
 
+    resolvers: tuple[str, ...] = ()
+    """Name servers that are asked in turn, as address, address:port or [IPv6]:port; needs the extra dns. Empty for the
+    system's way. Tasks of one machine tell each other for minutes what names resolve to, and which do not."""
+
     http2: bool = True
     """Whether to use HTTP/2 where an https server offers it."""
 
@@ -127,6 +146,10 @@ class FetchConfig:
             ("concurrency", 1),
             ("per_host_concurrency", 1),
             ("per_host_rate", 0),
+            ("heavy_host_urls", 0),
+            ("heavy_host_concurrency", 1),
+            ("heavy_host_rate", 0.001),
+            ("max_crawl_delay_s", 0),
             ("per_host_failures", 0),
             ("low_speed_bytes", 0),
             ("low_speed_time_s", 0),
@@ -147,6 +170,9 @@ class FetchConfig:
         for entry in self.resolve:
             if not _RESOLVE.match(entry):
                 raise ConfigError(f"resolve entry {entry!r} must look like host:port:address")
+        for entry in self.resolvers:
+            if not _is_server(entry):
+                raise ConfigError(f"resolvers entry {entry!r} must look like address, address:port or [IPv6]:port")
         parse_allowed(self.allow_addresses)
         if self.engine == "img2dataset":
             self._refuse_what_img2dataset_cannot()
@@ -158,6 +184,7 @@ class FetchConfig:
             "per_host_rate": self.per_host_rate > 0,
             "proxy": bool(self.proxy),
             "resolve": bool(self.resolve),
+            "resolvers": bool(self.resolvers),
             "robots_txt": self.robots_txt,
             "verify_certificates": not self.verify_certificates,
         }
@@ -171,3 +198,15 @@ class FetchConfig:
         match = _PRODUCT.match(self.user_agent)
         assert match is not None  # checked on construction
         return match.group().lower()
+
+
+def _is_server(entry: str) -> bool:
+    """Whether it names a server as c-ares takes it."""
+    host, port = entry, "53"
+    if entry.startswith("[") or entry.count(":") == 1:
+        host, _, port = entry.rpartition(":")
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        return 0 < int(port) < 65536
+    except ValueError:
+        return False

@@ -20,9 +20,12 @@ from pipeline.stages.fetch.block import blocking_reason, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.hosts import NO_ANSWER, Hosts
 from pipeline.stages.fetch.multi import Multi
-from pipeline.stages.fetch.outage import Outage
+from pipeline.stages.fetch.name_cache import NameCache
+from pipeline.stages.fetch.names import Found, Names, check_resolvers
+from pipeline.stages.fetch.outage import LocalCause, Outage
 from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
+from pipeline.stages.fetch.shared_hosts import RunWide, SharedHosts
 from pipeline.stages.fetch.transfer import Answer, check_authorities
 from pipeline.stages.fetch.wire import OtherSchemeError, joined, wire_url
 
@@ -57,8 +60,11 @@ STANDARD = AnswerSignals()
 """What `consent.level: standard` honours of an answer."""
 
 
-def fetch(urls: Sequence[str], config: FetchConfig, signals: AnswerSignals = STANDARD) -> Iterator[Fetched]:
-    """Download `urls`: exactly one Fetched for every index, in the order in which they complete.
+def fetch(
+    urls: Sequence[str], config: FetchConfig, signals: AnswerSignals = STANDARD, run: RunWide | None = None
+) -> Iterator[Fetched]:
+    """Download `urls`: exactly one Fetched for every index, in the order in which they complete. `run` is what this
+    fetch has in common with others of a run.
 
     `signals` says what of an answer's headers is honoured: what they forbid is not downloaded.
 
@@ -67,7 +73,7 @@ def fetch(urls: Sequence[str], config: FetchConfig, signals: AnswerSignals = STA
     transfers.
     """
     loop = _Loop(
-        urls, config, signals
+        urls, config, signals, run or RunWide()
     )  # reads the files that the config names: a mistake in them shows before anything starts
     return loop.results()
 
@@ -92,11 +98,12 @@ class _Job:
 
 
 class _Loop:
-    def __init__(self, urls: Sequence[str], config: FetchConfig, signals: AnswerSignals) -> None:
+    def __init__(self, urls: Sequence[str], config: FetchConfig, signals: AnswerSignals, run: RunWide) -> None:
         self._urls = urls
         self._signals = signals
         self._config = config
         check_authorities(config)
+        check_resolvers(config)
         self._guard = AddressGuard(config.allow_addresses)
         self._block = read_block_list(config.block, config.block_files)
         self._schedule: Schedule[_Job] = Schedule(
@@ -105,7 +112,14 @@ class _Loop:
             concurrency=config.concurrency,
         )
         self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
-        self._hosts = Hosts(config, self._schedule.hold)
+        self._shared = SharedHosts(config, run, self._schedule, lambda: self._transfers.wake())
+        self._cache = None if run.names is None else NameCache(run.names, config.resolvers)
+        self._names = Names(config, self._cache, run.look_ups, lambda: self._transfers.wake())
+        self._unnamed: dict[
+            str, list[tuple[_Job, float]]
+        ] = {}  # jobs in flight whose host is looked up, and since when
+        self._num_unnamed = 0
+        self._hosts = Hosts(config, self._hold)
         self._outage = Outage()
         self._open = len(urls)
         self._deadline_s = float("inf")
@@ -144,7 +158,12 @@ class _Loop:
             self._stop = True
             self._transfers.wake()
             thread.join()
+            self._shared.silence()
+            self._names.close()
             self._transfers.close()
+            self._shared.close()
+            if self._cache is not None:
+                self._cache.close()
 
     # --- the loop's thread -----------------------------------------------------------------------
 
@@ -165,6 +184,7 @@ class _Loop:
             if time.monotonic() >= self._deadline_s:
                 self._give_up()
                 return
+            self._shared.tend(time.monotonic())
             self._start_transfers()
             self._transfers.wait(self._idle_s())
             self._collect()
@@ -173,9 +193,9 @@ class _Loop:
         """How long there is nothing to do but to serve the transfers."""
         now = time.monotonic()
         due_s = self._schedule.wake_s()
-        if due_s is None or len(self._transfers) >= self._config.concurrency or self._starved:
+        if due_s is None or len(self._transfers) + self._num_unnamed >= self._config.concurrency or self._starved:
             due_s = float("inf")
-        return min(1.0, self._deadline_s - now, due_s - now)
+        return min(1.0, self._deadline_s - now, due_s - now, self._shared.wake_s() - now)
 
     # --- a job's way -----------------------------------------------------------------------------
 
@@ -207,7 +227,12 @@ class _Loop:
             return
         if self._config.robots_txt and not job.is_robots and not self._ask_robots(job):
             return
+        self._shared.admit(host)
         self._schedule.add(host, job, not_before_s=not_before_s)
+
+    def _hold(self, host: str, until_s: float) -> None:
+        self._schedule.hold(host, until_s)
+        self._shared.held(host, until_s)
 
     def _ask_robots(self, job: _Job) -> bool:
         """Whether robots.txt is known and lets `job` pass; else the job waits or is rejected."""
@@ -234,7 +259,7 @@ class _Loop:
         return False
 
     def _start_transfers(self) -> None:
-        while len(self._transfers) < self._config.concurrency:
+        while len(self._transfers) + self._num_unnamed < self._config.concurrency:
             with self._changed:
                 self._starved = self._waiting_bytes > self._config.max_waiting_bytes
             if self._starved:
@@ -252,19 +277,57 @@ class _Loop:
                 continue
             if not job.redirects:
                 job.attempts += 1
-            left_s = self._config.timeout_s - job.spent_s
-            if not self._transfers.start(job.url, turn, timeout_s=left_s, is_robots=job.is_robots):
-                self._schedule.release(host)
-                self._conclude(job, Answer(reason="bad_url"))
+            self._request(host, job)
+
+    def _request(self, host: str, job: _Job) -> None:
+        """Request `job.url` once it is known where its host is."""
+        port = urlsplit(job.url).port or (443 if job.url.startswith("https:") else 80)
+        addresses = []
+        if self._names.looks_up(host, port):
+            now_s = time.monotonic()
+            found = self._names.find(host, now_s)
+            if found is None:
+                self._names.look_up(host, now_s)
+                self._unnamed.setdefault(host, []).append((job, now_s))
+                self._num_unnamed += 1
+                return
+            if not found.addresses:
+                self._settle(host, job, _unresolved(found))
+                return
+            addresses = [f"+{host}:{port}:{','.join(found.addresses)}"]
+        if not self._transfers.start(
+            job.url,
+            (host, job),
+            timeout_s=self._config.timeout_s - job.spent_s,
+            is_robots=job.is_robots,
+            closes=self._schedule.closes(host),
+            addresses=addresses,
+        ):
+            self._schedule.release(host)
+            self._conclude(job, Answer(reason="bad_url"))
 
     def _collect(self) -> None:
         for (host, job), answer in self._transfers.ended():
-            self._schedule.heard(host, answered=answer.reason not in NO_ANSWER)
-            self._schedule.release(host)
-            job.spent_s += answer.elapsed_s
-            job.statements += answer.statements
-            self._hosts.remember(host, answer)
-            self._conclude(job, answer)
+            self._settle(host, job, answer)
+        now_s = time.monotonic()
+        for host, found in self._names.ended(now_s):
+            for job, since_s in self._unnamed.pop(host, ()):
+                self._num_unnamed -= 1
+                job.spent_s += now_s - since_s
+                if found.addresses:
+                    self._request(host, job)
+                else:
+                    self._settle(host, job, _unresolved(found))
+
+    def _settle(self, host: str, job: _Job, answer: Answer) -> None:
+        """What was in flight is no longer."""
+        self._schedule.heard(host, answered=answer.reason not in NO_ANSWER)
+        self._schedule.release(host)
+        self._shared.ended(host)
+        job.spent_s += answer.elapsed_s
+        job.statements += answer.statements
+        self._hosts.remember(host, answer)
+        self._conclude(job, answer)
 
     def _conclude(self, job: _Job, answer: Answer) -> None:
         """Follow a redirect, try again, or be done."""
@@ -332,7 +395,9 @@ class _Loop:
         waiting = self._robots[job.robots_of]
         status = answer.http_status or 0
         if answer.body is not None:
-            self._robots[job.robots_of] = parse_robots(answer.body, self._config.product)
+            rules = self._robots[job.robots_of] = parse_robots(answer.body, self._config.product)
+            if rules.crawl_delay_s is not None:
+                self._shared.delay(urlsplit(job.robots_of).hostname or "", rules.crawl_delay_s)
         elif answer.reason in ("empty_body", "too_many_redirects") or (
             (answer.reason or "").startswith("http_4") and status != 429
         ):
@@ -351,6 +416,7 @@ class _Loop:
     def _give_up(self) -> None:
         """The shard's deadline has passed: everything unfinished is a timeout."""
         jobs = [*self._schedule.drain(), *(job for _, job in self._transfers.jobs())]
+        jobs += [job for waiting in self._unnamed.values() for job, _ in waiting]
         jobs += [job for waiting in self._robots.values() if isinstance(waiting, list) for job in waiting]
         detail = f"not finished after the shard's {self._config.shard_deadline_s:g} s"
         for job in jobs:
@@ -371,3 +437,7 @@ def _jitter(job: _Job) -> float:
     """In [0, 1), from the URL and the attempt: spread over URLs, the same in every run."""
     key = first_64_bits(url_id_of(canonical_url(job.origin)))
     return float(keyed_hash(job.attempts, key)[0]) / 2.0**64
+
+
+def _unresolved(found: Found) -> Answer:
+    return Answer(reason="dns", detail="timed out" if found.timed_out else None, local=LocalCause.RESOLVER)

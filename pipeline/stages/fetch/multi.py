@@ -12,7 +12,7 @@ import datetime
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import pycurl
@@ -58,11 +58,21 @@ class Multi(Generic[Job]):
         """Of the transfers in flight."""
         return [transfer.job for transfer in self._active]
 
-    def start(self, url: str, job: Job, *, timeout_s: float, is_robots: bool) -> bool:
-        """Request `url` (`wire.py`); False, with nothing done, where libcurl does not take it."""
+    def start(
+        self,
+        url: str,
+        job: Job,
+        *,
+        timeout_s: float,
+        is_robots: bool,
+        closes: bool = False,
+        addresses: Sequence[str] = (),
+    ) -> bool:
+        """Request `url` (`wire.py`); False, with nothing done, where libcurl does not take it. A request that `closes`
+        leaves no connection behind; `addresses` are entries of CURLOPT_RESOLVE."""
         transfer = self._idle.pop() if self._idle else self._new_transfer()
         try:
-            transfer.start(url, job, timeout_s=timeout_s, is_robots=is_robots)
+            transfer.start(url, job, timeout_s=timeout_s, is_robots=is_robots, closes=closes, addresses=addresses)
             self._multi.add_handle(transfer.curl)
         except (pycurl.error, ValueError):
             self._idle.append(transfer)

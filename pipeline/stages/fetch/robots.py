@@ -22,6 +22,8 @@ class RobotsRules:
     """The rules of one host that are addressed to us: (allowed, pattern), patterns percent-encoded."""
 
     rules: tuple[tuple[bool, str], ...]
+    crawl_delay_s: float | None = None
+    """Between two requests; `Crawl-delay` is no part of RFC 9309, but widely written."""
 
     def allows(self, url: str) -> bool:
         """Whether `url` may be requested: the longest matching pattern decides, allow before disallow."""
@@ -43,6 +45,7 @@ def parse_robots(body: bytes, product: str) -> RobotsRules:
     text = body[:MAX_ROBOTS_BYTES].decode("utf-8", "replace").removeprefix("\ufeff")
     ours: list[tuple[bool, str]] = []
     everyone: list[tuple[bool, str]] = []
+    delays: dict[str, float | None] = {}
     named = False
     agents: set[str] = set()
     in_rules = True  # a user-agent line after a rule starts a new group
@@ -57,6 +60,10 @@ def parse_robots(body: bytes, product: str) -> RobotsRules:
             match = re.match(r"[A-Za-z_-]+|\*", value)
             agents.add(match.group().lower() if match else "")
             named = named or bool(match and match.group().lower() == _letters(product))
+        elif key == "crawl-delay":
+            in_rules = True
+            for whom in (name for name in (_letters(product), "*") if name in agents):
+                delays.setdefault(whom, _seconds(value))
         elif key in ("allow", "disallow"):
             in_rules = True
             if not value:
@@ -66,7 +73,13 @@ def parse_robots(body: bytes, product: str) -> RobotsRules:
                 ours.append(rule)
             if "*" in agents and len(everyone) < _MAX_RULES:
                 everyone.append(rule)
-    return RobotsRules(rules=tuple(ours if named else everyone))
+    delay_s = delays.get(_letters(product) if named else "*")
+    return RobotsRules(rules=tuple(ours if named else everyone), crawl_delay_s=delay_s)
+
+
+def _seconds(value: str) -> float | None:
+    """A delay as robots.txt has it; None for what is no number of seconds."""
+    return float(value) if re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}", value, re.ASCII) else None
 
 
 def _letters(product: str) -> str:

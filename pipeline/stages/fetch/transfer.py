@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,20 +117,24 @@ class Transfer:
         else:
             curl.setopt(pycurl.SSL_VERIFYPEER, 0)
             curl.setopt(pycurl.SSL_VERIFYHOST, 0)
-        if config.resolve:
-            curl.setopt(pycurl.RESOLVE, list(config.resolve))
         curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
-    def start(self, url: str, job: Any, *, timeout_s: float, is_robots: bool) -> None:
-        """Get ready to request `url` (`wire.py`). Raises ValueError or pycurl.error if it cannot be."""
+    def start(
+        self, url: str, job: Any, *, timeout_s: float, is_robots: bool, closes: bool, addresses: Sequence[str]
+    ) -> None:
+        """Get ready to request `url` (`wire.py`), with `addresses` as CURLOPT_RESOLVE has them. Raises ValueError or
+        pycurl.error if it cannot be."""
         self._start_state()
         self._is_robots = is_robots
         self.curl.setopt(pycurl.URL, url.encode("ascii"))
         # Left to itself, libcurl writes the path's escapes in upper case. A proxy for http wants the whole URL.
         whole = self._asks_http_proxy and url.startswith("http:")
         self.curl.setopt(pycurl.REQUEST_TARGET, (url if whole else target_of(url)).encode("ascii"))
+        self.curl.setopt(pycurl.FORBID_REUSE, closes)
+        if resolved := [*self._config.resolve, *addresses]:
+            self.curl.setopt(pycurl.RESOLVE, resolved)
         self.curl.setopt(pycurl.TIMEOUT_MS, max(1, round(timeout_s * 1000)))
         self.job = job
 

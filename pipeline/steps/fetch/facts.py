@@ -59,6 +59,7 @@ STORES = (STORE, f"{STORE}/{IMPORTS}")
 """The steps whose files stay, whatever the config says by now."""
 _SPEED_ONLY = (
     *("concurrency", "per_host_concurrency", "per_host_rate", "per_host_failures"),
+    *("heavy_host_urls", "heavy_host_concurrency", "heavy_host_rate", "max_crawl_delay_s", "resolvers"),
     *("max_waiting_bytes", "shard_deadline_s"),
     *("engine_python", "store"),
 )

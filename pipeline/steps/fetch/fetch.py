@@ -8,6 +8,7 @@ offset. What is written here stays, also when the plan changes (`facts.py`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pipeline.consent.body import statements_in
 from pipeline.consent.c2pa_manifest import check_c2pa
 from pipeline.consent.config import ConsentConfig
 from pipeline.consent.signals import AnswerSignals
-from pipeline.engine import Data, Info, Needs, Task, apart
+from pipeline.engine import Data, Desk, DeskError, Info, Needs, Task, apart, desk_here
 from pipeline.pictures.rejected import Rejected
 from pipeline.records.removals import lists_of
 from pipeline.records.schema import FACTS
@@ -31,16 +32,21 @@ from pipeline.stages.fetch.block import read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset
+from pipeline.stages.fetch.limiter import Limiter
+from pipeline.stages.fetch.name_cache import machine_directory
+from pipeline.stages.fetch.names import check_resolvers
+from pipeline.stages.fetch.shared_hosts import LimiterGoneError, RunWide
 from pipeline.stages.fetch.transfer import check_authorities
 from pipeline.steps.fetch.facts import STORE, Answers, FactsByOrder, named_by_key, settings_of
 from pipeline.steps.fetch.fetched import join_facts
+from pipeline.steps.fetch.heavy_hosts import HeavyHosts, count_hosts, find_heavy_hosts
 from pipeline.steps.fetch.requests import MISSING, Requests, list_requests
 from pipeline.steps.judges.survivors import Survivors
 from pipeline.steps.schedule import Selected
 from pipeline.steps.step import Page, Run, step
 from pipeline.storage.atomic import temporary_name
 from pipeline.storage.checked import picture_hash, read_table
-from pipeline.storage.location import Location
+from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.tar import TarWriter
 from pipeline.watching import counting
@@ -71,6 +77,8 @@ class Fetch(Task[Answers]):
     last: int = apart()
     retry: int = apart()
     """The number of the last retry."""
+    heavy: Files = apart(default=Files())
+    """The list of heavy hosts, if there is one."""
 
     version = 6
 
@@ -80,27 +88,35 @@ class Fetch(Task[Answers]):
         mostly_waits = self.config.engine == "own" and not self.config.per_host_rate
         return Needs(cpus=min(1.0, self.config.concurrency / _TRANSFERS_PER_CPU) if mostly_waits else 1.0)
 
+    @property
+    def clerk(self) -> type[Limiter] | None:
+        """The limiter that all of them share, where they share hosts."""
+        shares = self.config.heavy_host_urls or (self.config.robots_txt and self.config.max_crawl_delay_s)
+        return Limiter if shares and self.config.engine == "own" else None
+
     def work(self, out: Answers) -> Info:
         missing = read_table(self.missing).cast(MISSING)
         urls = dict(zip(missing["url_id"].to_pylist(), missing["url"].to_pylist(), strict=True))
         path = out.facts.local
+        run = self._run_wide()
         with TarWriter(out.tar.local) as tar:
-            facts = dict(self._fetch_all(urls, tar, temporary_name(path.with_name("bodies"))))
+            facts = dict(self._fetch_all(urls, tar, temporary_name(path.with_name("bodies")), run))
         rows = [{"url_id": url_id, **facts[url_id]} for url_id in urls]
         write_parquet(path, pa.Table.from_pylist(rows, schema=FACTS), FACTS)
         success = sum(1 for row in rows if row["status"] == "success")
         about = {"settings": self.settings, "seed": self.seed, "first": self.first, "last": self.last}
-        return {"rows": len(rows), "success": success, **about, "retry": self.retry}
+        look_ups = dataclasses.asdict(run.look_ups) if self.config.engine == "own" else {}
+        return {"rows": len(rows), "success": success, **about, "retry": self.retry, "look_ups": look_ups}
 
     def _fetch_all(
-        self, urls: Mapping[bytes, str], tar: TarWriter, scratch: Path
+        self, urls: Mapping[bytes, str], tar: TarWriter, scratch: Path, run: RunWide
     ) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """(url_id, facts) as the answers come; pictures go to `tar`. `scratch` is a directory to make if one is
         needed."""
         ids = list(urls)
         tally = counting("URL", total=len(ids), kept_as="ok")
         with IsolatedChecker(self.image) as checker:
-            for answer in _answers(list(urls.values()), self.config, self.signals, scratch):
+            for answer in _answers(list(urls.values()), self.config, self.signals, scratch, run):
                 url_id = ids[answer.index]
                 facts: dict[str, Any] = {"http_status": answer.http_status, "redirects": answer.redirects or None}
                 facts["statements"] = answer.statements
@@ -122,15 +138,31 @@ class Fetch(Task[Answers]):
                 tally.num_bytes += len(answer.body)
                 yield url_id, facts
 
+    def _run_wide(self) -> RunWide:
+        """What it shares with the other tasks of the run."""
+        heavy = frozenset(host for file in self.heavy for host in read_table(file, ["host"])["host"].to_pylist())
+        desk = desk_here()
+        ask = None if desk is None else functools.partial(_ask, desk)
+        return RunWide(heavy=heavy, ask=ask, number=desk.number if desk else 0, names=machine_directory())
+
 
 def _refused(refusal: Refusal) -> dict[str, Any]:
     about = {"status": "failed_to_download", "stage": "fetch"}
     return about | {"reason": refusal.reason, "detail": refusal.detail}
 
 
-def _answers(urls: Sequence[str], config: FetchConfig, signals: AnswerSignals, scratch: Path) -> Iterator[Fetched]:
+def _ask(desk: Desk, message: bytes, timeout_s: float) -> bytes:
+    try:
+        return desk.ask(message, timeout_s)
+    except DeskError as error:
+        raise LimiterGoneError(str(error)) from error
+
+
+def _answers(
+    urls: Sequence[str], config: FetchConfig, signals: AnswerSignals, scratch: Path, run: RunWide
+) -> Iterator[Fetched]:
     if config.engine == "own":
-        yield from fetch(urls, config, signals)
+        yield from fetch(urls, config, signals, run)
         return
     try:
         yield from fetch_with_img2dataset(urls, config, signals, scratch)
@@ -159,6 +191,7 @@ def fetch_missing(
     run: Run,
     planned: Data[Selected],
     requests: Data[Requests],
+    heavy: Data[HeavyHosts] | None,
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
@@ -167,6 +200,7 @@ def fetch_missing(
     settings, signals = settings_of(config, image), AnswerSignals.of(consent)
     config = dataclasses.replace(config, block_files=(*config.block_files, *lists_of(run.output)))
     block_key = read_block_list(config.block, config.block_files).key
+    lists = Files() if heavy is None else heavy.files(lambda out: out.heavy)
     for shard, request in zip(planned.parts, requests.parts, strict=True):
         if request.info["missing"]:
             yield named_by_key(
@@ -182,6 +216,7 @@ def fetch_missing(
                     first=shard.info["first"],
                     last=shard.info["last"],
                     retry=request.info["retry"],
+                    heavy=lists,
                 )
             )
 
@@ -191,11 +226,13 @@ def _check(
     run: Run,
     planned: Data[Selected],
     requests: Data[Requests],
+    heavy: Data[HeavyHosts] | None,
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
 ) -> None:
     check_authorities(config)
+    check_resolvers(config)
     if consent.honours("c2pa"):
         check_c2pa()
 
@@ -211,5 +248,8 @@ def fetch_pictures(
     """The steps that find the facts about every URL of the plan: those that are known, `stored` among them, and those
     that are requested now."""
     requests = page.add(list_requests(planned, stored, config, consent, image))
-    answers = page.add(fetch_missing(planned, requests, config, consent, image))
+    heavy = None
+    if config.heavy_host_urls and config.engine == "own":
+        heavy = page.add(find_heavy_hosts(page.add(count_hosts(requests)), config.heavy_host_urls))
+    answers = page.add(fetch_missing(planned, requests, heavy, config, consent, image))
     return page.add(join_facts(planned, requests, answers))

@@ -1,0 +1,290 @@
+"""robots_captures, robots_archives: a crawl's captures of robots.txt -> what each host says, in a mapped table.
+
+    WARC files --read, keep what concerns us--> captures, exchanged by URL --the latest of each--> table of hosts
+
+Equal files are one text in a part of the table. Captures that say that a host could not answer are left out of it,
+unless nobody is to ask the host again: then they forbid.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from fastwarc.warc import WarcRecord, WarcRecordType
+
+from pipeline.consent.config import ConsentConfig
+from pipeline.consent.robots_answer import FAILURE, kind_of, license_of, reason_of, text_of_answer
+from pipeline.consent.robots_file import KEPT_VERSION, MAX_ROBOTS_BYTES
+from pipeline.consent.robots_rules import RobotsSignals
+from pipeline.consent.robots_table import TableFiles, robots_hash, write_table
+from pipeline.engine import Data, Info, Needs, Task, output
+from pipeline.errors import InputError
+from pipeline.records.ledger import Ledger
+from pipeline.records.ledger_config import LedgerConfig
+from pipeline.records.outcome import Outcome, rejections_from_rows
+from pipeline.records.schema import REJECTIONS, ROBOTS
+from pipeline.stages.extract.archive import Damage, Record, read_records
+from pipeline.stages.extract.http_message import OversizedBodyError, UnreadableAnswerError, parse_answer, unpack
+from pipeline.stages.fetch.config import FetchConfig
+from pipeline.steps.exchange import Blocks, Exchanged, ExchangeWriter, read_blocks
+from pipeline.steps.sources import Stamp, find_sources
+from pipeline.steps.step import Page, Run, step
+from pipeline.storage.location import Location
+from pipeline.storage.output import is_output
+from pipeline.storage.parquet import write_parquet
+from pipeline.watching import counting
+from pipeline.web.urls import resolver
+
+__all__ = [
+    "BuildTable",
+    "Captures",
+    "HostRobots",
+    "ReadCaptures",
+    "robots_archives",
+    "row_of",
+    "table_of",
+    "write_hosts",
+]
+
+STAGE = "robots_archives"
+_FILES_PER_TASK = 16
+"""Of about 2 MB each, in Common Crawl."""
+_FILES_PER_PART = 256
+_MOST_PARTS = 256
+_BATCH_ROWS = 4096
+_ROWS_PER_FLUSH = 100_000
+_MAX_RECORD_BYTES = 16 << 20
+_STATUS = re.compile(rb"[\r\n]*HTTP/\S*[ \t]+([1-9]\d\d)", re.IGNORECASE)
+CAPTURES = pa.schema(
+    [
+        pa.field("url_hash", pa.uint64(), nullable=False),  # of the robots.txt's URL; see `robots_table.py`
+        *ROBOTS,
+        pa.field("text", pa.string(), nullable=False),  # see `robots_answer.py`
+    ]
+)
+"""One answer to a request for a robots.txt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captures(Blocks):
+    """Captures by their URLs' hashes."""
+
+    rejections: Location = output("rejections.parquet", REJECTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadCaptures(Task[Captures]):
+    """Read some archives."""
+
+    sources: tuple[tuple[str, Stamp], ...]
+    product: str
+    kept: int
+    """KEPT_VERSION."""
+    partitions: int
+    ledger: LedgerConfig
+
+    def work(self, out: Captures) -> Info:
+        ledger = Ledger(out.rejections.local, self.ledger)
+        tally = counting("capture", kept_as="kept")
+        rows = unreadable = 0
+        with ExchangeWriter(out, CAPTURES, partitions=self.partitions, rows=_ROWS_PER_FLUSH, by="url_hash") as writer:
+            for source, _ in self.sources:
+                bad: list[dict[str, object]] = []
+                try:
+                    for batch in _captures_in(source, self.product, bad):
+                        writer.add(batch)
+                        rows += batch.num_rows
+                        tally.done += batch.num_rows
+                        tally.kept += batch.num_rows
+                        ledger.add(STAGE, "record", Outcome(kept=batch, rejected=_NONE, num_in=batch.num_rows))
+                except InputError as error:
+                    unreadable += 1
+                    bad = []
+                    ledger.add(STAGE, "source", _outcome(0, [_rejected(source, None, "unreadable_source", str(error))]))
+                else:
+                    ledger.add(STAGE, "source", _outcome(1, []))
+                ledger.add(STAGE, "record", _outcome(0, bad))
+        return {"rows": rows, "sources": len(self.sources), "unreadable": unreadable, "lines": ledger.close()}
+
+
+@step("robots_captures", ReadCaptures, title="read captures of robots.txt", per="16 archives", stages=[STAGE])
+def read_captures(run: Run, config: ConsentConfig, product: str) -> Iterator[ReadCaptures]:
+    """One task per group of archives."""
+    found = list(_found(run, config).items())
+    partitions = _num_parts(len(found))
+    for number, begin in enumerate(range(0, len(found), _FILES_PER_TASK)):
+        yield ReadCaptures(
+            partition=f"{number:05d}",
+            sources=tuple(found[begin : begin + _FILES_PER_TASK]),
+            product=product,
+            kept=KEPT_VERSION,
+            partitions=partitions,
+            ledger=run.ledger,
+        )
+
+
+@read_captures.checked_by
+def _check(run: Run, config: ConsentConfig, product: str) -> None:
+    _found(run, config)
+
+
+def _found(run: Run, config: ConsentConfig) -> Mapping[str, Stamp]:
+    lists = run.directory("lists") if is_output(run.output) else None
+    return find_sources(config.robots_archives, seed=run.seed, lists=lists, option="consent.robots_archives")
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRobots:
+    """What is known of the robots.txt of a range of hosts, for people and mapped. A part tells how many `hosts`."""
+
+    robots: Location = output("robots.parquet", ROBOTS, view="robots")
+    urls: Location = output("urls.npy")
+    places: Location = output("places.npy")
+    texts: Location = output("texts.npy")
+
+
+def table_of(data: Data[HostRobots]) -> TableFiles:
+    """The table that a finished step wrote."""
+    return TableFiles(
+        urls=data.files(lambda out: out.urls),
+        places=data.files(lambda out: out.places),
+        texts=data.files(lambda out: out.texts),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildTable(Task[HostRobots]):
+    """The latest capture of each host in a hash partition."""
+
+    captures: Exchanged
+    number: int
+    """Of the hash partition."""
+    keep_unreachable: bool
+
+    needs = Needs(memory_mb=2500)
+
+    def work(self, out: HostRobots) -> Info:
+        batches = list(read_blocks(self.captures, self.number))
+        captures = pa.Table.from_batches(batches, CAPTURES)
+        num_captures = captures.num_rows
+        failed = pc.starts_with(captures["text"], FAILURE)
+        captures = captures.append_column("failed", failed).sort_by(
+            [("url_hash", "ascending"), ("failed", "ascending"), ("captured", "descending"), ("text", "ascending")]
+        )
+        hashes = captures["url_hash"].to_numpy()
+        latest = captures.filter(pa.array(np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]))
+        return {"captures": num_captures, **write_hosts(out, latest, keep_unreachable=self.keep_unreachable)}
+
+
+def write_hosts(out: HostRobots, latest: pa.Table, *, keep_unreachable: bool) -> Info:
+    """Write captures, one a host, by `url_hash`; how many there are."""
+    write_parquet(out.robots.local, latest.select(ROBOTS.names), ROBOTS)
+    rows = zip(latest["url_hash"].to_pylist(), latest["text"].to_pylist(), strict=True)
+    known = [(key, text) for key, text in rows if keep_unreachable or reason_of(text) is None]
+    hashes = np.array([key for key, _ in known], np.uint64)
+    write_table(out.urls.local, out.places.local, out.texts.local, hashes, [text for _, text in known])
+    return {"rows": latest.num_rows, "hosts": len(known)}
+
+
+@step("robots_archives", BuildTable, title="rules of hosts from archives", per="hash partition")
+def build_table(run: Run, captures: Data[Captures], max_bad: float, keep_unreachable: bool) -> Iterator[BuildTable]:
+    """One task per hash partition. Raises InputError where more than a share of `max_bad` of the archives could not be
+    read."""
+    bad, num_sources = captures.total("unreadable"), captures.total("sources")
+    if bad > max_bad * num_sources:
+        raise InputError(
+            f"consent.robots_archives: {bad} of {num_sources:,} archives cannot be read, as `sql rejections` says; "
+            f"name others, or raise max_bad_sources from {max_bad:g}"
+        )
+    blocks = Exchanged(blocks=captures.files(lambda out: out.blocks), indices=captures.files(lambda out: out.index))
+    for number in range(_num_parts(num_sources)):
+        yield BuildTable(
+            partition=f"part-{number:05d}", captures=blocks, number=number, keep_unreachable=keep_unreachable
+        )
+
+
+def _num_parts(num_sources: int) -> int:
+    return max(1, min(_MOST_PARTS, num_sources // _FILES_PER_PART))
+
+
+def robots_archives(page: Page, consent: ConsentConfig, fetch: FetchConfig, max_bad: float) -> Data[HostRobots] | None:
+    """The steps that make the table of hosts; None where no archive is named, or nothing of it is honoured."""
+    if not consent.robots_archives or not RobotsSignals.of(consent, fetch.product).any:
+        return None
+    captures = page.add(read_captures(consent, fetch.product))
+    return page.add(build_table(captures, max_bad, not consent.robots_live))
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _captures_in(source: str, product: str, bad: list[dict[str, object]]) -> Iterator[pa.RecordBatch]:
+    """Batches of CAPTURES; to `bad` the rejections. Raises InputError where the archive cannot be read."""
+    rows: list[dict[str, Any]] = []
+    for item in read_records(source, wanted=_is_response, max_record_bytes=_MAX_RECORD_BYTES):
+        if isinstance(item, Damage):
+            bad.append(_rejected(source, item.offset, item.reason, item.detail))
+            continue
+        try:
+            rows.append(_capture(item, product))
+        except (UnreadableAnswerError, OversizedBodyError, ValueError) as error:
+            bad.append(_rejected(source, item.offset, "bad_record", str(error)))
+        if len(rows) == _BATCH_ROWS:
+            yield pa.RecordBatch.from_pylist(rows, schema=CAPTURES)
+            rows = []
+    if rows:
+        yield pa.RecordBatch.from_pylist(rows, schema=CAPTURES)
+
+
+def _is_response(head: WarcRecord) -> bool:
+    return head.record_type == WarcRecordType.response
+
+
+def _capture(item: Record, product: str) -> dict[str, Any]:
+    """One row. Raises ValueError where the record is no answer to a request for a URL."""
+    url = resolver("")((item.head.headers.get("WARC-Target-URI") or "").strip("<> \t\r\n"))
+    found = _STATUS.match(item.block)
+    if not url.startswith(("http://", "https://")) or found is None:
+        raise ValueError("no answer to a request over HTTP")
+    status = int(found[1])
+    answer = parse_answer(item.block)
+    body = unpack(answer, _MAX_RECORD_BYTES)[:MAX_ROBOTS_BYTES] if 200 <= status < 300 else b""
+    location = next(iter(answer.values("location")), None)
+    text = text_of_answer(url, status, location, body, product)
+    return row_of(url, _time_of(item.head.headers.get("WARC-Date") or ""), status, text)
+
+
+def row_of(url: str, captured: datetime.datetime | None, status: int | None, text: str) -> dict[str, Any]:
+    """A row of CAPTURES."""
+    about = {"url": url, "captured": captured, "http_status": status, "says": kind_of(text)}
+    return about | {"license": license_of(text), "url_hash": robots_hash(url), "text": text}
+
+
+def _time_of(text: str) -> datetime.datetime | None:
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=datetime.UTC)
+
+
+_NONE = rejections_from_rows([])
+
+
+def _rejected(source: str, offset: int | None, reason: str, detail: str) -> dict[str, object]:
+    return {"source": source, "record": offset, "stage": STAGE, "reason": reason, "detail": detail[:1000]}
+
+
+def _outcome(kept: int, rejected: Sequence[dict[str, object]]) -> Outcome:
+    rows = pa.RecordBatch.from_pydict({"": pa.nulls(kept)})
+    return Outcome(kept=rows, rejected=rejections_from_rows(rejected), num_in=kept + len(rejected))
