@@ -23,6 +23,7 @@ CHOICES = {
     "match": "matching 500,000 queries, against pyahocorasick",
     "text_path": "clean, language and match, Parquet in and out, against fastText + pyahocorasick",
     "select_scale": "dedup, count and balance through the real steps, against NumPy and DuckDB",
+    "fidelity": "the balance of a simulated crawl, beside MetaCLIP's published figures",
     "driver": "what a task costs the driver, against Ray's calls alone",
     "catalog": "the catalog's named queries (no peer)",
     "huge_batch": "the losses over tiles, against open_clip's and rows of the matrix",
@@ -40,6 +41,8 @@ def command_of(name: str, scratch: Path) -> list[str]:
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     if name == "select_scale":
         command += ["--scratch", str(scratch), "--compare", "--engine", "inline"]
+    if name == "fidelity":
+        command += ["--scratch", str(scratch)]
     if name == "catalog":
         command += ["--rows", "1000000"]
     return command

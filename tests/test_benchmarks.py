@@ -7,10 +7,12 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.published_matches import PUBLISHED, fitted
 from tests.conftest import REPOSITORY
 
 REAL_DATA = ("language", "query_list_build", "text_path")
@@ -21,12 +23,24 @@ def test_it_can_be_imported(path: Path) -> None:
     importlib.import_module(f"benchmarks.{path.stem}")
 
 
+def test_generated_matches_have_the_published_aggregates() -> None:
+    text_E, query_E = fitted().of(np.arange(60_000, dtype=np.uint64))
+    assert len(text_E) / 60_000 == pytest.approx(PUBLISHED.matches / PUBLISHED.texts, rel=0.02)
+    assert (query_E < PUBLISHED.heads).mean() == pytest.approx(PUBLISHED.head_share, abs=0.005)
+    # Where they meet, both laws give a query t matches.
+    border = (query_E >= 0.8 * PUBLISHED.heads) & (query_E < 1.25 * PUBLISHED.heads)
+    each = border.sum() / (0.45 * PUBLISHED.heads) / 60_000 * PUBLISHED.texts
+    assert each == pytest.approx(PUBLISHED.t, rel=0.1)
+    assert len(set(zip(text_E.tolist(), query_E.tolist(), strict=True))) == len(text_E)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
         ("catalog", ["--rows", "20000", "--repeats", "1"]),
         ("driver", ["--tasks", "20", "--files", "200"]),
+        ("fidelity", ["--rows", "20000"]),
         ("language", ["--texts", "2000", "--repeats", "1"]),
         (
             "object_stores",
@@ -57,7 +71,7 @@ def test_it_runs(
         pq.write_table(table, tmp_path / "links.parquet")
         (tmp_path / "queries.txt").write_text("dog\n")
         arguments = [*arguments, str(tmp_path / "links.parquet"), "--queries", str(tmp_path / "queries.txt")]
-    if name in ("select_scale", "semantic_duplicates"):
+    if name in ("fidelity", "select_scale", "semantic_duplicates"):
         arguments = [*arguments, "--scratch", str(tmp_path / "scratch")]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     importlib.import_module(f"benchmarks.{name}").main()

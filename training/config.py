@@ -366,6 +366,8 @@ class EvaluationConfig:
     """More of them; their metrics are called by the set's name, a slash and the metric."""
     every_samples: int | None = None
     """Evaluate after about this many samples; null only at the end."""
+    at_end: bool = True
+    """Evaluate what was learnt in the end; false where something else measures that."""
     batch_size: int = 256
     """Pictures or texts embedded at a time, on each rank."""
 

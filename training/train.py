@@ -147,7 +147,8 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
         # --------------------------------------------------------------------------------------
         with world.during("the end of the run"):
             run.writer.finish()
-            metrics = evaluate(learner.model, config.evaluation, world) if config.evaluation.measures else []
+            measures = config.evaluation.measures and config.evaluation.at_end
+            metrics = evaluate(learner.model, config.evaluation, world) if measures else []
         if log is not None and metrics:
             log.metrics(progress.samples_seen, metrics)
             write_metrics(

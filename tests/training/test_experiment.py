@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from configs.load import ConfigError, from_mapping
+from configs.load import ConfigError, from_mapping, load
+from pipeline.config import WitConfig
 from pipeline.sample_web import SampleWebConfig, build_sample_web
 from query_list.commands import main as query_list
 from tests.conftest import REPOSITORY
 from tests.ports import free_port
 from training.__main__ import main
 from training.errors import DataError
-from training.experiment.arms import set_options, train_config
+from training.experiment.arms import data_arm, set_directory, set_options, train_config
 from training.experiment.config import ExperimentConfig
 from training.experiment.page import page_of, paragraphs, power_of
 from training.experiment.results import Results, compared
@@ -103,6 +105,7 @@ def test_a_training_is_found_again_until_its_data_or_options_change(tmp_path: Pa
         ({"arms": {"matched": {"shard": {}}}}, "unknown key 'arms.matched.shard'; did you mean 'arms.matched.shards'"),
         ({"arms": {"matched": {"data_of": "matched", "shards": {"seed": 1}}}}, "leave out shards and same_size_as"),
         ({"seeds": 0}, "seeds and jobs must be at least 1"),
+        ({"results": "a/b"}, "results: 'a/b' becomes a file's name"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, options: dict[str, Any], says: str) -> None:
@@ -110,6 +113,22 @@ def test_a_mistake_is_one_line(tmp_path: Path, options: dict[str, Any], says: st
         config_of(tmp_path, **options)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_shipped_experiment_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for file in sorted((REPOSITORY / "configs/experiment").glob("*.yaml")):
+        config = replace(load(ExperimentConfig, file), output=str(tmp_path / file.stem))
+        options = {}
+        for name in sorted(config.arms, key=lambda name: config.arms[name].same_size_as is not None):
+            if data_arm(config, name) == name:
+                options[name] = set_options(config, name)
+                from_mapping(WitConfig, options[name], where=name)
+                publish(set_directory(config, name), samples=90, planned=100, fingerprint=name)
+        trainings = {name: train_config(config, name, 0) for name in config.arms}
+        assert len({run.output for run in trainings.values()}) == len(config.arms)
+        differing = {json.dumps({**options[name], "output": "", "fetch": {}}, sort_keys=True) for name in options}
+        assert len(differing) == len(options), f"{file.name}: two arms make the same set; give one data_of the other"
 
 
 def test_sets_that_are_gone_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

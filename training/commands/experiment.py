@@ -34,5 +34,5 @@ def run(words: Sequence[str]) -> int:
     results = run_experiment(config, say=say)
     for paragraph in paragraphs(results):
         say(paragraph)
-    say(f"wrote {Path(config.output) / 'results.html'}")
+    say(f"wrote {Path(config.output) / f'{config.results}.html'}")
     return 0

@@ -62,6 +62,8 @@ class ExperimentConfig:
     """Trainings of each arm, from seed 0 on; arms are compared seed by seed."""
     jobs: int = 1
     """Trainings side by side, each a process: one for each core or GPU that `train.threads` leaves free."""
+    results: str = "results"
+    """Name of the files of results; experiments with one output and different names share what is done."""
     points: float = 2.0
     """The difference, in points of accuracy, for which the page says how many seeds would show it."""
 
@@ -70,6 +72,8 @@ class ExperimentConfig:
             raise ConfigError("arms: name at least one")
         if min(self.seeds, self.jobs) < 1 or self.points <= 0:
             raise ConfigError("seeds and jobs must be at least 1, points more than 0")
+        if not self.results.replace("-", "_").isidentifier():
+            raise ConfigError(f"results: {self.results!r} becomes a file's name; use letters, digits, - and _")
         if self.baseline not in self.arms:
             raise ConfigError(f"baseline: there is no arm {self.baseline!r}; there are {', '.join(self.arms)}")
         for name, arm in self.arms.items():

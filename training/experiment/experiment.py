@@ -32,7 +32,10 @@ __all__ = ["run_experiment"]
 
 
 def run_experiment(config: ExperimentConfig, *, say: Callable[[str], None]) -> Results:
-    """Do what is left to do, and write OUT/results.html, .json and .parquet. Raises TrainingError, ConfigError."""
+    """Do what is left to do, and write OUT/NAME.html, .json and .parquet, where NAME is `config.results`.
+
+    Raises TrainingError, ConfigError.
+    """
     # Data sets, those first that tell others their size.
     made = [name for name in config.arms if data_arm(config, name) == name]
     for name in sorted(made, key=lambda name: config.arms[name].same_size_as is not None):
@@ -57,7 +60,7 @@ def run_experiment(config: ExperimentConfig, *, say: Callable[[str], None]) -> R
             say(power_of(found, wanted=config.seeds))
 
     results = compared(config, read_outs := {(run.arm, run.seed): run.read_out() or {} for run in runs})
-    write_results(results, read_outs, Path(config.output))
+    write_results(results, read_outs, Path(config.output), name=config.results)
     return results
 
 

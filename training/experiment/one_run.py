@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,15 @@ def main(arguments: list[str]) -> int:
         config = from_mapping(TrainConfig, told.train)
         from training.train import train
 
-        result = train(config)
+        # The read-out measures what was learnt in the end, class by class.
+        result = train(replace(config, evaluation=replace(config.evaluation, at_end=False)))
         if result.stopped_by is not None:
             return 128 + result.stopped_by
-        write_json(Path(config.output) / READ_OUT, _read_out(config, told.read_out))
+        found = _read_out(config, told.read_out)
+        found["curve"] += (
+            [(result.progress.samples_seen, found["metrics"]["zeroshot_top1"])] if found["classes"] else []
+        )
+        write_json(Path(config.output) / READ_OUT, found)
     except (ConfigError, TrainingError, PipelineError, OSError) as error:
         say(f"error: {error}", to=sys.stderr)
         return 2
@@ -73,6 +78,7 @@ def _read_out(config: TrainConfig, wanted: ReadOut) -> dict[str, Any]:
 
 
 def _curve(log: Path) -> list[tuple[int, float]]:
+    """Of the evaluations before the end."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return [(line["samples_seen"], line["zeroshot_top1"]) for line in lines if "zeroshot_top1" in line]
 

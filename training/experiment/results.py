@@ -152,9 +152,11 @@ def _tiers(path: str) -> dict[str, str]:
     return {name: "head" if n < bounds[0] else "middle" if n < bounds[1] else "tail" for n, name in enumerate(names)}
 
 
-def write_results(results: Results, read_outs: Mapping[tuple[str, int], Mapping[str, Any]], output: Path) -> None:
-    """Write OUT/results.json, .parquet (arm, seed, metric, value) and .html, the last one last."""
-    write_json(output / "results.json", asdict(results))
+def write_results(
+    results: Results, read_outs: Mapping[tuple[str, int], Mapping[str, Any]], output: Path, *, name: str = "results"
+) -> None:
+    """Write OUT/NAME.json, .parquet (arm, seed, metric, value) and .html, the last one last."""
+    write_json(output / f"{name}.json", asdict(results))
     rows = [
         {"arm": arm, "seed": seed, "metric": metric, "value": value}
         for (arm, seed), found in read_outs.items()
@@ -163,6 +165,6 @@ def write_results(results: Results, read_outs: Mapping[tuple[str, int], Mapping[
             **{f"accuracy of {name}": _share(right_of) for name, right_of in found["classes"].items()},
         }.items()
     ]
-    with written(output / "results.parquet") as temporary:
+    with written(output / f"{name}.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
-    write_bytes(output / "results.html", page_of(results).encode())
+    write_bytes(output / f"{name}.html", page_of(results).encode())

@@ -12,7 +12,7 @@ from pipeline.sample_web.build import build_web
 
 __all__ = ["PicturesConfig", "build_pictures_web"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever equal settings give other bytes, so that old webs are built anew."""
 
 _LEAST_LINKS = 400

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 from pipeline.sample_web.dice import Dice
 from pipeline.sample_web.from_pictures.read import Picture
 from pipeline.sample_web.junk import JUNK_COUNTS, junk_text
 from pipeline.sample_web.plan import TextKind
-from pipeline.sample_web.web_phrases import unmatched_text
+from pipeline.sample_web.web_phrases import NAMES, unmatched_text
 
 __all__ = ["TEMPLATES", "AltText", "alt_text", "true_caption", "words_of"]
 
@@ -17,14 +18,15 @@ TEMPLATES = ("{c}", "a drawing of {c}", "picture of {c}", "{c} icon", "{c} emoji
 """Of the evaluation, in CLIP_benchmark's form."""
 
 _SHARES = (
-    ("caption", 0.56),
-    ("foreign", 0.12),
-    ("general", 0.1),
+    ("unmatched", 0.4),
+    ("caption", 0.33),
+    ("foreign", 0.09),
     ("junk", 0.07),
-    ("unmatched", 0.06),
-    ("wrong", 0.05),
-    ("keywords", 0.04),
+    ("general", 0.06),
+    ("wrong", 0.03),
+    ("keywords", 0.02),
 )
+"""Half of the English texts contain no query, as published (MetaCLIP, arXiv 2309.16671, section 3)."""
 _FRAMES = (
     # {n} the name, {t} a tag
     "{n}",
@@ -73,6 +75,7 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _LEAST_COUNT = 2
 _MOST_WORDS = 4
+_TRIES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +89,8 @@ class AltText:
     """stage/reason, where that is sure."""
 
 
-def alt_text(dice: Dice, picture: Picture, other: Picture) -> AltText:
-    """An alt text for `picture`; a wrong one is of `other`."""
+def alt_text(dice: Dice, picture: Picture, other: Picture, queries: Container[str]) -> AltText:
+    """An alt text for `picture`; a wrong one is of `other`; `queries` in lower case, for those that contain none."""
     sort = dice.weighted(_SHARES)
     if sort == "foreign" and picture.foreign:
         language, text = dice.choice(picture.foreign)
@@ -98,7 +101,7 @@ def alt_text(dice: Dice, picture: Picture, other: Picture) -> AltText:
         fate = dice.weighted(list(JUNK_COUNTS.items()))
         return AltText(text=junk_text(dice, fate), kind="junk", fate=fate)
     if sort == "unmatched":
-        return AltText(text=unmatched_text(dice), kind="unmatched")
+        return AltText(text=_without_query(dice, queries), kind="unmatched")
     if sort == "wrong":
         return AltText(text=true_caption(dice, other), kind="wrong")
     if sort == "keywords" and len(picture.tags) >= _FEWEST_KEYWORDS:
@@ -119,6 +122,17 @@ def true_caption(dice: Dice, picture: Picture) -> str:
     name = dice.choice(picture.names) if picture.names else picture.title
     text = frame.format(n=name, t=dice.choice(picture.tags) if picture.tags else "")
     return text[0].upper() + text[1:] if dice.chance(0.3) else text
+
+
+def _without_query(dice: Dice, queries: Container[str]) -> str:
+    """English that tells of nothing here: real words where the pictures' texts leave some, else names of no place."""
+    for _ in range(_TRIES):
+        text = unmatched_text(dice)
+        words = text.lower().split()
+        ends = ((i, j) for i in range(len(words)) for j in range(i + 1, min(i + _MOST_WORDS, len(words)) + 1))
+        if not any(" ".join(words[i:j]) in queries for i, j in ends):
+            return text
+    return f"from {dice.choice(NAMES)} and {dice.choice(NAMES)} with all of them"
 
 
 def words_of(pictures: list[Picture]) -> list[str]:

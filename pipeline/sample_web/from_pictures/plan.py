@@ -70,10 +70,17 @@ class PicturesPlan:
 
 
 def plan_pictures(
-    pictures: Sequence[Picture], *, classes: tuple[str, ...], links: int, seed: int, port: int
+    pictures: Sequence[Picture],
+    *,
+    classes: tuple[str, ...],
+    words: Sequence[str],
+    links: int,
+    seed: int,
+    port: int,
 ) -> PicturesPlan:
-    """Plan a web of about `links` links (of the WAT view); more, where there are more pictures."""
-    return _Planner(pictures, links, seed, port).plan(classes)
+    """Plan a web of about `links` links (of the WAT view); more, where there are more pictures. `words`: the query
+    list's."""
+    return _Planner(pictures, frozenset(word.lower() for word in words), links, seed, port).plan(classes)
 
 
 def spread_over_names(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
@@ -89,8 +96,9 @@ def spread_over_names(names: Sequence[str], sizes: Sequence[int], count: int) ->
 
 
 class _Planner:
-    def __init__(self, pictures: Sequence[Picture], links: int, seed: int, port: int) -> None:
+    def __init__(self, pictures: Sequence[Picture], queries: frozenset[str], links: int, seed: int, port: int) -> None:
         self._pictures = pictures
+        self._queries = queries
         self._wanted = links
         self._seed = seed
         self._port = port
@@ -201,7 +209,7 @@ class _Planner:
         )
 
     def _text(self, dice: Dice, picture: Picture) -> AltText:
-        return alt_text(dice, picture, dice.choice(self._pictures))
+        return alt_text(dice, picture, dice.choice(self._pictures), self._queries)
 
     def _new_view(self, key: str, drawing: str, form: str, picture: Picture) -> View:
         view = View(key=key, drawing=drawing, form=form, picture=picture.path)

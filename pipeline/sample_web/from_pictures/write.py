@@ -59,7 +59,10 @@ def write_pictures_web(directory: Path, config: PicturesConfig) -> None:
     pictures = read_pictures(source)
     parts = _parted(pictures, config)
     classes = tuple(picture.title for picture in parts.classified)
-    planned = plan_pictures(parts.on_pages, classes=classes, links=config.links, seed=config.seed, port=config.port)
+    words = words_of(pictures)
+    planned = plan_pictures(
+        parts.on_pages, classes=classes, words=words, links=config.links, seed=config.seed, port=config.port
+    )
     (directory / "pictures").mkdir()
     for name in sorted({view.key[:3] for view in planned.views}):
         (directory / "pictures" / name).mkdir()
@@ -74,7 +77,6 @@ def write_pictures_web(directory: Path, config: PicturesConfig) -> None:
             for future in [pool.submit(_draw_views, config.seed, task, source, directory) for task in tasks]:
                 future.result()
     truth = write_pages(planned.plan, directory, concepts=frozenset())
-    words = words_of(pictures)
     (directory / "words.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     if classes:
         write_classes(truth, classes, directory / "classes.parquet")
