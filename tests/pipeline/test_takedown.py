@@ -160,7 +160,9 @@ def test_books_add_up_after_a_removal_and_after_the_next_run(small: SmallRun) ->
     assert removed == [("takedown", 1)]
     assert samples == PICTURES - 1
     with open_catalog(small.output) as database:
-        (fetched,) = database.execute("SELECT reason, thumbnail, sha256 FROM fetched WHERE status <> 'success'").fetchall()
+        (fetched,) = database.execute(
+            "SELECT reason, thumbnail, sha256 FROM fetched WHERE status <> 'success'"
+        ).fetchall()
     assert fetched == ("removed", None, None)
     assert small.run() == 0
     ledger, removed, samples = told()
