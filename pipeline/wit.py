@@ -60,7 +60,8 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     # One pair a picture, or per (canonical URL, caption), over the whole set; of these at most t a query.
     exchanged = page.add(exchange(matched, c.texts))
     unique = dedup(page, exchanged, queries, c.texts, c.dedup)  #                   MATCHED
-    if captured := robots_archives(page, c.consent, c.fetch, c.max_bad_sources):  #  ROBOTS
+    captured = robots_archives(page, c.consent, c.fetch, c.max_bad_sources)  #      ROBOTS
+    if captured is not None:
         unique = page.add(permit(unique, captured, queries, c.consent, c.fetch))  #  MATCHED
     chosen = balance(page, unique, queries, c.balance)  #                           QUERY_COUNTS
     planned = page.add(schedule(chosen.pairs, c.shards.samples_per_shard))  #       SELECTED
@@ -69,7 +70,9 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     stored = None
     if sources.store_pictures:
         stored = import_pictures(page, sources, matched, c.image, c.fetch, c.extract, c.texts)  # FACTS, tar
-    arrived = fetch_pictures(page, planned, stored, c.fetch, c.consent, c.image)  #            FETCHED, FACTS, tar
+    arrived = fetch_pictures(
+        page, planned, stored, captured, c.fetch, c.consent, c.image
+    )  #            FETCHED, FACTS, tar
 
     # Which pairs stay: all that is asked for here is off unless the config says so.
     judges = [*filters(page, c.filters), *decontaminate(page, c.decontaminate, c.image)]

@@ -16,7 +16,6 @@ from configs.load import ConfigError
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from pipeline.stages.fetch.limiter import LATE_S, Ask, Asks, Grant, Limiter, lease_s
-from pipeline.stages.fetch.robots import parse_robots
 from pipeline.stages.fetch.shared_hosts import LimiterGoneError, RunWide
 from tests.pipeline.loopback_server import LoopbackServer, answer, in_turn, text
 
@@ -271,7 +270,7 @@ def test_crawl_delay_is_kept_to_up_to_a_limit_and_known_before_the_host_is_asked
             config = config_of(server, max_crawl_delay_s=limit_s)
             run = RunWide(delay_of=lambda host: 3600.0 if host == "a.localhost" else None)
             began_s = time.monotonic()
-            assert len(list(fetch([server.url(path) for path in routes], config, run))) == 3
+            assert len(list(fetch([server.url(path) for path in routes], config, run=run))) == 3
             took_s = time.monotonic() - began_s
         assert took_s >= least_s
         assert took_s < 10
@@ -293,15 +292,6 @@ def test_without_its_limiter_a_fetch_keeps_to_a_share_that_is_its_own(monkeypatc
     assert server.max_at_once <= 2
     assert most_within(server, 1.0) <= 8 * (1 + LATE_S)
     assert times
-
-
-def test_crawl_delays_are_read_like_the_rules_of_their_group() -> None:
-    body = b"User-agent: a\nCrawl-delay: 1.5\nUser-agent: *\nCrawl-delay: 20\nDisallow: /x\n"
-    assert parse_robots(body, "a").crawl_delay_s == 1.5
-    assert parse_robots(body, "b").crawl_delay_s == 20
-    assert parse_robots(b"User-agent: a\nDisallow: /\nUser-agent: *\nCrawl-delay: 9", "a").crawl_delay_s is None
-    for wrong in (b"-1", b"nan", b"1e9", b"soon", b"", b"\xc2\xb2"):
-        assert parse_robots(b"User-agent: *\nCrawl-delay: " + wrong, "a").crawl_delay_s is None
 
 
 @pytest.mark.parametrize(
