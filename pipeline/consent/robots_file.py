@@ -89,8 +89,8 @@ def read_groups(body: bytes, product: str) -> RobotsFile:
             in_rules = True
             if wanted and value:
                 current.append((field, value))
-    groups = {agent: [line for group in found for line in group] for agent, found in named.items()}
-    return RobotsFile(groups=groups, delays=delays, licenses=tuple(licenses))
+    lines = {agent: [line for group in groups for line in group] for agent, groups in named.items()}
+    return RobotsFile(groups=lines, delays=delays, licenses=tuple(licenses))
 
 
 def kept_text(file: RobotsFile) -> str:
@@ -103,10 +103,10 @@ def kept_text(file: RobotsFile) -> str:
     written = [f"license: {url}" for url in file.licenses]
     if not any(_may_forbid(lines) for lines in blocks):
         return "".join(f"{line}\n" for line in written)
-    for lines, agents in sorted(blocks.items(), key=lambda block: min(block[1])):
+    for block, agents in sorted(blocks.items(), key=lambda block: min(block[1])):
         written += [f"user-agent: {agent}" for agent in sorted(agents)]
-        rules = any(line.partition(":")[0] in _RULES for line in lines)
-        written += lines if rules else [*lines, "disallow:"]  # or the next agents would be taken for the same group's
+        has_rules = any(line.partition(":")[0] in _RULES for line in block)
+        written += block if has_rules else [*block, "disallow:"]  # or the next agents would be taken for its own
     return "".join(f"{line}\n" for line in written)
 
 

@@ -193,7 +193,7 @@ class AskHosts(Task[LiveRobots]):
             hosts.update(zip(batch["url_hash"].to_pylist(), batch["url"].to_pylist(), strict=True))
         tally = counting("host", total=len(hosts), kept_as="answered")
         now = datetime.datetime.now(datetime.UTC)
-        rows = {}
+        rows: dict[int, dict[str, Any]] = {}
         for each in self.earlier:
             rows |= _fresh(each, hosts, now)
         reused = len(rows)
