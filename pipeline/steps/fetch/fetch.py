@@ -29,6 +29,7 @@ from pipeline.stages.fetch.block import read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset
+from pipeline.stages.fetch.tdmrep import reserved
 from pipeline.stages.fetch.transfer import check_authorities
 from pipeline.steps.fetch.facts import STORE, Answers, FactsByOrder, named_by_key, settings_of
 from pipeline.steps.fetch.fetched import join_facts
@@ -97,6 +98,13 @@ class Fetch(Task[Answers]):
         needed."""
         ids = list(urls)
         tally = counting("URL", total=len(ids), kept_as="ok")
+        if self.signals.tdmrep_json:
+            files = {ids[index]: file for index, file in reserved(list(urls.values()), self.config).items()}
+            for url_id, file in files.items():
+                tally.done += 1
+                yield url_id, _refused(Refusal(reason="tdmrep_json", detail=file))
+            urls = {url_id: url for url_id, url in urls.items() if url_id not in files}
+            ids = list(urls)
         with IsolatedChecker(self.image) as checker:
             for answer in _answers(list(urls.values()), self.config, self.signals, scratch):
                 url_id = ids[answer.index]
