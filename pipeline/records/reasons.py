@@ -16,6 +16,7 @@ _ANSWER_SIGNALS = {
     "content_usage": "Content-Usage: train-ai=n, a header of the picture's answer or in robots.txt",
     "content_signal": "Content-Signal: ai-train=no, a header of the picture's answer or in robots.txt",
     "data_mining": "plus:DataMining in the picture's XMP prohibits this use",
+    "tdmrep_json": "the host's /.well-known/tdmrep.json reserves the path",
     "c2pa_training": "a training and data mining assertion of the picture's C2PA manifest does not allow this use",
 }
 

@@ -15,7 +15,7 @@ hosts.py     what hosts have shown, and which are not asked any more
 outage.py    when it is this machine that reaches nothing
 schedule.py  whose turn it is: hosts, rates, waits
 address.py   which addresses may be connected to
-consent.py   X-Robots-Tag, tdm-reservation
+tdmrep.py    /.well-known/tdmrep.json of hosts, where it is honoured
 robots.py    robots.txt
 block.py     the user's block list
 retry.py     which failures time can heal

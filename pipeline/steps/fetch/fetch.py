@@ -36,6 +36,7 @@ from pipeline.stages.fetch.limiter import Limiter
 from pipeline.stages.fetch.name_cache import machine_directory
 from pipeline.stages.fetch.names import check_resolvers
 from pipeline.stages.fetch.shared_hosts import LimiterGoneError, RunWide
+from pipeline.stages.fetch.tdmrep import reserved
 from pipeline.stages.fetch.transfer import check_authorities
 from pipeline.steps.fetch.facts import STORE, Answers, FactsByOrder, named_by_key, settings_of
 from pipeline.steps.fetch.fetched import join_facts
@@ -124,6 +125,13 @@ class Fetch(Task[Answers]):
         needed."""
         ids = list(urls)
         tally = counting("URL", total=len(ids), kept_as="ok")
+        if self.signals.tdmrep_json:
+            files = {ids[index]: file for index, file in reserved(list(urls.values()), self.config).items()}
+            for url_id, file in files.items():
+                tally.done += 1
+                yield url_id, _refused(Refusal(reason="tdmrep_json", detail=file))
+            urls = {url_id: url for url_id, url in urls.items() if url_id not in files}
+            ids = list(urls)
         crawled = self._crawled(urls)
         with IsolatedChecker(self.image) as checker:
             for answer in _answers(list(urls.values()), self.config, self.signals, scratch, run, robots, crawled):
