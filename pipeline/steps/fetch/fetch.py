@@ -83,7 +83,7 @@ class Fetch(Task[Answers]):
     @property
     def clerk(self) -> type[Limiter] | None:
         """The limiter that all of them share, where they share hosts."""
-        shares = self.config.heavy_host_urls or (self.config.robots_txt and self.config.max_crawl_delay_s)
+        shares = self.config.heavy_host_urls or self.config.max_crawl_delay_s
         return Limiter if shares and self.config.engine == "own" else None
 
     def work(self, out: Answers) -> Info:

@@ -1,7 +1,7 @@
-"""hosts, heavy_hosts: the URLs that will be requested -> the hosts with many of them, of which all tasks of the run
+"""host_urls, heavy_hosts: the URLs that will be requested -> the hosts with many of them, of which all tasks of the run
 share one limit.
 
-    missing of 64 staging shards --hosts--> URLs a host --heavy_hosts, all together--> hosts with `heavy_host_urls`
+    missing of 64 staging shards --host_urls--> URLs a host --heavy_hosts, all together--> hosts with `heavy_host_urls`
 
 The set's order is random and stays so: every task has some of a heavy host's URLs. So no task can keep a limit for it.
 """
@@ -63,7 +63,7 @@ class CountHosts(Task[HostUrls]):
 
 def _hosts_in(urls: pa.ChunkedArray) -> pa.Array:
     found = pc.extract_regex(urls.combine_chunks(), _HOST)
-    return pc.utf8_lower(pc.drop_null(pc.struct_field(found, "host")))
+    return pc.utf8_lower(pc.utf8_trim(pc.drop_null(pc.struct_field(found, "host")), "[]"))  # as urlsplit() has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class FindHeavyHosts(Task[HeavyHosts]):
         return {"rows": rows, "urls": pc.sum(found["urls"]).as_py() or 0}
 
 
-@step("hosts", CountHosts, title="count URLs a host", per="64 shards")
+@step("host_urls", CountHosts, title="count URLs a host", per="64 shards")
 def count_hosts(run: Run, requests: Data[Requests]) -> Iterator[CountHosts]:
     """One task per block of staging shards that miss something."""
     parts = [part for part in requests.parts if part.info["missing"]]
