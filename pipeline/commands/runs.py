@@ -196,7 +196,7 @@ def status_command(words: Words) -> int:
         else:
             table.add_row(step.name, str(state.done), str(state.tasks), f"{state.rows:,}")
     console.print(table)
-    for line in manners_of(page):
+    for line in manners_of(page, config.fetch):
         console.print(line, highlight=False)
     retries = retries_of(output)
     for number, retried in enumerate(retries.finished, 1):

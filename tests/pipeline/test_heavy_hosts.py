@@ -86,7 +86,9 @@ def test_a_run_counts_tells_and_asks_for_nothing_again(tmp_path: Path, capsys: p
         published = small.published()
         capsys.readouterr()
         assert main(["status", str(small.config)]) == 0
-        assert "heavy hosts: 1, with 8 URLs to request" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "heavy hosts: 1, with 8 URLs to request" in told
+        assert "a.localhost with 8 takes 0:00:00 at the least" in told
         assert main(["sql", str(small.output), "SELECT host, urls FROM heavy_hosts"]) == 0
         assert "a.localhost" in capsys.readouterr().out
         # Other manners ask for nothing that is known.

@@ -42,7 +42,8 @@ class HostUrls:
 
 @dataclass(frozen=True, kw_only=True)
 class HeavyHosts:
-    """The hosts with many URLs, the heaviest first. The part tells how many there are, `rows`, and their `urls`."""
+    """The hosts with many URLs, the heaviest first. The part tells how many there are, `rows`, their `urls`, and the
+    `first` with its `first_urls`."""
 
     heavy: Location = output("heavy.parquet", HOST_URLS, view="heavy_hosts")
 
@@ -84,7 +85,9 @@ class FindHeavyHosts(Task[HeavyHosts]):
                 f"HAVING sum(urls) >= {self.least} ORDER BY urls DESC, host"
             ).to_arrow_table()
         rows = write_parquet(path, found.cast(HOST_URLS), HOST_URLS)
-        return {"rows": rows, "urls": pc.sum(found["urls"]).as_py() or 0}
+        first = found.slice(0, 1).to_pylist()
+        about = {"first": first[0]["host"], "first_urls": first[0]["urls"]} if first else {}
+        return {"rows": rows, "urls": pc.sum(found["urls"]).as_py() or 0, **about}
 
 
 @step("host_urls", CountHosts, title="count URLs a host", per="64 shards")
