@@ -278,6 +278,7 @@ def test_crawl_delay_is_kept_to_up_to_a_limit_and_known_before_the_host_is_asked
 
 def test_without_its_limiter_a_fetch_keeps_to_a_share_that_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.stages.fetch.shared_hosts.lease_s", lambda again_s: 0.2)
+    monkeypatch.setattr("pipeline.stages.fetch.shared_hosts._ASK_TIMEOUT_S", 0.1)
 
     def gone(message: bytes, timeout_s: float) -> bytes:
         raise LimiterGoneError("gone")
@@ -285,7 +286,7 @@ def test_without_its_limiter_a_fetch_keeps_to_a_share_that_is_its_own(monkeypatc
     paths = [f"/{i}" for i in range(6)]
     with LoopbackServer({path: text(b"x") for path in paths}) as server:
         urls = [server.url(path) for path in paths]
-        config = config_of(server, timeout_s=0.2, heavy_host_concurrency=2, heavy_host_rate=8.0, shard_deadline_s=4.0)
+        config = config_of(server, timeout_s=0.2, heavy_host_concurrency=2, heavy_host_rate=8.0, shard_deadline_s=5.0)
         shares = fetch_side_by_side([urls[:3], urls[3:5], urls[5:]], config, ask=gone)
         times = sorted(request.at_s for request in server.requests)
     assert [[fetched.reason for fetched in share] for share in shares] == [[None] * 3, [None] * 2, ["timeout"]]

@@ -72,7 +72,7 @@ def test_a_proxy_that_refuses_stops_the_shard(scheme: str) -> None:
 
 @pytest.mark.parametrize("down", [True, False])
 def test_a_resolver_that_is_down_is_told_from_names_that_are_gone(monkeypatch: pytest.MonkeyPatch, down: bool) -> None:
-    def resolve(*_: Any) -> Any:
+    def resolve(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_AGAIN if down else socket.EAI_NONAME, "as the C library says it")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)

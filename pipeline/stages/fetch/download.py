@@ -149,7 +149,7 @@ class _Loop:
         ] = {}  # jobs in flight whose host is looked up, and since when
         self._num_unnamed = 0
         self._hosts = Hosts(config, self._hold)
-        self._outage = Outage()
+        self._outage = Outage((lambda: self._names.answered) if config.resolvers else None)
         self._open = len(urls)
         self._deadline_s = float("inf")
         # Between the threads: the results, their bytes, and the wish to stop.
