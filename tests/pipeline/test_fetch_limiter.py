@@ -205,7 +205,7 @@ def fetch_side_by_side(shares: Sequence[Sequence[str]], config: FetchConfig, **r
 
     def one(number: int) -> list[Fetched]:
         wide = {"heavy": {"a.localhost"}, "ask": ask, "number": number} | run
-        return list(fetch(shares[number], config, RunWide(**wide)))  # type: ignore[arg-type]
+        return list(fetch(shares[number], config, run=RunWide(**wide)))  # type: ignore[arg-type]
 
     with ThreadPoolExecutor(len(shares)) as pool:
         return list(pool.map(one, range(len(shares))))

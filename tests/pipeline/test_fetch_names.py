@@ -37,7 +37,7 @@ CONFIG = FetchConfig(
 
 
 def fetch_all(urls: list[str], config: FetchConfig, run: RunWide | None = None) -> list[Fetched]:
-    return sorted(fetch(urls, config, run), key=lambda fetched: fetched.index)
+    return sorted(fetch(urls, config, run=run), key=lambda fetched: fetched.index)
 
 
 # --- the system's resolver -----------------------------------------------------------------------
