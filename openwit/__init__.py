@@ -14,6 +14,7 @@ if _typing.TYPE_CHECKING:
     from configs.load import ConfigError as ConfigError
     from pipeline.api import Pipeline as Pipeline
     from pipeline.config import WitConfig as WitConfig
+    from pipeline.consent.config import ConsentConfig as ConsentConfig
     from pipeline.engine import EngineConfig as EngineConfig
     from pipeline.errors import PipelineError as PipelineError
     from pipeline.matching.config import MatchConfig as MatchConfig
@@ -56,6 +57,7 @@ _ROOMS = {
     "TextsConfig": "pipeline.steps.texts_config",
     "DedupConfig": "pipeline.steps.dedup_config",
     "BalanceConfig": "pipeline.stages.balance.config",
+    "ConsentConfig": "pipeline.consent.config",
     "FetchConfig": "pipeline.stages.fetch.config",
     "ImageConfig": "pipeline.stages.check_image.config",
     "FiltersConfig": "pipeline.stages.image_filters_config",
@@ -75,6 +77,7 @@ __all__ = [
     "CleanConfig",
     "Clip",
     "ConfigError",
+    "ConsentConfig",
     "DecontaminateConfig",
     "DedupConfig",
     "EngineConfig",

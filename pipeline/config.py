@@ -33,7 +33,12 @@ from pipeline.steps.texts_config import TextsConfig
 
 __all__ = ["WitConfig"]
 
-_UNREAD_BY_IMG2DATASET: tuple[Signal, ...] = ("tdm_reservation", "content_usage", "content_signal")
+_UNREAD_BY_IMG2DATASET: tuple[Signal, ...] = (
+    "tdm_reservation",
+    "tdmrep_json",
+    "content_usage",
+    "content_signal",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,7 @@ class WitConfig:
             unread = [f"consent.{signal}" for signal in _UNREAD_BY_IMG2DATASET if self.consent.honours(signal)]
             if unread:
                 raise ConfigError(
-                    f"fetch.engine img2dataset cannot honour {', '.join(unread)}: it looks at no such header; "
+                    f"fetch.engine img2dataset cannot honour {', '.join(unread)}: it looks at nothing of the kind; "
                     "set them to false to do without, or use engine own"
                 )
         if not self.sources:

@@ -1,8 +1,9 @@
 """THE page: WebImageText from raw web data, every step in order, what goes in and what comes out.
 
     sources --extract--> links --clean, language, match, privacy--> matched (in one pass, or with the links kept)
-    matched --exchange, dedup--> unique --balance: at most t pairs a query--> chosen --schedule--> plan
-    plan --fetch what is not known yet, check image, resize--> pictures and facts
+    matched --exchange, dedup--> unique --less what a captured robots.txt forbids--> unique
+    unique --balance: at most t pairs a query--> chosen --schedule--> plan
+    plan --ask hosts for robots.txt, fetch what is not known yet, check image, resize--> pictures and facts
     plan with facts --judges, image dedup (if asked), final balance--> survivors --shards--> tars + Parquet
 
 `build` says which steps there are, and looks at no file: `run`, `plan`, `status`, `explain`, the catalog's views and
@@ -33,7 +34,7 @@ from pipeline.steps.judges.judge_pairs import judge_pairs
 from pipeline.steps.match_links import match_links
 from pipeline.steps.queries import list_queries
 from pipeline.steps.robots.archives import robots_archives
-from pipeline.steps.robots.permit import permit
+from pipeline.steps.robots.permit import permitted
 from pipeline.steps.schedule import schedule
 from pipeline.steps.shards import write_shards
 from pipeline.steps.source_parts import Sources
@@ -58,11 +59,12 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     else:
         matched = page.add(match_links(sources, c.extract, c.consent, stages, c.texts))  #     MATCHED
 
-    # One pair a picture, or per (canonical URL, caption), over the whole set; of these at most t a query.
+    # One pair a picture, or per (canonical URL, caption), over the whole set, less those that their hosts are known not
+    # to allow; of these at most t a query.
     exchanged = page.add(exchange(matched, c.texts))
     unique = dedup(page, exchanged, queries, c.texts, c.dedup)  #                   MATCHED
-    if captured := robots_archives(page, c.consent, c.fetch, c.max_bad_sources):  #  ROBOTS
-        unique = page.add(permit(unique, captured, queries, c.consent, c.fetch))  #  MATCHED
+    captured = robots_archives(page, c.consent, c.fetch, c.max_bad_sources)  #      ROBOTS
+    unique = permitted(page, unique, captured, queries, c.consent, c.fetch)  #      MATCHED
     chosen = balance(page, unique, queries, c.balance)  #                           QUERY_COUNTS
     planned = page.add(schedule(chosen.pairs, c.shards.samples_per_shard))  #       SELECTED
 
@@ -70,7 +72,9 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     stored = None
     if sources.store_pictures:
         stored = import_pictures(page, sources, matched, c.image, c.fetch, c.extract, c.texts)  # FACTS, tar
-    arrived = fetch_pictures(page, planned, stored, c.fetch, c.consent, c.image)  #            FETCHED, FACTS, tar
+    arrived = fetch_pictures(
+        page, planned, stored, captured, c.fetch, c.consent, c.image
+    )  #            FETCHED, FACTS, tar
 
     # Which pairs stay: all that is asked for here is off unless the config says so.
     judges = [*filters(page, c.filters), *decontaminate(page, c.decontaminate, c.image)]

@@ -13,7 +13,8 @@ import openwit
 from pipeline.config import WitConfig
 
 NAMES = [
-    *("BalanceConfig", "CleanConfig", "Clip", "ConfigError", "DecontaminateConfig", "DedupConfig", "EngineConfig"),
+    *("BalanceConfig", "CleanConfig", "Clip", "ConfigError", "ConsentConfig", "DecontaminateConfig", "DedupConfig"),
+    "EngineConfig",
     *("ExtractConfig", "FetchConfig", "FiltersConfig", "ImageConfig", "ImageDedupConfig", "LanguageConfig"),
     *("LedgerConfig", "MatchConfig", "Outcome", "Pipeline", "PipelineError", "RunResult", "ScoreFilter"),
     *("ShardsConfig", "Stage", "TextsConfig", "WitConfig", "load", "read_shards", "reject"),

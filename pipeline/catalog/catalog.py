@@ -4,7 +4,7 @@
     samples                                                       one row per published sample, with joined columns
     published                                                     the same without joined columns
     rejections                                                    one row per rejection
-    queries, query_counts, final_counts, hosts                    one row per query, per host
+    queries, query_counts, final_counts, hosts, heavy_hosts       one row per query, per host
     shards, runs, ledger, reasons                                 one row per shard, run, stage, reason
 
 Views read done-records and manifests, never globs, so that no unfinished or stale file is seen. A view

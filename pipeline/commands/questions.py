@@ -35,7 +35,7 @@ def sql_command(words: Words) -> int:
 
     Views: candidates, matched, deduplicated, selected, fetched, queries,
         query_counts, final_counts, published, samples, rejections, hosts,
-        shards, runs, ledger, reasons
+        heavy_hosts, shards, runs, ledger, reasons
     Names: aspect_ratios, balance, balance_curve, balance_final,
         balance_summary, balance_tail, balance_unmatched,
         caption_characters, caption_words, consent, duplicates, failures,

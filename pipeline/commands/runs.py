@@ -174,6 +174,7 @@ def status_command(words: Words) -> int:
     from pipeline.runs.last_run import last_run
     from pipeline.runs.live import lines_of
     from pipeline.runs.run import inspect
+    from pipeline.steps.fetch.manners import manners_of
     from pipeline.steps.fetch.retries import retries_of
     from pipeline.terminal.console import PrintableConsole
     from pipeline.wit import build
@@ -187,13 +188,16 @@ def status_command(words: Words) -> int:
     own = recorded(output)
     states = {state.step: state for state in inspect(config, own)[0]}
     table = Table("step", "done", "tasks", "rows", box=box.SIMPLE_HEAD)
-    for step in build(config, own).steps:
+    page = build(config, own)
+    for step in page.steps:
         state = states.get(step.name)
         if state is None:
             table.add_row(step.name, "-", "-", "-")
         else:
             table.add_row(step.name, str(state.done), str(state.tasks), f"{state.rows:,}")
     console.print(table)
+    for line in manners_of(page, config.fetch):
+        console.print(line, highlight=False)
     retries = retries_of(output)
     for number, retried in enumerate(retries.finished, 1):
         console.print(f"retry {number}: {_retried(retried)}")

@@ -21,7 +21,7 @@ __all__ = ["Judged", "judge_again"]
 
 _OF_EARLIER = "opt_out"
 """The reason of X-Robots-Tag and tdm-reservation alike before each had its own."""
-_REFUSALS = pa.array([_OF_EARLIER, *REASONS])
+_REFUSALS = (_OF_EARLIER, *REASONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,12 @@ def judge_again(answers: pa.Table, signals: AnswerSignals, *, product: str) -> J
     A refusal that holds keeps the reason that it was given, and is in neither part.
     """
     says = pc.fill_null(pc.greater(pc.list_value_length(answers["statements"]), 0), False)
-    was_refused = pc.fill_null(pc.is_in(answers["reason"], _REFUSALS), False)
+    was_refused = pc.fill_null(pc.is_in(answers["reason"], pa.array(_REFUSALS)), False)
     refused: dict[bytes, Refusal] = {}
     released: set[bytes] = set()
     columns = ["url_id", "status", "reason", "detail", "statements"]
     for row in answers.select(columns).filter(pc.or_(says, was_refused)).to_pylist():
-        if row["reason"] in (_OF_EARLIER, *REASONS):
+        if row["reason"] in _REFUSALS:
             statements = row["statements"] or [row["detail"] or ""]
             refusal = judge(signals, statements, product=product)
             if refusal is None and not row["statements"] and honours(signals, row["reason"], row["detail"] or ""):

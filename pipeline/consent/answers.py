@@ -45,8 +45,10 @@ REASONS: dict[str, Signal] = {
     "content_signal": "content_signal",
     "data_mining": "xmp_data_mining",
     "c2pa_training": "c2pa",
+    "tdmrep_json": "tdmrep_json",
 }
-"""Reason of the ledger -> signal, of what an answer says; in the order in which they are looked at."""
+"""Reason of the ledger -> signal, of what an answer says, in the order in which they are looked at; and of the file of
+its host that was asked for beside it."""
 _RECEIVED = "received"
 """When an `unavailable_after` was read: it is judged as of then."""
 _MAX_STATEMENT_CHARS = 1000
@@ -75,8 +77,10 @@ def when_received(statements: Sequence[str], now: datetime.datetime) -> list[str
 
 
 def honours(signals: AnswerSignals, reason: str, detail: str) -> bool:
-    """Whether a refusal whose words are not known is one of a signal that is honoured. Only img2dataset's are such: it
-    says that X-Robots-Tag forbade, and not by which directive."""
+    """Whether a refusal of which no statement was noted is one of a signal that is honoured: tdmrep.json's, and
+    img2dataset's, which says that X-Robots-Tag forbade and not by which directive."""
+    if reason == "tdmrep_json":
+        return signals.tdmrep_json
     return reason == "x_robots_tag" and bool(signals.x_robots_directives) and not detail.startswith("X-Robots-Tag: ")
 
 

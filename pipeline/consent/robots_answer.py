@@ -12,13 +12,27 @@ from http import HTTPStatus
 from pipeline.consent.robots_file import kept_text, read_groups
 from pipeline.web.urls import resolver
 
-__all__ = ["FAILURE", "UNREACHABLE", "kind_of", "license_of", "reason_of", "target_of", "text_of_answer", "unreachable"]
+__all__ = [
+    "FAILURE",
+    "NO_HOST",
+    "UNREACHABLE",
+    "host_reason_of",
+    "kind_of",
+    "license_of",
+    "reason_of",
+    "target_of",
+    "text_of_answer",
+    "text_of_failure",
+    "unreachable",
+]
 
 UNREACHABLE = "robots.txt is unreachable"
 """How the detail of a rejection begins that no rule asked for: the file could not be had, and after `: ` the reason."""
 FAILURE = "! "
 """How the text of a robots.txt begins that could not be had."""
-_REDIRECT = "> "
+_REDIRECT, _NO_HOST = "> ", "!! "
+NO_HOST = frozenset({"dns", "connect", "tls", "address_not_allowed"})
+"""Reasons of the fetch stage for which a robots.txt could not be had, and which the host's pictures would meet too."""
 _LICENSE = "license: "
 
 
@@ -34,6 +48,15 @@ def text_of_answer(robots_url: str, status: int, location: str | None, body: byt
     return ""
 
 
+def text_of_failure(reason: str, *, was_redirected: bool) -> str:
+    """The text of a request for a robots.txt that ended for `reason`, one of the fetch stage."""
+    if reason in ("empty_body", "too_many_redirects") or (
+        reason.startswith(("http_3", "http_4")) and reason != "http_429"
+    ):
+        return ""
+    return _NO_HOST + reason if reason in NO_HOST and not was_redirected else unreachable(reason)
+
+
 def unreachable(reason: str) -> str:
     """The text of a robots.txt that could not be had, for a reason of the fetch stage."""
     return FAILURE + reason
@@ -42,6 +65,11 @@ def unreachable(reason: str) -> str:
 def reason_of(text: str) -> str | None:
     """Why a robots.txt could not be had; None where it could."""
     return text.removeprefix(FAILURE) if text.startswith(FAILURE) else None
+
+
+def host_reason_of(text: str) -> str | None:
+    """Of NO_HOST, why a host cannot be reached; None where it can, or it is not known."""
+    return text.removeprefix(_NO_HOST) if text.startswith(_NO_HOST) else None
 
 
 def target_of(text: str) -> str | None:
@@ -53,7 +81,7 @@ def kind_of(text: str) -> str:
     """For people: rules, nothing (is forbidden), redirect, or unreachable."""
     if not text:
         return "nothing"
-    return {_REDIRECT: "redirect", FAILURE: "unreachable"}.get(text[:2], "rules")
+    return {">": "redirect", "!": "unreachable"}.get(text[:1], "rules")
 
 
 def license_of(text: str) -> str | None:

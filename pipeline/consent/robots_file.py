@@ -9,6 +9,7 @@ the same are the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class RobotsFile:
     groups: Mapping[str, Sequence[tuple[str, str]]]
     """Agent, in small letters -> its lines as (field, value), of all of its groups together. An agent that is named and
     told nothing is there, too."""
+    delays: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Agent -> its first Crawl-delay, as it is written."""
     licenses: Sequence[str] = ()
     """The URLs of `License:` lines (RSL 1.0), which stand for the whole site."""
 
@@ -56,25 +59,29 @@ def read_groups(body: bytes, product: str) -> RobotsFile:
     text = body[:MAX_ROBOTS_BYTES].decode("utf-8", "replace").removeprefix("\ufeff")
     named: dict[str, list[list[tuple[str, str]]]] = {}
     licenses: dict[str, None] = {}
+    delays: dict[str, str] = {}
+    undelayed: list[str] = []  # agents of the list under way that no Crawl-delay has followed yet
     current: list[tuple[str, str]] = []
     in_rules, has_agent, wanted = True, False, False
     for line in _BREAK.split(text):
         field, value = _directive(line)
         if field == "user-agent":
             if in_rules:
-                current, in_rules, wanted = [], False, False
+                current, undelayed, in_rules, wanted = [], [], False, False
             has_agent = True
             for agent in _agents_of(value, product):
                 groups = named.setdefault(agent, [])
                 if not any(group is current for group in groups):
                     groups.append(current)
+                undelayed.append(agent)
                 wanted = True
         elif field == "license":
             if value:
                 licenses[value] = None
         elif field == "crawl-delay":
-            if wanted and value:
-                current.append((field, value))
+            for agent in undelayed if value else ():
+                delays.setdefault(agent, value)
+            undelayed = []
         elif field:
             if not has_agent and field in ("content-usage", "content-signal"):
                 named.setdefault(EVERYONE, []).append([(field, value)])
@@ -82,22 +89,24 @@ def read_groups(body: bytes, product: str) -> RobotsFile:
             in_rules = True
             if wanted and value:
                 current.append((field, value))
-    groups = {agent: [line for group in found for line in group] for agent, found in named.items()}
-    return RobotsFile(groups=groups, licenses=tuple(licenses))
+    lines = {agent: [line for group in groups for line in group] for agent, groups in named.items()}
+    return RobotsFile(groups=lines, delays=delays, licenses=tuple(licenses))
 
 
 def kept_text(file: RobotsFile) -> str:
     """What is kept of a file: a robots.txt that `read_groups` reads as the same; "" where nothing forbids anything."""
     blocks: dict[tuple[str, ...], list[str]] = {}
     for agent, lines in file.groups.items():
-        blocks.setdefault(tuple(sorted({f"{field}: {value}" for field, value in lines})), []).append(agent)
+        written_lines = {f"{field}: {value}" for field, value in lines}
+        written_lines |= {f"crawl-delay: {file.delays[agent]}"} if agent in file.delays else set()
+        blocks.setdefault(tuple(sorted(written_lines)), []).append(agent)
     written = [f"license: {url}" for url in file.licenses]
     if not any(_may_forbid(lines) for lines in blocks):
         return "".join(f"{line}\n" for line in written)
-    for lines, agents in sorted(blocks.items(), key=lambda block: min(block[1])):
+    for block, agents in sorted(blocks.items(), key=lambda block: min(block[1])):
         written += [f"user-agent: {agent}" for agent in sorted(agents)]
-        rules = any(line.partition(":")[0] in _RULES for line in lines)
-        written += lines if rules else [*lines, "disallow:"]  # or the next agents would be taken for the same group's
+        has_rules = any(line.partition(":")[0] in _RULES for line in block)
+        written += block if has_rules else [*block, "disallow:"]  # or the next agents would be taken for its own
     return "".join(f"{line}\n" for line in written)
 
 

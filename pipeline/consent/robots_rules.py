@@ -30,7 +30,6 @@ ROBOTS_REASONS = {
     "robots_txt_ai": "robots.txt forbids the path to a robot that is known to gather training data",
 }
 """Reasons for which a URL is turned away by a robots.txt, in the order in which they are looked at."""
-_DELAY = "crawl-delay"
 _SECONDS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6}")
 
 
@@ -95,7 +94,7 @@ class HostRules:
         """The URLs of RSL terms that the file names."""
         groups = file.groups
         own = signals.product if signals.product in groups else EVERYONE
-        self.crawl_delay_s = _crawl_delay_s(groups.get(own, ()))
+        self.crawl_delay_s = _seconds_of(file.delays.get(own, ""))
         """The wait between requests that the group asks of us; None where it asks for none."""
         self._checks = tuple(_checks_of("robots_txt", own, groups.get(own, ()), signals))
         self._common_crawl = self._checks
@@ -176,8 +175,5 @@ def _compiled(lines: Sequence[str]) -> PathRules | None:
     return None if list(lines) == ["disallow: /"] else PathRules(lines)  # the most common of all rules
 
 
-def _crawl_delay_s(lines: Sequence[tuple[str, str]]) -> float | None:
-    for field, value in lines:
-        if field == _DELAY and _SECONDS.fullmatch(value):
-            return float(value)
-    return None
+def _seconds_of(delay: str) -> float | None:
+    return float(delay) if _SECONDS.fullmatch(delay) else None

@@ -8,6 +8,7 @@ many would take one for another in one case of seven thousand.
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from pipeline.consent.robots_answer import UNREACHABLE, reason_of, target_of
+from pipeline.consent.robots_answer import UNREACHABLE, host_reason_of, reason_of, target_of
 from pipeline.consent.robots_rules import HostRules, RobotsSignals, Verdict
 from pipeline.storage.checked import load_vector
 from pipeline.storage.location import Files
@@ -111,6 +112,31 @@ class HostTable:
         (size,) = _LENGTH.unpack(texts[begin:end].tobytes())
         return texts[end : end + size].tobytes().decode("utf-8", "surrogatepass")
 
+    def answer(self, robots_url: str) -> str | None:
+        """As `find`, redirects followed. Of a host that was captured under the other scheme alone that one stands for
+        both."""
+        for asked in (robots_url, _under_other_scheme(robots_url)):
+            if asked and (found := self._followed(asked)) is not None:
+                return found
+        return None
+
+    def _followed(self, robots_url: str) -> str | None:
+        seen = [robots_url]
+        while True:
+            text = self.find(seen[-1])
+            target = None if text is None else target_of(text)
+            if target is None:
+                return text
+            if target in seen or len(seen) > _MAX_REDIRECTS:
+                return ""  # as a file that is not there (RFC 9309, section 2.3.1.2)
+            seen.append(target)
+
+
+@functools.lru_cache(maxsize=4)
+def _open(files: TableFiles) -> HostTable:
+    """Checked and mapped once a process."""
+    return HostTable(files)
+
 
 # --- what it says of URLs -------------------------------------------------------------------------
 
@@ -118,10 +144,12 @@ class HostTable:
 class Robots:
     """Judges URLs by the robots.txt of their hosts, as far as these are known. Remembers the rules of hosts."""
 
-    def __init__(self, tables: Iterable[TableFiles], signals: RobotsSignals) -> None:
+    def __init__(self, tables: Iterable[TableFiles], signals: RobotsSignals, *, asks: bool = False) -> None:
         """`tables`: the earlier one counts where two know a host. Raises DamagedFileError."""
-        self._tables = [HostTable(files) for files in tables]
+        self._tables = [_open(files) for files in tables]
         self._signals = signals
+        self.asks = asks
+        """Whether hosts that are not known are to be asked."""
         self._hosts: dict[str, HostRules | Verdict | None] = {}
         self._compiled: dict[str, HostRules] = {}
 
@@ -158,6 +186,11 @@ class Robots:
             else:
                 yield host, host is not None
 
+    def crawl_delay_s(self, host: str) -> float | None:
+        """The wait between two requests that a host, by its name, asks of us, where that is known."""
+        known = (self._host_of(f"{scheme}://{host}/robots.txt") for scheme in _OTHER_SCHEME)
+        return next((rules.crawl_delay_s for rules in known if isinstance(rules, HostRules)), None)
+
     def _host_of(self, robots_url: str) -> HostRules | Verdict | None:
         if robots_url in self._hosts:
             return self._hosts[robots_url]
@@ -169,6 +202,8 @@ class Robots:
         return known
 
     def _rules_of(self, text: str) -> HostRules | Verdict:
+        if (reason := host_reason_of(text)) is not None:
+            return Verdict(reason, "not asked: nor could the host be for its robots.txt")
         if (reason := reason_of(text)) is not None:
             if self._signals.robots_txt:
                 return Verdict("robots_txt", f"{UNREACHABLE}: {reason}")
@@ -179,26 +214,8 @@ class Robots:
         return rules
 
     def _find(self, robots_url: str) -> str | None:
-        """The text for a host, redirects followed. One that was captured under the other scheme alone stands for
-        both."""
-        for table in self._tables:
-            for asked in (robots_url, _under_other_scheme(robots_url)):
-                found = _followed(table, asked) if asked else None
-                if found is not None:
-                    return found
-        return None
-
-
-def _followed(table: HostTable, robots_url: str) -> str | None:
-    seen = [robots_url]
-    while True:
-        text = table.find(seen[-1])
-        target = None if text is None else target_of(text)
-        if target is None:
-            return text
-        if target in seen or len(seen) > _MAX_REDIRECTS:
-            return ""  # as a file that is not there (RFC 9309, section 2.3.1.2)
-        seen.append(target)
+        """The text for a host."""
+        return next((found for table in self._tables if (found := table.answer(robots_url)) is not None), None)
 
 
 def _under_other_scheme(robots_url: str) -> str:

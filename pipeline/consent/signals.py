@@ -42,6 +42,7 @@ class AnswerSignals:
     content_signal: bool = True
     xmp_data_mining: bool = True
     c2pa: bool = False
+    tdmrep_json: bool = False
 
     @classmethod
     def of(cls, config: ConsentConfig) -> AnswerSignals:
@@ -53,6 +54,7 @@ class AnswerSignals:
             content_signal=config.honours("content_signal"),
             xmp_data_mining=config.honours("xmp_data_mining"),
             c2pa=config.honours("c2pa"),
+            tdmrep_json=config.honours("tdmrep_json"),
         )
 
     @property

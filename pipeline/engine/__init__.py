@@ -13,7 +13,19 @@ from pipeline.engine.desk import Clerk, Desk, DeskError, desk_here
 from pipeline.engine.engine import Accept, Engine, Looked, look_at
 from pipeline.engine.open import open_engine
 from pipeline.engine.record import Done, Records, amend, forget, record_at, record_of, records_in, steps_in
-from pipeline.engine.task import WORKER_MB, AnyTask, Info, Needs, Output, Task, TaskOfParts, apart, output, outputs_of
+from pipeline.engine.task import (
+    WORKER_MB,
+    AnyTask,
+    Info,
+    Needs,
+    Output,
+    Task,
+    TaskOfParts,
+    apart,
+    output,
+    outputs_of,
+    place,
+)
 
 __all__ = [
     "WORKER_MB",
@@ -42,6 +54,7 @@ __all__ = [
     "open_engine",
     "output",
     "outputs_of",
+    "place",
     "record_at",
     "record_of",
     "records_in",

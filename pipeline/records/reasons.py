@@ -13,9 +13,10 @@ _PAGE_SIGNALS = {
 _ANSWER_SIGNALS = {
     "x_robots_tag": "X-Robots-Tag of the picture's answer forbids this use",
     "tdm_reservation": "tdm-reservation: 1, a header of the picture's answer",
-    "content_usage": "Content-Usage: train-ai=n, a header of the picture's answer",
-    "content_signal": "Content-Signal: ai-train=no, a header of the picture's answer",
+    "content_usage": "Content-Usage: train-ai=n, a header of the picture's answer or in robots.txt",
+    "content_signal": "Content-Signal: ai-train=no, a header of the picture's answer or in robots.txt",
     "data_mining": "plus:DataMining in the picture's XMP prohibits this use",
+    "tdmrep_json": "the host's /.well-known/tdmrep.json reserves the path",
     "c2pa_training": "a training and data mining assertion of the picture's C2PA manifest does not allow this use",
 }
 
@@ -71,7 +72,9 @@ REASONS: dict[str, dict[str, str]] = {
         "too_many_redirects": "more redirects than the limit, or a loop",
         **_ANSWER_SIGNALS,
         "opt_out": "of earlier versions: x_robots_tag or tdm_reservation",
-        "robots_txt": "the host's robots.txt forbids the path to our user agent",
+        "robots_txt": "the host's robots.txt forbids the path to our user agent, or could not be had",
+        "robots_txt_ccbot": "the URL comes from Common Crawl, and robots.txt forbids the path to CCBot",
+        "robots_txt_ai": "robots.txt forbids the path to a robot known to gather training data",
         "block_list": "the user's block list names the host, the URL or the body's SHA-256",
         "removed": "a removal names the URL, its host, the body's SHA-256, or a pair of the picture (docs/takedown.md)",
         "empty_body": "the answer has no body",

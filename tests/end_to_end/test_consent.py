@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from pipeline.catalog.catalog import named_query, open_catalog
+from pipeline.consent.tdmrep import TDMREP_PATH
 from tests.pipeline.archives import html_block, members, warc_record, wat_block
 from tests.pipeline.c2pa_pictures import signed
 from tests.pipeline.loopback_server import LoopbackServer, Route, answer, redirect, text
@@ -25,6 +26,10 @@ from tests.pipeline.small_run import SmallRun, picture
 
 CAPTION = "a {} dog that sleeps beside the old house in the garden"
 SAMPLE = "sample"
+TDMREP = b"""[
+    {"location": "/warc/reserved/", "tdm-reservation": 1},
+    {"location": "/warc/reserved/free/", "tdm-reservation": 0}
+]"""
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description xmlns:plus="http://ns.useplus.org/ldf/xmp/1.0/" plus:DataMining="'
@@ -106,6 +111,8 @@ PICTURES = [
         strict="fetch/c2pa_training",
         manifest={"label": "cawg.training-mining", "data": {"entries": {"cawg.ai_training": {"use": "notAllowed"}}}},
     ),
+    Link(name="reserved/a", strict="fetch/tdmrep_json"),
+    Link(name="reserved/free/a"),
     Link(name="redirected", fate="fetch/content_usage", headers={"Content-Usage": "train-ai=n"}),
 ]
 
@@ -174,7 +181,9 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Any:
     links = {f"/warc/{link.name}": link for link in (*PAGES, *PICTURES)}
     links |= {f"/wat/{link.name}": link for link in PAGES}
     routes = {path: route_of(link, number) for number, (path, link) in enumerate(links.items())}
-    with LoopbackServer({**routes, "/elsewhere": text(picture(99)), "/robots.txt": redirect("/none")}) as server:
+    with LoopbackServer(
+        {**routes, "/elsewhere": text(picture(99)), "/robots.txt": redirect("/none"), TDMREP_PATH: text(TDMREP)}
+    ) as server:
         records: dict[tuple[str, int], str] = {}
         for kind, name in (("warc", "pages.warc.gz"), ("wat", "pages.warc.wat.gz")):
             found = [(path, link) for path, link in links.items() if path.startswith(f"/{kind}/")]
@@ -249,10 +258,13 @@ def test_every_signal_has_its_fate_and_a_change_asks_only_for_what_is_not_known(
     assert web.pictures_asked() == []
 
 
-def test_strict_reads_manifests_too(web: Web, tmp_path: Path) -> None:
+def test_strict_reads_manifests_and_asks_for_tdmrep_json(web: Web, tmp_path: Path) -> None:
     run = web.run(tmp_path)
+    web.server.requests.clear()
     assert run.run("--consent.level", "strict") == 0
     assert web.fates(run) == web.expected("strict")
+    assert web.server.targets().count(TDMREP_PATH) == 1
+    assert "/warc/reserved/a" not in web.server.targets()
 
 
 def costs_of(database: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], int]:

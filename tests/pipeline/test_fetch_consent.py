@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from pipeline.consent.signals import AnswerSignals
 from pipeline.consent.x_robots_tag import forbidding_directive
-from pipeline.stages.fetch.robots import parse_robots
 from pipeline.web.answers import parse_http_date
 from tests.pipeline.loopback_server import LoopbackServer, answer, redirect, text
 from tests.pipeline.test_fetch import CONFIG, fetch_all, fetch_one
@@ -135,52 +134,6 @@ def test_a_folded_header_line_is_read() -> None:
 # --- robots.txt ---------------------------------------------------------------------------------
 
 ASKING = replace(CONFIG, robots_txt=True, retries=0)
-
-
-def allows(robots: str, path: str) -> bool:
-    return parse_robots(robots.encode(), "openwit-test").allows(f"http://h{path}")
-
-
-@pytest.mark.parametrize(
-    ("robots", "path", "allowed"),
-    [
-        ("", "/a", True),
-        ("User-agent: *\nDisallow: /", "/a", False),
-        ("User-agent: *\nDisallow:", "/a", True),
-        ("User-agent: *\nDisallow: /private", "/privateer.jpg", False),
-        ("User-agent: *\nDisallow: /private/", "/private", True),
-        ("user-AGENT: OpenWit-Test\ndisallow: /a\n\nUser-agent: *\nAllow: /", "/a", False),
-        ("User-agent: *\nDisallow: /\n\nUser-agent: openwit-test\nAllow: /", "/a", True),
-        ("User-agent: *\nDisallow: /\n\nUser-agent: openwit-test\n", "/a", True),
-        ("User-agent: openwit\nDisallow: /", "/a", True),
-        ("User-agent: x\nUser-agent: openwit-test\nDisallow: /a", "/a", False),
-        ("User-agent: openwit-test\nDisallow: /a\nUser-agent: openwit-test\nDisallow: /b", "/b", False),
-        ("User-agent: *\nDisallow: /a\nAllow: /a/b", "/a/b/c", True),
-        ("User-agent: *\nAllow: /a\nDisallow: /a", "/a", True),
-        ("User-agent: *\nDisallow: /*.gif$", "/x/y.gif", False),
-        ("User-agent: *\nDisallow: /*.gif$", "/x/y.gif?size=2", True),
-        ("User-agent: *\nDisallow: /*/secret", "/a/b/secret/c", False),
-        ("User-agent: *\nDisallow: /a*b*c$", "/aXbXbXc", False),
-        ("User-agent: *\nDisallow: /a$", "/ab", True),
-        ("User-agent: *\nDisallow: /?q=", "/?q=1", False),
-        ("User-agent: *\nDisallow: /ä", "/%C3%A4.jpg", False),
-        ("User-agent: *\nDisallow: /%7Euser", "/~user/a", False),
-        ("User-agent: *\nDisallow: /a # comment", "/a", False),
-        ("User-agent: *\r\nDisallow: /a\r\n", "/a", False),
-        ("User-agent: *\nCrawl-delay: 10\nDisallow: /a", "/a", False),
-        ("Disallow: /", "/a", True),
-        ("User-agent: *\nDisallow: /", "/robots.txt", True),
-        ("<html>not robots</html>", "/a", True),
-        ("\ufeffUser-agent: *\nDisallow: /", "/a", False),
-    ],
-)
-def test_rules_are_read_as_the_standard_says(robots: str, path: str, allowed: bool) -> None:
-    assert allows(robots, path) is allowed
-
-
-@given(st.binary(max_size=400), st.text(max_size=30))
-def test_any_robots_txt_is_read_without_an_error(body: bytes, path: str) -> None:
-    parse_robots(b"User-agent: *\nDisallow: /" + body, "openwit-test").allows("http://h/" + path.replace("[", ""))
 
 
 def test_robots_txt_is_asked_once_per_host_and_obeyed() -> None:

@@ -16,7 +16,6 @@ from configs.load import ConfigError
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from pipeline.stages.fetch.limiter import LATE_S, Ask, Asks, Grant, Limiter, lease_s
-from pipeline.stages.fetch.robots import parse_robots
 from pipeline.stages.fetch.shared_hosts import LimiterGoneError, RunWide
 from tests.pipeline.loopback_server import LoopbackServer, answer, in_turn, text
 
@@ -206,7 +205,7 @@ def fetch_side_by_side(shares: Sequence[Sequence[str]], config: FetchConfig, **r
 
     def one(number: int) -> list[Fetched]:
         wide = {"heavy": {"a.localhost"}, "ask": ask, "number": number} | run
-        return list(fetch(shares[number], config, RunWide(**wide)))  # type: ignore[arg-type]
+        return list(fetch(shares[number], config, run=RunWide(**wide)))  # type: ignore[arg-type]
 
     with ThreadPoolExecutor(len(shares)) as pool:
         return list(pool.map(one, range(len(shares))))
@@ -271,7 +270,7 @@ def test_crawl_delay_is_kept_to_up_to_a_limit_and_known_before_the_host_is_asked
             config = config_of(server, max_crawl_delay_s=limit_s)
             run = RunWide(delay_of=lambda host: 3600.0 if host == "a.localhost" else None)
             began_s = time.monotonic()
-            assert len(list(fetch([server.url(path) for path in routes], config, run))) == 3
+            assert len(list(fetch([server.url(path) for path in routes], config, run=run))) == 3
             took_s = time.monotonic() - began_s
         assert took_s >= least_s
         assert took_s < 10
@@ -279,6 +278,7 @@ def test_crawl_delay_is_kept_to_up_to_a_limit_and_known_before_the_host_is_asked
 
 def test_without_its_limiter_a_fetch_keeps_to_a_share_that_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.stages.fetch.shared_hosts.lease_s", lambda again_s: 0.2)
+    monkeypatch.setattr("pipeline.stages.fetch.shared_hosts._ASK_TIMEOUT_S", 0.1)
 
     def gone(message: bytes, timeout_s: float) -> bytes:
         raise LimiterGoneError("gone")
@@ -286,22 +286,13 @@ def test_without_its_limiter_a_fetch_keeps_to_a_share_that_is_its_own(monkeypatc
     paths = [f"/{i}" for i in range(6)]
     with LoopbackServer({path: text(b"x") for path in paths}) as server:
         urls = [server.url(path) for path in paths]
-        config = config_of(server, timeout_s=0.2, heavy_host_concurrency=2, heavy_host_rate=8.0, shard_deadline_s=4.0)
+        config = config_of(server, timeout_s=0.2, heavy_host_concurrency=2, heavy_host_rate=8.0, shard_deadline_s=5.0)
         shares = fetch_side_by_side([urls[:3], urls[3:5], urls[5:]], config, ask=gone)
         times = sorted(request.at_s for request in server.requests)
     assert [[fetched.reason for fetched in share] for share in shares] == [[None] * 3, [None] * 2, ["timeout"]]
     assert server.max_at_once <= 2
     assert most_within(server, 1.0) <= 8 * (1 + LATE_S)
     assert times
-
-
-def test_crawl_delays_are_read_like_the_rules_of_their_group() -> None:
-    body = b"User-agent: a\nCrawl-delay: 1.5\nUser-agent: *\nCrawl-delay: 20\nDisallow: /x\n"
-    assert parse_robots(body, "a").crawl_delay_s == 1.5
-    assert parse_robots(body, "b").crawl_delay_s == 20
-    assert parse_robots(b"User-agent: a\nDisallow: /\nUser-agent: *\nCrawl-delay: 9", "a").crawl_delay_s is None
-    for wrong in (b"-1", b"nan", b"1e9", b"soon", b"", b"\xc2\xb2"):
-        assert parse_robots(b"User-agent: *\nCrawl-delay: " + wrong, "a").crawl_delay_s is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import EngineConfig, open_engine
 from pipeline.errors import NetworkError
 from pipeline.stages.check_image.config import ImageConfig
@@ -72,7 +73,7 @@ def test_a_proxy_that_refuses_stops_the_shard(scheme: str) -> None:
 
 @pytest.mark.parametrize("down", [True, False])
 def test_a_resolver_that_is_down_is_told_from_names_that_are_gone(monkeypatch: pytest.MonkeyPatch, down: bool) -> None:
-    def resolve(*_: Any) -> Any:
+    def resolve(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_AGAIN if down else socket.EAI_NONAME, "as the C library says it")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
@@ -127,6 +128,7 @@ def test_what_a_stopped_shard_saw_is_not_kept(tmp_path: Path) -> None:
         missing=Location(str(tmp_path / "missing.parquet"), digest_of(tmp_path / "missing.parquet")),
         settings="",
         block_key="",
+        signals=AnswerSignals(),
         config=NOT_ALLOWED,
         image=ImageConfig(isolate="none"),
         seed=0,

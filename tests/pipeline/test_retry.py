@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.consent.robots_answer import UNREACHABLE
 from pipeline.records.schema import FACTS
 from pipeline.stages.fetch.healing import CAN_HEAL, merge_facts, worth_retrying
-from pipeline.stages.fetch.robots import UNREACHABLE
 
 
 def facts(*rows: tuple[int, str | None, str | None], tar: str = "a.tar") -> pa.Table:

@@ -42,6 +42,8 @@ def archive(path: Path, captures: Sequence[bytes]) -> Path:
 
 def read(tmp_path: Path, archives: Sequence[Path], *, keep_unreachable: bool = False) -> tuple[Robots, Any]:
     """What the two steps make of archives; the robots.parquet with it."""
+    tmp_path = tmp_path / f"{len(list(tmp_path.iterdir()))}"  # a table is mapped once a process
+    tmp_path.mkdir()
 
     def at(name: str) -> Location:
         return Location(str(tmp_path / name))
@@ -137,7 +139,7 @@ def test_damage_and_strange_records_are_counted(tmp_path: Path) -> None:
     robots, rows = read(tmp_path, [path, archive(tmp_path / "b.warc.gz", [b"no archive"])])
     assert rows.num_rows == 1
     assert robots.verdict("http://a/x") is not None
-    rejected = pq.read_table(tmp_path / "c.rejections.parquet").to_pylist()
+    rejected = pq.read_table(next(tmp_path.glob("*/c.rejections.parquet"))).to_pylist()
     assert sorted(row["reason"] for row in rejected) == ["bad_record", "bad_record", "unreadable_source"]
 
 

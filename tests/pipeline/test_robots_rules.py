@@ -166,7 +166,14 @@ def test_licences_and_delays_are_told() -> None:
     assert rules.licenses == ("https://h/l.xml",)
     assert rules.crawl_delay_s == 2.5
     assert HostRules("User-agent: *\nDisallow: /x", STANDARD).crawl_delay_s is None
-    assert HostRules("User-agent: *\nCrawl-delay: soon", STANDARD).crawl_delay_s is None
+    body = "User-agent: a\nCrawl-delay: 1.5\nUser-agent: *\nCrawl-delay: 20\nDisallow: /x\n"
+    for text in (body, kept_text(read_groups(body.encode(), "a"))):
+        assert HostRules(text, RobotsSignals(product="a")).crawl_delay_s == 1.5
+        assert HostRules(text, RobotsSignals(product="b")).crawl_delay_s == 20
+    named = "User-agent: a\nDisallow: /\nUser-agent: *\nCrawl-delay: 9"
+    assert HostRules(named, RobotsSignals(product="a")).crawl_delay_s is None
+    for wrong in ("-1", "nan", "1e9", "soon", "", "\xb2"):
+        assert HostRules(f"User-agent: *\nCrawl-delay: {wrong}", STANDARD).crawl_delay_s is None
 
 
 def test_files_that_say_the_same_are_kept_as_the_same() -> None:

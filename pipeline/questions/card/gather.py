@@ -190,7 +190,7 @@ def _respected(config: WitConfig | None) -> list[str]:
     if consent.honours("x_robots_tag"):
         found.append(f"X-Robots-Tag of pictures ({', '.join(consent.x_robots_directives)})")
     found += (words for signal, words in _SIGNALS.items() if consent.honours(signal))
-    if config.fetch.robots_txt:
+    if config.fetch.robots_txt or consent.honours("robots_txt"):
         found.append("robots.txt of the pictures' hosts")
     if config.fetch.block:
         found.append(f"a block list of {len(config.fetch.block):,} entries")

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from pipeline.consent.robots_answer import NO_HOST, text_of_answer, text_of_failure
+from pipeline.consent.robots_rules import RobotsSignals
+from pipeline.consent.robots_table import Robots, robots_url_of
 from pipeline.consent.signals import AnswerSignals
 from pipeline.records.identity import canonical_url, first_64_bits, keyed_hash, url_id_of
 from pipeline.stages.fetch.address import AddressGuard
@@ -23,13 +26,12 @@ from pipeline.stages.fetch.multi import Multi
 from pipeline.stages.fetch.name_cache import NameCache
 from pipeline.stages.fetch.names import Found, Names, check_resolvers
 from pipeline.stages.fetch.outage import LocalCause, Outage
-from pipeline.stages.fetch.robots import UNREACHABLE, RobotsRules, parse_robots
 from pipeline.stages.fetch.schedule import Schedule
 from pipeline.stages.fetch.shared_hosts import RunWide, SharedHosts
 from pipeline.stages.fetch.transfer import Answer, check_authorities
 from pipeline.stages.fetch.wire import OtherSchemeError, joined, wire_url
 
-__all__ = ["STANDARD", "Fetched", "fetch"]
+__all__ = ["STANDARD", "Fetched", "fetch", "fetch_robots"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,21 +63,34 @@ STANDARD = AnswerSignals()
 
 
 def fetch(
-    urls: Sequence[str], config: FetchConfig, signals: AnswerSignals = STANDARD, run: RunWide | None = None
+    urls: Sequence[str],
+    config: FetchConfig,
+    signals: AnswerSignals = STANDARD,
+    run: RunWide | None = None,
+    *,
+    robots: Robots | None = None,
+    crawled: Sequence[bool] = (),
 ) -> Iterator[Fetched]:
     """Download `urls`: exactly one Fetched for every index, in the order in which they complete. `run` is what this
     fetch has in common with others of a run.
 
-    `signals` says what of an answer's headers is honoured: what they forbid is not downloaded.
+    `signals` says what of an answer's headers is honoured: what they forbid is not downloaded. `robots` judges each URL
+    and each redirect before it is requested; hosts that it does not know are asked for their robots.txt first, if it
+    `asks`. `crawled` says of each URL whether it comes from Common Crawl; empty for none.
 
     Never raises for a URL's fault. Raises ConfigError for a block list or ca_file that cannot be read, NetworkError
     where the first requests show that this machine reaches nothing (`outage.py`). Closing the iterator stops all
     transfers.
     """
-    loop = _Loop(
-        urls, config, signals, run or RunWide()
-    )  # reads the files that the config names: a mistake in them shows before anything starts
+    # Reads the files that the config names: a mistake in them shows before anything starts.
+    loop = _Loop(urls, config, signals, run or RunWide(), robots, crawled)
     return loop.results()
+
+
+def fetch_robots(urls: Sequence[str], config: FetchConfig, run: RunWide | None = None) -> Iterator[Fetched]:
+    """As `fetch`, of robots.txt files: what is longer than their limit is cut, and what headers say is nothing to
+    them."""
+    return _Loop(urls, config, STANDARD, run or RunWide(), None, (), are_robots=True).results()
 
 
 @dataclass(slots=True)
@@ -98,7 +113,17 @@ class _Job:
 
 
 class _Loop:
-    def __init__(self, urls: Sequence[str], config: FetchConfig, signals: AnswerSignals, run: RunWide) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        config: FetchConfig,
+        signals: AnswerSignals,
+        run: RunWide,
+        robots: Robots | None,
+        crawled: Sequence[bool],
+        *,
+        are_robots: bool = False,
+    ) -> None:
         self._urls = urls
         self._signals = signals
         self._config = config
@@ -111,7 +136,11 @@ class _Loop:
             per_host_rate=config.per_host_rate,
             concurrency=config.concurrency,
         )
-        self._robots: dict[str, RobotsRules | Answer | list[_Job]] = {}
+        if robots is None and config.robots_txt and not are_robots:
+            own = RobotsSignals(product=config.product, content_usage=False, content_signal=False)
+            robots = Robots((), own, asks=True)
+        self._rules, self._crawled, self._are_robots = robots, crawled, are_robots
+        self._robots: dict[str, Answer | list[_Job]] = {}  # hosts that are being asked, or could not be reached
         self._shared = SharedHosts(config, run, self._schedule, lambda: self._transfers.wake())
         self._cache = None if run.names is None else NameCache(run.names, config.resolvers)
         self._names = Names(config, self._cache, run.look_ups, lambda: self._transfers.wake())
@@ -120,7 +149,7 @@ class _Loop:
         ] = {}  # jobs in flight whose host is looked up, and since when
         self._num_unnamed = 0
         self._hosts = Hosts(config, self._hold)
-        self._outage = Outage()
+        self._outage = Outage((lambda: self._names.answered) if config.resolvers else None)
         self._open = len(urls)
         self._deadline_s = float("inf")
         # Between the threads: the results, their bytes, and the wish to stop.
@@ -225,7 +254,7 @@ class _Loop:
         if self._config.proxy and not self._guard.permits_host(host, port):
             self._reject(job, "address_not_allowed", f"would ask the proxy for {host} port {port}")
             return
-        if self._config.robots_txt and not job.is_robots and not self._ask_robots(job):
+        if self._rules is not None and not job.is_robots and not self._is_allowed(self._rules, job):
             return
         self._shared.admit(host)
         self._schedule.add(host, job, not_before_s=not_before_s)
@@ -234,28 +263,27 @@ class _Loop:
         self._schedule.hold(host, until_s)
         self._shared.held(host, until_s)
 
-    def _ask_robots(self, job: _Job) -> bool:
+    def _is_allowed(self, rules: Robots, job: _Job) -> bool:
         """Whether robots.txt is known and lets `job` pass; else the job waits or is rejected."""
-        parts = urlsplit(job.url)
-        authority = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        known = self._robots.get(authority)
+        if rules.covers(job.url):
+            crawled = bool(self._crawled) and self._crawled[job.index]
+            verdict = rules.verdict(job.url, from_common_crawl=crawled)
+            if verdict is not None:
+                self._reject(job, verdict.reason, verdict.detail)
+            return verdict is None
+        if not rules.asks:
+            return True
+        robots_url = robots_url_of(job.url)
+        known = self._robots.get(robots_url)
         if known is None:
-            self._robots[authority] = [job]
-            url = f"{authority}/robots.txt"
-            self._admit(_Job(-1, url, url, robots_of=authority), 0.0)
-            return False
-        if isinstance(known, list):
+            self._robots[robots_url] = [job]
+            self._admit(_Job(-1, robots_url, robots_url, robots_of=robots_url), 0.0)
+        elif isinstance(known, list):
             known.append(job)
-            return False
-        if isinstance(known, RobotsRules):
-            if known.allows(job.url):
-                return True
-            self._reject(job, "robots_txt", None)
-            return False
-        assert known.reason is not None
-        if known.local is not None and not job.attempts:
-            job.watched = self._outage.asked(parts.hostname or "")
-        self._conclude(job, Answer(reason=known.reason, detail=known.detail, local=known.local))
+        else:
+            if known.local is not None and not job.attempts:
+                job.watched = self._outage.asked(urlsplit(job.url).hostname or "")
+            self._conclude(job, Answer(reason=known.reason, detail=known.detail, local=known.local))
         return False
 
     def _start_transfers(self) -> None:
@@ -299,7 +327,7 @@ class _Loop:
             job.url,
             (host, job),
             timeout_s=self._config.timeout_s - job.spent_s,
-            is_robots=job.is_robots,
+            is_robots=job.is_robots or self._are_robots,
             closes=self._schedule.closes(host),
             addresses=addresses,
         ):
@@ -391,22 +419,16 @@ class _Loop:
         self._admit(job, time.monotonic() + max(wait_s, asked_s))
 
     def _learn_robots(self, job: _Job, answer: Answer) -> None:
-        """RFC 9309, section 2.3.1: 4xx allows everything, an unreachable robots.txt nothing."""
-        waiting = self._robots[job.robots_of]
-        status = answer.http_status or 0
-        if answer.body is not None:
-            rules = self._robots[job.robots_of] = parse_robots(answer.body, self._config.product)
-            if rules.crawl_delay_s is not None:
-                self._shared.delay(urlsplit(job.robots_of).hostname or "", rules.crawl_delay_s)
-        elif answer.reason in ("empty_body", "too_many_redirects") or (
-            (answer.reason or "").startswith("http_4") and status != 429
-        ):
-            self._robots[job.robots_of] = RobotsRules(rules=())
-        elif answer.reason in ("dns", "connect", "tls", "address_not_allowed") and not job.redirects:
+        waiting = self._robots.pop(job.robots_of)
+        assert isinstance(waiting, list)
+        assert self._rules is not None
+        if answer.reason in NO_HOST and not job.redirects:
             self._robots[job.robots_of] = answer  # the pictures of the host would meet the same end
         else:
-            self._robots[job.robots_of] = Answer(reason="robots_txt", detail=f"{UNREACHABLE}: {answer.reason}")
-        assert isinstance(waiting, list)
+            self._rules.learn(job.robots_of, _text_of(answer, job, self._config.product))
+            host = urlsplit(job.robots_of).hostname or ""
+            if (delay_s := self._rules.crawl_delay_s(urlsplit(job.robots_of).netloc)) is not None:
+                self._shared.delay(host, delay_s)
         for each in waiting:
             self._admit(each, 0.0)
 
@@ -441,3 +463,10 @@ def _jitter(job: _Job) -> float:
 
 def _unresolved(found: Found) -> Answer:
     return Answer(reason="dns", detail="timed out" if found.timed_out else None, local=LocalCause.RESOLVER)
+
+
+def _text_of(answer: Answer, job: _Job, product: str) -> str:
+    """What the answer to the request for a robots.txt says."""
+    if answer.body is not None:
+        return text_of_answer(job.robots_of, 200, None, answer.body, product)
+    return text_of_failure(answer.reason or "", was_redirected=bool(job.redirects))

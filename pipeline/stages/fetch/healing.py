@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.stages.fetch.robots import UNREACHABLE
+from pipeline.consent.robots_answer import UNREACHABLE
 
 __all__ = ["CAN_HEAL", "merge_facts", "merge_numbered", "worth_retrying"]
 

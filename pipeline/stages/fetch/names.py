@@ -10,6 +10,7 @@ names that `resolve` gives, nothing is looked up; localhost is libcurl's.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import threading
 from abc import ABC, abstractmethod
@@ -43,6 +44,8 @@ class Found:
     addresses: tuple[str, ...] = ()
     """In the order in which they should be tried; none where there are none."""
     timed_out: bool = False
+    certain: bool = False
+    """Whether a resolver gave an answer, be it that there is no such name."""
     holds_s: float = _FAILED_S
     """How long it may be relied on."""
 
@@ -69,6 +72,8 @@ class Names:
         self._begun: dict[str, float] = {}
         self._ended: SimpleQueue[tuple[str, Found]] = SimpleQueue()
         self._resolver: _Resolver | None = None
+        self.answered = False
+        """Whether any resolver has given an answer."""
         self._pinned = {":".join(entry.split(":")[:2]).lower() for entry in config.resolve}
 
     def looks_up(self, host: str, port: int) -> bool:
@@ -118,6 +123,7 @@ class Names:
         """The look-ups that have ended since it was asked last, or have taken too long."""
         while not self._ended.empty():
             host, found = self._ended.get()
+            self.answered = self.answered or found.certain
             self._known[host] = now_s + found.holds_s, found
             if self._begun.pop(host, None) is not None:  # else it was given up
                 self._counts.failed += not found.addresses
@@ -180,10 +186,14 @@ def _ask_system(host: str) -> Found:
     try:
         answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        return Found(holds_s=_ABSENT_S if error.errno in _GONE else _FAILED_S)
+        return _absent(certain=error.errno in _GONE)
     except (OSError, UnicodeError):  # a label that is too long is a UnicodeError
         return Found()
-    return Found(addresses=_distinct(str(where[0]) for *_, where in answers), holds_s=_KNOWN_S)
+    return Found(addresses=_distinct(str(where[0]) for *_, where in answers), holds_s=_KNOWN_S, certain=True)
+
+
+def _absent(*, certain: bool) -> Found:
+    return Found(holds_s=_ABSENT_S if certain else _FAILED_S, certain=certain)
 
 
 class _Servers(_Resolver):
@@ -201,12 +211,13 @@ class _Servers(_Resolver):
             if self._closed:
                 return  # broken off, which says nothing of the name
             if error is not None:
-                holds_s = _ABSENT_S if error in self._absent else _FAILED_S
-                tell(host, Found(timed_out=error == self._late, holds_s=holds_s))
+                absent = _absent(certain=error in self._absent)
+                tell(host, dataclasses.replace(absent, timed_out=error == self._late))
                 return
             nodes = result.nodes
             holds_s = min([_KNOWN_S, *(max(float(node.ttl), _FAILED_S) for node in nodes)])
-            tell(host, Found(addresses=_distinct(_text(node.addr[0]) for node in nodes), holds_s=holds_s))
+            addresses = _distinct(_text(node.addr[0]) for node in nodes)
+            tell(host, Found(addresses=addresses, holds_s=holds_s, certain=True))
 
         self._channel.getaddrinfo(host, None, type=socket.SOCK_STREAM, callback=ended)
 

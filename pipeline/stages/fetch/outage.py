@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 
@@ -39,7 +39,7 @@ class LocalCause(Enum):
     )
     RESOLVER = (
         "got no answer from the resolver",
-        "check this machine's DNS, or give addresses in fetch.resolve",
+        "check this machine's DNS, or name servers in fetch.resolvers, or addresses in fetch.resolve",
     )
     PROXY = (
         "did not get through the proxy",
@@ -50,7 +50,10 @@ class LocalCause(Enum):
 class Outage:
     """Watches the first requests of a shard, in the order in which they were asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolver_answers: Callable[[], bool] | None = None) -> None:
+        """`resolver_answers` tells whether the resolver has given any answer; None where the system's is to be asked
+        for that."""
+        self._resolver_answers = resolver_answers
         self._asked = 0
         self._hosts: set[str] = set()
         self._causes: Counter[LocalCause] = Counter()
@@ -81,7 +84,7 @@ class Outage:
         if self._causes.total() < ENOUGH:
             return
         self._over = True  # whatever is found, it is not looked for again
-        if self._unresolved and not _resolver_is_down(list(self._unresolved)):
+        if self._unresolved and not self._resolver_is_down():
             del self._causes[LocalCause.RESOLVER]  # there are no such names, which says nothing of this machine
         if len(self._hosts) < LEAST_HOSTS or 2 * self._causes.total() < ENOUGH:
             return
@@ -92,9 +95,14 @@ class Outage:
             f"(the last: {self._last[commonest]}); {remedy}, and run again: these URLs count as not asked"
         )
 
+    def _resolver_is_down(self) -> bool:
+        if self._resolver_answers is not None:
+            return not self._resolver_answers()
+        return _system_is_down(list(self._unresolved))
 
-def _resolver_is_down(hosts: Sequence[str]) -> bool:
-    """Whether none of some `hosts` gets an answer, be it that there is no such name."""
+
+def _system_is_down(hosts: Sequence[str]) -> bool:
+    """Whether none of some `hosts` gets an answer of the system's resolver, be it that there is no such name."""
     asked = hosts[:_PROBES]
     with ThreadPoolExecutor(len(asked)) as pool:
         return all(pool.map(_gets_no_answer, asked))

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from pipeline.stages.fetch.config import FetchConfig
-from pipeline.stages.fetch.limiter import ASK_EVERY_S, Ask, Asks, Grants, Limiter, lease_s
+from pipeline.stages.fetch.limiter import ASK_EVERY_S, LATE_S, Ask, Asks, Grants, Limiter, lease_s
 from pipeline.stages.fetch.names import LookUps
 from pipeline.stages.fetch.schedule import Schedule, Standing
 
@@ -67,7 +67,8 @@ class SharedHosts:
         """`wake` ends the loop's waiting, from another thread."""
         self._config, self._run, self._schedule, self._wake = config, run, schedule, wake
         self._task = uuid.uuid4().hex
-        self._longest_s = config.timeout_s + 1.0  # what libcurl takes to end one is not its time
+        # A grant may be used until it is known that no answer comes; and libcurl takes a moment to end a request.
+        self._longest_s = config.timeout_s + _ASK_TIMEOUT_S + 1.0
         self._own = Limiter()
         self._heavy = frozenset(run.heavy) if config.heavy_host_urls else frozenset()
         self._delays: dict[str, float] = {}
@@ -177,11 +178,12 @@ class SharedHosts:
         self._lease_s, self._every_s = grants.lease_s, grants.ask_again_s
         self._due_s = now_s + self._every_s
         self._alone_s.clear()
+        in_time = now_s - sent_s <= LATE_S
         for grant in grants.hosts:
             if grant.held_s:
                 self._held_until_s[grant.host] = now_s + grant.held_s
                 self._schedule.hold(grant.host, now_s + grant.held_s)
-            starts = [now_s + start_s for start_s in grant.starts]
+            starts = [now_s + start_s for start_s in grant.starts] if in_time else []
             self._schedule.grant(grant.host, places=grant.places, starts=starts, ends=grant.ends)
 
     def _do_without(self, now_s: float) -> None:

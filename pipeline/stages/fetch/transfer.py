@@ -15,12 +15,12 @@ import pycurl
 
 from configs.load import ConfigError
 from pipeline.consent.answers import HEADERS, judge, statement_of, when_received
+from pipeline.consent.robots_file import MAX_ROBOTS_BYTES
 from pipeline.consent.signals import AnswerSignals
 from pipeline.stages.fetch.address import AddressGuard
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.encodings import TooLargeError, UndecodableError, decoded
 from pipeline.stages.fetch.outage import LocalCause
-from pipeline.stages.fetch.robots import MAX_ROBOTS_BYTES
 from pipeline.stages.fetch.wire import target_of
 from pipeline.web.answers import can_heal
 

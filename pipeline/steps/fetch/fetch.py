@@ -21,6 +21,7 @@ from pipeline.consent.answers import Refusal, judge
 from pipeline.consent.body import statements_in
 from pipeline.consent.c2pa_manifest import check_c2pa
 from pipeline.consent.config import ConsentConfig
+from pipeline.consent.robots_table import Robots
 from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import Data, Desk, DeskError, Info, Needs, Task, apart, desk_here
 from pipeline.pictures.rejected import Rejected
@@ -36,12 +37,16 @@ from pipeline.stages.fetch.limiter import Limiter
 from pipeline.stages.fetch.name_cache import machine_directory
 from pipeline.stages.fetch.names import check_resolvers
 from pipeline.stages.fetch.shared_hosts import LimiterGoneError, RunWide
+from pipeline.stages.fetch.tdmrep import reserved
 from pipeline.stages.fetch.transfer import check_authorities
 from pipeline.steps.fetch.facts import STORE, Answers, FactsByOrder, named_by_key, settings_of
 from pipeline.steps.fetch.fetched import join_facts
 from pipeline.steps.fetch.heavy_hosts import HeavyHosts, count_hosts, find_heavy_hosts
 from pipeline.steps.fetch.requests import MISSING, Requests, list_requests
 from pipeline.steps.judges.survivors import Survivors
+from pipeline.steps.robots.archives import HostRobots
+from pipeline.steps.robots.live import KnownRobots, LiveRobots, live_robots
+from pipeline.steps.robots.permit import is_from
 from pipeline.steps.schedule import Selected
 from pipeline.steps.step import Page, Run, step
 from pipeline.storage.atomic import temporary_name
@@ -79,6 +84,10 @@ class Fetch(Task[Answers]):
     """The number of the last retry."""
     heavy: Files = apart(default=Files())
     """The list of heavy hosts, if there is one."""
+    robots: KnownRobots | None = apart(default=None)
+    """What is known of hosts' robots.txt; None where nobody asks for it."""
+    selected: Location = apart(default=Location(""))
+    """The plan of the staging shard, which says where each URL comes from."""
 
     version = 6
 
@@ -91,16 +100,18 @@ class Fetch(Task[Answers]):
     @property
     def clerk(self) -> type[Limiter] | None:
         """The limiter that all of them share, where they share hosts."""
-        shares = self.config.heavy_host_urls or (self.config.robots_txt and self.config.max_crawl_delay_s)
+        delays = self.config.robots_txt or (self.robots is not None and self.robots.has_delays)
+        shares = self.config.heavy_host_urls or (delays and self.config.max_crawl_delay_s)
         return Limiter if shares and self.config.engine == "own" else None
 
     def work(self, out: Answers) -> Info:
         missing = read_table(self.missing).cast(MISSING)
         urls = dict(zip(missing["url_id"].to_pylist(), missing["url"].to_pylist(), strict=True))
         path = out.facts.local
-        run = self._run_wide()
+        robots = None if self.robots is None else self.robots.open()
+        run = self._run_wide(robots)
         with TarWriter(out.tar.local) as tar:
-            facts = dict(self._fetch_all(urls, tar, temporary_name(path.with_name("bodies")), run))
+            facts = dict(self._fetch_all(urls, tar, temporary_name(path.with_name("bodies")), run, robots))
         rows = [{"url_id": url_id, **facts[url_id]} for url_id in urls]
         write_parquet(path, pa.Table.from_pylist(rows, schema=FACTS), FACTS)
         success = sum(1 for row in rows if row["status"] == "success")
@@ -109,14 +120,22 @@ class Fetch(Task[Answers]):
         return {"rows": len(rows), "success": success, **about, "retry": self.retry, "look_ups": look_ups}
 
     def _fetch_all(
-        self, urls: Mapping[bytes, str], tar: TarWriter, scratch: Path, run: RunWide
+        self, urls: Mapping[bytes, str], tar: TarWriter, scratch: Path, run: RunWide, robots: Robots | None
     ) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """(url_id, facts) as the answers come; pictures go to `tar`. `scratch` is a directory to make if one is
         needed."""
         ids = list(urls)
         tally = counting("URL", total=len(ids), kept_as="ok")
+        if self.signals.tdmrep_json:
+            files = {ids[index]: file for index, file in reserved(list(urls.values()), self.config).items()}
+            for url_id, file in files.items():
+                tally.done += 1
+                yield url_id, _refused(Refusal(reason="tdmrep_json", detail=file))
+            urls = {url_id: url for url_id, url in urls.items() if url_id not in files}
+            ids = list(urls)
+        crawled = self._crawled(urls)
         with IsolatedChecker(self.image) as checker:
-            for answer in _answers(list(urls.values()), self.config, self.signals, scratch, run):
+            for answer in _answers(list(urls.values()), self.config, self.signals, scratch, run, robots, crawled):
                 url_id = ids[answer.index]
                 facts: dict[str, Any] = {"http_status": answer.http_status, "redirects": answer.redirects or None}
                 facts["statements"] = answer.statements
@@ -138,12 +157,22 @@ class Fetch(Task[Answers]):
                 tally.num_bytes += len(answer.body)
                 yield url_id, facts
 
-    def _run_wide(self) -> RunWide:
+    def _crawled(self, urls: Mapping[bytes, str]) -> list[bool]:
+        """Of each URL whether a source of its pairs is of Common Crawl."""
+        if self.robots is None:
+            return [False] * len(urls)
+        table = read_table(self.selected, ["url_id", "source"])
+        of_crawl = is_from(self.robots.common_crawl, table["source"].combine_chunks())
+        found = {url_id for url_id, crawled in zip(table["url_id"].to_pylist(), of_crawl, strict=True) if crawled}
+        return [url_id in found for url_id in urls]
+
+    def _run_wide(self, robots: Robots | None) -> RunWide:
         """What it shares with the other tasks of the run."""
         heavy = frozenset(host for file in self.heavy for host in read_table(file, ["host"])["host"].to_pylist())
         desk = desk_here()
         ask = None if desk is None else functools.partial(_ask, desk)
-        return RunWide(heavy=heavy, ask=ask, number=desk.number if desk else 0, names=machine_directory())
+        run = RunWide(heavy=heavy, ask=ask, number=desk.number if desk else 0, names=machine_directory())
+        return run if robots is None else dataclasses.replace(run, delay_of=robots.crawl_delay_s)
 
 
 def _refused(refusal: Refusal) -> dict[str, Any]:
@@ -159,13 +188,27 @@ def _ask(desk: Desk, message: bytes, timeout_s: float) -> bytes:
 
 
 def _answers(
-    urls: Sequence[str], config: FetchConfig, signals: AnswerSignals, scratch: Path, run: RunWide
+    urls: Sequence[str],
+    config: FetchConfig,
+    signals: AnswerSignals,
+    scratch: Path,
+    run: RunWide,
+    robots: Robots | None,
+    crawled: Sequence[bool],
 ) -> Iterator[Fetched]:
     if config.engine == "own":
-        yield from fetch(urls, config, signals, run)
+        yield from fetch(urls, config, signals, run, robots=robots, crawled=crawled)
         return
+    allowed = list(range(len(urls)))
+    if robots is not None:  # of redirects that engine tells nothing before it follows them
+        verdicts = [verdict for verdict, _ in robots.verdicts(urls, crawled)]
+        allowed = [index for index, verdict in enumerate(verdicts) if verdict is None]
+        for index, verdict in enumerate(verdicts):
+            if verdict is not None:
+                yield Fetched(index=index, reason=verdict.reason, detail=verdict.detail)
     try:
-        yield from fetch_with_img2dataset(urls, config, signals, scratch)
+        for answer in fetch_with_img2dataset([urls[index] for index in allowed], config, signals, scratch):
+            yield dataclasses.replace(answer, index=allowed[answer.index])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -192,6 +235,8 @@ def fetch_missing(
     planned: Data[Selected],
     requests: Data[Requests],
     heavy: Data[HeavyHosts] | None,
+    live: Data[LiveRobots] | None,
+    captured: Data[HostRobots] | None,
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
@@ -201,6 +246,7 @@ def fetch_missing(
     config = dataclasses.replace(config, block_files=(*config.block_files, *lists_of(run.output)))
     block_key = read_block_list(config.block, config.block_files).key
     lists = Files() if heavy is None else heavy.files(lambda out: out.heavy)
+    robots = KnownRobots.of(live, captured, consent, config.product)
     for shard, request in zip(planned.parts, requests.parts, strict=True):
         if request.info["missing"]:
             yield named_by_key(
@@ -217,6 +263,8 @@ def fetch_missing(
                     last=shard.info["last"],
                     retry=request.info["retry"],
                     heavy=lists,
+                    robots=robots,
+                    selected=shard.files.selected,
                 )
             )
 
@@ -227,6 +275,8 @@ def _check(
     planned: Data[Selected],
     requests: Data[Requests],
     heavy: Data[HeavyHosts] | None,
+    live: Data[LiveRobots] | None,
+    captured: Data[HostRobots] | None,
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
@@ -241,15 +291,17 @@ def fetch_pictures(
     page: Page,
     planned: Data[Selected],
     stored: Data[FactsByOrder] | None,
+    captured: Data[HostRobots] | None,
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
 ) -> Data[Survivors]:
     """The steps that find the facts about every URL of the plan: those that are known, `stored` among them, and those
-    that are requested now."""
+    that are requested now, as far as the hosts' robots.txt, `captured` or asked, let them be."""
     requests = page.add(list_requests(planned, stored, config, consent, image))
     heavy = None
     if config.heavy_host_urls and config.engine == "own":
         heavy = page.add(find_heavy_hosts(page.add(count_hosts(requests)), config.heavy_host_urls))
-    answers = page.add(fetch_missing(planned, requests, heavy, config, consent, image))
+    live = live_robots(page, requests, captured, config, consent)
+    answers = page.add(fetch_missing(planned, requests, heavy, live, captured, config, consent, image))
     return page.add(join_facts(planned, requests, answers))

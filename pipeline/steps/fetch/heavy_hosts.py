@@ -1,7 +1,7 @@
-"""hosts, heavy_hosts: the URLs that will be requested -> the hosts with many of them, of which all tasks of the run
+"""host_urls, heavy_hosts: the URLs that will be requested -> the hosts with many of them, of which all tasks of the run
 share one limit.
 
-    missing of 64 staging shards --hosts--> URLs a host --heavy_hosts, all together--> hosts with `heavy_host_urls`
+    missing of 64 staging shards --host_urls--> URLs a host --heavy_hosts, all together--> hosts with `heavy_host_urls`
 
 The set's order is random and stays so: every task has some of a heavy host's URLs. So no task can keep a limit for it.
 """
@@ -42,7 +42,8 @@ class HostUrls:
 
 @dataclass(frozen=True, kw_only=True)
 class HeavyHosts:
-    """The hosts with many URLs, the heaviest first. The part tells how many there are, `rows`, and their `urls`."""
+    """The hosts with many URLs, the heaviest first. The part tells how many there are, `rows`, their `urls`, and the
+    `first` with its `first_urls`."""
 
     heavy: Location = output("heavy.parquet", HOST_URLS, view="heavy_hosts")
 
@@ -63,7 +64,7 @@ class CountHosts(Task[HostUrls]):
 
 def _hosts_in(urls: pa.ChunkedArray) -> pa.Array:
     found = pc.extract_regex(urls.combine_chunks(), _HOST)
-    return pc.utf8_lower(pc.drop_null(pc.struct_field(found, "host")))
+    return pc.utf8_lower(pc.utf8_trim(pc.drop_null(pc.struct_field(found, "host")), "[]"))  # as urlsplit() has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +85,12 @@ class FindHeavyHosts(Task[HeavyHosts]):
                 f"HAVING sum(urls) >= {self.least} ORDER BY urls DESC, host"
             ).to_arrow_table()
         rows = write_parquet(path, found.cast(HOST_URLS), HOST_URLS)
-        return {"rows": rows, "urls": pc.sum(found["urls"]).as_py() or 0}
+        first = found.slice(0, 1).to_pylist()
+        about = {"first": first[0]["host"], "first_urls": first[0]["urls"]} if first else {}
+        return {"rows": rows, "urls": pc.sum(found["urls"]).as_py() or 0, **about}
 
 
-@step("hosts", CountHosts, title="count URLs a host", per="64 shards")
+@step("host_urls", CountHosts, title="count URLs a host", per="64 shards")
 def count_hosts(run: Run, requests: Data[Requests]) -> Iterator[CountHosts]:
     """One task per block of staging shards that miss something."""
     parts = [part for part in requests.parts if part.info["missing"]]

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from pipeline.consent.again import judge_again
 from pipeline.consent.answers import Refusal
 from pipeline.consent.config import ConsentConfig
+from pipeline.consent.robots_rules import RobotsSignals
 from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import Data, Info, Records, Task, apart, output
 from pipeline.records.removals import lists_of
@@ -97,6 +98,8 @@ class ListRequests(Task[Requests]):
     """The number of the last retry that was begun."""
     signals: AnswerSignals
     """What of an answer is honoured."""
+    robots: RobotsSignals
+    """What of a robots.txt is honoured."""
     files: tuple[FactFile, ...] = apart()
     """Those that may know a URL of the shard."""
     orders: tuple[int, int] = apart()
@@ -119,7 +122,9 @@ class ListRequests(Task[Requests]):
         for url_id, entry in self._blocked(block, urls, found).items():
             refused[url_id] = Refusal(reason=blocking_reason(entry), detail=entry)
         again = set(self._asked_again(found)["url_id"].to_pylist()) - refused.keys()
-        released = judged.released.union(found.filter(_released(block, found))["url_id"].to_pylist())
+        released = judged.released.union(
+            found.filter(pc.or_(_released(block, found), _allowed_now(self.robots, found)))["url_id"].to_pylist()
+        )
         answered = dict(zip(found["url_id"].to_pylist(), found["facts"].to_pylist(), strict=True))
         for url_id in (*refused, *again, *released):
             answered.pop(url_id, None)
@@ -182,6 +187,7 @@ class ListRequests(Task[Requests]):
             released = pc.or_(
                 _released(block, rows), judge_again(rows, self.signals, product=self.product).is_released(rows)
             )
+            released = pc.or_(released, _allowed_now(self.robots, rows))
             generations.insert(0, rows.filter(released))  # gives way to whatever else was said
             generations.append(rows.filter(pc.invert(released)))
         return merge_facts(generations)
@@ -205,6 +211,7 @@ def list_requests(
     """One task per staging shard; `stored` are the facts of the pictures that were imported, if any are."""
     settings, seed = settings_of(config, image), run.seed
     known_settings, signals = earlier_settings(config, image, consent), AnswerSignals.of(consent)
+    robots = RobotsSignals.of(consent, config.product)
     block_files = (*config.block_files, *lists_of(run.output))
     block_key = read_block_list(config.block, block_files).key
     retries = retries_of(run.output)
@@ -223,6 +230,7 @@ def list_requests(
             block_key=block_key,
             retry=retries.number,
             signals=signals,
+            robots=robots,
             product=config.product,
             files=store.may_know(settings=known_settings, seed=seed, first=first, last=last),
             orders=(first, last),
@@ -249,6 +257,13 @@ def _released(block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
     by_list = pc.fill_null(pc.equal(answers["reason"], "block_list"), False)
     gone = [entry for entry in answers.filter(by_list)["detail"].to_pylist() if not block.holds(entry or "")]
     return pc.and_(by_list, pc.is_in(answers["detail"], pa.array(gone, pa.string())))
+
+
+def _allowed_now(robots: RobotsSignals, answers: pa.Table) -> pa.ChunkedArray:
+    """bool[N]: the word of a robots.txt that is not listened to any more. Those of Content-Usage and Content-Signal are
+    told from headers' by nobody: `judge_again` has them."""
+    of_paths = [reason for reason in ("robots_txt", "robots_txt_ccbot", "robots_txt_ai") if not robots.honours(reason)]
+    return pc.fill_null(pc.is_in(answers["reason"], pa.array(of_paths, pa.string())), False)
 
 
 def _blocked(block: BlockList, urls: Mapping[bytes, str], found: pa.Table) -> dict[bytes, str]:

@@ -193,7 +193,8 @@ def write_hosts(out: HostRobots, latest: pa.Table, *, keep_unreachable: bool) ->
     known = [(key, text) for key, text in rows if keep_unreachable or reason_of(text) is None]
     hashes = np.array([key for key, _ in known], np.uint64)
     write_table(out.urls.local, out.places.local, out.texts.local, hashes, [text for _, text in known])
-    return {"rows": latest.num_rows, "hosts": len(known)}
+    delays = sum("crawl-delay: " in text for _, text in known)
+    return {"rows": latest.num_rows, "hosts": len(known), "delays": delays}
 
 
 @step("robots_archives", BuildTable, title="rules of hosts from archives", per="hash partition")

@@ -25,12 +25,12 @@ from pipeline.stages.fetch.config import FetchConfig
 from pipeline.steps.dedup import Unique
 from pipeline.steps.queries import Queries
 from pipeline.steps.robots.archives import HostRobots, table_of
-from pipeline.steps.step import Run, step
+from pipeline.steps.step import Page, Run, step
 from pipeline.storage.checked import read_batches
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import save_vector, write_parquet
 
-__all__ = ["COVERAGE", "Permit", "Permitted", "is_from", "permit"]
+__all__ = ["COVERAGE", "Permit", "Permitted", "is_from", "permit", "permitted"]
 
 STAGE = "robots"
 _BATCH_ROWS = 65_536
@@ -125,6 +125,21 @@ def permit(
             num_queries=int(queries.only.info["num_queries"]),
             ledger=run.ledger,
         )
+
+
+def permitted(
+    page: Page,
+    unique: Data[Unique],
+    captured: Data[HostRobots] | None,
+    queries: Data[Queries],
+    consent: ConsentConfig,
+    fetch: FetchConfig,
+) -> Data[Unique]:
+    """The step that leaves what `captured` allows; where nothing is captured, the pairs as they are."""
+    if captured is None:
+        return unique
+    allowed: Data[Permitted] = page.add(permit(unique, captured, queries, consent, fetch))
+    return allowed
 
 
 def is_from(patterns: Sequence[str], sources: pa.Array) -> list[bool]:
