@@ -33,7 +33,7 @@ from pipeline.storage.place import Place
 from pipeline.takedown.blank import blank_ranges
 from pipeline.takedown.editing import edited, write_rows
 
-__all__ = ["answers_in", "planned_in", "take_out_of_work"]
+__all__ = ["answers_in", "planned_in", "released_in", "take_out_of_work"]
 
 _SAID = {"status": "failed_to_download", "stage": "fetch", "reason": REMOVED}
 """What is said of a removed answer; `detail` and all else is null."""
@@ -175,11 +175,15 @@ def _splits_follow(page: Page, digests: Mapping[str, str]) -> None:
     amend(directory, changed)
 
 
+def released_in(output: Place) -> list[Path]:
+    """Directories of notes about pictures that lie in the published version alone."""
+    directory = output / RELEASED
+    return sorted(directory.iterdir()) if isinstance(directory, Path) and directory.is_dir() else []
+
+
 def _released_go(output: Place, ids: pa.Array) -> None:
     """A record's name holds its hash: another takes its place."""
-    if not isinstance(output, Path):
-        return
-    for record in sorted((output / RELEASED).rglob("*.parquet")):
+    for record in (path for directory in released_in(output) for path in sorted(directory.glob("*.parquet"))):
         table = read_table(Location(str(record)))
         rows = table.filter(pc.invert(pc.is_in(table["url_id"], ids)))
         if rows.num_rows == table.num_rows:
