@@ -13,8 +13,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.load import ConfigError
 from pipeline.engine import steps_in
 from pipeline.errors import InputError
 from pipeline.pages import config_of, page_of, views_of
@@ -30,6 +32,7 @@ from pipeline.takedown import account
 from pipeline.takedown.delta import Delta, FileChange, Gone, read_delta
 from pipeline.takedown.matching import also_meant, ids_in_plan, named_in_facts, samples_named
 from pipeline.takedown.published import manifest_at, origin_of, parquet_of, take_out_of_shards
+from pipeline.takedown.replace import replace
 from pipeline.takedown.sign import signed
 from pipeline.takedown.work import answers_in, planned_in, released_in, take_out_of_work
 from pipeline.terminal.progress import Progress
@@ -49,6 +52,8 @@ class Removed:
     """Where the delta is; None where nothing is new, or nothing was done."""
     answers: int = 0
     """Facts about pictures in the store."""
+    replaced: int = 0
+    """Samples that came from the reserve."""
 
 
 def remove(
@@ -57,12 +62,14 @@ def remove(
     *,
     reason: str = "",
     key: Ed25519PrivateKey | None = None,
+    with_replacements: bool = False,
     progress: Progress | None = None,
 ) -> Removed:
     """Take what `removals` name out of the data set in `output`, for good; in a bucket, hide it until `compact`.
 
-    The delta is signed with `key`. What an earlier, killed removal left on a disk is finished first. Raises InputError
-    where nothing is published, OutputError, LockedError, DamagedFileError where a file is not what was written.
+    The delta is signed with `key`. `with_replacements`, what the queries lost is filled up from the reserve. What an
+    earlier, killed removal left on a disk is finished first. Raises InputError where nothing is published, OutputError,
+    LockedError, DamagedFileError where a file is not what was written.
     """
     progress = progress or Progress()
     with held_set(output, progress):
@@ -70,13 +77,22 @@ def remove(
         asked = removals - _known(output)
         matched = _matched(output, removals)
         if not (asked or matched.samples):
-            return finished[-1] if finished else Removed(delta=_delta(output, removals, (), reason), file=None)
+            gone = finished[-1] if finished else Removed(delta=_delta(output, removals, (), reason), file=None)
+            return _replaced(output, gone) if with_replacements else gone
         begun = _delta(output, also_meant(removals, matched.samples, matched.url_ids), matched.samples, reason)
         file = begin(output, begun)
         if isinstance(output, BucketPath):
             return Removed(delta=begun, file=file, answers=len(matched.url_ids))
         done, answers = finish(output, file, key)
-        return Removed(delta=done, file=file, answers=answers)
+        gone = Removed(delta=done, file=file, answers=answers)
+        return _replaced(output, gone) if with_replacements else gone
+
+
+def _replaced(output: Place, gone: Removed) -> Removed:
+    page, shards = _page(output), shards_of(output)
+    if page is None or not isinstance(shards, Path):
+        raise ConfigError(f"--replace: {output} has no reserve; only a set on a disk, with its work/, may have one")
+    return dataclasses.replace(gone, replaced=replace(page, shards))
 
 
 def would_go(output: Place, removals: Removals, *, progress: Progress | None = None) -> Removed:
@@ -106,7 +122,6 @@ def _compacted(output: Place, key: Ed25519PrivateKey | None) -> Iterator[Removed
 def _sweep(output: Place) -> None:
     """Remove unfinished files of a removal that was killed."""
     page, work = _page(output), output / "work"
-    sweep(output / REMOVED)
     sweep(shards_of(output))
     for directory in (work / "shards", work / account.STAGE, *steps_in(work)) if work.is_dir() else ():
         sweep(directory)
@@ -124,6 +139,7 @@ def _sweep(output: Place) -> None:
 def begin(output: Place, delta: Delta) -> Place:
     """Write down what goes: from here on it is removed. Returns the delta's file."""
     file = output / REMOVED / delta.name
+    sweep(output / REMOVED)
     write_bytes(file, delta.content())
     shards = shards_of(output)
     manifest = manifest_at(shards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +31,7 @@ from pipeline.records.shard import REMOVED_MEMBER
 from pipeline.sets.read_shards import read_shards
 from pipeline.takedown import blank, sign
 from pipeline.takedown.delta import read_delta
-from tests.pipeline.loopback_server import LoopbackServer, text
+from tests.pipeline.loopback_server import LoopbackServer, redirect, text
 from tests.pipeline.small_run import SmallRun, copy_set
 from training.data.index import write_index
 
@@ -74,7 +76,7 @@ def small(made: SmallRun, tmp_path: Path) -> SmallRun:
 
 def named(small: SmallRun, name: str, lines: Sequence[str]) -> list[str]:
     """An option of `remove` with its file."""
-    file = small.root / f"{name}.txt"
+    file = next(path for i in itertools.count() if not (path := small.root / f"{name}-{i}.txt").exists())
     file.write_text("# asked for on paper\n" + "\n".join(lines) + "\n")
     return [f"--{name}", str(file)]
 
@@ -361,3 +363,92 @@ def test_removed_things_never_come_back(
     shutil.rmtree(small.output / "work" / "fetch")  # and where no answer is known any more
     again()
     assert {request.target for request in server.requests[seen:]} == set(PATHS) - gone
+
+
+def test_replacements_are_those_that_the_next_run_chooses(
+    server: LoopbackServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = SmallRun.make(tmp_path, server, PATHS)
+    options = ("--balance.max_pairs_per_query", "3", "--balance.expected_yield", "0.4")
+    assert small.run(*options) == 0
+    before = rows_of(small.output)
+    assert len(before) < PICTURES
+    words = named(small, "uids", [row["uid"].hex() for row in before[:2]])
+    assert main(["remove", str(small.output), *words]) == 0
+    kept = {row["uid"] for row in rows_of(small.output)}
+    requests = len(server.requests)
+    for _ in range(2):  # again, it adds nothing
+        assert main(["remove", str(small.output), *words, "--replace"]) == 0
+        after = rows_of(small.output)
+        assert main(["verify", str(small.output), "--work"]) == 0
+    new = {row["uid"] for row in after} - kept
+    assert new
+    assert kept < {row["uid"] for row in after}
+    assert [sample["uid"] for sample in read_shards(small.output)] == [row["uid"] for row in after]
+    with open_catalog(small.output) as database:
+        (line,) = database.execute("SELECT rows_in, kept FROM ledger WHERE stage = 'takedown'").fetchall()
+        twice = database.execute("SELECT count(*) FROM rejections SEMI JOIN samples USING (uid)").fetchall()
+    assert line == (len(after) + 2, len(after))
+    assert twice == [(0,)]
+    assert small.run(*options) == 0
+    chosen = rows_of(small.output)
+    assert {row["uid"] for row in chosen} == {row["uid"] for row in after}
+    by_uid = {row["uid"]: row["selected_by"] for row in chosen}
+    assert all(set(row["selected_by"]) == set(by_uid[row["uid"]]) for row in after if row["uid"] in new)
+    assert len(server.requests) == requests
+
+
+def test_hosts_redirects_and_bodies_are_removed_and_turned_away(tmp_path: Path) -> None:
+    pictures = {f"/{i}": text(picture(i)) for i in range(4)}
+    routes = pictures | {"/same": pictures["/0"]}
+    with LoopbackServer(routes) as server:
+        server.routes["/moved"] = redirect(server.url("/1"))
+        small = SmallRun.make(tmp_path, server, [*routes, "/moved"])
+        assert small.run() == 0
+        rows = {f"/{row['url'].rpartition('/')[2]}": row for row in rows_of(small.output)}
+        words = named(small, "urls", [rows["/1"]["url"]]) + named(small, "sha256", [rows["/0"]["sha256"]])
+        assert main(["remove", str(small.output), *words]) == 0
+        assert small.samples() == ["/2", "/3"]
+        shutil.rmtree(small.output / "work" / "fetch")
+        assert small.run() == 0
+        assert small.samples() == ["/2", "/3"]
+        words = named(small, "hosts", [urlsplit(rows["/2"]["url"]).hostname or ""])
+        assert main(["remove", str(small.output), *words]) == 0
+        assert small.samples() == []
+        number = len(server.requests)
+        assert small.run() == 0  # an empty version, as it was asked for
+        assert len(server.requests) == number
+        (tmp_path / "other.yaml").write_text(
+            yaml.safe_dump(
+                yaml.safe_load(small.config.read_text())
+                | {"output": str(tmp_path / "other")}
+                | {"fetch": yaml.safe_load(small.config.read_text())["fetch"] | {"block_files": small_lists(small)}}
+            )
+        )
+        assert main(["run", str(tmp_path / "other.yaml")]) == 0  # another set that honours the list from the start
+        assert len(server.requests) == number
+
+
+def small_lists(small: SmallRun) -> list[str]:
+    return sorted(str(file) for file in (small.output / "removed").iterdir())
+
+
+def test_what_is_asked_for_is_read_strictly(small: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    state = small.state()
+    for words, told in (
+        (named(small, "urls", ["ftp://a.example/x"]), "urls-0.txt:2: 'ftp://a.example/x' is no URL"),
+        (named(small, "hosts", ["a.example/x"]), "is no host (a path needs its http:// or https://)"),
+        (named(small, "sha256", ["12"]), "is no SHA-256 (give 64 hex digits)"),
+        (named(small, "uids", ["12"]), "is no uid (give 32 hex digits)"),
+        (named(small, "uids", [""]), "nothing is named"),
+        (["--urls", str(small.root / "absent.txt")], "absent.txt: cannot be read"),
+        ([], "say what is to go: --urls FILE"),
+        ([*named(small, "uids", ["0" * 32]), "--sign", str(small.config)], "no private key in PEM"),
+    ):
+        assert main(["remove", str(small.output), *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
+    words = named(small, "uids", [rows_of(small.output)[0]["uid"].hex()])
+    assert main(["remove", str(small.output), *words, "--dry-run"]) == 0
+    assert "1 samples of 1 shards" in capsys.readouterr().out
+    assert small.state() == state
