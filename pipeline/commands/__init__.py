@@ -17,7 +17,8 @@ subset DIR --out DIR2 [--where "CONDITION"] [--uids FILE] [--limit_per_query N]
 join   DIR SCORES.parquet [--name NAME]          a user's columns, by uid
 export-list DIR --to FILE.parquet                URLs and captions, no images
 remove DIR --urls FILE | --hosts FILE | --sha256 FILE | --uids FILE
-       [--reason TEXT] [--sign KEY] [--replace] [--dry-run]  take samples out
+       [--reason TEXT] [--sign KEY] [--replace]
+       [--dry-run]                               take samples out, for good
 compact DIR [--sign KEY]                         their bytes too, in a bucket
 apply-delta DIR DELTA.json [--key PUBLIC]        what a publisher removed
 
