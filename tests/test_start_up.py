@@ -24,7 +24,7 @@ FOR_HELP = HEAVY | ARRAYS | {"ada_url", "idna", "pycurl", "rich", "ssl"}
 """What no help loads."""
 PIPELINE = (
     *("plan", "run", "status", "sql", "report", "balance-report", "explain", "verify"),
-    *("subset", "join", "export-list", "release"),
+    *("subset", "join", "export-list", "release", "remove", "compact", "apply-delta"),
 )
 HELP = [
     ["pipeline", "--help"],

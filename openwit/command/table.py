@@ -227,6 +227,7 @@ COMMANDS: tuple[Command, ...] = (
             "uids": "file",
             "reason": "text",
             "sign": "file",
+            "replace": "flag",
             "dry-run": "flag",
         },
     ),

@@ -19,7 +19,8 @@ join   DIR SCORES.parquet [--name NAME]          a user's columns, by uid
 export-list DIR --to FILE.parquet                URLs and captions, no images
 release DIR OUT [--about FILE.yaml] [--pictures] the set for others, checked
 remove DIR --urls FILE | --hosts FILE | --sha256 FILE | --uids FILE
-       [--reason TEXT] [--sign KEY] [--dry-run]  take samples out, for good
+       [--reason TEXT] [--sign KEY] [--replace]
+       [--dry-run]                               take samples out, for good
 compact DIR [--sign KEY]                         their bytes too, in a bucket
 apply-delta DIR DELTA.json [--key PUBLIC]        what a publisher removed
 

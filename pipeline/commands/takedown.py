@@ -23,13 +23,15 @@ _SHOWN = 5
 
 def remove_command(words: Words) -> int:
     """remove DIR [--urls FILE] [--hosts FILE] [--sha256 FILE] [--uids FILE]
-        [--reason TEXT] [--sign KEY.pem] [--dry-run]
+        [--reason TEXT] [--sign KEY.pem] [--replace] [--dry-run]
 
     Take samples out of a published set, for good: pictures and captions become
     zeros where they lie, rows go, and no run, extension, retry or repair brings
     them back. The files have one entry a line. A delta, which others apply to
     their copies, comes to DIR/removed. In a bucket the samples are hidden at
-    once, and `compact` takes out their bytes. With --dry-run, say what would go.
+    once, and `compact` takes out their bytes. With --replace, new shards hold
+    what the reserve has for the queries that lost pairs. With --dry-run, say
+    what would go.
     """
     from pipeline.takedown.asked import ASKED_BY, read_asked
     from pipeline.takedown.remove import remove, would_go
@@ -37,6 +39,7 @@ def remove_command(words: Words) -> int:
 
     files = {name: file for name in ASKED_BY if (file := words.take(name)) is not None}
     reason, is_dry, key = words.take("reason") or "", words.take_flag("dry-run"), _private_key(words)
+    with_replacements = words.take_flag("replace")
     (target,) = words.positional(1, "a data set's directory")
     output = _set(words, target)
     if not files:
@@ -46,7 +49,9 @@ def remove_command(words: Words) -> int:
         going = would_go(output, asked, progress=progress)
         say(f"{output}: {_counts(going)} would go; nothing was changed")
         return 0
-    gone = remove(output, asked, reason=reason, key=key, progress=progress)
+    gone = remove(output, asked, reason=reason, key=key, with_replacements=with_replacements, progress=progress)
+    if gone.replaced:
+        say(f"{output}: {gone.replaced:,} samples of the reserve came in new shards")
     if gone.file is None:
         say(f"{output}: nothing to remove, all of it is gone or listed already")
         return 0

@@ -20,7 +20,7 @@ from pipeline.storage.place import Place, place_of
 __all__ = ["Words", "new_output"]
 
 _OPTION = re.compile(r"--([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
-_FLAGS = ("allow-files", "dry-run", "extend", "force", "pictures", "repair", "retry-failed", "work", "yes")
+_FLAGS = ("allow-files", "dry-run", "extend", "force", "pictures", "repair", "replace", "retry-failed", "work", "yes")
 """Options without a value."""
 _CONFIG_ENDINGS = (".yaml", ".yml")
 

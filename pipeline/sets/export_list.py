@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.catalog.catalog import open_catalog
 from pipeline.errors import InputError, OutputError
+from pipeline.records.removals import tombstones_of
 from pipeline.records.schema import SAMPLES
 from pipeline.storage.atomic import read_json
 from pipeline.storage.bucket import BucketPath
@@ -62,15 +64,17 @@ def export_list(output: Place, to: Place) -> int:
         raise InputError(f"{output}: has no published shards yet; finish its run first")
     shards = [Location(str(output / "shards" / s["parquet"]), s["parquet_sha256"]) for s in manifest["shards"]]
     with written(to) as path:
-        return write_parquet(path, _batches(shards, queries), LIST)
+        removed = pa.array(sorted(tombstones_of(output / "shards")), pa.binary(16))
+        return write_parquet(path, _batches(shards, queries, removed), LIST)
 
 
-def _batches(shards: Sequence[Location], queries: pa.Table) -> Iterator[pa.RecordBatch]:
+def _batches(shards: Sequence[Location], queries: pa.Table, removed: pa.Array) -> Iterator[pa.RecordBatch]:
     texts = queries["query"].combine_chunks()  # a query's id is its place
     for shard in shards:
         known = read_schema(shard).names
         there = [column for column in (*_COPIED, *_FACTS) if column in known]
-        for batch in read_batches(shard, columns=there):
+        for read in read_batches(shard, columns=there):
+            batch = read.filter(pc.invert(pc.is_in(read.column("uid"), removed)))
             lists = batch.column("query_ids")
             named = pa.ListArray.from_arrays(
                 pa.array(lists.offsets.to_numpy() - lists.offsets[0].as_py(), pa.int32()),

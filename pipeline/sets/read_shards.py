@@ -5,12 +5,13 @@ manifest.json -> 00000.parquet (one row a sample) -- tar_offset, num_bytes --> t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import DamagedFileError, InputError, one_line
+from pipeline.records.removals import tombstones_of
 from pipeline.records.schema import SAMPLES
 from pipeline.records.shard import samples_of
 from pipeline.storage.atomic import read_json
@@ -47,14 +48,14 @@ def read_shards(directory: str | Place) -> Iterator[dict[str, Any]]:
         ]
     except (KeyError, TypeError) as error:
         raise DamagedFileError(str(root / "manifest.json"), "is no list of shards") from error
-    return _samples(shards)
+    return _samples(shards, tombstones_of(root))
 
 
-def _samples(shards: Sequence[tuple[Place, Location]]) -> Iterator[dict[str, Any]]:
+def _samples(shards: Sequence[tuple[Place, Location]], removed: Set[bytes]) -> Iterator[dict[str, Any]]:
     for path, parquet in shards:
         with open_file(path) as tar:
             for batch in read_batches(parquet, _BATCH_ROWS):
-                rows = _rows(batch, parquet.path)
+                rows = [row for row in _rows(batch, parquet.path) if row["uid"] not in removed]
                 for first in range(0, len(rows), _PICTURES_AT_A_TIME):
                     few = rows[first : first + _PICTURES_AT_A_TIME]
                     places = [(row["tar_offset"], row["num_bytes"], row["stored_xxh3"]) for row in few]

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from pipeline.engine import Done, amend
 from pipeline.engine.record import write_manifest
-from pipeline.records.ledger import Line
+from pipeline.records.ledger import Line, totals
 from pipeline.records.outcome import reject
 from pipeline.records.removals import REMOVED
 from pipeline.records.schema import REJECTIONS
+from pipeline.steps.step import Page
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.checked import digest_of, read_table
 from pipeline.storage.copies import scratch_copy
@@ -25,9 +26,10 @@ from pipeline.storage.place import Place
 from pipeline.takedown.delta import Gone
 from pipeline.takedown.editing import write_rows
 
-__all__ = ["STAGE", "enter"]
+__all__ = ["STAGE", "enter", "enter_replacements"]
 
 STAGE = "takedown"
+_FINAL, _RESERVE = "final_balance", "reserve_not_needed"
 _WHERE_FOUND = ("source", "record", "link", "uid")
 
 
@@ -43,8 +45,26 @@ def enter(output: Place, parquet: Sequence[tuple[str, Location]], samples: Seque
     rows = pa.concat_tables([before, *_rejections(parquet, [gone for gone in samples if gone.uid not in entered])])
     if rows.num_rows > before.num_rows:
         write_rows(place, rows)
-    _vouch(directory, place)
-    _write_line(output, rows.num_rows, published)
+    if rows.num_rows:
+        _vouch(directory, place)
+        _write_line(output, rows.num_rows, published)
+
+
+def enter_replacements(page: Page, added: int) -> None:
+    """Say that `added` samples came from the reserve, which the final balance had turned away. The sum is made of what
+    that said itself, so that it may be said again."""
+    output = page.run.output
+    content = read_json(output / "ledger.json")
+    (said,) = (line for line in totals(page[_FINAL].data.said()) if line.stage == _FINAL)
+    said.kept += added
+    said.rejected[_RESERVE] -= added
+    said.rejected = {reason: count for reason, count in said.rejected.items() if count}
+    said.check()
+    lines = [vars(said) if line["stage"] == _FINAL else line for line in content["lines"]]
+    for line in lines:
+        if line["stage"] == STAGE:
+            line["rows_in"], line["kept"] = said.kept, said.kept - sum(line["rejected"].values())
+    write_json(output / "ledger.json", {"lines": lines})
 
 
 def _rejections(parquet: Sequence[tuple[str, Location]], samples: Sequence[Gone]) -> list[pa.Table]:

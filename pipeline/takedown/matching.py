@@ -93,9 +93,10 @@ def _samples(shards: Sequence[tuple[str, Location]], meant: Meant) -> Iterator[G
             yield from (Gone(**row, shard=tar) for row in rows.to_pylist())
 
 
-def also_meant(removals: Removals, samples: Iterable[Gone]) -> Removals:
-    """`removals`, and the pictures of those pairs that it names by uid."""
-    return removals | Removals(url_ids=frozenset(gone.url_id for gone in samples if gone.uid in removals.uids))
+def also_meant(removals: Removals, samples: Iterable[Gone], answers: Iterable[bytes]) -> Removals:
+    """`removals`, the pictures of those pairs that it names by uid, and those that it means by their `answers`."""
+    pictures = frozenset(gone.url_id for gone in samples if gone.uid in removals.uids)
+    return removals | Removals(url_ids=pictures | frozenset(answers))
 
 
 def named_in_facts(files: Iterable[Location], removals: Removals) -> set[bytes]:

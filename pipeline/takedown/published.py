@@ -35,7 +35,7 @@ from pipeline.takedown.blank import blank_samples
 from pipeline.takedown.delta import Delta, FileChange, Gone
 from pipeline.takedown.editing import edited, write_rows
 
-__all__ = ["manifest_at", "origin_of", "parquet_of", "take_out_of_shards"]
+__all__ = ["manifest_at", "manifest_of", "origin_of", "parquet_of", "rows_without", "take_out_of_shards"]
 
 _ASIDE = "compacting.json"
 """Of a bucket: the manifest, while there is none."""
@@ -89,7 +89,7 @@ def take_out_of_shards(
             advance(len(job.gone))
     if work is not None:
         amend(work, amended)
-    after = _manifest_of(list(entries.values()), origin_of(manifest))
+    after = manifest_of(list(entries.values()), origin_of(manifest))
     sizes = {entry["name"]: entry["samples"] for entry in after["shards"]}
     if touched:
         write_json(shards / "sizes.json", sizes)
@@ -99,7 +99,8 @@ def take_out_of_shards(
     return dataclasses.replace(delta, after=after["fingerprint"], files=_changes(delta, after["shards"]))
 
 
-def _manifest_of(entries: Sequence[Mapping[str, Any]], origin: str) -> dict[str, Any]:
+def manifest_of(entries: Sequence[Mapping[str, Any]], origin: str) -> dict[str, Any]:
+    """The manifest of these shards, which came of the version `origin`."""
     identity = fingerprint("version", list(entries))
     samples = sum(int(entry["samples"]) for entry in entries)
     manifest = {"version": MANIFEST_VERSION, "fingerprint": identity, "samples": samples, "shards": list(entries)}
@@ -150,11 +151,8 @@ class _Shard:
     def _rows_go(self, name: str) -> int:
         """Replace the Parquet by its other rows; how many they are."""
         place = self.root / name
-        table = read_table(Location(str(place)))
-        rows = table.filter(
-            pc.invert(pc.is_in(table["uid"], pa.array([each.uid for each in self.gone], pa.binary(16))))
-        )
-        if rows.num_rows < table.num_rows:
+        rows, went = rows_without(Location(str(place)), self.gone)
+        if went:
             if _sha256_of(place) != self.entry["parquet_sha256"]:
                 raise DamagedFileError(str(place), "its sha256 is not the manifest's")
             write_rows(place, rows)
@@ -208,6 +206,14 @@ def _sha256_of(place: Place) -> str:
 
 def _size_of(place: Place) -> int:
     return int(place.stat().st_size)
+
+
+def rows_without(parquet: Location, samples: Sequence[Gone]) -> tuple[pa.Table, int]:
+    """(the rows of a Parquet that are of none of `samples`, how many are). Raises DamagedFileError."""
+    table = read_table(parquet)
+    uids = pa.array([gone.uid for gone in samples], pa.binary(16))
+    rows = table.filter(pc.invert(pc.is_in(table["uid"], uids)))
+    return rows, table.num_rows - rows.num_rows
 
 
 def parquet_of(shards: Place, manifest: Mapping[str, Any]) -> Iterator[tuple[str, Location]]:

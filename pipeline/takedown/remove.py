@@ -13,14 +13,17 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.load import ConfigError
+from pipeline.engine import steps_in
 from pipeline.errors import InputError
 from pipeline.pages import config_of, page_of, views_of
 from pipeline.records.removals import REMOVED, TOMBSTONES, Removals, begun_in, lists_of, read_removals, tombstones_of
 from pipeline.runs.run import opened
 from pipeline.steps.step import Page
-from pipeline.storage.atomic import write_bytes, write_sealed
+from pipeline.storage.atomic import sweep, write_bytes, write_sealed
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.location import Location
 from pipeline.storage.output import is_output, open_output
@@ -29,8 +32,9 @@ from pipeline.takedown import account
 from pipeline.takedown.delta import Delta, FileChange, Gone, read_delta
 from pipeline.takedown.matching import also_meant, ids_in_plan, named_in_facts, samples_named
 from pipeline.takedown.published import manifest_at, origin_of, parquet_of, take_out_of_shards
+from pipeline.takedown.replace import replace
 from pipeline.takedown.sign import signed
-from pipeline.takedown.work import answers_in, planned_in, take_out_of_work
+from pipeline.takedown.work import answers_in, planned_in, released_in, take_out_of_work
 from pipeline.terminal.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,6 +52,8 @@ class Removed:
     """Where the delta is; None where nothing is new, or nothing was done."""
     answers: int = 0
     """Facts about pictures in the store."""
+    replaced: int = 0
+    """Samples that came from the reserve."""
 
 
 def remove(
@@ -56,28 +62,37 @@ def remove(
     *,
     reason: str = "",
     key: Ed25519PrivateKey | None = None,
+    with_replacements: bool = False,
     progress: Progress | None = None,
 ) -> Removed:
     """Take what `removals` name out of the data set in `output`, for good; in a bucket, hide it until `compact`.
 
-    The delta is signed with `key`. What an earlier, killed removal left on a disk is finished first. Raises InputError
-    where nothing is published, OutputError, LockedError, DamagedFileError where a file is not what was written.
+    The delta is signed with `key`. `with_replacements`, what the queries lost is filled up from the reserve. What an
+    earlier, killed removal left on a disk is finished first. Raises InputError where nothing is published, OutputError,
+    LockedError, DamagedFileError where a file is not what was written.
     """
     progress = progress or Progress()
     with held_set(output, progress):
-        if not isinstance(output, BucketPath):
-            for _ in _compacted(output, key):
-                pass
+        finished = [] if isinstance(output, BucketPath) else list(_compacted(output, key))
         asked = removals - _known(output)
         matched = _matched(output, removals)
         if not (asked or matched.samples):
-            return Removed(delta=_delta(output, removals, (), reason), file=None)
-        begun = _delta(output, also_meant(removals, matched.samples), matched.samples, reason)
+            gone = finished[-1] if finished else Removed(delta=_delta(output, removals, (), reason), file=None)
+            return _replaced(output, gone) if with_replacements else gone
+        begun = _delta(output, also_meant(removals, matched.samples, matched.url_ids), matched.samples, reason)
         file = begin(output, begun)
         if isinstance(output, BucketPath):
             return Removed(delta=begun, file=file, answers=len(matched.url_ids))
         done, answers = finish(output, file, key)
-        return Removed(delta=done, file=file, answers=answers)
+        gone = Removed(delta=done, file=file, answers=answers)
+        return _replaced(output, gone) if with_replacements else gone
+
+
+def _replaced(output: Place, gone: Removed) -> Removed:
+    page, shards = _page(output), shards_of(output)
+    if page is None or not isinstance(shards, Path):
+        raise ConfigError(f"--replace: {output} has no reserve; only a set on a disk, with its work/, may have one")
+    return dataclasses.replace(gone, replaced=replace(page, shards))
 
 
 def would_go(output: Place, removals: Removals, *, progress: Progress | None = None) -> Removed:
@@ -98,9 +113,24 @@ def compact(
 
 def _compacted(output: Place, key: Ed25519PrivateKey | None) -> Iterator[Removed]:
     for file in begun_in(output):
+        _sweep(output)
         begin(output, read_delta(place_of(file)))  # what of it a kill kept from being said
         done, answers = finish(output, place_of(file), key)
         yield Removed(delta=done, file=place_of(file), answers=answers)
+
+
+def _sweep(output: Place) -> None:
+    """Remove unfinished files of a removal that was killed."""
+    page, work = _page(output), output / "work"
+    sweep(shards_of(output))
+    for directory in (work / "shards", work / account.STAGE, *steps_in(work)) if work.is_dir() else ():
+        sweep(directory)
+        sweep(directory / "done")
+    if page is not None:
+        for directory in {directory for directory, _, _ in answers_in(page)}:
+            sweep(directory)
+        for directory in released_in(output):
+            sweep(directory)
 
 
 # --- one removal ----------------------------------------------------------------------------------
@@ -109,6 +139,7 @@ def _compacted(output: Place, key: Ed25519PrivateKey | None) -> Iterator[Removed
 def begin(output: Place, delta: Delta) -> Place:
     """Write down what goes: from here on it is removed. Returns the delta's file."""
     file = output / REMOVED / delta.name
+    sweep(output / REMOVED)
     write_bytes(file, delta.content())
     shards = shards_of(output)
     manifest = manifest_at(shards)
@@ -131,8 +162,8 @@ def finish(output: Place, file: Place, key: Ed25519PrivateKey | None = None) -> 
         done = dataclasses.replace(take_out_of_shards(shards, work if work.is_dir() else None, delta), state="done")
     answers = 0 if page is None else take_out_of_work(page, _pictures(page, delta.removals, delta.samples))
     done = done if key is None else signed(done, key)
+    _write_tombstones(output, but=file)
     write_bytes(file, done.content())
-    _write_tombstones(output)
     return done, answers
 
 
@@ -151,9 +182,9 @@ def _after_of(shards: Place, delta: Delta) -> str:
     return str(manifest["fingerprint"]) if origin_of(manifest) == delta.origin else ""
 
 
-def _write_tombstones(output: Place) -> None:
-    """Of every delta that is begun; none where none is."""
-    begun = [read_delta(place_of(file)) for file in begun_in(output)]
+def _write_tombstones(output: Place, *, but: Place | None = None) -> None:
+    """Of every delta that is begun `but` one; none where none is."""
+    begun = [read_delta(place_of(file)) for file in begun_in(output) if file != str(but)]
     uids = sorted({gone.uid.hex() for delta in begun for gone in delta.samples})
     place = shards_of(output) / TOMBSTONES
     if uids:
@@ -192,7 +223,7 @@ def files_before(manifest: Mapping[str, Any], shards: set[str]) -> dict[str, Fil
 class _Matched:
     samples: Sequence[Gone]
     url_ids: set[bytes]
-    """Of all pictures that go, published or not."""
+    """Of pictures that go by what is known of their answers, published or not."""
 
 
 def _matched(output: Place, removals: Removals) -> _Matched:
@@ -201,15 +232,16 @@ def _matched(output: Place, removals: Removals) -> _Matched:
     hidden = tombstones_of(shards)
     found = samples_named(list(parquet_of(shards, manifest_at(shards))), removals, also)
     samples = [gone for gone in found if gone.uid not in hidden]
-    url_ids = {gone.url_id for gone in samples} | also | removals.url_ids
-    return _Matched(samples=samples, url_ids=url_ids)
+    return _Matched(samples=samples, url_ids=also)
 
 
 def _pictures(page: Page, removals: Removals, samples: Sequence[Gone]) -> set[bytes]:
-    """The url_ids of everything that is meant: what is published, what is kept, and what was planned."""
-    found = {gone.url_id for gone in samples} | removals.url_ids | named_in_facts(_facts(page), removals)
+    """The url_ids of everything that is meant: what is published, what is kept, and what was planned. Where a kill came
+    in between, records do not vouch for the files that are changed already; they are held against them after this."""
+    found = {gone.url_id for gone in samples} | removals.url_ids
+    found |= named_in_facts((Location(file.path) for file in _facts(page)), removals)
     if removals.hosts or removals.uids:
-        found |= ids_in_plan(_plan(page), removals)
+        found |= ids_in_plan((Location(file.path) for file in _plan(page)), removals)
     return found
 
 

@@ -33,7 +33,7 @@ from pipeline.storage.place import Place
 from pipeline.takedown.blank import blank_ranges
 from pipeline.takedown.editing import edited, write_rows
 
-__all__ = ["answers_in", "planned_in", "take_out_of_work"]
+__all__ = ["amended", "answers_in", "planned_in", "released_in", "take_out_of_work", "write_rows_of"]
 
 _SAID = {"status": "failed_to_download", "stage": "fetch", "reason": REMOVED}
 """What is said of a removed answer; `detail` and all else is null."""
@@ -75,7 +75,7 @@ def take_out_of_work(page: Page, url_ids: Iterable[bytes], advance: Callable[[in
 
 
 def _facts_go(page: Page, ids: pa.Array, advance: Callable[[int], None]) -> int:
-    found, digests, amended = 0, dict[str, str](), dict[Place, list[Done]]()
+    found, digests, changed = 0, dict[str, str](), dict[Place, list[Done]]()
     for directory, record, answers in answers_in(page):
         present, files = _answers_go(answers, ids)
         if not present:
@@ -83,8 +83,8 @@ def _facts_go(page: Page, ids: pa.Array, advance: Callable[[int], None]) -> int:
         found += present
         advance(present)
         digests[answers.facts.name] = files[answers.facts.name][0]
-        amended.setdefault(directory, []).append(_amended(record, files))
-    for directory, records in amended.items():
+        changed.setdefault(directory, []).append(amended(record, files))
+    for directory, records in changed.items():
         amend(directory, records)
     _splits_follow(page, digests)
     return found
@@ -122,7 +122,7 @@ def _rows_go(record: Done, directory: Place, end: str, ids: pa.Array) -> Done | 
             table = _without(table, named)
             write_rows(file.place, table)
         success = int(pc.sum(pc.equal(table["status"], "success")).as_py() or 0)
-        changed = _amended(record, {name: _about(file.place)})
+        changed = amended(record, {name: _about(file.place)})
         return dataclasses.replace(changed, info={**record.info, "success": success})
     return None
 
@@ -158,7 +158,15 @@ def _about(place: Place) -> tuple[str, int]:
         return digest_of(copy), copy.stat().st_size
 
 
-def _amended(record: Done, files: Mapping[str, tuple[str, int]]) -> Done:
+def write_rows_of(place: Place, rows: pa.Table, *, but: pa.Table) -> tuple[str, int]:
+    """Replace a Parquet by these rows, unless they are as many as there are, `but`; its digest and size."""
+    if rows.num_rows < but.num_rows:
+        write_rows(place, rows)
+    return _about(place)
+
+
+def amended(record: Done, files: Mapping[str, tuple[str, int]]) -> Done:
+    """What a record says of its task where these files are others by now, name -> digest and size."""
     outputs = {**record.outputs, **{name: digest for name, (digest, _) in files.items()}}
     sizes = {**record.num_bytes, **{name: size for name, (_, size) in files.items()}}
     return dataclasses.replace(record, outputs=outputs, num_bytes=sizes)
@@ -175,11 +183,15 @@ def _splits_follow(page: Page, digests: Mapping[str, str]) -> None:
     amend(directory, changed)
 
 
+def released_in(output: Place) -> list[Path]:
+    """Directories of notes about pictures that lie in the published version alone."""
+    directory = output / RELEASED
+    return sorted(directory.iterdir()) if isinstance(directory, Path) and directory.is_dir() else []
+
+
 def _released_go(output: Place, ids: pa.Array) -> None:
     """A record's name holds its hash: another takes its place."""
-    if not isinstance(output, Path):
-        return
-    for record in sorted((output / RELEASED).rglob("*.parquet")):
+    for record in (path for directory in released_in(output) for path in sorted(directory.glob("*.parquet"))):
         table = read_table(Location(str(record)))
         rows = table.filter(pc.invert(pc.is_in(table["url_id"], ids)))
         if rows.num_rows == table.num_rows:

@@ -49,7 +49,7 @@ def test_table_has_the_options_that_a_commands_help_names(command: Command) -> N
     module, function = pipeline.commands._COMMANDS[command.words[0]].split(".")
     doc = inspect.getdoc(getattr(importlib.import_module(f"pipeline.commands.{module}"), function)) or ""
     usage = doc.partition("\n\n")[0]
-    named = set(re.findall(r"--([a-z][a-z_-]*)", usage)) - {"section"}
+    named = set(re.findall(r"--([a-z][a-z0-9_-]*)", usage)) - {"section"}
     assert {name.replace("_", "-") for name in command.options} == {name.replace("_", "-") for name in named}
     for name, choices in re.findall(r"--([a-z-]+) ([a-z]+(?:\|[a-z]+)+)", usage):
         assert command.options[name] == tuple(choices.split("|"))

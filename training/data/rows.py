@@ -55,6 +55,8 @@ class ShardRows:
     """The captions, end to end."""
     num_without_text: int
     num_without_image: int
+    num_removed: int = 0
+    """Whose bytes are still there."""
     caption_queries: npt.NDArray[np.int64] | None = None
     """int64[n]: how many queries each caption contains; None where nobody asked, or nothing says it."""
     queries: npt.NDArray[np.int32] | None = None
@@ -69,7 +71,7 @@ def read_rows(shard: Shard, *, with_queries: bool = False, fields: Sequence[str]
     rows = _rows_from_parquet(shard, with_queries, fields)
     if rows is None:
         rows = _rows_from_tar(shard.path) if isinstance(shard.path, Path) else _rows_from_copy(shard, shard.path)
-    found = len(rows.offset) + rows.num_without_text + rows.num_without_image
+    found = len(rows.offset) + rows.num_without_text + rows.num_without_image + rows.num_removed
     if shard.samples is not None and found < shard.samples:
         raise DataError(
             f"{shard.path}: {found} samples, but {shard.samples} are listed; the shard is damaged: copy it again"
@@ -92,6 +94,8 @@ def _rows_from_parquet(shard: Shard, with_queries: bool, fields: Sequence[str]) 
     offset, num_bytes = (pc.fill_null(table[n], -1).to_numpy().astype(np.int64) for n in ("tar_offset", "num_bytes"))
     caption_bytes = pc.binary_length(captions).to_numpy().astype(np.int64)
     has_image = (offset >= 0) & (num_bytes > 0)
+    there = _there(table, shard)
+    has_image &= there
     keep = has_image & (caption_bytes > 0)
     caption_queries, queries = _queries(table, keep, path)
     return ShardRows(
@@ -101,7 +105,8 @@ def _rows_from_parquet(shard: Shard, with_queries: bool, fields: Sequence[str]) 
         caption_bytes=caption_bytes[keep],
         captions=_joined(captions.filter(pa.array(keep))),
         num_without_text=int((has_image & ~keep).sum()),
-        num_without_image=int((~has_image).sum()),
+        num_without_image=int((~has_image & there).sum()),
+        num_removed=int((~there).sum()),
         caption_queries=caption_queries,
         queries=queries,
         fields={name: _field(table[name], keep, name, path) for name in fields if name in table.column_names},
@@ -113,11 +118,20 @@ def read_queries(shard: Shard) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.in
     to end; None where it does not state them. Raises DataError where it is damaged."""
     path = _parquet(shard)
     with _readable(path):
-        table = _table(shard, needed=("query_ids",))
+        table = _table(shard, needed=("query_ids",), wanted=("uid",))
     if table is None:
         return None
-    lengths, ids = _queries(table, np.ones(table.num_rows, np.bool_), path)
+    lengths, ids = _queries(table, _there(table, shard), path)
     return None if lengths is None or ids is None else (lengths, ids)
+
+
+def _there(table: pa.Table, shard: Shard) -> npt.NDArray[np.bool_]:
+    """bool[n]: the rows that were not removed."""
+    if not shard.removed or "uid" not in table.column_names:
+        return np.ones(table.num_rows, np.bool_)
+    uids = table["uid"].cast(pa.binary())
+    removed: npt.NDArray[np.bool_] = pc.is_in(uids, pa.array(sorted(shard.removed), pa.binary())).to_numpy()
+    return ~removed
 
 
 def _parquet(shard: Shard) -> Place:

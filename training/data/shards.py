@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import yaml
 
 from pipeline.errors import PipelineError, one_line
+from pipeline.records.removals import tombstones_of
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import Place, place_of
 from training.errors import DataError
@@ -40,6 +41,8 @@ class Shard:
     num_bytes: int
     e_tag: str = ""
     """Of a tar in a bucket whose list states no hash: what tells its version (ETag)."""
+    removed: frozenset[bytes] = frozenset()
+    """Uids of the set that are passed over: samples that were removed, and whose bytes are still there."""
 
 
 def find_shards(directory: str | Place, *, skip_unfinished: bool = False) -> list[Shard]:
@@ -56,9 +59,10 @@ def find_shards(directory: str | Place, *, skip_unfinished: bool = False) -> lis
         listed = _listed(root, skip_unfinished)
         if not listed:
             raise DataError(f"{root}: no shards here (no manifest.json, sizes.json or *.tar); set --data.path")
-        places = [root / name for name in sorted(listed)]
+        places, removed = [root / name for name in sorted(listed)], tombstones_of(root)
         with ThreadPoolExecutor(_REQUESTS if isinstance(root, BucketPath) else 1) as pool:
-            return list(pool.map(lambda path: _looked_at(path, listed[path.name]), places))
+            found = pool.map(lambda path: _looked_at(path, listed[path.name]), places)
+            return [replace(shard, removed=removed) if removed else shard for shard in found]
 
 
 def balance_mode(directory: str | Place) -> str | None:

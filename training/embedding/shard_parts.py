@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.load import fingerprint
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import open_file, read_ranges, read_schema, read_table
 from pipeline.storage.copies import scratch_files
@@ -64,6 +65,8 @@ def _parts_of(shard: Shard) -> list[SourcePart]:
     if not parquet.digest and not (parquet.place.is_file() and set(read_schema(parquet).names) >= _NEEDED):
         return [_TarPart(name=shard.path.stem, content=tar, shard=shard)]
     content = f"{tar} {parquet.digest or stamp_of(parquet.place)}"
+    if shard.removed:
+        content += f" without {fingerprint(sorted(uid.hex() for uid in shard.removed))}"
     rows = shard.samples if shard.samples is not None else len(read_table(parquet, ["tar_offset"]))
     firsts = range(0, rows, PART_ROWS) or range(1)
     return [
@@ -73,6 +76,7 @@ def _parts_of(shard: Shard) -> list[SourcePart]:
             tar=shard.path,
             parquet=parquet,
             first=first,
+            removed=shard.removed,
         )
         for number, first in enumerate(firsts)
     ]
@@ -87,17 +91,19 @@ class _TablePart:
     tar: Place
     parquet: Location
     first: int
+    removed: frozenset[bytes]
+    """Uids that are passed over."""
 
     def rows(self) -> _TableRows:
         names = set(read_schema(self.parquet).names)
         table = read_table(self.parquet, [name for name in _WANTED if name in names])
-        return _TableRows(self.tar, table.slice(self.first, PART_ROWS).combine_chunks())
+        return _TableRows(self.tar, table.slice(self.first, PART_ROWS).combine_chunks(), self.removed)
 
 
 class _TableRows:
     """What a Parquet says of some of its shard's samples."""
 
-    def __init__(self, tar: Place, table: pa.Table) -> None:
+    def __init__(self, tar: Place, table: pa.Table, removed: frozenset[bytes]) -> None:
         self._tar = tar
         self.names: list[str] = [str(key) for key in _column(table, "key", range(len(table)))]
         uids = _column(table, "uid", [None] * len(table))
@@ -106,6 +112,9 @@ class _TableRows:
         self._offset, self._size = (pc.fill_null(table[name], -1).to_numpy() for name in ("tar_offset", "num_bytes"))
         self._hash: list[bytes | None] = _column(table, "stored_xxh3", [None] * len(table))
         self.has_picture: npt.NDArray[np.bool_] = (self._offset >= 0) & (self._size > 0)
+        if removed:  # they keep their rows, by whose numbers an index knows the others
+            self.has_picture &= ~np.array([uid in removed for uid in self.uids], np.bool_)
+            self.texts = [None if uid in removed else text for uid, text in zip(self.uids, self.texts, strict=True)]
         self.left_out = 0
 
     def pictures(self, rows: Sequence[int]) -> list[bytes | None]:

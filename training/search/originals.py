@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import PipelineError
+from training.embedding.parts import Rows, SourcePart
 from training.embedding.sources import find_source
 from training.errors import TrainingError
 from training.search.index_files import IndexFacts
@@ -38,15 +39,33 @@ def originals_of(
             if part is None:
                 problem = f"{source}: has changed since it was embedded; run embed and index again"
                 continue
-            rows = part.rows()
-            here = [place for place in places if place[1] == number and place[2] < len(rows.uids)]
-            here = [place for place in here if rows.uids[place[2]] == place[0]]
-            which = [row for _, _, row in here if rows.has_picture[row]] if pictures else []
-            bodies = dict(zip(which, rows.pictures(which), strict=True)) if which else {}
-            for place in here:
-                found[place] = Original(text=rows.texts[place[2]], picture=bodies.get(place[2]))
-            if len(here) < sum(place[1] == number for place in places):
+            wanted = [place for place in places if place[1] == number]
+            for other in (part, *_beside(part, parts)):
+                found |= _found(other.rows(), [place for place in wanted if place not in found], pictures=pictures)
+                if found.keys() >= set(wanted):
+                    break
+            else:
                 problem = f"{source}: has changed since it was embedded; run embed and index again"
     except (TrainingError, PipelineError, OSError) as error:
         problem = str(error)
     return [found.get(place, Original()) for place in places], problem
+
+
+def _found(
+    rows: Rows, places: Sequence[tuple[bytes, int, int]], *, pictures: bool
+) -> dict[tuple[bytes, int, int], Original]:
+    """Those of `places` whose uid is in a part: in its row, or in another since rows before it were removed."""
+    here = {place: place[2] for place in places if place[2] < len(rows.uids) and rows.uids[place[2]] == place[0]}
+    if len(here) < len(places):
+        row_of = {uid: row for row, uid in enumerate(rows.uids)}
+        here |= {place: row_of[place[0]] for place in places if place not in here and place[0] in row_of}
+    which = [row for row in here.values() if rows.has_picture[row]] if pictures else []
+    bodies = dict(zip(which, rows.pictures(which), strict=True)) if which else {}
+    return {place: Original(text=rows.texts[row], picture=bodies.get(row)) for place, row in here.items()}
+
+
+def _beside(part: SourcePart, parts: Mapping[str, SourcePart]) -> Iterator[SourcePart]:
+    """The other parts of the same shard: rows of one move to the one before it where others were removed."""
+    shard, _, number = part.name.rpartition("-")
+    if number.isdigit() and shard:
+        yield from (other for name, other in parts.items() if name.startswith(f"{shard}-") and other is not part)

@@ -21,7 +21,7 @@ from training.search.config import SearchConfig
 from training.search.index_files import IndexFacts, open_index
 from training.search.nearest import Vectors
 from training.search.originals import Original, originals_of
-from training.search.where import rows_where
+from training.search.where import rows_there, rows_where
 
 __all__ = ["Answer", "Hit", "search"]
 
@@ -64,7 +64,10 @@ def search(config: SearchConfig) -> Answer:
     about = index.about
     vectors = Vectors(index)
     source = config.source or about.source
-    among = None if config.where is None else rows_where(place_of(source), config.where, vectors.rows)
+    if config.where is None:
+        among = rows_there(place_of(source), vectors.rows)
+    else:
+        among = rows_where(place_of(source), config.where, vectors.rows)
     picture = None if config.image is None else _read(config.image)
     query = _query(config, _model(config, about), picture)
     found = vectors.nearest(query, config.k, among=among, effort=config.effort, exact=config.exact)

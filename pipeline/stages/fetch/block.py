@@ -41,8 +41,8 @@ class BlockList:
     def __init__(
         self, entries: Iterable[str] = (), files: Sequence[str] = (), removals: Removals = _NOTHING_REMOVED
     ) -> None:
-        """Files that end with .json are lists of removals, as `removals` are. Raises ConfigError for a file that cannot be
-        read or an entry that cannot be understood."""
+        """Files that end with .json are lists of removals, as `removals` are. Raises ConfigError for a file that cannot
+        be read or an entry that cannot be understood."""
         self._hosts: set[str] = set()
         self._urls: set[str] = set()
         self._hashes: set[str] = set()

@@ -156,7 +156,8 @@ class Published:
     def _names(self) -> Sequence[str]:
         manifest = read_json(place_of(self.shards) / "manifest.json")
         try:
-            return [shard["parquet"].removesuffix(".parquet") for shard in manifest["shards"]]
+            shards = [shard for shard in manifest["shards"] if "added" not in shard]  # in no order
+            return [shard["parquet"].removesuffix(".parquet") for shard in shards]
         except (KeyError, TypeError, AttributeError):
             return []  # none is published, or nothing says which
 
