@@ -21,7 +21,7 @@ __all__ = ["CROISSANT", "croissant_of", "licence_url", "missing"]
 
 CROISSANT = "http://mlcommons.org/croissant/1.1"
 _MOST_FILES = 1_000
-"""Of data that are listed one by one; of more, SHA256SUMS has the checksums, and is listed itself."""
+"""Of data that are listed one by one, each with its checksum; of more, SHA256SUMS alone has them."""
 _CONTEXT: Mapping[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",

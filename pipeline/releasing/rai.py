@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pipeline.config import WitConfig
 from pipeline.releasing.facts import Facts
 
-__all__ = ["RAI", "rai_of"]
+__all__ = ["RAI", "list_of", "rai_of"]
 
 RAI = "http://mlcommons.org/croissant/RAI/1.0"
 _REASONS = 12
@@ -78,6 +78,24 @@ def _protocol(facts: Facts) -> Iterator[str]:
     for name in ("subset of", "languages", "query list", "balancing", "t, pairs a query", "one pair per", "pictures"):
         if name in terms:
             yield f"{name}: {terms[name]}"
+    yield from list_of(facts)
+
+
+_QUERY_SOURCES = {
+    "unigrams": "unigrams: words that an encyclopedia uses often (Wikipedia's text is CC-BY-SA-4.0)",
+    "bigrams": "bigrams: pairs of words that it uses together (the same)",
+    "titles": "titles: names of its articles, the most viewed first (CC-BY-SA-4.0; page views are CC0-1.0)",
+    "wordnet": "wordnet: lemmas of WordNet 3.x (Princeton University, WordNet licence)",
+    "file": "file: a list of the makers' own",
+}
+"""Source of queries (`query_list/rank.py`) -> what it is, and whose."""
+
+
+def list_of(facts: Facts) -> Iterator[str]:
+    """Where the queries come from, with counts."""
+    for row in facts.card.query_sources:
+        known = _QUERY_SOURCES.get(row["source"], f"{row['source']}: as whoever made the list called it")
+        yield f"{row['queries']:,} queries of {known}; {row['with_match']:,} have a match"
 
 
 def _tools(facts: Facts) -> Iterator[str]:
