@@ -46,9 +46,9 @@ def _collection(facts: Facts) -> str:
         parts.append(f"{links:,} links became {facts.samples:,} samples.")
     if facts.card.respected:
         parts.append(f"Honoured: {'; '.join(facts.card.respected)}.")
-    refused = sum(int(row["rejected"]) for row in facts.card.consent)
-    if refused:
-        parts.append(f"{refused:,} links were turned away since their owners, or a block list, said no.")
+    if facts.card.consent:
+        refused = ", ".join(f"{int(row['rejected']):,} {row['reason']} ({row['stage']})" for row in facts.card.consent)
+        parts.append(f"Turned away since their owners, or a block list, said no: {refused}.")
     if facts.with_licence:
         parts.append(f"The pages of {facts.with_licence:,} samples state a licence (column license).")
     return " ".join(parts)

@@ -114,7 +114,8 @@ def release(source: Place, said: ReleaseConfig, out: Place, *, progress: Progres
                     _make(ours, said, columns, before, key, made_of, aside, out, progress)
                 except OSError as error:
                     raise unwritable(out, error) from error
-    remove_tree(aside)
+    if (aside / _STATE).is_file():  # what a run of ours made, and nothing else that has the name
+        remove_tree(aside)
     manifest = read_manifest(out)
     assert manifest is not None
     return Released(
