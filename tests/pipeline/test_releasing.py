@@ -148,7 +148,7 @@ def test_config_goes_out_by_what_is_known_to_be_harmless() -> None:
         "metaclip",
     )
     left = {"output", "fetch.user_agent", "fetch.proxy", "fetch.block", "fetch.store", "engine.address"}
-    assert set(left_out) == left
+    assert set(left_out) >= left
     assert "output" not in plain
     assert not plain["fetch"].keys() & {"user_agent", "proxy", "block", "store"}
     assert "me" not in re.findall(r"\w+", "\n".join(line for line in text.splitlines() if not line.startswith("#")))
