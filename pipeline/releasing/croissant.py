@@ -237,8 +237,26 @@ def _queries(schema: pa.Schema) -> dict[str, Any]:
         "name": "queries",
         "description": "The query list; query_ids and selected_by of the samples are its query_id.",
         "key": {"@id": "queries/query_id"},
-        "field": [_field("queries", field, {"fileObject": {"@id": "queries.parquet"}}, "") for field in schema],
+        "field": [
+            _field("queries", field, {"fileObject": {"@id": "queries.parquet"}}, _OF_QUERIES.get(field.name, ""))
+            for field in schema
+        ],
     }
+
+
+_OF_QUERIES = {
+    "query_id": "its number, from 0",
+    "query": "the word or phrase",
+    "source": "unigrams, bigrams, titles, wordnet, or a list of the makers' own",
+    "count": "occurrences in the corpus (unigrams, bigrams)",
+    "views": "page views (titles)",
+    "pmi": "pointwise mutual information, log2 (bigrams)",
+    "rank": "within its source, from 0",
+    "matched": "distinct pairs that contain it, before balancing",
+    "selected": "samples that it selects",
+    "contained": "samples that contain it, whoever selected them",
+}
+"""Column of queries.parquet -> what it is."""
 
 
 def _field(owner: str, field: pa.Field, source: Mapping[str, Any], says: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.config import WitConfig
+from pipeline.questions.card.answers import Row
 from pipeline.releasing.facts import Facts
 
 __all__ = ["RAI", "list_of", "rai_of"]
@@ -47,22 +48,28 @@ def _collection(facts: Facts) -> str:
     if facts.card.respected:
         parts.append(f"Honoured: {'; '.join(facts.card.respected)}.")
     if facts.card.consent:
-        refused = ", ".join(f"{int(row['rejected']):,} {row['reason']} ({row['stage']})" for row in facts.card.consent)
+        refused = ", ".join(_refused(row) for row in facts.card.consent)
         parts.append(f"Turned away since their owners, or a block list, said no: {refused}.")
     if facts.with_licence:
         parts.append(f"The pages of {facts.with_licence:,} samples state a licence (column license).")
     return " ".join(parts)
 
 
+def _refused(row: Row) -> str:
+    of = f" {row['signal']}" if row["reason"] == "opt_out" and row.get("signal") else ""  # other reasons are the signal
+    return f"{int(row['rejected']):,} {row['reason']}{of} ({row['stage']})"
+
+
 def _raw(facts: Facts) -> str | None:
+    told = facts.said.sources
     if facts.config is None:
-        return None
+        return told
     sources = facts.config.sources
     shown = ", ".join(sources[:10]) + (f" and {len(sources) - 10:,} more" if len(sources) > 10 else "")
     read = "".join(
         f"; {row['kept']:,} of {row['in']:,} {row['unit']}s read" for row in facts.card.read if row["unit"] == "source"
     )
-    return f"{shown} ({facts.config.source_format}){read}"
+    return f"{'' if told is None else f'{told}: '}{shown} ({facts.config.source_format}){read}"
 
 
 def _missing(facts: Facts) -> str | None:
@@ -84,7 +91,7 @@ def _protocol(facts: Facts) -> Iterator[str]:
 _QUERY_SOURCES = {
     "unigrams": "unigrams: words that an encyclopedia uses often (Wikipedia's text is CC-BY-SA-4.0)",
     "bigrams": "bigrams: pairs of words that it uses together (the same)",
-    "titles": "titles: names of its articles, the most viewed first (CC-BY-SA-4.0; page views are CC0-1.0)",
+    "titles": "titles: names of its articles, the most viewed first (the same)",
     "wordnet": "wordnet: lemmas of WordNet 3.x (Princeton University, WordNet licence)",
     "file": "file: a list of the makers' own",
 }
