@@ -28,7 +28,17 @@ _YES_NO: Values = ("true", "false")
 _RESULT: Mapping[str, Values] = {"format": ("table", "csv", "json", "parquet"), "to": "file"}
 _TOLD_OF_A_RELEASE = (
     *("title", "description", "licence", "creator", "citation", "contact", "url", "download_url", "version"),
-    *("published", "keywords", "use_cases", "biases", "social_impact", "maintenance", "columns", "rows_per_file"),
+    *(
+        "published",
+        "sources",
+        "keywords",
+        "use_cases",
+        "biases",
+        "social_impact",
+        "maintenance",
+        "columns",
+        "rows_per_file",
+    ),
 )
 
 

@@ -86,7 +86,7 @@ def release_command(words: Words) -> int:
     """release DIR OUT [--about FILE.yaml] [--title TEXT]
         [--description TEXT] [--licence NAME|URL] [--creator NAME]
         [--citation BIBTEX] [--contact WHERE] [--url URL] [--download_url URL]
-        [--version N.N.N] [--published DAY] [--keywords TEXT]
+        [--version N.N.N] [--published DAY] [--sources TEXT] [--keywords TEXT]
         [--use_cases TEXT] [--biases TEXT] [--social_impact TEXT]
         [--maintenance TEXT] [--pictures] [--columns +NAME,-NAME]
         [--rows_per_file N] [--supersedes DIR] [--sign KEY.pem]

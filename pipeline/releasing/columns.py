@@ -42,9 +42,6 @@ COLUMNS: tuple[Column, ...] = (
         "page_url", "always", "the page of the picture, where the source names it", "licence and removal go by page"
     ),
     _column("license", "always", "the page's rel=license link, if any", "who uses the picture needs it"),
-    _column("rsl", "always", "RSL terms that the page or its host points to, if any", "who uses the picture needs it"),
-    _column("rsl_license", "always", "RSL terms that the host or page points to", "who uses the picture needs it"),
-    _column("consent", "always", "what the owner's signals said", "what was honoured can be checked"),
     _column("pii", "always", "kinds of personal data found in the caption", "who uses the caption needs it"),
     _column("lang", "always", "language that the caption was kept as", "the filter's answer"),
     _column("p_en", "always", "probability of the first target language, 0 to 1", "the filter's score"),
@@ -75,7 +72,7 @@ COLUMNS: tuple[Column, ...] = (
     _column("status", "never", "success", "the same in every row"),
     _column("error_message", "never", "null", "the same in every row"),
 )
-"""Consent columns that a set lacks are left out; so are others that an earlier version did not write."""
+"""What an earlier version did not write is left out."""
 
 _BY_NAME = {column.name: column for column in COLUMNS}
 _NEEDED = ("uid", "url")

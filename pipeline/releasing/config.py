@@ -39,6 +39,8 @@ class ReleaseConfig:
     """MAJOR.MINOR.PATCH; default: 1.0.0, or the next major one of what it supersedes."""
     published: str | None = None
     """The day, as 2026-11-29; default: that on which the release was begun."""
+    sources: str | None = None
+    """Where the links come from, such as Common Crawl CC-MAIN-2026-40: their files are told by their last names."""
     keywords: tuple[str, ...] = ("image-text pairs", "contrastive language-image pre-training", "web crawl")
     """Words by which it is found."""
     use_cases: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """croissant.json: the release as Croissant 1.1 describes data (docs.mlcommons.org/croissant, of 2026-01-29).
 
-What only people know and nobody said (licence, creator, url, citation) is not there: `missing` names it. Two record
-sets are described: `samples`, the rows of links/, and `queries`.
+What only people know and nobody said (licence, creator, url, citation) is not there: `missing` names it. The record
+sets are `samples`, the rows of links/, `queries`, and of a release with pictures `pictures`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.config import WitConfig
 from pipeline.releasing.columns import Column
 from pipeline.releasing.facts import Facts
 from pipeline.releasing.rai import RAI, rai_of
@@ -21,7 +22,7 @@ __all__ = ["CROISSANT", "croissant_of", "licence_url", "missing"]
 
 CROISSANT = "http://mlcommons.org/croissant/1.1"
 _MOST_FILES = 1_000
-"""Of data that are listed one by one; of more, SHA256SUMS has the checksums, and is listed itself."""
+"""Of data that are listed one by one, each with its checksum; of more, SHA256SUMS alone has them."""
 _CONTEXT: Mapping[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -76,6 +77,7 @@ _FORMATS = {
     ".txt": "text/plain",
 }
 _PLAIN = "text/plain"
+_PICTURES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 _REQUIRED = ("licence", "creator", "url")
 _RECOMMENDED = ("citation", "contact")
 
@@ -97,6 +99,8 @@ def croissant_of(
     queries.parquet, if it is among them."""
     said, told = facts.said, rai_of(facts)
     record_sets = [_samples(columns)]
+    if said.pictures:
+        record_sets.append(_pictures())
     if queries is not None:
         record_sets.append(_queries(queries))
     found: dict[str, Any] = {
@@ -115,7 +119,7 @@ def croissant_of(
         "keywords": list(said.keywords),
         "inLanguage": list(facts.card.header.targets),
         "isLiveDataset": False,
-        "distribution": list(_distribution(files, said.download_url)),
+        "distribution": list(_distribution(files, said.download_url, _endings(facts.config))),
         "recordSet": record_sets,
         **{f"rai:{name}": text for name, text in told.items()},
     }
@@ -129,7 +133,16 @@ def _creator(name: str) -> dict[str, str]:
     return {"@type": "sc:Person" if is_person else "sc:Organization", "name": rest.strip() if is_person else name}
 
 
-def _distribution(files: Sequence[Mapping[str, Any]], base: str | None) -> Iterator[dict[str, Any]]:
+def _endings(config: WitConfig | None) -> Sequence[str]:
+    """Of the pictures in the tars: one, unless they are stored as they were served."""
+    if config is None or config.image.store_original:
+        return list(_PICTURES)
+    return [config.image.encode_format]
+
+
+def _distribution(
+    files: Sequence[Mapping[str, Any]], base: str | None, endings: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     data = [file for file in files if _is_data(file["name"])]
     if len(data) > _MOST_FILES:
         files = [file for file in files if not _is_data(file["name"])]
@@ -152,15 +165,28 @@ def _distribution(files: Sequence[Mapping[str, Any]], base: str | None) -> Itera
         "encodingFormat": _FORMATS[".parquet"],
         "includes": "links/*.parquet",
     }
-    if any(file["name"].endswith(".tar") for file in data):
+    tars = [file["name"] for file in data if file["name"].endswith(".tar")]
+    if not tars:
+        return
+    if len(data) > _MOST_FILES:
         yield {
             "@type": "cr:FileSet",
-            "@id": "pictures",
-            "name": "pictures",
+            "@id": "tars",
+            "name": "tars",
             "description": "WebDataset: of each sample the picture, its row as .json and its caption as .txt.",
             "encodingFormat": _FORMATS[".tar"],
             "includes": "pictures/*.tar",
         }
+        tars = ["tars"]
+    yield {
+        "@type": "cr:FileSet",
+        "@id": "picture-files",
+        "name": "picture-files",
+        "description": "Of each sample the picture; beside it stand its row, KEY.json, and its caption, KEY.txt.",
+        "containedIn": [{"@id": tar} for tar in tars],
+        "encodingFormat": [_PICTURES[ending] for ending in endings],
+        "includes": [f"*.{ending}" for ending in endings],
+    }
 
 
 def _is_data(name: str) -> bool:
@@ -186,6 +212,24 @@ def _samples(columns: Sequence[Column]) -> dict[str, Any]:
     }
 
 
+def _pictures() -> dict[str, Any]:
+    source = {"fileSet": {"@id": "picture-files"}}
+    name = {"@type": "cr:Field", "@id": "pictures/key", "name": "key", "dataType": "sc:Text"}
+    image = {"@type": "cr:Field", "@id": "pictures/image", "name": "image", "dataType": "sc:ImageObject"}
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "pictures",
+        "name": "pictures",
+        "description": "The pictures; key is that of samples.",
+        "key": {"@id": "pictures/key"},
+        "field": [
+            name
+            | {"source": {**source, "extract": {"fileProperty": "filename"}, "transform": {"regex": r"([^/]*)\.\w+"}}},
+            image | {"source": {**source, "extract": {"fileProperty": "content"}}},
+        ],
+    }
+
+
 def _queries(schema: pa.Schema) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
@@ -193,8 +237,26 @@ def _queries(schema: pa.Schema) -> dict[str, Any]:
         "name": "queries",
         "description": "The query list; query_ids and selected_by of the samples are its query_id.",
         "key": {"@id": "queries/query_id"},
-        "field": [_field("queries", field, {"fileObject": {"@id": "queries.parquet"}}, "") for field in schema],
+        "field": [
+            _field("queries", field, {"fileObject": {"@id": "queries.parquet"}}, _OF_QUERIES.get(field.name, ""))
+            for field in schema
+        ],
     }
+
+
+_OF_QUERIES = {
+    "query_id": "its number, from 0",
+    "query": "the word or phrase",
+    "source": "unigrams, bigrams, titles, wordnet, or a list of the makers' own",
+    "count": "occurrences in the corpus (unigrams, bigrams)",
+    "views": "page views (titles)",
+    "pmi": "pointwise mutual information, log2 (bigrams)",
+    "rank": "within its source, from 0",
+    "matched": "distinct pairs that contain it, before balancing",
+    "selected": "samples that it selects",
+    "contained": "samples that contain it, whoever selected them",
+}
+"""Column of queries.parquet -> what it is."""
 
 
 def _field(owner: str, field: pa.Field, source: Mapping[str, Any], says: str) -> dict[str, Any]:

@@ -24,14 +24,21 @@ _WHOLE = frozenset(
     {
         *(f"extract.{name}_columns" for name in ("url", "text", "page_url", "license", "text_source", "extra")),
         *("extract.column_names", "extract.robots_directives", "fetch.respect_x_robots_tag", "image.exif_tags"),
-        *("consent.x_robots_directives", "consent.page_directives", "consent.ai_groups", "consent.robots"),
+        *("consent.x_robots_directives", "consent.page_directives", "consent.common_crawl", "privacy.phone_regions"),
         *("language.targets", "language.lexicons", "filters.languages", "filters.scores.column"),
     }
 )
 """Words of the field: names of columns, languages, directives, tags."""
 _BY_NAME = frozenset(
     {
-        *("sources", "queries", "filters.scores.files", "consent.robots_archives", "privacy.hash_lists"),
+        *(
+            "sources",
+            "queries",
+            "filters.scores.files",
+            "consent.robots_archives",
+            "privacy.hash_lists",
+            "privacy.pdq_lists",
+        ),
         *(f"decontaminate.{name}" for name in ("images", "hashes", "captions", "class_names", "templates")),
     }
 )

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.config import WitConfig
+from pipeline.questions.card.answers import Row
 from pipeline.releasing.facts import Facts
 
-__all__ = ["RAI", "rai_of"]
+__all__ = ["RAI", "list_of", "rai_of"]
 
 RAI = "http://mlcommons.org/croissant/RAI/1.0"
 _REASONS = 12
@@ -46,23 +47,29 @@ def _collection(facts: Facts) -> str:
         parts.append(f"{links:,} links became {facts.samples:,} samples.")
     if facts.card.respected:
         parts.append(f"Honoured: {'; '.join(facts.card.respected)}.")
-    refused = sum(int(row["rejected"]) for row in facts.card.consent)
-    if refused:
-        parts.append(f"{refused:,} links were turned away since their owners, or a block list, said no.")
+    if facts.card.consent:
+        refused = ", ".join(_refused(row) for row in facts.card.consent)
+        parts.append(f"Turned away since their owners, or a block list, said no: {refused}.")
     if facts.with_licence:
         parts.append(f"The pages of {facts.with_licence:,} samples state a licence (column license).")
     return " ".join(parts)
 
 
+def _refused(row: Row) -> str:
+    of = f" {row['signal']}" if row["reason"] == "opt_out" and row.get("signal") else ""  # other reasons are the signal
+    return f"{int(row['rejected']):,} {row['reason']}{of} ({row['stage']})"
+
+
 def _raw(facts: Facts) -> str | None:
+    told = facts.said.sources
     if facts.config is None:
-        return None
+        return told
     sources = facts.config.sources
     shown = ", ".join(sources[:10]) + (f" and {len(sources) - 10:,} more" if len(sources) > 10 else "")
     read = "".join(
         f"; {row['kept']:,} of {row['in']:,} {row['unit']}s read" for row in facts.card.read if row["unit"] == "source"
     )
-    return f"{shown} ({facts.config.source_format}){read}"
+    return f"{'' if told is None else f'{told}: '}{shown} ({facts.config.source_format}){read}"
 
 
 def _missing(facts: Facts) -> str | None:
@@ -78,6 +85,24 @@ def _protocol(facts: Facts) -> Iterator[str]:
     for name in ("subset of", "languages", "query list", "balancing", "t, pairs a query", "one pair per", "pictures"):
         if name in terms:
             yield f"{name}: {terms[name]}"
+    yield from list_of(facts)
+
+
+_QUERY_SOURCES = {
+    "unigrams": "unigrams: words that an encyclopedia uses often (Wikipedia's text is CC-BY-SA-4.0)",
+    "bigrams": "bigrams: pairs of words that it uses together (the same)",
+    "titles": "titles: names of its articles, the most viewed first (the same)",
+    "wordnet": "wordnet: lemmas of WordNet 3.x (Princeton University, WordNet licence)",
+    "file": "file: a list of the makers' own",
+}
+"""Source of queries (`query_list/rank.py`) -> what it is, and whose."""
+
+
+def list_of(facts: Facts) -> Iterator[str]:
+    """Where the queries come from, with counts."""
+    for row in facts.card.query_sources:
+        known = _QUERY_SOURCES.get(row["source"], f"{row['source']}: as whoever made the list called it")
+        yield f"{row['queries']:,} queries of {known}; {row['with_match']:,} have a match"
 
 
 def _tools(facts: Facts) -> Iterator[str]:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,33 +23,29 @@ import pyarrow as pa
 
 from configs.load import fingerprint, to_mapping
 from pipeline.catalog.catalog import open_catalog, sql_errors
-from pipeline.engine import Data, Engine, EngineConfig, Part, Task, look_at, open_engine
-from pipeline.errors import DamagedFileError, InputError, OutputError
+from pipeline.engine import EngineConfig, open_engine
+from pipeline.errors import DamagedFileError, OutputError
 from pipeline.questions.card.render import render
-from pipeline.records.shard import shard_name
+from pipeline.records.schema import SAMPLES
 from pipeline.releasing.columns import Column, columns_of, undecided
 from pipeline.releasing.config import ReleaseConfig
 from pipeline.releasing.croissant import croissant_of, missing
+from pipeline.releasing.data import PublishedSet, published_set, put_in_place, write_rows
 from pipeline.releasing.facts import Facts, facts_of
 from pipeline.releasing.manifest import FORM, MANIFEST, Superseded, read_manifest, superseded_by
 from pipeline.releasing.readme import readme_of
-from pipeline.releasing.rows import LinkFiles, PictureFiles, WriteLinks, WritePictures
 from pipeline.releasing.sums import SIGNATURE, SUMS, sums_of
 from pipeline.storage.atomic import (
-    commit,
     read_json,
     remove_tree,
     sha256_of,
-    temporary_name,
     unwritable,
     write_bytes,
     write_json,
 )
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.checked import check, read_schema
 from pipeline.storage.keys import private_key, public_hex
-from pipeline.storage.location import Files, Location
-from pipeline.storage.output import check_output, open_output
+from pipeline.storage.output import open_output
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.place import Place, files_in, place_of
 from pipeline.storage.written import written
@@ -66,7 +60,13 @@ _STATE = "release.begun.json"
 _CODE = 1
 """Rises when the same set and options give another release."""
 _FIRST = "1.0.0"
-_DAMAGED_AGAIN = 2
+_OURS = frozenset(
+    {
+        *("links", "pictures", "removed", "gone", "queries.parquet", "config.yaml", "ledger.json", "card.html"),
+        *("README.md", "croissant.json", MANIFEST, SUMS, SIGNATURE),
+    }
+)
+"""What may be at the top of a release."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,22 +85,6 @@ class Released:
     """Columns of the set that stayed in since nobody decided about them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Set:
-    """The published version that is released."""
-
-    root: Place
-    fingerprint: str
-    samples: int
-    shards: Sequence[Mapping[str, Any]]
-    columns: Sequence[str]
-    """That its rows have."""
-
-    def location(self, shard: Mapping[str, Any], kind: str) -> Location:
-        named = {"parquet": ("parquet", "parquet_sha256"), "tar": ("name", "sha256")}[kind]
-        return Location(str(self.root / "shards" / shard[named[0]]), shard[named[1]])
-
-
 def release(source: Place, said: ReleaseConfig, out: Place, *, progress: Progress | None = None) -> Released:
     """Release what is published of the data set in `source` into the directory `out`.
 
@@ -109,12 +93,14 @@ def release(source: Place, said: ReleaseConfig, out: Place, *, progress: Progres
     DamagedFileError, StoreError. `source` is only read.
     """
     progress = progress or Progress()
-    ours = _set_in(source)
+    ours = published_set(source)
     if {source.resolve(), out.resolve()} & {*source.resolve().parents, *out.resolve().parents} or (
         source.resolve() == out.resolve()
     ):
         raise OutputError(f"{out}: lies inside the data set, or around it; choose another directory for the release")
-    columns = columns_of(ours.columns, pictures=said.pictures, asked=said.columns)
+    columns = columns_of(
+        [name for name in ours.columns if name in SAMPLES.names], pictures=said.pictures, asked=said.columns
+    )
     before = None if said.supersedes is None else superseded_by(place_of(said.supersedes))
     key = None if said.sign is None else private_key(place_of(said.sign))
     made_of = _made_of(ours, said, columns, before, key)
@@ -128,7 +114,8 @@ def release(source: Place, said: ReleaseConfig, out: Place, *, progress: Progres
                     _make(ours, said, columns, before, key, made_of, aside, out, progress)
                 except OSError as error:
                     raise unwritable(out, error) from error
-    remove_tree(aside)
+    if (aside / _STATE).is_file():  # what a run of ours made, and nothing else that has the name
+        remove_tree(aside)
     manifest = read_manifest(out)
     assert manifest is not None
     return Released(
@@ -148,30 +135,8 @@ def _beside(out: BucketPath) -> BucketPath:
     return out.with_name(f"{out.name}.tmp-release")
 
 
-def _set_in(source: Place) -> _Set:
-    check_output(source)
-    manifest = read_json(source / "shards" / "manifest.json")
-    if manifest is None:
-        raise InputError(f"{source}: has no published shards yet; finish its run first")
-    if not manifest["samples"]:
-        raise InputError(f"{source}: no sample is published, so there is nothing to release")
-    if (source / "shards" / "tombstones.json").exists():
-        raise InputError(
-            f"{source}: removed samples are still in its shards; `python -m pipeline compact {source}` takes them out"
-        )
-    first = manifest["shards"][0]
-    parquet = Location(str(source / "shards" / first["parquet"]), first["parquet_sha256"])
-    return _Set(
-        root=source,
-        fingerprint=manifest["fingerprint"],
-        samples=manifest["samples"],
-        shards=manifest["shards"],
-        columns=read_schema(parquet).names,
-    )
-
-
 def _made_of(
-    ours: _Set,
+    ours: PublishedSet,
     said: ReleaseConfig,
     columns: Sequence[Column],
     before: Superseded | None,
@@ -225,7 +190,7 @@ def _refuse_others(out: Place, aside: Place) -> None:
     if isinstance(out, Path):
         if not out.is_dir() or any(out.iterdir()):
             raise OutputError(f"{out}: exists, and is no release; choose another directory")
-    elif read_json(aside / _STATE) is None:
+    elif read_json(aside / _STATE) is None or not {path.name for path in out.iterdir()} <= _OURS:
         raise OutputError(f"{out}: something is there that is no release; choose another place")
 
 
@@ -233,7 +198,7 @@ def _refuse_others(out: Place, aside: Place) -> None:
 
 
 def _make(
-    ours: _Set,
+    ours: PublishedSet,
     said: ReleaseConfig,
     columns: Sequence[Column],
     before: Superseded | None,
@@ -245,10 +210,10 @@ def _make(
 ) -> None:
     published = _begin(aside, made_of, said)
     with open_engine(EngineConfig(kind=said.engine), progress) as engine:
-        parts = _write_rows(ours, said, columns, aside / "rows", engine)
+        parts = write_rows(ours, said, columns, aside / "rows", engine)
     place = aside / "release" if isinstance(aside, Path) else out
     remove_tree(place)
-    files = [_put(file, kind, place) for part in parts for kind, file in _named(part)]
+    files = [file for part in parts for file in put_in_place(part, place)]
     with open_catalog(ours.root) as database, sql_errors(str(ours.root)):
         deltas = _deltas(ours.root)
         version = said.version or (_FIRST if before is None else before.next_version)
@@ -297,91 +262,8 @@ def _begin(aside: Place, made_of: str, said: ReleaseConfig) -> str:
     return str(state["published"])
 
 
-def _write_rows(
-    ours: _Set, said: ReleaseConfig, columns: Sequence[Column], directory: Place, engine: Engine
-) -> Sequence[Part[LinkFiles | PictureFiles]]:
-    """Write what is not written yet, and hold what was against its checksums."""
-    names = tuple(column.name for column in columns)
-    tasks: list[Task[Any]]
-    data: Data[Any]
-    if said.pictures:
-        data = Data("rows", PictureFiles)
-        tasks = [
-            WritePictures(
-                partition=shard_name(index),
-                shard=ours.location(shard, "parquet"),
-                tar=ours.location(shard, "tar"),
-                columns=names,
-            )
-            for index, shard in enumerate(ours.shards)
-        ]
-    else:
-        data = Data("rows", LinkFiles)
-        tasks = [
-            WriteLinks(partition=shard_name(index), shards=Files(shards), columns=names)
-            for index, shards in enumerate(_groups(ours, said.rows_per_file))
-        ]
-    data.directory = directory
-    for attempt in range(_DAMAGED_AGAIN):
-        looked = look_at(directory, tasks)
-        data.finish(engine.run_step(directory, tasks, title="write the release", looked=looked))
-        try:
-            for part in data.parts:
-                if part.name in looked.done:
-                    for _, file in _named(part):
-                        check(file)
-            break
-        except DamagedFileError:
-            if attempt + 1 == _DAMAGED_AGAIN:
-                raise
-            remove_tree(directory)
-    return data.parts
-
-
-def _groups(ours: _Set, rows_per_file: int) -> Iterator[list[Location]]:
-    """Shards of about so many rows together."""
-    group: list[Location] = []
-    rows = 0
-    for shard in ours.shards:
-        if group and rows + shard["samples"] > rows_per_file:
-            yield group
-            group, rows = [], 0
-        group.append(ours.location(shard, "parquet"))
-        rows += shard["samples"]
-    if group:
-        yield group
-
-
-def _named(part: Part[Any]) -> Iterator[tuple[str, Location]]:
-    """Directory of the release -> file."""
-    yield "links", part.files.links
-    if isinstance(part.files, PictureFiles):
-        yield "pictures", part.files.tar
-
-
-def _put(file: Location, kind: str, place: Place) -> dict[str, Any]:
-    """Give a file that a task wrote its place in the release: a second name, or a copy where there are none."""
-    to, where = place / kind / file.name, file.place
-    if isinstance(to, BucketPath) and isinstance(where, BucketPath):
-        where.copy(to)
-        num_bytes = where.stat().st_size
-    else:
-        assert isinstance(to, Path)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_name(to)
-        try:
-            os.link(file.path, temporary)
-            temporary.replace(to)
-        except OSError:
-            shutil.copyfile(file.path, temporary)
-            check(Location(str(temporary), file.digest))
-            commit(temporary, to)
-        num_bytes = to.stat().st_size
-    return {"name": f"{kind}/{file.name}", "bytes": num_bytes, "sha256": file.digest}
-
-
 def _describe(
-    ours: _Set,
+    ours: PublishedSet,
     facts: Facts,
     columns: Sequence[Column],
     before: Superseded | None,

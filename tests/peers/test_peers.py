@@ -115,7 +115,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
 
 def test_versions_on_the_page_are_those_that_run_here() -> None:
     pins = {"open_clip's trainer": ("open_clip", "webdataset"), "Hugging Face `datasets`": ("datasets", "datasets")}
-    for reader, (peer, package) in (pins | {"img2dataset": ("img2dataset", "img2dataset")}).items():
+    for reader, (peer, package) in (pins | {name: (name, name) for name in ("img2dataset", "mlcroissant")}).items():
         (row,) = re.findall(rf"^\| {reader} \| .*", PAGE, re.MULTILINE)
         (pin,) = re.findall(rf"^{package}==(.*)", (REPOSITORY / f"tests/peers/{peer}.txt").read_text(), re.MULTILINE)
         assert pin in row

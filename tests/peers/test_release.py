@@ -95,6 +95,16 @@ print(json.dumps([sorted(issues.errors), sorted(issues.warnings), found.metadata
     assert [row["query"] for row in rows["queries"]] == [row["query"] for row in queries]
 
 
+def test_mlcroissant_reads_the_pictures(made: Made) -> None:
+    code = """
+import mlcroissant
+for row in mlcroissant.Dataset("data/release-pictures/croissant.json").records("pictures"):
+    print(row["pictures/key"].decode(), *row["pictures/image"].size)
+"""
+    told = sorted(run_with("mlcroissant", code, made.root).splitlines())
+    assert told == [f"{row['key']} {row['width']} {row['height']}" for row in made.rows("release-pictures")]
+
+
 def test_mlcroissant_turns_away_what_is_no_croissant(made: Made) -> None:
     """That the test above could fail."""
     plain = json.loads((made.root / "data/release/croissant.json").read_text())
