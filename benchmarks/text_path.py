@@ -5,9 +5,8 @@
 Texts: four fifths are those of `published_like` (web alternative texts, sentences of crowd workers, captions of the
 sample web), one fifth are captions in other languages; each kind is repeated as often as needed. Ours is the task of
 the step `texts` as a run executes it: candidates with all their columns, identities and the ledger of rejections
-included, once with the published matching rule, once with the default, and once without the look for personal data; then
-the same stages with the columns that the
-peer writes and no ledger. The peer's stack, written for this file:
+included, once with the published matching rule, once with the default, and once without the look for personal data;
+then the same stages with the columns that the peer writes and no ledger. The peer's stack, written for this file:
 read Parquet, fastText's list predict on each batch (which gives labels alone; kept is English), pyahocorasick with
 the published rule on what is left, write Parquet with URL, caption and query ids. It cleans nothing but white space
 and keeps no ledger; it is given one text in eleven.

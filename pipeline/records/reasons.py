@@ -43,6 +43,7 @@ REASONS: dict[str, dict[str, str]] = {
         "opt_out": "X-Robots-Tag or another header forbids this use",
         "robots_txt": "the host's robots.txt forbids the path to our user agent",
         "block_list": "the user's block list names the host, the URL or the body's SHA-256",
+        "hash_list": "a list of pictures that may not be kept names it; the detail is the list, and when",
         "empty_body": "the answer has no body",
         "not_stored": "an img2dataset directory does not hold the picture that it should",
     },

@@ -140,6 +140,12 @@ FACTS = pa.schema(
         ),  # URLs that followed the first one, as they were asked for; null for none
         *_ANSWER,
         _LOOK,
+        # Of the body, beside `sha256`, for lists of hashes that come later; null in facts of before there were any, and
+        # where there is no picture.
+        pa.field("md5", pa.binary(16)),
+        pa.field("sha1", pa.binary(20)),
+        pa.field("pdq", pa.binary()),  # `pictures/pdq.py`; null unless privacy.pdq_lists asked for it
+        pa.field("pdq_quality", pa.int32()),
     ]
 )
 """What came of requesting one URL: kept for good, and used by every later plan that holds the URL."""

@@ -30,6 +30,7 @@ from pipeline.own.stages import NO_STAGES, OwnStages
 from pipeline.records.ledger import Line, totals
 from pipeline.runs.damage import Patience, withdraw
 from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
+from pipeline.runs.expunge import expunge_listed
 from pipeline.runs.extend import begin, changes_of, end, extended
 from pipeline.runs.hints import Hint, hints_of
 from pipeline.runs.publish import publish
@@ -117,6 +118,7 @@ def run(
                 while True:
                     try:
                         page = build(config, own)
+                        expunge_listed(page.run, config.privacy, progress.say)
                         keep_pictures(page.run, config.shards, progress.say)
                         sums = _run_steps(page, config, own, engine, log, written, offline=offline)
                         lines, shards = totals(sums.values()), page["shards"].data

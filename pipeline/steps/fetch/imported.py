@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Data, Info, Needs, Task
+from pipeline.records.earlier import as_now
 from pipeline.records.identity import first_64_bits, keyed_hash
 from pipeline.records.schema import FACTS
 from pipeline.stages.fetch.healing import merge_numbered
@@ -56,7 +57,7 @@ class CutFacts(Task[Blocks]):
                     rows += batch.num_rows
                     ids = first_64_bits(b"".join(batch.column("url_id").to_pylist()))
                     columns = [
-                        *batch.cast(FACTS).columns,
+                        *as_now(batch, FACTS).columns,
                         pa.repeat(name, batch.num_rows),
                         pa.array(keyed_hash(self.seed, ids)),
                     ]
@@ -93,7 +94,7 @@ class SortFacts(Task[FactsByOrder]):
     needs = Needs(memory_mb=1500)
 
     def work(self, out: FactsByOrder) -> Info:
-        table = pa.Table.from_batches(read_blocks(self.cut, self.number), _BLOCK)
+        table = pa.Table.from_batches((as_now(each, _BLOCK) for each in read_blocks(self.cut, self.number)), _BLOCK)
         # Of two imports with the same URL the first by name counts as the older.
         names = sorted(pc.unique(table["import"]).to_pylist())
         generation = pc.index_in(table["import"], pa.array(names, pa.string()))

@@ -4,13 +4,13 @@
                                                    missing (url_id, url)
 
 The done-record freezes the split: a run that goes on after being killed asks for the same URLs as before. While a
-retry is under way (`retries.py`), failures that can heal count as missing, each once a retry. The block list is
-part of the key: a change of it judges known answers again, and requests nothing.
+retry is under way (`retries.py`), failures that can heal count as missing, each once a retry. The block list and the
+lists of hashes are part of the key: a change of them judges known answers again, and requests nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.load import fingerprint
 from pipeline.engine import Data, Info, Records, Task, apart, output
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.block import BlockList, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.healing import merge_facts, worth_retrying
+from pipeline.stages.privacy.config import PrivacyConfig
+from pipeline.stages.privacy.hash_lists import HASH_LIST, list_of_detail, read_hash_lists
 from pipeline.steps.fetch.facts import STORE, FactFile, FactsByOrder, FactStore, read_facts, settings_of
 from pipeline.steps.fetch.retries import retries_of
 from pipeline.steps.schedule import Selected
@@ -32,7 +35,7 @@ from pipeline.storage.checked import read_table
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
 
-__all__ = ["KNOWN", "MISSING", "ListRequests", "Requests", "list_requests"]
+__all__ = ["KNOWN", "MISSING", "ListRequests", "Requests", "list_requests", "stop_key"]
 
 KNOWN = pa.schema(
     [
@@ -75,7 +78,7 @@ class ListRequests(Task[Requests]):
     lost: tuple[str, ...]
     """Files that the last split relied on and that somebody has removed since: then it must be made again."""
     block_key: str
-    """Of the block list."""
+    """Of `stop_key`."""
     retry: int
     """The number of the last retry that was begun."""
     files: tuple[FactFile, ...] = apart()
@@ -84,6 +87,7 @@ class ListRequests(Task[Requests]):
     """The shard's first and last `order`."""
     block: tuple[str, ...] = apart()
     block_files: tuple[str, ...] = apart()
+    privacy: PrivacyConfig = apart()
     under_way: bool = apart()
     """Whether the retry is still to be carried out."""
 
@@ -95,7 +99,7 @@ class ListRequests(Task[Requests]):
         found = self._found(urls, block)
         blocked = _blocked(block, urls, found)
         again = set(self._asked_again(found)["url_id"].to_pylist()) - blocked.keys()
-        released = found.filter(_released(block, found))["url_id"].to_pylist()
+        released = found.filter(self._released(block, found))["url_id"].to_pylist()
         answered = dict(zip(found["url_id"].to_pylist(), found["facts"].to_pylist(), strict=True))
         for url_id in (*blocked, *again, *released):
             answered.pop(url_id, None)
@@ -142,10 +146,26 @@ class ListRequests(Task[Requests]):
             rows = rows.filter(pc.is_in(rows["url_id"], wanted))
             rows = rows.append_column("facts", pa.array([each.name] * rows.num_rows, pa.string()))
             rows = rows.append_column("retry", pa.array([each.retry] * rows.num_rows, pa.int32()))
-            released = _released(block, rows)
+            released = self._released(block, rows)
             generations.insert(0, rows.filter(released))  # gives way to whatever else was said
             generations.append(rows.filter(pc.invert(released)))
         return merge_facts(generations)
+
+    def _released(self, block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
+        """bool[N]: the word of a block list that says something else by now, or of a list of hashes that is not among
+        the config's any more; neither is an answer."""
+        names = read_hash_lists(self.privacy).names
+        stands: Mapping[str, Callable[[str], bool]] = {
+            "block_list": block.holds,
+            HASH_LIST: lambda detail: list_of_detail(detail) in names,
+        }
+        released = pa.chunked_array([pa.repeat(False, answers.num_rows)])
+        for reason, still in stands.items():
+            by_list = pc.fill_null(pc.equal(answers["reason"], reason), False)
+            gone = [detail for detail in answers.filter(by_list)["detail"].to_pylist() if not still(detail or "")]
+            said = pc.and_(by_list, pc.is_in(answers["detail"], pa.array(gone, pa.string())))
+            released = pc.or_(released, said)
+        return released
 
     def _asked_again(self, found: pa.Table) -> pa.Table:
         """The answers that the retry under way asks again; none that it gave itself."""
@@ -156,11 +176,16 @@ class ListRequests(Task[Requests]):
 
 @step("requests", ListRequests, title="look up what is known", per="staging shard")
 def list_requests(
-    run: Run, planned: Data[Selected], stored: Data[FactsByOrder] | None, config: FetchConfig, image: ImageConfig
+    run: Run,
+    planned: Data[Selected],
+    stored: Data[FactsByOrder] | None,
+    config: FetchConfig,
+    image: ImageConfig,
+    privacy: PrivacyConfig,
 ) -> Iterator[ListRequests]:
     """One task per staging shard; `stored` are the facts of the pictures that were imported, if any are."""
     settings, seed = settings_of(config, image), run.seed
-    block_key = read_block_list(config.block, config.block_files).key
+    key = stop_key(config, privacy)
     retries = retries_of(run.output)
     store = FactStore.of(run.directory(STORE))
     splits = Records.of(run.directory("requests"))
@@ -174,28 +199,34 @@ def list_requests(
             selected=part.files.selected,
             settings=settings,
             lost=() if before is None else store.lacks(before.info.get("digests", ())),
-            block_key=block_key,
+            block_key=key,
             retry=retries.number,
             files=store.may_know(settings=settings, seed=seed, first=first, last=last),
             orders=(first, last),
             block=config.block,
             block_files=config.block_files,
+            privacy=privacy,
             under_way=retries.under_way,
         )
 
 
 @list_requests.checked_by
 def _check(
-    run: Run, planned: Data[Selected], stored: Data[FactsByOrder] | None, config: FetchConfig, image: ImageConfig
+    run: Run,
+    planned: Data[Selected],
+    stored: Data[FactsByOrder] | None,
+    config: FetchConfig,
+    image: ImageConfig,
+    privacy: PrivacyConfig,
 ) -> None:
-    read_block_list(config.block, config.block_files)
+    stop_key(config, privacy)
 
 
-def _released(block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
-    """bool[N]: the word of a block list that says something else by now, which is no answer."""
-    by_list = pc.fill_null(pc.equal(answers["reason"], "block_list"), False)
-    gone = [entry for entry in answers.filter(by_list)["detail"].to_pylist() if not block.holds(entry or "")]
-    return pc.and_(by_list, pc.is_in(answers["detail"], pa.array(gone, pa.string())))
+def stop_key(config: FetchConfig, privacy: PrivacyConfig) -> str:
+    """Of all lists that forbid pictures; that of the block list where there are no others. Raises ConfigError for one
+    that cannot be read."""
+    block, lists = read_block_list(config.block, config.block_files), read_hash_lists(privacy)
+    return fingerprint(block.key, lists.key) if lists else block.key
 
 
 def _blocked(block: BlockList, urls: Mapping[bytes, str], found: pa.Table) -> dict[bytes, str]:
