@@ -5,8 +5,8 @@
 Texts: four fifths are those of `published_like` (web alternative texts, sentences of crowd workers, captions of the
 sample web), one fifth are captions in other languages; each kind is repeated as often as needed. Ours is the task of
 the step `texts` as a run executes it: candidates with all their columns, identities and the ledger of rejections
-included, once with the published matching rule, once with the default; then the same stages with the columns that the
-peer writes and no ledger. The peer's stack, written for this file:
+included, once with the published matching rule, once with the default, and once without the look for personal data;
+then the same stages with the columns that the peer writes and no ledger. The peer's stack, written for this file:
 read Parquet, fastText's list predict on each batch (which gives labels alone; kept is English), pyahocorasick with
 the published rule on what is left, write Parquet with URL, caption and query ids. It cleans nothing but white space
 and keeps no ledger; it is given one text in eleven.
@@ -51,6 +51,9 @@ from pipeline.stages.language.config import LanguageConfig
 from pipeline.stages.language.language import Language, identify
 from pipeline.stages.language.model import model_path
 from pipeline.stages.match import Match, match
+from pipeline.stages.privacy.config import PrivacyConfig
+from pipeline.stages.privacy.pii import Privacy, mark_pii
+from pipeline.stages.stage import Stage
 from pipeline.steps.extract import Candidates
 from pipeline.steps.judge_links import judge_links
 from pipeline.steps.step import Run
@@ -58,6 +61,7 @@ from pipeline.steps.texts_config import TextsConfig
 from pipeline.storage.location import Files, Location
 from pipeline.storage.parquet import parquet_writer
 
+_PRIVACY = PrivacyConfig()
 PEER_SHARE = 11  # not a multiple of 5, after which the kinds of text repeat
 ROWS_PER_BATCH = 65_536
 MARKS = re.compile(r"([,.;:?!`])")
@@ -108,14 +112,19 @@ def write_candidates(texts: list[str], path: Path) -> None:
             )
 
 
-def ours(candidates: Path, tables: Path, rule: MatchConfig, scratch: Path) -> int:
+def ours(candidates: Path, tables: Path, rule: MatchConfig, scratch: Path, privacy: PrivacyConfig = _PRIVACY) -> int:
     """Matched rows. The task of the step, called as a worker calls it."""
     name = candidates.name.partition(".")[0]
     links = Data("extract", Candidates)
     links.directory = candidates.parent
     links.finish([Done(partition=name, key="", outputs={candidates.name: "", f"{name}.rejections.parquet": ""})])
     matcher = Files(Location(str(tables / file)) for file in Matcher.FILES)
-    stages = [Clean(config=CleanConfig()), Language(config=LanguageConfig()), Match(config=rule, tables=matcher)]
+    stages: list[Stage] = [
+        Clean(config=CleanConfig()),
+        Language(config=LanguageConfig()),
+        Match(config=rule, tables=matcher),
+    ]
+    stages.append(Privacy(config=privacy))
     run = Run(output=scratch, seed=0, ledger=LedgerConfig())
     (task,) = judge_links(links, stages, TextsConfig()).cut(run)
     info = task.perform({output: Location(str(scratch / output)) for output in task.outputs})
@@ -187,7 +196,9 @@ def stage_by_stage(candidates: Path, tables: Path, rule: MatchConfig) -> Stopwat
             with watch.stage("language", batch.num_rows):
                 batch = identify(batch, LanguageConfig()).kept
             with watch.stage("match", batch.num_rows):
-                match(batch, rule, matcher)
+                batch = match(batch, rule, matcher).kept
+            with watch.stage("privacy", batch.num_rows):
+                mark_pii(batch, _PRIVACY)
     return watch
 
 
@@ -231,7 +242,8 @@ def main() -> None:
                 scratch / "some.candidates.parquet", scratch / name, rule, scratch
             )  # compiles, and warms the page cache
         bare = "the same, peer's columns"
-        seconds: dict[str, list[float]] = {name: [] for name in ("peer's stack", *rules, bare)}
+        unmarked = "the same, privacy.pii off"
+        seconds: dict[str, list[float]] = {name: [] for name in ("peer's stack", *rules, unmarked, bare)}
         matched: dict[str, int] = {}
         for _ in range(options.repeats):
             cost, matched["peer's stack"] = timed(
@@ -243,11 +255,16 @@ def main() -> None:
                     functools.partial(ours, scratch / "all.candidates.parquet", scratch / name, rule, scratch)
                 )
                 seconds[name].append(cost)
+            off = PrivacyConfig(pii="off")
+            cost, matched[unmarked] = timed(
+                functools.partial(ours, scratch / "all.candidates.parquet", scratch / name, rule, scratch, off)
+            )
+            seconds[unmarked].append(cost)
             cost, matched[bare] = timed(
                 functools.partial(ours_bare, scratch / "all.candidates.parquet", scratch / name, rule, scratch)
             )
             seconds[bare].append(cost)
-        counts = {name: len(texts) for name in (*rules, bare)} | {"peer's stack": len(texts[::PEER_SHARE])}
+        counts = {name: len(texts) for name in (*rules, unmarked, bare)} | {"peer's stack": len(texts[::PEER_SHARE])}
         base = min(seconds["peer's stack"]) / counts["peer's stack"]
         print(f"{'':<26}{'texts/s':>10}{'spread':>8}{'ratio':>8}{'matched':>9}")
         for name, times in seconds.items():
@@ -268,12 +285,13 @@ def main() -> None:
     rest = (min(seconds[name]) - sum(watch.seconds.values())) / len(texts)
     print(f"\n{'stage':<34}{'us/row':>8}   rows at the design point   core hours")
     for stage, cost in alone.items():
-        rows = options.english if stage == "match" else options.links
+        rows = options.english if stage in ("match", "privacy") else options.links
         print(f"{stage:<34}{cost * 1e6:>8.2f}{rows:>26,.0f}{cost * rows / 3600:>13,.0f}")
     hours = rest * options.links / 3600
     print(f"{'ledger, partitions, writing':<34}{rest * 1e6:>8.2f}{options.links:>26,.0f}{hours:>13,.0f}")
     total = (
-        sum(c * (options.english if s == "match" else options.links) for s, c in alone.items()) + rest * options.links
+        sum(c * (options.english if s in ("match", "privacy") else options.links) for s, c in alone.items())
+        + rest * options.links
     )
     print(f"{'sum':<34}{whole * 1e6:>8.2f}{'':>26}{total / 3600:>13,.0f}")
 

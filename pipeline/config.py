@@ -94,6 +94,11 @@ class WitConfig:
     def __post_init__(self) -> None:
         if self.fetch.store is not None and stores_pictures(self.source_format):
             raise ConfigError("fetch.store: pictures that come with their source stay in the output; leave it null")
+        if self.fetch.engine == "img2dataset" and (self.privacy.hash_lists or self.privacy.pdq_lists):
+            raise ConfigError(
+                "privacy: engine img2dataset stores a body before it can be held against hash_lists and pdq_lists; use "
+                "engine own"
+            )
         if self.texts.keep_unmatched and not mode_of(self.balance.mode).whole_set:
             raise ConfigError(
                 "texts.keep_unmatched: no query selects a pair that contains none; set --balance.mode none too"

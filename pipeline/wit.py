@@ -71,10 +71,8 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     # The pictures of the plan: those stored beside the source, those known from before, and the rest from the web.
     stored = None
     if sources.store_pictures:
-        stored = import_pictures(page, sources, matched, c.image, c.fetch, c.extract, c.texts)  # FACTS, tar
-    arrived = fetch_pictures(
-        page, planned, stored, captured, c.fetch, c.consent, c.image
-    )  #            FETCHED, FACTS, tar
+        stored = import_pictures(page, sources, matched, c.image, c.fetch, c.extract, c.texts, c.privacy)  # FACTS, tar
+    arrived = fetch_pictures(page, planned, stored, captured, c.fetch, c.consent, c.image, c.privacy)  # FETCHED, tar
 
     # Which pairs stay: all that is asked for here is off unless the config says so.
     judges = [*filters(page, c.filters), *decontaminate(page, c.decontaminate, c.image)]

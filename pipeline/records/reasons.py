@@ -77,6 +77,7 @@ REASONS: dict[str, dict[str, str]] = {
         "robots_txt_ai": "robots.txt forbids the path to a robot known to gather training data",
         "block_list": "the user's block list names the host, the URL or the body's SHA-256",
         "removed": "a removal names the URL, its host, the body's SHA-256, or a pair of the picture (docs/takedown.md)",
+        "hash_list": "a list of pictures that may not be kept names it; the detail is the list, and when",
         "empty_body": "the answer has no body",
         "not_stored": "an img2dataset directory does not hold the picture that it should",
     },

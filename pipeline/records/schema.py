@@ -144,6 +144,12 @@ FACTS = pa.schema(
         # What the answer says of its use, `name: value` each (`consent/answers.py`): header lines, redirects' among
         # them, and what stands in the picture. Empty for nothing; null where an earlier version asked, or none.
         pa.field("statements", pa.list_(pa.string())),
+        # Of the body, beside `sha256`, for lists of hashes that come later; null in facts of before there were any, and
+        # where there is no picture.
+        pa.field("md5", pa.binary(16)),
+        pa.field("sha1", pa.binary(20)),
+        pa.field("pdq", pa.binary()),  # `pictures/pdq.py`; null unless privacy.pdq_lists asked for it
+        pa.field("pdq_quality", pa.int32()),
     ]
 )
 """What came of requesting one URL: kept for good, and used by every later plan that holds the URL."""

@@ -1,8 +1,8 @@
 """What becomes of a run that has no sample left: what is published, and what is said.
 
 samples?  some --> published
-          none --the block list took pictures?--> no: nothing is published, what was published before stays
-                                                  yes: an empty version, for what it takes must go
+          none --did a list of what must go take pictures?--> no: nothing is published, what was before stays
+                                                              yes: an empty version
                --it took all?--> yes: that is what was asked for; no: EmptyError, which says who took them
 """
 
@@ -16,20 +16,20 @@ from pipeline.storage.place import Place
 
 __all__ = ["is_to_be_published", "refuse_emptiness"]
 
-_BLOCKED = ("block_list", "removed")
+_BLOCKED = {"block_list", "hash_list", "removed"}
 """Reasons of what must go."""
 _SHOWN_REASONS = 3
 
 
 def is_to_be_published(samples: int, lines: Sequence[Line]) -> bool:
     """Whether a version of so many `samples` replaces the one before; `lines` are the ledger's."""
-    return samples > 0 or any(line.stage == "fetch" and any(map(line.rejected.get, _BLOCKED)) for line in lines)
+    return samples > 0 or any(line.stage == "fetch" and _BLOCKED & line.rejected.keys() for line in lines)
 
 
 def refuse_emptiness(output: Place, lines: Sequence[Line]) -> None:
-    """For a run without samples: raise EmptyError, unless the block list took all that were planned."""
+    """For a run without samples: raise EmptyError, unless lists of what must go took all that were planned."""
     last = last_reached(lines)
-    if last is not None and last.rejected and last.rejected.keys() <= set(_BLOCKED):
+    if last is not None and last.rejected and last.rejected.keys() <= _BLOCKED:
         return
     top = [] if last is None else sorted(last.rejected.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_REASONS]
     if last is None:
@@ -44,7 +44,7 @@ def refuse_emptiness(output: Place, lines: Sequence[Line]) -> None:
         remedy = "name addresses that are not public in fetch.allow_addresses"
     published = ""
     if is_to_be_published(0, lines):
-        published = "; the published version is empty now, since the block list names some of them"
+        published = "; the published version is empty now, since lists of what must go name some of them"
     elif (output / "shards").exists():
         published = "; the version that was published before stays"
     raise EmptyError(f"{output}: no sample is left, {went}; {remedy}{published}")

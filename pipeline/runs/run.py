@@ -31,6 +31,7 @@ from pipeline.records.ledger import Line, totals
 from pipeline.records.removals import begun_in
 from pipeline.runs.damage import Patience, withdraw
 from pipeline.runs.emptiness import is_to_be_published, refuse_emptiness
+from pipeline.runs.expunge import expunge_listed
 from pipeline.runs.extend import begin, changes_of, end, extended
 from pipeline.runs.give_back import give_back, keep_pictures, make_way_for
 from pipeline.runs.hints import Hint, hints_of
@@ -120,6 +121,7 @@ def run(
                 while True:
                     try:
                         page = build(config, own)
+                        expunge_listed(page.run, config.privacy, progress.say)
                         keep_pictures(page.run, config.shards, progress.say)
                         sums = _run_steps(page, config, own, engine, log, written, offline=offline)
                         lines, shards = totals(sums.values()), page["shards"].data

@@ -130,7 +130,15 @@ def test_pair_stage_is_counted_behind_those_that_are_there(small: SmallRun) -> N
 
 def test_stages_after_the_same_one_stand_in_the_order_of_their_calls_and_pass_columns_on(small: SmallRun) -> None:
     pipeline = Pipeline(small.config).judge_links(Length()).judge_links(LongOnly())
-    assert list(pipeline.page["texts"].stages) == ["extract", "clean", "length", "long_only", "language", "match"]
+    assert list(pipeline.page["texts"].stages) == [
+        "extract",
+        "clean",
+        "length",
+        "long_only",
+        "language",
+        "match",
+        "privacy",
+    ]
     result = pipeline.run()
     rows_in, kept, rejected = _lines(result)["long_only"]
     assert (rows_in, kept) == (8, 8 - rejected["short"])

@@ -12,6 +12,7 @@ from pipeline.pictures.colour import profile_to_srgb
 from pipeline.pictures.decode import Decoded, decode, quiet_pillow
 from pipeline.pictures.jpeg import Pixels
 from pipeline.pictures.orientation import upright
+from pipeline.pictures.pdq import Pdq, pdq_of
 from pipeline.pictures.rejected import Rejected
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.facts import exif_json, gray_32, perceptual_hash, thumbnail
@@ -32,8 +33,10 @@ _EXTENSIONS = {
 cv2.setNumThreads(1)  # a task has one core; its neighbours have theirs
 
 
-def check_image(body: bytes, config: ImageConfig) -> Picture | Rejected:
+def check_image(body: bytes, config: ImageConfig, *, with_pdq: bool = False) -> Picture | Rejected:
     """Check, decode, set upright, resize and encode one picture. Pure: the same bytes for the same input.
+
+    `with_pdq` takes the PDQ of the picture too, as it was decoded.
 
     Never raises for what is in `body`; a decoder that kills its process is the business of IsolatedChecker.
     """
@@ -52,14 +55,14 @@ def check_image(body: bytes, config: ImageConfig) -> Picture | Rejected:
         return decoded
     try:
         with quiet_pillow():
-            return _finish(body, decoded, config)
+            return _finish(body, decoded, config, pdq_of(decoded.pixels) if with_pdq else None)
     except MemoryError:
         return Rejected(reason="crashed_decoder", detail="out of memory")
     except Exception as error:  # noqa: BLE001 - the libraries that apply profiles and encode raise almost anything
         return Rejected(reason="broken_image", detail=f"{decoded.form}: {type(error).__name__}")
 
 
-def _finish(body: bytes, decoded: Decoded, config: ImageConfig) -> Picture:
+def _finish(body: bytes, decoded: Decoded, config: ImageConfig, pdq: Pdq | None) -> Picture:
     plan, turned = plan_size(*decoded.size, config), decoded.orientation >= 5
     pixels = scale(decoded.pixels, plan.scaled[::-1] if turned else plan.scaled)
     pixels = np.ascontiguousarray(upright(profile_to_srgb(pixels, decoded.icc), decoded.orientation))
@@ -85,6 +88,7 @@ def _finish(body: bytes, decoded: Decoded, config: ImageConfig) -> Picture:
         sha256=hashlib.sha256(body).hexdigest(),
         phash=phash,
         thumbnail=small,
+        pdq=pdq,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.load import ConfigError
+from pipeline.pictures.pdq import Pdq
 
 __all__ = ["EncodeFormat", "ImageConfig", "Picture", "ResizeMode"]
 
@@ -114,3 +115,5 @@ class Picture:
     """64-bit perceptual hash of the upright picture; see `facts.py`."""
     thumbnail: bytes
     """288 bytes of the upright picture, see `pipeline.pictures.thumbnail`; tells pictures with near hashes apart."""
+    pdq: Pdq | None = None
+    """Of the decoded picture as it lies in the body; None unless it was asked for, and of a side below 5 pixels."""

@@ -47,11 +47,11 @@ class IsolatedChecker:
     A context manager; the child starts when it is first needed and ends with the context.
     """
 
-    def __init__(self, config: ImageConfig) -> None:
+    def __init__(self, config: ImageConfig, *, with_pdq: bool = False) -> None:
         from pipeline.stages.check_image.check import check_image
 
         self._check_here = check_image
-        self._config = config
+        self._config, self._with_pdq = config, with_pdq
         self._child: subprocess.Popen[bytes] | None = None
         self.num_restarts = 0
         """How often the child had to be started again."""
@@ -83,7 +83,7 @@ class IsolatedChecker:
     def _check_one(self, body: bytes) -> Picture | Rejected:
         isolate = self._config.isolate
         if isolate == "none" or (isolate == "unsafe" and _is_safe(body)):
-            return self._check_here(body, self._config)
+            return self._check_here(body, self._config, with_pdq=self._with_pdq)
         if self._child is None:
             self._start()
         try:
@@ -113,7 +113,7 @@ class IsolatedChecker:
                 stderr=subprocess.DEVNULL,
                 env=environment,
             )
-            self._send(msgspec.json.encode(to_mapping(self._config)))
+            self._send(msgspec.json.encode([to_mapping(self._config), self._with_pdq]))
             if self._receive(_START_LIMIT_S) != b"ready":
                 raise EOFError
         except (OSError, EOFError) as error:  # TimeoutError is an OSError

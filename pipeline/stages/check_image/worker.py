@@ -27,14 +27,15 @@ def main() -> None:
     message = _read(sys.stdin.buffer)
     if message is None:
         return
-    config = from_mapping(ImageConfig, msgspec.json.decode(message))
+    options, with_pdq = msgspec.json.decode(message)
+    config = from_mapping(ImageConfig, options)
     area.prepare()
     _limit_memory(config.memory_limit_mib)
     _write(output, b"ready")
     while (body := _read(sys.stdin.buffer)) is not None:
         # SIGALRM's default action ends the process even inside a decoder: no orphan spins when the parent is gone.
         signal.setitimer(signal.ITIMER_REAL, config.time_limit_s + 1.0)
-        result = check_image(body, config)
+        result = check_image(body, config, with_pdq=with_pdq)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         kind = b"P" if isinstance(result, Picture) else b"R"
         _write(output, kind + msgspec.msgpack.encode(result))

@@ -12,6 +12,7 @@ MAY_HOLD_EMAIL = r"@|%40|[\[({] ?[aA][tT] ?[\])}]"
 _ADDRESS = re.compile(
     r"[\w.%+'&-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}(?P<top>xn--[a-z0-9-]{2,59}|[^\W\d_]{2,24})(?![\w@-])"
 )
+_SPELT_AT = re.compile(r"[\[({] ?at ?[\])}]", re.IGNORECASE)
 _SPELT = re.compile(
     r"[\w.+-]{1,64} ?(?:\[ ?at ?\]|\( ?at ?\)|\{ ?at ?\}) ?"
     r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?(?:\.| ?(?:\[ ?dot ?\]|\( ?dot ?\)|\{ ?dot ?\}) ?)){1,8}[a-z]{2,24}\b",
@@ -29,7 +30,7 @@ def has_email(text: str) -> bool:
         text = text.replace("%40", "@")
     if "@" in text and any(_is_domain(found["top"]) for found in _ADDRESS.finditer(text)):
         return True
-    return _SPELT.search(text) is not None
+    return _SPELT_AT.search(text) is not None and _SPELT.search(text) is not None
 
 
 def _is_domain(top: str) -> bool:

@@ -33,7 +33,8 @@ _GROUPED = re.compile(
     rf"(?<![\w#+/.,:=-])(?<![0-9#] )(?P<number>{'|'.join(_FORMS)})(?![\w/-]|[.,][0-9]| [0-9])",
 )
 MAY_HOLD_PHONE = (
-    rf"[+\x{{ff0b}}]\s?\(?[0-9]|(?i:wa\.me/|phone=)|(?i:(?:^|\W)(?:{_WORDS})\W.*[0-9]{{2}})|{'|'.join(_FORMS)}"
+    r"[+\x{ff0b}]\s?\(?[0-9](?:[^0-9A-Za-z]{0,4}[0-9]){5}|(?i:wa\.me/|phone=)"
+    rf"|(?i:(?:^|\W)(?:{_WORDS})\W.*[0-9]{{2}})|(?:^|[^\w#+/.,:=-])(?:{'|'.join(_FORMS)})"
 )
 """RE2 that matches wherever `has_phone` finds one."""
 

@@ -31,7 +31,7 @@ __all__ = ["Privacy", "kinds_in", "mark_pii"]
 
 _DEFAULT = PrivacyConfig()
 _MAY_HOLD_ANY = (
-    r"@|%40|[\[({] ?[aA][tT] ?[\])}]|[+\x{ff0b}]\s?\(?[0-9]"
+    r"@|%40|[\[({] ?[aA][tT] ?[\])}]|[+\x{ff0b}]\s?\(?[0-9](?:[^0-9A-Za-z]{0,4}[0-9]){5}"
     r"|(?:[0-9][-. ()/\x{2010}-\x{2015}]{0,3}){7}"  # any seven digits that belong together
     r"|[A-Z]{6}[0-9L-NP-V]{2}[A-Z][0-9L-NP-V]{2}[A-Z]|[A-Z]{4}[0-9]{6}[HM]"  # and national ones with letters
     r"|(?i:[0-9]{6}[A-FU-Y][0-9]{3}|[A-Z]{5}[0-9]{4}[A-Z])"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,9 @@ from pipeline.consent.robots_table import Robots
 from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import Data, Desk, DeskError, Info, Needs, Task, apart, desk_here
 from pipeline.pictures.rejected import Rejected
-from pipeline.records.removals import lists_of
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.isolate import IsolatedChecker
-from pipeline.stages.fetch.block import read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.download import Fetched, fetch
 from pipeline.stages.fetch.img2dataset import fetch_with_img2dataset
@@ -39,10 +38,12 @@ from pipeline.stages.fetch.names import check_resolvers
 from pipeline.stages.fetch.shared_hosts import LimiterGoneError, RunWide
 from pipeline.stages.fetch.tdmrep import reserved
 from pipeline.stages.fetch.transfer import check_authorities
+from pipeline.stages.privacy.config import PrivacyConfig
+from pipeline.stages.privacy.hash_lists import HASH_LIST, HashLists, read_hash_lists
 from pipeline.steps.fetch.facts import STORE, Answers, FactsByOrder, named_by_key, settings_of
 from pipeline.steps.fetch.fetched import join_facts
 from pipeline.steps.fetch.heavy_hosts import HeavyHosts, count_hosts, find_heavy_hosts
-from pipeline.steps.fetch.requests import MISSING, Requests, list_requests
+from pipeline.steps.fetch.requests import MISSING, Requests, list_requests, stop_key, with_removals
 from pipeline.steps.judges.survivors import Survivors
 from pipeline.steps.robots.archives import HostRobots
 from pipeline.steps.robots.live import KnownRobots, LiveRobots, live_robots
@@ -71,11 +72,12 @@ class Fetch(Task[Answers]):
     settings: str
     """Of `settings_of`."""
     block_key: str
-    """Of the block list: where it was an answer once, the same URLs may be missing again."""
+    """Of `stop_key`: where a list was an answer once, the same URLs may be missing again."""
     signals: AnswerSignals
     """What of an answer is honoured; likewise."""
     config: FetchConfig = apart()
     image: ImageConfig = apart()
+    privacy: PrivacyConfig = apart(default=PrivacyConfig())
     seed: int = apart()
     first: int = apart()
     """The staging shard's range of `order`."""
@@ -116,6 +118,8 @@ class Fetch(Task[Answers]):
         write_parquet(path, pa.Table.from_pylist(rows, schema=FACTS), FACTS)
         success = sum(1 for row in rows if row["status"] == "success")
         about = {"settings": self.settings, "seed": self.seed, "first": self.first, "last": self.last}
+        lists = read_hash_lists(self.privacy)
+        about |= {"lists": lists.key} if lists else {}
         look_ups = dataclasses.asdict(run.look_ups) if self.config.engine == "own" else {}
         return {"rows": len(rows), "success": success, **about, "retry": self.retry, "look_ups": look_ups}
 
@@ -125,6 +129,7 @@ class Fetch(Task[Answers]):
         """(url_id, facts) as the answers come; pictures go to `tar`. `scratch` is a directory to make if one is
         needed."""
         ids = list(urls)
+        lists = read_hash_lists(self.privacy)
         tally = counting("URL", total=len(ids), kept_as="ok")
         if self.signals.tdmrep_json:
             files = {ids[index]: file for index, file in reserved(list(urls.values()), self.config).items()}
@@ -134,7 +139,7 @@ class Fetch(Task[Answers]):
             urls = {url_id: url for url_id, url in urls.items() if url_id not in files}
             ids = list(urls)
         crawled = self._crawled(urls)
-        with IsolatedChecker(self.image) as checker:
+        with IsolatedChecker(self.image, with_pdq=lists.wants_pdq) as checker:
             for answer in _answers(list(urls.values()), self.config, self.signals, scratch, run, robots, crawled):
                 url_id = ids[answer.index]
                 facts: dict[str, Any] = {"http_status": answer.http_status, "redirects": answer.redirects or None}
@@ -148,10 +153,11 @@ class Fetch(Task[Answers]):
                 said = statements_in(answer.body, self.signals)
                 facts["statements"] = (*(answer.statements or ()), *said)
                 refusal = judge(self.signals, said, product=self.config.product) if said else None
-                if refusal is None:
-                    facts |= keep_picture(url_id, answer.body, checker, tar)
-                else:
+                if refusal is not None and lists.match_body(answer.body) is None:
                     facts |= _refused(refusal)
+                else:
+                    kept = keep_picture(url_id, answer.body, checker, tar, lists)
+                    facts = kept if kept["reason"] == HASH_LIST else facts | kept
                 tally.done += 1
                 tally.kept += facts["status"] == "success"
                 tally.num_bytes += len(answer.body)
@@ -213,20 +219,38 @@ def _answers(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def keep_picture(url_id: bytes, body: bytes, checker: IsolatedChecker, tar: TarWriter) -> dict[str, Any]:
-    """Check a body; put what stays into `tar`; its FACTS (without `url_id`) by column."""
+def keep_picture(
+    url_id: bytes, body: bytes, checker: IsolatedChecker, tar: TarWriter, lists: HashLists
+) -> dict[str, Any]:
+    """Check a body; put what stays into `tar`; its FACTS (without `url_id`) by column.
+
+    Of a body that is on one of `lists`, nothing is stored, and nothing is told but `HashLists.facts_of_hit`; so it is
+    of one that looks like a listed picture, once it is decoded (`checker` takes its PDQ).
+    """
+    if (name := lists.match_body(body)) is not None:
+        return lists.facts_of_hit(name)
     (checked,) = checker.check([body])
     if isinstance(checked, Rejected):
         facts = {"status": "failed_to_resize", "stage": "check_image"}
         return facts | {"reason": checked.reason, "detail": checked.detail}
+    if (name := lists.match_pdq(checked.pdq)) is not None:
+        return lists.facts_of_hit(name)
     offset = tar.add(f"{url_id.hex()}.{checked.extension}", checked.encoded)
     stored = {"num_bytes": len(checked.encoded), "tar_offset": offset, "stored_xxh3": picture_hash(checked.encoded)}
-    return _facts_of(checked) | {"status": "success"} | stored
+    return _facts_of(checked) | _other_hashes(body, checked) | {"status": "success", "reason": None} | stored
 
 
 def _facts_of(picture: Picture) -> dict[str, Any]:
     names = ("width", "height", "original_width", "original_height", "original_format", "original_bytes")
     return {name: getattr(picture, name) for name in (*names, "exif", "sha256", "phash", "thumbnail")}
+
+
+def _other_hashes(body: bytes, picture: Picture) -> dict[str, Any]:
+    """For lists that come later."""
+    md5, sha1 = (hashlib.new(kind, body, usedforsecurity=False).digest() for kind in ("md5", "sha1"))
+    pdq = picture.pdq
+    looks = {} if pdq is None else {"pdq": pdq.hashes, "pdq_quality": pdq.quality}
+    return {"md5": md5, "sha1": sha1, **looks}
 
 
 @step(STORE, Fetch, title="fetch and check images", per="staging shard", keep=True)
@@ -240,11 +264,12 @@ def fetch_missing(
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
+    privacy: PrivacyConfig,
 ) -> Iterator[Fetch]:
     """One task per staging shard that misses something; its name holds its key, so it never replaces another's."""
     settings, signals = settings_of(config, image), AnswerSignals.of(consent)
-    config = dataclasses.replace(config, block_files=(*config.block_files, *lists_of(run.output)))
-    block_key = read_block_list(config.block, config.block_files).key
+    config = with_removals(config, run.output)
+    key = stop_key(config, privacy)
     lists = Files() if heavy is None else heavy.files(lambda out: out.heavy)
     robots = KnownRobots.of(live, captured, consent, config.product)
     for shard, request in zip(planned.parts, requests.parts, strict=True):
@@ -254,10 +279,11 @@ def fetch_missing(
                     partition=request.name,
                     missing=request.files.missing,
                     settings=settings,
-                    block_key=block_key,
+                    block_key=key,
                     signals=signals,
                     config=config,
                     image=image,
+                    privacy=privacy,
                     seed=run.seed,
                     first=shard.info["first"],
                     last=shard.info["last"],
@@ -280,6 +306,7 @@ def _check(
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
+    privacy: PrivacyConfig,
 ) -> None:
     check_authorities(config)
     check_resolvers(config)
@@ -295,13 +322,14 @@ def fetch_pictures(
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
+    privacy: PrivacyConfig,
 ) -> Data[Survivors]:
     """The steps that find the facts about every URL of the plan: those that are known, `stored` among them, and those
     that are requested now, as far as the hosts' robots.txt, `captured` or asked, let them be."""
-    requests = page.add(list_requests(planned, stored, config, consent, image))
+    requests = page.add(list_requests(planned, stored, config, consent, image, privacy))
     heavy = None
     if config.heavy_host_urls and config.engine == "own":
         heavy = page.add(find_heavy_hosts(page.add(count_hosts(requests)), config.heavy_host_urls))
     live = live_robots(page, requests, captured, config, consent)
-    answers = page.add(fetch_missing(planned, requests, heavy, live, captured, config, consent, image))
+    answers = page.add(fetch_missing(planned, requests, heavy, live, captured, config, consent, image, privacy))
     return page.add(join_facts(planned, requests, answers))

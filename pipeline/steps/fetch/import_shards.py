@@ -30,6 +30,8 @@ from pipeline.stages.check_image.isolate import IsolatedChecker
 from pipeline.stages.extract.config import ExtractConfig, MissingPictures
 from pipeline.stages.extract.files import open_binary
 from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.privacy.config import PrivacyConfig
+from pipeline.stages.privacy.hash_lists import HASH_LIST, read_hash_lists
 from pipeline.steps.fetch.facts import IMPORTS, STORE, Answers, FactsByOrder, named_by_key
 from pipeline.steps.fetch.fetch import keep_picture
 from pipeline.steps.fetch.imported import exchange_facts, sort_facts
@@ -72,16 +74,19 @@ class ImportStored(Task[Answers]):
     missing: MissingPictures
     source: str = apart()
     tar: str = apart()
+    privacy: PrivacyConfig = apart(default=PrivacyConfig())
+    """What lists forbid of pictures that are there is taken out by `runs/expunge.py`."""
 
     version = 3
 
     def work(self, out: Answers) -> Info:
         rows = _rows(self.source, self.matched)
+        lists = read_hash_lists(self.privacy)
         facts: dict[bytes, dict[str, Any]] = {}
         with (
             open_binary(self.tar) as stored,
             TarWriter(out.tar.local) as tar,
-            IsolatedChecker(self.image) as checker,
+            IsolatedChecker(self.image, with_pdq=lists.wants_pdq) as checker,
         ):
             for key, body in pictures(stored, max_bytes=self.max_bytes):
                 row = rows.get(key)
@@ -89,9 +94,12 @@ class ImportStored(Task[Answers]):
                     continue
                 if body is None:
                     facts[row.url_id] = _failed("too_large", f"more than {self.max_bytes} bytes as stored")
+                elif (listed := lists.match_digests(_digests_of(row.as_served))) is not None:
+                    facts[row.url_id] = lists.facts_of_hit(listed)
                 else:
-                    facts[row.url_id] = keep_picture(row.url_id, body, checker, tar)
-                    facts[row.url_id]["statements"] = statements_in(body, _NOTED)  # `requests` judges them
+                    facts[row.url_id] = keep_picture(row.url_id, body, checker, tar, lists)
+                    if facts[row.url_id]["reason"] != HASH_LIST:
+                        facts[row.url_id]["statements"] = statements_in(body, _NOTED)  # `requests` judges them
                     if facts[row.url_id]["status"] == "success":
                         facts[row.url_id] |= row.as_served
         if self.missing == "reject":
@@ -100,7 +108,12 @@ class ImportStored(Task[Answers]):
                 facts.setdefault(row.url_id, _failed("not_stored", f"no whole {key}.* in {name}"))
         plain = [{"url_id": url_id, **found} for url_id, found in facts.items()]
         write_parquet(out.facts.local, pa.Table.from_pylist(plain, schema=FACTS), FACTS)
-        return {"rows": len(plain), "success": sum(1 for row in plain if row["status"] == "success")}
+        success = sum(1 for row in plain if row["status"] == "success")
+        return {"rows": len(plain), "success": success, **({"lists": lists.key} if lists else {})}
+
+
+def _digests_of(as_served: Mapping[str, Any]) -> dict[str, bytes]:
+    return {"sha256": bytes.fromhex(as_served["sha256"])} if "sha256" in as_served else {}
 
 
 def _failed(reason: str, detail: str) -> dict[str, Any]:
@@ -145,6 +158,7 @@ def import_stored(
     sources: Sources,
     matched: Data[Matched],
     image: ImageConfig,
+    privacy: PrivacyConfig,
     *,
     max_bytes: int,
     missing: MissingPictures,
@@ -169,6 +183,7 @@ def import_stored(
                 missing=missing,
                 source=source,
                 tar=tar,
+                privacy=privacy,
             )
         )
 
@@ -179,6 +194,7 @@ def _check(
     sources: Sources,
     matched: Data[Matched],
     image: ImageConfig,
+    privacy: PrivacyConfig,
     *,
     max_bytes: int,
     missing: MissingPictures,
@@ -208,9 +224,10 @@ def import_pictures(
     fetch: FetchConfig,
     extract: ExtractConfig,
     texts: TextsConfig,
+    privacy: PrivacyConfig,
 ) -> Data[FactsByOrder]:
     """The steps that take pictures from beside their rows, and put their facts into the plan's order."""
     most, missing = fetch.max_bytes, extract.missing_pictures
-    imported = page.add(import_stored(sources, matched, image, max_bytes=most, missing=missing))
+    imported = page.add(import_stored(sources, matched, image, privacy, max_bytes=most, missing=missing))
     cut = page.add(exchange_facts(imported, texts.rows_per_flush))
     return page.add(sort_facts(cut))

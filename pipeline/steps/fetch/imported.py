@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine import Data, Info, Needs, Task
+from pipeline.records.earlier import as_now
 from pipeline.records.identity import first_64_bits, keyed_hash
 from pipeline.records.schema import FACTS
 from pipeline.stages.fetch.healing import merge_numbered
@@ -56,20 +57,12 @@ class CutFacts(Task[Blocks]):
                     rows += batch.num_rows
                     ids = first_64_bits(b"".join(batch.column("url_id").to_pylist()))
                     columns = [
-                        *_all_columns(batch).columns,
+                        *as_now(batch, FACTS).columns,
                         pa.repeat(name, batch.num_rows),
                         pa.array(keyed_hash(self.seed, ids)),
                     ]
                     writer.add(pa.RecordBatch.from_arrays(columns, schema=_BLOCK))
         return {"rows": rows, "partitions": partitions}
-
-
-def _all_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows of FACTS, with nulls for the columns that an import of an earlier version lacks."""
-    for field in FACTS:
-        if field.name not in batch.schema.names:
-            batch = batch.append_column(field, pa.nulls(batch.num_rows, field.type))
-    return batch.select(FACTS.names).cast(FACTS)
 
 
 @step("import_exchange", CutFacts, title="exchange imported facts", per="million rows")
@@ -101,7 +94,7 @@ class SortFacts(Task[FactsByOrder]):
     needs = Needs(memory_mb=1500)
 
     def work(self, out: FactsByOrder) -> Info:
-        table = pa.Table.from_batches(read_blocks(self.cut, self.number), _BLOCK)
+        table = pa.Table.from_batches((as_now(each, _BLOCK) for each in read_blocks(self.cut, self.number)), _BLOCK)
         # Of two imports with the same URL the first by name counts as the older.
         names = sorted(pc.unique(table["import"]).to_pylist())
         generation = pc.index_in(table["import"], pa.array(names, pa.string()))

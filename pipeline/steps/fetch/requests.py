@@ -5,14 +5,15 @@
 
 The done-record freezes the split: a run that goes on after being killed asks for the same URLs as before. While a
 retry is under way (`retries.py`), failures that can heal count as missing, each once a retry. The block list, the
-set's removals, which are read as files of it, and the consent are part of the key: a change of any judges known answers
-again, and requests nothing that is known. What was refused for a signal that is honoured no longer was never fetched:
-it counts as missing.
+set's removals, which are read as files of it, the lists of hashes and the consent are part of the key: a change of any
+judges known answers again, and requests nothing that is known. What was refused for a signal that is honoured no longer
+was never fetched: it counts as missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.load import fingerprint
 from pipeline.consent.again import judge_again
 from pipeline.consent.answers import Refusal
 from pipeline.consent.config import ConsentConfig
@@ -32,6 +34,8 @@ from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.block import BlockList, blocking_reason, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.fetch.healing import merge_facts, worth_retrying
+from pipeline.stages.privacy.config import PrivacyConfig
+from pipeline.stages.privacy.hash_lists import HASH_LIST, list_of_detail, read_hash_lists
 from pipeline.steps.fetch.facts import (
     STORE,
     FactFile,
@@ -47,8 +51,9 @@ from pipeline.steps.step import Run, step
 from pipeline.storage.checked import read_table
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
+from pipeline.storage.place import Place
 
-__all__ = ["KNOWN", "MISSING", "ListRequests", "Requests", "list_requests"]
+__all__ = ["KNOWN", "MISSING", "ListRequests", "Requests", "list_requests", "stop_key", "with_removals"]
 
 KNOWN = pa.schema(
     [
@@ -93,7 +98,7 @@ class ListRequests(Task[Requests]):
     lost: tuple[str, ...]
     """Files that the last split relied on and that somebody has removed since: then it must be made again."""
     block_key: str
-    """Of the block list."""
+    """Of `stop_key`."""
     retry: int
     """The number of the last retry that was begun."""
     signals: AnswerSignals
@@ -106,6 +111,7 @@ class ListRequests(Task[Requests]):
     """The shard's first and last `order`."""
     block: tuple[str, ...] = apart()
     block_files: tuple[str, ...] = apart()
+    privacy: PrivacyConfig = apart()
     under_way: bool = apart()
     """Whether the retry is still to be carried out."""
     product: str = apart()
@@ -123,7 +129,7 @@ class ListRequests(Task[Requests]):
             refused[url_id] = Refusal(reason=blocking_reason(entry), detail=entry)
         again = set(self._asked_again(found)["url_id"].to_pylist()) - refused.keys()
         released = judged.released.union(
-            found.filter(pc.or_(_released(block, found), _allowed_now(self.robots, found)))["url_id"].to_pylist()
+            found.filter(pc.or_(self._released(block, found), _allowed_now(self.robots, found)))["url_id"].to_pylist()
         )
         answered = dict(zip(found["url_id"].to_pylist(), found["facts"].to_pylist(), strict=True))
         for url_id in (*refused, *again, *released):
@@ -185,12 +191,28 @@ class ListRequests(Task[Requests]):
             rows = rows.append_column("facts", pa.array([each.name] * rows.num_rows, pa.string()))
             rows = rows.append_column("retry", pa.array([each.retry] * rows.num_rows, pa.int32()))
             released = pc.or_(
-                _released(block, rows), judge_again(rows, self.signals, product=self.product).is_released(rows)
+                self._released(block, rows), judge_again(rows, self.signals, product=self.product).is_released(rows)
             )
             released = pc.or_(released, _allowed_now(self.robots, rows))
             generations.insert(0, rows.filter(released))  # gives way to whatever else was said
             generations.append(rows.filter(pc.invert(released)))
         return merge_facts(generations)
+
+    def _released(self, block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
+        """bool[N]: the word of a block list that says something else by now, or of a list of hashes that is not among
+        the config's any more; neither is an answer."""
+        names = read_hash_lists(self.privacy).names
+        stands: Mapping[str, Callable[[str], bool]] = {
+            "block_list": block.holds,
+            HASH_LIST: lambda detail: list_of_detail(detail) in names,
+        }
+        released = pa.chunked_array([pa.repeat(False, answers.num_rows)])
+        for reason, still in stands.items():
+            by_list = pc.fill_null(pc.equal(answers["reason"], reason), False)
+            gone = [detail for detail in answers.filter(by_list)["detail"].to_pylist() if not still(detail or "")]
+            said = pc.and_(by_list, pc.is_in(answers["detail"], pa.array(gone, pa.string())))
+            released = pc.or_(released, said)
+        return released
 
     def _asked_again(self, found: pa.Table) -> pa.Table:
         """The answers that the retry under way asks again; none that it gave itself."""
@@ -207,13 +229,14 @@ def list_requests(
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
+    privacy: PrivacyConfig,
 ) -> Iterator[ListRequests]:
     """One task per staging shard; `stored` are the facts of the pictures that were imported, if any are."""
     settings, seed = settings_of(config, image), run.seed
     known_settings, signals = earlier_settings(config, image, consent), AnswerSignals.of(consent)
     robots = RobotsSignals.of(consent, config.product)
-    block_files = (*config.block_files, *lists_of(run.output))
-    block_key = read_block_list(config.block, block_files).key
+    config = with_removals(config, run.output)
+    key = stop_key(config, privacy)
     retries = retries_of(run.output)
     store = FactStore.of(run.directory(STORE))
     splits = Records.of(run.directory("requests"))
@@ -227,7 +250,7 @@ def list_requests(
             selected=part.files.selected,
             settings=settings,
             lost=() if before is None else store.lacks(before.info.get("digests", {})),
-            block_key=block_key,
+            block_key=key,
             retry=retries.number,
             signals=signals,
             robots=robots,
@@ -235,7 +258,8 @@ def list_requests(
             files=store.may_know(settings=known_settings, seed=seed, first=first, last=last),
             orders=(first, last),
             block=config.block,
-            block_files=block_files,
+            block_files=config.block_files,
+            privacy=privacy,
             under_way=retries.under_way,
         )
 
@@ -248,15 +272,21 @@ def _check(
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
+    privacy: PrivacyConfig,
 ) -> None:
-    read_block_list(config.block, (*config.block_files, *lists_of(run.output)))
+    stop_key(with_removals(config, run.output), privacy)
 
 
-def _released(block: BlockList, answers: pa.Table) -> pa.ChunkedArray:
-    """bool[N]: the word of a block list that says something else by now, which is no answer."""
-    by_list = pc.fill_null(pc.equal(answers["reason"], "block_list"), False)
-    gone = [entry for entry in answers.filter(by_list)["detail"].to_pylist() if not block.holds(entry or "")]
-    return pc.and_(by_list, pc.is_in(answers["detail"], pa.array(gone, pa.string())))
+def with_removals(config: FetchConfig, output: Place) -> FetchConfig:
+    """The config, with what was removed from the set in `output` on its block list."""
+    return dataclasses.replace(config, block_files=(*config.block_files, *lists_of(output)))
+
+
+def stop_key(config: FetchConfig, privacy: PrivacyConfig) -> str:
+    """Of all lists that forbid pictures; that of the block list where there are no others. Raises ConfigError for one
+    that cannot be read."""
+    block, lists = read_block_list(config.block, config.block_files), read_hash_lists(privacy)
+    return fingerprint(block.key, lists.key) if lists else block.key
 
 
 def _allowed_now(robots: RobotsSignals, answers: pa.Table) -> pa.ChunkedArray:

@@ -22,7 +22,7 @@ from pipeline.storage.parquet import write_parquet
 from pipeline.storage.place import Place, place_of
 from pipeline.storage.tar import TarWriter
 
-__all__ = ["Salvage", "salvage"]
+__all__ = ["Salvage", "kept_rows", "salvage"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Salvage(Task[Answers]):
         orders = (self.info["first"], self.info["last"])
         rows = read_facts(self.facts, orders, STORED.names).to_pylist()
         with Pictures(place_of(self.store), self.before) as pictures, TarWriter(out.tar.local) as tar:
-            kept = list(_kept(rows, pictures, tar))
+            kept = list(kept_rows(rows, pictures, tar))
         write_parquet(out.facts.local, pa.Table.from_pylist(kept, schema=FACTS), FACTS)
         success = sum(1 for row in kept if row["status"] == "success")
         return {**self.info, "rows": len(kept), "success": success, "lost": len(rows) - len(kept)}
@@ -62,7 +62,7 @@ def salvage(store: Place, record: Done, before: Published) -> Salvage:
     )
 
 
-def _kept(rows: Sequence[dict[str, Any]], pictures: Pictures, tar: TarWriter) -> Iterator[dict[str, Any]]:
+def kept_rows(rows: Sequence[dict[str, Any]], pictures: Pictures, tar: TarWriter) -> Iterator[dict[str, Any]]:
     """The rows without those of lost pictures. One without a hash, of an earlier version, counts as lost."""
     yield from (row for row in rows if row["status"] != "success")
     for some in by_bytes([row for row in rows if row["status"] == "success" and row["stored_xxh3"] is not None]):
