@@ -20,10 +20,13 @@ from pipeline.sample_web import SampleWebConfig, build_sample_web
 from query_list.commands import main as query_list
 from tests.conftest import REPOSITORY
 from tests.ports import free_port
+from tests.training.conftest import tiny_run
 from training.__main__ import main
 from training.errors import DataError
 from training.experiment.arms import data_arm, set_directory, set_options, train_config
 from training.experiment.config import ExperimentConfig
+from training.experiment.one_run import READ_OUT
+from training.experiment.one_run import main as one_run
 from training.experiment.page import page_of, paragraphs, power_of
 from training.experiment.results import Results, compared
 from training.experiment.statistics import compute_saved, over_seeds, over_seeds_and_classes, seeds_needed
@@ -233,6 +236,24 @@ def test_one_seed_is_told_to_say_nothing(tmp_path: Path) -> None:
     results = results_with(config_of(tmp_path, seeds=1), 0.1, 1)
     assert all("one seed says nothing of the spread; take at least two" in told for told in paragraphs(results))
     assert "nan" not in page_of(results)
+
+
+# --- one training ---------------------------------------------------------------------------------
+
+
+def test_a_training_is_measured_once_in_the_end_class_by_class(
+    tiny_data: Path, tiny_vit: Path, tiny_evaluation: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = tiny_run(run, tiny_data, tiny_vit) | {"evaluation": {"path": str(tiny_evaluation), "every_samples": 64}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"train": options, "read_out": {}}))
+    assert one_run([str(tmp_path / "run.yaml")]) == 0
+    found = json.loads((run / READ_OUT).read_text())
+    assert [samples for samples, _ in found["curve"]] == [64, 128, 160]
+    top1 = found["metrics"]["zeroshot_top1"]
+    assert found["curve"][-1][1] == top1
+    assert sum(right for right, _ in found["classes"].values()) == pytest.approx(top1 * 16)
+    assert not (run / "metrics.json").exists()  # the loop itself measured no end
 
 
 # --- from end to end -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pipeline.sample_web.build import build_web
 
 __all__ = ["PicturesConfig", "build_pictures_web"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised whenever equal settings give other bytes, so that old webs are built anew."""
 
 _LEAST_LINKS = 400
@@ -36,6 +36,9 @@ class PicturesConfig:
     held_out: str | None = "noto"
     """A set that stands on no page: its pictures are the evaluation's, with their English labels as classes. null: no
     evaluation set."""
+    classes: int | None = 400
+    """So many names of that set are on pages and become classes, drawn by `seed`; its other names stand nowhere. Few,
+    so that a training of a minute is far from guessing. null: all."""
     retrieval: int = 500
     """So many pictures that are of no class, and have texts of their own, stand on no page: they measure retrieval."""
 
@@ -45,6 +48,8 @@ class PicturesConfig:
             raise ConfigError(f"links: {self.links} is too few; give {_LEAST_LINKS} or more")
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port: {self.port} is no port; give one from 1 to 65535")
+        if self.classes is not None and self.classes < 2:
+            raise ConfigError(f"classes: {self.classes} is too few; give 2 or more, or null for all")
         if self.retrieval < 0:
             raise ConfigError(f"retrieval: {self.retrieval} is below 0; give 0 or more")
 

@@ -37,6 +37,8 @@ _NUM_WORKERS = 2
 _VIEWS_PER_TASK = 200
 _INLINE_VIEWS = 2000
 """Fewer are drawn in this process: starting workers would take longer."""
+_VIEWS_PER_CLASS = 4
+"""Of an evaluated picture: on white, and on grounds of a colour."""
 _RETRIEVAL_SHARE = 0.2
 """The most of the pictures with texts of their own that is kept apart."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -101,13 +103,17 @@ def _parted(pictures: Sequence[Picture], config: PicturesConfig) -> _Parts:
             f"{config.directory}: no picture of the set {config.held_out!r} has an English label and a name that "
             "another set has; give another --held_out, or null"
         )
+    chosen = Dice(config.seed, "classes").shuffled(sorted(label for label in classes if label))[: config.classes]
+    kept = {classes[label].name for label in chosen}
+    left_out = {picture.name for picture in held_out} - kept if config.classes is not None else set()
+    others = [picture for picture in others if picture.name not in left_out]
     nameless = _nameless(others)
     number = min(config.retrieval, int(_RETRIEVAL_SHARE * len(nameless)))
     retrieved = Dice(config.seed, "retrieval").shuffled(nameless)[:number]
     apart = {picture.path for picture, _ in retrieved}
     return _Parts(
         on_pages=[picture for picture in others if picture.path not in apart],
-        classified=[classes[label] for label in sorted(label for label in classes if label)],
+        classified=[classes[label] for label in sorted(chosen)],
         retrieved=retrieved,
     )
 
@@ -120,13 +126,14 @@ def _nameless(pictures: Sequence[Picture]) -> list[tuple[Picture, list[str]]]:
 
 
 def _classified(source: Path, pictures: Sequence[Picture]) -> list[dict[str, bytes]]:
-    """Two views of each: on white, and on a coloured ground."""
+    """Several views of each: on white, and on coloured grounds."""
     grounds = list(BACKGROUNDS.values())
     samples = []
     for label, picture in enumerate(pictures):
-        ground = grounds[label % len(grounds)]
-        for image in (drawn_for_evaluation(source, picture.path), drawn_for_evaluation(source, picture.path, ground)):
-            samples.append({"jpg": _saved(image), "cls": str(label).encode()})
+        coloured = [grounds[(label + i) % len(grounds)] for i in range(_VIEWS_PER_CLASS - 1)]
+        images = [drawn_for_evaluation(source, picture.path)]
+        images += [drawn_for_evaluation(source, picture.path, ground) for ground in coloured]
+        samples += [{"jpg": _saved(image), "cls": str(label).encode()} for image in images]
     return samples
 
 

@@ -202,11 +202,23 @@ def test_the_held_out_design_becomes_the_classes(web: Path, truth_of: list[dict[
     assert names == sorted(name.replace("-", " ") for name in NAMES)
     files = _members(web / "eval" / "test" / "0.tar")
     labels = Counter(int(data) for name, data in files.items() if name.endswith(".cls"))
-    assert labels == dict.fromkeys(range(len(names)), 2)
+    assert labels == dict.fromkeys(range(len(names)), 4)
     classes = pq.read_table(web / "classes.parquet").to_pylist()
     counted = Counter(r["class"] for r in truth_of if r["text_kind"] == "caption" and r["verdict"] == "kept")
     assert [(row["name"], row["links"]) for row in classes] == [(name, counted[name]) for name in names]
     assert all(row["tier"] == tier_of(row["links"]) for row in classes)
+
+
+def test_names_that_are_no_class_stand_nowhere(pictures: Path, tmp_path: Path) -> None:
+    web = build_pictures_web(
+        PicturesConfig(directory=str(pictures), path=str(tmp_path / "w"), links=400, held_out="third", classes=3)
+    )
+    names = (web / "eval" / "classnames.txt").read_text().splitlines()
+    assert len(names) == 3
+    shown = {row["class"] for row in pq.read_table(web / "truth.parquet").to_pylist()}
+    all_names = {name.replace("-", " ") for name in NAMES}
+    assert shown & all_names == set(names)
+    assert any(str(name).startswith("Clip number") for name in shown)
 
 
 def test_the_word_list_has_names_tags_and_repeated_words(web: Path) -> None:
@@ -230,8 +242,9 @@ def test_a_directory_without_pictures_or_the_held_out_set_is_told_in_one_line(
     assert main(["from-pictures", str(tmp_path), *words]) == 2
     assert main(["from-pictures", str(pictures), *words, "--held_out", "clips"]) == 2
     assert main(["from-pictures", str(pictures), *words, "--links", "10"]) == 2
+    assert main(["from-pictures", str(pictures), *words, "--classes", "1"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert "texts.parquet" in lines[1]
     assert "'clips'" in lines[2]
     assert not (tmp_path / "web").exists()
@@ -251,5 +264,5 @@ def test_a_web_of_the_real_pictures(shared_data: Path, tmp_path: Path) -> None:
         pytest.skip(f"{directory}: no pictures in the shared data")
     web = build_pictures_web(PicturesConfig(directory=str(directory), path=str(tmp_path / "web"), links=14_000))
     classes = pq.read_table(web / "classes.parquet").to_pylist()
-    assert len(classes) == 1647
+    assert len(classes) == 400
     assert {row["tier"] for row in classes} >= {"middle", "tail"}
