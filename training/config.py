@@ -6,7 +6,7 @@
     |- model       ModelConfig                             training/learning/model.py
     |- method      MethodConfig                            training/learning/method.py, methods/
     |- loss        LossConfig                              training/learning/methods/contrastive.py
-    |- optimiser   OptimiserConfig                         training/learning/optimiser.py
+    |- optimiser   OptimiserConfig                         training/learning/optimiser.py, rates.py, averaging.py
     |- phases      Phase                                   training/run/phases.py
     |- checkpoint  CheckpointConfig                        training/checkpoints
     |- evaluation  EvaluationConfig                        training/evaluation
@@ -289,32 +289,64 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW with warm-up and cosine decay."""
+    """How to step, with warm-up and decay of the learning rate."""
 
+    name: Literal["adamw", "lamb"] = "adamw"
+    """adamw: CLIP's. lamb: each matrix steps in proportion to its own length (arXiv 1904.00962), for large batches."""
     learning_rate: float = 5e-4
     """Peak learning rate. 5e-4 is CLIP's for ViT-B/32 at batch 32,768 (table 20)."""
+    image_learning_rate: float | None = None
+    """Peak learning rate of the image tower; null for `learning_rate`."""
+    text_learning_rate: float | None = None
+    """Peak learning rate of the text tower; null for `learning_rate`."""
+    image_layer_decay: float = 1.0
+    """Each layer of the image tower learns at this many times the rate of the one above it; 1 for all alike (BEiT's
+    layer-wise decay, arXiv 2106.08254). What stands below the first layer is a layer of its own, what stands above the
+    last one learns at the tower's rate."""
+    text_layer_decay: float = 1.0
+    """The same of the text tower."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up: half a cosine or a line down to `final_learning_rate` at the end; or not at
+    all, until `cooldown_samples` before the end."""
     final_learning_rate: float = 0.0
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the run; of towers with a rate of their own in proportion."""
     warmup_samples: int = 0
     """Samples over which the learning rate rises linearly from 0."""
+    cooldown_samples: int = 0
+    """With schedule constant: the samples at the end of the run over which the rate falls, in a line."""
     weight_decay: float = 0.2
     """Decoupled weight decay on matrices; gains, biases and the logit scale have none (CLIP, section 2.5)."""
     beta1: float = 0.9
-    """AdamW's first beta (CLIP, table 18)."""
+    """The first moment's beta (CLIP, table 18)."""
     beta2: float = 0.98
-    """AdamW's second beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 18)."""
+    """The second moment's beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 18)."""
     eps: float = 1e-6
-    """AdamW's epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 18)."""
+    """Epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 18)."""
     max_gradient_norm: float | None = None
     """Scale the gradient down to this norm when it is longer; null never does."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, of which this share stays at each step, and evaluate and
+    export that; null keeps none."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "image_learning_rate", "text_learning_rate"):
+            if (rate := getattr(self, name)) is not None and rate <= 0:
+                raise ConfigError(f"{name} must be positive, got {rate}")
+        for name in ("image_layer_decay", "text_layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
         if self.warmup_samples < 0:
             raise ConfigError(f"warmup_samples must not be negative, got {self.warmup_samples}")
+        if self.cooldown_samples < 0:
+            raise ConfigError(f"cooldown_samples must not be negative, got {self.cooldown_samples}")
+        if self.cooldown_samples and self.schedule != "constant":
+            raise ConfigError(
+                f"cooldown_samples is of schedule constant, and schedule is {self.schedule}; leave it out"
+            )
         if self.max_gradient_norm is not None and self.max_gradient_norm <= 0:
             raise ConfigError(f"max_gradient_norm must be positive or null, got {self.max_gradient_norm}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"ema_decay must lie in (0, 1), or be null, got {self.ema_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -570,10 +602,14 @@ def learns(config: TrainConfig) -> str:
     of_model = _as_once(model, tokenizer=None, normalisation="clip")
     loss = _as_once(config.loss, features="fp32", init_bias=None)
     augment = _as_once(config.data.augment, min_decoded_sides=2.0)
+    optimiser = _as_once(
+        config.optimiser, name="adamw", image_learning_rate=None, text_learning_rate=None, image_layer_decay=1.0,
+        text_layer_decay=1.0, schedule="cosine", cooldown_samples=0, ema_decay=None,
+    )  # fmt: skip
     later = () if config.method == MethodConfig() else (config.method,)
     return fingerprint(
         of_model, phases, augment, config.data.weights, config.data.follow, config.epochs, config.samples,
-        config.global_batch_size, config.seed, loss, config.optimiser, *order, *later,
+        config.global_batch_size, config.seed, loss, optimiser, *order, *later,
     )  # fmt: skip
 
 

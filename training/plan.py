@@ -21,6 +21,7 @@ from training.data.rows import read_queries
 from training.data.sampling.metaclip import query_limit, shares_of
 from training.data.shards import Shard, find_shards
 from training.errors import DataError
+from training.learning.checks import check_schedule
 from training.learning.memory import MARGIN, Needs, needs_of
 
 __all__ = ["QueryShares", "plan", "query_shares"]
@@ -104,6 +105,7 @@ def _length(config: TrainConfig, shards: Sequence[Shard], problem: str, taken: f
         yield f"steps      not known: epochs: {config.epochs:g}; make the shards, or set --samples N --epochs null"
         return
     seen = total_samples(config, listed * taken)
+    check_schedule(config, seen)
     share = "" if taken == 1 else f" of {taken:.1%} of the samples"
     passes = f" ({seen / (listed * taken):.3g} epochs{share})" if listed else ""
     warmup = config.optimiser.warmup_samples

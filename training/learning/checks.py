@@ -10,7 +10,7 @@ from training.distributed import World
 from training.errors import ModelError
 from training.learning.model import Model, has_batch_norm
 
-__all__ = ["check_model", "check_sizes"]
+__all__ = ["check_model", "check_schedule", "check_sizes"]
 
 
 def check_sizes(config: TrainConfig, world: World) -> None:
@@ -24,6 +24,16 @@ def check_sizes(config: TrainConfig, world: World) -> None:
     for parts in (config.micro_batches, *(phase.micro_batches or 1 for phase in config.phases)):
         if parts > least:
             raise ConfigError(f"micro_batches {parts} exceeds the {least} samples of a rank; lower it")
+
+
+def check_schedule(config: TrainConfig, total: int) -> None:
+    """Raise ConfigError where a run of `total` samples has no room for its warm-up and its cool-down."""
+    warmup, cooldown = config.optimiser.warmup_samples, config.optimiser.cooldown_samples
+    if cooldown and warmup + cooldown > total:
+        raise ConfigError(
+            f"optimiser: warmup_samples {warmup:,} and cooldown_samples {cooldown:,} are more than the run's {total:,} "
+            "samples; lower them"
+        )
 
 
 def check_model(config: TrainConfig, model: Model, world: World) -> None:

@@ -27,7 +27,7 @@ from pipeline.errors import PipelineError, one_line
 from pipeline.storage.copies import download, scratch_files
 from pipeline.storage.place import place_of
 from training.checkpoints.in_bucket import last_here
-from training.checkpoints.layout import find_last, holds_shards
+from training.checkpoints.layout import AVERAGED, find_last, holds_shards
 from training.checkpoints.loading import read_weights
 from training.errors import CheckpointError, ModelError
 from training.learning.heads import is_of_head, without_heads
@@ -177,7 +177,7 @@ def _weights_file(path: Path) -> Path:
         if directory is not None and holds_shards(directory):
             return directory
     for candidate in (last or path, path / "export", path):
-        for file in ("model.safetensors", "open_clip_model.safetensors"):
+        for file in (AVERAGED, "model.safetensors", "open_clip_model.safetensors"):
             if (candidate / file).is_file():
                 return candidate / file
     raise ModelError(f"model.init_from: {path} holds no checkpoint and no export")

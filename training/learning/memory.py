@@ -117,6 +117,7 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
         "weights in bf16": 2 * (gathered if is_sharded else _count(_matrices(clip))) if is_half else 0,
         "gradients": 4 * (trained if whole_gradients else trained // parts),
         "moments": 8 * (trained // parts),
+        "averaged weights": 0 if config.optimiser.ema_decay is None else 4 * (trained // parts),
         "activations": _activations(config, model, method, math.ceil(samples / micro_batches), length),
         "batch, one ahead": 2 * samples * (3 * model.image_size**2 + 8 * length + 8),
         **_of_loss(config, int(model_json(config.model.name)["embed_dim"]), samples),
