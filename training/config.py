@@ -239,15 +239,21 @@ class ModelConfig:
     (laion2b_s34b_b79k), or hf-hub:ORGANISATION/NAME."""
     init_towers: Literal["both", "image", "text"] = "both"
     """Which towers of `init_from` to take; the others, and the temperature, begin anew."""
+    init_image_from: str | None = None
+    """Start the image tower from these weights, a file of one such tower alone, as masked image modelling or a
+    classifier leaves it (timm's .safetensors, .pt, .npz; what stands above the layers may lack and begins anew); after
+    `init_from`, which may be of other towers."""
     lock_image: bool = False
-    """Leave the image tower as `init_from` made it and train the texts to it (LiT, arXiv 2111.07991)."""
+    """Leave the image tower as `init_from` or `init_image_from` made it and train the texts to it (LiT, arXiv
+    2111.07991). Of timm's towers a projection that open_clip adds is trained all the same."""
     unlocked_image_groups: int = 0
     """With lock_image: this many of the last layer groups are trained all the same."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.patch_dropout < 1:
             raise ConfigError(f"patch_dropout must lie in [0, 1), got {self.patch_dropout}")
-        if self.lock_image and (self.init_from is None or self.init_towers == "text"):
+        has_image = self.init_image_from is not None or (self.init_from is not None and self.init_towers != "text")
+        if self.lock_image and not has_image:
             raise ConfigError("lock_image would freeze random weights; set init_from to a trained image tower")
         if self.unlocked_image_groups and not self.lock_image:
             raise ConfigError("unlocked_image_groups does nothing without lock_image")
@@ -361,6 +367,8 @@ class Phase:
     """Longest text in tokens, at most the model's; null for the model's."""
     micro_batches: int | None = None
     """As the run's `micro_batches`; null for the run's."""
+    patch_dropout: float | None = None
+    """As `model.patch_dropout`, which must not be 0; null for the model's. 0 tunes with whole pictures (FLIP)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.begins_at < 1:
@@ -369,6 +377,8 @@ class Phase:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be positive or null, got {value}")
+        if self.patch_dropout is not None and not 0 <= self.patch_dropout < 1:
+            raise ConfigError(f"patch_dropout must lie in [0, 1), or be null, got {self.patch_dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -519,7 +529,7 @@ class TrainConfig:
     """Parts that a rank cuts its batch into, to fit memory; the gradient stays exact, at a third more compute."""
     phases: tuple[Phase, ...] = ()
     """Parts of the run with other picture sizes or text lengths: a list of {begins_at, image_size, context_length,
-    micro_batches}."""
+    micro_batches, patch_dropout}."""
     seed: int = 0
     """Decides weights, order, crops and dropout."""
     precision: Precision = "auto"
@@ -597,9 +607,9 @@ def learns(config: TrainConfig) -> str:
     if data.sampling != "uniform":
         order += (data.sampling, data.metaclip if data.sampling == "metaclip" else data.concept)
     model = replace(config.model, gradient_checkpointing=False, compile=False)
-    phases = [replace(phase, micro_batches=None) for phase in config.phases]
+    phases = [_as_once(replace(phase, micro_batches=None), patch_dropout=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.
-    of_model = _as_once(model, tokenizer=None, normalisation="clip")
+    of_model = _as_once(model, tokenizer=None, normalisation="clip", init_image_from=None)
     loss = _as_once(config.loss, features="fp32", init_bias=None)
     augment = _as_once(config.data.augment, min_decoded_sides=2.0)
     optimiser = _as_once(

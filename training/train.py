@@ -21,6 +21,7 @@ from training.distributed import distributed
 from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import Metric
 from training.learning.gradient import accumulate_gradient
+from training.learning.patch_dropout import share_of_patches
 from training.learning.rates import learning_rate
 from training.learning.seeding import seed_step
 from training.run.begin import begin
@@ -73,6 +74,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
                 # Batch
                 # ------------------------------------------------------------------------------
                 learner = learner.resized(phase.image_size)
+                learner.model.set_patch_dropout(share_of_patches(phase, config.model))
                 with window.waiting():
                     batch = next(run.incoming).to(world.device)
 

@@ -39,12 +39,14 @@ def check_schedule(config: TrainConfig, total: int) -> None:
 def check_model(config: TrainConfig, model: Model, world: World) -> None:
     """Raise ModelError or ConfigError where `model` cannot be trained exactly as `config` asks."""
     for phase in config.phases:
-        _check_phase(phase, model)
+        _check_phase(phase, model, config.model.patch_dropout)
     if has_batch_norm(model.clip):
         _check_batch_norm(config, world)
 
 
-def _check_phase(phase: Phase, model: Model) -> None:
+def _check_phase(phase: Phase, model: Model, patch_dropout: float) -> None:
+    if phase.patch_dropout and not patch_dropout:
+        raise ConfigError("phases: patch_dropout changes model.patch_dropout, which is 0; set that as well")
     if phase.context_length is None:
         return
     longest = model.tokenizer.context_length

@@ -35,6 +35,7 @@ from training.errors import ModelError
 from training.learning.checks import check_model, check_sizes
 from training.learning.method import Method, make_method
 from training.learning.model import Model, create_model, has_batch_norm, model_json, register_model
+from training.learning.patch_dropout import share_of_patches
 from training.learning.sharding import layers_of
 from training.learning.tokenizer import make_tokenizer
 
@@ -95,6 +96,7 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
     tokenizer, problem = _tokenizer(name, config.model.tokenizer)
     model = _without_weights(config, method, phase.image_size, tokenizer)
     check_model(config, model, world)
+    model.set_patch_dropout(share_of_patches(phase, config.model))
     clip = model.clip
     counts = {name: _count(module.parameters()) for name, module in clip.named_children()}
     parameters = _count(clip.parameters())
@@ -161,7 +163,9 @@ def _tokenizer(name: str, source: str | None) -> tuple[Tokenizer, str]:
 
 def _without_weights(config: TrainConfig, method: Method, image_size: int | None, tokenizer: Tokenizer) -> Model:
     """The model of `config` on the meta device; what it starts from is not read."""
-    drawn = replace(config.model, init_from=None, lock_image=False, unlocked_image_groups=0, compile=False)
+    drawn = replace(
+        config.model, init_from=None, init_image_from=None, lock_image=False, unlocked_image_groups=0, compile=False
+    )
     with torch.device("meta"):
         model = create_model(
             drawn,
