@@ -280,6 +280,9 @@ class LossConfig:
     init_bias: float | None = None
     """With sigmoid: the bias that logits begin with; null for the paper's -10, which suits tens of thousands a batch.
     -ln(B - 1) begins with the share of true pairs that a batch of B has. A short run does not get far from it."""
+    label_smoothing: float = 0.0
+    """With softmax: how much of each true pair's weight is spread over all pairs of its row and column (ALIGN, arXiv
+    2102.05918, has 0.1)."""
     max_logit_scale: float = 100.0
     """The learnt scale is clamped to this after each step (CLIP, section 2.5)."""
     chunk_rows: int = 4096
@@ -291,6 +294,10 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.init_bias is not None and self.name != "sigmoid":
             raise ConfigError(f"init_bias is of the sigmoid loss, and name is {self.name}; leave it out")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if self.label_smoothing and self.name != "softmax":
+            raise ConfigError(f"label_smoothing is of the softmax loss, and name is {self.name}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -610,7 +617,7 @@ def learns(config: TrainConfig) -> str:
     phases = [_as_once(replace(phase, micro_batches=None), patch_dropout=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.
     of_model = _as_once(model, tokenizer=None, normalisation="clip", init_image_from=None)
-    loss = _as_once(config.loss, features="fp32", init_bias=None)
+    loss = _as_once(config.loss, features="fp32", init_bias=None, label_smoothing=0.0)
     augment = _as_once(config.data.augment, min_decoded_sides=2.0)
     optimiser = _as_once(
         config.optimiser, name="adamw", image_learning_rate=None, text_learning_rate=None, image_layer_decay=1.0,
