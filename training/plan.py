@@ -126,8 +126,9 @@ def _memory(config: TrainConfig, needs: Needs) -> Iterator[str]:
         return
     if needs.total - needs.memory.get("activations", 0) > room:
         remedy = "--distributed fsdp, or more GPUs (--plan.gpus)"
-    elif not needs.can_be_cut:  # nor does open_clip checkpoint such towers
-        remedy = "more GPUs (--plan.gpus): batch normalisation takes no micro-batches"
+    elif not needs.can_be_cut:
+        asked = "" if config.model.gradient_checkpointing else "--model.gradient_checkpointing true, or "
+        remedy = f"{asked}more GPUs (--plan.gpus): batch normalisation takes no micro-batches"
     elif not config.model.gradient_checkpointing:
         remedy = "--model.gradient_checkpointing true, or a larger --micro_batches"
     else:

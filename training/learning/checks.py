@@ -60,7 +60,8 @@ def _check_batch_norm(config: TrainConfig, world: World) -> None:
     if config.micro_batches > 1 or any((phase.micro_batches or 1) > 1 for phase in config.phases):
         raise ModelError(
             f"{config.model.name} has batch normalisation, whose statistics micro-batches would change; "
-            "set --micro_batches 1, or take a model without it (a ViT or ConvNeXt)"
+            "set --micro_batches 1, and --model.gradient_checkpointing true to save memory, or take a model without it "
+            "(a ViT or ConvNeXt)"
         )
     if world.size > 1 and world.device == torch.device("cpu"):
         raise ModelError(

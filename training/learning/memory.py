@@ -32,6 +32,7 @@ from training.config import Phase, TrainConfig
 from training.data.batches import Batch, Tokenizer
 from training.distributed import World
 from training.errors import ModelError
+from training.learning.checkpointing import set_checkpointing, stems_of
 from training.learning.checks import check_model, check_sizes
 from training.learning.method import Method, make_method
 from training.learning.model import Model, create_model, has_batch_norm, model_json, register_model
@@ -253,7 +254,7 @@ def _activations(config: TrainConfig, model: Model, method: Method, samples: int
         grown = kept(2 * samples) - kept(samples)
         if not config.model.gradient_checkpointing:
             return grown
-        cast(Any, clip).set_grad_checkpointing(False)
+        set_checkpointing(clip, False)
         return grown + _largest_layer(clip, lambda layers: kept(samples, layers))
 
 
@@ -270,8 +271,8 @@ def _largest_layer(clip: nn.Module, run: Callable[[Callable[[_Kept], None]], int
         def after(module: nn.Module, args: Any, output: Any) -> None:
             found.append(counter.num_bytes - begun[0])
 
-        for layer in layers_of(clip):
-            handles.extend([layer.register_forward_pre_hook(before), layer.register_forward_hook(after)])
+        for first, last in [*((layer, layer) for layer in layers_of(clip)), *stems_of(clip)]:
+            handles.extend([first.register_forward_pre_hook(before), last.register_forward_hook(after)])
 
     run(watch)
     for handle in handles:

@@ -24,6 +24,7 @@ from training.config import ModelConfig, Precision
 from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
+from training.learning.checkpointing import set_checkpointing
 from training.learning.heads import HEADS
 from training.learning.initial_weights import load_image_tower, load_weights
 from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
@@ -327,7 +328,7 @@ def create_model(
     if config.patch_dropout:
         drop_patches(clip.visual, config.patch_dropout, name=name)
     if config.gradient_checkpointing:
-        clip.set_grad_checkpointing(True)
+        set_checkpointing(clip, True)
     if synchronise_batch_norm and has_batch_norm(clip):
         clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # type: ignore[no-untyped-call]  # torch's stub
     if mesh is None:
