@@ -6,7 +6,7 @@
     |- model       ModelConfig                             training/learning/model.py
     |- method      MethodConfig                            training/learning/method.py, methods/
     |- loss        LossConfig                              training/learning/methods/contrastive.py
-    |- optimiser   OptimiserConfig                         training/learning/optimiser.py
+    |- optimiser   OptimiserConfig                         training/learning/optimiser.py, rates.py, averaging.py
     |- phases      Phase                                   training/run/phases.py
     |- checkpoint  CheckpointConfig                        training/checkpoints
     |- evaluation  EvaluationConfig                        training/evaluation
@@ -239,15 +239,21 @@ class ModelConfig:
     (laion2b_s34b_b79k), or hf-hub:ORGANISATION/NAME."""
     init_towers: Literal["both", "image", "text"] = "both"
     """Which towers of `init_from` to take; the others, and the temperature, begin anew."""
+    init_image_from: str | None = None
+    """Start the image tower from these weights, a file of one such tower alone, as masked image modelling or a
+    classifier leaves it (timm's .safetensors, .pt, .npz; what stands above the layers may lack and begins anew); after
+    `init_from`, which may be of other towers."""
     lock_image: bool = False
-    """Leave the image tower as `init_from` made it and train the texts to it (LiT, arXiv 2111.07991)."""
+    """Leave the image tower as `init_from` or `init_image_from` made it and train the texts to it (LiT, arXiv
+    2111.07991). Of timm's towers a projection that open_clip adds is trained all the same."""
     unlocked_image_groups: int = 0
     """With lock_image: this many of the last layer groups are trained all the same."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.patch_dropout < 1:
             raise ConfigError(f"patch_dropout must lie in [0, 1), got {self.patch_dropout}")
-        if self.lock_image and (self.init_from is None or self.init_towers == "text"):
+        has_image = self.init_image_from is not None or (self.init_from is not None and self.init_towers != "text")
+        if self.lock_image and not has_image:
             raise ConfigError("lock_image would freeze random weights; set init_from to a trained image tower")
         if self.unlocked_image_groups and not self.lock_image:
             raise ConfigError("unlocked_image_groups does nothing without lock_image")
@@ -274,6 +280,9 @@ class LossConfig:
     init_bias: float | None = None
     """With sigmoid: the bias that logits begin with; null for the paper's -10, which suits tens of thousands a batch.
     -ln(B - 1) begins with the share of true pairs that a batch of B has. A short run does not get far from it."""
+    label_smoothing: float = 0.0
+    """With softmax: how much of each true pair's weight is spread over all pairs of its row and column (ALIGN, arXiv
+    2102.05918, has 0.1)."""
     max_logit_scale: float = 100.0
     """The learnt scale is clamped to this after each step (CLIP, section 2.5)."""
     chunk_rows: int = 4096
@@ -285,36 +294,72 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.init_bias is not None and self.name != "sigmoid":
             raise ConfigError(f"init_bias is of the sigmoid loss, and name is {self.name}; leave it out")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if self.label_smoothing and self.name != "softmax":
+            raise ConfigError(f"label_smoothing is of the softmax loss, and name is {self.name}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW with warm-up and cosine decay."""
+    """How to step, with warm-up and decay of the learning rate."""
 
+    name: Literal["adamw", "lamb"] = "adamw"
+    """adamw: CLIP's. lamb: each matrix steps in proportion to its own length (arXiv 1904.00962), for large batches."""
     learning_rate: float = 5e-4
     """Peak learning rate. 5e-4 is CLIP's for ViT-B/32 at batch 32,768 (table 20)."""
+    image_learning_rate: float | None = None
+    """Peak learning rate of the image tower; null for `learning_rate`."""
+    text_learning_rate: float | None = None
+    """Peak learning rate of the text tower; null for `learning_rate`."""
+    image_layer_decay: float = 1.0
+    """Each layer of the image tower learns at this many times the rate of the one above it; 1 for all alike (BEiT's
+    layer-wise decay, arXiv 2106.08254). What stands below the first layer is a layer of its own, what stands above the
+    last one learns at the tower's rate."""
+    text_layer_decay: float = 1.0
+    """The same of the text tower."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up: half a cosine or a line down to `final_learning_rate` at the end; or not at
+    all, until `cooldown_samples` before the end."""
     final_learning_rate: float = 0.0
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the run; of towers with a rate of their own in proportion."""
     warmup_samples: int = 0
     """Samples over which the learning rate rises linearly from 0."""
+    cooldown_samples: int = 0
+    """With schedule constant: the samples at the end of the run over which the rate falls, in a line."""
     weight_decay: float = 0.2
     """Decoupled weight decay on matrices; gains, biases and the logit scale have none (CLIP, section 2.5)."""
     beta1: float = 0.9
-    """AdamW's first beta (CLIP, table 18)."""
+    """The first moment's beta (CLIP, table 18)."""
     beta2: float = 0.98
-    """AdamW's second beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 18)."""
+    """The second moment's beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 18)."""
     eps: float = 1e-6
-    """AdamW's epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 18)."""
+    """Epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 18)."""
     max_gradient_norm: float | None = None
     """Scale the gradient down to this norm when it is longer; null never does."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, of which this share stays at each step, and evaluate and
+    export that; null keeps none."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "image_learning_rate", "text_learning_rate"):
+            if (rate := getattr(self, name)) is not None and rate <= 0:
+                raise ConfigError(f"{name} must be positive, got {rate}")
+        for name in ("image_layer_decay", "text_layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
         if self.warmup_samples < 0:
             raise ConfigError(f"warmup_samples must not be negative, got {self.warmup_samples}")
+        if self.cooldown_samples < 0:
+            raise ConfigError(f"cooldown_samples must not be negative, got {self.cooldown_samples}")
+        if self.cooldown_samples and self.schedule != "constant":
+            raise ConfigError(
+                f"cooldown_samples is of schedule constant, and schedule is {self.schedule}; leave it out"
+            )
         if self.max_gradient_norm is not None and self.max_gradient_norm <= 0:
             raise ConfigError(f"max_gradient_norm must be positive or null, got {self.max_gradient_norm}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"ema_decay must lie in (0, 1), or be null, got {self.ema_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +374,8 @@ class Phase:
     """Longest text in tokens, at most the model's; null for the model's."""
     micro_batches: int | None = None
     """As the run's `micro_batches`; null for the run's."""
+    patch_dropout: float | None = None
+    """As `model.patch_dropout`, which must not be 0; null for the model's. 0 tunes with whole pictures (FLIP)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.begins_at < 1:
@@ -337,6 +384,8 @@ class Phase:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be positive or null, got {value}")
+        if self.patch_dropout is not None and not 0 <= self.patch_dropout < 1:
+            raise ConfigError(f"patch_dropout must lie in [0, 1), or be null, got {self.patch_dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,7 +538,7 @@ class TrainConfig:
     """Parts that a rank cuts its batch into, to fit memory; the gradient stays exact, at a third more compute."""
     phases: tuple[Phase, ...] = ()
     """Parts of the run with other picture sizes or text lengths: a list of {begins_at, image_size, context_length,
-    micro_batches}."""
+    micro_batches, patch_dropout}."""
     seed: int = 0
     """Decides weights, order, crops and dropout."""
     precision: Precision = "auto"
@@ -567,15 +616,19 @@ def learns(config: TrainConfig) -> str:
     if data.sampling != "uniform":
         order += (data.sampling, data.metaclip if data.sampling == "metaclip" else data.concept)
     model = replace(config.model, gradient_checkpointing=False, compile=False)
-    phases = [replace(phase, micro_batches=None) for phase in config.phases]
+    phases = [_as_once(replace(phase, micro_batches=None), patch_dropout=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.
-    of_model = _as_once(model, tokenizer=None, normalisation="clip")
-    loss = _as_once(config.loss, features="fp32", init_bias=None)
+    of_model = _as_once(model, tokenizer=None, normalisation="clip", init_image_from=None)
+    loss = _as_once(config.loss, features="fp32", init_bias=None, label_smoothing=0.0)
     augment = _as_once(config.data.augment, min_decoded_sides=2.0)
+    optimiser = _as_once(
+        config.optimiser, name="adamw", image_learning_rate=None, text_learning_rate=None, image_layer_decay=1.0,
+        text_layer_decay=1.0, schedule="cosine", cooldown_samples=0, ema_decay=None,
+    )  # fmt: skip
     later = () if config.method == MethodConfig() else (config.method,)
     return fingerprint(
         of_model, phases, augment, config.data.weights, config.data.follow, config.epochs, config.samples,
-        config.global_batch_size, config.seed, loss, config.optimiser, *order, *later,
+        config.global_batch_size, config.seed, loss, optimiser, *order, *later,
     )  # fmt: skip
 
 

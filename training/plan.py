@@ -21,6 +21,7 @@ from training.data.rows import read_queries
 from training.data.sampling.metaclip import query_limit, shares_of
 from training.data.shards import Shard, find_shards
 from training.errors import DataError
+from training.learning.checks import check_schedule
 from training.learning.memory import MARGIN, Needs, needs_of
 
 __all__ = ["QueryShares", "plan", "query_shares"]
@@ -62,6 +63,8 @@ def plan(config: TrainConfig) -> Iterator[str]:
     )
     if config.model.init_from is not None:
         yield f"           starts from {config.model.init_from}"
+    if config.model.init_image_from is not None:
+        yield f"           image tower from {config.model.init_image_from}"
     if needs.tokenizer_problem:
         yield f"           to be mended first: {needs.tokenizer_problem}"
     shards, problem = _shards(config.data)
@@ -104,6 +107,7 @@ def _length(config: TrainConfig, shards: Sequence[Shard], problem: str, taken: f
         yield f"steps      not known: epochs: {config.epochs:g}; make the shards, or set --samples N --epochs null"
         return
     seen = total_samples(config, listed * taken)
+    check_schedule(config, seen)
     share = "" if taken == 1 else f" of {taken:.1%} of the samples"
     passes = f" ({seen / (listed * taken):.3g} epochs{share})" if listed else ""
     warmup = config.optimiser.warmup_samples
@@ -122,8 +126,9 @@ def _memory(config: TrainConfig, needs: Needs) -> Iterator[str]:
         return
     if needs.total - needs.memory.get("activations", 0) > room:
         remedy = "--distributed fsdp, or more GPUs (--plan.gpus)"
-    elif not needs.can_be_cut:  # nor does open_clip checkpoint such towers
-        remedy = "more GPUs (--plan.gpus): batch normalisation takes no micro-batches"
+    elif not needs.can_be_cut:
+        asked = "" if config.model.gradient_checkpointing else "--model.gradient_checkpointing true, or "
+        remedy = f"{asked}more GPUs (--plan.gpus): batch normalisation takes no micro-batches"
     elif not config.model.gradient_checkpointing:
         remedy = "--model.gradient_checkpointing true, or a larger --micro_batches"
     else:

@@ -21,7 +21,8 @@ from training.distributed import distributed
 from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import Metric
 from training.learning.gradient import accumulate_gradient
-from training.learning.optimiser import learning_rate
+from training.learning.patch_dropout import share_of_patches
+from training.learning.rates import learning_rate
 from training.learning.seeding import seed_step
 from training.run.begin import begin
 from training.run.log import write_metrics
@@ -73,6 +74,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
                 # Batch
                 # ------------------------------------------------------------------------------
                 learner = learner.resized(phase.image_size)
+                learner.model.set_patch_dropout(share_of_patches(phase, config.model))
                 with window.waiting():
                     batch = next(run.incoming).to(world.device)
 
@@ -127,14 +129,14 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
             # Evaluate, save
             # ----------------------------------------------------------------------------------
             if config.evaluation.measures and _due(config.evaluation.every_samples, seen, batch_size) and not finished:
-                with world.during(f"the evaluation after step {step}"):
-                    found = evaluate(learner.model, config.evaluation, world)
+                with world.during(f"the evaluation after step {step}"), learner.averaged() as model:
+                    found = evaluate(model, config.evaluation, world)
                 if log is not None:
                     log.metrics(seen, found)
                 window.take()
             if saves:
                 with world.during(f"the checkpoint after step {step}"):
-                    run.writer.save(learner.model.clip, learner.optimiser, progress)
+                    run.writer.save(learner.model.clip, learner.optimiser, progress, averages=learner.averages)
             if stopping and not finished:
                 with world.during(f"the checkpoint after step {step}"):
                     run.writer.finish()
@@ -148,7 +150,8 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
         with world.during("the end of the run"):
             run.writer.finish()
             measures = config.evaluation.measures and config.evaluation.at_end
-            metrics = evaluate(learner.model, config.evaluation, world) if measures else []
+            with learner.averaged() as model:
+                metrics = evaluate(model, config.evaluation, world) if measures else []
         if log is not None and metrics:
             log.metrics(progress.samples_seen, metrics)
             write_metrics(

@@ -148,6 +148,13 @@ def growing_run(output: Path, data: Path, model: Path) -> dict[str, Any]:
     return tiny_run(output, data, model) | {"phases": phases}
 
 
+def averaged_run(output: Path, data: Path, model: Path) -> dict[str, Any]:
+    """LAMB, rates of its own for each tower and layer, and averaged weights, with larger pictures at the end."""
+    run = growing_run(output, data, model)
+    own = {"name": "lamb", "image_learning_rate": 4e-3, "image_layer_decay": 0.7, "text_layer_decay": 0.8}
+    return run | {"optimiser": {**run["optimiser"], **own, "ema_decay": 0.9}}
+
+
 def stop_run(run: dict[str, Any], *, step: int) -> None:
     """Begin `run` in this process and crash in `step`."""
     import training.train as train_module
@@ -210,7 +217,9 @@ def two_ranks(
     # Seven pictures, three at a time: one rank has a batch more than the other.
     make_evaluation(folder / "odd", per_class=1, size=40, classes=CLASSES[:7])
     taken_over["evaluation"] = {"path": str(folder / "odd"), "batch_size": 3}
-    runs = [plain, followed, sharded, taken_over | {"distributed": "fsdp"}]
+    averaged = averaged_run(folder / "averaged", tiny_data, tiny_vit) | {"distributed": "fsdp"}
+    averaged["evaluation"] = {**taken_over["evaluation"], "every_samples": 48}
+    runs = [plain, followed, sharded, taken_over | {"distributed": "fsdp"}, averaged]
     # The second of these is taken over in its middle, by ranks that share no disk.
     in_bucket = in_window(plain, f"{ranks_bucket.url}/run", f"{ranks_bucket.url}/data")
     apart = in_bucket | {"output": f"{ranks_bucket.url}/apart"}

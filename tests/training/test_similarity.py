@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.learning.similarity import sigmoid_loss, softmax_loss
+from training.learning.similarity import sigmoid_loss, smoothing, softmax_loss
 
 
 def features(rows: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -73,6 +73,21 @@ def test_loss_and_gradient_are_those_of_the_whole_matrix(
     for here, there in zip(ours[: 3 if name == "softmax" else 4], plain, strict=False):
         assert here.grad is not None
         torch.testing.assert_close(here.grad, there.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_smoothed_labels_are_torchs() -> None:
+    """Loss and gradient, over ranks of other sizes, against the cross-entropy of the whole matrix."""
+    own, other = leaves(7, 3.0), leaves(7, 3.0)
+    image, text, scale, _ = own
+    bounds = [(0, 3), (3, 4), (4, 7)]
+    shares = [smoothing(image[a:b], text, scale, first=a) for a, b in bounds]
+    found = in_ranks("softmax", own, [3, 4], tile=2) + 0.1 * torch.stack(shares).sum()
+    image, text, scale, _ = other
+    logits, labels = scale * image @ text.T, torch.arange(7)
+    expected = sum(F.cross_entropy(of, labels, label_smoothing=0.1) for of in (logits, logits.T)) / 2
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for left, right in zip(torch.autograd.grad(found, own[:3]), torch.autograd.grad(expected, other[:3]), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)
 
 
 def test_losses_are_open_clips() -> None:

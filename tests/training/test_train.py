@@ -37,7 +37,7 @@ from training.data.index import write_index
 from training.distributed import World
 from training.errors import CheckpointError, DataError, DistributedError, ModelError, NonFiniteError, OutputError
 from training.learning.model import create_model
-from training.learning.optimiser import learning_rate
+from training.learning.rates import learning_rate
 from training.learning.seeding import seed_step
 from training.run.stopping import stop_file
 from training.train import train
@@ -76,9 +76,9 @@ def assert_same_run(left: str | Path, right: str | Path) -> None:
     a, b = weights_of(left), weights_of(right)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
-    moments = [
-        torch.load(find_last(Path(o) / "checkpoints")[0] / "optimiser.pt")["optimiser"]["state"] for o in (left, right)
-    ]
+    extra = [torch.load(find_last(Path(o) / "checkpoints")[0] / "optimiser.pt") for o in (left, right)]
+    assert extra[0]["names"] == extra[1]["names"]
+    moments = [entry["optimiser"]["state"] for entry in extra]
     for key, state in moments[0].items():
         assert all(torch.equal(value, moments[1][key][name]) for name, value in state.items())
 

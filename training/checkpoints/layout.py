@@ -2,7 +2,8 @@
 
     RUN/checkpoints/000000128000/   (samples seen)
         model.safetensors    open_clip's state dict: create_model_and_transforms(name, pretrained=THIS)
-        optimiser.pt         AdamW's moments
+        averaged.safetensors the same of the averaged weights, where the run keeps some (`optimiser.ema_decay`)
+        optimiser.pt         the optimiser's moments
         state.json           counters, fingerprints, sizes and hashes of the others; written last
 
 With sharded weights every rank writes its part (torch.distributed.checkpoint), and instead of the first two there are
@@ -31,6 +32,7 @@ from training.data.stream import Segment
 from training.errors import CheckpointError
 
 __all__ = [
+    "AVERAGED",
     "Progress",
     "commit",
     "facts_of",
@@ -47,6 +49,8 @@ __all__ = [
 PlaceT = TypeVar("PlaceT", bound=Place)
 
 _FORMAT = 1
+AVERAGED = "averaged.safetensors"
+"""The averaged weights of a checkpoint that is not sharded."""
 
 
 @dataclass(frozen=True, kw_only=True)

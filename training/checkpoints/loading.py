@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pipeline.errors import one_line
-from training.checkpoints.layout import Progress, holds_shards, read_progress
+from training.checkpoints.layout import AVERAGED, Progress, holds_shards, read_progress
 from training.checkpoints.moments import empty_moments, moments_by_name, named_moments
 from training.checkpoints.safe_reader import SafeReader
 from training.errors import CheckpointError
@@ -25,9 +26,19 @@ from training.errors import CheckpointError
 __all__ = ["load_checkpoint", "read_weights"]
 
 
-def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> Progress:
-    """Put a checkpoint's state into `model` (and `optimiser`); return its counters.
+_NO_AVERAGES = "averaged weights are missing"
 
+
+def load_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer | None = None,
+    *,
+    averages: Mapping[str, Tensor] | None = None,
+) -> Progress:
+    """Put a checkpoint's state into `model` (and `optimiser`, and `averages` by name); return its counters.
+
+    Without `optimiser`, for a model that is not trained on, `model` gets the averaged weights where there are some.
     Every rank reads what it needs, and waits for no other. Raises CheckpointError where the checkpoint is damaged or
     of another model.
     """
@@ -35,9 +46,9 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.O
     progress = read_progress(root)
     try:
         if holds_shards(root):
-            _load_shards(root, model, optimiser)
+            _load_shards(root, model, optimiser, averages)
         else:
-            _load_whole(root, model, optimiser)
+            _load_whole(root, model, optimiser, averages)
     except (OSError, SafetensorError, CheckpointException, pickle.UnpicklingError, EOFError) as error:
         raise CheckpointError(f"{root}: cannot read the checkpoint ({one_line(error)})") from error
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -49,18 +60,23 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimiser: torch.optim.O
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """open_clip's state dict of a checkpoint of either kind, in memory. Raises CheckpointError."""
+    """open_clip's state dict of a checkpoint of either kind, in memory: the averaged weights, where there are some.
+
+    Raises CheckpointError.
+    """
     root = Path(path)
     try:
         if not holds_shards(root):
-            return load_file(root / "model.safetensors")
+            return load_file(_weights_file(root))
         stored = SafeReader(root).read_metadata().state_dict_metadata
         weights = {
-            name.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in stored.items()
-            if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name in _names(stored, "model")
+            if isinstance(entry := stored[f"model.{name}"], TensorStorageMetadata)
         }
         _read({"model": weights}, root)
+        if averaged := {name: weights[name] for name in _names(stored, "averaged")}:
+            _read({"averaged": averaged}, root)
         return weights
     except (
         OSError,
@@ -75,19 +91,32 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{root}: cannot read the weights ({one_line(error)})") from error
 
 
-def _load_shards(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
+def _names(stored: Mapping[str, object], part: str) -> list[str]:
+    """Those of the tensors in a `part` of a sharded checkpoint: model, moments, averaged."""
+    return [name.removeprefix(f"{part}.") for name in stored if name.startswith(f"{part}.")]
+
+
+def _load_shards(
+    root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None, averages: Mapping[str, Tensor] | None
+) -> None:
     stored = SafeReader(root).read_metadata().state_dict_metadata
     weights = model.state_dict()
-    for name in sorted(weights.keys() | {name.removeprefix("model.") for name in stored if name.startswith("model.")}):
+    for name in sorted(weights.keys() | set(_names(stored, "model"))):
         entry = stored.get(f"model.{name}")
         if name not in weights or not isinstance(entry, TensorStorageMetadata) or entry.size != weights[name].shape:
             raise ValueError(f"{name} differs")
     state: dict[str, dict[str, Tensor]] = {"model": weights}
     # None before the first step that was not skipped.
-    if optimiser is not None and any(name.startswith("moments.") for name in stored):
+    if optimiser is not None and _names(stored, "moments"):
         empty_moments(optimiser)
         state["moments"] = named_moments(model, optimiser)
+    if averages is not None:
+        if averages.keys() != set(_names(stored, "averaged")):
+            raise ValueError(_NO_AVERAGES)
+        state["averaged"] = dict(averages)
     _read(state, root)  # into the tensors themselves
+    if optimiser is None and (averaged := {name: weights[name] for name in _names(stored, "averaged")}):
+        _read({"averaged": averaged}, root)
 
 
 def _read(state: dict[str, dict[str, Tensor]], root: Path) -> None:
@@ -97,19 +126,33 @@ def _read(state: dict[str, dict[str, Tensor]], root: Path) -> None:
         load(cast("dict[str, Any]", state), storage_reader=SafeReader(root), no_dist=True)
 
 
-def _load_whole(root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
-    weights = load_file(root / "model.safetensors")
+def _weights_file(root: Path) -> Path:
+    """The weights of a checkpoint that is not trained on."""
+    return root / AVERAGED if (root / AVERAGED).is_file() else root / "model.safetensors"
+
+
+def _load_whole(
+    root: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None, averages: Mapping[str, Tensor] | None
+) -> None:
+    weights = load_file(_weights_file(root) if optimiser is None else root / "model.safetensors")
     own = model.state_dict()
     model.load_state_dict({name: _like(value, own.get(name)) for name, value in weights.items()})
     if optimiser is None:
         return
     extra = cast("dict[str, Any]", torch.load(root / "optimiser.pt", map_location="cpu", weights_only=True))
-    moments = moments_by_name(model, optimiser, extra["optimiser"])
+    moments = moments_by_name(model, extra["optimiser"], extra.get("names"))
     if moments:
         empty_moments(optimiser)
         with torch.no_grad():
             for name, value in named_moments(model, optimiser).items():
                 value.copy_(_like(moments[name], value))
+    if averages is not None:
+        if not (root / AVERAGED).is_file():
+            raise ValueError(_NO_AVERAGES)
+        averaged = load_file(root / AVERAGED)
+        with torch.no_grad():
+            for name, value in averages.items():
+                value.copy_(_like(averaged[name], value))
 
 
 def _like(value: Tensor, own: Tensor | None) -> Tensor:

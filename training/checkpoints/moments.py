@@ -1,17 +1,17 @@
-"""AdamW's moments by the names of the parameters, as checkpoints hold them whatever the optimiser's groups are.
+"""An optimiser's moments by the names of the parameters, as checkpoints hold them whatever the optimiser's groups are.
 
-NAME.step, NAME.exp_avg, NAME.exp_avg_sq
+NAME.step, NAME.exp_avg, NAME.exp_avg_sq      of AdamW and of LAMB
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["empty_moments", "moments_by_name", "named_moments"]
+__all__ = ["empty_moments", "moments_by_name", "named_moments", "numbered_names"]
 
 
 def named_moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -24,7 +24,7 @@ def named_moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[s
 
 
 def empty_moments(optimiser: torch.optim.Optimizer) -> None:
-    """Give AdamW the state that it makes in its first step, all zero, for a checkpoint to be read into."""
+    """Give the optimiser the state that it makes in its first step, all zero, for a checkpoint to be read into."""
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             optimiser.state[parameter] = {
@@ -34,17 +34,23 @@ def empty_moments(optimiser: torch.optim.Optimizer) -> None:
             }
 
 
-def moments_by_name(module: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """`named_moments` of `state`, the state dict of an unsharded module's optimiser, which counts parameters by number.
+def numbered_names(module: nn.Module, optimiser: torch.optim.Optimizer) -> list[str]:
+    """The names of the parameters of `module`, in the order in which its optimiser's state dict counts them."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return [names[parameter] for group in optimiser.param_groups for parameter in group["params"]]
 
-    `optimiser` is one of `module`: whether sharded or not, its first group holds the parameters that decay.
+
+def moments_by_name(module: nn.Module, state: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Tensor]:
+    """`named_moments` of `state`, the state dict of the optimiser of `module`, or of one like it that is not sharded.
+
+    `names` are `numbered_names` of then. Earlier versions kept none: they had the parameters that decay first, and both
+    kinds in the module's order.
     """
-    decays = {id(parameter) for parameter in optimiser.param_groups[0]["params"]}
-    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    # Those that decay come first, and both kinds in the module's order.
-    numbered = sorted(trained, key=lambda entry: id(entry[1]) not in decays)
+    if names is None:
+        trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        names = [name for name, _ in sorted(trained, key=lambda entry: entry[1].ndim < 2)]
     return {
         f"{name}.{key}": value
-        for number, (name, _) in enumerate(numbered)
+        for number, name in enumerate(names)
         for key, value in state["state"].get(number, {}).items()
     }

@@ -30,8 +30,8 @@ from pipeline.errors import LockedError
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.place import Place, place_of
 from training.checkpoints.in_bucket import begin_checkpoint, commit_checkpoint, put_files, sweep_unfinished
-from training.checkpoints.layout import Progress, commit
-from training.checkpoints.moments import named_moments
+from training.checkpoints.layout import AVERAGED, Progress, commit
+from training.checkpoints.moments import named_moments, numbered_names
 from training.distributed import World
 from training.errors import OutputError
 
@@ -80,21 +80,32 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+    def save(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        progress: Progress,
+        *,
+        averages: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Copy the state now, write it in the background.
 
-        Raises OutputError, on every rank, if the last write failed.
+        `averages`: averaged weights of the parameters in training, by name. Raises OutputError, on every rank, if the
+        last write failed.
         """
         self.finish()
         if not self._writes:
             return
         weights = {name: _copy(tensor) for name, tensor in model.state_dict().items()}
+        averaged = {name: _copy(tensor) for name, tensor in (averages or {}).items()}
         if self._group is not None:
             moments = {name: _copy(tensor) for name, tensor in named_moments(model, optimiser).items()}
-            self._pending = self._pool.submit(self._write_part, weights, moments, progress)
+            state = {"model": weights, "moments": moments} | ({"averaged": averaged} if averaged else {})
+            self._pending = self._pool.submit(self._write_part, state, progress)
         else:
-            extra = {"optimiser": _copy_tree(optimiser.state_dict())}
-            self._pending = self._pool.submit(self._write_whole, weights, extra, progress)
+            extra = {"optimiser": _copy_tree(optimiser.state_dict()), "names": numbered_names(model, optimiser)}
+            files = {"model.safetensors": weights} | ({AVERAGED: weights | averaged} if averaged else {})
+            self._pending = self._pool.submit(self._write_whole, files, extra, progress)
 
     def finish(self) -> None:
         """Until the last save is on disk. Raises OutputError, on every rank, if it failed."""
@@ -122,35 +133,35 @@ class CheckpointWriter:
         finally:
             self._pool.shutdown()
 
-    def _write_whole(self, weights: dict[str, Tensor], extra: dict[str, Any], progress: Progress) -> None:
+    def _write_whole(self, files: dict[str, dict[str, Tensor]], extra: dict[str, Any], progress: Progress) -> None:
         final, temporary = self._paths(progress)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+            for name, weights in files.items():
+                save_file(weights, temporary / name, metadata={"format": "pt"})
             torch.save(extra, temporary / "optimiser.pt")
         except (SafetensorError, RuntimeError) as error:  # what they raise of a full disk
             raise OSError(str(error)) from error
         if isinstance(final, BucketPath):
             self._before_commit()
             begin_checkpoint(final)
-            files = put_files(sorted(temporary.iterdir()), final)
+            facts = put_files(sorted(temporary.iterdir()), final)
             self._before_commit()
-            commit_checkpoint(final, progress, files, keep=self._keep)
+            commit_checkpoint(final, progress, facts, keep=self._keep)
         else:
             commit(temporary, final, progress, keep=self._keep)
 
-    def _write_part(self, weights: dict[str, Tensor], moments: dict[str, Tensor], progress: Progress) -> None:
+    def _write_part(self, state: dict[str, dict[str, Tensor]], progress: Progress) -> None:
         final, temporary = self._paths(progress)
         if self._world.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(final, BucketPath):
                 self._before_commit()
                 begin_checkpoint(final)
-        state = {"model": weights, "moments": moments}
         # The first collective inside comes before the first write, and the last after every rank's last.
         save(
-            state,
+            cast("dict[str, Any]", state),
             storage_writer=FileSystemWriter(temporary),
             planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),  # what all hold is rank 0's
             process_group=self._group,

@@ -10,7 +10,7 @@ from training.distributed import World
 from training.errors import ModelError
 from training.learning.model import Model, has_batch_norm
 
-__all__ = ["check_model", "check_sizes"]
+__all__ = ["check_model", "check_schedule", "check_sizes"]
 
 
 def check_sizes(config: TrainConfig, world: World) -> None:
@@ -26,15 +26,27 @@ def check_sizes(config: TrainConfig, world: World) -> None:
             raise ConfigError(f"micro_batches {parts} exceeds the {least} samples of a rank; lower it")
 
 
+def check_schedule(config: TrainConfig, total: int) -> None:
+    """Raise ConfigError where a run of `total` samples has no room for its warm-up and its cool-down."""
+    warmup, cooldown = config.optimiser.warmup_samples, config.optimiser.cooldown_samples
+    if cooldown and warmup + cooldown > total:
+        raise ConfigError(
+            f"optimiser: warmup_samples {warmup:,} and cooldown_samples {cooldown:,} are more than the run's {total:,} "
+            "samples; lower them"
+        )
+
+
 def check_model(config: TrainConfig, model: Model, world: World) -> None:
     """Raise ModelError or ConfigError where `model` cannot be trained exactly as `config` asks."""
     for phase in config.phases:
-        _check_phase(phase, model)
+        _check_phase(phase, model, config.model.patch_dropout)
     if has_batch_norm(model.clip):
         _check_batch_norm(config, world)
 
 
-def _check_phase(phase: Phase, model: Model) -> None:
+def _check_phase(phase: Phase, model: Model, patch_dropout: float) -> None:
+    if phase.patch_dropout and not patch_dropout:
+        raise ConfigError("phases: patch_dropout changes model.patch_dropout, which is 0; set that as well")
     if phase.context_length is None:
         return
     longest = model.tokenizer.context_length
@@ -48,7 +60,8 @@ def _check_batch_norm(config: TrainConfig, world: World) -> None:
     if config.micro_batches > 1 or any((phase.micro_batches or 1) > 1 for phase in config.phases):
         raise ModelError(
             f"{config.model.name} has batch normalisation, whose statistics micro-batches would change; "
-            "set --micro_batches 1, or take a model without it (a ViT or ConvNeXt)"
+            "set --micro_batches 1, and --model.gradient_checkpointing true to save memory, or take a model without it "
+            "(a ViT or ConvNeXt)"
         )
     if world.size > 1 and world.device == torch.device("cpu"):
         raise ModelError(

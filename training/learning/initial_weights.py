@@ -2,6 +2,7 @@
 
 a file of weights | a run's last checkpoint | an export --both towers or one--> open_clip's module
 a tag of open_clip | hf-hub:ORGANISATION/NAME --its file, where the machine has it--^
+a file of one image tower (`model.init_image_from`) --timm--> the image tower
 
 Published weights are taken from Hugging Face's cache. Nothing is downloaded unless HF_HUB_OFFLINE=0 asks for it.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import pickle
+import sys
 import warnings
 import zipfile
 from contextlib import ExitStack
@@ -17,8 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import open_clip
+import timm
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained_from_hf
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -27,13 +31,13 @@ from pipeline.errors import PipelineError, one_line
 from pipeline.storage.copies import download, scratch_files
 from pipeline.storage.place import place_of
 from training.checkpoints.in_bucket import last_here
-from training.checkpoints.layout import find_last, holds_shards
+from training.checkpoints.layout import AVERAGED, find_last, holds_shards
 from training.checkpoints.loading import read_weights
 from training.errors import CheckpointError, ModelError
 from training.learning.heads import is_of_head, without_heads
 from training.learning.network import may_use_network
 
-__all__ = ["file_of_hub", "load_weights"]
+__all__ = ["file_of_hub", "load_image_tower", "load_weights"]
 
 
 def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both", "image", "text"], name: str) -> None:
@@ -63,6 +67,8 @@ def _load(
                 return
             state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
         state = {key: value for key, value in without_heads(state).items() if towers in ("both", _tower(key))}
+        if hasattr(clip, "text"):
+            state = convert_to_custom_text_state_dict(state)
         if not state:
             raise ModelError(f"model.init_from: {path} holds no {towers} tower of an open_clip model")
         open_clip.factory.resize_pos_embed(state, clip)
@@ -90,6 +96,51 @@ def _load(
             f"model.init_from: {source} does not fit {name} ({one_line(error, 300)}); "
             "set model.name to the model that it holds"
         ) from error
+
+
+_ABOVE = ("head", "norm.", "fc_norm.", "attn_pool.", "proj", "ln_post.")
+"""What stands above the layers of an image tower: another task's may lack, or be another."""
+
+
+def load_image_tower(clip: nn.Module, source: str | Path, *, name: str) -> None:
+    """Put the weights at `source`, of an image tower alone, into that of `clip`, which is named `name`.
+
+    timm reads them for its own towers, in the forms that it knows, and interpolates positions. What the tower has no
+    place for, such as a decoder, is left out; of what stands above its layers what is not there begins anew. Raises
+    ModelError.
+    """
+    visual = cast(Any, clip.visual)
+    tower = getattr(visual, "trunk", visual)
+    with ExitStack() as stack:
+        path = _here(source, stack, name, option="model.init_image_from")
+        try:
+            if path.suffix == ".npz":  # of ViTs, by JAX
+                if not zipfile.is_zipfile(path):
+                    raise ValueError("not an .npz file")
+                tower.load_pretrained(str(path))
+                return
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
+                state = timm.models.load_state_dict(str(path), device="cpu", weights_only=True)
+            change = getattr(sys.modules[type(tower).__module__], "checkpoint_filter_fn", None)
+            state = state if change is None or tower is visual else change(state, tower)
+            own = tower.state_dict()
+            state = {
+                key: value
+                for key, value in state.items()
+                if key in own and (value.shape == own[key].shape or not key.startswith(_ABOVE))
+            }
+            if missing := sorted(key for key in own if key not in state and not key.startswith(_ABOVE)):
+                raise KeyError(f"weights that are missing: {', '.join(missing[:4])}")
+            tower.load_state_dict(state, strict=False)
+        except (
+            OSError, RuntimeError, KeyError, ValueError, AttributeError, EOFError, TypeError, AssertionError,
+            pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError,
+        ) as error:  # fmt: skip
+            raise ModelError(
+                f"model.init_image_from: {source} does not fit the image tower of {name} ({one_line(error, 300)}); "
+                "give weights of one such tower alone, or those of a whole model as model.init_from"
+            ) from error
 
 
 _HUB = "hf-hub:"
@@ -139,7 +190,7 @@ def _not_here(source: str, what: str) -> ModelError:
     )
 
 
-def _here(source: str | Path, stack: ExitStack, name: str) -> Path:
+def _here(source: str | Path, stack: ExitStack, name: str, *, option: str = "model.init_from") -> Path:
     """`source`, of a bucket as a copy that `stack` removes. Raises ModelError."""
     place = place_of(source)
     if isinstance(place, Path):
@@ -147,9 +198,7 @@ def _here(source: str | Path, stack: ExitStack, name: str) -> Path:
             tags = open_clip.list_pretrained_tags_by_model(name)
             near = difflib.get_close_matches(str(source), tags, 3, 0.3) or tags[:3]
             hint = f", or a tag of {name} ({', '.join(near)})" if near else ""
-            raise ModelError(
-                f"model.init_from: {place} does not exist; give a weights file, the directory of a run{hint}"
-            )
+            raise ModelError(f"{option}: {place} does not exist; give a weights file, the directory of a run{hint}")
         return place
     here = stack.enter_context(scratch_files())
     try:
@@ -162,9 +211,9 @@ def _here(source: str | Path, stack: ExitStack, name: str) -> Path:
                 download(place / name, here / (place / name).name)
                 return here / (place / name).name
     except (OSError, PipelineError) as error:
-        raise ModelError(f"model.init_from: {one_line(error)}") from error
+        raise ModelError(f"{option}: {one_line(error)}") from error
     if last is None:
-        raise ModelError(f"model.init_from: {place} holds no weights; give a weights file or the directory of a run")
+        raise ModelError(f"{option}: {place} holds no weights; give a weights file or the directory of a run")
     return here
 
 
@@ -177,7 +226,7 @@ def _weights_file(path: Path) -> Path:
         if directory is not None and holds_shards(directory):
             return directory
     for candidate in (last or path, path / "export", path):
-        for file in ("model.safetensors", "open_clip_model.safetensors"):
+        for file in (AVERAGED, "model.safetensors", "open_clip_model.safetensors"):
             if (candidate / file).is_file():
                 return candidate / file
     raise ModelError(f"model.init_from: {path} holds no checkpoint and no export")

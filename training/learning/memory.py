@@ -32,9 +32,11 @@ from training.config import Phase, TrainConfig
 from training.data.batches import Batch, Tokenizer
 from training.distributed import World
 from training.errors import ModelError
+from training.learning.checkpointing import set_checkpointing, stems_of
 from training.learning.checks import check_model, check_sizes
 from training.learning.method import Method, make_method
 from training.learning.model import Model, create_model, has_batch_norm, model_json, register_model
+from training.learning.patch_dropout import share_of_patches
 from training.learning.sharding import layers_of
 from training.learning.tokenizer import make_tokenizer
 
@@ -95,6 +97,7 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
     tokenizer, problem = _tokenizer(name, config.model.tokenizer)
     model = _without_weights(config, method, phase.image_size, tokenizer)
     check_model(config, model, world)
+    model.set_patch_dropout(share_of_patches(phase, config.model))
     clip = model.clip
     counts = {name: _count(module.parameters()) for name, module in clip.named_children()}
     parameters = _count(clip.parameters())
@@ -117,6 +120,7 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
         "weights in bf16": 2 * (gathered if is_sharded else _count(_matrices(clip))) if is_half else 0,
         "gradients": 4 * (trained if whole_gradients else trained // parts),
         "moments": 8 * (trained // parts),
+        "averaged weights": 0 if config.optimiser.ema_decay is None else 4 * (trained // parts),
         "activations": _activations(config, model, method, math.ceil(samples / micro_batches), length),
         "batch, one ahead": 2 * samples * (3 * model.image_size**2 + 8 * length + 8),
         **_of_loss(config, int(model_json(config.model.name)["embed_dim"]), samples),
@@ -160,7 +164,9 @@ def _tokenizer(name: str, source: str | None) -> tuple[Tokenizer, str]:
 
 def _without_weights(config: TrainConfig, method: Method, image_size: int | None, tokenizer: Tokenizer) -> Model:
     """The model of `config` on the meta device; what it starts from is not read."""
-    drawn = replace(config.model, init_from=None, lock_image=False, unlocked_image_groups=0, compile=False)
+    drawn = replace(
+        config.model, init_from=None, init_image_from=None, lock_image=False, unlocked_image_groups=0, compile=False
+    )
     with torch.device("meta"):
         model = create_model(
             drawn,
@@ -248,7 +254,7 @@ def _activations(config: TrainConfig, model: Model, method: Method, samples: int
         grown = kept(2 * samples) - kept(samples)
         if not config.model.gradient_checkpointing:
             return grown
-        cast(Any, clip).set_grad_checkpointing(False)
+        set_checkpointing(clip, False)
         return grown + _largest_layer(clip, lambda layers: kept(samples, layers))
 
 
@@ -265,8 +271,8 @@ def _largest_layer(clip: nn.Module, run: Callable[[Callable[[_Kept], None]], int
         def after(module: nn.Module, args: Any, output: Any) -> None:
             found.append(counter.num_bytes - begun[0])
 
-        for layer in layers_of(clip):
-            handles.extend([layer.register_forward_pre_hook(before), layer.register_forward_hook(after)])
+        for first, last in [*((layer, layer) for layer in layers_of(clip)), *stems_of(clip)]:
+            handles.extend([first.register_forward_pre_hook(before), last.register_forward_hook(after)])
 
     run(watch)
     for handle in handles:

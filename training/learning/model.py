@@ -24,8 +24,10 @@ from training.config import ModelConfig, Precision
 from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
+from training.learning.checkpointing import set_checkpointing
 from training.learning.heads import HEADS
-from training.learning.initial_weights import load_weights
+from training.learning.initial_weights import load_image_tower, load_weights
+from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
 from training.learning.sharding import layers_of, shard_module
 from training.learning.tokenizer import make_tokenizer
 
@@ -160,13 +162,18 @@ class Model:
         self.can_trim = is_causal and pools in ("argmax", "eos")
         self.is_sharded = False
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
-        self._dropouts = [m for m in clip.modules() if isinstance(m, _KeyedPatchDropout)]
+        self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
         self._image_features: Callable[[Tensor], Tensor] = self._features_of_images
         self._text_features: Callable[[Tensor], Tensor] = self._features_of_text
 
     def head(self, name: str) -> nn.Module:
         """One of the method's heads."""
         return cast(nn.ModuleDict, getattr(self.clip, HEADS))[name]
+
+    def set_patch_dropout(self, share: float) -> None:
+        """The share of the patches that are left out from now on; the model was made with some dropout."""
+        for dropout in self._dropouts:
+            dropout.share = share
 
     def train(self) -> None:
         """Training mode; a locked image tower stays in evaluation mode, so that it says the same every time."""
@@ -308,6 +315,8 @@ def create_model(
         quiet.setLevel(level)
     if config.init_from is not None:
         load_weights(clip, config.init_from, towers=config.init_towers, name=name)
+    if config.init_image_from is not None:
+        load_image_tower(clip, config.init_image_from, name=name)
     _tell_causal(getattr(clip, "text", clip))
     if own := heads(clip):
         clip.add_module(HEADS, nn.ModuleDict(own))
@@ -317,11 +326,9 @@ def create_model(
         except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
             raise ModelError(f"model.lock_image: {name} cannot be locked so ({one_line(error, 300)})") from error
     if config.patch_dropout:
-        if not hasattr(clip.visual, "patch_dropout"):
-            raise ModelError(f"model.patch_dropout: {name} has no image patches to drop; set it to 0")
-        clip.visual.patch_dropout = _KeyedPatchDropout(config.patch_dropout)
+        drop_patches(clip.visual, config.patch_dropout, name=name)
     if config.gradient_checkpointing:
-        clip.set_grad_checkpointing(True)
+        set_checkpointing(clip, True)
     if synchronise_batch_norm and has_batch_norm(clip):
         clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # type: ignore[no-untyped-call]  # torch's stub
     if mesh is None:
@@ -359,30 +366,6 @@ def _tell_causal(text: nn.Module) -> None:
         for layer in cast(nn.Module, text.transformer).modules():
             if type(layer) is nn.MultiheadAttention:
                 layer.__class__ = _CausalAttention
-
-
-class _KeyedPatchDropout(nn.Module):
-    """Leaves out a share of the patches, chosen per sample by its key, so that ranks and micro-batches agree."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-        self.keys_B: Tensor | None = None
-
-    def forward(self, x_BPW: Tensor) -> Tensor:
-        """[B, 1 + patches, W] with the class token first -> the same with fewer patches."""
-        if not self.training or self.keys_B is None:
-            return x_BPW
-        batch, patches = x_BPW.shape[0], x_BPW.shape[1] - 1
-        kept = max(1, int(patches * (1 - self.share)))
-        # splitmix64 over (key, patch); int64 arithmetic wraps, shifts are masked to be logical.
-        z = self.keys_B[:, None] + torch.arange(1, patches + 1, device=x_BPW.device) * -0x61C8864680B583EB
-        z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-        z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-        chosen = z.topk(kept, dim=1).indices + 1
-        first = torch.zeros((batch, 1), dtype=chosen.dtype, device=chosen.device)
-        rows = torch.arange(batch, device=chosen.device)[:, None]
-        return x_BPW[rows, torch.cat([first, chosen], dim=1)]
 
 
 def _unit(features_BD: Tensor) -> Tensor:

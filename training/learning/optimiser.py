@@ -1,31 +1,18 @@
-"""AdamW as CLIP uses it, and a learning rate that counts samples.
-
-Counting samples rather than steps keeps the schedule the same when the batch or world size changes.
-"""
+"""The optimiser of a config, by its name: AdamW as CLIP uses it, or LAMB."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.config import OptimiserConfig
+from training.learning.lamb import Lamb
+from training.learning.rates import rate_shares
 from training.learning.sharding import is_sharded
 
-__all__ = ["learning_rate", "make_optimiser", "split_by_decay"]
-
-
-def learning_rate(config: OptimiserConfig, *, samples: int, total_samples: int) -> float:
-    """The rate for the step that ends at `samples` samples of `total_samples`.
-
-    Linear from 0 to the peak over the warm-up, then half a cosine down to the final rate.
-    """
-    if samples < config.warmup_samples:
-        return config.learning_rate * samples / config.warmup_samples
-    done = (samples - config.warmup_samples) / max(1, total_samples - config.warmup_samples)
-    span = config.learning_rate - config.final_learning_rate
-    return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+__all__ = ["make_optimiser", "set_rate", "split_by_decay"]
 
 
 def split_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -34,22 +21,39 @@ def split_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
     return [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
 
 
-def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over `module`'s trainable parameters.
+def make_optimiser(
+    module: nn.Module, config: OptimiserConfig, *, sum_: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> torch.optim.Optimizer:
+    """That of `config` over `module`'s trainable parameters; `sum_` adds up over ranks that share them, in place.
 
-    Those that decay are its first group, by which `checkpoints/moments.py` knows them.
+    Its groups are those that decay, then those that do not, each from the lowest rate to the highest. Raises
+    ModelError.
     """
+    shares = rate_shares(module, config)
     decayed, plain = split_by_decay(module)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": [p for p in plain if is_sharded(p) or not is_sharded(decayed[0])], "weight_decay": 0.0},
+    groups = _by_share(decayed, shares, config.weight_decay)
+    # One fused call takes tensors of one kind only.
+    parts_whole = bool(decayed) and is_sharded(decayed[0])
+    groups += _by_share([p for p in plain if is_sharded(p) or not parts_whole], shares, 0.0)
+    groups += _by_share([p for p in plain if parts_whole and not is_sharded(p)], shares, 0.0)
+    betas = (config.beta1, config.beta2)
+    if config.name == "lamb":
+        return Lamb(groups, lr=config.learning_rate, betas=betas, eps=config.eps, sum_=sum_)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=True)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Have the next step taken at `rate`, in each group at its share of it."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["rate_share"]
+
+
+def _by_share(
+    parameters: list[nn.Parameter], shares: dict[nn.Parameter, float], decay: float
+) -> list[dict[str, object]]:
+    """A group for each share of the rate."""
+    found = sorted({shares[parameter] for parameter in parameters})
+    return [
+        {"params": [p for p in parameters if shares[p] == share], "weight_decay": decay, "rate_share": share}
+        for share in found
     ]
-    if whole := [p for p in plain if is_sharded(decayed[0]) and not is_sharded(p)]:
-        groups.append({"params": whole, "weight_decay": 0.0})  # one fused call takes tensors of one kind only
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=True,
-    )

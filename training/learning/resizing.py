@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from configs.load import ConfigError
 
-__all__ = ["carry_over", "resize_positions"]
+__all__ = ["carry_over", "fit_weights", "resize_positions"]
 
 
 def resize_positions(value: Tensor, like: Tensor, *, mode: str) -> Tensor:
@@ -46,12 +46,16 @@ def carry_over(
     old: nn.Module, old_optimiser: torch.optim.Optimizer, new: nn.Module, new_optimiser: torch.optim.Optimizer
 ) -> None:
     """Put weights and moments of `old` into `new`, which differs at most in its picture size."""
-    shapes = new.state_dict()
-    new.load_state_dict({name: _fit(value, shapes[name], mode="bicubic") for name, value in old.state_dict().items()})
+    new.load_state_dict(fit_weights(old.state_dict(), new.state_dict()))
     state = old_optimiser.state_dict()
     parameters = [p for group in new_optimiser.param_groups for p in group["params"]]
     state["state"] = {number: _fit_moments(entry, parameters[number]) for number, entry in state["state"].items()}
     new_optimiser.load_state_dict(state)
+
+
+def fit_weights(old: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`old`, by name, in the shapes that `like` has."""
+    return {name: _fit(value, like[name], mode="bicubic") for name, value in old.items()}
 
 
 def _fit(value: Tensor, like: Tensor, *, mode: str) -> Tensor:

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from training.distributed import World
 
-__all__ = ["is_sharded", "layers_of", "mesh_of", "shard_module"]
+__all__ = ["is_sharded", "layers_of", "mesh_of", "part_of", "shard_module"]
 
 
 def mesh_of(world: World) -> DeviceMesh:
@@ -34,6 +34,11 @@ def mesh_of(world: World) -> DeviceMesh:
 def is_sharded(tensor: Tensor) -> bool:
     """Whether each rank holds a part of `tensor` only."""
     return isinstance(tensor, DTensor)
+
+
+def part_of(tensor: Tensor) -> Tensor:
+    """This rank's part of `tensor`, in the memory that `tensor` has; all of one that is whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:

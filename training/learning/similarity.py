@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["sigmoid_loss", "softmax_loss"]
+__all__ = ["sigmoid_loss", "smoothing", "softmax_loss"]
 
 
 def softmax_loss(
@@ -43,6 +43,20 @@ def softmax_loss(
     """
     value: Tensor = _Softmax.apply(image_nD, text_ND, scale, first, tile, logsumexp)
     return value
+
+
+def smoothing(image_nD: Tensor, text_ND: Tensor, scale: Tensor, *, first: int) -> Tensor:
+    """What a label smoothing of 1 adds to `softmax_loss`: the mean logit of the true pairs less that of all N x N.
+
+    A smoothing of s takes the true pair's logit by 1 - s and that of each pair by s / N (Szegedy et al., arXiv
+    1512.00567, section 7), in both directions alike, so it adds s times this; and the mean over all pairs is the
+    product of the mean picture and the mean text. This rank's share, as of `softmax_loss`.
+    """
+    dtype = torch.float32 if image_nD.dtype in (torch.bfloat16, torch.float16) else image_nD.dtype
+    image_nD, text_ND = image_nD.to(dtype), text_ND.to(dtype)
+    own_nD = text_ND[first : first + len(image_nD)]
+    value: Tensor = (image_nD * (own_nD - text_ND.mean(0))).sum() / len(text_ND)
+    return scale * value
 
 
 def sigmoid_loss(

@@ -25,7 +25,7 @@ from training.data.batches import Batch
 from training.data.index import SampleIndex
 from training.distributed import World
 from training.errors import CheckpointError
-from training.learning.checks import check_sizes
+from training.learning.checks import check_schedule, check_sizes
 from training.learning.learner import Learner, make_learner
 from training.learning.method import make_method
 from training.learning.model import own_image_size
@@ -97,6 +97,7 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     )
 
     total = total_samples(config, snapshots.samples_an_epoch)
+    check_schedule(config, total)
     phase = phase_at(config.phases, progress.samples_seen, total=total, batch=config.global_batch_size)
     mesh = mesh_of(world) if config.distributed == "fsdp" and world.size > 1 else None
     learner = make_learner(config, world, mesh=mesh, image_size=phase.image_size)
@@ -116,7 +117,7 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             window=config.data.lanes,
         )
     if last is not None:
-        world.together(lambda: load_checkpoint(last, learner.model.clip, learner.optimiser))
+        world.together(lambda: load_checkpoint(last, learner.model.clip, learner.optimiser, averages=learner.averages))
         if isinstance(root, BucketPath) and here.is_owner:
             shutil.rmtree(last)
 

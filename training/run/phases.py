@@ -2,6 +2,7 @@
 
     phases: [{begins_at: 0.97, image_size: 336, micro_batches: 2}]      the last 3 % at 336 px, as CLIP's ViT-L/14@336
     phases: [{begins_at: 0, image_size: 112, context_length: 16}, {begins_at: 0.9}]      short first, full at the end
+    phases: [{begins_at: 0.99, patch_dropout: 0}]      whole pictures at the end, as FLIP
 
 The weights go over to a model made for the new size (`learning/resizing.py`).
 """

@@ -13,7 +13,7 @@ from training.distributed import World
 from training.learning.coupling import everyone
 from training.learning.method import Coupled, Method, Output, Rows
 from training.learning.model import Model
-from training.learning.similarity import sigmoid_loss, softmax_loss
+from training.learning.similarity import sigmoid_loss, smoothing, softmax_loss
 
 __all__ = ["Contrastive"]
 
@@ -54,6 +54,8 @@ class Contrastive(Method):
             value = softmax_loss(
                 image_nD, text_ND, scale, first=first, tile=self.loss.chunk_rows, logsumexp=world.logsumexp
             )
+            if self.loss.label_smoothing:
+                value = value + self.loss.label_smoothing * smoothing(image_nD, text_ND, scale, first=first)
         else:
             value = sigmoid_loss(image_nD, text_ND, scale, bias, first=first, tile=self.loss.chunk_rows)
         return Coupled(terms={"contrastive": value})
