@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +14,11 @@ import pytest
 import yaml
 
 from pipeline.catalog.catalog import open_catalog
+from pipeline.commands import main
+from pipeline.consent.config import ConsentConfig
 from pipeline.engine import record_of
 from pipeline.steps.robots import live
+from tests.conftest import REPOSITORY
 from tests.pipeline.loopback_server import LoopbackServer, Route, answer, in_turn, redirect, text
 from tests.pipeline.small_run import SmallRun, picture
 from tests.pipeline.test_robots_archives import archive, capture
@@ -88,6 +93,19 @@ def test_hosts_that_an_archive_covers_are_not_asked(tmp_path: Path, server: Loop
             (False, 2),
             (True, 5),
         ]
+    for words in commands_of_the_docs(small.output):
+        assert main(words) == 0
+
+
+def commands_of_the_docs(output: Path) -> list[list[str]]:
+    """Those of docs/robots.md, of a set that is there."""
+    document = (REPOSITORY / "docs" / "robots.md").read_text(encoding="utf-8")
+    (config,) = re.findall(r"^```yaml\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    assert ConsentConfig(**yaml.safe_load(config)["consent"]).robots_archives
+    (script,) = re.findall(r"^```sh\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line.replace("data/wit", str(output))) for line in script.splitlines()]
+    assert all(words[:3] == ["python", "-m", "pipeline"] for words in lines)
+    return [words[3:] for words in lines]
 
 
 @pytest.mark.parametrize(
