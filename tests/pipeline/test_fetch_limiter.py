@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from configs.load import ConfigError
@@ -257,6 +258,26 @@ def test_three_fetches_share_the_connections_and_the_rate_of_a_heavy_host() -> N
     assert server.max_at_once <= 2
     assert server.max_open <= 2
     assert most_within(server, 1.0) <= 30 * (1 + LATE_S) + 1
+
+
+def test_many_heavy_hosts_are_asked_about_some_at_a_time() -> None:
+    hosts = [f"h{i}.localhost" for i in range(150)]
+    most: list[int] = []
+    limiter = Limiter()
+
+    def ask(message: bytes, timeout_s: float) -> bytes:
+        most.append(len(msgspec.msgpack.decode(message, type=Asks).hosts))
+        return limiter.serve(message, time.monotonic())
+
+    with LoopbackServer({"/x": text(b"x"), "/y": text(b"y")}) as server:
+        urls = [server.url(path, host=host) for path in ("/x", "/y") for host in hosts]
+        config = config_of(server, concurrency=16)
+        got = list(fetch(urls, config, RunWide(heavy=set(hosts), ask=ask)))
+    assert len(got) == 300
+    assert all(fetched.body for fetched in got)
+    assert max(most) <= 16 + 2 * (2 * 16)  # in flight, granted before, and asked for now
+    assert len(most) < 60
+    assert not limiter.dump().count(b"localhost") or len(limiter.dump()) < 20_000
 
 
 def test_a_light_host_keeps_the_limit_of_each_fetch() -> None:
