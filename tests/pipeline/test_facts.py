@@ -15,6 +15,7 @@ from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.steps.fetch.facts import STORED, FactStore, read_facts, settings_of
 from pipeline.steps.fetch.requests import ListRequests, list_requests
 from pipeline.steps.schedule import Selected
@@ -90,7 +91,7 @@ def planned_of(output: Path, count: int) -> Data[Selected]:
 
 def task_of(output: Path, planned: Data[Selected], config: FetchConfig = CONFIG, seed: int = 0) -> ListRequests:
     run = Run(output=output, seed=seed, ledger=LedgerConfig())
-    (task,) = list_requests(planned, None, config, ImageConfig()).cut(run)
+    (task,) = list_requests(planned, None, config, ImageConfig(), PrivacyConfig()).cut(run)
     assert isinstance(task, ListRequests)
     return task
 
