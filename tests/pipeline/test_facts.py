@@ -16,6 +16,7 @@ from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
 from pipeline.stages.fetch.config import FetchConfig
+from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.steps.fetch.facts import STORED, FactStore, earlier_settings, read_facts, settings_of
 from pipeline.steps.fetch.requests import ListRequests, list_requests
 from pipeline.steps.schedule import Selected
@@ -98,7 +99,7 @@ def task_of(
     consent: ConsentConfig = STANDARD,
 ) -> ListRequests:
     run = Run(output=output, seed=seed, ledger=LedgerConfig())
-    (task,) = list_requests(planned, None, config, consent, ImageConfig()).cut(run)
+    (task,) = list_requests(planned, None, config, consent, ImageConfig(), PrivacyConfig()).cut(run)
     assert isinstance(task, ListRequests)
     return task
 

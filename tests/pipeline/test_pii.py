@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stdnum import iban, luhn
 from stdnum.cn import ric
 
 from configs.load import ConfigError
+from pipeline.commands import main
 from pipeline.records.schema import MATCHED
 from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.stages.privacy.national import ALONE, SAID, NationalNumber, has_national_number
@@ -283,3 +285,8 @@ def test_run_that_rejects_says_so_in_its_ledger(tmp_path: Path, server: Loopback
     assert small.run("--privacy.pii", "reject") == 0
     assert small.samples() == ["/0", "/2", "/3"]
     assert '"phone": 1' in (small.output / "ledger.json").read_text()
+    docs = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    for command in re.findall(r"```bash\nopenwit (.+)\n```", docs):
+        words = [{"OUT": str(small.output), "CLEAN": str(tmp_path / "clean")}.get(w, w) for w in shlex.split(command)]
+        assert main(words) == 0
+    assert len(pq.read_table(tmp_path / "clean" / "shards" / "00000.parquet")) == 3

@@ -93,11 +93,8 @@ class HashLists:
         it."""
         if pdq is None or not self._looks or pdq.quality < self._least_quality:
             return None
-        for at in range(0, len(pdq.hashes), NUM_BYTES):
-            place = self._near.find(pdq.hashes[at : at + NUM_BYTES])
-            if place is not None:
-                return self._names_of_looks[place]
-        return None
+        place = self._near.find(pdq.hashes)
+        return None if place is None else self._names_of_looks[place]
 
     def facts_of_hit(self, name: str) -> dict[str, Any]:
         """All that is kept of a URL whose picture is on the list `name`."""

@@ -1,10 +1,9 @@
 """National numbers of persons: tax, social security, health, identity; by form, check digits, and what is said of them.
 
-Which digits are right is python-stdnum's to say. A check digit alone says little: of ten random digits one in eleven to
-one in ten passes most of them, and the web's captions are full of ISBNs, parts and stock photos. So a number stands
-for itself only where its written form is no other number's and at most 0.2 % of random fillings of that form pass
-(`ALONE`; the rates are in docs/privacy.md); every other one needs a word before it that says what it is (`SAID`).
-Numbers of companies are no personal data, and not looked for.
+Which digits are right is python-stdnum's to say. A check digit alone says little: one in eleven to one in ten of random
+numbers pass most of them, and the web's captions are full of ISBNs, parts and stock photos. So a number stands for
+itself only where nothing else is written in its form (`ALONE`; docs/privacy.md has the rates); every other one needs a
+word before it that says what it is (`SAID`). Numbers of companies are no personal data, and not looked for.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ ALONE = (
     ),
     NationalNumber(modules=("mx.curp",), form=r"[A-Z]{4}[0-9]{6}[HM][A-Z]{5}[0-9A-Z][0-9]"),
 )
-"""Numbers that stand for themselves. Of the form of br.cpf 1.1 % pass, but nothing else is written so."""
+"""Numbers that stand for themselves."""
 
 SAID = (
     NationalNumber(modules=("ar.cuit",), words="cuit|cuil", form=_digits("9")),
