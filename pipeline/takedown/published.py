@@ -211,8 +211,8 @@ def _size_of(place: Place) -> int:
 def rows_without(parquet: Location, samples: Sequence[Gone]) -> tuple[pa.Table, int]:
     """(the rows of a Parquet that are of none of `samples`, how many are). Raises DamagedFileError."""
     table = read_table(parquet)
-    uids = pa.array([gone.uid for gone in samples], pa.binary(16))
-    rows = table.filter(pc.invert(pc.is_in(table["uid"], uids)))
+    uids = pa.array([gone.uid for gone in samples], pa.binary())
+    rows = table.filter(pc.invert(pc.is_in(table["uid"].cast(pa.binary()), uids)))
     return rows, table.num_rows - rows.num_rows
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
+from pipeline.catalog.catalog import joined_files
 from pipeline.engine import steps_in
 from pipeline.errors import InputError
 from pipeline.pages import config_of, page_of, views_of
@@ -30,8 +31,9 @@ from pipeline.storage.output import is_output, open_output
 from pipeline.storage.place import Place, place_of
 from pipeline.takedown import account
 from pipeline.takedown.delta import Delta, FileChange, Gone, read_delta
+from pipeline.takedown.editing import write_rows
 from pipeline.takedown.matching import also_meant, ids_in_plan, named_in_facts, samples_named
-from pipeline.takedown.published import manifest_at, origin_of, parquet_of, take_out_of_shards
+from pipeline.takedown.published import manifest_at, origin_of, parquet_of, rows_without, take_out_of_shards
 from pipeline.takedown.replace import replace
 from pipeline.takedown.sign import signed
 from pipeline.takedown.work import answers_in, planned_in, released_in, take_out_of_work
@@ -160,11 +162,20 @@ def finish(output: Place, file: Place, key: Ed25519PrivateKey | None = None) -> 
     if manifest_at(shards)["fingerprint"] in (delta.before, _after_of(shards, delta)):  # else a run has published anew
         work = output / "work" / "shards"
         done = dataclasses.replace(take_out_of_shards(shards, work if work.is_dir() else None, delta), state="done")
+    _joined_go(output, delta.samples)
     answers = 0 if page is None else take_out_of_work(page, _pictures(page, delta.removals, delta.samples))
     done = done if key is None else signed(done, key)
     _write_tombstones(output, but=file)
     write_bytes(file, done.content())
     return done, answers
+
+
+def _joined_go(output: Place, samples: Sequence[Gone]) -> None:
+    """Take the samples out of the tables that users have joined, whatever these say of them."""
+    for place in joined_files(output).values():
+        rows, went = rows_without(Location(str(place)), samples)
+        if went:
+            write_rows(place, rows)
 
 
 def _rebased(output: Place, delta: Delta, manifest: Mapping[str, Any]) -> Delta:

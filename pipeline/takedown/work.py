@@ -92,11 +92,11 @@ def _facts_go(page: Page, ids: pa.Array, advance: Callable[[int], None]) -> int:
 
 def _answers_go(answers: Answers, ids: pa.Array) -> tuple[int, Mapping[str, tuple[str, int]]]:
     """(how many of `ids` are in a file of facts, name -> digest and size of the files that have them, afterwards)."""
+    if not _names_any(answers.facts, ids):
+        return 0, {}
     table = _read(answers.facts, ids)
     named = pc.is_in(table["url_id"], ids)
-    present = int(pc.sum(named).as_py() or 0)
-    if not present:
-        return 0, {}
+    present = int(pc.sum(named).as_py())
     rows = table.filter(named)
     kept = rows.filter(pc.is_valid(rows["tar_offset"]))
     with edited(answers.tar.place) as tar:
@@ -113,10 +113,10 @@ def _rows_go(record: Done, directory: Place, end: str, ids: pa.Array) -> Done | 
     for name, file in record.located(directory).items():
         if not name.endswith(end) or not file.place.exists():
             continue
+        if not _names_any(file, ids):
+            return None
         table = _read(file, ids)
         named = pc.is_in(table["url_id"], ids)
-        if not pc.any(named).as_py():
-            return None
         rows = table.filter(named)
         if pc.any(pc.not_equal(pc.fill_null(rows["reason"], ""), REMOVED)).as_py():
             table = _without(table, named)
@@ -125,6 +125,11 @@ def _rows_go(record: Done, directory: Place, end: str, ids: pa.Array) -> Done | 
         changed = amended(record, {name: _about(file.place)})
         return dataclasses.replace(changed, info={**record.info, "success": success})
     return None
+
+
+def _names_any(file: Location, ids: pa.Array) -> bool:
+    """Whether a file has any of `ids`: most have none, and are read no further. Nobody vouches for it here."""
+    return bool(pc.any(pc.is_in(read_table(Location(file.path), ["url_id"])["url_id"], ids)).as_py())
 
 
 def _read(file: Location, ids: pa.Array) -> pa.Table:
