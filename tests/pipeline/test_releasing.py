@@ -324,6 +324,22 @@ def test_release_that_was_killed_goes_on_and_ends_the_same(
     assert len(list((out / "links").iterdir())) == 4
 
 
+def test_version_that_a_run_publishes_meanwhile_is_not_mixed_in(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    shutil.copytree(dataset, tmp_path / "set", symlinks=True)
+    manifest, facts_of = tmp_path / "set/shards/manifest.json", releasing.facts_of
+
+    def meanwhile(*words: Any, **more: Any) -> Any:
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"fingerprint": "other"}))
+        return facts_of(*words, **more)
+
+    monkeypatch.setattr(releasing, "facts_of", meanwhile)
+    said = told(capsys, "release", str(tmp_path / "set"), str(tmp_path / "out"), status=2)
+    assert "another version was published meanwhile" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_there_is_never_overwritten(dataset: Path, released: Path, tmp_path: Path, capsys: Any) -> None:
     before = files_of(released)
     said = told(capsys, "release", str(dataset), str(released), status=2)
