@@ -179,6 +179,27 @@ def test_column_that_nobody_decided_about_stays_in_and_is_told() -> None:
     assert releasing.undecided(there) == ["new_column"]
 
 
+def test_set_of_an_earlier_version_is_released_with_what_it_has(tmp_path: Path) -> None:
+    lacking = ("lang_by", "stored_xxh3")
+    make_set(tmp_path / "set", 30)
+    manifest = tmp_path / "set/shards/manifest.json"
+    plain = json.loads(manifest.read_text())
+    for entry in plain["shards"]:
+        parquet = manifest.with_name(entry["parquet"])
+        pq.write_table(pq.read_table(parquet).drop_columns(list(lacking)), parquet)
+        entry["parquet_sha256"] = hashlib.sha256(parquet.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(plain))
+    assert main(["release", str(tmp_path / "set"), str(tmp_path / "out"), "--pictures"]) == 0
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    (row, *_) = rows_of(tmp_path / "out")
+    assert not row.keys() & set(lacking)
+    fields = json.loads((tmp_path / "out/croissant.json").read_text())["recordSet"][0]["field"]
+    assert [field["name"] for field in fields] == list(row)
+    (tar,) = (tmp_path / "set/shards").glob("*.tar")
+    tar.write_bytes(tar.read_bytes()[:-600])  # no picture has a hash: the whole is looked at
+    assert main(["release", str(tmp_path / "set"), str(tmp_path / "again"), "--pictures"]) == 2
+
+
 # --- what is told of it -------------------------------------------------------------------------
 
 
