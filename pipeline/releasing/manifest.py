@@ -69,8 +69,8 @@ class Superseded:
         with open_duckdb(path.with_name(f"{path.name}.spill")) as database:
             use_buckets(database, [*theirs, *links])
             database.execute(
-                f"COPY (SELECT uid FROM {read_parquet_sql(theirs)} WHERE uid NOT IN "
-                f"(SELECT uid FROM {read_parquet_sql(list(links))}) ORDER BY uid) "
+                f"COPY (SELECT uid FROM {read_parquet_sql(theirs)} AS theirs "
+                f"ANTI JOIN {read_parquet_sql(list(links))} AS ours USING (uid) ORDER BY uid) "
                 f"TO {quote_text(path)} (FORMAT csv, HEADER false)"
             )
 

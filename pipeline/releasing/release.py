@@ -12,6 +12,7 @@ copied to OUT, SHA256SUMS last. A release that was killed goes on; one of the sa
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import pyarrow as pa
 from configs.load import fingerprint, to_mapping
 from pipeline.catalog.catalog import open_catalog, sql_errors
 from pipeline.engine import EngineConfig, open_engine
-from pipeline.errors import DamagedFileError, OutputError
+from pipeline.errors import DamagedFileError, InputError, OutputError
 from pipeline.questions.card.render import render
 from pipeline.records.schema import SAMPLES
 from pipeline.releasing.columns import Column, columns_of, undecided
@@ -43,7 +44,6 @@ from pipeline.storage.atomic import (
     write_bytes,
     write_json,
 )
-from pipeline.storage.bucket import BucketPath
 from pipeline.storage.keys import private_key, public_hex
 from pipeline.storage.output import open_output
 from pipeline.storage.parquet import write_parquet
@@ -93,25 +93,15 @@ def release(source: Place, said: ReleaseConfig, out: Place, *, progress: Progres
     DamagedFileError, StoreError. `source` is only read.
     """
     progress = progress or Progress()
-    ours = published_set(source)
-    if {source.resolve(), out.resolve()} & {*source.resolve().parents, *out.resolve().parents} or (
-        source.resolve() == out.resolve()
-    ):
-        raise OutputError(f"{out}: lies inside the data set, or around it; choose another directory for the release")
-    columns = columns_of(
-        [name for name in ours.columns if name in SAMPLES.names], pictures=said.pictures, asked=said.columns
-    )
-    before = None if said.supersedes is None else superseded_by(place_of(said.supersedes))
-    key = None if said.sign is None else private_key(place_of(said.sign))
-    made_of = _made_of(ours, said, columns, before, key)
-    aside = out.absolute().with_name(f"{out.name}.tmp-release") if isinstance(out, Path) else _beside(out)
-    whole = _whole(out, made_of)
+    plan = _planned(source, said, out)
+    aside = _aside(out)
+    whole = _whole(out, plan.made_of)
     if not whole:
         _refuse_others(out, aside)
         with open_output(aside, say=progress.say):
-            if not (whole := _whole(out, made_of)):  # another may have ended while this one waited
+            if not (whole := _whole(out, plan.made_of)):  # another may have ended while this one waited
                 try:
-                    _make(ours, said, columns, before, key, made_of, aside, out, progress)
+                    _make(plan, aside, out, progress)
                 except OSError as error:
                     raise unwritable(out, error) from error
     if (aside / _STATE).is_file():  # what a run of ours made, and nothing else that has the name
@@ -125,44 +115,62 @@ def release(source: Place, said: ReleaseConfig, out: Place, *, progress: Progres
         release=manifest["release"],
         was_there=whole,
         missing=manifest["missing"],
-        undecided=undecided(ours.columns),
+        undecided=undecided(plan.ours.columns),
     )
 
 
-def _beside(out: BucketPath) -> BucketPath:
-    if not out.key:
-        raise OutputError(f"{out}: the bucket itself; name a place in it")
-    return out.with_name(f"{out.name}.tmp-release")
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is released, and what is said of it."""
+
+    ours: PublishedSet
+    said: ReleaseConfig
+    columns: Sequence[Column]
+    before: Superseded | None
+    key: Ed25519PrivateKey | None
+
+    @functools.cached_property
+    def deltas(self) -> Sequence[Place]:
+        """What `remove` wrote of what went from the set, as far as it is done."""
+        found = files_in(self.ours.root / "removed", "*.json")
+        return [path for path in found if (read_json(path) or {}).get("state") == "done"]
+
+    @functools.cached_property
+    def made_of(self) -> str:
+        """Fingerprint of all that decides the release, but for the day on which it was begun."""
+        said = to_mapping(self.said)
+        for name in ("engine", "supersedes", "sign"):  # where it is done, and paths
+            del said[name]
+        return fingerprint(
+            *("release", _CODE, self.ours.fingerprint, self.ours.root.resolve().name, said),
+            [column.name for column in self.columns],
+            None if self.before is None else self.before.sums,
+            None if self.key is None else public_hex(self.key),
+            {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.deltas},
+        )
 
 
-def _made_of(
-    ours: PublishedSet,
-    said: ReleaseConfig,
-    columns: Sequence[Column],
-    before: Superseded | None,
-    key: Ed25519PrivateKey | None,
-) -> str:
-    """Fingerprint of all that decides a release, but for the day on which it was begun."""
-    plain = to_mapping(said)
-    for name in ("engine", "supersedes", "sign"):
-        del plain[name]
-    return fingerprint(
-        *(
-            "release",
-            _CODE,
-            ours.fingerprint,
-            str(ours.root.resolve().name),
-            plain,
-            [column.name for column in columns],
-        ),
-        *(None if before is None else before.sums, None if key is None else public_hex(key)),
-        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _deltas(ours.root)},
+def _planned(source: Place, said: ReleaseConfig, out: Place) -> _Plan:
+    """Everything that can be wrong is told here, before anything is written."""
+    ours = published_set(source)
+    here, there = source.resolve(), out.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise OutputError(f"{out}: lies inside the data set, or around it; choose another directory for the release")
+    known = [name for name in ours.columns if name in SAMPLES.names]
+    return _Plan(
+        ours=ours,
+        said=said,
+        columns=columns_of(known, pictures=said.pictures, asked=said.columns),
+        before=None if said.supersedes is None else superseded_by(place_of(said.supersedes)),
+        key=None if said.sign is None else private_key(place_of(said.sign)),
     )
 
 
-def _deltas(source: Place) -> list[Place]:
-    """What `remove` wrote of what went from the set, as far as it is done."""
-    return [path for path in files_in(source / "removed", "*.json") if (read_json(path) or {}).get("state") == "done"]
+def _aside(out: Place) -> Place:
+    """Where it is made."""
+    if not out.name:
+        raise OutputError(f"{out}: name a directory of its own for the release")
+    return (out.absolute() if isinstance(out, Path) else out).with_name(f"{out.name}.tmp-release")
 
 
 # --- what is there ------------------------------------------------------------------------------
@@ -197,51 +205,43 @@ def _refuse_others(out: Place, aside: Place) -> None:
 # --- making it ----------------------------------------------------------------------------------
 
 
-def _make(
-    ours: PublishedSet,
-    said: ReleaseConfig,
-    columns: Sequence[Column],
-    before: Superseded | None,
-    key: Ed25519PrivateKey | None,
-    made_of: str,
-    aside: Place,
-    out: Place,
-    progress: Progress,
-) -> None:
-    published = _begin(aside, made_of, said)
+def _make(plan: _Plan, aside: Place, out: Place, progress: Progress) -> None:
+    ours, said = plan.ours, plan.said
+    published = _begin(aside, plan)
     with open_engine(EngineConfig(kind=said.engine), progress) as engine:
-        parts = write_rows(ours, said, columns, aside / "rows", engine)
+        parts = write_rows(ours, said, plan.columns, aside / "rows", engine)
+    rows = {f"links/{part.files.links.name}": int(part.info["rows"]) for part in parts}
+    if sum(rows.values()) != ours.samples:
+        raise DamagedFileError(str(ours.root / "shards"), f"holds {sum(rows.values()):,} rows, not {ours.samples:,}")
     place = aside / "release" if isinstance(aside, Path) else out
     remove_tree(place)
     files = [file for part in parts for file in put_in_place(part, place)]
+    version = said.version or (_FIRST if plan.before is None else plan.before.next_version)
     with open_catalog(ours.root) as database, sql_errors(str(ours.root)):
-        deltas = _deltas(ours.root)
-        version = said.version or (_FIRST if before is None else before.next_version)
-        facts = facts_of(ours.root, database, said, release=version, published=published, removals=len(deltas))
-        files += _describe(ours, facts, columns, before, deltas, files, database, place)
-    rows = {f"links/{part.files.links.name}": int(part.info["rows"]) for part in parts}
+        facts = facts_of(ours.root, database, said, release=version, published=published, removals=len(plan.deltas))
+        files += _describe(plan, facts, files, database, place)
+    if not ours.is_published_still:
+        raise InputError(f"{ours.root}: another version was published meanwhile; run the same command again")
     manifest = {
         "form": FORM,
         "title": facts.title,
         "release": version,
         "published": published,
-        "made_of": made_of,
+        "made_of": plan.made_of,
         "set": ours.fingerprint,
         "samples": ours.samples,
         "pictures": said.pictures,
-        "columns": [column.name for column in columns],
+        "columns": [column.name for column in plan.columns],
         "missing": missing(facts),
-        "signed_by": None if key is None else public_hex(key),
-        "supersedes": [] if before is None else before.history,
+        "signed_by": None if plan.key is None else public_hex(plan.key),
+        "supersedes": [] if plan.before is None else plan.before.history,
         "files": [file | ({"rows": rows[file["name"]]} if file["name"] in rows else {}) for file in files],
     }
-    if sum(rows.values()) != ours.samples:
-        raise DamagedFileError(str(ours.root / "shards"), f"holds {sum(rows.values()):,} rows, not {ours.samples:,}")
     write_json(place / MANIFEST, manifest)
     digests = {file["name"]: file["sha256"] for file in files}
     sums = sums_of(digests | {MANIFEST: hashlib.sha256((place / MANIFEST).read_bytes()).hexdigest()})
-    if key is not None:
-        write_bytes(place / SIGNATURE, key.sign(sums))
+    if plan.key is not None:
+        write_bytes(place / SIGNATURE, plan.key.sign(sums))
     write_bytes(place / SUMS, sums)
     if isinstance(place, Path) and isinstance(out, Path):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -250,24 +250,21 @@ def _make(
         place.rename(out)
 
 
-def _begin(aside: Place, made_of: str, said: ReleaseConfig) -> str:
+def _begin(aside: Place, plan: _Plan) -> str:
     """The day of the release: what people say, or on which it was begun. What another one left here goes."""
     state = read_json(aside / _STATE)
-    if state is None or state.get("made_of") != made_of:
+    if state is None or state.get("made_of") != plan.made_of:
         for name in ("rows", "release"):
             remove_tree(aside / name)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        state = {"made_of": made_of, "published": said.published or today}
+        state = {"made_of": plan.made_of, "published": plan.said.published or today}
         write_json(aside / _STATE, state)
     return str(state["published"])
 
 
 def _describe(
-    ours: PublishedSet,
+    plan: _Plan,
     facts: Facts,
-    columns: Sequence[Column],
-    before: Superseded | None,
-    deltas: Sequence[Place],
     data: Sequence[Mapping[str, Any]],
     database: duckdb.DuckDBPyConnection,
     place: Place,
@@ -288,17 +285,17 @@ def _describe(
         write("queries.parquet", lambda path: write_parquet(path, queries, queries.schema))
     if facts.config_yaml is not None:
         put("config.yaml", facts.config_yaml.encode())
-    if (ours.root / "ledger.json").is_file():
-        put("ledger.json", (ours.root / "ledger.json").read_bytes())
-    for delta in deltas:
+    if (ledger := plan.ours.root / "ledger.json").is_file():
+        put("ledger.json", ledger.read_bytes())
+    for delta in plan.deltas:
         put(f"removed/{delta.name}", delta.read_bytes())
-    if before is not None:
+    if (before := plan.before) is not None:
         links = [place / file["name"] for file in data if file["name"].startswith("links/")]
         write(f"gone/since-{before.release}.txt", lambda path: before.write_gone(links, path))
     put("card.html", render(facts.card).encode())
-    put("README.md", readme_of(facts, columns, queries=queries is not None))
+    put("README.md", readme_of(facts, plan.columns, queries=queries is not None))
     listed = sorted([*data, *files], key=lambda file: str(file["name"]))
-    put("croissant.json", croissant_of(facts, columns, listed, None if queries is None else queries.schema))
+    put("croissant.json", croissant_of(facts, plan.columns, listed, None if queries is None else queries.schema))
     return files
 
 

@@ -179,6 +179,27 @@ def test_column_that_nobody_decided_about_stays_in_and_is_told() -> None:
     assert releasing.undecided(there) == ["new_column"]
 
 
+def test_set_of_an_earlier_version_is_released_with_what_it_has(tmp_path: Path) -> None:
+    lacking = ("lang_by", "stored_xxh3")
+    make_set(tmp_path / "set", 30)
+    manifest = tmp_path / "set/shards/manifest.json"
+    plain = json.loads(manifest.read_text())
+    for entry in plain["shards"]:
+        parquet = manifest.with_name(entry["parquet"])
+        pq.write_table(pq.read_table(parquet).drop_columns(list(lacking)), parquet)
+        entry["parquet_sha256"] = hashlib.sha256(parquet.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(plain))
+    assert main(["release", str(tmp_path / "set"), str(tmp_path / "out"), "--pictures"]) == 0
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    (row, *_) = rows_of(tmp_path / "out")
+    assert not row.keys() & set(lacking)
+    fields = json.loads((tmp_path / "out/croissant.json").read_text())["recordSet"][0]["field"]
+    assert [field["name"] for field in fields] == list(row)
+    (tar,) = (tmp_path / "set/shards").glob("*.tar")
+    tar.write_bytes(tar.read_bytes()[:-600])  # no picture has a hash: the whole is looked at
+    assert main(["release", str(tmp_path / "set"), str(tmp_path / "again"), "--pictures"]) == 2
+
+
 # --- what is told of it -------------------------------------------------------------------------
 
 
@@ -322,6 +343,22 @@ def test_release_that_was_killed_goes_on_and_ends_the_same(
     assert files_of(out) == files_of(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
     assert len(list((out / "links").iterdir())) == 4
+
+
+def test_version_that_a_run_publishes_meanwhile_is_not_mixed_in(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    shutil.copytree(dataset, tmp_path / "set", symlinks=True)
+    manifest, facts_of = tmp_path / "set/shards/manifest.json", releasing.facts_of
+
+    def meanwhile(*words: Any, **more: Any) -> Any:
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"fingerprint": "other"}))
+        return facts_of(*words, **more)
+
+    monkeypatch.setattr(releasing, "facts_of", meanwhile)
+    said = told(capsys, "release", str(tmp_path / "set"), str(tmp_path / "out"), status=2)
+    assert "another version was published meanwhile" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_there_is_never_overwritten(dataset: Path, released: Path, tmp_path: Path, capsys: Any) -> None:
