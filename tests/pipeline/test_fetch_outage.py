@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import EngineConfig, open_engine
 from pipeline.errors import NetworkError
 from pipeline.stages.check_image.config import ImageConfig
@@ -127,6 +128,7 @@ def test_what_a_stopped_shard_saw_is_not_kept(tmp_path: Path) -> None:
         missing=Location(str(tmp_path / "missing.parquet"), digest_of(tmp_path / "missing.parquet")),
         settings="",
         block_key="",
+        signals=AnswerSignals(),
         config=NOT_ALLOWED,
         image=ImageConfig(isolate="none"),
         seed=0,
