@@ -112,7 +112,7 @@ def test_on_a_ray_of_ones_own_no_task_asks_for_more_than_there_is() -> None:
 def fetch_with(**options: Any) -> Needs:
     nothing: Any = None
     config = FetchConfig(user_agent="test/1 (+http://localhost/)", **options)
-    fields = {"image": nothing, "seed": 0, "first": 0, "last": 0, "retry": 0}
+    fields = {"signals": nothing, "image": nothing, "seed": 0, "first": 0, "last": 0, "retry": 0}
     return Fetch(partition="a", missing=Location("/a", "1"), settings="s", block_key="b", config=config, **fields).needs
 
 
