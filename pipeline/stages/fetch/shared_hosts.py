@@ -162,7 +162,8 @@ class SharedHosts:
         held = [self._without_excess(each) for each in standings if each.active or each.places]
         others = [each for each in standings if not (each.active or each.places)]
         begin = self._turn if self._turn < len(others) else 0
-        self._turn = begin + min(_MOST_HOSTS, 2 * self._config.concurrency)
+        room = min(_MOST_HOSTS, 2 * self._config.concurrency) - sum(each.starts > 0 for each in held)
+        self._turn = begin + max(0, room)  # what it may start already, it should start before it takes more
         return [*held, *others[begin : self._turn]]
 
     def _without_excess(self, each: Standing) -> Standing:
