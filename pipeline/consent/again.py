@@ -50,8 +50,8 @@ def judge_again(answers: pa.Table, signals: AnswerSignals, *, product: str) -> J
         if row["reason"] in _REFUSALS:
             statements = row["statements"] or [row["detail"] or ""]
             refusal = judge(signals, statements, product=product)
-            if refusal is None and not row["statements"] and honours(signals, row["reason"], row["detail"] or ""):
-                continue  # told by its reason alone
+            if refusal is None and honours(signals, row["reason"], row["detail"] or ""):
+                continue  # told by its reason alone: no answer said it
             if refusal is None:
                 released.add(row["url_id"])
             elif row["reason"] not in (_OF_EARLIER, refusal.reason):

@@ -1,7 +1,7 @@
 """What the answer to a picture's request says of its use, kept as it was said and judged by any config.
 
-    header lines, redirects' among them --note_header--.
-    the body's XMP and C2PA manifest ----read_body------+--> statements, in the facts --judge--> Refusal
+    header lines, redirects' among them --transfer--.
+    the body's XMP and C2PA manifest ----body.py-----+--> statements, in the facts --judge--> Refusal
 
 A statement is `name: value`, the name in small letters. Statements are facts: they are noted whether or not they are
 honoured, so that another config judges them without a request.
@@ -13,7 +13,6 @@ import datetime
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.consent.config import Signal
 from pipeline.consent.signals import AnswerSignals
 from pipeline.consent.tdm import reserves_tdm
 from pipeline.consent.usage import content_signal_forbids, content_usage_forbids
@@ -35,23 +34,17 @@ __all__ = [
 HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "tdm-policy", "content-usage", "content-signal"})
 """Header fields that are noted. `tdm-policy` (the terms under which use may be had) forbids nothing by itself."""
 DATA_MINING = "plus:datamining"
-"""The statement of a picture's XMP (`xmp.py`)."""
+"""The statement of a picture's XMP (`data_mining.py`)."""
 C2PA = "c2pa"
-"""The statements of a picture's manifest (`c2pa.py`)."""
-REASONS: dict[str, Signal] = {
-    "x_robots_tag": "x_robots_tag",
-    "tdm_reservation": "tdm_reservation",
-    "content_usage": "content_usage",
-    "content_signal": "content_signal",
-    "data_mining": "xmp_data_mining",
-    "c2pa_training": "c2pa",
-    "tdmrep_json": "tdmrep_json",
-}
-"""Reason of the ledger -> signal, of what an answer says, in the order in which they are looked at; and of the file of
-its host that was asked for beside it."""
+"""The statements of a picture's manifest (`c2pa_manifest.py`)."""
+REASONS = (
+    *("x_robots_tag", "tdm_reservation", "content_usage", "content_signal", "data_mining", "c2pa_training"),
+    "tdmrep_json",
+)
+"""Of the ledger: for what an answer says, in the order in which it is looked at; and for its host's file."""
 _RECEIVED = "received"
 """When an `unavailable_after` was read: it is judged as of then."""
-_MAX_STATEMENT_CHARS = 1000
+_MAX_STATEMENT_CHARS = 4000
 _PROHIBITED = "DMI-PROHIBITED"
 
 
@@ -77,10 +70,15 @@ def when_received(statements: Sequence[str], now: datetime.datetime) -> list[str
 
 
 def honours(signals: AnswerSignals, reason: str, detail: str) -> bool:
-    """Whether a refusal of which no statement was noted is one of a signal that is honoured: tdmrep.json's, and
-    img2dataset's, which says that X-Robots-Tag forbade and not by which directive."""
-    if reason == "tdmrep_json":
-        return signals.tdmrep_json
+    """Whether a refusal that no noted statement accounts for is one of a signal that is honoured: those of a host's
+    files, and img2dataset's, which says that X-Robots-Tag forbade and not by which directive."""
+    of_files = {
+        "tdmrep_json": signals.tdmrep_json,
+        "content_usage": signals.content_usage,  # robots.txt says so
+        "content_signal": signals.content_signal,
+    }
+    if reason in of_files:
+        return of_files[reason]
     return reason == "x_robots_tag" and bool(signals.x_robots_directives) and not detail.startswith("X-Robots-Tag: ")
 
 

@@ -206,7 +206,7 @@ def test_data_card_says_what_the_ledger_says_and_needs_nothing_else(finished: Pa
     assert re.search(r"<dt>t, pairs a query</dt><dd>40</dd>", page)
     assert re.search(r"<dt>query list</dt><dd>queries.parquet, [\d,]+ queries, fingerprint [0-9a-f]{16}</dd>", page)
     assert re.search(r"<dt>with</dt><dd>Python [\d.]+, duckdb ", page)
-    for told in ("X-Robots-Tag: noindex", "creativecommons.org", "the server&#39;s answer: Not Found", "3.54", "94.4"):
+    for told in ("by the headers", "creativecommons.org", "the server&#39;s answer: Not Found", "3.54", "94.4"):
         assert told in page
 
 

@@ -449,6 +449,9 @@ def test_known_answers_are_judged_by_what_was_noted() -> None:
         (gone, failed, None, [SAID["content_usage"]]),
         (gone, "x_robots_tag", "Use of image disallowed by X-Robots-Tag directive", None),  # img2dataset's words
         (gone, "robots_txt", None, None),
+        (gone, "content_signal", "group *", []),  # of a robots.txt
+        (gone, "content_signal", "group *", ["content-usage: train-ai=y"]),  # of one that a redirect led to
+        (gone, "tdmrep_json", "http://a.example/.well-known/tdmrep.json", None),
     )
 
     def told(signals: AnswerSignals) -> tuple[dict[int, str], list[int]]:
@@ -457,9 +460,11 @@ def test_known_answers_are_judged_by_what_was_noted() -> None:
             url_id[0] for url_id in judged.released
         )
 
-    assert told(AnswerSignals()) == ({2: "content_usage"}, [])
-    assert told(AnswerSignals(content_usage=False)) == ({}, [3])
-    assert told(AnswerSignals(tdm_reservation=False)) == ({2: "content_usage", 6: "content_usage"}, [5])
-    assert told(AnswerSignals(x_robots_directives=("noml",))) == ({2: "content_usage"}, [4])
-    nothing = AnswerSignals(x_robots_directives=(), tdm_reservation=False, content_usage=False)
-    assert told(nothing) == ({}, [3, 4, 5, 6, 8])
+    assert told(AnswerSignals(tdmrep_json=True)) == ({2: "content_usage"}, [])
+    assert told(AnswerSignals()) == ({2: "content_usage"}, [12])
+    assert told(AnswerSignals(content_usage=False)) == ({}, [3, 12])
+    assert told(AnswerSignals(content_signal=False)) == ({2: "content_usage"}, [10, 11, 12])
+    assert told(AnswerSignals(tdm_reservation=False)) == ({2: "content_usage", 6: "content_usage"}, [5, 12])
+    assert told(AnswerSignals(x_robots_directives=("noml",))) == ({2: "content_usage"}, [4, 12])
+    nothing = AnswerSignals.of(ConsentConfig(level="off"))
+    assert told(nothing) == ({}, [3, 4, 5, 6, 8, 10, 11, 12])

@@ -49,7 +49,7 @@ _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, er
 _KEPT_HEADERS = frozenset({b"content-type", b"retry-after"})
 _CONSENT_HEADERS = frozenset(name.encode() for name in HEADERS)
 _MAX_STATEMENTS = 32
-"""Of one answer; more of them say nothing new."""
+"""Different ones of one answer: nobody has so much to say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,8 +296,9 @@ class Transfer:
         if name == b"location":
             self._location = value if self._location is None else self._location
         elif name in _CONSENT_HEADERS:
-            if len(self._statements) < _MAX_STATEMENTS:
-                self._statements.append(statement_of(name.decode(), _text(value)))
+            statement = statement_of(name.decode(), _text(value))
+            if statement not in self._statements and len(self._statements) < _MAX_STATEMENTS:
+                self._statements.append(statement)
         elif name == b"content-encoding":  # one list, however many lines it takes (RFC 9110, section 5.3)
             known = self._headers.get(name.decode())
             self._headers[name.decode()] = _text(value) if known is None else f"{known},{_text(value)}"
