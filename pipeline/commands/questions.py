@@ -40,7 +40,7 @@ def sql_command(words: Words) -> int:
     Names: aspect_ratios, balance, balance_curve, balance_final,
         balance_summary, balance_tail, balance_unmatched,
         caption_characters, caption_words, consent, duplicates, failures,
-        formats, funnel, host_shares, hosts, image_sizes,
+        formats, funnel, heavy_hosts, host_shares, hosts, image_sizes,
         language_probability, languages, licences, links_left,
         queries_by_rank, query_sources, sample_hosts, totals
     """

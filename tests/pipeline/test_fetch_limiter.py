@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from configs.load import ConfigError
@@ -33,6 +34,7 @@ class Task:
     ends: list[float] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     places: int = 0
+    heard_s: float = 0.0
     dead: bool = False
 
     def asks(self, *, places: int, rate: float, delay_s: float = 0.0, most: int = 4) -> Asks:
@@ -51,6 +53,8 @@ class Web:
     rate: float
     seed: int
     delay_s: float = 0.0
+    lost: float = 0.0
+    """The part of questions, and of answers, that never arrive."""
     limiter: Limiter = field(default_factory=Limiter)
     now_s: float = 0.0
     begun: list[float] = field(default_factory=list)
@@ -70,6 +74,8 @@ class Web:
         if task.dead:
             return
         task.starts = [start_s for start_s in task.starts if start_s >= self.now_s - LATE_S]
+        if self.now_s > task.heard_s + lease_s(0.5):
+            task.places, task.starts = 0, []
         while task.waiting and task.starts and task.starts[0] <= self.now_s and len(task.ends) < task.places:
             task.starts.pop(0)
             task.waiting -= 1
@@ -77,11 +83,16 @@ class Web:
             self.begun.append(self.now_s)
         if self.now_s < task.due_s or not (task.waiting or task.ends or task.places):
             return
-        grants = self.limiter.grant(task.asks(places=self.places, rate=self.rate, delay_s=self.delay_s), self.now_s)
+        task.due_s = self.now_s + 0.5 * dice.uniform(0.9, 1.1)
+        asks = task.asks(places=self.places, rate=self.rate, delay_s=self.delay_s)
+        if dice.random() < self.lost:
+            return
+        grants = self.limiter.grant(asks, self.now_s)
+        if dice.random() < self.lost:
+            return
         (grant,) = grants.hosts
-        task.places = grant.places
+        task.heard_s, task.places = self.now_s, grant.places
         task.starts = [*(task.starts if grant.places else ()), *(self.now_s + start_s for start_s in grant.starts)]
-        task.due_s = self.now_s + grants.ask_again_s * dice.uniform(0.9, 1.1)
 
     def most_in(self, seconds: float) -> int:
         """Requests that began within so long of each other."""
@@ -142,6 +153,27 @@ def test_a_new_limiter_grants_nothing_while_what_the_old_one_granted_may_hold() 
     web.run(until_s=web.now_s + 5)
     assert web.most_at_once <= 3
     assert max(web.begun) > 10
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_lost_or_killed_no_limit_is_exceeded(seed: int) -> None:
+    dice = random.Random(seed)
+    web = web_of(
+        dice.randint(1, 8), 200, LONGEST_S, places=dice.randint(1, 5), rate=dice.choice([2.0, 20.0]), seed=seed
+    )
+    web.lost = dice.choice([0.0, 0.1, 0.4])
+
+    def harm(web: Web) -> None:
+        if dice.random() < 0.001:
+            web.limiter = Limiter.after_loss()
+        if dice.random() < 0.002:
+            dice.choice(web.tasks).dead = True
+            web.tasks.append(Task(f"later {web.now_s}", 50, LONGEST_S, web.now_s, heard_s=web.now_s))
+        assert sum(len(task.ends) for task in web.tasks) <= web.places
+
+    web.run(until_s=30, kill=harm)
+    assert web.most_at_once <= web.places
+    assert web.most_in(5.0) <= web.rate * (5 + LATE_S) + 1
 
 
 def test_every_task_gets_its_turn() -> None:
@@ -226,6 +258,26 @@ def test_three_fetches_share_the_connections_and_the_rate_of_a_heavy_host() -> N
     assert server.max_at_once <= 2
     assert server.max_open <= 2
     assert most_within(server, 1.0) <= 30 * (1 + LATE_S) + 1
+
+
+def test_many_heavy_hosts_are_asked_about_some_at_a_time() -> None:
+    hosts = [f"h{i}.localhost" for i in range(150)]
+    most: list[int] = []
+    limiter = Limiter()
+
+    def ask(message: bytes, timeout_s: float) -> bytes:
+        most.append(len(msgspec.msgpack.decode(message, type=Asks).hosts))
+        return limiter.serve(message, time.monotonic())
+
+    with LoopbackServer({"/x": text(b"x"), "/y": text(b"y")}) as server:
+        urls = [server.url(path, host=host) for path in ("/x", "/y") for host in hosts]
+        config = config_of(server, concurrency=16)
+        got = list(fetch(urls, config, RunWide(heavy=set(hosts), ask=ask)))
+    assert len(got) == 300
+    assert all(fetched.body for fetched in got)
+    assert max(most) <= 16 + 2 * (2 * 16)  # in flight, granted before, and asked for now
+    assert len(most) < 60
+    assert not limiter.dump().count(b"localhost") or len(limiter.dump()) < 20_000
 
 
 def test_a_light_host_keeps_the_limit_of_each_fetch() -> None:

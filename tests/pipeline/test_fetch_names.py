@@ -96,7 +96,9 @@ def test_names_that_the_config_gives_are_not_looked_up(system: System) -> None:
     with LoopbackServer({"/x": text(b"x")}) as server:
         config = dataclasses.replace(CONFIG, resolve=(f"given.example:{server.port}:127.0.0.1",))
         got = fetch_all([server.url("/x", host=host) for host in ("given.example", "a.localhost", "127.0.0.1")], config)
-    assert [fetched.body for fetched in got] == [b"x"] * 3
+        config = dataclasses.replace(CONFIG, resolve=(f"*:{server.port}:127.0.0.1",))
+        got += fetch_all([server.url("/x", host="whatever.example")], config)
+    assert [fetched.body for fetched in got] == [b"x"] * 4
     assert not system.asked
 
 
@@ -277,6 +279,16 @@ def test_resolvers_that_do_not_answer_are_told_from_names_that_are_gone(answers:
             return
         with pytest.raises(NetworkError, match=r"got no answer from the resolver .* fetch.resolvers"):
             fetch_all(urls, config)
+
+
+def test_where_nobody_serves_names_every_one_fails_soon() -> None:
+    pytest.importorskip("pycares", reason="needs the extra dns")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    config = dataclasses.replace(CONFIG, resolvers=(f"127.0.0.1:{port}",))
+    got = fetch_all([f"http://{i}.example/x" for i in range(40)], config)
+    assert [fetched.reason for fetched in got] == ["dns"] * 40
 
 
 def test_without_c_ares_resolvers_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,8 +100,6 @@ def test_a_run_keeps_to_the_limit_of_a_heavy_host_and_publishes_the_same(tmp_pat
         assert process.returncode == 0, printed
         check_limits(server)
         assert len(server.requests) == len(PATHS)
-        times = sorted(request.at_s for request in server.requests)
-        assert len(PATHS) / (times[-1] - times[0]) > RATE / 2
         heavy = pq.read_table(small.output / "work/heavy_hosts/all.heavy.parquet").to_pylist()
         assert heavy == [{"host": "a.localhost", "urls": len(PATHS)}]
         assert small.published() == published_without_limit(small, server)

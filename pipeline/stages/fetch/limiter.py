@@ -25,8 +25,9 @@ ASK_EVERY_S = 0.5
 """How often a task asks, with few of them."""
 LATE_S = 0.5
 """How late a start may be used. So a host sees at most the starts of so much longer a time at once."""
-_ASKED_A_SECOND = 500
-"""By all tasks together: the more there are, the rarer each asks."""
+_QUESTIONS_A_SECOND = 500
+_HOSTS_A_SECOND = 50_000
+"""Of all tasks together, 8 us each: the more there is to ask for, the rarer each task asks."""
 _TURN_S = 5.0
 """How long a place stays with a task while others wait for one."""
 _MOST_STARTS = 1000
@@ -157,7 +158,7 @@ class Limiter:
     def grant(self, asks: Asks, now_s: float) -> Grants:
         """What the task may do now."""
         state = self._state
-        again_s = self._ask_again_s(asks.task, now_s)
+        again_s = self._ask_again_s(asks, now_s)
         lease = lease_s(again_s)
         if state.silent_until_s is None:
             state.silent_until_s = now_s + lease + asks.longest_s
@@ -170,22 +171,23 @@ class Limiter:
             places = 0 if silent else _place(host, asks, ask, now_s, now_s + lease)
             starts, ends = _starts(host, asks, ask, now_s, 2 * again_s) if places else ([], False)
             granted.append(Grant(ask.host, places, starts, ends, max(0.0, host.held_until_s - now_s)))
-        _forget(state.hosts, lambda host: host.is_idle(now_s))
+        _forget(state.hosts, lambda host: host.is_idle(now_s), most=len(asks.hosts) + 2)
         return Grants(lease, again_s, granted)
 
-    def _ask_again_s(self, task: str, now_s: float) -> float:
-        """When a task should ask again, by how many there are."""
+    def _ask_again_s(self, asks: Asks, now_s: float) -> float:
+        """When a task should ask again, by how many there are and what they ask."""
         tasks = self._state.tasks
-        tasks.pop(task, None)
-        _forget(tasks, lambda until_s: until_s <= now_s)
-        again_s = max(ASK_EVERY_S, (len(tasks) + 1) / _ASKED_A_SECOND)
-        tasks[task] = now_s + lease_s(again_s)
+        tasks.pop(asks.task, None)
+        _forget(tasks, lambda until_s: until_s <= now_s, most=2)
+        count = len(tasks) + 1
+        again_s = max(ASK_EVERY_S, count / _QUESTIONS_A_SECOND, count * len(asks.hosts) / _HOSTS_A_SECOND)
+        tasks[asks.task] = now_s + lease_s(again_s)
         return again_s
 
 
-def _forget(known: dict[str, Known], is_over: Callable[[Known], bool]) -> None:
-    """Drop the first few if they are over: what was asked last is at the end, so the rest gathers in front."""
-    for name in list(itertools.islice(known, 2)):
+def _forget(known: dict[str, Known], is_over: Callable[[Known], bool], *, most: int) -> None:
+    """Drop those of the first few that are over: what was asked last is at the end, so the rest gathers in front."""
+    for name in list(itertools.islice(known, most)):
         if is_over(known[name]):
             del known[name]
 

@@ -22,6 +22,7 @@ _LONGEST_S = 3600.0
 """More is left of no entry, unless the clock was set back."""
 _WAIT_S = 0.05
 """For another task that writes; rather look a name up again."""
+_WAIT_TO_OPEN_S = 1.0
 
 
 def machine_directory() -> Path:
@@ -71,7 +72,7 @@ class NameCache:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+    database = sqlite3.connect(path, timeout=_WAIT_TO_OPEN_S, isolation_level=None, check_same_thread=False)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")
@@ -81,6 +82,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         )
         with contextlib.suppress(sqlite3.OperationalError):  # busy: the next one will
             database.execute("DELETE FROM names WHERE until < ?", (time.time(),))
+        database.execute(f"PRAGMA busy_timeout = {round(_WAIT_S * 1000)}")
     except sqlite3.DatabaseError as error:
         database.close()
         if not isinstance(error, sqlite3.OperationalError):  # no database any more: the next task makes it anew

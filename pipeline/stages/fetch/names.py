@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import socket
 import threading
 from abc import ABC, abstractmethod
@@ -34,6 +35,8 @@ _ABSENT_S = 300.0
 _FAILED_S = 30.0
 """How long that no resolver could say; RFC 2308, section 7.1, has five minutes for the most."""
 _MOST_THREADS = 128
+_MOST_CHANNELS = 6
+"""Of c-ares, before it is believed that nobody can be asked."""
 _GONE = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
@@ -74,7 +77,7 @@ class Names:
         self._resolver: _Resolver | None = None
         self.answered = False
         """Whether any resolver has given an answer."""
-        self._pinned = {":".join(entry.split(":")[:2]).lower() for entry in config.resolve}
+        self._pinned = {":".join(entry.lstrip("+-").split(":")[:2]).lower() for entry in config.resolve}
 
     def looks_up(self, host: str, port: int) -> bool:
         """Whether libcurl must be told where `host` is."""
@@ -82,7 +85,7 @@ class Names:
             return False
         if ":" in host or host[-1:].isdigit():  # an address; the URL Standard's "ends in a number"
             return False
-        return f"{host}:{port}" not in self._pinned
+        return self._pinned.isdisjoint((f"{host}:{port}", f"*:{port}"))
 
     def find(self, host: str, now_s: float) -> Found | None:
         """What is known of a name; None where it must be looked up."""
@@ -197,33 +200,59 @@ def _absent(*, certain: bool) -> Found:
 
 
 class _Servers(_Resolver):
-    """The servers that the config names, through c-ares, which has a thread of its own."""
+    """The servers that the config names, through c-ares, which has a thread of its own.
+
+    Now and then a new channel of pycares 5.2 refuses every query at once and asks nobody, though its servers answer
+    (measured: one of ten to a thousand). Another channel then does.
+    """
 
     def __init__(self, servers: Sequence[str], timeout_s: float) -> None:
         import pycares
 
-        self._absent = (pycares.errno.ARES_ENOTFOUND, pycares.errno.ARES_ENODATA)
-        self._late, self._closed = pycares.errno.ARES_ETIMEOUT, False
-        self._channel = pycares.Channel(servers=servers, lookups="b", timeout=timeout_s / 4, tries=2, rotate=True)
+        self._codes = pycares.errno
+        self._closed = False
+        self._make = functools.partial(
+            pycares.Channel, servers=servers, lookups="b", timeout=timeout_s / 4, tries=2, rotate=True
+        )
+        self._lock = threading.Lock()
+        self._channels = [self._make()]  # the last one is in use; others have queries under way
 
     def start(self, host: str, tell: Callable[[str, Found], None]) -> None:
+        self._ask(host, tell, _MOST_CHANNELS)
+
+    def _ask(self, host: str, tell: Callable[[str, Found], None], left: int) -> None:
+        with self._lock:
+            channel = self._channels[-1]
+
         def ended(result: Any, error: int | None) -> None:
             if self._closed:
                 return  # broken off, which says nothing of the name
-            if error is not None:
-                absent = _absent(certain=error in self._absent)
-                tell(host, dataclasses.replace(absent, timed_out=error == self._late))
+            if error == self._codes.ARES_ECONNREFUSED and left and self._replaces(channel):
+                self._ask(host, tell, left - 1)
                 return
-            nodes = result.nodes
-            holds_s = min([_KNOWN_S, *(max(float(node.ttl), _FAILED_S) for node in nodes)])
-            addresses = _distinct(_text(node.addr[0]) for node in nodes)
-            tell(host, Found(addresses=addresses, holds_s=holds_s, certain=True))
+            tell(host, self._found(result, error))
 
-        self._channel.getaddrinfo(host, None, type=socket.SOCK_STREAM, callback=ended)
+        channel.getaddrinfo(host, None, type=socket.SOCK_STREAM, callback=ended)
+
+    def _found(self, result: Any, error: int | None) -> Found:
+        if error is not None:
+            absent = _absent(certain=error in (self._codes.ARES_ENOTFOUND, self._codes.ARES_ENODATA))
+            return dataclasses.replace(absent, timed_out=error == self._codes.ARES_ETIMEOUT)
+        addresses = _distinct(_text(node.addr[0]) for node in result.nodes)
+        holds_s = min([_KNOWN_S, *(max(float(node.ttl), _FAILED_S) for node in result.nodes)])
+        return Found(addresses=addresses, holds_s=holds_s, certain=True)
+
+    def _replaces(self, channel: Any) -> bool:
+        """Whether there is another channel than this one, now."""
+        with self._lock:
+            if self._channels[-1] is channel and len(self._channels) < _MOST_CHANNELS:
+                self._channels.append(self._make())
+            return self._channels[-1] is not channel
 
     def close(self) -> None:
         self._closed = True
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
 
 def _text(address: str | bytes) -> str:

@@ -15,7 +15,7 @@ import dataclasses
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,6 +32,8 @@ __all__ = ["LimiterGoneError", "RunWide", "SharedHosts"]
 
 _SOON_S = 0.02
 """What comes up within so long of each other is asked for together."""
+_MOST_HOSTS = 128
+"""Of which none is held yet, in one question: more than a task can begin with before it asks again."""
 _ASK_TIMEOUT_S = 2.0
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(Grants).decode
@@ -78,6 +80,9 @@ class SharedHosts:
         self._lease_s, self._every_s = lease_s(ASK_EVERY_S), ASK_EVERY_S
         self._due_s = float("inf")
         self._asked = False
+        self._asked_for: Set[str] = set()
+        self._last_s = float("-inf")
+        self._turn = 0  # how many hosts that wait stand before those to be asked for next
         self._alone_s: dict[str, float] = {}  # where nobody answers: when the next start is
         self._questions: SimpleQueue[Asks | None] = SimpleQueue()
         self._answers: SimpleQueue[tuple[float, Grants | None]] = SimpleQueue()
@@ -119,7 +124,11 @@ class SharedHosts:
 
     def wake_s(self) -> float:
         """When `tend` has something to do, if nothing is heard before."""
-        return float("inf") if self._asked else self._due_s
+        return float("inf") if self._asked else self._next_s()
+
+    def _next_s(self) -> float:
+        """When to ask: however much there is to tell, not all the time."""
+        return max(self._due_s, self._last_s + self._every_s / 2)
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -129,10 +138,12 @@ class SharedHosts:
             self._asked = False
             sent_s, grants = self._answers.get()
             self._go_by(grants, sent_s, now_s)
-        if self._asked or now_s < self._due_s:
+        if self._asked or now_s < self._next_s():
             return
+        self._last_s = now_s
         self._due_s = now_s + self._every_s  # a request that waited for its time tells nobody when it joins the line
-        standings = [self._without_excess(each) for each in self._schedule.standings(now_s)]
+        standings = self._chosen(now_s)
+        self._asked_for = {each.host for each in standings}
         if not standings:
             self._heard_s = now_s  # nothing is held, and nothing was to be heard
             return
@@ -144,6 +155,15 @@ class SharedHosts:
             self._thread = threading.Thread(target=self._ask_always, name="limiter", daemon=True)
             self._thread.start()
         self._questions.put(self._asks(standings, now_s))
+
+    def _chosen(self, now_s: float) -> Sequence[Standing]:
+        """What to ask for: all that is held, and of hosts that only wait some, those in turn whose turn it is."""
+        standings = list(self._schedule.standings(now_s))
+        held = [self._without_excess(each) for each in standings if each.active or each.places]
+        others = [each for each in standings if not (each.active or each.places)]
+        begin = self._turn if self._turn < len(others) else 0
+        self._turn = begin + min(_MOST_HOSTS, 2 * self._config.concurrency)
+        return [*held, *others[begin : self._turn]]
 
     def _without_excess(self, each: Standing) -> Standing:
         """Of a host that can not use its places any more only those that it can."""
@@ -215,6 +235,8 @@ class SharedHosts:
         """Give up every place. Nothing of the task may be in flight any more."""
         if self._thread is None:
             return
-        self._questions.put(self._packed([Ask(host, 0, 0, 0, 0, 0, 0.0, 0.0) for host in self._delays]))
+        held = {each.host for each in self._schedule.standings(time.monotonic()) if each.places or each.active}
+        held |= self._asked_for  # whose answer may be under way
+        self._questions.put(self._packed([Ask(host, 0, 0, 0, 0, 0, 0.0, 0.0) for host in sorted(held)]))
         self._questions.put(None)
         self._thread.join(_ASK_TIMEOUT_S)
