@@ -51,6 +51,7 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
 
     # The query list; links with text; of these what is clean, in a target language, and contains a query.
     queries = page.add(list_queries(c.queries, c.match))  #                         QUERIES
+    captured = robots_archives(page, c.consent, c.fetch, c.max_bad_sources)  #      ROBOTS
     stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries, c.texts)]
     stages = with_own([*stages, Privacy(config=c.privacy)], own.links, CANDIDATES)
     if c.texts.keep_candidates:
@@ -63,7 +64,6 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     # to allow; of these at most t a query.
     exchanged = page.add(exchange(matched, c.texts))
     unique = dedup(page, exchanged, queries, c.texts, c.dedup)  #                   MATCHED
-    captured = robots_archives(page, c.consent, c.fetch, c.max_bad_sources)  #      ROBOTS
     unique = permitted(page, unique, captured, queries, c.consent, c.fetch)  #      MATCHED
     chosen = balance(page, unique, queries, c.balance)  #                           QUERY_COUNTS
     planned = page.add(schedule(chosen.pairs, c.shards.samples_per_shard))  #       SELECTED

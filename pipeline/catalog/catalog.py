@@ -1,10 +1,11 @@
 """SQL over whatever a run has produced so far: DuckDB views on the Parquet files of finished tasks.
 
-    candidates, matched, deduplicated, selected, fetched          one row per link or pair, step by step
+    candidates, matched, deduplicated, permitted, selected, fetched   one row per link or pair, step by step
     samples                                                       one row per published sample, with joined columns
     published                                                     the same without joined columns
     rejections                                                    one row per rejection
     queries, query_counts, final_counts, hosts, heavy_hosts       one row per query, per host
+    robots, robots_live, robots_coverage                          one row per robots.txt, and what they could judge
     shards, runs, ledger, reasons                                 one row per shard, run, stage, reason
 
 Views read done-records and manifests, never globs, so that no unfinished or stale file is seen. A view

@@ -33,9 +33,10 @@ def sql_command(words: Words) -> int:
     data set and nothing else of the machine, and writes nothing, unless
     --allow-files is given.
 
-    Views: candidates, matched, deduplicated, selected, fetched, queries,
-        query_counts, final_counts, published, samples, rejections, hosts,
-        heavy_hosts, shards, runs, ledger, reasons
+    Views: candidates, matched, deduplicated, permitted, selected, fetched,
+        queries, query_counts, final_counts, published, samples, rejections,
+        hosts, heavy_hosts, robots, robots_coverage, robots_live, shards,
+        runs, ledger, reasons
     Names: aspect_ratios, balance, balance_curve, balance_final,
         balance_summary, balance_tail, balance_unmatched,
         caption_characters, caption_words, consent, duplicates, failures,

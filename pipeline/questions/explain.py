@@ -30,6 +30,8 @@ from pipeline.web.urls import resolver, without_user_info
 
 __all__ = ["ChosenBy", "Story", "UnknownLinkError", "Verdict", "explain", "lines_of"]
 
+_OF_NO_LINK = ("robots_archives",)
+"""Stages of which no link knows."""
 _MAX_STORIES = 20
 _ALL = 2**64 - 1
 
@@ -112,6 +114,11 @@ def _progress(story: Story) -> int:
     return sum(verdict.verdict == "kept" for verdict in story.verdicts)
 
 
+def _stages_of(page: Page) -> list[str]:
+    """The stages that links and pairs pass, in order."""
+    return [stage for stage in stages_of(page) if stage not in _OF_NO_LINK]
+
+
 class _Told:
     """What is asked, and what the page says of it."""
 
@@ -119,9 +126,9 @@ class _Told:
         self.database = database
         self.config = config_of(output)
         self.page = page_of(output)
-        self.stages = list(stages_of(whole_page()))
+        self.stages = _stages_of(whole_page())
         """In the order of the run, those of one's own and those that are switched off too."""
-        for before, stage in itertools.pairwise(stages_of(self.page)):
+        for before, stage in itertools.pairwise(_stages_of(self.page)):
             if stage not in self.stages:
                 self.stages.insert(self.stages.index(before) + 1, stage)
         self.off = frozenset(self.stages) - stages_of(self.page).keys()
@@ -139,7 +146,7 @@ class _Told:
         """The last stage up to and with the step; of those that are off, too, none has turned its rows away."""
         last = self.stages[0]
         for each in self.page.steps:
-            last = list(each.stages)[-1] if each.stages else last
+            last = next((stage for stage in reversed(list(each.stages)) if stage in self.stages), last)
             if each is step:
                 break
         return last

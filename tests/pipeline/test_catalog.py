@@ -345,7 +345,9 @@ def test_every_view_answers_wherever_the_data_set_lies(
     (tmp_path / "places").mkdir()
     (tmp_path / "places" / "up").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path / "places")
-    query = "SELECT " + ", ".join(f"(SELECT count(*) FROM {view})" for view in view_names())
+    not_asked_for = {"permitted", "robots", "robots_coverage", "robots_live"}  # so they tell instead of answering
+    views = [view for view in view_names() if view not in not_asked_for]
+    query = "SELECT " + ", ".join(f"(SELECT count(*) FROM {view})" for view in views)
     expected = _sql(capsys, str(small), query, "--format", "csv").splitlines()[1]
     for place in (tmp_path / "it's here", tmp_path / "link", "../link", "up/link", "./../it's here"):
         assert _sql(capsys, str(place), query, "--format", "csv").splitlines()[1] == expected

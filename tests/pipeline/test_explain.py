@@ -26,7 +26,7 @@ def test_stages_that_are_on_have_a_verdict_of_their_own(tmp_path: Path) -> None:
     seen = set()
     for story in stories:
         verdicts = {verdict.stage: verdict for verdict in story.verdicts}
-        assert {stage for stage, verdict in verdicts.items() if verdict.verdict == "off"} == {"decontaminate"}
+        assert {stage for stage, verdict in verdicts.items() if verdict.verdict == "off"} == {"robots", "decontaminate"}
         filtered = verdicts["filters"]
         short = len(story.row["caption"]) < 45
         assert (filtered.verdict, filtered.reason) == (("rejected", "too_short") if short else ("kept", None))

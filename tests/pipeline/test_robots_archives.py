@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline.catalog.catalog import named_query, open_catalog
+from pipeline.catalog.catalog import open_catalog
+from pipeline.commands import main
 from pipeline.consent.robots_rules import RobotsSignals
 from pipeline.consent.robots_table import Robots, TableFiles
+from pipeline.questions.explain import explain
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.steps.exchange import Exchanged
 from pipeline.steps.robots.archives import BuildTable, Captures, HostRobots, ReadCaptures
@@ -58,7 +60,7 @@ def read(tmp_path: Path, archives: Sequence[Path], *, keep_unreachable: bool = F
         ledger=LedgerConfig(),
     )
     info = task.work(captures)
-    assert {line["unit"] for line in info["lines"]} == {"source", "record"}
+    assert {line["unit"] for line in info["lines"]} == {"archive", "capture"}
     table = HostRobots(robots=at("robots.parquet"), urls=at("u.npy"), places=at("p.npy"), texts=at("t.npy"))
     exchanged = Exchanged(blocks=Files([captures.blocks]), indices=Files([captures.index]))
     BuildTable(partition="t", captures=exchanged, number=0, keep_unreachable=keep_unreachable).work(table)
@@ -169,12 +171,19 @@ def test_forbidden_pairs_are_never_chosen_nor_asked_for(tmp_path: Path, server: 
     assert small.samples() == ["/a", "/b", "/d"]
     assert sorted(server.targets()) == ["/a", "/b", "/d"]  # nobody asks for a robots.txt that the crawl has
     with open_catalog(small.output) as database:
-        assert database.sql(named_query("robots_coverage")).fetchall() == [(True, 5, 2, 1.0)]
+        covered = "SELECT covered, sum(pairs), sum(rejected) FROM robots_coverage GROUP BY covered ORDER BY covered"
+        assert database.sql(covered).fetchall() == [(False, 0, 0), (True, 5, 2)]
         assert database.sql("SELECT stage, reason, count FROM reasons WHERE stage LIKE 'robots%'").fetchall() == [
             ("robots", "robots_txt", 2)
         ]
         assert database.sql("SELECT says, http_status FROM robots").fetchall() == [("rules", 200)]
         assert database.sql("SELECT count(*) FROM rejections WHERE stage = 'robots'").fetchall() == [(2,)]
+    (story,) = explain(small.output, url=server.url("/no/c"))
+    told = {verdict.stage: (verdict.verdict, verdict.reason) for verdict in story.verdicts}
+    assert told["robots"] == ("rejected", "robots_txt")
+    assert told["dedup"] == ("kept", None)
+    assert "robots_archives" not in told
+    assert main(["report", str(small.output)]) == 0
     before = small.state()
     assert small.run() == 0
     assert small.state() == before

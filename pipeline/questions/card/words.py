@@ -13,6 +13,7 @@ _STAGES: dict[str, str] = {
     "match": "contain a query of the list",
     "dedup": "are no duplicates",
     "captions": "are no boilerplate on many pictures",
+    "robots": "are not forbidden by a robots.txt that the crawl captured",
     "balance": "are selected by one of their queries",
     "fetch": "have a picture that arrived",
     "check_image": "have a picture that is whole and fits",

@@ -22,6 +22,7 @@ from pipeline.consent.answers import Refusal, judge
 from pipeline.consent.body import statements_in
 from pipeline.consent.c2pa_manifest import check_c2pa
 from pipeline.consent.config import ConsentConfig
+from pipeline.consent.robots_rules import RobotsSignals
 from pipeline.consent.robots_table import Robots
 from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import Data, Desk, DeskError, Info, Needs, Task, apart, desk_here
@@ -75,6 +76,8 @@ class Fetch(Task[Answers]):
     """Of `stop_key`: where a list was an answer once, the same URLs may be missing again."""
     signals: AnswerSignals
     """What of an answer is honoured; likewise."""
+    heeded: RobotsSignals | None = None
+    """What of a robots.txt is honoured; likewise."""
     config: FetchConfig = apart()
     image: ImageConfig = apart()
     privacy: PrivacyConfig = apart(default=PrivacyConfig())
@@ -272,6 +275,7 @@ def fetch_missing(
     key = stop_key(config, privacy)
     lists = Files() if heavy is None else heavy.files(lambda out: out.heavy)
     robots = KnownRobots.of(live, captured, consent, config.product)
+    heeded = RobotsSignals.of(consent, config.product)
     for shard, request in zip(planned.parts, requests.parts, strict=True):
         if request.info["missing"]:
             yield named_by_key(
@@ -281,6 +285,7 @@ def fetch_missing(
                     settings=settings,
                     block_key=key,
                     signals=signals,
+                    heeded=heeded,
                     config=config,
                     image=image,
                     privacy=privacy,

@@ -103,14 +103,16 @@ class ReadCaptures(Task[Captures]):
                         rows += batch.num_rows
                         tally.done += batch.num_rows
                         tally.kept += batch.num_rows
-                        ledger.add(STAGE, "record", Outcome(kept=batch, rejected=_NONE, num_in=batch.num_rows))
+                        ledger.add(STAGE, "capture", Outcome(kept=batch, rejected=_NONE, num_in=batch.num_rows))
                 except InputError as error:
                     unreadable += 1
                     bad = []
-                    ledger.add(STAGE, "source", _outcome(0, [_rejected(source, None, "unreadable_source", str(error))]))
+                    ledger.add(
+                        STAGE, "archive", _outcome(0, [_rejected(source, None, "unreadable_source", str(error))])
+                    )
                 else:
-                    ledger.add(STAGE, "source", _outcome(1, []))
-                ledger.add(STAGE, "record", _outcome(0, bad))
+                    ledger.add(STAGE, "archive", _outcome(1, []))
+                ledger.add(STAGE, "capture", _outcome(0, bad))
         return {"rows": rows, "sources": len(self.sources), "unreadable": unreadable, "lines": ledger.close()}
 
 
