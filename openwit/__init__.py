@@ -32,6 +32,7 @@ if _typing.TYPE_CHECKING:
     from pipeline.stages.image_filters_config import FiltersConfig as FiltersConfig
     from pipeline.stages.image_filters_config import ScoreFilter as ScoreFilter
     from pipeline.stages.language.config import LanguageConfig as LanguageConfig
+    from pipeline.stages.privacy.config import PrivacyConfig as PrivacyConfig
     from pipeline.stages.stage import Stage as Stage
     from pipeline.steps.dedup_config import DedupConfig as DedupConfig
     from pipeline.steps.judges.image_dedup_config import ImageDedupConfig as ImageDedupConfig
@@ -54,6 +55,7 @@ _ROOMS = {
     "CleanConfig": "pipeline.stages.clean.config",
     "LanguageConfig": "pipeline.stages.language.config",
     "MatchConfig": "pipeline.matching.config",
+    "PrivacyConfig": "pipeline.stages.privacy.config",
     "TextsConfig": "pipeline.steps.texts_config",
     "DedupConfig": "pipeline.steps.dedup_config",
     "BalanceConfig": "pipeline.stages.balance.config",
@@ -92,6 +94,7 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "PipelineError",
+    "PrivacyConfig",
     "RunResult",
     "ScoreFilter",
     "ShardsConfig",

@@ -378,6 +378,15 @@ COMMANDS: tuple[Command, ...] = (
         },
     ),
     Command(
+        name="faces",
+        group="use",
+        usage="MODEL_FILE DATA",
+        says="boxes of faces by uid, for subset and filters",
+        room="training",
+        words=("faces",),
+        options={"to": "file", "min_score": "text", "longest_side": "text", "engine": ("inline", "ray")},
+    ),
+    Command(
         name="export",
         group="use",
         usage="CONFIG|MODEL",

@@ -12,34 +12,21 @@ theirs do from each other (docs/privacy.md).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.pictures.jpeg import Pixels
+from pipeline.pictures.pdq_record import Pdq
 
-__all__ = ["NUM_BYTES", "Pdq", "pdq_of"]
+__all__ = ["pdq_of"]
 
-NUM_BYTES = 32
-"""Of a hash."""
 _LEAST_SIDE = 5
 """Pixels: of less there is no hash, as in the reference implementation."""
 _SIDE, _FREQUENCIES = 64, 16
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Of ITU-R BT.601."""
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pdq:
-    """The hashes of a picture."""
-
-    hashes: bytes
-    """Eight of 32 bytes: of the picture as it lies, and turned and mirrored in the seven other ways. Each as its hex
-    form is written."""
-    quality: int
-    """0 to 100; a picture without much in it is like too many others. The document advises 50 at least."""
 
 
 def pdq_of(pixels: Pixels) -> Pdq | None:

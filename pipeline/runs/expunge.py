@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pipeline.engine import Done, forget, record_of, records_in, run_task
+from pipeline.runs.release import forget_tar
 from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.stages.privacy.hash_lists import HASH_LIST, HashLists, list_of_detail, read_hash_lists
 from pipeline.steps.fetch.expunge import expunge, listed_in
@@ -64,7 +65,9 @@ def _take_out(run: Run, directory: Place, record: Done, lists: HashLists, before
     hits = listed_in(record, directory, store, lists, before)
     if directory != store:
         if hits or _released(record, directory, lists):
-            _remove(directory, record)  # it is imported anew from its source, under the lists
+            # It is imported anew from its source, under the lists and the same name.
+            forget_tar(run, f"{directory.name}/{record.partition}.tar")
+            _remove(directory, record)
         return len(hits)
     if hits:
         run_task(str(store), expunge(store, record, hits, lists, before), hold=hold_of(store))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.engine import records_in
 from pipeline.errors import DamagedFileError, OutputError
@@ -38,7 +39,7 @@ from pipeline.storage.parquet import write_parquet
 from pipeline.storage.place import Place
 from pipeline.storage.tar import header_of
 
-__all__ = ["give_back", "keep_pictures", "make_way_for"]
+__all__ = ["forget_tar", "give_back", "keep_pictures", "make_way_for"]
 
 
 _PLACES = pa.schema(
@@ -104,6 +105,23 @@ def give_back(page: Page, version: Place, say: Callable[[str], None]) -> int:
         if other != directory:
             remove_tree(other)
     return sum(released for released, _ in counts)
+
+
+def forget_tar(run: Run, name: str) -> None:
+    """Before a staging tar goes for good: what lay in it need not go back into another of its name. Raises OutputError,
+    DamagedFileError."""
+    if not isinstance(run.output, Path):
+        return
+    for record in sorted((run.output / RELEASED).rglob("*.parquet")):
+        partition, _, rest = record.name.partition("-")
+        digest, _, ending = rest.partition(".")
+        rows = read_table(Location(str(record), digest))
+        left = rows.filter(pc.not_equal(rows["staging_tar"], name))
+        if len(left) < len(rows):
+            temporary = temporary_name(record.with_name(partition))
+            write_parquet(temporary, left, _PLACES)
+            commit(temporary, record.with_name(f"{partition}-{digest_of(temporary)}.{ending}"))
+            record.unlink()
 
 
 def _put_all_back(run: Run, say: Callable[[str], None], *, but: Published | None = None) -> None:

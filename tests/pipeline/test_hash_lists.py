@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from configs.load import ConfigError
-from pipeline.pictures.pdq import NUM_BYTES, pdq_of
+from pipeline.pictures.pdq import pdq_of
+from pipeline.pictures.pdq_record import NUM_BYTES
 from pipeline.runs import expunge
 from pipeline.stages.fetch.block import read_block_list
 from pipeline.stages.fetch.config import FetchConfig

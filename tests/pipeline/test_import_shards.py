@@ -202,3 +202,22 @@ def test_long_name_upon_long_name_ends_a_tar() -> None:
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
     names = (header.tobuf(tarfile.GNU_FORMAT) + b"name".ljust(512, b"\0")) * 3000
     assert not list(pictures(io.BytesIO(names), max_bytes=1000))
+
+
+@pytest.mark.parametrize("before", ["first", "later"])
+def test_listed_picture_is_not_imported_and_leaves_what_was_imported(tmp_path: Path, before: str) -> None:
+    rows = [row(i, f"http://a.example/{i}.jpg", f"a red dog number {i}", jpeg(i)) for i in range(4)]
+    write_directory(tmp_path / "images", 0, rows)
+    as_served, as_stored = hashlib.sha256(b"as served 1").hexdigest(), hashlib.md5(jpeg(2)).hexdigest()
+    (tmp_path / "known.txt").write_text(f"{as_served}\n{as_stored}\n")
+    words = ("--privacy.hash_lists", f"[{tmp_path}/known.txt]")
+    if before == "later":
+        assert run(config_of(tmp_path / "images", tmp_path / "set")).samples == 4
+    assert run(config_of(tmp_path / "images", tmp_path / "set", *words)).samples == 2
+    assert reasons_of(tmp_path / "set") == {("fetch", "hash_list"): 2}
+    files = [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
+    assert not [path for path in files if as_served.encode() in path.read_bytes() or jpeg(2) in path.read_bytes()]
+    published = samples_of(tmp_path / "set")
+    assert run(config_of(tmp_path / "images", tmp_path / "set", *words)).samples == 2
+    assert samples_of(tmp_path / "set") == published
+    assert run(config_of(tmp_path / "images", tmp_path / "set")).samples == 4, "imported again, and not requested"

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipeline.pictures.pdq import NUM_BYTES, pdq_of
+from pipeline.pictures.pdq import pdq_of
+from pipeline.pictures.pdq_record import NUM_BYTES
 from pipeline.stages.privacy.near_hashes import NearHashes
 
 Doubles = npt.NDArray[np.float64]

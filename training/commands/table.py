@@ -77,6 +77,12 @@ COMMANDS: tuple[Command, ...] = (
         module="training.commands.embed",
     ),
     Command(
+        name="faces",
+        usage="MODEL_FILE DATA",
+        says="Boxes of faces by uid, for `subset` and filters, to DATA.faces.parquet.\nGoes on where it was stopped.",
+        module="training.commands.faces",
+    ),
+    Command(
         name="index",
         usage="FEATURES",
         says="An index of features, to FEATURES/index, for `search`.",

@@ -12,7 +12,8 @@ from pipeline.pictures.colour import profile_to_srgb
 from pipeline.pictures.decode import Decoded, decode, quiet_pillow
 from pipeline.pictures.jpeg import Pixels
 from pipeline.pictures.orientation import upright
-from pipeline.pictures.pdq import Pdq, pdq_of
+from pipeline.pictures.pdq import pdq_of
+from pipeline.pictures.pdq_record import Pdq
 from pipeline.pictures.rejected import Rejected
 from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.facts import exif_json, gray_32, perceptual_hash, thumbnail

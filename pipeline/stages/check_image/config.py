@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.load import ConfigError
-from pipeline.pictures.pdq import Pdq
+from pipeline.pictures.pdq_record import Pdq
 
 __all__ = ["EncodeFormat", "ImageConfig", "Picture", "ResizeMode"]
 

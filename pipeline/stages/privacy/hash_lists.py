@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from configs.load import ConfigError, fingerprint
-from pipeline.pictures.pdq import NUM_BYTES, Pdq
+from pipeline.pictures.pdq_record import NUM_BYTES, Pdq
 from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.stages.privacy.near_hashes import NearHashes
 from pipeline.storage.named_objects import is_object, stamp_of_object

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.engine import Done, Info, Task, apart
-from pipeline.pictures.pdq import Pdq
+from pipeline.pictures.pdq_record import Pdq
 from pipeline.pictures.rejected import Rejected
 from pipeline.records.schema import FACTS
 from pipeline.stages.check_image.config import ImageConfig
