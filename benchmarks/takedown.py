@@ -1,6 +1,7 @@
 """What it costs to take samples out of a published set: looking for them, rows, members of tars, checksums.
 
-    python -m benchmarks.takedown [--rows 10000000] [--removals 10000] [--per-shard 10000] [--repeats 3] [--scratch DIR]
+    python -m benchmarks.takedown [--rows 10000000] [--removals 10000] [--per-shard 10000] [--picture 2000]
+        [--hashed 100] [--repeats 3] [--scratch DIR]
 
 The set is made: Parquet with all columns and values of the usual sizes, tars of the size that pictures of --picture
 bytes would give, sparse, with headers and content where a sample will be removed. Every repeat removes other samples
@@ -9,12 +10,13 @@ of the same set, by uid. CPU seconds (user and system) and the clock, median and
     match      the columns of every row that say whether it goes
     rows       Parquet of the shards that lose a row, read, filtered and replaced
     members    headers written, content made holes, fsync
-    checksums  SHA-256 of the tars that changed, from end to end
+    checksums  SHA-256 of --hashed of the tars that changed, from end to end; it grows with their bytes
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import resource
@@ -23,7 +25,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--removals", type=int, default=10_000)
     parser.add_argument("--per-shard", type=int, default=10_000)
-    parser.add_argument("--picture", type=int, default=12_000)
+    parser.add_argument("--picture", type=int, default=2_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--hashed", type=int, default=100, help="of how many tars the checksum is measured")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="takedown-", dir=options.scratch))
@@ -70,14 +73,15 @@ def _measure(options: argparse.Namespace, root: Path) -> None:
     print(
         f"{options.rows:,} rows in {len(shards):,} shards, Parquet {_gb(sum(_size(p) for _, p in shards))}, tars "
         f"{_gb(total)} (sparse); {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"{platform.system()} {platform.release()}"
+        f"{platform.system()} {platform.release()}",
+        flush=True,
     )
     spent: dict[str, list[tuple[float, float]]] = defaultdict(list)
     random = np.random.default_rng(1)
     changed = 0
     for _ in range(options.repeats):
         chosen = np.sort(random.choice(options.rows, options.removals, replace=False))
-        asked = Removals(uids=frozenset(_uid(int(row)) for row in chosen))
+        asked = Removals(uids=frozenset(_uids(chosen.astype(np.uint64))))
         with _timed(spent["match"]):
             gone = list(samples_named(shards, asked))
         by_shard: dict[str, list[Gone]] = defaultdict(list)
@@ -92,10 +96,14 @@ def _measure(options: argparse.Namespace, root: Path) -> None:
             for tar, samples in by_shard.items():
                 blank_samples(root / tar, [each.tar_offset for each in samples])
         with _timed(spent["checksums"]):
-            for tar in by_shard:
+            for tar in list(by_shard)[: options.hashed]:
                 sha256_of(root / tar)
         changed = len(by_shard)
-    print(f"{options.removals:,} removals hit {changed:,} shards, {sample:,} bytes a sample in its tar\n")
+        print(", ".join(f"{name} {times[-1][0]:.1f}" for name, times in spent.items()), "CPU s", flush=True)
+    hashed = min(options.hashed, changed) * total / len(shards)
+    print(
+        f"{options.removals:,} removals hit {changed:,} shards, {sample:,} bytes a sample; checksums of {_gb(hashed)}\n"
+    )
     print(f"{'':12}{'CPU s':>10}{'range':>18}{'clock s':>10}{'a removal':>14}")
     for name, times in spent.items():
         cpu, clock = ([time[i] for time in times] for i in (0, 1))
@@ -122,40 +130,50 @@ def _make_set(options: argparse.Namespace, root: Path) -> Iterator[tuple[str, Lo
         yield tar.name, Location(str(parquet))
 
 
-def _uid(row: int) -> bytes:
-    return (row * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "big") + row.to_bytes(8, "big")
+def _uids(rows: np.ndarray[Any, np.dtype[np.uint64]]) -> list[bytes]:
+    """16 bytes each, that look drawn, by number."""
+    mixed = rows * np.uint64(0x9E3779B97F4A7C15)
+    both = np.stack([mixed, mixed ^ (rows << np.uint64(1))], 1).astype(">u8").tobytes()
+    return [both[at : at + 16] for at in range(0, len(both), 16)]
 
 
 def _rows(first: int, count: int, shard: int, size: int) -> pa.Table:
-    """Rows of the usual sizes; identities by number."""
-    random = np.random.default_rng(first)
-    made: dict[str, Callable[[int], Any]] = {
-        "uid": _uid,
-        "url_id": lambda row: _uid(row + 2**40),
-        "stored_xxh3": lambda row: _uid(row + 2**41),
-        "sha256": lambda row: _uid(row).hex() * 2,
-        "url": lambda row: f"https://www.example-{row % 90_001}.com/wp-content/uploads/2021/07/picture-{row}.jpg",
-        "page_url": lambda row: f"https://www.example-{row % 90_001}.com/blog/an-article-{row}/",
-        "alt_text": lambda row: f"what the page says of its picture, number {row} of them",
-        "caption": lambda row: f"what the page says of its picture, number {row} of them",
-        "key": lambda row: f"{row:09d}",
-        "tar_offset": lambda row: (row - first) * size + BLOCK,
-        "query_ids": lambda row: [row % 499_979, row % 7],
-        "selected_by": lambda row: [row % 7],
-        "shard": lambda _: shard,
-        "status": lambda _: "success",
+    """Rows of the usual sizes; identities and places by number, texts of one shard again and again."""
+    rows = np.arange(first, first + count, dtype=np.uint64)
+    made: dict[str, Any] = _texts(count) | {
+        "uid": _uids(rows),
+        "url_id": _uids(rows + np.uint64(2**40)),
+        "stored_xxh3": _uids(rows + np.uint64(2**41)),
+        "sha256": [uid.hex() * 2 for uid in _uids(rows)],
+        "tar_offset": (rows - np.uint64(first)).astype(np.int64) * size + BLOCK,
+        "shard": np.full(count, shard),
     }
-    rows, columns = range(first, first + count), []
+    return pa.Table.from_arrays([pa.array(made[f.name], f.type) for f in SAMPLES], schema=SAMPLES)
+
+
+@functools.cache
+def _texts(count: int) -> dict[str, Any]:
+    random, rows = np.random.default_rng(0), range(count)
+    made: dict[str, Any] = {
+        "url": [f"https://www.example-{row * 7919 % 90_001}.com/wp-content/2021/07/picture-{row}.jpg" for row in rows],
+        "page_url": [f"https://www.example-{row * 7919 % 90_001}.com/blog/an-article-{row}/" for row in rows],
+        "alt_text": [f"what the page says of its picture, number {row} of them" for row in rows],
+        "caption": [f"what the page says of its picture, number {row} of them" for row in rows],
+        "key": [f"{row:09d}" for row in rows],
+        "query_ids": [[row * 31 % 7, 7 + row * 7919 % 499_979] for row in rows],
+        "selected_by": [[row * 31 % 7] for row in rows],
+        "status": ["success"] * count,
+    }
     for field in SAMPLES:
-        if field.name in made:
-            columns.append(pa.array([made[field.name](row) for row in rows], field.type))
-        elif field.nullable:
-            columns.append(pa.nulls(count, field.type))
-        elif pa.types.is_string(field.type):
-            columns.append(pa.array([field.name] * count, field.type))
-        else:
-            columns.append(pa.array(random.integers(0, 2**20, count)).cast(field.type))
-    return pa.Table.from_arrays(columns, schema=SAMPLES)
+        if field.name not in made and field.nullable:
+            made[field.name] = pa.nulls(count, field.type)
+        elif field.name not in made and pa.types.is_string(field.type):
+            made[field.name] = [field.name] * count
+        elif field.name not in made:
+            made[field.name] = pa.array(random.integers(0, 2**20, count)).cast(
+                field.type if not pa.types.is_fixed_size_binary(field.type) else pa.int64()
+            )
+    return made
 
 
 def _members(picture: int) -> list[tuple[str, int]]:

@@ -64,6 +64,8 @@ def apply_delta(
         kept = output / REMOVED / delta.name
         known = read_delta(kept) if kept.exists() else None
         if known is not None and known.state == "done":
+            if known != delta:  # a kill, or `compact`, left what was said of the copy alone
+                write_bytes(kept, delta.content())
             return Applied(delta=delta, samples=0, was_applied=True)
         ours = known or _of_copy(output, manifest, delta)
         begin(output, ours)

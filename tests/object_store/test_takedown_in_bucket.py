@@ -17,6 +17,7 @@ from pipeline.commands import main
 from pipeline.records.shard import REMOVED_MEMBER
 from pipeline.sets.read_shards import read_shards
 from pipeline.storage.bucket import BucketPath
+from pipeline.takedown import published
 from tests.object_store.fixtures import Bucket
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun, picture
@@ -58,6 +59,14 @@ def uids_by_reader(output: BucketPath, scratch: Path) -> dict[str, list[Any]]:
     }
 
 
+class Killed(BaseException):
+    """What a kill is to the code that it meets."""
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
 def members(output: BucketPath) -> list[str]:
     names = []
     for shard in (output / "shards").glob("*.tar"):
@@ -83,7 +92,11 @@ def test_readers_pass_over_what_is_removed_and_compact_takes_it_out(
             assert uids == [uid[:8] if reader == "training" else uid for uid in kept], reader
 
     holds_for(tmp_path / "hidden")
-    assert main(["verify", str(output), "--work"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "amend", killed)
+        with pytest.raises(Killed):
+            main(["compact", str(output)])
+    assert not (output / "shards" / "manifest.json").exists()  # who reads now is told so
     assert main(["compact", str(output)]) == 0
     assert "taken out of every file" in capsys.readouterr().out
     assert not (output / "shards" / "tombstones.json").exists()
