@@ -42,7 +42,7 @@ def _objects(place: BucketPath) -> dict[str, bytes]:
 def test_release_is_the_same_from_and_in_a_bucket(
     bucket: BucketPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    make_set(tmp_path / "set")
+    make_set(tmp_path / "set", 40)
     _put(tmp_path / "set", bucket / "set")
     assert main(["release", str(tmp_path / "set"), str(tmp_path / "out"), *TOLD]) == 0
     expected = {
