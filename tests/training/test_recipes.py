@@ -142,6 +142,14 @@ PUBLISHED = {
         millions=(87.14, 91.16), parameters=178_300_601, image_size=288, embed=640, image=(4 + 6 + 10 + 6, 2560),
         text=(12, 640), rate=5e-4, **CLIP_RN,  # type: ignore[arg-type]
     ),
+    "clip-rn50x16": Published(
+        millions=(167.33, 123.65), parameters=290_979_217, image_size=384, embed=768, image=(6 + 8 + 18 + 8, 3072),
+        text=(12, 768), rate=4e-4, **CLIP_RN,  # type: ignore[arg-type]
+    ),
+    "clip-rn50x64": Published(
+        millions=(420.38, 202.88), parameters=623_258_305, image_size=448, embed=1024, image=(3 + 15 + 36 + 10, 4096),
+        text=(12, 1024), rate=3.6e-4, **CLIP_RN,  # type: ignore[arg-type]
+    ),
     "openclip-vit-b-32-3b": Published(  # Model-B-32_Data-2B_Samples-3B_lr-1e-3_bs-88k
         millions=(87.85, 63.43), image=(12, 768), text=(12, 512),
         batch=344 * 256, seen=12 * 213_334_440, warmup_steps=10_000, **OPENCLIP,  # type: ignore[arg-type]
