@@ -155,7 +155,7 @@ def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
         assert capsys.readouterr().out == (REPOSITORY / "configs" / file).read_text()
     for words, told in (
         (["show", "laoin"], "no preset 'laoin'; did you mean 'laion'?"),
-        (["show", "train", "laion"], "no preset 'laion'; there are clip-rn50"),
+        (["show", "train", "laion"], "no preset 'laion'; there are align-l2"),
         (["show"], "expected nothing, or: presets show NAME"),
         (["laion"], "expected nothing, or: presets show NAME"),
     ):

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from configs.load import ConfigError, from_mapping
+from configs.load import load as load_config
+from tests.conftest import REPOSITORY
 from tests.training.conftest import averaged_run, stop_run, tiny_run
 from tests.training.test_sharding import assert_close, last_of
 from tests.training.test_train import assert_same_run, losses, weights_of
@@ -325,6 +327,21 @@ def test_checkpoints_without_names_are_read_as_they_were_written(tiny_vit: Path)
     assert named.keys() == by_rule.keys()
     assert all(value is by_rule[name] for name, value in named.items())
     assert float(named["text_projection.exp_avg"][0, 0]) == pytest.approx(0.1 * float(clip.text_projection.grad[0, 0]))
+
+
+def test_the_options_of_the_docs_are_understood() -> None:
+    page = (REPOSITORY / "docs/training.md").read_text(encoding="utf-8")
+    section = page.split("## Optimisers, rates, averaged weights")[1].partition("\n## ")[0]
+    lines = [line.partition(" #")[0].split() for line in section.splitlines() if line.startswith("    --")]
+    words = [word for line in lines for word in line]
+    found = load_config(TrainConfig, REPOSITORY / "configs/train/sample.yaml", words).optimiser
+    assert (found.name, found.schedule, found.cooldown_samples, found.ema_decay) == (
+        "lamb",
+        "constant",
+        20_000_000,
+        0.9999,
+    )
+    assert (found.image_learning_rate, found.text_learning_rate, found.image_layer_decay) == (2e-4, 2e-5, 0.75)
 
 
 LEARNS_BEFORE = "ca3df814fcd9767b86ceea8d9d709a27"

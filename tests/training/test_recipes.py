@@ -118,6 +118,7 @@ WIT = 400_000_000
 """Pairs of CLIP's set (section 2.2), and of MetaCLIP's smaller one."""
 CLIP_B = {"image": (12, 768), "text": (12, 512), "data": WIT, "seen": 32 * WIT, "rate": 5e-4}  # tables 18 and 20
 CLIP_L = {"embed": 768, "image": (24, 1024), "text": (12, 768), "data": WIT}  # table 20
+CLIP_RN = {"data": WIT, "seen": 32 * WIT, "beta2": 0.999, "eps": 1e-8}  # tables 18 and 19
 OPENCLIP = {"rate": 1e-3, "quick_gelu": False}
 
 PUBLISHED = {
@@ -132,6 +133,22 @@ PUBLISHED = {
     "clip-rn50": Published(  # table 19: blocks (3, 4, 6, 3), width 2048; table 18: beta2 and eps of ResNets
         millions=(38.32, 63.69), parameters=102_007_137, embed=1024, image=(3 + 4 + 6 + 3, 2048), text=(12, 512),
         data=WIT, seen=32 * WIT, rate=5e-4, beta2=0.999, eps=1e-8,
+    ),
+    "clip-rn101": Published(
+        millions=(56.26, 63.43), parameters=119_688_033, embed=512, image=(3 + 4 + 23 + 3, 2048), text=(12, 512),
+        rate=5e-4, **CLIP_RN,  # type: ignore[arg-type]
+    ),
+    "clip-rn50x4": Published(
+        millions=(87.14, 91.16), parameters=178_300_601, image_size=288, embed=640, image=(4 + 6 + 10 + 6, 2560),
+        text=(12, 640), rate=5e-4, **CLIP_RN,  # type: ignore[arg-type]
+    ),
+    "clip-rn50x16": Published(
+        millions=(167.33, 123.65), parameters=290_979_217, image_size=384, embed=768, image=(6 + 8 + 18 + 8, 3072),
+        text=(12, 768), rate=4e-4, **CLIP_RN,  # type: ignore[arg-type]
+    ),
+    "clip-rn50x64": Published(
+        millions=(420.38, 202.88), parameters=623_258_305, image_size=448, embed=1024, image=(3 + 15 + 36 + 10, 4096),
+        text=(12, 1024), rate=3.6e-4, **CLIP_RN,  # type: ignore[arg-type]
     ),
     "openclip-vit-b-32-3b": Published(  # Model-B-32_Data-2B_Samples-3B_lr-1e-3_bs-88k
         millions=(87.85, 63.43), image=(12, 768), text=(12, 512),
