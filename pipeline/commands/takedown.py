@@ -89,8 +89,8 @@ def apply_delta_command(words: Words) -> int:
     publisher has removed. With --key, only if the owner of that key has signed
     it. Applying it again changes nothing.
     """
+    from pipeline.storage.keys import public_key
     from pipeline.takedown.apply import apply_delta
-    from pipeline.takedown.sign import public_key
     from pipeline.terminal.console import PrintableConsole
 
     named = words.take("key")
@@ -116,7 +116,7 @@ def _counts(removed: Removed) -> str:
 
 
 def _private_key(words: Words) -> Ed25519PrivateKey | None:
-    from pipeline.takedown.sign import private_key
+    from pipeline.storage.keys import private_key
 
     file = words.take("sign")
     return None if file is None else private_key(place_of(file))

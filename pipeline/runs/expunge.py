@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pipeline.engine import Done, forget, record_of, records_in, run_task
-from pipeline.runs.release import forget_tar
+from pipeline.runs.give_back import forget_tar
 from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.stages.privacy.hash_lists import HASH_LIST, HashLists, list_of_detail, read_hash_lists
 from pipeline.steps.fetch.expunge import expunge, listed_in

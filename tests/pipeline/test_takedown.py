@@ -30,6 +30,7 @@ from pipeline.commands import main
 from pipeline.records.shard import REMOVED_MEMBER
 from pipeline.sets.read_shards import read_shards
 from pipeline.storage.checked import picture_hash
+from pipeline.storage.keys import private_key
 from pipeline.takedown import blank, sign
 from pipeline.takedown.delta import read_delta
 from tests.pipeline.loopback_server import LoopbackServer, redirect, text
@@ -317,7 +318,7 @@ def test_delta_that_is_damaged_wrongly_signed_or_of_another_set_is_refused_in_on
     (damaged := tmp_path / "damaged.json").write_bytes(content.replace(b'"done"', b'"gone"'))
     (cut := tmp_path / "cut.json").write_bytes(content[:-40])
     (later := tmp_path / "later.json").write_text(json.dumps(unsigned | {"version": 2}))
-    delta = sign.signed(read_delta(file), sign.private_key(private))
+    delta = sign.signed(read_delta(file), private_key(private))
     (signed := tmp_path / "signed.json").write_bytes(delta.content())
     subset = ["subset", str(made.output), "--out", str(other), "--where", "key <> ''"]
     assert main([*subset, "--samples_per_shard", "6"]) == 0
