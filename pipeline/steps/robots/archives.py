@@ -9,7 +9,6 @@ unless nobody is to ask the host again: then they forbid.
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +16,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from fastwarc.warc import WarcRecord, WarcRecordType
 
 from pipeline.consent.config import ConsentConfig
-from pipeline.consent.robots_answer import FAILURE, kind_of, license_of, reason_of, text_of_answer
-from pipeline.consent.robots_file import KEPT_VERSION, MAX_ROBOTS_BYTES
+from pipeline.consent.robots_answer import FAILURE, kind_of, license_of, reason_of
+from pipeline.consent.robots_file import KEPT_VERSION
 from pipeline.consent.robots_rules import RobotsSignals
 from pipeline.consent.robots_table import TableFiles, robots_hash, write_table
 from pipeline.engine import Data, Info, Needs, Task, output
 from pipeline.errors import InputError
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
-from pipeline.records.outcome import Outcome, rejections_from_rows
+from pipeline.records.outcome import Outcome, empty_rejections, rejections_from_rows
 from pipeline.records.schema import REJECTIONS, ROBOTS
-from pipeline.stages.extract.archive import Damage, Record, read_records
-from pipeline.stages.extract.http_message import OversizedBodyError, UnreadableAnswerError, parse_answer, unpack
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.steps.exchange import Blocks, Exchanged, ExchangeWriter, read_blocks
 from pipeline.steps.sources import Stamp, find_sources
@@ -40,13 +36,13 @@ from pipeline.storage.location import Location
 from pipeline.storage.output import is_output
 from pipeline.storage.parquet import write_parquet
 from pipeline.watching import counting
-from pipeline.web.urls import resolver
 
 __all__ = [
     "BuildTable",
     "Captures",
     "HostRobots",
     "ReadCaptures",
+    "rejected",
     "robots_archives",
     "row_of",
     "table_of",
@@ -58,10 +54,7 @@ _FILES_PER_TASK = 16
 """Of about 2 MB each, in Common Crawl."""
 _FILES_PER_PART = 256
 _MOST_PARTS = 256
-_BATCH_ROWS = 4096
 _ROWS_PER_FLUSH = 100_000
-_MAX_RECORD_BYTES = 16 << 20
-_STATUS = re.compile(rb"[\r\n]*HTTP/\S*[ \t]+([1-9]\d\d)", re.IGNORECASE)
 CAPTURES = pa.schema(
     [
         pa.field("url_hash", pa.uint64(), nullable=False),  # of the robots.txt's URL; see `robots_table.py`
@@ -91,6 +84,8 @@ class ReadCaptures(Task[Captures]):
     ledger: LedgerConfig
 
     def work(self, out: Captures) -> Info:
+        from pipeline.steps.robots.captures import captures_in
+
         ledger = Ledger(out.rejections.local, self.ledger)
         tally = counting("capture", kept_as="kept")
         rows = unreadable = 0
@@ -98,18 +93,18 @@ class ReadCaptures(Task[Captures]):
             for source, _ in self.sources:
                 bad: list[dict[str, object]] = []
                 try:
-                    for batch in _captures_in(source, self.product, bad):
+                    for batch in captures_in(source, self.product, bad):
                         writer.add(batch)
                         rows += batch.num_rows
                         tally.done += batch.num_rows
                         tally.kept += batch.num_rows
-                        ledger.add(STAGE, "capture", Outcome(kept=batch, rejected=_NONE, num_in=batch.num_rows))
+                        ledger.add(
+                            STAGE, "capture", Outcome(kept=batch, rejected=empty_rejections(), num_in=batch.num_rows)
+                        )
                 except InputError as error:
                     unreadable += 1
                     bad = []
-                    ledger.add(
-                        STAGE, "archive", _outcome(0, [_rejected(source, None, "unreadable_source", str(error))])
-                    )
+                    ledger.add(STAGE, "archive", _outcome(0, [rejected(source, None, "unreadable_source", str(error))]))
                 else:
                     ledger.add(STAGE, "archive", _outcome(1, []))
                 ledger.add(STAGE, "capture", _outcome(0, bad))
@@ -228,63 +223,14 @@ def robots_archives(page: Page, consent: ConsentConfig, fetch: FetchConfig, max_
     return page.add(build_table(captures, max_bad, not consent.robots_live))
 
 
-# --- reading --------------------------------------------------------------------------------------
-
-
-def _captures_in(source: str, product: str, bad: list[dict[str, object]]) -> Iterator[pa.RecordBatch]:
-    """Batches of CAPTURES; to `bad` the rejections. Raises InputError where the archive cannot be read."""
-    rows: list[dict[str, Any]] = []
-    for item in read_records(source, wanted=_is_response, max_record_bytes=_MAX_RECORD_BYTES):
-        if isinstance(item, Damage):
-            bad.append(_rejected(source, item.offset, item.reason, item.detail))
-            continue
-        try:
-            rows.append(_capture(item, product))
-        except (UnreadableAnswerError, OversizedBodyError, ValueError) as error:
-            bad.append(_rejected(source, item.offset, "bad_record", str(error)))
-        if len(rows) == _BATCH_ROWS:
-            yield pa.RecordBatch.from_pylist(rows, schema=CAPTURES)
-            rows = []
-    if rows:
-        yield pa.RecordBatch.from_pylist(rows, schema=CAPTURES)
-
-
-def _is_response(head: WarcRecord) -> bool:
-    return head.record_type == WarcRecordType.response
-
-
-def _capture(item: Record, product: str) -> dict[str, Any]:
-    """One row. Raises ValueError where the record is no answer to a request for a URL."""
-    url = resolver("")((item.head.headers.get("WARC-Target-URI") or "").strip("<> \t\r\n"))
-    found = _STATUS.match(item.block)
-    if not url.startswith(("http://", "https://")) or found is None:
-        raise ValueError("no answer to a request over HTTP")
-    status = int(found[1])
-    answer = parse_answer(item.block)
-    body = unpack(answer, _MAX_RECORD_BYTES)[:MAX_ROBOTS_BYTES] if 200 <= status < 300 else b""
-    location = next(iter(answer.values("location")), None)
-    text = text_of_answer(url, status, location, body, product)
-    return row_of(url, _time_of(item.head.headers.get("WARC-Date") or ""), status, text)
-
-
 def row_of(url: str, captured: datetime.datetime | None, status: int | None, text: str) -> dict[str, Any]:
     """A row of CAPTURES."""
     about = {"url": url, "captured": captured, "http_status": status, "says": kind_of(text)}
     return about | {"license": license_of(text), "url_hash": robots_hash(url), "text": text}
 
 
-def _time_of(text: str) -> datetime.datetime | None:
-    try:
-        time = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return time if time.tzinfo is not None else time.replace(tzinfo=datetime.UTC)
-
-
-_NONE = rejections_from_rows([])
-
-
-def _rejected(source: str, offset: int | None, reason: str, detail: str) -> dict[str, object]:
+def rejected(source: str, offset: int | None, reason: str, detail: str) -> dict[str, object]:
+    """A rejection of the step."""
     return {"source": source, "record": offset, "stage": STAGE, "reason": reason, "detail": detail[:1000]}
 
 
