@@ -15,7 +15,8 @@ from pipeline.config import WitConfig
 NAMES = [
     *("BalanceConfig", "CleanConfig", "Clip", "ConfigError", "DecontaminateConfig", "DedupConfig", "EngineConfig"),
     *("ExtractConfig", "FetchConfig", "FiltersConfig", "ImageConfig", "ImageDedupConfig", "LanguageConfig"),
-    *("LedgerConfig", "MatchConfig", "Outcome", "Pipeline", "PipelineError", "RunResult", "ScoreFilter"),
+    *("LedgerConfig", "MatchConfig", "Outcome", "Pipeline", "PipelineError", "PrivacyConfig"),
+    *("RunResult", "ScoreFilter"),
     *("ShardsConfig", "Stage", "TextsConfig", "WitConfig", "load", "read_shards", "reject"),
 ]
 
