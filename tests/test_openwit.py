@@ -16,7 +16,8 @@ NAMES = [
     *("BalanceConfig", "CleanConfig", "Clip", "ConfigError", "ConsentConfig", "DecontaminateConfig", "DedupConfig"),
     "EngineConfig",
     *("ExtractConfig", "FetchConfig", "FiltersConfig", "ImageConfig", "ImageDedupConfig", "LanguageConfig"),
-    *("LedgerConfig", "MatchConfig", "Outcome", "Pipeline", "PipelineError", "RunResult", "ScoreFilter"),
+    *("LedgerConfig", "MatchConfig", "Outcome", "Pipeline", "PipelineError", "PrivacyConfig"),
+    *("RunResult", "ScoreFilter"),
     *("ShardsConfig", "Stage", "TextsConfig", "WitConfig", "load", "read_shards", "reject"),
 ]
 

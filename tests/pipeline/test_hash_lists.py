@@ -97,7 +97,7 @@ def assert_nothing_is_left(small: SmallRun, kind: str) -> None:
                     assert {row[name] for name in ("sha256", "phash", "thumbnail", "stored_xxh3", "width")} == {None}
 
 
-@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("kind", ["sha256", "pdq"])
 def test_nothing_of_a_listed_picture_is_ever_stored(small: SmallRun, server: LoopbackServer, kind: str) -> None:
     assert small.run(*words_of(small.root, kind)) == 0
     assert small.samples() == [path for path in PATHS if path != LISTED]
