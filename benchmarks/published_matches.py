@@ -5,7 +5,7 @@
     matches of a text: 1 + geometric    3.54 different ones on average
     which ones stand together           a share of them is about as rare as the text's first
 
-The aggregates are those of MetaCLIP (arXiv 2309.16671, section 3 and table 2). Laws and shares that give them are found
+The aggregates are those of MetaCLIP (arXiv 2309.16671, section 3). Laws and shares that give them are found
 by numbers, before anything is drawn; every text is a function of its number, so rows are the same on any machine.
 """
 
@@ -42,7 +42,7 @@ class Published:
     """Of all matches."""
     without_match: int = 114_000
     of_first: float = 120e6 / 5.67e9
-    """Of all matches: those of the first query, `of`."""
+    """Of all matches: those of the first query. Chosen, not published: a word like `of` in one text of thirteen."""
     kept: float = 0.25
     """Of the texts: 400 M."""
     selections: float = 1.6
