@@ -262,7 +262,7 @@ def averaged(tiny_data: Path, tiny_vit: Path, two_ranks: Path, tmp_path_factory:
     return config
 
 
-@pytest.mark.parametrize("step", [4, 9])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 9])
 def test_a_resumed_run_has_the_same_weights_moments_and_averages(
     averaged: TrainConfig, step: int, tmp_path: Path, tiny_data: Path, tiny_vit: Path
 ) -> None:

@@ -254,7 +254,17 @@ def test_settings_are_the_published_ones(stem: str) -> None:
     assert f"# For {config.plan.gpus} x GPU of {config.plan.gpu_memory_gb:g} GB (python -m training plan" in head
 
 
-@pytest.mark.parametrize("stem", PUBLISHED)
+LARGE = {"align-l2", "eva-clip-vit-g-14-plus", "clip-rn50x16", "clip-rn50x64"}
+"""Whose modules take seconds to make, even without weights; with the models of DataComp, which others have, too."""
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        pytest.param(stem, marks=pytest.mark.slow if stem in LARGE or stem.startswith("datacomp") else ())
+        for stem in PUBLISHED
+    ],
+)
 def test_model_has_its_published_size_and_shapes(stem: str) -> None:
     published, config = PUBLISHED[stem], load(TrainConfig, CONFIGS / f"{stem}.yaml")
     name = register_model(config.model.name)
