@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 ROOMS = ("configs", "openwit", "pipeline", "query_list")
 """What the base dependencies are for."""
 LOCKS = ("requirements.lock", "requirements-train.lock", "requirements-dev.lock")
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "pycares", "sentencepiece", "usearch"}
+OPTIONAL = {"c2pa", "cryptography", "onnx", "onnxruntime", "onnxscript", "pycares", "sentencepiece", "usearch"}
 """Of an extra of their own: who needs one says what to install."""
 TORCH = ("open_clip", "safetensors", "tensorboard", "timm", "torch", "torchvision", "triton")
 

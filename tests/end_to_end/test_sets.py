@@ -23,11 +23,12 @@ from pipeline.sets.subset_config import SubsetConfig
 
 Make = Callable[..., WitConfig]
 STAGES = (
-    *("extract", "clean", "language", "match", "dedup", "captions", "balance", "fetch", "check_image"),
+    *("extract", "clean", "language", "match", "privacy", "dedup", "captions", "robots", "balance", "fetch"),
+    "check_image",
     *("filters", "decontaminate", "image_dedup", "final_balance"),
 )
 """In the order in which rows pass them."""
-OFF = {"captions", "filters", "decontaminate", "image_dedup"}
+OFF = {"captions", "robots", "filters", "decontaminate", "image_dedup"}
 """The stages that the sample's config leaves off."""
 
 
@@ -99,7 +100,7 @@ def test_unfinished_run_is_explained_as_far_as_it_is(finished: Path, tmp_path: P
     output = tmp_path / "set"
     shutil.copytree(finished, output, symlinks=True)
     steps = [step.name for step in whole_page().steps]
-    for last, stage in (("fetched", "check_image"), ("balance", "balance"), ("texts", "match")):
+    for last, stage in (("fetched", "check_image"), ("balance", "balance"), ("texts", "privacy")):
         for step in steps[steps.index(last) + 1 :]:
             shutil.rmtree(output / "work" / step, ignore_errors=True)
         (output / "shards").unlink(missing_ok=True)

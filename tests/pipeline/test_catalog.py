@@ -221,7 +221,7 @@ def test_unknown_command_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there are plan, run" in capsys.readouterr().err
     assert main(["--help"]) == 0
     commands = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line and line[0].islower()]
-    assert len(commands) == 11
+    assert len(commands) == 15
     for command in commands:
         assert main([command, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"python -m pipeline {command} ")

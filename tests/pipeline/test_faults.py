@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import EngineConfig, Info, Task, open_engine, output
 from pipeline.errors import OutputError
 from pipeline.records.schema import FACTS
@@ -59,6 +60,7 @@ def fetch_task(tmp_path: Path, port: int, kind: type[Fetch] = Fetch, retries: in
         missing=Location(str(tmp_path / "missing.parquet"), digest_of(tmp_path / "missing.parquet")),
         settings="",
         block_key="",
+        signals=AnswerSignals(),
         config=config,
         image=ImageConfig(isolate="none"),
         seed=0,
@@ -98,9 +100,12 @@ def test_a_server_that_dies_for_good_costs_only_what_it_had_not_sent(tmp_path: P
         assert server.stdout is not None
         server.stdin.write(picture())
         server.stdin.close()
-        task = fetch_task(tmp_path, int(server.stdout.readline()), retries=retries)
-        (done,) = engine.run_step(tmp_path / "fetch", [task])
-        assert server.wait(10) == 9
+        try:
+            task = fetch_task(tmp_path, int(server.stdout.readline()), retries=retries)
+            (done,) = engine.run_step(tmp_path / "fetch", [task])
+            assert server.wait(10) == 9
+        finally:
+            server.kill()  # else a failure waits for it without end
     facts = pq.read_table(tmp_path / "fetch/p.facts.parquet", schema=FACTS).to_pylist()
     assert [row["url_id"][-1] for row in facts] == list(range(COUNT)), "one fact for each URL, no more"
     success = [row for row in facts if row["status"] == "success"]

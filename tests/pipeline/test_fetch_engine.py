@@ -212,14 +212,8 @@ def words_for(tmp_path: Path, python: Path | str) -> list[str]:
         *("--sources", f'["{tmp_path}/links.csv"]', "--queries", str(tmp_path / "queries.txt")),
         *("--output", str(tmp_path / "set"), "--fetch.user_agent", "a (+http://b.c/)", "--engine.kind", "inline"),
         *("--fetch.engine", "img2dataset", "--fetch.engine_python", str(python)),
-        *(
-            "--consent.tdm_reservation",
-            "false",
-            "--consent.content_usage",
-            "false",
-            "--consent.content_signal",
-            "false",
-        ),
+        *("--consent.tdm_reservation", "false", "--consent.content_usage", "false"),
+        *("--consent.content_signal", "false", "--consent.robots_live", "false"),
     ]
 
 

@@ -272,7 +272,7 @@ def test_many_heavy_hosts_are_asked_about_some_at_a_time() -> None:
     with LoopbackServer({"/x": text(b"x"), "/y": text(b"y")}) as server:
         urls = [server.url(path, host=host) for path in ("/x", "/y") for host in hosts]
         config = config_of(server, concurrency=16)
-        got = list(fetch(urls, config, RunWide(heavy=set(hosts), ask=ask)))
+        got = list(fetch(urls, config, run=RunWide(heavy=set(hosts), ask=ask)))
     assert len(got) == 300
     assert all(fetched.body for fetched in got)
     assert most[0] == 2 * 16

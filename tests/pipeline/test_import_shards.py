@@ -143,7 +143,7 @@ def test_missing_pictures_are_requested_if_the_config_says_so(tmp_path: Path) ->
         allowed = ("--fetch.allow_addresses", f'["127.0.0.0/8:{server.port}"]')
         request = ("--extract.missing_pictures", "request", *allowed)
         assert run(config_of(tmp_path / "images", tmp_path / "set", *request)).samples == 3
-        assert sorted(server.targets()) == ["/1", "/2"]
+        assert sorted(server.targets()) == ["/1", "/2", "/robots.txt"]
 
 
 def test_tar_that_breaks_off_costs_only_what_is_lost(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.api import Pipeline
 from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
 from pipeline.config import WitConfig
+from pipeline.consent.signals import PageSignals
 from pipeline.errors import InputError
 from pipeline.questions.explain import UnknownLinkError, explain
 from pipeline.records.outcome import Outcome
@@ -149,10 +150,12 @@ def test_source_of_which_a_part_alone_cannot_be_read_stops_the_run_and_is_read_b
 ) -> None:
     real = extract.extract
 
-    def fails(path: str, config: ExtractConfig, *, format: str, stretch: Stretch) -> Iterator[Outcome]:
+    def fails(
+        path: str, config: ExtractConfig, signals: PageSignals, *, format: str, stretch: Stretch
+    ) -> Iterator[Outcome]:
         if path.endswith("links.parquet") and stretch.is_first == first:
             raise InputError(f"{path}: gone")
-        return real(path, config, format=format, stretch=stretch)
+        return real(path, config, signals, format=format, stretch=stretch)
 
     words = (*CUT, "--sources", f"[{small.root}/links.parquet]", "--max_bad_sources", "1")
     monkeypatch.setattr(extract, "extract", fails)

@@ -176,7 +176,7 @@ def test_few_requests_answer_a_question(twins: Twins, capsys: pytest.CaptureFixt
         (["sql", set_, "SELECT count(*) FROM samples"], shards + 5, 1),  # that of joined/
         (["sql", set_, "SELECT caption, status FROM samples WHERE width > 0"], shards + 5, 1),
         (["verify", set_], 4 * shards + 6, 2),  # a tar, a Parquet and its uids, counts; strangers in shards/
-        (["export-list", set_, "--to", str(twins.root / "counted.parquet")], 2 * shards + 6, 0),
+        (["export-list", set_, "--to", str(twins.root / "counted.parquet")], 2 * shards + 7, 0),
     ):
         proxy.forget()
         assert main(words) == 0

@@ -42,6 +42,8 @@ __all__ = [
     "Captures",
     "HostRobots",
     "ReadCaptures",
+    "build_table",
+    "read_captures",
     "rejected",
     "robots_archives",
     "row_of",
