@@ -20,18 +20,19 @@ __all__ = ["export_list_command", "join_command", "release_command", "subset_com
 def subset_command(words: Words) -> int:
     """subset DIR --out DIR2 [--where "CONDITION"]
         [--scores FILE,FILE...] [--uids FILE] [--limit_per_query N]
-        [--samples_per_shard N] [--allow-files]
+        [--blur COLUMN] [--samples_per_shard N] [--allow-files]
 
     New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a
     data set directory of its own. The condition may name the columns of Parquet
-    files keyed by uid (--scores), which are joined to DIR2. Its ledger says
-    what was left out, and why.
+    files keyed by uid (--scores), which are joined to DIR2. What lies in the
+    boxes of a column (--blur face_boxes) is made unrecognisable. The ledger of
+    DIR2 says what was left out, and why.
     """
     from pipeline.sets.subset import subset
     from pipeline.terminal.console import PrintableConsole
 
     out = new_output(words.take_required("out"))
-    options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids")}
+    options: dict[str, Any] = {name: words.take(name) for name in ("where", "uids", "blur")}
     options |= {name: words.take_count(name.replace("_", "-")) for name in ("limit_per_query", "samples_per_shard")}
     options["scores"] = [file for file in (words.take("scores") or "").split(",") if file]
     options["allow_files"] = words.take_flag("allow-files")

@@ -1,4 +1,5 @@
-"""New shards from old: chosen samples copied byte for byte, metadata aligned, nothing decoded or downloaded.
+"""New shards from old: chosen samples copied byte for byte, metadata aligned, nothing decoded or downloaded. Pictures
+with boxes to blur (`blur`) alone are decoded, changed and encoded anew.
 
     samples, scores --condition, uids, limit per query (DuckDB)--> chosen.parquet, in the set's order
     samples that are not chosen --the first thing that each fails--> work/subset, ledger.json
@@ -37,10 +38,12 @@ from pipeline.records.identity import first_64_bits, keyed_hash, text_hash
 from pipeline.records.schema import QUERIES, QUERY_COUNTS
 from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.runs.publish import publish
+from pipeline.sets.blur import NUMBERS_OF_A_BOX, blur_boxes
 from pipeline.sets.join import JoinTable, read_table_to_join
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.sets.subset_ledger import write_ledger
 from pipeline.stages.balance import mode_of
+from pipeline.stages.check_image.config import ImageConfig
 from pipeline.storage.atomic import read_json, remove_tree, unwritable, write_json
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.checked import check, open_file, read_ranges, read_table
@@ -78,8 +81,8 @@ class SubsetResult:
 def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progress | None = None) -> SubsetResult:
     """Write the chosen samples of the data set in `source` as a data set of its own in `out`.
 
-    Raises SqlError for a wrong condition, InputError for a wrong uid file or where no sample matches,
-    OutputError where `out` exists, lies inside `source`, or cannot be written. `source` is only read.
+    Raises SqlError for a wrong condition, InputError for a wrong uid file or column of boxes, or where no sample
+    matches, OutputError where `out` exists, lies inside `source`, or cannot be written. `source` is only read.
     """
     progress = progress or Progress()
     _check_free(out)
@@ -95,6 +98,7 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
         if not config.allow_files:
             confine(database, [source, unfinished, scratch], [place_of(scores) for scores in config.scores])
         _check_condition(database, config.where)  # before anything is written
+        _check_boxes(database, config)
         # Its lock keeps another subset away from the same place.
         with open_output(unfinished, single_driver=config.single_driver, say=progress.say):
             _check_free(out)  # which may have ended while this one waited
@@ -160,7 +164,8 @@ def _scratch(unfinished: Place) -> Iterator[Path]:
 def _options(config: SubsetConfig) -> dict[str, Any]:
     names = ("where", "uids", "limit_per_query", "samples_per_shard")
     scores = {"scores": list(config.scores)} if config.scores else {}
-    return {name: getattr(config, name) for name in names} | scores
+    blur = {"blur": config.blur} if config.blur is not None else {}
+    return {name: getattr(config, name) for name in names} | scores | blur
 
 
 def _remove_remains(unfinished: Place) -> None:
@@ -214,6 +219,7 @@ def _build(
             fingerprint=fingerprint,
             shard=shard,
             samples_per_shard=size,
+            blurred_as=None if config.blur is None else parent.image,
         )
         for shard, (first, last) in enumerate(ranks_of(total, size))
     ]
@@ -265,11 +271,39 @@ def _check_condition(database: duckdb.DuckDBPyConnection, where: str | None) -> 
         database.execute(f"EXPLAIN {_select(where, 'uid')}")
 
 
+def _check_boxes(database: duckdb.DuckDBPyConnection, config: SubsetConfig) -> None:
+    """Raise InputError where the column of boxes is none, or a sample that is chosen has no boxes, not even none."""
+    if config.blur is None:
+        return
+    columns = {row[0]: str(row[1]) for row in database.execute("DESCRIBE samples").fetchall()}
+    if columns.get(config.blur) not in ("FLOAT[]", "DOUBLE[]"):
+        raise InputError(
+            f"--blur {config.blur}: the samples have no such column of numbers; give the file of `openwit faces` by "
+            "--scores"
+        )
+    with sql_errors("--where"):
+        chosen = _select(config.where, f"{quote_name(config.blur)} AS boxes")
+        unseen, crooked = database.execute(
+            f"SELECT count(*) FILTER (boxes IS NULL), count(*) FILTER (len(boxes) % {NUMBERS_OF_A_BOX} <> 0) "
+            f"FROM ({chosen})"
+        ).fetchall()[0]
+    if crooked:
+        raise InputError(
+            f"--blur {config.blur}: of {crooked:,} samples it does not hold {NUMBERS_OF_A_BOX} numbers a box"
+        )
+    if unseen:
+        raise InputError(
+            f"--blur {config.blur}: in {unseen:,} samples nobody has looked for boxes (null), so they would stay "
+            f"as they are; look at them, or leave them out: --where '{config.blur} IS NOT NULL'"
+        )
+
+
 def _choose(
     database: duckdb.DuckDBPyConnection, config: SubsetConfig, parent: WitConfig, scratch: Path, chosen: Path
 ) -> None:
-    """Write (shard, tar_offset, uid, query_ids, selected_by) of every chosen sample, in the set's order."""
+    """Write (shard, tar_offset, uid, query_ids, selected_by, boxes) of every chosen sample, in the set's order."""
     columns = "samples.shard, samples.tar_offset, samples.uid, samples.query_ids, samples.selected_by"
+    columns += ", NULL::FLOAT[] AS boxes" if config.blur is None else f", {quote_name(config.blur)}::FLOAT[] AS boxes"
     query = _select(config.where, columns)
     if config.uids is not None:
         query = f"SELECT * FROM ({query}) SEMI JOIN listed USING (uid)"
@@ -288,7 +322,7 @@ def _choose(
     write_parquet(edges, _edges(matching, parent, hashes), _EDGES)
     _copy(
         database,
-        f"""SELECT shard, tar_offset, uid, query_ids, kept.selected_by
+        f"""SELECT shard, tar_offset, uid, query_ids, kept.selected_by, boxes
             FROM read_parquet({quote_text(matching)}) JOIN (
                 SELECT uid, list(query_id ORDER BY query_id) AS selected_by
                 FROM (SELECT *, row_number() OVER (PARTITION BY query_id ORDER BY hash, uid) AS place
@@ -346,6 +380,8 @@ class CopySamples(Task[ShardFiles]):
     fingerprint: str
     shard: int
     samples_per_shard: int
+    blurred_as: ImageConfig | None
+    """How pictures with boxes are encoded once those are blurred; None where none are."""
 
     published = True
 
@@ -357,7 +393,7 @@ class CopySamples(Task[ShardFiles]):
         published = _published(place_of(self.source), self.fingerprint)
         ranks = _ranks(self.chosen, self.first, self.last)
         for shard, group in itertools.groupby(ranks, key=lambda row: int(row["shard"])):
-            chosen = {row["tar_offset"]: row["selected_by"] for row in group}
+            chosen = {row["tar_offset"]: row for row in group}
             tar, parquet = (published[f"{shard_name(shard)}.{kind}"] for kind in ("tar", "parquet"))
             table = read_table(parquet)
             if "stored_xxh3" not in table.column_names:  # published by an earlier version
@@ -368,7 +404,12 @@ class CopySamples(Task[ShardFiles]):
                     rows = batch.to_pylist()
                     places = [(row["tar_offset"], row["num_bytes"], row.get("stored_xxh3")) for row in rows]
                     for row, image in zip(rows, read_ranges(file, places), strict=True):
-                        yield row | {"selected_by": chosen[row["tar_offset"]]}, image
+                        said = chosen[row["tar_offset"]]
+                        facts = row | {"selected_by": said["selected_by"]}
+                        if self.blurred_as is not None and said["boxes"]:
+                            image = blur_boxes(image, said["boxes"], self.blurred_as)
+                            facts |= {"num_bytes": len(image), "stored_xxh3": None}  # `write_shard` takes its hash
+                        yield facts, image
 
 
 @functools.lru_cache(maxsize=2)
@@ -388,7 +429,7 @@ def _ranks(path: str, first: int, last: int) -> Iterator[dict[str, Any]]:
             rows = file.metadata.row_group(group).num_rows
             begin, end = max(first, start), min(last, start + rows)
             if begin < end:
-                table = file.read_row_group(group, columns=["shard", "tar_offset", "selected_by"])
+                table = file.read_row_group(group, columns=["shard", "tar_offset", "selected_by", "boxes"])
                 yield from table.slice(begin - start, end - begin).to_pylist()
             start += rows
 

@@ -12,7 +12,8 @@ __all__ = ["SubsetConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetConfig:
-    """Which samples, and how they are laid out. At least one of `where`, `uids` and `limit_per_query` must be given."""
+    """Which samples, and how they are laid out. At least one of `where`, `uids`, `limit_per_query` and `blur` must be
+    given."""
 
     where: str | None = None
     """SQL condition over the columns of `samples` (see `pipeline sql`), joined ones included."""
@@ -23,6 +24,10 @@ class SubsetConfig:
     """A file of uids: text with 32 hex digits a line, or Parquet with a column uid (16 bytes or hex)."""
     limit_per_query: int | None = None
     """The most samples that a query may choose; it keeps those of smallest keyed hash, as balancing does."""
+    blur: str | None = None
+    """A column of boxes, five numbers each (x, y, width and height in shares of the picture, score), such as
+    `face_boxes` of `openwit faces`: what lies in them is made unrecognisable, and the picture encoded anew as the set's
+    config says."""
     allow_files: bool = False
     """Let the condition read files that are not the data set's; `--allow-files` on the command line."""
     samples_per_shard: int | None = None
@@ -33,7 +38,7 @@ class SubsetConfig:
     """Of a subset in a bucket whose store cannot refuse a second one: you see to it that one runs at a time."""
 
     def __post_init__(self) -> None:
-        if self.where is None and self.uids is None and self.limit_per_query is None:
+        if (self.where, self.uids, self.limit_per_query, self.blur) == (None, None, None, None):
             raise ConfigError("say which samples: --where, --uids or --limit-per-query")
         for name in ("limit_per_query", "samples_per_shard"):
             value = getattr(self, name)

@@ -19,7 +19,7 @@ from pipeline.stages.check_image.config import ImageConfig, Picture
 from pipeline.stages.check_image.facts import exif_json, gray_32, perceptual_hash, thumbnail
 from pipeline.stages.check_image.geometry import crop_or_pad, plan_size, scale
 
-__all__ = ["check_image"]
+__all__ = ["check_image", "encode"]
 
 _EXTENSIONS = {
     "JPEG": "jpg",
@@ -75,7 +75,7 @@ def _finish(body: bytes, decoded: Decoded, config: ImageConfig, pdq: Pdq | None)
     else:
         pixels = crop_or_pad(pixels, plan)
         height, width = pixels.shape[:2]
-        encoded, extension = _encode(pixels, config), config.encode_format
+        encoded, extension = encode(pixels, config), config.encode_format
     return Picture(
         encoded=encoded,
         extension=extension,
@@ -93,8 +93,9 @@ def _finish(body: bytes, decoded: Decoded, config: ImageConfig, pdq: Pdq | None)
     )
 
 
-def _encode(pixels: Pixels, config: ImageConfig) -> bytes:
-    """Three channels always: gray pictures too, so that readers need no special case."""
+def encode(pixels: Pixels, config: ImageConfig) -> bytes:
+    """The file of a picture as the config has it. Three channels always: gray pictures too, so that readers need no
+    special case. Raises ValueError where it cannot be encoded."""
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     pixels = np.ascontiguousarray(pixels)
