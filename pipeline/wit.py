@@ -49,16 +49,17 @@ def build(c: WitConfig, own: OwnStages = NO_STAGES) -> Page:
     page = Page(place_of(c.output), seed=c.seed, ledger=c.ledger, elsewhere=store_of(c.fetch))
     sources = sources_of(c)
 
-    # The query list; links with text; of these what is clean, in a target language, and contains a query.
+    # The query list; what the crawl knows of hosts' robots.txt, if asked for; links with text, and of these what is
+    # clean, in a target language, and contains a query. Personal data in captions is named.
     queries = page.add(list_queries(c.queries, c.match))  #                         QUERIES
     captured = robots_archives(page, c.consent, c.fetch, c.max_bad_sources)  #      ROBOTS
     stages = [Clean(config=c.clean), Language(config=c.language), match(c.match, queries, c.texts)]
     stages = with_own([*stages, Privacy(config=c.privacy)], own.links, CANDIDATES)
     if c.texts.keep_candidates:
-        links = page.add(extract_links(sources, c.extract, c.consent))  #                      CANDIDATES
+        links = page.add(extract_links(sources, c.extract, c.consent))  #           CANDIDATES
         matched = page.add(judge_links(links, stages, c.texts))  #                  MATCHED
     else:
-        matched = page.add(match_links(sources, c.extract, c.consent, stages, c.texts))  #     MATCHED
+        matched = page.add(match_links(sources, c.extract, c.consent, stages, c.texts))  # MATCHED
 
     # One pair a picture, or per (canonical URL, caption), over the whole set, less those that their hosts are known not
     # to allow; of these at most t a query.

@@ -77,6 +77,7 @@ def _run(checkout: Path, command: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # fifteen commands, each of which takes seconds, on a machine that does other things too
 def test_every_command_of_the_readme_works(checkout: Path) -> None:
     (own,) = _blocks("yaml")

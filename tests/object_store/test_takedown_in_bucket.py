@@ -75,6 +75,7 @@ def members(output: BucketPath) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_readers_pass_over_what_is_removed_and_compact_takes_it_out(
     remote: tuple[SmallRun, BucketPath], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -121,7 +121,7 @@ def test_boilerplate_is_cut_above_the_limit_and_counts_pictures_not_rows(tmp_pat
     }
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=14),
     st.sampled_from(CONFIGS),

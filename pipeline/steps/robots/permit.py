@@ -17,6 +17,7 @@ from pipeline.consent.config import ConsentConfig
 from pipeline.consent.robots_rules import RobotsSignals
 from pipeline.consent.robots_table import Robots, TableFiles
 from pipeline.engine import Data, Info, Needs, Task, output
+from pipeline.records.earlier import as_now
 from pipeline.records.ledger import Ledger
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import reject
@@ -84,7 +85,7 @@ class Permit(Task[Permitted]):
                 details = pa.array(
                     [None if verdict is None else verdict.detail for verdict, _ in verdicts], pa.string()
                 )
-                plain = batch.cast(MATCHED)
+                plain = as_now(batch, MATCHED)
                 keep = ledger.add(STAGE, "pair", reject(plain, stage=STAGE, reasons=reasons, details=details))
                 rows += batch.num_rows
                 covered += sum(known for _, known in verdicts)
