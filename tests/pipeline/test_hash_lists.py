@@ -21,6 +21,7 @@ from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.stages.privacy.hash_lists import list_of_detail, read_hash_lists
 from pipeline.steps.fetch.requests import stop_key
+from tests.pipeline.earlier_facts import drop_hashes
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun
 from tests.pipeline.test_pdq import photograph
@@ -126,6 +127,16 @@ def test_stored_picture_leaves_with_the_run_that_has_the_list(
     assert small.run(*original) == 0
     assert small.samples() == PATHS
     assert len(server.requests) == asked + 1, "a list that is withdrawn forbids nothing, and its picture is unknown"
+
+
+def test_pictures_without_hashes_of_their_own_stay_when_another_goes(small: SmallRun, server: LoopbackServer) -> None:
+    assert small.run("--image.store_original", "true", "--shards.keep_staging", "true") == 0
+    asked = len(server.requests)
+    drop_hashes(small.output / "work" / "fetch")
+    assert small.run(*words_of(small.root, "sha256"), "--shards.keep_staging", "true") == 0
+    assert small.samples() == [path for path in PATHS if path != LISTED]
+    assert len(server.requests) == asked
+    assert_nothing_is_left(small, "sha256")
 
 
 def test_run_that_was_killed_while_pictures_went_comes_to_the_same_end(

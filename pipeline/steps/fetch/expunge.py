@@ -54,7 +54,7 @@ class Expunge(Task[Answers]):
         left = [row for row in rows if row["url_id"] not in hits]
         gone = [{"url_id": row["url_id"], **hits[row["url_id"]]} for row in rows if row["url_id"] in hits]
         with Pictures(place_of(self.store), self.before) as pictures, TarWriter(out.tar.local) as tar:
-            kept = [*kept_rows(left, pictures, tar), *gone]
+            kept = [*kept_rows(left, pictures, tar, is_whole=True), *gone]
         write_parquet(out.facts.local, pa.Table.from_pylist(kept, schema=FACTS), FACTS)
         success = sum(1 for row in kept if row["status"] == "success")
         return {**self.info, "rows": len(kept), "success": success, "lists": self.lists}

@@ -17,6 +17,7 @@ from pipeline.records.schema import FACTS
 from pipeline.records.shard import extension_of
 from pipeline.steps.fetch.facts import STORED, Answers, answers_of, read_facts
 from pipeline.steps.fetch.pictures import Pictures, Published, by_bytes
+from pipeline.storage.checked import picture_hash
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.place import Place, place_of
@@ -62,10 +63,16 @@ def salvage(store: Place, record: Done, before: Published) -> Salvage:
     )
 
 
-def kept_rows(rows: Sequence[dict[str, Any]], pictures: Pictures, tar: TarWriter) -> Iterator[dict[str, Any]]:
-    """The rows without those of lost pictures. One without a hash, of an earlier version, counts as lost."""
+def kept_rows(
+    rows: Sequence[dict[str, Any]], pictures: Pictures, tar: TarWriter, *, is_whole: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The rows without those of lost pictures. One without a hash, of an earlier version, counts as lost, unless its
+    tar `is_whole`: then that is held against its record, and DamagedFileError raised where it is not."""
     yield from (row for row in rows if row["status"] != "success")
-    for some in by_bytes([row for row in rows if row["status"] == "success" and row["stored_xxh3"] is not None]):
+    for some in by_bytes(
+        [row for row in rows if row["status"] == "success" and (is_whole or row["stored_xxh3"] is not None)]
+    ):
         for row, image in zip(some, pictures.find(some), strict=True):
             if image is not None:
-                yield row | {"tar_offset": tar.add(f"{row['url_id'].hex()}.{extension_of(image)}", image)}
+                offset = tar.add(f"{row['url_id'].hex()}.{extension_of(image)}", image)
+                yield row | {"tar_offset": offset, "stored_xxh3": picture_hash(image)}
