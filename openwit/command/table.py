@@ -179,6 +179,7 @@ COMMANDS: tuple[Command, ...] = (
             "out": "file",
             "where": "text",
             "scores": "file",
+            "blur": "text",
             "uids": "file",
             "limit_per_query": "text",
             "samples_per_shard": "text",

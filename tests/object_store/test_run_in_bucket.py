@@ -248,6 +248,7 @@ def config_of_run(output: BucketPath) -> WitConfig:
     return dataclasses.replace(load(WitConfig, output / "config.yaml"), output=str(output))
 
 
+@pytest.mark.slow
 def test_repair_holds_the_store_of_pictures_too(
     local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -376,7 +377,7 @@ def test_keys_enter_nothing(local: SmallRun, bucket: Bucket, capfd: pytest.Captu
     assert all(secret.encode() not in path.read_bytes() for path, _ in output.walk())
 
 
-@pytest.mark.parametrize("left", [b"", b"damaged"])
+@pytest.mark.parametrize("left", [b"", pytest.param(b"damaged", marks=pytest.mark.slow)])
 def test_output_that_lost_its_lock_goes_on(
     local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], left: bytes
 ) -> None:

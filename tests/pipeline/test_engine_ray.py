@@ -344,6 +344,7 @@ def test_sweep_leaves_what_a_daemon_of_a_dead_process_still_uses(tmp_path: Path)
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_a_private_directory_that_the_next_run_sweeps(tmp_path: Path) -> None:
     scratch = Path("/tmp") / f"owt{os.getpid()}"  # short: socket paths may not pass 107 bytes
     scratch.mkdir()

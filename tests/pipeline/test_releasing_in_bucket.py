@@ -39,6 +39,7 @@ def _objects(place: BucketPath) -> dict[str, bytes]:
     return {path.relative_to(place): path.read_bytes() for path, _ in place.walk()}
 
 
+@pytest.mark.slow
 def test_release_is_the_same_from_and_in_a_bucket(
     bucket: BucketPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -248,7 +248,7 @@ def _records(step: BucketPath) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (step / "done").glob("*.json")}
 
 
-@pytest.mark.parametrize("what", ["files", "manifest"])
+@pytest.mark.parametrize("what", [pytest.param("files", marks=pytest.mark.slow), "manifest"])
 def test_what_is_damaged_in_a_bucket_is_told_and_made_again(
     twins: Twins, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

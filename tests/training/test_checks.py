@@ -107,6 +107,7 @@ def test_only_errors_of_collectives_are_called_so() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+@pytest.mark.slow
 def test_every_model_of_open_clip_has_a_tokenizer_here_or_one_line_that_says_why_not() -> None:
     refused: dict[str, str] = {}
     for name in open_clip.list_models():
