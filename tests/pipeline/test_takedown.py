@@ -377,15 +377,30 @@ def test_removed_things_never_come_back(
     assert {request.target for request in server.requests[seen:]} == set(PATHS) - gone
 
 
+def what_a_reserve_replaces(output: Path) -> list[str]:
+    """Some samples, not all, without which a query needs a pair of its reserve: all that it planned; else none."""
+    with open_catalog(output) as database:
+        found = database.execute(
+            """SELECT list(lower(hex(uid))) FILTER (status = 'success' AND uid IN (SELECT uid FROM samples)) AS goes
+               FROM (SELECT *, unnest(selected_by) AS query_id FROM fetched)
+               GROUP BY query_id
+               HAVING len(goes) BETWEEN 1 AND (SELECT count(*) - 1 FROM samples) AND count(*) > len(goes)
+               ORDER BY query_id LIMIT 1"""
+        ).fetchall()
+    return sorted(found[0][0]) if found else []
+
+
 def test_replacements_are_those_that_the_next_run_chooses(
     server: LoopbackServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = SmallRun.make(tmp_path, server, PATHS)
-    options = ("--balance.max_pairs_per_query", "3", "--balance.expected_yield", "0.4")
-    assert small.run(*options) == 0
-    before = rows_of(small.output)
-    assert len(before) < PICTURES
-    words = named(small, "uids", [row["uid"].hex() for row in before[:2]])
+    # Which pairs a plan has hangs on the port: with one of some seeds a query has both a reserve and something to lose.
+    for seed in range(20):
+        options = ("--balance.max_pairs_per_query", "3", "--balance.expected_yield", "0.4", "--seed", str(seed))
+        assert small.run(*options) == 0
+        if goes := what_a_reserve_replaces(small.output):
+            break
+    words = named(small, "uids", goes)
     assert main(["remove", str(small.output), *words]) == 0
     kept = {row["uid"] for row in rows_of(small.output)}
     requests = len(server.requests)
@@ -400,7 +415,7 @@ def test_replacements_are_those_that_the_next_run_chooses(
     with open_catalog(small.output) as database:
         (line,) = database.execute("SELECT rows_in, kept FROM ledger WHERE stage = 'takedown'").fetchall()
         twice = database.execute("SELECT count(*) FROM rejections SEMI JOIN samples USING (uid)").fetchall()
-    assert line == (len(after) + 2, len(after))
+    assert line == (len(after) + len(goes), len(after))
     assert twice == [(0,)]
     assert small.run(*options) == 0
     chosen = rows_of(small.output)

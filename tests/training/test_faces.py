@@ -136,7 +136,7 @@ def test_commands_of_the_docs_choose_by_faces(made: Path, detector: Path, tmp_pa
     docs = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8").partition("## Faces")[2]
     (block,) = re.findall(r"```bash\n(.+?)```", docs, re.DOTALL)
     places = {"data/wit": str(made), "yunet.onnx": str(detector), "data/wit.faces.parquet": str(tmp_path / "f.parquet")}
-    places["data/without-faces"] = str(tmp_path / "subset")
+    places |= {"data/without-faces": str(tmp_path / "subset"), "data/faces-blurred": str(tmp_path / "blurred")}
     for line in block.splitlines():
         command, *words = shlex.split(line)[1:]
         words = [places.get(word, word) for word in words]
