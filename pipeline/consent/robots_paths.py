@@ -21,6 +21,8 @@ __all__ = ["PathRules", "path_of"]
 _AGENT = "*"
 _PLAIN = re.compile(r"[A-Za-z0-9_.~/=?&+,:;@!'()-]+")
 """Characters that Protego compares as they are, or escapes alike in rules and paths."""
+_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+"""Its digits are no characters of the path, which is looked at unescaped."""
 _PATH = re.compile(r"https?://[^/?#]*([^#]*)", re.IGNORECASE)
 
 
@@ -51,7 +53,7 @@ class PathRules:
             if len(start) > 1 or "*" not in pattern:
                 (starts if start else runs).add(start)
             else:
-                runs.add(max(_PLAIN.findall(pattern), key=len, default=""))
+                runs.add(max(_PLAIN.findall(_ESCAPE.sub("%", pattern)), key=len, default=""))
         self._starts = tuple(starts)
         self._runs = tuple(runs)
 
