@@ -5,10 +5,12 @@ Without obstore such URLs are fsspec's, as all others are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import importlib.util
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
@@ -17,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.storage.bucket import BucketPath, Version, is_bucket_url
 from pipeline.storage.place import place_of
 
-__all__ = ["is_object", "named_objects", "open_object", "stamp_of_object"]
+__all__ = ["is_object", "named_objects", "open_object", "stamp_if_there", "stamp_of_object"]
 
 _READ_BYTES = 4 << 20
 
@@ -74,6 +76,16 @@ def _fitting(place: BucketPath, names: Sequence[str]) -> Iterator[tuple[BucketPa
 def stamp_of_object(url: str) -> list[Any]:
     """Size and ETag. Raises FileNotFoundError, StoreError, and OutputError as `named_objects` does."""
     return _stamp(BucketPath.of(url).version())
+
+
+def stamp_if_there(file: str) -> tuple[Any, ...]:
+    """What changes when a file or an object does; empty where it cannot be had: whoever reads it says what is wrong."""
+    with contextlib.suppress(OSError):
+        if is_object(file):
+            return tuple(stamp_of_object(file))
+        status = os.stat(file)
+        return status.st_size, status.st_mtime_ns
+    return ()
 
 
 def _stamp(version: Version) -> list[Any]:

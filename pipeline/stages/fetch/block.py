@@ -7,11 +7,9 @@ is no part of the fetch settings: answers that are known outlive a change of it,
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -22,7 +20,7 @@ from pipeline.records.identity import canonical_url, url_id_of
 from pipeline.records.removals import REMOVED, Removals, host_digest, read_removals
 from pipeline.stages.fetch.address import literal_address
 from pipeline.stages.fetch.wire import wire_url
-from pipeline.storage.named_objects import is_object, stamp_of_object
+from pipeline.storage.named_objects import stamp_if_there
 from pipeline.storage.place import place_of
 
 __all__ = ["BlockList", "blocking_reason", "canonical_host", "read_block_list"]
@@ -164,21 +162,12 @@ def canonical_host(entry: str) -> str:
 def read_block_list(entries: Sequence[str], files: Sequence[str]) -> BlockList:
     """The list of a config's entries and files, kept by the process until one of the files changes: a list of a million
     hosts is asked for by several steps, and by every task of theirs. Raises ConfigError as BlockList does."""
-    return _read_list(tuple(entries), tuple((file, _stamp(file)) for file in files))
+    return _read_list(tuple(entries), tuple((file, stamp_if_there(file)) for file in files))
 
 
 @functools.lru_cache(maxsize=2)
 def _read_list(entries: tuple[str, ...], files: tuple[tuple[str, tuple[Any, ...]], ...]) -> BlockList:
     return BlockList(entries, [file for file, _ in files])
-
-
-def _stamp(file: str) -> tuple[Any, ...]:
-    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
-        if is_object(file):
-            return tuple(stamp_of_object(file))
-        status = os.stat(file)
-        return status.st_size, status.st_mtime_ns
-    return ()
 
 
 def _plain_host(host: str) -> str:

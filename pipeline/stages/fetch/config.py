@@ -16,6 +16,8 @@ __all__ = ["FetchConfig"]
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]+\Z")
 _PRODUCT = re.compile(r"[A-Za-z0-9_-]+")
 _CONTACT = re.compile(r"https?://\S+|[^\s@]+@[^\s@]+\.[^\s@]+")
+_TRANSFERS_PER_CPU = 256
+"""A picture takes 5 to 6 ms of a core (docs/fetching.md), and mostly more than a second to come."""
 _RESOLVE = re.compile(r"[^\s:]+:\d{1,5}:\S+\Z")
 
 
@@ -191,6 +193,11 @@ class FetchConfig:
         refused = [name for name, asked in asked_for.items() if asked]
         if refused:
             raise ConfigError(f"engine img2dataset cannot honour {', '.join(refused)}; leave it out or use engine own")
+
+    @property
+    def cpus(self) -> float:
+        """What a task takes that mostly waits for its transfers."""
+        return min(1.0, self.concurrency / _TRANSFERS_PER_CPU)
 
     @property
     def product(self) -> str:

@@ -144,9 +144,8 @@ class _Loop:
         self._shared = SharedHosts(config, run, self._schedule, lambda: self._transfers.wake())
         self._cache = None if run.names is None else NameCache(run.names, config.resolvers)
         self._names = Names(config, self._cache, run.look_ups, lambda: self._transfers.wake())
-        self._unnamed: dict[
-            str, list[tuple[_Job, float]]
-        ] = {}  # jobs in flight whose host is looked up, and since when
+        # Jobs in flight whose host is looked up, and since when.
+        self._unnamed: dict[str, list[tuple[_Job, float]]] = {}
         self._num_unnamed = 0
         self._hosts = Hosts(config, self._hold)
         self._outage = Outage((lambda: self._names.answered) if config.resolvers else None)

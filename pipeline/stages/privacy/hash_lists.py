@@ -7,11 +7,9 @@ one changes (`runs/expunge.py`).
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -22,7 +20,7 @@ from configs.load import ConfigError, fingerprint
 from pipeline.pictures.pdq_record import NUM_BYTES, Pdq
 from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.stages.privacy.near_hashes import NearHashes
-from pipeline.storage.named_objects import is_object, stamp_of_object
+from pipeline.storage.named_objects import stamp_if_there
 from pipeline.storage.place import place_of
 
 __all__ = ["FILE_HASHES", "HASH_LIST", "HashLists", "list_of_detail", "read_hash_lists"]
@@ -109,21 +107,12 @@ def list_of_detail(detail: str) -> str:
 
 def read_hash_lists(config: PrivacyConfig) -> HashLists:
     """The lists of a config, kept by the process until one of the files changes. Raises ConfigError, as HashLists."""
-    return _read_lists(config, tuple(_stamp(file) for file in (*config.hash_lists, *config.pdq_lists)))
+    return _read_lists(config, tuple(stamp_if_there(file) for file in (*config.hash_lists, *config.pdq_lists)))
 
 
 @functools.lru_cache(maxsize=2)
 def _read_lists(config: PrivacyConfig, stamps: tuple[tuple[Any, ...], ...]) -> HashLists:
     return HashLists(config)
-
-
-def _stamp(file: str) -> tuple[Any, ...]:
-    with contextlib.suppress(OSError):  # whoever reads it says what is wrong
-        if is_object(file):
-            return tuple(stamp_of_object(file))
-        status = os.stat(file)
-        return status.st_size, status.st_mtime_ns
-    return ()
 
 
 def _name_of(file: str) -> str:

@@ -60,9 +60,6 @@ from pipeline.watching import counting
 
 __all__ = ["Fetch", "fetch_missing", "fetch_pictures", "keep_picture"]
 
-_TRANSFERS_PER_CPU = 256
-"""A picture takes 5 to 6 ms of a core (docs/fetching.md), and mostly more than a second to come."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch(Task[Answers]):
@@ -100,7 +97,7 @@ class Fetch(Task[Answers]):
     def needs(self) -> Needs:
         """A whole CPU where hosts have a rate, which holds in one process, and for the other engine."""
         mostly_waits = self.config.engine == "own" and not self.config.per_host_rate
-        return Needs(cpus=min(1.0, self.config.concurrency / _TRANSFERS_PER_CPU) if mostly_waits else 1.0)
+        return Needs(cpus=self.config.cpus if mostly_waits else 1.0)
 
     @property
     def clerk(self) -> type[Limiter] | None:

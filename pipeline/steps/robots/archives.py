@@ -105,7 +105,6 @@ class ReadCaptures(Task[Captures]):
                         )
                 except InputError as error:
                     unreadable += 1
-                    bad = []
                     ledger.add(STAGE, "archive", _outcome(0, [rejected(source, None, "unreadable_source", str(error))]))
                 else:
                     ledger.add(STAGE, "archive", _outcome(1, []))

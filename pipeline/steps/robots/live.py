@@ -56,7 +56,6 @@ _MOST_PARTS = 1024
 _ROWS_PER_FLUSH = 200_000
 _BATCH_ROWS = 65_536
 _FRESH = datetime.timedelta(hours=24)
-_TRANSFERS_PER_CPU = 256
 _HOSTS = pa.schema([pa.field("url_hash", pa.uint64(), nullable=False), pa.field("url", pa.string(), nullable=False)])
 """URLs of robots.txt files."""
 
@@ -185,7 +184,7 @@ class AskHosts(Task[LiveRobots]):
 
     @property
     def needs(self) -> Needs:
-        return Needs(cpus=min(1.0, self.config.concurrency / _TRANSFERS_PER_CPU))
+        return Needs(cpus=self.config.cpus)
 
     def work(self, out: LiveRobots) -> Info:
         hosts: dict[int, str] = {}
