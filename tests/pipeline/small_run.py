@@ -35,9 +35,13 @@ _CAPTIONS = (
 )
 
 
-def picture(seed: int) -> bytes:
-    """A JPEG of 64 x 64 pixels."""
-    noise = np.random.default_rng(seed).integers(0, 255, (64, 64, 3), np.uint8)
+LARGE = 224
+"""The side of a JPEG of about 60 kB: many blocks of a disk."""
+
+
+def picture(seed: int, side: int = 64) -> bytes:
+    """A JPEG of noise, `side` pixels wide and high."""
+    noise = np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

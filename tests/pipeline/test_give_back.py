@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -10,11 +9,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image
 
 from configs.load import load
 from pipeline.commands import main
@@ -28,7 +25,7 @@ from pipeline.storage import holes
 from pipeline.storage.holes import can_punch, merged, room_of
 from tests.pipeline.img2dataset_directory import jpeg, row, write_directory
 from tests.pipeline.loopback_server import LoopbackServer, text
-from tests.pipeline.small_run import SmallRun, copy_set
+from tests.pipeline.small_run import LARGE, SmallRun, copy_set, picture
 from tests.pipeline.test_import_shards import config_of
 
 PICTURES = 12
@@ -36,17 +33,9 @@ FEWER = ("--balance.max_pairs_per_query", "2")
 """A plan that holds some of the pictures."""
 
 
-def large_picture(seed: int) -> bytes:
-    """A JPEG of about 60 kB: many blocks of a disk."""
-    noise = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[LoopbackServer]:
-    with LoopbackServer({f"/{i}": text(large_picture(i)) for i in range(PICTURES)}) as server:
+    with LoopbackServer({f"/{i}": text(picture(i, LARGE)) for i in range(PICTURES)}) as server:
         yield server
 
 

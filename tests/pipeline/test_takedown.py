@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -15,14 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from pipeline.catalog.catalog import open_catalog
@@ -34,24 +31,16 @@ from pipeline.storage.keys import private_key
 from pipeline.takedown import blank, sign
 from pipeline.takedown.delta import read_delta
 from tests.pipeline.loopback_server import LoopbackServer, redirect, text
-from tests.pipeline.small_run import SmallRun, copy_set
+from tests.pipeline.small_run import LARGE, SmallRun, copy_set, picture
 from training.data.index import write_index
 
 PICTURES = 12
 PATHS = [f"/{i}" for i in range(PICTURES)]
 
 
-def picture(seed: int) -> bytes:
-    """A JPEG of about 60 kB."""
-    noise = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[LoopbackServer]:
-    answers = {path: text(picture(i)) for i, path in enumerate(PATHS)}
+    answers = {path: text(picture(i, LARGE)) for i, path in enumerate(PATHS)}
     with LoopbackServer(answers) as server:
         yield server
 
@@ -426,7 +415,7 @@ def test_replacements_are_those_that_the_next_run_chooses(
 
 
 def test_hosts_redirects_and_bodies_are_removed_and_turned_away(tmp_path: Path) -> None:
-    pictures = {f"/{i}": text(picture(i)) for i in range(4)}
+    pictures = {f"/{i}": text(picture(i, LARGE)) for i in range(4)}
     routes = pictures | {"/same": pictures["/0"]}
     with LoopbackServer(routes) as server:
         server.routes["/moved"] = redirect(server.url("/1"))
