@@ -5,7 +5,6 @@ Lines are read as a block list's are: a word of white space and # begins a comme
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -15,7 +14,7 @@ from pipeline.records.identity import canonical_url, url_id_of
 from pipeline.records.removals import Removals, host_digest
 from pipeline.stages.fetch.block import canonical_host
 from pipeline.stages.fetch.wire import wire_url
-from pipeline.storage.place import Place, place_of
+from pipeline.storage.lines import read_lines
 
 __all__ = ["ASKED_BY", "read_asked"]
 
@@ -63,8 +62,8 @@ def read_asked(files: Mapping[str, str]) -> Removals:
 def _read(file: str | None, parse: Callable[[str], _T], kind: str) -> frozenset[_T]:
     if file is None:
         return frozenset()
-    place, found = place_of(file), set()
-    for number, line in enumerate(_lines(place), 1):
+    found = set()
+    for number, line in enumerate(_lines(file), 1):
         entry = _COMMENT.sub("", line).strip()
         if entry:
             try:
@@ -74,8 +73,8 @@ def _read(file: str | None, parse: Callable[[str], _T], kind: str) -> frozenset[
     return frozenset(found)
 
 
-def _lines(place: Place) -> io.StringIO:
+def _lines(file: str) -> list[str]:
     try:
-        return io.StringIO(place.read_text(encoding="utf-8"), newline=None)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{place}: cannot be read ({one_line(error)}); give UTF-8 text, one entry a line") from error
+        return read_lines(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({one_line(error)}); give UTF-8 text, one entry a line") from error

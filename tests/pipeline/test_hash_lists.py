@@ -16,11 +16,12 @@ from configs.load import ConfigError
 from pipeline.pictures.pdq import pdq_of
 from pipeline.pictures.pdq_record import NUM_BYTES
 from pipeline.runs import expunge
-from pipeline.stages.fetch.block import read_block_list
+from pipeline.stages.fetch.block import BlockList, read_block_list
 from pipeline.stages.fetch.config import FetchConfig
 from pipeline.stages.privacy.config import PrivacyConfig
-from pipeline.stages.privacy.hash_lists import list_of_detail, read_hash_lists
+from pipeline.stages.privacy.hash_lists import HashLists, list_of_detail, read_hash_lists
 from pipeline.steps.fetch.requests import stop_key
+from pipeline.takedown.asked import read_asked
 from tests.pipeline.earlier_facts import drop_hashes
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun
@@ -213,3 +214,15 @@ def test_other_engine_is_refused_since_it_stores_first(small: SmallRun, capsys: 
     )
     assert small.run(*words_of(small.root, "md5"), *words) == 2
     assert "stores a body before it can be held against hash_lists" in capsys.readouterr().err
+
+
+def test_a_list_that_windows_saved_is_read(tmp_path: Path) -> None:
+    for encoding, newline in (("utf-8", "\n"), ("utf-8-sig", "\r\n")):
+        (tmp_path / "known.txt").write_text(f"{'a' * 32}\n{'b' * 64}\n", encoding=encoding, newline=newline)
+        lists = HashLists(PrivacyConfig(hash_lists=(str(tmp_path / "known.txt"),)))
+        assert lists.match_digests({"md5": bytes.fromhex("a" * 32)}) == "known"
+        assert lists.match_digests({"sha256": bytes.fromhex("b" * 64)}) == "known"
+        (tmp_path / "blocked.txt").write_text("http://a.example/x\n", encoding=encoding, newline=newline)
+        assert BlockList((), [str(tmp_path / "blocked.txt")]).match_url("http://a.example/x") is not None
+        (tmp_path / "uids.txt").write_text(f"{'c' * 32}\n", encoding=encoding, newline=newline)
+        assert read_asked({"uids": str(tmp_path / "uids.txt")}).uids == {bytes.fromhex("c" * 32)}

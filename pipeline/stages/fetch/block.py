@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from configs.load import ConfigError, fingerprint
+from pipeline.errors import InputError
 from pipeline.records.identity import canonical_url, url_id_of
 from pipeline.records.removals import REMOVED, Removals, host_digest, read_removals
 from pipeline.stages.fetch.address import literal_address
 from pipeline.stages.fetch.wire import wire_url
+from pipeline.storage.lines import read_lines
 from pipeline.storage.named_objects import stamp_if_there
-from pipeline.storage.place import place_of
 
 __all__ = ["BlockList", "blocking_reason", "canonical_host", "read_block_list"]
 
@@ -178,9 +178,9 @@ def _plain_host(host: str) -> str:
 
 def _read(file: str) -> Iterator[tuple[str, str]]:
     try:
-        for number, line in enumerate(io.StringIO(place_of(file).read_text(encoding="utf-8"), newline=None), 1):
+        for number, line in enumerate(read_lines(file), 1):
             entry = _COMMENT.sub("", line).strip()
             if entry:
                 yield f"{file}:{number}", entry
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, InputError) as error:
         raise ConfigError(f"block_files: cannot read {file} ({error}); give UTF-8 text, one entry a line") from error

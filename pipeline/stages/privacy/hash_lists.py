@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -17,11 +16,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from configs.load import ConfigError, fingerprint
+from pipeline.errors import InputError
 from pipeline.pictures.pdq_record import NUM_BYTES, Pdq
 from pipeline.stages.privacy.config import PrivacyConfig
 from pipeline.stages.privacy.near_hashes import NearHashes
+from pipeline.storage.lines import read_lines
 from pipeline.storage.named_objects import stamp_if_there
-from pipeline.storage.place import place_of
 
 __all__ = ["FILE_HASHES", "HASH_LIST", "HashLists", "list_of_detail", "read_hash_lists"]
 
@@ -123,10 +123,10 @@ def _read(file: str, option: str) -> Iterator[tuple[str, str]]:
     """(place, lower-case hash) of each line; what follows the hash on its line, and lines that begin with #, are for
     people."""
     try:
-        text = place_of(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(file)
+    except (OSError, InputError) as error:
         raise ConfigError(f"{option}: cannot read {file} ({error}); give UTF-8 text, one hash a line") from error
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+    for number, line in enumerate(lines, 1):
         entry = _ENDS.split(line.strip(), maxsplit=1)[0]
         if not entry or entry.startswith("#"):
             continue
