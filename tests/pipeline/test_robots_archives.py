@@ -197,6 +197,16 @@ def test_forbidden_pairs_are_never_chosen_nor_asked_for(tmp_path: Path, server: 
     assert len(off.samples()) == 5
 
 
+def test_archives_of_pages_are_told_from_those_of_robots_txt(
+    tmp_path: Path, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = archive(tmp_path / "pages.warc.gz", [capture(server.url("/page.html"), 200, "<html>")])
+    small = a_run(tmp_path / "one", server, {"robots_archives": [str(pages)]})
+    assert small.run() == 2
+    assert "no robots.txt is in any of the 1 archives" in capsys.readouterr().err
+    assert server.targets() == []
+
+
 def test_archives_that_are_not_there_stop_a_run_before_it_begins(
     tmp_path: Path, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.load import fingerprint
@@ -42,9 +43,8 @@ FACES = pa.schema(
         pa.field("uid", pa.binary(16), nullable=False),
         pa.field("faces", pa.int32()),  # null where there is no whole picture
         pa.field("face_share", pa.float32()),  # of the picture's area, in 0..1
-        pa.field(
-            "face_boxes", pa.list_(pa.float32())
-        ),  # x, y, width, height in shares of the picture, score; and so on
+        # x, y, width, height in shares of the picture, score; and so on
+        pa.field("face_boxes", pa.list_(pa.float32())),
     ]
 )
 """Of one sample."""
@@ -144,9 +144,8 @@ def find_faces(config: FacesConfig, *, progress: Progress | None = None) -> Face
 
 
 def _result(to: Place, table: pa.Table, *, made_before: bool = False) -> FacesResult:
-    faces = table["faces"].to_numpy(zero_copy_only=False)
     broken = int(table["faces"].null_count)
-    with_faces = int(np.nansum(np.nan_to_num(faces.astype(np.float64)) > 0))
+    with_faces = int(pc.sum(pc.greater(table["faces"], 0)).as_py() or 0)
     return FacesResult(to=to, rows=len(table), with_faces=with_faces, broken=broken, made_before=made_before)
 
 

@@ -69,7 +69,8 @@ CAPTURES = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Captures(Blocks):
-    """Captures by their URLs' hashes."""
+    """Captures by their URLs' hashes. A part tells how many are of a robots.txt (`robots`); others are what redirects
+    led to."""
 
     rejections: Location = output("rejections.parquet", REJECTIONS)
 
@@ -90,7 +91,7 @@ class ReadCaptures(Task[Captures]):
 
         ledger = Ledger(out.rejections.local, self.ledger)
         tally = counting("capture", kept_as="kept")
-        rows = unreadable = 0
+        rows = robots = unreadable = 0
         with ExchangeWriter(out, CAPTURES, partitions=self.partitions, rows=_ROWS_PER_FLUSH, by="url_hash") as writer:
             for source, _ in self.sources:
                 bad: list[dict[str, object]] = []
@@ -98,6 +99,7 @@ class ReadCaptures(Task[Captures]):
                     for batch in captures_in(source, self.product, bad):
                         writer.add(batch)
                         rows += batch.num_rows
+                        robots += pc.sum(pc.ends_with(batch["url"], "/robots.txt")).as_py()
                         tally.done += batch.num_rows
                         tally.kept += batch.num_rows
                         ledger.add(
@@ -109,7 +111,8 @@ class ReadCaptures(Task[Captures]):
                 else:
                     ledger.add(STAGE, "archive", _outcome(1, []))
                 ledger.add(STAGE, "capture", _outcome(0, bad))
-        return {"rows": rows, "sources": len(self.sources), "unreadable": unreadable, "lines": ledger.close()}
+        said = {"rows": rows, "robots": robots, "sources": len(self.sources), "unreadable": unreadable}
+        return {**said, "lines": ledger.close()}
 
 
 @step("robots_captures", ReadCaptures, title="read captures of robots.txt", per="16 archives", stages=[STAGE])
@@ -198,12 +201,17 @@ def write_hosts(out: HostRobots, latest: pa.Table, *, keep_unreachable: bool) ->
 @step("robots_archives", BuildTable, title="rules of hosts from archives", per="hash partition")
 def build_table(run: Run, captures: Data[Captures], max_bad: float, keep_unreachable: bool) -> Iterator[BuildTable]:
     """One task per hash partition. Raises InputError where more than a share of `max_bad` of the archives could not be
-    read."""
+    read, and where none has a robots.txt."""
     bad, num_sources = captures.total("unreadable"), captures.total("sources")
     if bad > max_bad * num_sources:
         raise InputError(
             f"consent.robots_archives: {bad} of {num_sources:,} archives cannot be read, as `sql rejections` says; "
             f"name others, or raise max_bad_sources from {max_bad:g}"
+        )
+    if not captures.total("robots"):
+        raise InputError(
+            f"consent.robots_archives: no robots.txt is in any of the {num_sources:,} archives; name those of a "
+            "crawl's robotstxt.paths.gz, which lie beside its WARC and WAT files"
         )
     blocks = Exchanged(blocks=captures.files(lambda out: out.blocks), indices=captures.files(lambda out: out.index))
     for number in range(_num_parts(num_sources)):
