@@ -186,6 +186,14 @@ class Robots:
             else:
                 yield host, host is not None
 
+    def license(self, url: str) -> str | None:
+        """The first RSL terms that the host of `url` names, where its rules are known."""
+        try:
+            host = self._host_of(robots_url_of(url))
+        except ValueError:
+            return None
+        return next(iter(host.licenses), None) if isinstance(host, HostRules) else None
+
     def crawl_delay_s(self, host: str) -> float | None:
         """The wait between two requests that a host, by its name, asks of us, where that is known."""
         known = (self._host_of(f"{scheme}://{host}/robots.txt") for scheme in _OTHER_SCHEME)

@@ -129,6 +129,11 @@ _ANSWER = [
     pa.field("stored_xxh3", _ID),  # xxh3-128 of these bytes; null where an earlier version stored them
 ]
 
+_RSL = pa.field("rsl_license", pa.string())
+"""Terms that the host's robots.txt named when the picture was requested (`License:`, RSL 1.0); null for none."""
+_CONSENT = pa.field("consent", pa.string())
+"""`statements` of FACTS, a line each: empty for nothing, null where nobody noted them."""
+
 _LOOK = pa.field("thumbnail", pa.binary(288))  # see `pictures/thumbnail.py`; null in facts of before there was one
 
 FACTS = pa.schema(
@@ -144,6 +149,7 @@ FACTS = pa.schema(
         # What the answer says of its use, `name: value` each (`consent/answers.py`): header lines, redirects' among
         # them, and what stands in the picture. Empty for nothing; null where an earlier version asked, or none.
         pa.field("statements", pa.list_(pa.string())),
+        _RSL,
         # Of the body, beside `sha256`, for lists of hashes that come later; null in facts of before there were any, and
         # where there is no picture.
         pa.field("md5", pa.binary(16)),
@@ -159,6 +165,8 @@ FETCHED = pa.schema(
         *SELECTED,
         *_ANSWER,
         _LOOK,
+        _CONSENT,
+        _RSL,
         pa.field("staging_tar", pa.string()),  # the file under work/fetch that holds the image
     ]
 )
@@ -186,6 +194,8 @@ SAMPLES = pa.schema(
         ),
         pa.field("page_url", pa.string()),
         pa.field("license", pa.string()),
+        _RSL,  # sets published by earlier versions lack the column
+        _CONSENT,  # and this one
         pa.field("extra", pa.string()),
         *_WHERE_FOUND,
         *_fields(("lang", pa.string()), ("p_en", pa.float32())),

@@ -42,6 +42,13 @@ COLUMNS: tuple[Column, ...] = (
         "page_url", "always", "the page of the picture, where the source names it", "licence and removal go by page"
     ),
     _column("license", "always", "the page's rel=license link, if any", "who uses the picture needs it"),
+    _column("rsl_license", "always", "the RSL terms that the host's robots.txt names", "who uses the picture needs it"),
+    _column(
+        "consent",
+        "always",
+        "what the answer and the picture say of their use, a line each",
+        "who uses the picture can judge it by other rules",
+    ),
     _column("pii", "always", "kinds of personal data found in the caption", "who uses the caption needs it"),
     _column("lang", "always", "language that the caption was kept as", "the filter's answer"),
     _column("p_en", "always", "probability of the first target language, 0 to 1", "the filter's score"),

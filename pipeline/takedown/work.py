@@ -20,7 +20,7 @@ from pipeline.catalog.summaries import write_summaries
 from pipeline.engine import Done, Records, amend, outputs_of, records_in
 from pipeline.errors import DamagedFileError
 from pipeline.records.removals import REMOVED
-from pipeline.records.schema import FACTS, FETCHED
+from pipeline.records.schema import FACTS, FETCHED, SELECTED
 from pipeline.steps.fetch.facts import STORE, STORES, Answers, answers_of
 from pipeline.steps.fetch.pictures import RELEASED
 from pipeline.steps.step import Page, Step
@@ -147,7 +147,7 @@ def _read(file: Location, ids: pa.Array) -> pa.Table:
 
 def _without(table: pa.Table, named: pa.ChunkedArray) -> pa.Table:
     """The rows, with nothing in those that are `named` but that they were removed; links stay."""
-    of_answer = {*FACTS.names, "staging_tar"} - {"url_id"}
+    of_answer = {*FACTS.names, *FETCHED.names} - {*SELECTED.names}
     for place, field in enumerate(table.schema):
         if field.name in of_answer:
             said = pa.scalar(_SAID.get(field.name), field.type)

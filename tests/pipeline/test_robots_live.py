@@ -76,6 +76,32 @@ def test_a_host_is_asked_once_a_run_and_obeyed(tmp_path: Path, server: LoopbackS
     assert len(server.targets()) == 4
 
 
+def test_samples_tell_what_was_said_of_their_use(tmp_path: Path) -> None:
+    licensed = b"License: https://a.example/terms.xml\nUser-agent: *\nDisallow: /no/\n"
+    said = {"Content-Usage": "train-ai=y", "TDM-Policy": "https://a.example/tdm"}
+    paths = ("/a", "/b")
+    with LoopbackServer({"/a": text(picture(0), said), "/b": text(picture(1)), ROBOTS: text(licensed)}) as server:
+        small = a_run(tmp_path / "run", server, {}, paths)
+        assert small.run() == 0
+        assert main(["release", str(small.output), str(tmp_path / "release")]) == 0
+        (row, other) = (told_in(small.output / "shards", path) for path in paths)
+        assert row == ("content-usage: train-ai=y\ntdm-policy: https://a.example/tdm", "https://a.example/terms.xml")
+        assert other == ("", "https://a.example/terms.xml")
+        assert told_in(tmp_path / "release" / "links", "/a") == row
+        (tmp_path / "urls.txt").write_text(f"{server.url('/a')}\n")
+        assert main(["remove", str(small.output), "--urls", str(tmp_path / "urls.txt")]) == 0
+    with open_catalog(small.output) as database:
+        gone = database.sql("SELECT consent, rsl_license FROM fetched WHERE reason = 'removed'").fetchall()
+    assert gone == [(None, None)]
+
+
+def told_in(directory: Path, path: str) -> tuple[str | None, str | None]:
+    """consent and rsl_license of a sample."""
+    rows = [row for file in directory.glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    (row,) = (row for row in rows if row["url"].endswith(path))
+    return row["consent"], row["rsl_license"]
+
+
 def test_hosts_that_an_archive_covers_are_not_asked(tmp_path: Path, server: LoopbackServer) -> None:
     path = archive(tmp_path / "robots.warc.gz", [capture(server.url(ROBOTS), 200, RULES.decode())])
     small = a_run(tmp_path / "run", server, {"robots_archives": [str(path)]})

@@ -144,6 +144,7 @@ class Fetch(Task[Answers]):
                 url_id = ids[answer.index]
                 facts: dict[str, Any] = {"http_status": answer.http_status, "redirects": answer.redirects or None}
                 facts["statements"] = answer.statements
+                facts["rsl_license"] = None if robots is None else robots.license(urls[url_id])
                 if answer.body is None:
                     facts |= {"status": "failed_to_download", "stage": "fetch"}
                     facts |= {"reason": answer.reason, "detail": answer.detail}

@@ -55,6 +55,9 @@ class JoinFacts(Task[Arrived]):
         rows = [{**facts[row["url_id"]], **row} for row in selected.to_pylist()]
         stages = [row.pop("stage") for row in rows]
         details = [row.pop("detail") for row in rows]
+        for row in rows:
+            said = row.pop("statements")
+            row["consent"] = None if said is None else "\n".join(said)
         write_parquet(out.fetched.local, pa.Table.from_pylist(rows, schema=FETCHED), FETCHED)
         ledger = Ledger(out.rejections.local, self.ledger)
         _enter(ledger, rows, stages, details)
