@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,18 +94,19 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
 
     def put_or_die(self: BucketPath, data: Any) -> None:
         nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
+        if threading.current_thread() is threading.main_thread():  # the log and the lock have threads of their own
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
         put(self, data)
 
     output = BucketPath.of(f"{bucket.url}/set")
     monkeypatch.setattr(BucketPath, "put", put_or_die)
     asked, deaths = len(server.requests), 0
-    for after in (4, 9, 14, 20, 26, 2, 3, 10**6):
+    for after in (2, 4, 3, 5, 7, 6, 8, 4, 3, 2, 10**6):
         left = after
         deaths += run(local, output) == 130
-    assert deaths >= 5
+    assert deaths >= 5, deaths
     assert published_in(output) == published_on(local.output)
     assert len(server.requests) - asked <= 2 * len(_PATHS), "one attempt at the fetch was lost, if any"
     names = [path.relative_to(output) for path, _ in (output / "work").walk()]
