@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.consent.license_link import license_links
 from pipeline.consent.signals import AnswerSignals
 from pipeline.consent.x_robots_tag import forbidding_directive
 from pipeline.web.answers import parse_http_date
@@ -190,3 +191,28 @@ def test_an_endless_robots_txt_is_read_in_part() -> None:
     with LoopbackServer({"/robots.txt": text(body), "/a": text(b"x")}) as server:
         got = fetch_all([server.url("/a"), server.url("/no")], ASKING)
         assert [fetched.reason for fetched in got] == [None, "robots_txt"]
+
+
+@pytest.mark.parametrize(
+    ("value", "urls"),
+    [
+        ('<https://a.example/l>; rel="license"', ["https://a.example/l"]),
+        ("</terms.xml>;rel=License;type=application/rsl+xml", ["/terms.xml"]),
+        ('<a>; rel=preload, <b>; as=x; rel="next license", <c>; rel="license"', ["b", "c"]),
+        ('<a,b;c>; title="x, <y>; rel=license"; rel=next, <d> ; REL = license', ["d"]),
+        ('<a>; title="; rel=license"', []),
+        ("<a>; rel=next; rel=license", []),
+        ("<a>; xrel=license", []),
+        ("<>; rel=license", []),
+        ("a; rel=license", []),
+        ("<a", []),
+    ],
+)
+def test_licences_among_links(value: str, urls: list[str]) -> None:
+    assert license_links(value) == urls
+
+
+def test_a_pictures_own_licence_is_noted() -> None:
+    links = {"Link": '</css>; rel=preload, <https://a.example/l>; rel="license"'}
+    with LoopbackServer({"/a": text(b"x", links)}) as server:
+        assert fetch_one(server.url("/a")).statements == ('link: <https://a.example/l>; rel="license"',)

@@ -15,6 +15,7 @@ import pycurl
 
 from configs.load import ConfigError
 from pipeline.consent.answers import HEADERS, judge, statement_of, when_received
+from pipeline.consent.license_link import license_links
 from pipeline.consent.robots_file import MAX_ROBOTS_BYTES
 from pipeline.consent.signals import AnswerSignals
 from pipeline.stages.fetch.address import AddressGuard
@@ -296,15 +297,21 @@ class Transfer:
         if name == b"location":
             self._location = value if self._location is None else self._location
         elif name in _CONSENT_HEADERS:
-            statement = statement_of(name.decode(), _text(value))
-            if statement not in self._statements and len(self._statements) < _MAX_STATEMENTS:
-                self._statements.append(statement)
+            self._note(name.decode(), _text(value))
+        elif name == b"link":
+            for url in license_links(_text(value)):
+                self._note("link", f'<{url}>; rel="license"')
         elif name == b"content-encoding":  # one list, however many lines it takes (RFC 9110, section 5.3)
             known = self._headers.get(name.decode())
             self._headers[name.decode()] = _text(value) if known is None else f"{known},{_text(value)}"
         elif name in _KEPT_HEADERS:
             self._headers.setdefault(name.decode(), _text(value))
         return None
+
+    def _note(self, name: str, value: str) -> None:
+        statement = statement_of(name, value)
+        if statement not in self._statements and len(self._statements) < _MAX_STATEMENTS:
+            self._statements.append(statement)
 
     def _consider_consent(self) -> int | None:
         """Stop before the body if the owner forbids the use. A redirect's word counts too."""
