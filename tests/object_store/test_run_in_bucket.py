@@ -181,6 +181,7 @@ def test_store_without_conditional_puts_is_refused_unless_one_driver_is_promised
     assert published_in(output) == published_on(local.output)
 
 
+@pytest.mark.slow
 def test_new_version_replaces_the_old_one_and_the_manifest_comes_last(
     local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ def test_new_version_replaces_the_old_one_and_the_manifest_comes_last(
     assert not [path for path, _ in (output / "work" / "shards").walk() if path.suffix == ".tar"]
 
 
+@pytest.mark.slow
 def test_pictures_in_a_shared_store_are_asked_for_once(
     local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path
 ) -> None:
@@ -284,6 +286,7 @@ def test_set_that_was_copied_out_of_a_bucket_goes_on_from_there(
     assert len(server.requests) == asked
 
 
+@pytest.mark.slow
 def test_set_whose_pictures_lie_once_on_a_disk_is_read_in_a_bucket(
     local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

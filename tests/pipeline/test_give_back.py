@@ -148,16 +148,21 @@ def kill_at(call: int, real: Callable[..., object]) -> Callable[..., object]:
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        ("make_way_for", 0),
-        ("_put_back", 0),
         ("_put_back", 1),
-        ("give_back", 0),
-        ("_give_back_shard", 1),
-        ("_twinned", 0),
-        ("commit", 0),
         ("punch", 0),
-        ("punch", 1),
         ("remove_tree", 0),
+        *(
+            pytest.param(*place, marks=pytest.mark.slow)
+            for place in (
+                ("make_way_for", 0),
+                ("_put_back", 0),
+                ("give_back", 0),
+                ("_give_back_shard", 1),
+                ("_twinned", 0),
+                ("commit", 0),
+                ("punch", 1),
+            )
+        ),
     ],
 )
 def test_a_run_that_is_killed_in_between_loses_nothing(

@@ -279,6 +279,7 @@ def test_commands_know_the_stages_and_run_nothing_without_them(
     assert small.published() == published
 
 
+@pytest.mark.slow
 def test_extension_and_retry_keep_the_stages(small: SmallRun) -> None:
     pipeline = Pipeline(small.config).judge_links(NoWords(words=("dog",)))
     assert pipeline.run().samples == 7

@@ -217,6 +217,7 @@ def test_the_shipped_configs_load() -> None:
     assert sum(part.budget for part in parts if part is not None) == 500_000
 
 
+@pytest.mark.slow
 def test_a_real_slice_of_wikipedia(shared_data: Path, tmp_path: Path) -> None:
     files = shared_data / "queries"
     mapping = {
