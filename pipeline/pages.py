@@ -71,7 +71,7 @@ def whole_page(output: Place = _NOWHERE, *, keep_candidates: bool = True) -> Pag
         source_format="img2dataset",
         queries="-",
         output=str(output),
-        consent=ConsentConfig(robots_archives=("-",)),
+        consent=ConsentConfig(robots_archives=("-",), tdmrep_json=True),
         dedup=DedupConfig(max_urls_per_caption=1),
         fetch=FetchConfig(user_agent="- (+http://localhost)"),
         image=ImageConfig(),

@@ -22,6 +22,8 @@ class TdmRep:
 
     def __init__(self, rules: dict[str, bool]) -> None:
         """`rules`: pattern of paths, as in robots.txt -> whether they are reserved."""
+        self.reserves_any = any(rules.values())
+        """Whether there is a path that is reserved."""
         lines = (f"{'Disallow' if reserved else 'Allow'}: {pattern}" for pattern, reserved in rules.items())
         self._rules = Protego.parse("\n".join([f"User-agent: {_AGENT}", *lines])) if rules else None
 

@@ -41,6 +41,7 @@ from pipeline.stages.fetch.img2dataset import find_img2dataset
 from pipeline.steps.fetch import retries
 from pipeline.steps.fetch.facts import STORES, store_of
 from pipeline.steps.robots.live import ROBOTS_LIVE
+from pipeline.steps.robots.reservations import TDMREP_LIVE
 from pipeline.steps.step import Page, Step
 from pipeline.storage.atomic import append_line, read_json, remove_tree, write_bytes, write_json
 from pipeline.storage.bucket import BucketPath
@@ -209,7 +210,7 @@ def _run_steps(
     for step in page.steps:
         directory, tasks = page.run.directory(step.name), list(step.cut(page.run))
         looked = look_at(directory, tasks)
-        if offline and step.name == ROBOTS_LIVE:
+        if offline and step.name in (ROBOTS_LIVE, TDMREP_LIVE):
             tasks = [task for task in tasks if task.partition in looked.done]
             looked = look_at(directory, tasks)
         todo = len(looked.waiting)
@@ -228,7 +229,7 @@ def _run_steps(
         about = log.setdefault(step.name, {"tasks": 0, "ran": 0, "seconds": 0.0})
         about |= {"tasks": len(tasks), "ran": about["ran"] + todo}
         began = time.time()
-        with _served(config, needed=todo > 0 and step.name in (ROBOTS_LIVE, "fetch")):
+        with _served(config, needed=todo > 0 and step.name in (ROBOTS_LIVE, TDMREP_LIVE, "fetch")):
             done = _run_step(page, step, tasks, engine, looked)
         about["seconds"] = round(about["seconds"] + time.time() - began, 3)
         sums[step.name] = {"lines": [vars(line) for line in totals(each.info for each in done)]}

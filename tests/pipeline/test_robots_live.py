@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import yaml
 from pipeline.catalog.catalog import open_catalog
 from pipeline.commands import main
 from pipeline.consent.config import ConsentConfig
+from pipeline.consent.tdmrep import TDMREP_PATH
 from pipeline.engine import record_of
 from pipeline.steps.robots import live
 from tests.conftest import REPOSITORY
@@ -245,3 +247,20 @@ def test_a_later_run_uses_answers_of_the_last_day_and_asks_for_older_ones(
         record = record_of(small.output / "work" / "robots_live", "part-00000")
         assert record is not None
         assert (record.info["asked"], record.info["reused"]) == (asked - 1, 2 - asked)
+
+
+def test_a_host_is_asked_once_a_run_for_its_tdmrep_json(tmp_path: Path) -> None:
+    paths = ("/a", "/b", "/no/c", "/d")
+    said = json.dumps([{"location": "/no/", "tdm-reservation": 1}, {"location": "/", "tdm-reservation": 0}]).encode()
+    routes = {path: text(picture(number)) for number, path in enumerate(paths)}
+    with LoopbackServer(routes | {TDMREP_PATH: text(said)}) as server:
+        small = a_run(tmp_path / "run", server, {"robots_txt": False, "tdmrep_json": True}, paths)
+        add_host(small, server, "b.localhost", ["/a"])
+        assert small.run() == 0
+        assert sorted(server.targets()) == sorted(["/a", "/a", "/b", "/d", *[TDMREP_PATH] * 2])  # three staging shards
+        assert set(server.targets()[:2]) == {TDMREP_PATH}
+        assert small.rejections() == {"/no/c": ("tdmrep_json", server.url(TDMREP_PATH))}
+        before = small.state()
+        assert small.run() == 0
+        assert small.state() == before
+        assert len(server.targets()) == 6

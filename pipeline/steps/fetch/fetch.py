@@ -23,7 +23,7 @@ from pipeline.consent.body import statements_in
 from pipeline.consent.c2pa_manifest import check_c2pa
 from pipeline.consent.config import ConsentConfig
 from pipeline.consent.robots_rules import RobotsSignals
-from pipeline.consent.robots_table import Robots
+from pipeline.consent.robots_table import HostTable, Robots, TableFiles
 from pipeline.consent.signals import AnswerSignals
 from pipeline.engine import Data, Desk, DeskError, Info, Needs, Task, apart, desk_here
 from pipeline.pictures.rejected import Rejected
@@ -49,6 +49,7 @@ from pipeline.steps.judges.survivors import Survivors
 from pipeline.steps.robots.archives import HostRobots
 from pipeline.steps.robots.live import KnownRobots, LiveRobots, live_robots
 from pipeline.steps.robots.permit import is_from
+from pipeline.steps.robots.reservations import Reservations, reservations
 from pipeline.steps.schedule import Selected
 from pipeline.steps.step import Page, Run, step
 from pipeline.storage.atomic import temporary_name
@@ -88,6 +89,8 @@ class Fetch(Task[Answers]):
     """The list of heavy hosts, if there is one."""
     robots: KnownRobots | None = apart(default=None)
     """What is known of hosts' robots.txt; None where nobody asks for it."""
+    tdmrep: TableFiles | None = apart(default=None)
+    """What hosts reserve by their tdmrep.json; None where nobody asks for it."""
     selected: Location = apart(default=Location(""))
     """The plan of the staging shard, which says where each URL comes from."""
 
@@ -131,8 +134,9 @@ class Fetch(Task[Answers]):
         ids = list(urls)
         lists = read_hash_lists(self.privacy)
         tally = counting("URL", total=len(ids), kept_as="ok")
-        if self.signals.tdmrep_json:
-            files = {ids[index]: file for index, file in reserved(list(urls.values()), self.config).items()}
+        if self.tdmrep is not None:
+            table = HostTable(self.tdmrep)
+            files = {ids[index]: file for index, file in reserved(list(urls.values()), table).items()}
             for url_id, file in files.items():
                 tally.done += 1
                 yield url_id, _refused(Refusal(reason="tdmrep_json", detail=file))
@@ -262,6 +266,7 @@ def fetch_missing(
     heavy: Data[HeavyHosts] | None,
     live: Data[LiveRobots] | None,
     captured: Data[HostRobots] | None,
+    tdmrep: Data[Reservations] | None,
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
@@ -293,6 +298,7 @@ def fetch_missing(
                     retry=request.info["retry"],
                     heavy=lists,
                     robots=robots,
+                    tdmrep=None if tdmrep is None else Reservations.table(tdmrep),
                     selected=shard.files.selected,
                 )
             )
@@ -306,6 +312,7 @@ def _check(
     heavy: Data[HeavyHosts] | None,
     live: Data[LiveRobots] | None,
     captured: Data[HostRobots] | None,
+    tdmrep: Data[Reservations] | None,
     config: FetchConfig,
     consent: ConsentConfig,
     image: ImageConfig,
@@ -334,5 +341,6 @@ def fetch_pictures(
     if config.heavy_host_urls and config.engine == "own":
         heavy = page.add(find_heavy_hosts(page.add(count_hosts(requests)), config.heavy_host_urls))
     live = live_robots(page, requests, captured, config, consent)
-    answers = page.add(fetch_missing(planned, requests, heavy, live, captured, config, consent, image, privacy))
+    tdmrep = reservations(page, requests, config, consent)
+    answers = page.add(fetch_missing(planned, requests, heavy, live, captured, tdmrep, config, consent, image, privacy))
     return page.add(join_facts(planned, requests, answers))

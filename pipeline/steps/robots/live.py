@@ -10,7 +10,7 @@ asked again by the next plan, and by a retry.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,9 @@ from pipeline.storage.location import Files, Location
 from pipeline.watching import counting
 
 __all__ = [
+    "HOSTS",
     "ROBOTS_LIVE",
+    "SHARDS_PER_TASK",
     "AskHosts",
     "HostsToAsk",
     "KnownRobots",
@@ -46,18 +48,20 @@ __all__ = [
     "ask_hosts",
     "hosts_to_ask",
     "live_robots",
+    "num_parts",
+    "of_new_hosts",
 ]
 
 ROBOTS_LIVE = "robots_live"
 """The step that asks."""
-_SHARDS_PER_TASK = 64
+SHARDS_PER_TASK = 64
 _URLS_PER_PART = 100_000
 _MOST_PARTS = 1024
 _ROWS_PER_FLUSH = 200_000
 _BATCH_ROWS = 65_536
 _FRESH = datetime.timedelta(hours=24)
-_HOSTS = pa.schema([pa.field("url_hash", pa.uint64(), nullable=False), pa.field("url", pa.string(), nullable=False)])
-"""URLs of robots.txt files."""
+HOSTS = pa.schema([pa.field("url_hash", pa.uint64(), nullable=False), pa.field("url", pa.string(), nullable=False)])
+"""URLs of hosts' files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,39 +113,44 @@ class HostsToAsk(Task[Blocks]):
         captured = None if self.captured is None else HostTable(self.captured)
         known: dict[str, bool] = {}
         rows = 0
-        with ExchangeWriter(out, _HOSTS, partitions=self.partitions, rows=_ROWS_PER_FLUSH, by="url_hash") as writer:
+        with ExchangeWriter(out, HOSTS, partitions=self.partitions, rows=_ROWS_PER_FLUSH, by="url_hash") as writer:
             for file in self.missing:
                 for batch in read_batches(file, _BATCH_ROWS, ["url"]):
-                    new = _new_hosts(batch["url"].to_pylist(), known, captured)
-                    rows += len(new)
-                    columns = [pa.array([robots_hash(url) for url in new], pa.uint64()), pa.array(new, pa.string())]
-                    writer.add(pa.RecordBatch.from_arrays(columns, schema=_HOSTS))
+                    new = of_new_hosts(batch["url"].to_pylist(), robots_url_of, known, captured)
+                    rows += new.num_rows
+                    writer.add(new)
         return {"rows": rows, "covered": sum(known.values())}
 
 
-def _new_hosts(urls: list[str], known: dict[str, bool], captured: HostTable | None) -> list[str]:
-    """The robots URLs of `urls` that are neither in `known`, to which all are added, nor captured."""
+def of_new_hosts(
+    urls: Iterable[str], file_of: Callable[[str], str], known: dict[str, bool], captured: HostTable | None = None
+) -> pa.RecordBatch:
+    """HOSTS of the files of the hosts of `urls` that are neither in `known`, to which all are added, nor captured.
+
+    `file_of` a URL is its host's file; it raises ValueError for what has no host.
+    """
     new = []
     for url in urls:
         try:
-            robots_url = robots_url_of(url)
+            file = file_of(url)
         except ValueError:
             continue  # the fetch stage says what is wrong with it
-        if robots_url not in known:
-            is_covered = known[robots_url] = captured is not None and captured.answer(robots_url) is not None
+        if file not in known:
+            is_covered = known[file] = captured is not None and captured.answer(file) is not None
             if not is_covered:
-                new.append(robots_url)
-    return new
+                new.append(file)
+    columns = [pa.array([robots_hash(file) for file in new], pa.uint64()), pa.array(new, pa.string())]
+    return pa.RecordBatch.from_arrays(columns, schema=HOSTS)
 
 
 @step("robots_hosts", HostsToAsk, title="find hosts to ask for robots.txt", per="64 shards")
 def hosts_to_ask(run: Run, requests: Data[Requests], captured: Data[HostRobots] | None) -> Iterator[HostsToAsk]:
     """One task per block of staging shards that miss something."""
     parts = [part for part in requests.parts if part.info["missing"]]
-    partitions = _num_parts(sum(part.info["missing"] for part in parts))
+    partitions = num_parts(sum(part.info["missing"] for part in parts))
     table = None if captured is None else table_of(captured)
-    for begin in range(0, len(parts), _SHARDS_PER_TASK):
-        block = parts[begin : begin + _SHARDS_PER_TASK]
+    for begin in range(0, len(parts), SHARDS_PER_TASK):
+        block = parts[begin : begin + SHARDS_PER_TASK]
         yield HostsToAsk(
             partition=f"from-{block[0].name}",
             missing=Files(part.files.missing for part in block),
@@ -150,7 +159,8 @@ def hosts_to_ask(run: Run, requests: Data[Requests], captured: Data[HostRobots] 
         )
 
 
-def _num_parts(num_urls: int) -> int:
+def num_parts(num_urls: int) -> int:
+    """How many hash partitions the hosts of so many URLs have."""
     return max(1, min(_MOST_PARTS, num_urls // _URLS_PER_PART))
 
 
@@ -239,7 +249,7 @@ def ask_hosts(run: Run, hosts: Data[Blocks], requests: Data[Requests], config: F
     if not hosts.parts or not hosts.total("rows"):
         return
     blocks = Exchanged.of(hosts)
-    partitions = _num_parts(requests.total("missing"))
+    partitions = num_parts(requests.total("missing"))
     plan = Files(part.files.missing for part in requests.parts if part.info["missing"]).digest
     directory = run.directory(ROBOTS_LIVE)
     known = {
