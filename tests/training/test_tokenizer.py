@@ -93,7 +93,7 @@ def test_a_directory_of_tokenizer_json_is_read_by_transformers(
 ) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModelError, match="is read by the package transformers; pip install it"):
+    with pytest.raises(ModelError, match=r"is read by the package transformers; pip install 'openwit\[transformers\]'"):
         make_tokenizer("ViT-B-16-SigLIP", str(tmp_path))
     (tmp_path / "spiece.model").write_bytes(pieces.read_bytes())
     assert isinstance(make_tokenizer("ViT-B-16-SigLIP", str(tmp_path)), SentencePiece)

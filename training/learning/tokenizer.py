@@ -28,6 +28,7 @@ _FILES = ("spiece.model", "sentencepiece.model", "tokenizer.model")
 """What a sentencepiece model is called in the directories of T5, SigLIP and Gemma."""
 _OWN = "take a model with CLIP's own tokenizer (ViT-B-32, ViT-L-14)"
 _EXTRA = "pip install 'openwit[siglip]'"
+_EXTRA_OTHERS = "pip install 'openwit[transformers]'"
 
 
 class SentencePiece:
@@ -125,7 +126,7 @@ def _of_files(name: str, text: Mapping[str, Any], path: Path, *, told: str) -> T
             made = HFTokenizer(str(path), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
         except ImportError as error:
             if pieces is None:
-                raise ModelError(f"{told}{path}: is read by the package transformers; pip install it") from error
+                raise ModelError(f"{told}{path}: is read by the package transformers; {_EXTRA_OTHERS}") from error
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{told}{path}: not a tokenizer ({one_line(error, 160)}); copy it again") from error
         else:

@@ -1,2 +1,2 @@
-"""What hosts say of their links in files of their own: robots.txt, from a crawl's archives before anything is chosen, and
-asked live; tdmrep.json, asked live."""
+"""What hosts say of their links in files: robots.txt, of a crawl's archives before anything is chosen, or asked live;
+tdmrep.json, asked live."""
