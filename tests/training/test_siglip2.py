@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from configs.load import ConfigError, from_mapping, load
 from tests.conftest import REPOSITORY
 from tests.ports import free_port
+from tests.training.conftest import tiny_run
 from tests.training.ranks_worker import make_batch, make_model
-from tests.training.siglip2_worker import TINY, make_method_of_test
+from tests.training.siglip2_worker import OPTIONS, TINY, found_of, make_method_of_test, spoil
+from tests.training.test_train import CrashError, assert_same_run, crash, interrupt_at, weights_of
+from training.config import LossConfig, MethodConfig, ModelConfig, TrainConfig
 from training.data.batches import Batch
 from training.distributed import World
+from training.errors import ModelError
+from training.learning.caption_decoder import IGNORED, CaptionDecoder, labels_of
+from training.learning.heads import HEADS
 from training.learning.keyed import draws
+from training.learning.method import make_method
 from training.learning.methods.siglip2 import Siglip2
-from training.learning.model import Model
+from training.learning.model import Model, create_model
 from training.learning.views import local_views
+from training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +122,6 @@ def reference(tiny: Path) -> tuple[dict[str, float], Tensor]:
     return {name: float(term.detach()) for name, term in terms.items()}, torch.cat([p.grad.flatten() for p in trained])
 
 
-def spoil(model: Model) -> None:
-    from tests.training.siglip2_worker import spoil as of_worker
-
-    of_worker(model)
-
-
 def check(found: dict[int, tuple[dict[str, float], Tensor, list[Tensor]]], reference: Any, centres: Any) -> None:
     terms, gradient = reference
     assert set(found) == {1, 2, 4}
@@ -148,8 +154,6 @@ def centres(tiny: Path) -> list[Tensor]:
 def test_gradient_with_micro_batches_equals_full_batch_gradient(
     tiny: Path, reference: Any, centres: list[Tensor]
 ) -> None:
-    from tests.training.siglip2_worker import found_of
-
     check(found_of(str(tiny), World(), sharded=False), reference, centres)
 
 
@@ -184,3 +188,211 @@ def test_gradient_over_ranks_equals_single_process_gradient(
     assert set(found) == {"whole", "sharded"}
     for of_kind in found.values():
         check(of_kind, reference, centres)
+
+
+# --- when they begin --------------------------------------------------------------------------------
+
+BEGINS = {"name": "siglip2", "options": {**OPTIONS, "begins_at": 0.55, "ramp": 0.2, "momentum": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A finished run of ten steps, in the sixth of which nothing is late yet, and in the seventh all is."""
+    run = tiny_run(tmp_path_factory.mktemp("siglip2") / "run", tiny_data, tiny)
+    run |= {"method": BEGINS, "loss": {"name": "sigmoid"}, "micro_batches": 2}
+    config = from_mapping(TrainConfig, run)
+    train(config)
+    return config
+
+
+@pytest.mark.parametrize("step", [5, 6])
+def test_resumed_run_is_the_same_across_the_start_of_the_late_losses(
+    step: int, trained: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(trained, output=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, crash)
+        with pytest.raises(CrashError):
+            train(config)
+    weights = weights_of(config.output)
+    head = f"{HEADS}.teacher.module."
+    theirs = {name.removeprefix(head): value for name, value in weights.items() if name.startswith(head)}
+    is_student = [torch.equal(value, weights[f"visual.{name}"]) for name, value in theirs.items()]
+    assert all(is_student) if step == 6 else not all(is_student)
+    train(config)
+    assert_same_run(config.output, trained.output)
+
+
+def test_late_losses_are_none_before_they_begin_and_rise(trained: TrainConfig) -> None:
+    lines = [json.loads(line) for line in (Path(trained.output) / "log.jsonl").read_text().splitlines()]
+    late = [line["loss_distil"] for line in lines]
+    assert late[:6] == [0.0] * 6
+    # From 88 of 160 samples on, over 32: the seventh step begins at 96, the eighth at 112.
+    per_view = [value / share for value, share in zip(late[6:], (8 / 32, 24 / 32, 1, 1), strict=True)]
+    assert per_view == [pytest.approx(0.5 * math.log(12), rel=0.2)] * 4
+    assert lines[-1]["loss_caption"] < lines[0]["loss_caption"] == pytest.approx(math.log(49408), rel=1e-3)
+    head = weights_of(trained.output)
+    assert head[f"{HEADS}.distil.centre"].abs().sum() > 0
+
+
+def test_nothing_late_is_computed_before(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make_method_of_test()
+    model = make_model(str(tiny), method)
+    before = {name: value.clone() for name, value in model.clip.state_dict().items()}
+    monkeypatch.setattr(Siglip2, "_late", lambda *_: pytest.fail("computed"))
+    method.before_step(model, samples_seen=70, total=100)
+    output = method.forward(model, make_batch(model.image_size))
+    assert {name: float(value.detach()) > 0 for name, value in output.sums.items()} == {
+        "caption": True, "distil": False, "masked": False,
+    }  # fmt: skip
+    method.after_step(model, samples_seen=79)
+    after = model.clip.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if name.startswith(HEADS))
+
+
+# --- what it is made of -----------------------------------------------------------------------------
+
+
+def test_tokens_pool_to_the_features_of_the_tower_as_it_is(tiny: Path) -> None:
+    model = make_model(str(tiny), make_method_of_test(), patch_dropout=0.5)
+    batch = make_batch(model.image_size)
+    features, tokens = model.encode_image_and_tokens(batch.images, batch.keys)
+    assert tokens.shape == (len(batch), 2, 64)
+    # timm interpolates positions in float32.
+    torch.testing.assert_close(features, model.encode_image(batch.images, batch.keys), rtol=1e-5, atol=1e-6)
+
+
+def test_views_are_those_parts_of_the_picture() -> None:
+    """On a ramp, which bilinear filters leave as it is."""
+    ramp = torch.arange(64, dtype=torch.float64) + 0.5
+    picture = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64)])
+    keys = torch.arange(40) * 7919 + 1
+    pictures = picture.expand(40, -1, -1, -1).double()
+    views = local_views(pictures, keys, count=2, size=12, min_area=0.05, max_area=0.4)
+    assert views.shape == (80, 3, 12, 12)
+    inner = views[:, :, 3:9, 3:9]
+    across = (inner[:, 0, 0, 5] - inner[:, 0, 0, 0]) / 5 * 12
+    down = (inner[:, 1, 5, 0] - inner[:, 1, 0, 0]) / 5 * 12
+    area = across * down / 64**2
+    assert 0.049 < float(area.min()) < 0.1
+    assert 0.35 < float(area.max()) < 0.401
+    assert 3 / 4 - 1e-6 <= float((across / down).min()) < float((across / down).max()) <= 4 / 3 + 1e-6
+    alone = local_views(pictures[7:8], keys[7:8], count=2, size=12, min_area=0.05, max_area=0.4)
+    torch.testing.assert_close(views[14:16], alone)
+
+
+def test_draws_are_uniform_and_apart() -> None:
+    keys = torch.arange(500) * 7919 + 1
+    one, other = (draws(keys, 8, purpose=purpose) for purpose in (1, 2))
+    assert float(one.mean()) == pytest.approx(0.5, abs=0.02)
+    assert 0 <= float(one.min()) < float(one.max()) < 1
+    assert abs(float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])) < 0.05
+    torch.testing.assert_close(draws(keys[3:4], 8, purpose=1)[0], one[3], rtol=0, atol=0)
+
+
+def test_labels_end_where_the_caption_does() -> None:
+    nothing = IGNORED
+    zeros = torch.tensor([[5, 6, 1, 0, 0], [5, 6, 7, 8, 1]])
+    assert labels_of(zeros).tolist() == [[5, 6, 1, nothing, nothing], [5, 6, 7, 8, 1]]
+    ends = torch.tensor([[5, 6, 1, 1, 1], [5, 6, 7, 8, 1]])  # SigLIP fills up with the end mark
+    assert labels_of(ends).tolist() == [[5, 6, 1, nothing, nothing], [5, 6, 7, 8, 1]]
+
+
+def test_captions_are_written_from_left_to_right_or_all_at_once() -> None:
+    torch.manual_seed(2)
+    decoder = CaptionDecoder(vocabulary=20, context_length=6, width=16, heads=2, layers=2, image_width=8).double()
+    torch.nn.init.normal_(decoder.words.weight)
+    picture = torch.randn(1, 3, 8, dtype=torch.float64)
+
+    def of_token(tokens: list[int], asked: int, *, is_parallel: bool) -> float:
+        """Of the token at `asked`: what a caption that ends there costs, less what the one before it does."""
+        costs = []
+        for last in (asked + 1, asked):
+            labels = torch.tensor([[*tokens[:last], *[IGNORED] * (6 - last)]])
+            costs.append(float(decoder(picture, labels, torch.tensor([is_parallel]))))
+        return costs[0] - costs[1]
+
+    one, other = [3, 4, 5, 6, 7, 1], [9, 8, 5, 2, 2, 1]
+    assert of_token(one, 2, is_parallel=True) == pytest.approx(of_token(other, 2, is_parallel=True))
+    assert of_token(one, 2, is_parallel=False) != pytest.approx(of_token(other, 2, is_parallel=False))
+    later = [3, 4, 5, 2, 2, 1]
+    whole = decoder(picture, torch.tensor([[3, 4, 5, *[IGNORED] * 3]]), torch.tensor([False]))
+    assert float(whole) == pytest.approx(sum(of_token(later, i, is_parallel=False) for i in range(3)))
+
+
+def test_published_heads_have_their_sizes() -> None:
+    """Section 2.2: the text tower's shape with half of its layers; 2.3: the image tower once more."""
+    config = load(TrainConfig, REPOSITORY / "configs/train/siglip2-vit-b-16.yaml")
+    method = make_method(config.method, config.loss)
+    with torch.device("meta"):
+        clip: Any = open_clip.create_model("ViT-B-16-SigLIP2-256", device="meta", pretrained_text=False)
+        heads: Any = method.heads(clip)
+    assert len(heads["decoder"].layers) == 6
+    assert heads["decoder"].words.weight.shape == (256_000, 768)
+    # 16 matrices of 768 x 768 a layer; words twice, with a start and a mask; places; and gains and biases.
+    matrices = 6 * 16 * 768**2 + (256_000 + 256_002 + 64) * 768
+    found = sum(p.numel() for p in heads["decoder"].parameters())
+    assert found == matrices + (6 * 3 + 2) * 768 + 256_000
+    assert sum(p.numel() for p in heads["teacher"].parameters()) == sum(p.numel() for p in clip.visual.parameters())
+    assert heads["distil"].student.prototypes.shape == heads["masked"].student.prototypes.shape == (65_536, 256)
+    options = method.options
+    assert (options.caption_weight, options.distil_weight, options.masked_weight, options.size_factor) == (
+        1,
+        1,
+        0.25,
+        0.25,
+    )
+    assert (options.parallel, options.begins_at, options.views, options.masked) == (0.5, 0.8, 8, 0.5)
+
+
+# --- in one line, before training -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "says"),
+    [
+        ({"name": "softmax"}, {}, "goes with the sigmoid loss"),
+        ({"name": "sigmoid"}, {"begins_at": 1.5}, r"begins_at must lie in \[0, 1\]"),
+        ({"name": "sigmoid"}, {"min_view_area": 0.5}, "min_view_area <= max_view_area"),
+        ({"name": "sigmoid"}, {"decoder_layers": 0}, "decoder_layers must be at least 1"),
+        ({"name": "sigmoid"}, {"vews": 2}, "did you mean 'views'"),
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line(loss: dict[str, Any], options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        make_method(MethodConfig(name="siglip2", options=options), from_mapping(LossConfig, loss))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "says"),
+    [
+        ("vision_cfg", {"timm_model_name": "test_efficientnet_gn", "timm_pool": "", "timm_proj": "linear"}, "is none"),
+        ("vision_cfg", {"timm_model_name": "naflexvit_base_patch16_siglip", "timm_pool": ""}, "NaFlex"),
+    ],
+)
+def test_a_tower_without_patches_of_one_size_is_refused(
+    part: str, changes: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "openwit-test-other.json"
+    path.write_text(json.dumps({**TINY, part: {**TINY[part], **changes}}))
+    with pytest.raises(ModelError, match=says) as caught:
+        made(path, make_method_of_test())
+    assert "\n" not in str(caught.value)
+
+
+def test_views_of_no_whole_patches_and_a_locked_tower_are_refused(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="view_size 20 is no multiple of the 16 pixels of a patch"):
+        made(tiny, make_method_of_test(view_size=20))
+    method = make_method_of_test()
+    model = made(tiny, method)
+    model.image_is_locked = True
+    with pytest.raises(ConfigError, match=r"model\.lock_image: siglip2 trains the image tower"):
+        method.before_step(model, samples_seen=0, total=100)
+
+
+def made(path: Path, method: Siglip2) -> Model:
+    return create_model(
+        ModelConfig(name=str(path)), device=torch.device("meta"), precision="fp32", seed=0, heads=method.heads,
+        init_logit_scale=method.init_logit_scale, init_logit_bias=method.init_logit_bias,
+    )  # fmt: skip

@@ -19,6 +19,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.utils.checkpoint import checkpoint
 
 from training.learning.captioning import caption_sum
@@ -81,7 +82,8 @@ class CaptionDecoder(nn.Module):
         for layer in self.layers:
             x_BLW = layer(x_BLW, picture_BPW, tgt_mask=mask)
         x_NW, labels_N = self.norm(x_BLW).flatten(0, 1), labels_BL.flatten()
-        if labels_N.device.type == "cpu":  # on a GPU it would have to be waited for
+        # On a GPU it would have to be waited for, and a plan's tensors have no content.
+        if labels_N.device.type == "cpu" and not is_fake(labels_N):
             is_counted_N = labels_N != IGNORED
             x_NW, labels_N = x_NW[is_counted_N], labels_N[is_counted_N]
         rows = max(1, _PIECE // self.words.out_features)

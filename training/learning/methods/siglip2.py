@@ -90,17 +90,17 @@ class Siglip2(Contrastive):
         def __post_init__(self) -> None:
             for name in ("parallel", "begins_at", "ramp", "masked", "momentum"):
                 if not 0 <= getattr(self, name) <= 1:
-                    raise ConfigError(f"method.options: {name} must lie in [0, 1], got {getattr(self, name)}")
+                    raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
             for name in ("views", "view_size", "prototypes", "head_width", "head_output"):
                 if getattr(self, name) < 1:
-                    raise ConfigError(f"method.options: {name} must be at least 1, got {getattr(self, name)}")
+                    raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
             if not 0 < self.min_view_area <= self.max_view_area <= 1:
                 raise ConfigError(
-                    "method.options: 0 < min_view_area <= max_view_area <= 1 is asked, got "
+                    "0 < min_view_area <= max_view_area <= 1 is asked, got "
                     f"{self.min_view_area} and {self.max_view_area}"
                 )
             if self.decoder_layers is not None and self.decoder_layers < 1:
-                raise ConfigError(f"method.options: decoder_layers must be at least 1, got {self.decoder_layers}")
+                raise ConfigError(f"decoder_layers must be at least 1, got {self.decoder_layers}")
 
     options: Options
 
@@ -112,9 +112,9 @@ class Siglip2(Contrastive):
             )
         # Where the run is, as `before_step` says.
         self._seen_before, self._start = 0, 0.0
-        self._is_late = options.begins_at < 1
         self._share = 1.0
         """Of their weights that the losses of the last fifth have now."""
+        self._is_late = options.begins_at < 1
         # What the step finds for `after_step`.
         self._world = World()
         self._centres: dict[str, Tensor] = {}
