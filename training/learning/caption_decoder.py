@@ -82,14 +82,16 @@ class CaptionDecoder(nn.Module):
         for layer in self.layers:
             x_BLW = layer(x_BLW, picture_BPW, tgt_mask=mask)
         x_NW, labels_N = self.norm(x_BLW).flatten(0, 1), labels_BL.flatten()
-        # On a GPU it would have to be waited for, and a plan's tensors have no content.
-        if labels_N.device.type == "cpu" and not is_fake(labels_N):
+        rows = max(1, _PIECE // self.words.out_features)
+        if is_fake(labels_N):  # a plan counts what is kept, which is the same of one piece
+            rows = len(labels_N)
+        elif labels_N.device.type == "cpu":  # on a GPU it would have to be waited for
             is_counted_N = labels_N != IGNORED
             x_NW, labels_N = x_NW[is_counted_N], labels_N[is_counted_N]
-        rows = max(1, _PIECE // self.words.out_features)
         value = x_NW.new_zeros((), dtype=torch.promote_types(x_NW.dtype, torch.float32))
-        for piece, labels in zip(x_NW.split(rows), labels_N.split(rows), strict=True):
-            value = value + checkpoint(self._of_piece, piece, labels, use_reentrant=False, preserve_rng_state=False)
+        for first in range(0, len(x_NW), rows):
+            piece = x_NW[first : first + rows], labels_N[first : first + rows]
+            value = value + checkpoint(self._of_piece, *piece, use_reentrant=False, preserve_rng_state=False)
         return value
 
     def _of_piece(self, x_NW: Tensor, labels_N: Tensor) -> Tensor:

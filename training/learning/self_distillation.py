@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.utils.checkpoint import checkpoint
 
 from training.learning.sharding import part_of
@@ -91,10 +92,12 @@ class SelfDistillation(nn.Module):
             centre_K = (theirs_KZ @ teacher_NZ.sum(0)).to(self.centre.dtype)
         student_NVZ, ours_KZ = self.student(student_NVW), self.student.directions()
         rows = max(1, _PIECE // (len(ours_KZ) * (student_NVZ.shape[1] + 1)))
+        if is_fake(teacher_NZ):  # a plan counts what is kept, which is the same of one piece
+            rows = len(teacher_NZ)
         value = student_NVZ.new_zeros((), dtype=torch.promote_types(student_NVZ.dtype, torch.float32))
-        for student, teacher in zip(student_NVZ.split(rows), teacher_NZ.split(rows), strict=True):
-            arguments = (student, teacher, ours_KZ, theirs_KZ)
-            value = value + checkpoint(self._of_piece, *arguments, use_reentrant=False, preserve_rng_state=False)
+        for first in range(0, len(teacher_NZ), rows):
+            piece = student_NVZ[first : first + rows], teacher_NZ[first : first + rows], ours_KZ, theirs_KZ
+            value = value + checkpoint(self._of_piece, *piece, use_reentrant=False, preserve_rng_state=False)
         return Matched(value, centre_K)
 
     def _of_piece(self, student_nVZ: Tensor, teacher_nZ: Tensor, ours_KZ: Tensor, theirs_KZ: Tensor) -> Tensor:

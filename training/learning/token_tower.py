@@ -75,7 +75,7 @@ def _positions(own_1NW: Tensor, own: Sequence[int], grid: Sequence[int], *, ahea
         return own_1NW
     before, patches = own_1NW[:, :ahead], own_1NW[:, ahead:]
     wide = patches.to(torch.promote_types(patches.dtype, torch.float32))
-    wide = wide.unflatten(1, tuple(own)).permute(0, 3, 1, 2)
+    wide = wide.reshape(1, *own, -1).permute(0, 3, 1, 2)
     wide = F.interpolate(wide, size=tuple(grid), mode="bicubic", antialias=True)
     return torch.cat([before, wide.flatten(2).transpose(1, 2).to(before.dtype)], dim=1)
 

@@ -124,7 +124,7 @@ class Siglip2(Contrastive):
         """The decoder; the teacher, and the heads that compare it with the student."""
         tower = give_tokens(clip, why="method.name: siglip2")
         trunk = cast(Any, tower.trunk)
-        text = getattr(clip, "text", clip)
+        text = cast(Any, getattr(clip, "text", clip))
         if not isinstance(getattr(text, "token_embedding", None), nn.Embedding):
             raise ModelError(
                 "method.name: siglip2 makes its decoder like open_clip's text tower, and this model's is of "
