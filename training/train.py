@@ -82,6 +82,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
                 # Step
                 # ------------------------------------------------------------------------------
                 seed_step(config.seed, progress.samples_seen, world.rank)
+                learner.method.before_step(learner.model, samples_seen=progress.samples_seen, total=total)
                 terms = accumulate_gradient(
                     learner.model,
                     learner.method,

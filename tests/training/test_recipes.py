@@ -46,7 +46,7 @@ CONFIGS = REPOSITORY / "configs/train"
 RECIPES = REPOSITORY / "docs/recipes.md"
 SMALL = (
     "clip-small", "openclip-small", "metaclip-small", "siglip-small", "flip-small", "lit-small", "clipa-small",
-    "eva-clip-small", "align-small",
+    "eva-clip-small", "align-small", "siglip2-small",
 )  # fmt: skip
 
 
@@ -174,6 +174,12 @@ PUBLISHED = {
         millions=(92.88, 110.27), context=64, embed=768, image=(12, 768), text=(12, 768), quick_gelu=False,
         seen=40_000_000_000, rate=1e-3, warmup_steps=20_000, decay=1e-4, beta2=0.95, eps=1e-8, clip_norm=1.0,
         loss="sigmoid", temperature=0.1, bias=-10, most_scale=None, inception=True,
+    ),
+    "siglip2-vit-b-16": Published(  # arXiv 2502.14786, section 2.1; towers as ViT-B-16-SigLIP-256 (92.93 and 110.27)
+        millions=(92.93, 110.27 + 0.768e-3 * (256_000 - 32_000)), image_size=256, context=64, embed=768,  # Gemma's
+        image=(12, 768), text=(12, 768), quick_gelu=False, seen=40_000_000_000, rate=1e-3, warmup_steps=20_000,
+        decay=1e-4, beta2=0.95, eps=1e-8, clip_norm=1.0, loss="sigmoid", temperature=0.1, bias=-10, most_scale=None,
+        inception=True,
     ),
     "flip-vit-l-16": Published(
         seen=10_000 * VIRTUAL, rate=4e-6 * 65_536 / 256, dropped=0.5, **FLIP,  # type: ignore[arg-type]
@@ -441,7 +447,7 @@ def test_small_twin_takes_two_steps(stem: str, tiny_data: Path, tmp_path: Path) 
     assert result.progress.samples_seen == 32
     found = losses(tmp_path / "run")
     assert len(found) == 2
-    assert all(0 < loss < 12 for _, loss in found)
+    assert all(0 < loss < 20 for _, loss in found)  # of words alone ln 49,408
 
 
 @pytest.mark.slow

@@ -38,7 +38,10 @@ Rows = Mapping[str, Tensor]
 Terms = Mapping[str, Tensor]
 """By name: a scalar each, which add up to the loss."""
 
-METHODS = {"contrastive": "training.learning.methods.contrastive:Contrastive"}
+METHODS = {
+    "contrastive": "training.learning.methods.contrastive:Contrastive",
+    "siglip2": "training.learning.methods.siglip2:Siglip2",
+}
 """Those that come with the trainer, by their names in a config."""
 
 
@@ -86,6 +89,10 @@ class Method(ABC):
     def heads(self, clip: nn.Module) -> Mapping[str, nn.Module]:
         """Modules to train beside open_clip's, by name; `Model.head` gives them back."""
         return {}
+
+    def before_step(self, model: Model, *, samples_seen: int, total: int) -> None:  # noqa: B027 - as `after_step`
+        """Before the step that begins after `samples_seen` of the run's `total` samples, without a graph: what ramps,
+        or begins late, is told here where the run is. A method that was never told is at the end of its run."""
 
     @abstractmethod
     def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:

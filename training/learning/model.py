@@ -215,6 +215,25 @@ class Model:
         with self._autocast():
             return self._text_features(tokens_BL)
 
+    def encode_image_and_tokens(self, images_BHWC: Tensor, keys_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit features [B, D], and the tokens that they were pooled from, [B, P, W], of uint8[B, H, W, C]; of a tower
+        that `give_tokens` has prepared. `keys_B` seed the patch dropout."""
+        for dropout in self._dropouts:
+            dropout.keys_B = keys_B
+        with self._autocast():
+            features_BD, tokens_BPW = cast(Any, self.clip).visual(self.pixels(images_BHWC), tokens=True)
+        return _unit(features_BD), tokens_BPW
+
+    def pixels(self, images_BHWC: Tensor) -> Tensor:
+        """[B, C, H, W], as the image tower takes them, of uint8[B, H, W, C]."""
+        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
+        return (images_BCHW - self.mean_C11) / self.std_C11
+
+    def autocast(self) -> torch.autocast:
+        """What towers and heads are computed in, for methods that call them by themselves."""
+        return self._autocast()
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode without gradients, training mode afterwards if it was on."""
@@ -236,9 +255,7 @@ class Model:
     # What is compiled, from uint8 pixels and tokens to unit features.
 
     def _features_of_images(self, images_BHWC: Tensor) -> Tensor:
-        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
-        images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
+        images_BCHW = self.pixels(images_BHWC)
         clip = cast(Any, self.clip)
         if isinstance(clip, open_clip.CoCa):  # whose tower gives its decoder's tokens as well
             return _unit(clip.encode_image(images_BCHW, normalize=False))
