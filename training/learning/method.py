@@ -38,7 +38,11 @@ Rows = Mapping[str, Tensor]
 Terms = Mapping[str, Tensor]
 """By name: a scalar each, which add up to the loss."""
 
-METHODS = {"contrastive": "training.learning.methods.contrastive:Contrastive"}
+METHODS = {
+    "contrastive": "training.learning.methods.contrastive:Contrastive",
+    "qformer": "training.learning.methods.qformer:QFormerStage",
+    "qformer_lm": "training.learning.methods.qformer_lm:LanguageStage",
+}
 """Those that come with the trainer, by their names in a config."""
 
 
@@ -75,6 +79,13 @@ class Method(ABC):
     fields: ClassVar[tuple[str, ...]] = ()
     """What it needs of a batch beyond pictures, tokens and keys: columns of the shards' Parquet, a number or a list of
     numbers of one length in each row, by any name but `batch.OWN_FIELDS`. A data set that lacks one is refused."""
+    not_in_towers: ClassVar[str | None] = None
+    """Why the towers by themselves are not what was learnt, so that neither an export nor an embedding takes them;
+    None where they are."""
+    embeds: ClassVar[bool] = True
+    """Whether the model has features to evaluate."""
+    inherits: ClassVar[tuple[str, ...]] = ()
+    """Those of its `heads` that `model.init_from` must have, and that begin as they are there."""
     init_logit_scale: float
     """Logarithm of the scale that a model begins with."""
     init_logit_bias: float | None = None
@@ -86,6 +97,9 @@ class Method(ABC):
     def heads(self, clip: nn.Module) -> Mapping[str, nn.Module]:
         """Modules to train beside open_clip's, by name; `Model.head` gives them back."""
         return {}
+
+    def check(self, model: Model) -> None:  # noqa: B027 - most learn with any
+        """Before training: raise ModelError where the method cannot learn with `model` as it is, in one line."""
 
     @abstractmethod
     def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
@@ -115,6 +129,11 @@ class Method(ABC):
         """For each name of `Output.sums` and `second`: what `batch` adds to its divisor, such as its captions' tokens.
         A divisor of 0 makes no loss of that name."""
         return {}
+
+    def rehearse(self, model: Model, batch: Batch) -> None:
+        """All that a micro-batch computes with a graph, for `plan` to see what is kept of it; on tensors of any
+        content."""
+        self.forward(model, batch)
 
     def after_step(self, model: Model, *, samples_seen: int) -> None:  # noqa: B027 - most have nothing to do
         """After the optimiser's step, without a graph: clamp, follow with a moving average. Also after one that was

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import open_clip
 import torch
@@ -26,12 +26,13 @@ from training.data.batches import Tokenizer
 from training.errors import ModelError
 from training.learning.checkpointing import set_checkpointing
 from training.learning.heads import HEADS
-from training.learning.initial_weights import load_image_tower, load_weights
+from training.learning.initial_weights import load_heads, load_image_tower, load_weights
 from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
 from training.learning.sharding import layers_of, shard_module
 from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
+    "Embedder",
     "Model",
     "create_model",
     "has_batch_norm",
@@ -121,6 +122,16 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
 
 
+class Embedder(Protocol):
+    """How a model embeds whose features are not its towers'."""
+
+    def encode_image(self, images_BHWC: Tensor) -> Tensor:
+        """Unit features of uint8[B, H, W, C]: [B, D], or [B, Q, D] of Q queries, of which the likest counts."""
+
+    def encode_text(self, tokens_BL: Tensor) -> Tensor:
+        """Unit features [B, D] of int64[B, L]."""
+
+
 class Model:
     """An open_clip model with what the loop needs around it.
 
@@ -161,6 +172,8 @@ class Model:
         is_causal = getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
         self.can_trim = is_causal and pools in ("argmax", "eos")
         self.is_sharded = False
+        self.embedder: Embedder | None = None
+        """In the towers' stead, set by a method that needs one."""
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
         self._image_features: Callable[[Tensor], Tensor] = self._features_of_images
@@ -202,7 +215,10 @@ class Model:
         self._image_features, self._text_features = forwards["image_features"], forwards["text_features"]
 
     def encode_image(self, images_BHWC: Tensor, keys_B: Tensor | None = None) -> Tensor:
-        """Unit features [B, D] of uint8[B, H, W, C], at least float32. `keys_B` seed the patch dropout."""
+        """Unit features [B, D] of uint8[B, H, W, C], at least float32. `keys_B` seed the patch dropout. With an
+        `embedder` those that it makes."""
+        if self.embedder is not None:
+            return self.embedder.encode_image(images_BHWC)
         for dropout in self._dropouts:
             dropout.keys_B = keys_B
         with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_is_locked):
@@ -210,6 +226,8 @@ class Model:
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit features [B, D] of tokens int64[B, L], L at most the context length, at least float32."""
+        if self.embedder is not None:
+            return self.embedder.encode_text(tokens_BL)
         if self.can_trim and tokens_BL.device.type == "cpu":  # on a GPU it would have to be waited for
             tokens_BL = trim(tokens_BL)
         with self._autocast():
@@ -275,6 +293,7 @@ def create_model(
     image_size: int | None = None,
     mesh: DeviceMesh | None = None,
     heads: Callable[[nn.Module], Mapping[str, nn.Module]] = lambda _: {},
+    inherits: Sequence[str] = (),
     synchronise_batch_norm: bool = False,
     tokenizer: Tokenizer | None = None,
     preprocess: Mapping[str, Any] | None = None,
@@ -283,7 +302,8 @@ def create_model(
 
     With `mesh` its weights are cut over the ranks there. `synchronise_batch_norm`: over all ranks, where it has some.
 
-    `image_size` is the side of its pictures, None for the one that the model names. `heads` are what a method adds.
+    `image_size` is the side of its pictures, None for the one that the model names. `heads` are what a method adds, of
+    which those that it `inherits` begin as `model.init_from` has them.
     `tokenizer` is made where it is not given. `preprocess`: what to do to pictures, by open_clip's names (mean, std,
     interpolation, resize_mode), before what `config` says. On the meta device nothing is drawn.
 
@@ -320,6 +340,8 @@ def create_model(
     _tell_causal(getattr(clip, "text", clip))
     if own := heads(clip):
         clip.add_module(HEADS, nn.ModuleDict(own))
+    if config.init_from is not None and inherits:
+        load_heads(clip, config.init_from, inherits, name=name)
     if config.lock_image:
         try:
             clip.lock_image_tower(unlocked_groups=config.unlocked_image_groups, freeze_bn_stats=True)

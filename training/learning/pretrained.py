@@ -133,6 +133,8 @@ def _of_run(run: Place, scratch: Path) -> _Found:
         method = make_method(config.method, config.loss)
     except ConfigError as error:
         raise ModelError(f"{run / 'config.yaml'}: not the config of a run ({one_line(error)})") from error
+    if method.not_in_towers is not None:
+        raise ModelError(f"{run}: {method.not_in_towers}; python -m training evaluate {run}/config.yaml measures them")
     try:
         last, _ = last_here(run / "checkpoints", scratch)
         size = None if last is None else read_progress(last).image_size

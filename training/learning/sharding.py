@@ -69,7 +69,7 @@ def shard_module(
     own_dtype = next(clip.parameters()).dtype
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=own_dtype if compute_dtype else None)
     parts = [*layers_of(clip)]
-    towers = [child for child in clip.children() if any(True for _ in layers_of(child))]
+    towers = [child for name, child in clip.named_children() if name != heads and any(True for _ in layers_of(child))]
     scalars = {parameter for parameter in clip.parameters() if not parameter.ndim}
     own = list(getattr(clip, heads).children()) if hasattr(clip, heads) else []
     for part in (*parts, *towers, *own):
