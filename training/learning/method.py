@@ -29,6 +29,7 @@ from configs.load import ConfigError, from_mapping
 from training.config import LossConfig, MethodConfig
 from training.data.batch import OWN_FIELDS, Batch
 from training.distributed import World
+from training.errors import ModelError
 from training.learning.model import Model
 
 __all__ = ["Coupled", "Method", "Output", "Rows", "Terms", "make_method"]
@@ -38,7 +39,10 @@ Rows = Mapping[str, Tensor]
 Terms = Mapping[str, Tensor]
 """By name: a scalar each, which add up to the loss."""
 
-METHODS = {"contrastive": "training.learning.methods.contrastive:Contrastive"}
+METHODS = {
+    "coca": "training.learning.methods.coca:Coca",
+    "contrastive": "training.learning.methods.contrastive:Contrastive",
+}
 """Those that come with the trainer, by their names in a config."""
 
 
@@ -86,6 +90,15 @@ class Method(ABC):
     def heads(self, clip: nn.Module) -> Mapping[str, nn.Module]:
         """Modules to train beside open_clip's, by name; `Model.head` gives them back."""
         return {}
+
+    def check(self, model: Model) -> None:
+        """Raise ModelError where `model` is none to learn so, before anything is learnt; here, where it has a decoder
+        that would stay as it was drawn."""
+        if model.has_decoder:
+            raise ModelError(
+                f"{model.name}: has a decoder that writes captions, which this method does not train; set "
+                "--method.name coca, or take a model without one (ViT-B-32, ViT-L-14)"
+            )
 
     @abstractmethod
     def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
