@@ -29,6 +29,7 @@ from configs.load import ConfigError, from_mapping
 from training.config import LossConfig, MethodConfig
 from training.data.batch import OWN_FIELDS, Batch
 from training.distributed import World
+from training.errors import ModelError
 from training.learning.model import Model
 
 __all__ = ["Coupled", "Method", "Output", "Rows", "Terms", "make_method"]
@@ -39,6 +40,7 @@ Terms = Mapping[str, Tensor]
 """By name: a scalar each, which add up to the loss."""
 
 METHODS = {
+    "coca": "training.learning.methods.coca:Coca",
     "contrastive": "training.learning.methods.contrastive:Contrastive",
     "qformer": "training.learning.methods.qformer:QFormerStage",
     "qformer_lm": "training.learning.methods.qformer_lm:LanguageStage",
@@ -98,8 +100,14 @@ class Method(ABC):
         """Modules to train beside open_clip's, by name; `Model.head` gives them back."""
         return {}
 
-    def check(self, model: Model) -> None:  # noqa: B027 - most learn with any
-        """Before training: raise ModelError where the method cannot learn with `model` as it is, in one line."""
+    def check(self, model: Model) -> None:
+        """Raise ModelError where `model` is none to learn so, before anything is learnt; here, where it has a decoder
+        that would stay as it was drawn."""
+        if model.has_decoder:
+            raise ModelError(
+                f"{model.name}: has a decoder that writes captions, which this method does not train; set "
+                "--method.name coca, or take a model without one (ViT-B-32, ViT-L-14)"
+            )
 
     @abstractmethod
     def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:

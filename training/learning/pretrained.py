@@ -66,9 +66,7 @@ def load_model(
     where = device_of(device)
     try:
         with _found(str(source)) as found:
-            made = make_tokenizer(
-                register_model(found.model.name), tokenizer or found.model.tokenizer, may_have_decoder=True
-            )
+            made = make_tokenizer(register_model(found.model.name), tokenizer or found.model.tokenizer)
             model = create_model(
                 found.model,
                 tokenizer=made,

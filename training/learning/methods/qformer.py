@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError
 from training.config import LossConfig
+from training.data.batch import trim
 from training.data.batches import Batch
 from training.distributed import World
 from training.learning.captioning import caption_sum, caption_tokens
@@ -108,18 +109,19 @@ class QFormerStage(Method):
     def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
         """Unit features `image` [B, Q, D] and `text` [B, D]; `tokens` [B, P, U] of the tower; the captions' loss."""
         tokens_BPU = locked_tokens(model, batch.images) if known is None else known["tokens"]
-        is_text_BL = is_text(batch.tokens)
+        words_BL = _short(batch.tokens)
+        is_text_BL = is_text(words_BL)
         qformer = model.head("qformer")
         with autocast(model):
-            (text_BD,) = qformer("texts", None, batch.tokens, is_text_BL)
+            (text_BD,) = qformer("texts", None, words_BL, is_text_BL)
             if rows_only:
                 (image_BQD,) = qformer("queries", tokens_BPU)
             else:  # no query sees the text, so that they say the same
-                image_BQD, logits_BLV = qformer("captions", tokens_BPU, batch.tokens, is_text_BL)
+                image_BQD, logits_BLV = qformer("captions", tokens_BPU, words_BL, is_text_BL)
         rows = {"image": image_BQD, "text": text_BD, "tokens": tokens_BPU}
         if rows_only:
             return Output(rows=rows)
-        value = caption_sum(logits_BLV, _labels(batch.tokens), ignore=_NOTHING)
+        value = caption_sum(logits_BLV, _labels(words_BL), ignore=_NOTHING)
         return Output(rows=rows, sums={"captions": value})
 
     def constants(self, model: Model, batch: Batch) -> Rows:
@@ -150,7 +152,7 @@ class QFormerStage(Method):
         a hard text."""
         tokens_BPU = output.rows["tokens"]
         words_BL = F.pad(batch.tokens, (0, found["words"].shape[1] - batch.tokens.shape[1]), value=PADDING)
-        words_ML = torch.cat([words_BL, words_BL, found["words"]])
+        words_ML = _short(torch.cat([words_BL, words_BL, found["words"]]))
         pictures_MPU = torch.cat([tokens_BPU, found["tokens"], tokens_BPU])
         with autocast(model):
             (logits_M2,) = model.head("qformer")("pairs", pictures_MPU, words_ML, is_text(words_ML))
@@ -188,7 +190,8 @@ class Queries:
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit [B, D]."""
         with autocast(self._model):
-            return cast(Tensor, self._model.head("qformer")("texts", None, tokens_BL, is_text(tokens_BL))[0])
+            words_BL = _short(tokens_BL)
+            return cast(Tensor, self._model.head("qformer")("texts", None, words_BL, is_text(words_BL))[0])
 
 
 def lock_unused(clip: nn.Module) -> None:
@@ -207,6 +210,11 @@ def is_text(tokens_BL: Tensor) -> Tensor:
     ends_BL = (tokens_BL != PADDING).flip(1).cumsum(1).flip(1) > 0
     ends_BL[:, 0] = True
     return ends_BL
+
+
+def _short(tokens_BL: Tensor) -> Tensor:
+    """Without columns that are padding in every row; on a GPU that would have to be waited for."""
+    return trim(tokens_BL) if tokens_BL.device.type == "cpu" else tokens_BL
 
 
 def _labels(tokens_BL: Tensor) -> Tensor:
