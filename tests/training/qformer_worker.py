@@ -2,7 +2,7 @@
 
     python -m tests.training.qformer_worker FOLDER RANKS      (MASTER_ADDR, MASTER_PORT set)
 
-Rank 0 writes whole.pt and sharded.pt: {micro-batches: (terms, gradient)}.
+Rank 0 writes {stage}-whole.pt and {stage}-sharded.pt: {micro-batches: (terms, gradient)}.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.training.ranks_worker import GLOBAL_BATCH, make_batch
 from training.config import LossConfig, MethodConfig, ModelConfig
 from training.data.batches import Batch
 from training.distributed import World, distributed
+from training.learning.causal_decoder import CausalDecoder, DecoderShape, save_decoder
 from training.learning.gradient import accumulate_gradient, make_gradients
 from training.learning.locked_tokens import locked_tokens
 from training.learning.method import Method, make_method
@@ -73,6 +74,15 @@ def stage1() -> Method:
     """Small, with tiles that no size divides."""
     config = MethodConfig(name="qformer", options={**SHAPE, "embed_dim": 8})
     return make_method(config, LossConfig(chunk_rows=7, label_smoothing=0.1))
+
+
+def stage2(folder: Path) -> Method:
+    """The same shape, told to a language model that is written to `folder`."""
+    torch.manual_seed(6)
+    shape = DecoderShape(vocab_size=WORDS, context_length=30, end=WORDS - 1, width=12, heads=2, layers=2)
+    save_decoder(CausalDecoder(shape), folder / "decoder")
+    options = {**SHAPE, "language_model": str(folder / "decoder"), "language_model_width": 12}
+    return make_method(MethodConfig(name="qformer_lm", options=options), LossConfig())
 
 
 def locked_model(folder: Path, method: Method, *, locked: bool = True) -> Model:
@@ -155,6 +165,19 @@ def plain_terms(model: Model, batch: Batch) -> Mapping[str, Tensor]:
     return {"contrast": contrast, "captions": captions, "matching": F.cross_entropy(judged, is_pair)}
 
 
+def plain_captions(model: Model, batch: Batch, decoder: CausalDecoder) -> Mapping[str, Tensor]:
+    """The loss of the second stage, caption by caption."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for number, tokens in enumerate(batch.tokens):
+        (queries,) = model.head("qformer")("outputs", locked_tokens(model, batch.images[number : number + 1]))
+        words = tokens[: int(tokens.argmax()) + 1]  # the end mark is the largest
+        inputs = torch.cat([model.head("projection")(queries), decoder.words(words[None])], dim=1)
+        said = decoder(inputs)[0, queries.shape[1] : -1]
+        total = total + F.cross_entropy(said, words[1:], reduction="sum")
+        count += len(words) - 1
+    return {"captions": total / count}
+
+
 def plain_gradient(model: Model, terms: Mapping[str, Tensor]) -> tuple[dict[str, float], Tensor]:
     """Values, and the gradient of their sum by all that is trained."""
     torch.stack(list(terms.values())).sum().backward()
@@ -167,10 +190,13 @@ def start_rank(rank: int, ranks: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     torch.set_num_threads(1)
     with distributed(device="cpu", timeout_s=120) as world:
-        for name, sharded in (("whole", False), ("sharded", True)):
-            found = gradients_of(folder, stage1(), world, sharded=sharded)
-            if world.is_first:
-                torch.save(found, folder / f"{name}.pt")
+        own = folder / str(rank)
+        own.mkdir()
+        for stage, method in ((1, stage1()), (2, stage2(own))):
+            for name, sharded in (("whole", False), ("sharded", True)):
+                found = gradients_of(own, method, world, sharded=sharded)
+                if world.is_first:
+                    torch.save(found, folder / f"{stage}-{name}.pt")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class LanguageModel:
         """The longest sequence; None where there is no bound."""
         weight = cast(Tensor, words.weight)
         self.vocab_size, self.width = int(weight.shape[0]), int(weight.shape[1])
+        self.dtype = weight.dtype
+        """Of its inputs."""
 
     def inputs_of(self, tokens_BL: Tensor) -> Tensor:
         """[B, L, W]."""
@@ -54,7 +56,7 @@ class LanguageModel:
 
     def logits(self, inputs_BSW: Tensor) -> Tensor:
         """[B, S, V]: of the token behind each input. None of them sees what follows it."""
-        return self._logits(inputs_BSW.to(cast(Tensor, self._words.weight).dtype))
+        return self._logits(inputs_BSW.to(self.dtype))
 
 
 def load_language_model(path: str | Path, *, device: torch.device, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -106,7 +108,7 @@ def words_of(tokenizer: Tokenizer, tokens: list[int]) -> str:
         return str(given.pieces.decode(tokens)).strip()
     if hasattr(given, "tokenizer"):  # transformers, behind open_clip's wrapper
         return str(given.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-    if hasattr(given, "decoder"):  # CLIP's own
+    if hasattr(given, "decode"):  # CLIP's own
         marks = {given.sot_token_id, given.eot_token_id}
         return str(given.decode([token for token in tokens if token not in marks])).strip()
     raise ModelError(f"a {type(given).__name__} cannot turn tokens into words; take CLIP's tokenizer")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import open_clip
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,7 @@ from training.learning.sharding import layers_of, shard_module
 from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
+    "Captioner",
     "Embedder",
     "Model",
     "create_model",
@@ -136,6 +139,14 @@ class Embedder(Protocol):
         """Unit features [B, D] of int64[B, L]."""
 
 
+class Captioner(Protocol):
+    """How a model writes captions by itself."""
+
+    def captions(self, images_BHWC: npt.NDArray[np.uint8], keys: Sequence[int]) -> list[list[str]]:
+        """Of each picture, RGB uint8[B, S, S, 3] as the model wants them, its captions. `keys`: int64 of each, by which
+        what is drawn is drawn."""
+
+
 class Model:
     """An open_clip model with what the loop needs around it.
 
@@ -179,6 +190,8 @@ class Model:
         self.is_sharded = False
         self.embedder: Embedder | None = None
         """In the towers' stead, set by a method that needs one."""
+        self.captioner: Captioner | None = None
+        """Set by a method that writes captions."""
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
         self._image_features: Callable[[Tensor], _Encoded] = self._features_of_images

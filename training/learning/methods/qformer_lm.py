@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,6 +78,7 @@ class LanguageStage(Method):
         """Read the language model. Raises ModelError where it, its width or its vocabulary does not fit."""
         check_locked(model, what=_WHAT)
         model.embedder = _NoFeatures()
+        model.captioner = _Greedy(self, model)
         if model.device.type == "meta":  # for a plan
             self._texts = _Texts(start=None, end=_NOTHING, padding=0)
             return
@@ -106,11 +109,12 @@ class LanguageStage(Method):
         if rows_only:
             return Output(rows={})
         prompts_BQW = self._prompts(model, batch.images)
-        if self._language_model is None:
+        language_model = self._language_model
+        if language_model is None:  # for a plan
             return Output(rows={}, sums={"captions": prompts_BQW.sum()})
         with autocast(model):
-            inputs_BLW = self._language_model.inputs_of(batch.tokens[:, :-1])
-            logits_BSV = self._language_model.logits(torch.cat([prompts_BQW.to(inputs_BLW.dtype), inputs_BLW], dim=1))
+            inputs_BLW = language_model.inputs_of(batch.tokens[:, :-1])
+            logits_BSV = language_model.logits(torch.cat([prompts_BQW.to(language_model.dtype), inputs_BLW], dim=1))
         # The last prompt's logits are of the first token.
         labels_BS = F.pad(self._labels(batch.tokens), (self.options.queries - 1, 0), value=_NOTHING)
         return Output(rows={}, sums={"captions": caption_sum(logits_BSV, labels_BS, ignore=_NOTHING)})
@@ -125,9 +129,7 @@ class LanguageStage(Method):
         assert language_model is not None
         assert texts is not None
         with model.evaluating(), autocast(model):
-            inputs_BSW = self._prompts(model, images_BHWC).to(
-                language_model.inputs_of(images_BHWC.new_zeros(1, 1).int()).dtype
-            )
+            inputs_BSW = self._prompts(model, images_BHWC).to(language_model.dtype)
             if texts.start is not None:
                 start_B1 = torch.full((len(images_BHWC), 1), texts.start, device=model.device)
                 inputs_BSW = torch.cat([inputs_BSW, language_model.inputs_of(start_B1)], dim=1)
@@ -184,6 +186,18 @@ class _Texts:
         if self.start is not None:
             labels_BL = labels_BL.masked_fill(places == 0, _NOTHING)
         return labels_BL
+
+
+class _Greedy:
+    """What `Model.captioner` is."""
+
+    def __init__(self, method: LanguageStage, model: Model) -> None:
+        self._method, self._model = method, model
+
+    def captions(self, images_BHWC: npt.NDArray[np.uint8], keys: Sequence[int] = ()) -> list[list[str]]:
+        """Of each picture, uint8[B, S, S, 3] as the model wants them, one caption; nothing is drawn by `keys`."""
+        images = torch.from_numpy(images_BHWC).to(self._model.device)
+        return [[text] for text in self._method.captions(self._model, images)]
 
 
 class _NoFeatures:
