@@ -160,7 +160,7 @@ def test_the_likest_query_counts_in_retrieval() -> None:
 
 def test_a_tower_that_learns_is_refused(tmp_path: Path) -> None:
     for method in (worker.stage1(), worker.stage2(tmp_path)):
-        with pytest.raises(ModelError, match="stays as it is; set --model.lock_image true"):
+        with pytest.raises(ModelError, match=r"stays as it is; set --model\.lock_image true"):
             method.check(worker.locked_model(tmp_path, method, locked=False))
 
 
@@ -192,7 +192,7 @@ def test_a_tokenizer_of_more_words_is_refused(tmp_path: Path) -> None:
     method = worker.stage2(tmp_path)
     model = worker.locked_model(tmp_path, method)
     model.tokenizer.vocab_size = 41  # type: ignore[attr-defined]  # of this one
-    with pytest.raises(ModelError, match="knows 40 tokens, and texts come in 41; set --model.tokenizer"):
+    with pytest.raises(ModelError, match=r"knows 40 tokens, and texts come in 41; set --model\.tokenizer"):
         method.check(model)
 
 
