@@ -132,7 +132,7 @@ def test_negatives_are_drawn_as_likely_as_they_look() -> None:
     torch.manual_seed(1)
     image = torch.nn.functional.normalize(torch.randn(6, 2, 4, dtype=torch.float64), dim=2)
     text = torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1)
-    scale, times = torch.tensor(3.0, dtype=torch.float64), 4000
+    scale, times = torch.tensor(3.0, dtype=torch.float64), 500
     norms = norms_of(image, text, scale, tile=5, world=World())
     found = torch.zeros(2, 6, 6, dtype=torch.float64)
     for epoch in range(times):
@@ -143,7 +143,7 @@ def test_negatives_are_drawn_as_likely_as_they_look() -> None:
     logits = scale * torch.einsum("nqd,md->nmq", image, text).amax(2)
     for direction, each in enumerate((logits, logits.T)):
         weights = (each.softmax(1) + 1e-4).masked_fill(torch.eye(6, dtype=torch.bool), 0)
-        torch.testing.assert_close(found[direction], weights / weights.sum(1, keepdim=True), rtol=0, atol=0.03)
+        torch.testing.assert_close(found[direction], weights / weights.sum(1, keepdim=True), rtol=0, atol=0.09)
         assert found[direction].diagonal().sum() == 0
 
 

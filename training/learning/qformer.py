@@ -115,7 +115,7 @@ class QFormer(nn.Module):
             x_BSW = layer(x_BSW, picture_BPU, num_queries, unseen_BS, hidden_SS)
         queries_BQW, texts_BLW = x_BSW[:, :num_queries], x_BSW[:, num_queries:]
         if task == "outputs":
-            return (queries_BQW,)
+            return (x_BSW,)
         if task == "texts":
             return (_unit(self.text_projection(texts_BLW[:, 0])),)
         if task == "pairs":

@@ -26,6 +26,7 @@ from training.config import LossConfig
 from training.data.batch import trim
 from training.data.batches import Batch
 from training.distributed import World
+from training.errors import ModelError
 from training.learning.captioning import caption_sum, caption_tokens
 from training.learning.coupling import everyone
 from training.learning.locked_tokens import autocast, check_locked, locked_tokens, token_width
@@ -89,6 +90,10 @@ class QFormerStage(Method):
         """The Q-Former, with the words and the context of the text tower, which is locked. Raises ModelError."""
         lock_unused(clip)
         text: Any = getattr(clip, "text", clip)
+        if not hasattr(text, "token_embedding") or not hasattr(text, "positional_embedding"):
+            raise ModelError(
+                f"{_WHAT} takes its words and their places from text_cfg; give one of open_clip's own towers"
+            )
         o = self.options
         return {
             "qformer": QFormer(

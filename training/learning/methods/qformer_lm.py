@@ -66,7 +66,6 @@ class LanguageStage(Method):
     def heads(self, clip: nn.Module) -> Mapping[str, nn.Module]:
         """The Q-Former without what reads texts, and the projection. Raises ModelError."""
         lock_unused(clip)
-        cast(Any, clip).logit_scale.requires_grad_(False)
         o = self.options
         qformer = QFormer(
             queries=o.queries, width=o.width, layers=o.layers, heads=o.heads, cross_every=o.cross_every,
@@ -170,10 +169,14 @@ class _Texts:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, *, end: int) -> _Texts:
-        first, other = (int(tokenizer([text])[0, 0]) for text in ("a", "the"))
         inner: Any = getattr(tokenizer, "tokenizer", None)
+        if inner is not None and inner.pad_token_id is None:
+            raise ModelError(
+                "language_model: its tokenizer has no token to fill up with; set pad_token in tokenizer_config.json"
+            )
+        first, other = (int(tokenizer([text])[0, 0]) for text in ("a", "the"))
         padding = getattr(tokenizer, "pad", 0) if inner is None else inner.pad_token_id
-        return cls(start=first if first == other else None, end=end, padding=int(padding or 0))
+        return cls(start=first if first == other else None, end=end, padding=int(padding))
 
     def labels(self, tokens_BL: Tensor) -> Tensor:
         """int64[B, L]: each token of the text, the end behind it, and `_NOTHING` where it begins and behind it."""
