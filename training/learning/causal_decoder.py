@@ -57,12 +57,14 @@ class CausalDecoder(nn.Module):
         nn.init.normal_(self.words.weight, std=0.02)  # GPT-2's
         nn.init.normal_(self.positions, std=0.01)  # CLIP's, of its text tower
 
-    def forward(self, inputs_BSW: Tensor) -> Tensor:
-        """Logits [B, S, V] of the token behind each of S, of which a word's input is `self.words` of it."""
+    def forward(self, inputs_BSW: Tensor, asked_M: Tensor | None = None) -> Tensor:
+        """Logits [B, S, V] of the token behind each of S, of which a word's input is `self.words` of it; or of those
+        alone that stand at `asked_M` of the B x S, [M, V]."""
         length = inputs_BSW.shape[1]
         ahead_SS = torch.full((length, length), -torch.inf, dtype=inputs_BSW.dtype, device=inputs_BSW.device).triu(1)
         x_BSW = self.transformer(inputs_BSW + self.positions[:length], attn_mask=ahead_SS)
-        return F.linear(self.norm(x_BSW), self.words.weight)
+        x = self.norm(x_BSW if asked_M is None else x_BSW.flatten(0, 1)[asked_M])
+        return F.linear(x, self.words.weight)
 
 
 def save_decoder(decoder: CausalDecoder, directory: Path) -> None:

@@ -33,7 +33,7 @@ class LanguageModel:
         module: nn.Module,
         *,
         words: nn.Module,
-        logits: Callable[[Tensor], Tensor],
+        logits: Callable[[Tensor, Tensor | None], Tensor],
         end: int,
         context_length: int | None,
     ) -> None:
@@ -54,9 +54,10 @@ class LanguageModel:
         """[B, L, W]."""
         return cast(Tensor, self._words(tokens_BL))
 
-    def logits(self, inputs_BSW: Tensor) -> Tensor:
-        """[B, S, V]: of the token behind each input. None of them sees what follows it."""
-        return self._logits(inputs_BSW.to(self.dtype))
+    def logits(self, inputs_BSW: Tensor, asked_M: Tensor | None = None) -> Tensor:
+        """[B, S, V]: of the token behind each input, or [M, V] of those at `asked_M` of the B x S. None of them sees
+        what follows it."""
+        return self._logits(inputs_BSW.to(self.dtype), asked_M)
 
 
 def load_language_model(path: str | Path, *, device: torch.device, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -92,10 +93,15 @@ def load_language_model(path: str | Path, *, device: torch.device, dtype: torch.
     if end is None:
         raise ModelError(f"language_model: {directory} names no token behind a text; set eos_token_id in config.json")
     module = module.to(device)
+
+    def logits(inputs_BSW: Tensor, asked_M: Tensor | None) -> Tensor:
+        found: Tensor = module(inputs_embeds=inputs_BSW, use_cache=False).logits
+        return found if asked_M is None else found.flatten(0, 1)[asked_M]
+
     return LanguageModel(
         module,
         words=module.get_input_embeddings(),
-        logits=lambda inputs_BSW: cast(Tensor, module(inputs_embeds=inputs_BSW, use_cache=False).logits),
+        logits=logits,
         end=int(end),
         context_length=None if known is None else int(known),
     )

@@ -89,11 +89,13 @@ class QFormer(nn.Module):
         picture_BPU: Tensor | None = None,
         tokens_BL: Tensor | None = None,
         is_text_BL: Tensor | None = None,
+        asked_M: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """What `task` asks of B samples; `is_text_BL` (bool) is false where tokens are padding.
 
         queries: unit [B, Q, D]. texts: unit [B, D]. captions: unit [B, Q, D], and logits [B, L, V + 1] of the token
-        behind each. pairs: logits [B, 2], of no and yes. outputs: [B, Q, W]. Unit features are at least float32.
+        behind each, or [M, V + 1] of those that stand at `asked_M` of the B x L alone. pairs: logits [B, 2], of no and
+        yes. outputs: [B, Q, W]. Unit features are at least float32.
         """
         parts, unseen = [], []
         num_queries = 0
@@ -123,6 +125,8 @@ class QFormer(nn.Module):
         features_BQD = _unit(self.query_projection(queries_BQW))
         if task == "queries":
             return (features_BQD,)
+        if asked_M is not None:
+            texts_BLW = texts_BLW.flatten(0, 1)[asked_M]
         return features_BQD, F.linear(self.to_words(texts_BLW), self.words.weight, self.word_bias)
 
 

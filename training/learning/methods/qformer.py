@@ -114,19 +114,21 @@ class QFormerStage(Method):
     def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
         """Unit features `image` [B, Q, D] and `text` [B, D]; `tokens` [B, P, U] of the tower; the captions' loss."""
         tokens_BPU = locked_tokens(model, batch.images) if known is None else known["tokens"]
-        words_BL = _short(batch.tokens)
-        is_text_BL = is_text(words_BL)
+        words_BL = _short(batch.tokens, model)
+        is_text_BL, labels = is_text(words_BL), _labels(words_BL)
+        asked_M = (labels != _NOTHING).flatten().nonzero()[:, 0] if _may_look(labels, model) else None
         qformer = model.head("qformer")
         with autocast(model):
             (text_BD,) = qformer("texts", None, words_BL, is_text_BL)
             if rows_only:
                 (image_BQD,) = qformer("queries", tokens_BPU)
             else:  # no query sees the text, so that they say the same
-                image_BQD, logits_BLV = qformer("captions", tokens_BPU, words_BL, is_text_BL)
+                image_BQD, logits = qformer("captions", tokens_BPU, words_BL, is_text_BL, asked_M)
         rows = {"image": image_BQD, "text": text_BD, "tokens": tokens_BPU}
         if rows_only:
             return Output(rows=rows)
-        value = caption_sum(logits_BLV, _labels(words_BL), ignore=_NOTHING)
+        labels = labels if asked_M is None else labels.flatten()[asked_M]
+        value = caption_sum(logits, labels, ignore=_NOTHING)
         return Output(rows=rows, sums={"captions": value})
 
     def constants(self, model: Model, batch: Batch) -> Rows:
@@ -157,7 +159,7 @@ class QFormerStage(Method):
         a hard text."""
         tokens_BPU = output.rows["tokens"]
         words_BL = F.pad(batch.tokens, (0, found["words"].shape[1] - batch.tokens.shape[1]), value=PADDING)
-        words_ML = _short(torch.cat([words_BL, words_BL, found["words"]]))
+        words_ML = _short(torch.cat([words_BL, words_BL, found["words"]]), model)
         pictures_MPU = torch.cat([tokens_BPU, found["tokens"], tokens_BPU])
         with autocast(model):
             (logits_M2,) = model.head("qformer")("pairs", pictures_MPU, words_ML, is_text(words_ML))
@@ -195,7 +197,7 @@ class Queries:
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit [B, D]."""
         with autocast(self._model):
-            words_BL = _short(tokens_BL)
+            words_BL = _short(tokens_BL, self._model)
             return cast(Tensor, self._model.head("qformer")("texts", None, words_BL, is_text(words_BL))[0])
 
 
@@ -217,9 +219,14 @@ def is_text(tokens_BL: Tensor) -> Tensor:
     return ends_BL
 
 
-def _short(tokens_BL: Tensor) -> Tensor:
-    """Without columns that are padding in every row; on a GPU that would have to be waited for."""
-    return trim(tokens_BL) if tokens_BL.device.type == "cpu" else tokens_BL
+def _may_look(tokens: Tensor, model: Model) -> bool:
+    """Whether padding may be looked for and left out: a GPU would have to be waited for, and a plan has no tokens."""
+    return model.can_trim and tokens.device.type == "cpu"
+
+
+def _short(tokens_BL: Tensor, model: Model) -> Tensor:
+    """Without columns that are padding in every row."""
+    return trim(tokens_BL) if _may_look(tokens_BL, model) else tokens_BL
 
 
 def _labels(tokens_BL: Tensor) -> Tensor:

@@ -111,12 +111,16 @@ class LanguageStage(Method):
         language_model = self._language_model
         if language_model is None:  # for a plan
             return Output(rows={}, sums={"captions": prompts_BQW.sum()})
+        # The last prompt's logits are of the first token.
+        labels = F.pad(self._labels(batch.tokens), (self.options.queries - 1, 0), value=_NOTHING)
+        # What nobody asks for is not said; on a GPU that would have to be waited for.
+        asked_M = (labels != _NOTHING).flatten().nonzero()[:, 0] if labels.device.type == "cpu" else None
         with autocast(model):
             inputs_BLW = language_model.inputs_of(batch.tokens[:, :-1])
-            logits_BSV = language_model.logits(torch.cat([prompts_BQW.to(language_model.dtype), inputs_BLW], dim=1))
-        # The last prompt's logits are of the first token.
-        labels_BS = F.pad(self._labels(batch.tokens), (self.options.queries - 1, 0), value=_NOTHING)
-        return Output(rows={}, sums={"captions": caption_sum(logits_BSV, labels_BS, ignore=_NOTHING)})
+            inputs_BSW = torch.cat([prompts_BQW.to(language_model.dtype), inputs_BLW], dim=1)
+            logits = language_model.logits(inputs_BSW, asked_M)
+        labels = labels if asked_M is None else labels.flatten()[asked_M]
+        return Output(rows={}, sums={"captions": caption_sum(logits, labels, ignore=_NOTHING)})
 
     def counts(self, batch: Batch) -> Terms:
         """The captions' tokens, with the one behind them."""
