@@ -8,6 +8,7 @@ Nothing is looked up on a network, and no code of the directory is run.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -76,11 +77,11 @@ def load_language_model(path: str | Path, *, device: torch.device, dtype: torch.
             "save_pretrained writes it"
         )
     try:
-        from transformers import AutoModelForCausalLM
+        transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise ModelError(f"language_model: {directory} is read by the package transformers; {_EXTRA}") from error
     try:
-        module: Any = AutoModelForCausalLM.from_pretrained(
+        module: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=False, dtype=dtype
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:

@@ -33,8 +33,9 @@ Task = Literal["queries", "texts", "captions", "pairs", "outputs"]
 
 _EPS = 1e-12
 """Of BERT's layer norms (google-research/bert, modeling.py)."""
-_DEVIATION = 0.02
-"""Of BERT's first weights (initializer_range there)."""
+_DEVIATION, _ITS_WIDTH = 0.02, 768
+"""Of BERT-base's first weights (initializer_range there). A narrower one's are larger, so that a block changes as much of
+what it is given."""
 
 
 class QFormer(nn.Module):
@@ -78,7 +79,7 @@ class QFormer(nn.Module):
             self.word_bias = nn.Parameter(torch.zeros(vocab_size + 1))
         for parameter in self.parameters():
             if parameter.ndim >= 2:
-                nn.init.normal_(parameter, std=_DEVIATION)
+                nn.init.normal_(parameter, std=_DEVIATION * (_ITS_WIDTH / width) ** 0.5)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
