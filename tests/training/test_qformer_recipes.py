@@ -187,6 +187,7 @@ def test_what_is_locked_stays_and_the_language_model_is_not_saved(trained: list[
     assert not [name for name in saved if name.startswith(HEADS) and "qformer" not in name and "projection" not in name]
 
 
+@pytest.mark.slow  # four runs
 def test_stopped_run_goes_on_to_the_same_end(
     trained: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +275,7 @@ def test_twins_learn(tmp_path: Path) -> None:
     assert told[-1] < 0.7 * told[0]
 
 
+@pytest.mark.slow  # a vocabulary of CLIP's size
 def test_the_language_model_of_the_docs_is_made_and_read(
     trained: list[TrainConfig], tiny_data: Path, tmp_path: Path
 ) -> None:

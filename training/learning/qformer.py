@@ -34,8 +34,8 @@ Task = Literal["queries", "texts", "captions", "pairs", "outputs"]
 _EPS = 1e-12
 """Of BERT's layer norms (google-research/bert, modeling.py)."""
 _DEVIATION, _ITS_WIDTH = 0.02, 768
-"""Of BERT-base's first weights (initializer_range there). A narrower one's are larger, so that a block changes as much of
-what it is given."""
+"""Of BERT-base's first weights (initializer_range there). A narrower one's are larger, so that a block changes as much
+of what it is given."""
 
 
 class QFormer(nn.Module):
