@@ -17,6 +17,7 @@ from tests.object_store.fault_proxy import FaultProxy
 from tests.object_store.fixtures import Bucket, new_bucket
 from tests.ports import free_port
 from tests.ray_nodes import kill
+from tests.training.families import families
 from tests.training.tiny_shards import CLASSES, make_evaluation, make_shards
 from training.data.index import SampleIndex, write_index
 
@@ -230,6 +231,7 @@ def two_ranks(
         stop_run(apart, step=6)
     runs += [in_bucket, apart | {"distributed": "fsdp"}]
     spec = {"folder": str(folder), "model": str(tiny_vit), "runs": runs, "apart": [apart["output"]]}
+    spec["families"] = families(folder)
     asleep = {}
     for name in ("step", "evaluation", "checkpoint", "index"):
         asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 8}

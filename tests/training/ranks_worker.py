@@ -3,7 +3,8 @@
     python -m tests.training.ranks_worker SPEC.json      (MASTER_ADDR set)
 
 Writes {(loss, micro-batches): Found} of a fixed global batch: gradients.pt, with sharded weights sharded.pt, and where
-the spec asks for it compiled.pt, with compiled layers as well; and orders.pt, what `sums_of_ranks_in_other_orders`
+the spec asks for it compiled.pt, with compiled layers as well; both of each of its families, which have models of
+their own, as NAME-gradients.pt and NAME-sharded.pt; and orders.pt, what `sums_of_ranks_in_other_orders`
 found. Then trains the runs of the spec, those that it names as
 apart with each rank as if on a machine of its own. Meanwhile forks train
 those in which rank 1 falls asleep, which is mostly waiting, and write what each rank raised.
@@ -264,6 +265,12 @@ def main(spec: Mapping[str, Any]) -> None:
             found["compiled"] = gradients_of(
                 spec["model"], world, sharded=True, compiled=True, methods={"sigmoid": METHODS["sigmoid"]}
             )
+        for name, made in spec.get("families", {}).items():
+            own = {name: make_method(MethodConfig(name=made["method"]), LossConfig(chunk_rows=4))}
+            for kind, sharded in (("gradients", False), ("sharded", True)):
+                found[f"{name}-{kind}"] = gradients_of(
+                    made["model"], world, sharded=sharded, gradient_checkpointing=sharded, methods=own
+                )
         if world.is_first:
             torch.save(orders, folder / "orders.pt")
             for name, part in found.items():

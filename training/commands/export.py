@@ -10,6 +10,8 @@ from pipeline.storage.place import Place, place_of
 from pipeline.terminal.printable import say
 from training.commands.installed import check_installed
 from training.commands.words import is_config, last_checkpoint, options_with_places, train_config
+from training.config import TrainConfig
+from training.errors import ModelError
 from training.exports.config import ExportConfig
 
 __all__ = ["NEEDED", "OPTIONS", "run"]
@@ -37,6 +39,7 @@ def _of_config(words: Sequence[str]) -> None:
     asked = options_with_places(ExportConfig, [config.output, *own], ["source"])
     check_installed()
     _check(asked)
+    _check_towers(config)
     if asked.to != "open_clip":
         with last_checkpoint(config.output):  # told before torch is loaded
             pass
@@ -71,6 +74,14 @@ def _check(asked: ExportConfig) -> None:
         from training.exports.onnx import check_onnx_installed
 
         check_onnx_installed()
+
+
+def _check_towers(config: TrainConfig) -> None:
+    """Raise ModelError where the towers, which an export has, are not what the run learns."""
+    from training.learning.method import make_method
+
+    if (reason := make_method(config.method, config.loss).not_in_towers) is not None:
+        raise ModelError(f"{config.output}: {reason}; an export would not have them")
 
 
 def _export(asked: ExportConfig, source: str, *, tokenizer: str | None) -> None:

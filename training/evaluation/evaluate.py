@@ -70,6 +70,7 @@ def evaluate_checkpoint(
         heads=made_by.heads,
         image_size=read_progress(checkpoint).image_size,
     )
+    made_by.check(made)
     progress = load_checkpoint(checkpoint, made.clip)
     return evaluate(made, config), progress
 

@@ -19,6 +19,7 @@ __all__ = [
     "classify",
     "clip_score",
     "label_ranks",
+    "likeness",
     "positive_ranks",
     "retrieval",
     "template_spread",
@@ -74,11 +75,24 @@ def positive_ranks(scores_NM: Tensor, is_positive_NM: Tensor) -> Tensor:
     return torch.where(is_positive_NM.any(dim=1), ranks, candidates)
 
 
+def likeness(rows: Tensor, columns: Tensor) -> Tensor:
+    """[N, M]: the cosines of unit features, [N, D] and [M, D]. Pictures, on either side, may be [N, Q, D], by Q
+    queries, of which the likest counts (BLIP-2, arXiv 2301.12597, section 3.2)."""
+    if columns.ndim == 3:
+        return likeness(columns, rows).T
+    if rows.ndim == 2:
+        return rows @ columns.T
+    best_NM = rows[:, 0] @ columns.T
+    for query_ND in rows.unbind(dim=1)[1:]:
+        torch.maximum(best_NM, query_ND @ columns.T, out=best_NM)
+    return best_NM
+
+
 def classify(image_ND: Tensor, class_CD: Tensor, labels_N: Tensor, bias_C: Tensor | None = None) -> Classified:
     """Pictures by their scores with the classes, features times `class_CD` plus `bias_C`."""
     ranks, predicted = [], []
     for rows in _blocks(len(image_ND)):
-        scores = image_ND[rows] @ class_CD.T
+        scores = likeness(image_ND[rows], class_CD)
         scores = scores if bias_C is None else scores + bias_C
         ranks.append(label_ranks(scores, labels_N[rows]))
         predicted.append(scores.argmax(dim=1))
@@ -127,9 +141,9 @@ def retrieval(image_ND: Tensor, text_MD: Tensor, image_of_text_M: Tensor) -> lis
     to_text, to_image = [], []
     for rows in _blocks(n):
         positive = numbers_N[rows, None] == image_of_text_M[None, :]
-        to_text.append(positive_ranks(image_ND[rows] @ text_MD.T, positive))
+        to_text.append(positive_ranks(likeness(image_ND[rows], text_MD), positive))
     for rows in _blocks(m):
-        to_image.append(label_ranks(text_MD[rows] @ image_ND.T, image_of_text_M[rows]))
+        to_image.append(label_ranks(likeness(text_MD[rows], image_ND), image_of_text_M[rows]))
     text_ranks, image_ranks = torch.cat(to_text), torch.cat(to_image)
     captions = Counter(torch.bincount(image_of_text_M, minlength=n).tolist())
     metrics = []
@@ -150,7 +164,7 @@ def clip_score(image_ND: Tensor, text_MD: Tensor, image_of_text_M: Tensor) -> Me
     """
     own = all_pairs = torch.zeros((), dtype=torch.float64)
     for rows in _blocks(len(text_MD)):
-        scores = (text_MD[rows] @ image_ND.T).clamp(min=0)
+        scores = likeness(text_MD[rows], image_ND).clamp(min=0)
         own = own + scores.gather(1, image_of_text_M[rows, None]).double().sum()
         all_pairs = all_pairs + scores.double().sum()
     captions, pairs = len(text_MD), len(text_MD) * len(image_ND)

@@ -14,6 +14,7 @@ import pickle
 import sys
 import warnings
 import zipfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,6 +26,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained_from_hf
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.errors import PipelineError, one_line
@@ -34,10 +36,10 @@ from training.checkpoints.in_bucket import last_here
 from training.checkpoints.layout import AVERAGED, find_last, holds_shards
 from training.checkpoints.loading import read_weights
 from training.errors import CheckpointError, ModelError
-from training.learning.heads import is_of_head, without_heads
+from training.learning.heads import HEADS, is_of_head, without_heads
 from training.learning.network import may_use_network
 
-__all__ = ["file_of_hub", "load_image_tower", "load_weights"]
+__all__ = ["file_of_hub", "load_heads", "load_image_tower", "load_weights"]
 
 
 def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both", "image", "text"], name: str) -> None:
@@ -96,6 +98,28 @@ def _load(
             f"model.init_from: {source} does not fit {name} ({one_line(error, 300)}); "
             "set model.name to the model that it holds"
         ) from error
+
+
+def load_heads(clip: nn.Module, source: str | Path, heads: Sequence[str], *, name: str) -> None:
+    """Have the `heads` of `clip` begin as they are in the run at `source`, a weight of which they need not have.
+
+    Raises ModelError where that has none of them, or others.
+    """
+    own = {
+        key: value for key, value in clip.state_dict().items() if key.startswith(tuple(f"{HEADS}.{h}." for h in heads))
+    }
+    with ExitStack() as stack:
+        path = _weights_file(_here(source, stack, name))
+        try:
+            state = load_file(path) if path.suffix == ".safetensors" else read_weights(path) if path.is_dir() else {}
+            if missing := sorted(own.keys() - state.keys()):
+                raise KeyError(f"it lacks {missing[0]}")
+            clip.load_state_dict({key: state[key] for key in own}, strict=False)
+        except (OSError, RuntimeError, KeyError, SafetensorError, CheckpointError) as error:
+            raise ModelError(
+                f"model.init_from: {source} does not hold {' and '.join(heads)} as this method goes on from "
+                f"({one_line(error, 200)}); give the directory of the run that trained it, with the same method.options"
+            ) from error
 
 
 _ABOVE = ("head", "norm.", "fc_norm.", "attn_pool.", "proj", "ln_post.")

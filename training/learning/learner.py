@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from configs.load import ConfigError
 from training.config import TrainConfig
 from training.distributed import World
 from training.learning.averaging import Average
@@ -104,9 +105,16 @@ def make_learner(config: TrainConfig, world: World, *, mesh: DeviceMesh | None, 
             image_size=image_size,
             mesh=mesh,
             heads=method.heads,
+            inherits=method.inherits,
             synchronise_batch_norm=world.size > 1,
         )
     check_model(config, model, world)
+    method.check(model)
+    if config.evaluation.measures and not method.embeds:
+        raise ConfigError(
+            f"method.name: {config.method.name} has no features to evaluate; leave evaluation.path and "
+            "evaluation.sets out"
+        )
     optimiser = make_optimiser(model.clip, config.optimiser, sum_=world.sum_)
     decayed, plain = split_by_decay(model.clip)
     gradients = make_gradients(model.clip, [*decayed, *plain], world)

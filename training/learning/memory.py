@@ -97,6 +97,8 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
     tokenizer, problem = _tokenizer(name, config.model.tokenizer)
     model = _without_weights(config, method, phase.image_size, tokenizer)
     check_model(config, model, world)
+    if not problem:  # which comes first, and has no tokens to be checked
+        method.check(model)
     model.set_patch_dropout(share_of_patches(phase, config.model))
     clip = model.clip
     counts = {name: _count(module.parameters()) for name, module in clip.named_children()}
@@ -288,4 +290,4 @@ def _forward(model: Model, method: Method, samples: int, length: int) -> None:
         model.encode_image(images, keys)
         model.encode_text(tokens)
     else:
-        method.forward(model, Batch.of(images=images, tokens=tokens, keys=keys))
+        method.rehearse(model, Batch.of(images=images, tokens=tokens, keys=keys))

@@ -29,6 +29,7 @@ from configs.load import ConfigError, from_mapping
 from training.config import LossConfig, MethodConfig
 from training.data.batch import OWN_FIELDS, Batch
 from training.distributed import World
+from training.errors import ModelError
 from training.learning.model import Model
 
 __all__ = ["Coupled", "Method", "Output", "Rows", "Terms", "make_method"]
@@ -41,6 +42,9 @@ Terms = Mapping[str, Tensor]
 METHODS = {
     "contrastive": "training.learning.methods.contrastive:Contrastive",
     "siglip2": "training.learning.methods.siglip2:Siglip2",
+    "coca": "training.learning.methods.coca:Coca",
+    "qformer": "training.learning.methods.qformer:QFormerStage",
+    "qformer_lm": "training.learning.methods.qformer_lm:LanguageStage",
 }
 """Those that come with the trainer, by their names in a config."""
 
@@ -78,6 +82,13 @@ class Method(ABC):
     fields: ClassVar[tuple[str, ...]] = ()
     """What it needs of a batch beyond pictures, tokens and keys: columns of the shards' Parquet, a number or a list of
     numbers of one length in each row, by any name but `batch.OWN_FIELDS`. A data set that lacks one is refused."""
+    not_in_towers: ClassVar[str | None] = None
+    """Why the towers by themselves are not what was learnt, so that neither an export nor an embedding takes them;
+    None where they are."""
+    embeds: ClassVar[bool] = True
+    """Whether the model has features to evaluate."""
+    inherits: ClassVar[tuple[str, ...]] = ()
+    """Those of its `heads` that `model.init_from` must have, and that begin as they are there."""
     init_logit_scale: float
     """Logarithm of the scale that a model begins with."""
     init_logit_bias: float | None = None
@@ -90,9 +101,14 @@ class Method(ABC):
         """Modules to train beside open_clip's, by name; `Model.head` gives them back."""
         return {}
 
-    def before_step(self, model: Model, *, samples_seen: int, total: int) -> None:  # noqa: B027 - as `after_step`
-        """Before the step that begins after `samples_seen` of the run's `total` samples, without a graph: what ramps,
-        or begins late, is told here where the run is. A method that was never told is at the end of its run."""
+    def check(self, model: Model) -> None:
+        """Raise ModelError where `model` is none to learn so, before anything is learnt; here, where it has a decoder
+        that would stay as it was drawn."""
+        if model.has_decoder:
+            raise ModelError(
+                f"{model.name}: has a decoder that writes captions, which this method does not train; set "
+                "--method.name coca, or take a model without one (ViT-B-32, ViT-L-14)"
+            )
 
     @abstractmethod
     def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
@@ -122,6 +138,15 @@ class Method(ABC):
         """For each name of `Output.sums` and `second`: what `batch` adds to its divisor, such as its captions' tokens.
         A divisor of 0 makes no loss of that name."""
         return {}
+
+    def rehearse(self, model: Model, batch: Batch) -> None:
+        """All that a micro-batch computes with a graph, for `plan` to see what is kept of it; on tensors of any
+        content."""
+        self.forward(model, batch)
+
+    def before_step(self, model: Model, *, samples_seen: int, total: int) -> None:  # noqa: B027 - as `after_step`
+        """Before the step that begins after `samples_seen` of the run's `total` samples, without a graph: what ramps,
+        or begins late, is told here where the run is. A method that was never told is at the end of its run."""
 
     def after_step(self, model: Model, *, samples_seen: int) -> None:  # noqa: B027 - most have nothing to do
         """After the optimiser's step, without a graph: clamp, follow with a moving average. Also after one that was

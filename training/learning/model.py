@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import open_clip
 import torch
 import torch.nn.functional as F
@@ -25,13 +27,16 @@ from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
 from training.learning.checkpointing import set_checkpointing
+from training.learning.decoder import draw_unset
 from training.learning.heads import HEADS
-from training.learning.initial_weights import load_image_tower, load_weights
+from training.learning.initial_weights import load_heads, load_image_tower, load_weights
 from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
 from training.learning.sharding import layers_of, shard_module
 from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
+    "Captioner",
+    "Embedder",
     "Model",
     "create_model",
     "has_batch_norm",
@@ -42,6 +47,9 @@ __all__ = [
     "resolve_precision",
 ]
 
+
+_Encoded = tuple[Tensor, Tensor | None]
+"""Unit features, and tokens for a decoder."""
 
 _STATISTICS = {
     "clip": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
@@ -121,6 +129,24 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
 
 
+class Embedder(Protocol):
+    """How a model embeds whose features are not its towers'."""
+
+    def encode_image(self, images_BHWC: Tensor) -> Tensor:
+        """Unit features of uint8[B, H, W, C]: [B, D], or [B, Q, D] of Q queries, of which the likest counts."""
+
+    def encode_text(self, tokens_BL: Tensor) -> Tensor:
+        """Unit features [B, D] of int64[B, L]."""
+
+
+class Captioner(Protocol):
+    """How a model writes captions by itself."""
+
+    def captions(self, images_BHWC: npt.NDArray[np.uint8], keys: Sequence[int]) -> list[list[str]]:
+        """Of each picture, RGB uint8[B, S, S, 3] as the model wants them, its captions. `keys`: int64 of each, by which
+        what is drawn is drawn."""
+
+
 class Model:
     """An open_clip model with what the loop needs around it.
 
@@ -160,11 +186,17 @@ class Model:
         pools = getattr(text, "text_pool_type", getattr(text, "pool_type", ""))
         is_causal = getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
         self.can_trim = is_causal and pools in ("argmax", "eos")
+        self.has_decoder = isinstance(clip, open_clip.CoCa)
         self.is_sharded = False
+        self.embedder: Embedder | None = None
+        """In the towers' stead, set by a method that needs one."""
+        self.captioner: Captioner | None = None
+        """Set by a method that writes captions."""
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
-        self._image_features: Callable[[Tensor], Tensor] = self._features_of_images
-        self._text_features: Callable[[Tensor], Tensor] = self._features_of_text
+        self._image_features: Callable[[Tensor], _Encoded] = self._features_of_images
+        self._text_features: Callable[[Tensor], _Encoded] = self._features_of_text
+        self._caption_logits: Callable[[Tensor, Tensor], Tensor] = self._logits_of_captions
 
     def head(self, name: str) -> nn.Module:
         """One of the method's heads."""
@@ -185,6 +217,8 @@ class Model:
         """Compile both towers (see ModelConfig.compile)."""
         self._image_features = torch.compile(self._image_features)
         self._text_features = torch.compile(self._text_features, dynamic=True)
+        if self.has_decoder:
+            self._caption_logits = torch.compile(self._caption_logits, dynamic=True)
 
     def shard(self, mesh: DeviceMesh, *, compile_layers: bool = False) -> None:
         """Cut the weights over the ranks of `mesh` and move them to its device (see `sharding.py`).
@@ -197,22 +231,41 @@ class Model:
                 layer.compile(dynamic=None if layer in of_images else True)
         self.is_sharded = True
         half = torch.bfloat16 if self.precision == "bf16" else None
-        forwards = {"image_features": self._features_of_images, "text_features": self._features_of_text}
+        forwards: dict[str, Callable[..., Any]] = {
+            "image_features": self._features_of_images,
+            "text_features": self._features_of_text,
+        }
+        if self.has_decoder:
+            forwards["caption_logits"] = self._logits_of_captions
         forwards = shard_module(self.clip, mesh, forwards, heads=HEADS, compute_dtype=half)
         self._image_features, self._text_features = forwards["image_features"], forwards["text_features"]
+        self._caption_logits = forwards.get("caption_logits", self._caption_logits)
 
     def encode_image(self, images_BHWC: Tensor, keys_B: Tensor | None = None) -> Tensor:
-        """Unit features [B, D] of uint8[B, H, W, C], at least float32. `keys_B` seed the patch dropout."""
-        for dropout in self._dropouts:
-            dropout.keys_B = keys_B
-        with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_is_locked):
-            return self._image_features(images_BHWC)
+        """Unit features [B, D] of uint8[B, H, W, C], at least float32; with an `embedder` those that it makes. `keys_B`
+        seed the patch dropout."""
+        if self.embedder is not None:
+            return self.embedder.encode_image(images_BHWC)
+        return self.encode_image_tokens(images_BHWC, keys_B)[0]
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit features [B, D] of tokens int64[B, L], L at most the context length, at least float32."""
+        if self.embedder is not None:
+            return self.embedder.encode_text(tokens_BL)
+        return self.encode_text_tokens(tokens_BL)[0]
+
+    def encode_image_tokens(self, images_BHWC: Tensor, keys_B: Tensor | None = None) -> _Encoded:
+        """`encode_image`, and of a model with a decoder what that looks at, [B, P, W]; of others None."""
+        for dropout in self._dropouts:
+            dropout.keys_B = keys_B
+        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_is_locked):
+            return self._image_features(images_BHWC)
+
+    def encode_text_tokens(self, tokens_BL: Tensor) -> _Encoded:
+        """`encode_text`, and of a model with a decoder what that goes on from, [B, L, W]; of others None."""
         if self.can_trim and tokens_BL.device.type == "cpu":  # on a GPU it would have to be waited for
             tokens_BL = trim(tokens_BL)
-        with self._autocast():
+        with self.autocast():
             return self._text_features(tokens_BL)
 
     def encode_image_and_tokens(self, images_BHWC: Tensor, keys_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,7 +273,7 @@ class Model:
         that `give_tokens` has prepared. `keys_B` seed the patch dropout."""
         for dropout in self._dropouts:
             dropout.keys_B = keys_B
-        with self._autocast():
+        with self.autocast():
             features_BD, tokens_BPW = cast(Any, self.clip).visual(self.pixels(images_BHWC), tokens=True)
         return _unit(features_BD), tokens_BPW
 
@@ -230,9 +283,10 @@ class Model:
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
         return (images_BCHW - self.mean_C11) / self.std_C11
 
-    def autocast(self) -> torch.autocast:
-        """What towers and heads are computed in, for methods that call them by themselves."""
-        return self._autocast()
+    def caption_logits(self, image_tokens_BPW: Tensor, text_tokens_BTW: Tensor) -> Tensor:
+        """The decoder's logits [B, T, V] of the token behind each of T, which may be fewer than the text has."""
+        with self.autocast():
+            return self._caption_logits(image_tokens_BPW, text_tokens_BTW)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -246,23 +300,29 @@ class Model:
             if was_training:
                 self.train()
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """What towers and heads are computed in, for methods that call them by themselves."""
         # Sharded weights are gathered as bf16 already: autocast would keep copies of its own until the backward pass.
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.precision == "bf16" and not self.is_sharded
         )
 
-    # What is compiled, from uint8 pixels and tokens to unit features.
+    # What is compiled, from uint8 pixels and tokens to unit features and what a decoder wants.
 
-    def _features_of_images(self, images_BHWC: Tensor) -> Tensor:
+    def _features_of_images(self, images_BHWC: Tensor) -> _Encoded:
         images_BCHW = self.pixels(images_BHWC)
         clip = cast(Any, self.clip)
-        if isinstance(clip, open_clip.CoCa):  # whose tower gives its decoder's tokens as well
-            return _unit(clip.encode_image(images_BCHW, normalize=False))
-        return _unit(clip.visual(images_BCHW))
+        features_BD, tokens_BPW = clip.visual(images_BCHW) if self.has_decoder else (clip.visual(images_BCHW), None)
+        return _unit(features_BD), tokens_BPW
 
-    def _features_of_text(self, tokens_BL: Tensor) -> Tensor:
-        return _unit(self._text_tower(tokens_BL))
+    def _features_of_text(self, tokens_BL: Tensor) -> _Encoded:
+        if self.has_decoder:
+            features_BD, text_tokens_BLW = cast(Any, self.clip).text(tokens_BL)
+            return _unit(features_BD), text_tokens_BLW
+        return _unit(self._text_tower(tokens_BL)), None
+
+    def _logits_of_captions(self, image_tokens_BPW: Tensor, text_tokens_BTW: Tensor) -> Tensor:
+        return cast(Tensor, cast(Any, self.clip).text_decoder(image_tokens_BPW, text_tokens_BTW))
 
     def _text_tower(self, tokens_BL: Tensor) -> Tensor:
         if not isinstance(self.clip, open_clip.CLIP):
@@ -292,6 +352,7 @@ def create_model(
     image_size: int | None = None,
     mesh: DeviceMesh | None = None,
     heads: Callable[[nn.Module], Mapping[str, nn.Module]] = lambda _: {},
+    inherits: Sequence[str] = (),
     synchronise_batch_norm: bool = False,
     tokenizer: Tokenizer | None = None,
     preprocess: Mapping[str, Any] | None = None,
@@ -300,7 +361,8 @@ def create_model(
 
     With `mesh` its weights are cut over the ranks there. `synchronise_batch_norm`: over all ranks, where it has some.
 
-    `image_size` is the side of its pictures, None for the one that the model names. `heads` are what a method adds.
+    `image_size` is the side of its pictures, None for the one that the model names. `heads` are what a method adds, of
+    which those that it `inherits` begin as `model.init_from` has them.
     `tokenizer` is made where it is not given. `preprocess`: what to do to pictures, by open_clip's names (mean, std,
     interpolation, resize_mode), before what `config` says. On the meta device nothing is drawn.
 
@@ -330,13 +392,18 @@ def create_model(
         raise ModelError(f"{config.name}: open_clip cannot build it: {one_line(error, 300)}") from error
     finally:
         quiet.setLevel(level)
+    draw_unset(clip)
     if config.init_from is not None:
         load_weights(clip, config.init_from, towers=config.init_towers, name=name)
     if config.init_image_from is not None:
         load_image_tower(clip, config.init_image_from, name=name)
     _tell_causal(getattr(clip, "text", clip))
+    if isinstance(clip, open_clip.CoCa):
+        _tell_causal(clip.text_decoder)
     if own := heads(clip):
         clip.add_module(HEADS, nn.ModuleDict(own))
+    if config.init_from is not None and inherits:
+        load_heads(clip, config.init_from, inherits, name=name)
     if config.lock_image:
         try:
             clip.lock_image_tower(unlocked_groups=config.unlocked_image_groups, freeze_bn_stats=True)
@@ -374,13 +441,13 @@ class _CausalAttention(nn.MultiheadAttention):
 
 
 def _tell_causal(text: nn.Module) -> None:
-    """Have the layers of a causal text tower know that they are."""
+    """Have the layers of a causal text tower, or of a decoder, know that they are."""
     mask_LL = getattr(text, "attn_mask", None)
     if not isinstance(mask_LL, Tensor) or mask_LL.is_meta or mask_LL.ndim != 2:
         return
     ahead_LL = torch.ones_like(mask_LL, dtype=torch.bool).triu(1)
     if torch.equal(mask_LL == -torch.inf, ahead_LL) and not mask_LL.masked_fill(ahead_LL, 0).any():
-        for layer in cast(nn.Module, text.transformer).modules():
+        for layer in cast(nn.Module, getattr(text, "transformer", text)).modules():
             if type(layer) is nn.MultiheadAttention:
                 layer.__class__ = _CausalAttention
 

@@ -66,9 +66,7 @@ def load_model(
     where = device_of(device)
     try:
         with _found(str(source)) as found:
-            made = make_tokenizer(
-                register_model(found.model.name), tokenizer or found.model.tokenizer, may_have_decoder=True
-            )
+            made = make_tokenizer(register_model(found.model.name), tokenizer or found.model.tokenizer)
             model = create_model(
                 found.model,
                 tokenizer=made,
@@ -133,6 +131,8 @@ def _of_run(run: Place, scratch: Path) -> _Found:
         method = make_method(config.method, config.loss)
     except ConfigError as error:
         raise ModelError(f"{run / 'config.yaml'}: not the config of a run ({one_line(error)})") from error
+    if method.not_in_towers is not None:
+        raise ModelError(f"{run}: {method.not_in_towers}; python -m training evaluate {run}/config.yaml measures them")
     try:
         last, _ = last_here(run / "checkpoints", scratch)
         size = None if last is None else read_progress(last).image_size

@@ -55,11 +55,11 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 def shard_module(
     clip: nn.Module,
     mesh: DeviceMesh,
-    forwards: dict[str, Callable[[Tensor], Tensor]],
+    forwards: dict[str, Callable[..., Any]],
     *,
     heads: str,
     compute_dtype: torch.dtype | None,
-) -> dict[str, Callable[[Tensor], Tensor]]:
+) -> dict[str, Callable[..., Any]]:
     """Cut the weights of `clip` over `mesh`; return `forwards` as they must be called from now on.
 
     `forwards` (by name) are the ways in which weights of `clip` are used, other than its own `forward`. What stands
@@ -89,4 +89,4 @@ def shard_module(
             module.set_force_sum_reduction_for_comms(True)
             # A weight that took no part has a gradient of zero, as it has without sharding.
             module.set_reduce_scatter_unused_params(True)
-    return {name: cast("Callable[[Tensor], Tensor]", getattr(cast(Any, clip), name)) for name in forwards}
+    return {name: cast("Callable[..., Any]", getattr(clip, name)) for name in forwards}

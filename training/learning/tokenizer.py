@@ -70,20 +70,12 @@ class SentencePiece:
         return tokens_NL
 
 
-def make_tokenizer(name: str, source: str | None = None, *, may_have_decoder: bool = False) -> Tokenizer:
+def make_tokenizer(name: str, source: str | None = None) -> Tokenizer:
     """The tokenizer of open_clip's model `name`, made from the local file or directory `source` where it is given.
 
-    `may_have_decoder`: of a model that writes captions, too, which embeds without that; nothing here trains one.
-
-    Raises ModelError where the model has a decoder and may not, where its tokenizer is not on this machine, and where
-    that knows more tokens than the model has places for.
+    Raises ModelError where it is not on this machine, and where it knows more tokens than the model has places for.
     """
     config = cast("dict[str, Any]", open_clip.get_model_config(name))
-    if "multimodal_cfg" in config and not may_have_decoder:
-        raise ModelError(
-            f"{name}: has a decoder that writes captions, and no loss here trains it; take a model without one "
-            "(ViT-B-32, ViT-L-14)"
-        )
     text: Mapping[str, Any] = config["text_cfg"]
     theirs = text.get("hf_tokenizer_name")
     if source is not None:
