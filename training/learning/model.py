@@ -165,6 +165,8 @@ class Model:
         is_causal = getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
         self.can_trim = is_causal and pools in ("argmax", "eos")
         self.has_decoder = isinstance(clip, open_clip.CoCa)
+        self.reads_tokens = device.type == "cpu"
+        """Whether what tokens say may decide shapes: on a GPU they would have to be waited for."""
         self.is_sharded = False
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
         self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
@@ -232,7 +234,7 @@ class Model:
 
     def encode_text_tokens(self, tokens_BL: Tensor) -> _Encoded:
         """`encode_text`, and of a model with a decoder what that goes on from, [B, L, W]; of others None."""
-        if self.can_trim and tokens_BL.device.type == "cpu":  # on a GPU it would have to be waited for
+        if self.can_trim and self.reads_tokens:
             tokens_BL = trim(tokens_BL)
         with self._autocast():
             return self._text_features(tokens_BL)
@@ -241,6 +243,12 @@ class Model:
         """The decoder's logits [B, T, V] of the token behind each of T, which may be fewer than the text has."""
         with self._autocast():
             return self._caption_logits(image_tokens_BPW, text_tokens_BTW)
+
+    def pixels(self, images_BHWC: Tensor) -> Tensor:
+        """[B, C, H, W], as the image tower takes them, of uint8[B, H, W, C]."""
+        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
+        return (images_BCHW - self.mean_C11) / self.std_C11
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -263,9 +271,7 @@ class Model:
     # What is compiled, from uint8 pixels and tokens to unit features and what a decoder wants.
 
     def _features_of_images(self, images_BHWC: Tensor) -> _Encoded:
-        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
-        images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
+        images_BCHW = self.pixels(images_BHWC)
         clip = cast(Any, self.clip)
         features_BD, tokens_BPW = clip.visual(images_BCHW) if self.has_decoder else (clip.visual(images_BCHW), None)
         return _unit(features_BD), tokens_BPW
