@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,10 +14,12 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 import openwit
 from configs.load import ConfigError, from_mapping
+from tests.conftest import REPOSITORY
 from tests.training.conftest import TINY_VIT, run_ranks, stop_run, tiny_run
 from tests.training.families import TINY_COCA, families, model_of
 from tests.training.ranks_worker import GLOBAL_BATCH, Found, gradients_of, make_batch, make_model
@@ -235,6 +238,17 @@ def test_a_loaded_coca_writes_captions_of_any_picture(loaded: Clip) -> None:
     assert len(of_arrays) == 2
     assert of_arrays == loaded.captions(small.permute(0, 3, 1, 2) / 255)
     assert loaded.captions([]) == []
+
+
+def test_the_lines_of_the_docs_write_captions(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = (REPOSITORY / "docs/recipes.md").read_text().partition("\n## CoCa\n")[2].partition("\n## ")[0]
+    code = section[section.index("    import openwit") :].partition("\n\nWhat differs")[0]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/coca-small").symlink_to(run)
+    for name, image in zip(("cat.jpg", "dog.jpg"), pictures(2), strict=True):
+        Image.fromarray(image.numpy()).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(textwrap.dedent(code), "recipes.md", "exec"), {})
 
 
 # --- in one line ------------------------------------------------------------------------------------
