@@ -9,7 +9,7 @@ Shapes: B pictures, T texts, C = 3 channels, H, W in pixels, D = width of the fe
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from training.errors import DataError
 from training.learning.features import prepare, prepare_pixels
 from training.learning.model import Model, model_json
 from training.learning.pretrained import load_model
+from training.learning.writing import Way, check_writes, write
 
 __all__ = ["Clip", "Pictures", "load"]
 
@@ -125,18 +126,23 @@ class Clip:
         """
         if isinstance(pictures, Tensor):
             return self._model.encode_image(self._pixels(pictures))
-        several: Sequence[Picture] = pictures if isinstance(pictures, list | tuple) else [pictures]  # type: ignore[list-item]
         parts = [torch.zeros((0, self.width), device=self.device)]
-        for first in range(0, len(several), _PICTURES_AT_A_TIME):
-            few = several[first : first + _PICTURES_AT_A_TIME]
-            pixels = [self._prepared(picture, first + number) for number, picture in enumerate(few)]
-            parts.append(self._model.encode_image(torch.from_numpy(np.stack(pixels)).to(self.device)))
+        parts += [self._model.encode_image(images_BHWC) for images_BHWC in self._batches(pictures)]
         return torch.cat(parts)
 
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Unit features float32[T, D]; what is longer than the model's context is cut."""
         tokens_TL = self._model.tokenizer([texts] if isinstance(texts, str) else list(texts))
         return self._model.encode_text(tokens_TL.to(self.device))
+
+    def captions(self, pictures: Pictures, *, way: Way = "greedy") -> list[str]:
+        """The likeliest caption of each picture, written by the decoder of a CoCa: token by token (greedy), or by
+        open_clip's beam search, which needs `pip install 'transformers<5'`.
+
+        Raises ModelError for a model without a decoder, DataError as `encode_image` does.
+        """
+        check_writes(self._model, way)
+        return [text for images_BHWC in self._batches(pictures) for text in write(self._model, images_BHWC, way=way)]
 
     def similarity(self, pictures: Pictures, texts: str | Sequence[str]) -> Tensor:
         """Cosines float32[B, T], in [-1, 1]. `logits` makes them what the model was trained with."""
@@ -146,6 +152,17 @@ class Clip:
         """float32[B, T]: of a softmax over the texts (CLIP), or of a sigmoid each (SigLIP, with `logit_bias`)."""
         scaled = cosines_BT * self.logit_scale
         return scaled if self.logit_bias is None else scaled + self.logit_bias
+
+    def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
+        """[B, S, S, 3] on the model's device, in 0..255."""
+        if isinstance(pictures, Tensor):
+            yield self._pixels(pictures)
+            return
+        several: Sequence[Picture] = pictures if isinstance(pictures, list | tuple) else [pictures]  # type: ignore[list-item]
+        for first in range(0, len(several), _PICTURES_AT_A_TIME):
+            few = several[first : first + _PICTURES_AT_A_TIME]
+            pixels = [self._prepared(picture, first + number) for number, picture in enumerate(few)]
+            yield torch.from_numpy(np.stack(pixels)).to(self.device)
 
     def _prepared(self, picture: Picture, number: int) -> npt.NDArray[np.uint8]:
         name = str(picture) if isinstance(picture, str | Path) else f"picture {number}"

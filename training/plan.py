@@ -55,10 +55,11 @@ def plan(config: TrainConfig) -> Iterator[str]:
     needs = needs_of(config)
     gpus, of = config.plan.gpus, config.plan.gpu_memory_gb
     kind = config.loss.name if config.method.name == "contrastive" else config.method.name
+    decoder = f"decoder {needs.of_decoder / 1e6:.1f} M, " if needs.of_decoder else ""
     yield f"{kind} over batches of {config.global_batch_size:,}, on {gpus} x GPU of {of:g} GB"
     yield (
         f"model      {needs.model_name}: {needs.parameters:,} parameters, image {needs.of_image / 1e6:.1f} M, text "
-        f"{needs.of_text / 1e6:.1f} M, trained {needs.trained / 1e6:.1f} M; {needs.image_size} px, "
+        f"{needs.of_text / 1e6:.1f} M, {decoder}trained {needs.trained / 1e6:.1f} M; {needs.image_size} px, "
         f"{needs.context_length} tokens"
     )
     if config.model.init_from is not None:

@@ -116,9 +116,7 @@ def test_every_model_of_open_clip_has_a_tokenizer_here_or_one_line_that_says_why
         except ModelError as error:
             refused[name] = str(error)
     assert all("\n" not in line and len(line) < 600 for line in refused.values())
-    assert all("a decoder that writes captions" in refused[name] for name in refused if name.startswith("coca"))
-    assert "coca_ViT-B-32" in refused
-    assert not {"ViT-B-32", "ViT-L-14-quickgelu", "RN50", "MobileCLIP-S1"} & refused.keys()
+    assert not {"ViT-B-32", "ViT-L-14-quickgelu", "RN50", "MobileCLIP-S1", "coca_ViT-B-32"} & refused.keys()
 
 
 def test_tokenizer_that_is_not_here_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,15 @@ from training.evaluation.sets.form import Example, Part
 from training.learning.features import prepare
 from training.learning.model import Model
 
-__all__ = ["Encoded", "class_embeddings", "encode_parts", "share_of_parts", "template_embeddings"]
+__all__ = [
+    "Encoded",
+    "class_embeddings",
+    "encode_parts",
+    "in_step",
+    "pictures_of",
+    "share_of_parts",
+    "template_embeddings",
+]
 
 T = TypeVar("T")
 
@@ -143,12 +151,8 @@ def _encode_share(
     captions: list[str] = []
     owners: list[int] = []
     found = [torch.zeros(0)]
-    blank = np.zeros((model.image_size, model.image_size, 3), np.uint8)
-    with model.evaluating(), ThreadPoolExecutor(_THREADS) as pool:
-        batches = _in_step(_examples_of(parts, world), batch_size, model, world)
-        for batch, prepared in _ahead(batches, pool, model):
-            pixels = [_whole(future.result(), example) for (_, example), future in zip(batch, prepared, strict=True)]
-            images_BHWC = torch.from_numpy(np.stack(pixels or [blank])).to(model.device)
+    with model.evaluating():
+        for batch, images_BHWC in pictures_of(parts, model, batch_size=batch_size, world=world):
             features_BD = model.encode_image(images_BHWC)
             if flips:
                 features_BD = F.normalize(features_BD + model.encode_image(images_BHWC.flip(2)), dim=-1)
@@ -161,6 +165,20 @@ def _encode_share(
             advance(len(batch))
         texts = _encode_texts(model, captions, batch_size, world)
     return _Share(places=places, labels=labels, owners=owners, images=torch.cat(found), texts=texts)
+
+
+def pictures_of(
+    parts: Sequence[Part], model: Model, *, batch_size: int, world: World
+) -> Iterator[tuple[_Batch, Tensor]]:
+    """This rank's examples, up to `batch_size` at a time, and their pictures, uint8[B, S, S, 3] on the model's device;
+    of a sharded model also none at the end, as `in_step` has it, for which there is a blank one. Raises
+    EvaluationError."""
+    blank = np.zeros((model.image_size, model.image_size, 3), np.uint8)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        batches = in_step(_examples_of(parts, world), batch_size, model, world)
+        for batch, prepared in _ahead(batches, pool, model):
+            pixels = [_whole(future.result(), example) for (_, example), future in zip(batch, prepared, strict=True)]
+            yield batch, torch.from_numpy(np.stack(pixels or [blank])).to(model.device)
 
 
 def _whole(pixels: npt.NDArray[np.uint8] | None, example: Example) -> npt.NDArray[np.uint8]:
@@ -215,7 +233,7 @@ def _encode_texts(model: Model, texts: Sequence[str], batch_size: int, world: Wo
     unique = sorted(dict.fromkeys(texts), key=len)
     parts = [torch.zeros(0)]
     with model.evaluating():
-        for batch in _in_step(iter(unique), batch_size, model, world):
+        for batch in in_step(iter(unique), batch_size, model, world):
             tokens_BL = model.tokenizer(batch or [""])
             tokens_BL = trim(tokens_BL) if model.can_trim else tokens_BL
             parts.append(model.encode_text(tokens_BL.to(model.device))[: len(batch)].cpu())
@@ -223,7 +241,7 @@ def _encode_texts(model: Model, texts: Sequence[str], batch_size: int, world: Wo
     return torch.cat(parts)[[row[text] for text in texts]]
 
 
-def _in_step(things: Iterator[T], size: int, model: Model, world: World) -> Iterator[list[T]]:
+def in_step(things: Iterator[T], size: int, model: Model, world: World) -> Iterator[list[T]]:
     """Lists of up to `size` things; of a sharded model empty ones at the end, until every rank is through.
 
     A rank that has nothing left must still take part in the gathering of the weights.

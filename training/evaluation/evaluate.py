@@ -13,6 +13,7 @@ from training.checkpoints.loading import load_checkpoint
 from training.config import EvaluationConfig, LossConfig, MethodConfig, ModelConfig, Precision
 from training.distributed import World, place_of
 from training.errors import EvaluationError
+from training.evaluation.captions import caption_metrics
 from training.evaluation.encode import class_embeddings, encode_parts
 from training.evaluation.metrics import Metric, retrieval, zero_shot
 from training.evaluation.sets.form import EvaluationSet
@@ -87,4 +88,6 @@ def _on_set(data: EvaluationSet, model: Model, config: EvaluationConfig, world: 
         metrics += zero_shot(found.images[labelled], classes_CD, found.labels[labelled])
     if len(found.owners):
         metrics += retrieval(found.images, found.texts, found.owners)
+        if model.has_decoder:
+            metrics += caption_metrics(data.parts, model, batch_size=config.batch_size, world=world)
     return metrics

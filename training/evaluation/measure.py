@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.distributed import World
+from training.evaluation.captions import caption_metrics
 from training.evaluation.config import EvaluateOptions
 from training.evaluation.encode import Encoded, encode_parts, template_embeddings
 from training.evaluation.metrics import (
@@ -130,6 +131,8 @@ def measure(
     if len(found.owners):
         metrics += retrieval(found.images, found.texts, found.owners)
         metrics.append(clip_score(found.images, found.texts, found.owners))
+        if prompts.model.has_decoder:
+            metrics += caption_metrics(data.parts, prompts.model, batch_size=options.batch_size, world=world)
     return Measured(
         metrics=metrics,
         classes=classes,

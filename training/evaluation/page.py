@@ -29,6 +29,7 @@ _CHARTS: Mapping[str, str] = {
     "text_to_image_recall_at_1": "text to picture, recall at 1",
     "text_to_image_recall_at_5": "text to picture, recall at 5",
     "clip_score": "CLIP score",
+    "caption_token_accuracy": "captions, tokens that come first",
 }
 """Metric -> the title of its chart."""
 

@@ -36,6 +36,7 @@ COLUMNS: Mapping[str, str] = {
     "image_to_text_recall_at_1": "image to text @1",
     "text_to_image_recall_at_1": "text to image @1",
     "clip_score": "CLIP score",
+    "caption_token_accuracy": "caption tokens",
 }
 """The figures of the short table: metric -> its heading."""
 

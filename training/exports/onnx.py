@@ -94,7 +94,8 @@ class _Images(nn.Module):
     def forward(self, images_BHWC: Tensor) -> Tensor:
         """As Model.encode_image."""
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32)
-        return F.normalize(self.visual((images_BCHW - self.mean_C11) / self.std_C11), dim=-1)
+        found = self.visual((images_BCHW - self.mean_C11) / self.std_C11)
+        return F.normalize(found[0] if isinstance(found, tuple) else found, dim=-1)  # CoCa gives tokens, too
 
 
 class _Texts(nn.Module):

@@ -70,7 +70,7 @@ class _CaptionSum(torch.autograd.Function):
                 piece -= ctx.label_smoothing / piece.shape[1]
             due = torch.full_like(norms_N[rows, None], ctx.label_smoothing - 1)
             piece.scatter_add_(1, asked.where(is_counted, 0)[:, None], due)
-            gradient_NV[rows] = (piece * (upstream * is_counted)[:, None]).to(logits.dtype)
+            gradient_NV[rows] = piece.mul_((upstream * is_counted)[:, None])
         return gradient_NV.view(logits.shape), None, None, None
 
 

@@ -59,6 +59,8 @@ class Needs:
     parameters: int
     of_image: int
     """Those of the image tower."""
+    of_decoder: int
+    """Those that write captions; 0 for a model without."""
     of_text: int
     """All others, with the temperature and what a method adds."""
     trained: int
@@ -133,7 +135,8 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
         context_length=length,
         parameters=parameters,
         of_image=of_image,
-        of_text=parameters - of_image,
+        of_decoder=counts.get("text_decoder", 0),
+        of_text=parameters - of_image - counts.get("text_decoder", 0),
         trained=trained,
         tokenizer_problem=problem,
         can_be_cut=not has_batch_norm(clip),
@@ -242,7 +245,7 @@ def _activations(config: TrainConfig, model: Model, method: Method, samples: int
         clip = model.clip.to_empty(device="cpu")
         cpu = torch.device("cpu")
         fake = Model(clip, name=model.name, device=cpu, precision=model.precision, tokenizer=model.tokenizer)
-        fake.can_trim = False  # texts are taken to be as long as they may be
+        fake.reads_tokens = False  # texts are taken to be as long as they may be
         fake.train()
 
         def kept(count: int, layers: Callable[[_Kept], None] = lambda _: None) -> int:

@@ -187,6 +187,8 @@ class Model:
         is_causal = getattr(text, "attn_mask", None) is not None and getattr(text, "cls_emb", None) is None
         self.can_trim = is_causal and pools in ("argmax", "eos")
         self.has_decoder = isinstance(clip, open_clip.CoCa)
+        self.reads_tokens = device.type == "cpu"
+        """Whether what tokens say may decide shapes: on a GPU they would have to be waited for."""
         self.is_sharded = False
         self.embedder: Embedder | None = None
         """In the towers' stead, set by a method that needs one."""
@@ -263,7 +265,7 @@ class Model:
 
     def encode_text_tokens(self, tokens_BL: Tensor) -> _Encoded:
         """`encode_text`, and of a model with a decoder what that goes on from, [B, L, W]; of others None."""
-        if self.can_trim and tokens_BL.device.type == "cpu":  # on a GPU it would have to be waited for
+        if self.can_trim and self.reads_tokens:
             tokens_BL = trim(tokens_BL)
         with self.autocast():
             return self._text_features(tokens_BL)
@@ -287,6 +289,12 @@ class Model:
         """The decoder's logits [B, T, V] of the token behind each of T, which may be fewer than the text has."""
         with self.autocast():
             return self._caption_logits(image_tokens_BPW, text_tokens_BTW)
+
+    def pixels(self, images_BHWC: Tensor) -> Tensor:
+        """[B, C, H, W], as the image tower takes them, of uint8[B, H, W, C]."""
+        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
+        return (images_BCHW - self.mean_C11) / self.std_C11
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -90,8 +90,8 @@ class Coca(Contrastive):
         if rows_only or not self.options.caption_weight or image_BPW is None or text_BLW is None:
             return Output(rows=rows)
         labels_BT = _labels(batch)
-        # What follows the longest caption is not predicted; where that is, a GPU would have to be waited for.
-        length = text_length(labels_BT) if labels_BT.device.type == "cpu" else labels_BT.shape[1]
+        # What follows the longest caption is not predicted.
+        length = text_length(labels_BT) if model.reads_tokens else labels_BT.shape[1]
         logits_BTV = model.caption_logits(image_BPW, text_BLW[:, :length])
         value = caption_sum(logits_BTV, labels_BT[:, :length], ignore=PADDING)
         return Output(rows=rows, sums={"caption": self.options.caption_weight * value})
