@@ -290,4 +290,4 @@ def _forward(model: Model, method: Method, samples: int, length: int) -> None:
         model.encode_image(images, keys)
         model.encode_text(tokens)
     else:
-        method.forward(model, Batch.of(images=images, tokens=tokens, keys=keys))
+        method.rehearse(model, Batch.of(images=images, tokens=tokens, keys=keys))

@@ -40,6 +40,7 @@ Terms = Mapping[str, Tensor]
 """By name: a scalar each, which add up to the loss."""
 
 METHODS = {
+    "blip": "training.learning.methods.blip:Blip",
     "coca": "training.learning.methods.coca:Coca",
     "contrastive": "training.learning.methods.contrastive:Contrastive",
 }
@@ -123,6 +124,11 @@ class Method(ABC):
     def second(self, model: Model, batch: Batch, output: Output, found: Rows) -> Terms:
         """Losses summed over the samples of `batch`, that go by what `coupled` has `found` for these samples."""
         return {}
+
+    def rehearse(self, model: Model, batch: Batch) -> None:
+        """All that a micro-batch computes with a graph, for `plan` to see what is kept of it; on tensors of any
+        content."""
+        self.forward(model, batch)
 
     def counts(self, batch: Batch) -> Terms:
         """For each name of `Output.sums` and `second`: what `batch` adds to its divisor, such as its captions' tokens.
