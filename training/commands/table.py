@@ -85,8 +85,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="score-captions",
         usage="CAPTIONS MODEL",
-        says="How well texts and captions fit their pictures, for `subset` to choose by.\n"
-        "Goes on where it was stopped.",
+        says="How well texts and captions fit their pictures, for `subset`.\nGoes on where it was stopped.",
         module="training.commands.score_captions",
     ),
     Command(
