@@ -12,8 +12,8 @@ import pyarrow as pa
 from pipeline.catalog.catalog import quote_name
 from pipeline.errors import InputError, one_line
 from pipeline.storage.bucket import BucketPath
-from pipeline.storage.duck import quote_text, use_buckets
-from pipeline.storage.place import Place
+from pipeline.storage.duck import read_parquet_sql, use_buckets
+from pipeline.storage.place import Place, files_in
 
 __all__ = ["load_uids", "rows_by_uid"]
 
@@ -21,14 +21,18 @@ _LINES = 65_536
 
 
 def rows_by_uid(database: duckdb.DuckDBPyConnection, path: Place) -> tuple[str, list[str]]:
-    """(SQL, other columns): a SELECT over the table in `path` with `uid` as a 16-byte BLOB first.
+    """(SQL, other columns): a SELECT over the table in `path`, a file or a directory of them, with `uid` as a 16-byte
+    BLOB first.
 
     Raises InputError where the file is missing, no Parquet, or its uid column is absent or not of uids.
     """
-    if not path.is_file():
+    files = files_in(path, "*.parquet") if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: no Parquet file in it")
+    if not files[0].is_file():
         raise InputError(f"{path}: no such file")
-    use_buckets(database, [path])
-    table = f"read_parquet({quote_text(path)})"
+    use_buckets(database, files)
+    table = read_parquet_sql(files)
     try:
         described = database.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()
     except duckdb.Error as error:

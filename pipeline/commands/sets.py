@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 from typing import Any
 
-from configs.load import from_mapping, read_mapping
+from configs.load import ConfigError, from_mapping, read_mapping
 from pipeline.commands.words import Words, new_output
 from pipeline.releasing.config import ReleaseConfig
 from pipeline.sets.subset_config import SubsetConfig
@@ -21,12 +21,15 @@ def subset_command(words: Words) -> int:
     """subset DIR --out DIR2 [--where "CONDITION"]
         [--scores FILE,FILE...] [--uids FILE] [--limit_per_query N]
         [--blur COLUMN] [--samples_per_shard N] [--allow-files]
+        [--captions FILE,FILE...] [--choose best|web|synthetic]
+        [--min_caption_score S]
 
     New shards from old: bytes copied, nothing decoded or downloaded. DIR2 is a
     data set directory of its own. The condition may name the columns of Parquet
     files keyed by uid (--scores), which are joined to DIR2. What lies in the
-    boxes of a column (--blur face_boxes) is made unrecognisable. The ledger of
-    DIR2 says what was left out, and why.
+    boxes of a column (--blur face_boxes) is made unrecognisable. Of what the
+    page said and what models wrote of a picture (--captions) one text
+    becomes `caption`. The ledger of DIR2 says what was left out, and why.
     """
     from pipeline.sets.subset import subset
     from pipeline.terminal.console import PrintableConsole
@@ -37,6 +40,8 @@ def subset_command(words: Words) -> int:
     options["scores"] = [file for file in (words.take("scores") or "").split(",") if file]
     options["allow_files"] = words.take_flag("allow-files")
     options["engine"] = words.take("engine") or "inline"
+    if (captions := _captions(words)) is not None:
+        options["captions"] = captions
     config = from_mapping(SubsetConfig, options, where="subset")
     (target,) = words.positional(1, "a data set's directory")
     console = PrintableConsole(stderr=True)
@@ -47,6 +52,21 @@ def subset_command(words: Words) -> int:
         say(f"left out {count:,}: {told}")
     say(f"{out}: {result.samples:,} samples in {result.shards:,} shards, {result.num_bytes / 1e6:,.1f} MB")
     return 0
+
+
+def _captions(words: Words) -> dict[str, Any] | None:
+    """The section `captions` of a subset; None where nothing of it is given."""
+    files, choose, least = words.take("captions"), words.take("choose"), words.take("min-caption-score")
+    if (files, choose, least) == (None, None, None):
+        return None
+    found: dict[str, Any] = {"files": [file for file in (files or "").split(",") if file]}
+    found |= {} if choose is None else {"choose": choose}
+    if least is not None:
+        try:
+            found["min_score"] = float(least)
+        except ValueError:
+            raise ConfigError(f"--min_caption_score: expected a number, got {least!r}") from None
+    return found
 
 
 def join_command(words: Words) -> int:

@@ -100,6 +100,8 @@ REASONS: dict[str, dict[str, str]] = {
         "condition": "the condition does not hold for it; the detail is the first part that does not, with its values",
         "not_listed": "the list of uids does not name it",
         "query_limit": "no query selects it any more, within the limit per query",
+        "no_caption": "neither its own text nor a caption that a model wrote fits the picture well enough; the detail "
+        "has the scores",
     },
 }
 """stage -> reason -> what it means; a `Stage` that judges rows has its own with it (`pages.reasons_of`)."""

@@ -9,7 +9,7 @@ Words:
     uid        128-bit identity of (canonical URL, text source, source text); see `identity.py`
     url_id     128-bit identity of the canonical URL alone: one per picture that can be requested, however it is spelt
     alt_text   what the page said, entities decoded, otherwise untouched
-    caption    `alt_text` made fit to train on; what the model sees
+    caption    `alt_text` made fit to train on, or what a captioner wrote in its place; what the model sees
     query      an entry of the query list; `query_ids` are those that the caption contains
     selected   chosen by at least one of its queries; `selected_by` names them
     sample     a selected pair whose picture was fetched and passed every check
@@ -22,6 +22,9 @@ import pyarrow as pa
 
 __all__ = [
     "CANDIDATES",
+    "CAPTIONED",
+    "CAPTIONS",
+    "CAPTIONS_MADE_BY",
     "CLEANED",
     "FACTS",
     "FETCHED",
@@ -33,6 +36,7 @@ __all__ = [
     "REJECTIONS",
     "ROBOTS",
     "SAMPLES",
+    "SCORED_CAPTIONS",
     "SELECTED",
     "TEXT_SOURCES",
 ]
@@ -216,6 +220,38 @@ SAMPLES = pa.schema(
     ]
 )
 """A published sample: one row beside its tar member, same order."""
+
+CAPTIONED = pa.schema(
+    [
+        *SAMPLES,
+        pa.field("caption_source", pa.string()),  # web: what the page said; else what the captioner is called
+        pa.field("caption_score", pa.float32()),  # how well the caption fits the picture, by the model that judged
+        pa.field("alt_text_score", pa.float32()),  # how well the page's text does, by the same model
+    ]
+)
+"""A sample whose caption was chosen among what the page said and what models wrote (`sets/captions.py`): `alt_text`
+stays what the page said. Scores are null where nobody judged."""
+
+CAPTIONS = pa.schema(
+    [
+        *_fields(("uid", _ID)),
+        pa.field("captions", pa.list_(pa.string()), nullable=False),  # empty where there is no whole picture
+    ]
+)
+"""What a captioner wrote of one picture."""
+
+SCORED_CAPTIONS = pa.schema(
+    [
+        *CAPTIONS,
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),  # of each of the captions
+        pa.field("alt_text_score", pa.float32()),  # of what the page said; null without a text or a whole picture
+    ]
+)
+"""The same with how well each fits the picture."""
+
+CAPTIONS_MADE_BY = "openwit.captions"
+"""Key in the metadata of such files, JSON: `source`, what the captions' source is called, and `judge`, the fingerprint
+of the model that scored them."""
 
 REJECTIONS = pa.schema(
     [

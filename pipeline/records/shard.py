@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline.engine import Info, output
 from pipeline.records.earlier import as_now
-from pipeline.records.schema import SAMPLES
+from pipeline.records.schema import CAPTIONED, SAMPLES
 from pipeline.storage.checked import picture_hash
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
@@ -89,19 +89,22 @@ def write_shard(
     """Write one shard from (facts, picture) pairs; returns its row and byte counts for the done-record.
 
     Facts are by SAMPLES column; key, shard and tar_offset are set here, and the picture's hash where there is none;
-    columns without a fact are null. Holds the rows of one shard in memory.
+    columns without a fact are null. Holds the rows of one shard in memory. Samples whose facts tell where the caption
+    is from are rows of CAPTIONED, all of a shard.
     """
     rows: list[dict[str, Any]] = []
+    schema = SAMPLES
     with TarWriter(out.tar.local) as tar:
         for index, (facts, image) in enumerate(samples):
             key = key_of_sample(shard, index, samples_per_shard)
-            row: dict[str, Any] = {name: facts.get(name) for name in SAMPLES.names} | {"key": key, "shard": shard}
+            schema = CAPTIONED if "caption_source" in facts else SAMPLES
+            row: dict[str, Any] = {name: facts.get(name) for name in schema.names} | {"key": key, "shard": shard}
             row["stored_xxh3"] = row["stored_xxh3"] or picture_hash(image)
             row["tar_offset"] = tar.add(f"{key}.{extension_of(image)}", image)
             tar.add(f"{key}.json", json_of(row))
             tar.add(f"{key}.txt", row["caption"].encode())
             rows.append(row)
-    write_parquet(out.parquet.local, pa.Table.from_pylist(rows, schema=SAMPLES), SAMPLES)
+    write_parquet(out.parquet.local, pa.Table.from_pylist(rows, schema=schema), schema)
     out.stats.local.write_text(json.dumps(stats_of(len(rows)), indent=1) + "\n", encoding="utf-8")
     return {"rows": len(rows), "bytes": out.tar.local.stat().st_size}
 
@@ -118,11 +121,11 @@ def stats_of(samples: int) -> dict[str, Any]:
 
 
 def samples_of(table: pa.Table) -> pa.Table:
-    """The rows of a published Parquet as SAMPLES; what an earlier version did not write is null.
+    """The rows of a published Parquet as SAMPLES, or as CAPTIONED; what an earlier version did not write is null.
 
-    Raises ValueError or ArrowInvalid where they are not rows of SAMPLES.
+    Raises ValueError or ArrowInvalid where they are not rows of either.
     """
-    return as_now(table, SAMPLES)
+    return as_now(table, CAPTIONED if "caption_source" in table.column_names else SAMPLES)
 
 
 def json_of(row: Mapping[str, Any]) -> bytes:

@@ -37,6 +37,9 @@ COLUMNS: tuple[Column, ...] = (
     _column("uid", "always", "identity of URL, text source and source text, 32 hex digits", "deltas name rows by it"),
     _column("url", "always", "where the picture was requested", "the link itself"),
     _column("caption", "always", "the text to train on", "the other half of the pair"),
+    _column("caption_source", "always", "web, or the model that wrote the caption", "says what a caption is"),
+    _column("caption_score", "always", "how well the caption fits the picture, by a model", "filters by it"),
+    _column("alt_text_score", "always", "how well the page's text fits the picture, by a model", "filters by it"),
     _column("text_source", "always", "where the page had the text: alt, title or figcaption", "says what a caption is"),
     _column(
         "page_url", "always", "the page of the picture, where the source names it", "licence and removal go by page"

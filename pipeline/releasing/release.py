@@ -27,7 +27,7 @@ from pipeline.catalog.catalog import open_catalog, sql_errors
 from pipeline.engine import EngineConfig, open_engine
 from pipeline.errors import DamagedFileError, InputError, OutputError
 from pipeline.questions.card.render import render
-from pipeline.records.schema import SAMPLES
+from pipeline.records.schema import CAPTIONED
 from pipeline.releasing.columns import Column, columns_of, undecided
 from pipeline.releasing.config import ReleaseConfig
 from pipeline.releasing.croissant import croissant_of, missing
@@ -156,7 +156,7 @@ def _planned(source: Place, said: ReleaseConfig, out: Place) -> _Plan:
     here, there = source.resolve(), out.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise OutputError(f"{out}: lies inside the data set, or around it; choose another directory for the release")
-    known = [name for name in ours.columns if name in SAMPLES.names]
+    known = [name for name in ours.columns if name in CAPTIONED.names]
     return _Plan(
         ours=ours,
         said=said,

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.engine import Info, Task, output
-from pipeline.records.schema import SAMPLES
+from pipeline.records.schema import CAPTIONED
 from pipeline.records.shard import extension_of, json_of
 from pipeline.storage.checked import check, open_file, read_batches, read_ranges, read_schema, read_table
 from pipeline.storage.location import Files, Location
@@ -44,7 +44,7 @@ class PictureFiles:
 
 def schema_of(columns: Sequence[str]) -> pa.Schema:
     """Of the rows: identities are text, 32 hex digits, which every reader shows and joins by."""
-    return pa.schema([_field(SAMPLES.field(name)) for name in columns])
+    return pa.schema([_field(CAPTIONED.field(name)) for name in columns])
 
 
 def _field(field: pa.Field) -> pa.Field:

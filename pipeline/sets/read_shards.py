@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from pipeline.errors import DamagedFileError, InputError, one_line
 from pipeline.records.removals import tombstones_of
-from pipeline.records.schema import SAMPLES
 from pipeline.records.shard import samples_of
 from pipeline.storage.atomic import read_json
 from pipeline.storage.checked import open_file, read_batches, read_ranges
@@ -29,7 +28,8 @@ def read_shards(directory: str | Place) -> Iterator[dict[str, Any]]:
     """Every sample of the data set in `directory`, a path or a bucket's URL, or of the shards that lie there
     themselves, in the set's order.
 
-    A sample is a dict of the columns of SAMPLES (docs/formats.md; null where an earlier version did not write one), and
+    A sample is a dict of the columns of SAMPLES (docs/formats.md; null where an earlier version did not write one), of
+    CAPTIONED where captions were chosen, and
     `image`: the picture as it is stored, held against its hash. Raises InputError at once where there are no shards,
     DamagedFileError where one is not what was written, StoreError.
     """
@@ -65,7 +65,7 @@ def _samples(shards: Sequence[tuple[Place, Location]], removed: Set[bytes]) -> I
 
 def _rows(batch: pa.RecordBatch, path: str) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = samples_of(pa.Table.from_batches([batch])).select(SAMPLES.names).to_pylist()
+        rows: list[dict[str, Any]] = samples_of(pa.Table.from_batches([batch])).to_pylist()
     except (ValueError, KeyError) as error:  # pyarrow's errors are these
         raise DamagedFileError(path, f"its rows are no samples ({one_line(error)})") from error
     return rows

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.load import load
+from configs.load import load, to_mapping
 from pipeline.catalog.catalog import check_condition, confine, joined_files, open_catalog, quote_name, sql_errors
 from pipeline.catalog.uid_tables import load_uids
 from pipeline.config import WitConfig
@@ -39,6 +39,7 @@ from pipeline.records.schema import QUERIES, QUERY_COUNTS
 from pipeline.records.shard import ShardFiles, ranks_of, shard_name, write_shard
 from pipeline.runs.publish import publish
 from pipeline.sets.blur import NUMBERS_OF_A_BOX, blur_boxes
+from pipeline.sets.captions import CHOSEN, choose_captions
 from pipeline.sets.join import JoinTable, read_table_to_join
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.sets.subset_ledger import write_ledger
@@ -95,6 +96,8 @@ def subset(source: Place, config: SubsetConfig, out: Place, *, progress: Progres
             raise InputError(f"{source}: has no published shards yet; finish its run first")
         listed = None if config.uids is None else load_uids(database, place_of(config.uids), "listed")
         tables = [_join_scores(database, place_of(scores), source) for scores in config.scores]
+        if config.captions is not None:
+            choose_captions(database, config.captions)
         if not config.allow_files:
             confine(database, [source, unfinished, scratch], [place_of(scores) for scores in config.scores])
         _check_condition(database, config.where)  # before anything is written
@@ -165,7 +168,8 @@ def _options(config: SubsetConfig) -> dict[str, Any]:
     names = ("where", "uids", "limit_per_query", "samples_per_shard")
     scores = {"scores": list(config.scores)} if config.scores else {}
     blur = {"blur": config.blur} if config.blur is not None else {}
-    return {name: getattr(config, name) for name in names} | scores | blur
+    captions = {"captions": to_mapping(config.captions)} if config.captions is not None else {}
+    return {name: getattr(config, name) for name in names} | scores | blur | captions
 
 
 def _remove_remains(unfinished: Place) -> None:
@@ -220,6 +224,7 @@ def _build(
             shard=shard,
             samples_per_shard=size,
             blurred_as=None if config.blur is None else parent.image,
+            captioned=config.captions is not None,
         )
         for shard, (first, last) in enumerate(ranks_of(total, size))
     ]
@@ -301,10 +306,16 @@ def _check_boxes(database: duckdb.DuckDBPyConnection, config: SubsetConfig) -> N
 def _choose(
     database: duckdb.DuckDBPyConnection, config: SubsetConfig, parent: WitConfig, scratch: Path, chosen: Path
 ) -> None:
-    """Write (shard, tar_offset, uid, query_ids, selected_by, boxes) of every chosen sample, in the set's order."""
+    """Write (shard, tar_offset, uid, query_ids, selected_by, boxes) of every chosen sample, in the set's order; with
+    captions also what was chosen of them."""
     columns = "samples.shard, samples.tar_offset, samples.uid, samples.query_ids, samples.selected_by"
     columns += ", NULL::FLOAT[] AS boxes" if config.blur is None else f", {quote_name(config.blur)}::FLOAT[] AS boxes"
-    query = _select(config.where, columns)
+    said = ""
+    if config.captions is not None:
+        said = "".join(f", {name}" for name in CHOSEN)
+    query = _select(config.where, columns + said)
+    if config.captions is not None:
+        query += " AND caption_source IS NOT NULL"
     if config.uids is not None:
         query = f"SELECT * FROM ({query}) SEMI JOIN listed USING (uid)"
     with sql_errors("--where"):  # an error that only the rows show, such as a cast
@@ -322,7 +333,7 @@ def _choose(
     write_parquet(edges, _edges(matching, parent, hashes), _EDGES)
     _copy(
         database,
-        f"""SELECT shard, tar_offset, uid, query_ids, kept.selected_by, boxes
+        f"""SELECT shard, tar_offset, uid, query_ids, kept.selected_by, boxes{said}
             FROM read_parquet({quote_text(matching)}) JOIN (
                 SELECT uid, list(query_id ORDER BY query_id) AS selected_by
                 FROM (SELECT *, row_number() OVER (PARTITION BY query_id ORDER BY hash, uid) AS place
@@ -382,6 +393,8 @@ class CopySamples(Task[ShardFiles]):
     samples_per_shard: int
     blurred_as: ImageConfig | None
     """How pictures with boxes are encoded once those are blurred; None where none are."""
+    captioned: bool = False
+    """Whether the chosen rows say which caption a sample has from now on."""
 
     published = True
 
@@ -391,7 +404,7 @@ class CopySamples(Task[ShardFiles]):
     def _samples(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """(facts, picture) of the task's ranks, old shard after old shard."""
         published = _published(place_of(self.source), self.fingerprint)
-        ranks = _ranks(self.chosen, self.first, self.last)
+        ranks = _ranks(self.chosen, self.first, self.last, captioned=self.captioned)
         for shard, group in itertools.groupby(ranks, key=lambda row: int(row["shard"])):
             chosen = {row["tar_offset"]: row for row in group}
             tar, parquet = (published[f"{shard_name(shard)}.{kind}"] for kind in ("tar", "parquet"))
@@ -406,6 +419,8 @@ class CopySamples(Task[ShardFiles]):
                     for row, image in zip(rows, read_ranges(file, places), strict=True):
                         said = chosen[row["tar_offset"]]
                         facts = row | {"selected_by": said["selected_by"]}
+                        if self.captioned:
+                            facts |= {name: said[name] for name in CHOSEN}
                         if self.blurred_as is not None and said["boxes"]:
                             image = blur_boxes(image, said["boxes"], self.blurred_as)
                             facts |= {"num_bytes": len(image), "stored_xxh3": None}  # `write_shard` takes its hash
@@ -421,15 +436,16 @@ def _published(shards: Place, fingerprint: str) -> Mapping[str, Location]:
     return {name: Location(str(shards / name), digest) for name, digest in digests.items()}
 
 
-def _ranks(path: str, first: int, last: int) -> Iterator[dict[str, Any]]:
+def _ranks(path: str, first: int, last: int, *, captioned: bool) -> Iterator[dict[str, Any]]:
     """Rows first..last-1 of the chosen ones; reads the row groups that hold them and no others."""
+    columns = ["shard", "tar_offset", "selected_by", "boxes", *(CHOSEN if captioned else ())]
     with place_of(path).open("rb") as opened, pq.ParquetFile(pa.PythonFile(opened, mode="r")) as file:
         start = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             begin, end = max(first, start), min(last, start + rows)
             if begin < end:
-                table = file.read_row_group(group, columns=["shard", "tar_offset", "selected_by", "boxes"])
+                table = file.read_row_group(group, columns=columns)
                 yield from table.slice(begin - start, end - begin).to_pylist()
             start += rows
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.load import ConfigError
+from pipeline.sets.captions_config import CaptionsConfig
 
 __all__ = ["SubsetConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetConfig:
-    """Which samples, and how they are laid out. At least one of `where`, `uids`, `limit_per_query` and `blur` must be
-    given."""
+    """Which samples, and how they are laid out. At least one of `where`, `uids`, `limit_per_query`, `blur` and
+    `captions` must be given."""
 
     where: str | None = None
     """SQL condition over the columns of `samples` (see `pipeline sql`), joined ones included."""
@@ -28,6 +29,8 @@ class SubsetConfig:
     """A column of boxes, five numbers each (x, y, width and height in shares of the picture, score), such as
     `face_boxes` of `openwit faces`: what lies in them is made unrecognisable, and the picture encoded anew as the set's
     config says."""
+    captions: CaptionsConfig | None = None
+    """Captions that models wrote, one of which may take the place of a sample's own; null leaves all as they are."""
     allow_files: bool = False
     """Let the condition read files that are not the data set's; `--allow-files` on the command line."""
     samples_per_shard: int | None = None
@@ -38,7 +41,7 @@ class SubsetConfig:
     """Of a subset in a bucket whose store cannot refuse a second one: you see to it that one runs at a time."""
 
     def __post_init__(self) -> None:
-        if (self.where, self.uids, self.limit_per_query, self.blur) == (None, None, None, None):
+        if (self.where, self.uids, self.limit_per_query, self.blur, self.captions) == (None,) * 5:
             raise ConfigError("say which samples: --where, --uids or --limit-per-query")
         for name in ("limit_per_query", "samples_per_shard"):
             value = getattr(self, name)

@@ -20,6 +20,7 @@ from pipeline.engine.record import write_manifest
 from pipeline.records.ledger import Ledger, totals
 from pipeline.records.ledger_config import LedgerConfig
 from pipeline.records.outcome import Outcome, reject
+from pipeline.sets.captions import detail_of
 from pipeline.sets.condition import Clause, clauses_of
 from pipeline.sets.subset_config import SubsetConfig
 from pipeline.storage.atomic import write_json
@@ -84,6 +85,10 @@ def _fails(database: duckdb.DuckDBPyConnection, config: SubsetConfig) -> list[_F
     if config.uids is not None:
         when = "samples.uid NOT IN (SELECT uid FROM listed)"
         fails.append(_Fail(reason="not_listed", told="not in the list of uids", when=when))
+    if config.captions is not None:
+        when = "samples.caption_source IS NULL"
+        told = "neither its own text nor a caption written for it fits"
+        fails.append(_Fail(reason="no_caption", told=told, when=when, detail=detail_of(config.captions)))
     if config.limit_per_query is not None:
         fails.append(_Fail(reason="query_limit", told="beyond the limit of each of its queries", when="true"))
     else:  # such as random(), which says something else each time

@@ -238,6 +238,7 @@ def test_every_config_is_a_recipe() -> None:
         "blip2-small-stage2",
     }  # test_qformer_recipes.py
     own |= {"coca-vit-b-32", "coca-vit-l-14", "coca-small"}  # test_coca_recipes.py
+    own |= {"blip-vit-b-16", "blip-small"}  # test_blip_recipes.py
     assert found == {*PUBLISHED, *SMALL, *own}
     text = RECIPES.read_text()
     assert not [stem for stem in found - own if f"{stem}.yaml" not in text]

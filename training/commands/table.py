@@ -77,6 +77,18 @@ COMMANDS: tuple[Command, ...] = (
         module="training.commands.embed",
     ),
     Command(
+        name="caption",
+        usage="MODEL DATA",
+        says="Captions of a data set's pictures, by uid, to DATA/captions.\nGoes on where it was stopped.",
+        module="training.commands.caption",
+    ),
+    Command(
+        name="score-captions",
+        usage="CAPTIONS MODEL",
+        says="How well texts and captions fit their pictures, for `subset`.\nGoes on where it was stopped.",
+        module="training.commands.score_captions",
+    ),
+    Command(
         name="faces",
         usage="MODEL_FILE DATA",
         says="Boxes of faces by uid, for `subset` and filters, to DATA.faces.parquet.\nGoes on where it was stopped.",

@@ -40,7 +40,7 @@ from training.embedding.feature_files import (
     feature_schema,
     write_part,
 )
-from training.embedding.kept_parts import finish, kept_parts, note_part
+from training.embedding.kept_parts import FEATURES, finish, kept_parts, note_part
 from training.embedding.parts import Rows, SourcePart
 from training.embedding.progress import EmbedProgress, console_of
 from training.embedding.sources import Source, find_source
@@ -109,7 +109,7 @@ def _key(part: SourcePart, config: EmbedConfig, model: Model, whose: str) -> str
 
 def _kept(place: Place, keys: dict[str, str], whose: str) -> dict[str, FeaturePart]:
     with _trainers_errors():
-        return kept_parts(place, keys, model_fingerprint=whose)
+        return kept_parts(place, keys, model_fingerprint=whose, kind=FEATURES)
 
 
 def _begins(place: Place, source: Source, kept: dict[str, FeaturePart]) -> str:

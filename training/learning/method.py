@@ -41,8 +41,10 @@ Terms = Mapping[str, Tensor]
 
 METHODS = {
     "contrastive": "training.learning.methods.contrastive:Contrastive",
-    "siglip2": "training.learning.methods.siglip2:Siglip2",
+    "distillation": "training.learning.methods.distillation:Distillation",
     "coca": "training.learning.methods.coca:Coca",
+    "blip": "training.learning.methods.blip:Blip",
+    "siglip2": "training.learning.methods.siglip2:Siglip2",
     "qformer": "training.learning.methods.qformer:QFormerStage",
     "qformer_lm": "training.learning.methods.qformer_lm:LanguageStage",
 }
@@ -133,6 +135,11 @@ class Method(ABC):
     def second(self, model: Model, batch: Batch, output: Output, found: Rows) -> Terms:
         """Losses summed over the samples of `batch`, that go by what `coupled` has `found` for these samples."""
         return {}
+
+    def rehearse(self, model: Model, batch: Batch) -> None:
+        """All that a micro-batch computes with a graph, for `plan` to see what is kept of it; on tensors of any
+        content."""
+        self.forward(model, batch)
 
     def counts(self, batch: Batch) -> Terms:
         """For each name of `Output.sums` and `second`: what `batch` adds to its divisor, such as its captions' tokens.
