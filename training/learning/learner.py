@@ -107,6 +107,7 @@ def make_learner(config: TrainConfig, world: World, *, mesh: DeviceMesh | None, 
             synchronise_batch_norm=world.size > 1,
         )
     check_model(config, model, world)
+    method.check(model)
     optimiser = make_optimiser(model.clip, config.optimiser, sum_=world.sum_)
     decayed, plain = split_by_decay(model.clip)
     gradients = make_gradients(model.clip, [*decayed, *plain], world)

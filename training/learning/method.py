@@ -38,7 +38,10 @@ Rows = Mapping[str, Tensor]
 Terms = Mapping[str, Tensor]
 """By name: a scalar each, which add up to the loss."""
 
-METHODS = {"contrastive": "training.learning.methods.contrastive:Contrastive"}
+METHODS = {
+    "contrastive": "training.learning.methods.contrastive:Contrastive",
+    "distillation": "training.learning.methods.distillation:Distillation",
+}
 """Those that come with the trainer, by their names in a config."""
 
 
@@ -82,6 +85,14 @@ class Method(ABC):
 
     def __init__(self, options: Any, loss: LossConfig) -> None:
         self.options, self.loss = options, loss
+
+    @property
+    def needs_reinforcements(self) -> bool:
+        """Whether batches must hold what `data.reinforced` adds to them (`data/taught.py`)."""
+        return False
+
+    def check(self, model: Model) -> None:  # noqa: B027 - most take any model
+        """Before anything is written: raise ModelError or ConfigError where `model` is none for this method."""
 
     def heads(self, clip: nn.Module) -> Mapping[str, nn.Module]:
         """Modules to train beside open_clip's, by name; `Model.head` gives them back."""
