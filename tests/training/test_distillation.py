@@ -231,10 +231,13 @@ def test_what_it_cannot_do_is_told(options: dict[str, Any], loss: dict[str, Any]
         of_options(LossConfig(**loss), **options)
 
 
-def test_scales_are_as_many_as_teachers(tiny_vit: Path) -> None:
-    method = OfNoise(Distillation.Options(teacher_scales=(1.0, 2.0, 3.0)), LossConfig())
+def test_scales_are_as_many_as_teachers_and_teachers_are_needed() -> None:
+    of_options(teacher_scales=[70, 50]).check_reinforced(2)
+    of_options(teacher="x").check_reinforced(None)
     with pytest.raises(ConfigError, match="has 3 numbers, and there are 2 teachers"):
-        gradients_of(str(tiny_vit), World(), methods={"three": method})
+        of_options(teacher_scales=[1, 2, 3]).check_reinforced(2)
+    with pytest.raises(ConfigError, match=r"name reinforcements of the data with --data\.reinforced"):
+        of_options().check_reinforced(None)
 
 
 # --- a teacher at hand -----------------------------------------------------------------------------
@@ -261,7 +264,7 @@ def test_a_teacher_at_hand_teaches_as_open_clip_has_it(tiny_vit: Path, tiny_mode
     for this in found.values():
         # The student is float64, the teacher float32.
         assert torch.allclose(this.gradient, expected, rtol=1e-4, atol=1e-7)
-    assert GLOBAL_BATCH == len(batch)
+    assert len(batch) == GLOBAL_BATCH
     assert math.isfinite(sum(this.loss for this in found.values()))
 
 
@@ -283,5 +286,5 @@ def test_a_teacher_with_other_tokens_is_told(tiny_vit: Path, tiny_model: str, tm
 
 def test_a_teacher_that_is_not_there_is_told(tiny_vit: Path) -> None:
     method = of_options(teacher="runs/no-such")
-    with pytest.raises(ModelError, match="method.options.teacher: runs/no-such: does not exist"):
+    with pytest.raises(ModelError, match=r"method\.options\.teacher: runs/no-such: does not exist"):
         method.check(make_model(str(tiny_vit), of_options(teacher="x")))

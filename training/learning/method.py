@@ -91,6 +91,10 @@ class Method(ABC):
         """Whether batches must hold what `data.reinforced` adds to them (`data/taught.py`)."""
         return False
 
+    def check_reinforced(self, teachers: int | None) -> None:  # noqa: B027 - most take any data
+        """Before anything is made: raise ConfigError where the method cannot learn from reinforcements of so many
+        teachers, or without any (None)."""
+
     def check(self, model: Model) -> None:  # noqa: B027 - most take any model
         """Before anything is written: raise ModelError or ConfigError where `model` is none for this method."""
 

@@ -3,8 +3,8 @@
     own pictures x all texts, of student and teachers --tile by tile--> log-sum-exp of rows and columns
                                                       --again--> Kullback-Leibler divergences, gradients
 
-As in `similarity.py` a rank has the rows of its own pictures, and the ranks put the log-sum-exp of columns together. Which
-picture belongs to which text plays no part here: the teachers say it, and how much the others do.
+As in `similarity.py` a rank has the rows of its own pictures, and the ranks put the log-sum-exp of the columns
+together. Which picture belongs to which text plays no part here: the teachers say it, and how much the others do.
 
 Shapes: n own rows of N, D = the student's width, E = a teacher's, R x C a tile, T teachers.
 """

@@ -83,6 +83,22 @@ class Distillation(Contrastive):
         """Whether the teachers are those of `data.reinforced`."""
         return self.options.teacher is None
 
+    def check_reinforced(self, teachers: int | None) -> None:
+        """Raises ConfigError without teachers, or where `teacher_scales` are not as many."""
+        if self.options.teacher is not None:
+            return
+        if teachers is None:
+            raise ConfigError(
+                "method distillation learns from teachers: name reinforcements of the data with --data.reinforced "
+                "(`python -m training reinforce` makes them), or a CLIP with --method.options.teacher"
+            )
+        scales = len(self.options.teacher_scales)
+        if scales not in (0, teachers):
+            raise ConfigError(
+                f"method.options.teacher_scales has {scales} numbers, and there are {teachers} teachers; give one for "
+                "each, in the order of the reinforcements, or none"
+            )
+
     def check(self, model: Model) -> None:
         """Raises ModelError where the teacher at hand is none, or does not see what `model` sees."""
         if self.options.teacher is None:
@@ -159,11 +175,6 @@ class Distillation(Contrastive):
         """[T]: those of the options, or the teachers' own."""
         if not self.options.teacher_scales:
             return own_nT[0]
-        if len(self.options.teacher_scales) != own_nT.shape[1]:
-            raise ConfigError(
-                f"method.options.teacher_scales has {len(self.options.teacher_scales)} numbers, and there are "
-                f"{own_nT.shape[1]} teachers; give one for each, in the order of the reinforcements, or none"
-            )
         return own_nT.new_tensor(self.options.teacher_scales)
 
     def _teacher_for(self, model: Model) -> Model:
@@ -180,13 +191,22 @@ class Distillation(Contrastive):
 
     def _seen_by_teacher(self, model: Model, batch: Batch) -> Rows:
         teacher = self._teacher_for(model)
-        tokens_BL = batch.tokens
-        if not teacher.can_trim and tokens_BL.shape[1] < teacher.tokenizer.context_length:
-            tokens_BL = F.pad(tokens_BL, (0, teacher.tokenizer.context_length - tokens_BL.shape[1]))
         scale = cast(Any, teacher.clip).logit_scale.exp()
         with teacher.evaluating():
+            texts = {"text": batch.tokens}
+            if SYNTHETIC in batch.fields:
+                texts[SYNTHETIC] = batch.fields[SYNTHETIC]
             return {
                 teacher_field("image", 0): teacher.encode_image(batch.images),
-                teacher_field("text", 0): teacher.encode_text(tokens_BL),
+                **{
+                    teacher_field(what, 0): teacher.encode_text(_padded(tokens, teacher))
+                    for what, tokens in texts.items()
+                },
                 _SCALES: scale.detach().reshape(1, 1).expand(len(batch), 1),
             }
+
+
+def _padded(tokens_BL: Tensor, teacher: Model) -> Tensor:
+    """As long as a teacher wants them whose texts cannot be cut."""
+    missing = 0 if teacher.can_trim else teacher.tokenizer.context_length - tokens_BL.shape[1]
+    return F.pad(tokens_BL, (0, missing)) if missing > 0 else tokens_BL
