@@ -28,13 +28,13 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from configs.load import ConfigError, fingerprint, from_mapping
-from pipeline.errors import PipelineError, one_line
+from pipeline.errors import DamagedFileError, PipelineError, one_line
 from pipeline.records.identity import first_64_bits
 from pipeline.storage.atomic import write_json
 from pipeline.storage.checked import open_file, read_ranges
@@ -216,11 +216,12 @@ class PartFile:
         """`width`: E. `shown`: what errors call it. Raises FeaturesError for what is not the file that was written,
         by its size and its header."""
         self._path, self._shown = path, shown or str(path)
+        self._file: BinaryIO | None = None
         try:
             self._file = open_file(path)
             self._tensors = self._header()
         except (OSError, PipelineError, ValueError, KeyError, TypeError) as error:
-            raise FeaturesError(f"{self._shown}: missing or damaged ({one_line(error)}); {_AGAIN}") from error
+            raise FeaturesError(f"{self._shown}: missing or damaged ({_told(error)}); {_AGAIN}") from error
         end = max(tensor.begin + tensor.num_bytes for tensor in self._tensors.values())
         text = self._tensors["text"].shape
         if end != part.num_bytes or text != (part.rows, width) or self._tensors["image"].shape[0] != part.rows:
@@ -228,9 +229,15 @@ class PartFile:
                 f"{self._shown}: not the file that {FACTS_FILE} tells of (cut short, or of others); {_AGAIN}"
             )
 
+    def __del__(self) -> None:
+        """Give the file back."""
+        self.close()
+
     def close(self) -> None:
         """Give the file back."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def uids(self) -> npt.NDArray[np.uint64]:
         """uint64[n]: first 64 bits."""
@@ -256,21 +263,23 @@ class PartFile:
 
     def _read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         try:
-            if isinstance(self._path, Path):  # by several positions of one process, none of which moves the others
-                found = [os.pread(self._file.fileno(), size, begin) for begin, size in ranges]
-                if all(len(data) == size for data, (_, size) in zip(found, ranges, strict=True)):
-                    return found
+            file = cast(BinaryIO, self._file)
+            if not isinstance(self._path, Path):
+                return read_ranges(file, [(begin, size, None) for begin, size in ranges])
+            found = [os.pread(file.fileno(), size, begin) for begin, size in ranges]  # past the file's buffer
+            if any(len(data) != size for data, (_, size) in zip(found, ranges, strict=True)):
                 raise ValueError("cut short")
-            return read_ranges(self._file, [(begin, size, None) for begin, size in ranges])
+            return found
         except (OSError, PipelineError, ValueError) as error:
-            raise FeaturesError(f"{self._shown}: cannot be read ({one_line(error)}); {_AGAIN}") from error
+            raise FeaturesError(f"{self._shown}: cannot be read ({_told(error)}); {_AGAIN}") from error
 
     def _header(self) -> dict[str, _Tensor]:
         """The tensors by name (safetensors: 8 bytes of length, JSON, data)."""
-        (length,) = struct.unpack("<Q", read_ranges(self._file, [(0, 8, None)])[0])
+        file = cast(BinaryIO, self._file)
+        (length,) = struct.unpack("<Q", read_ranges(file, [(0, 8, None)])[0])
         if length > 1 << 20:
             raise ValueError("no safetensors")
-        content = json.loads(read_ranges(self._file, [(8, length, None)])[0])
+        content = json.loads(read_ranges(file, [(8, length, None)])[0])
         tensors = {}
         for name, about in content.items():
             if name != "__metadata__":
@@ -279,3 +288,8 @@ class PartFile:
                 if tensors[name].num_bytes % max(1, math.prod(about["shape"])):
                     raise ValueError("no safetensors")
         return tensors
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, without the remedy for files of the pipeline."""
+    return error.what if isinstance(error, DamagedFileError) else one_line(error)
