@@ -317,7 +317,8 @@ class MethodConfig:
     """What the model learns from a batch."""
 
     name: str = "contrastive"
-    """contrastive (CLIP, OpenCLIP, MetaCLIP, SigLIP); or a method of one's own, MODULE:CLASS."""
+    """contrastive (CLIP, OpenCLIP, MetaCLIP, SigLIP); distillation (MobileCLIP); or a method of one's own,
+    MODULE:CLASS."""
     options: dict[str, Any] = field(default_factory=dict)
     """Those of the method, by name."""
 

@@ -31,7 +31,7 @@ from tests.training.test_data import LengthTokenizer
 from tests.training.test_train import CrashError, assert_same_run, crash, interrupt_at, losses
 from tests.training.tiny_shards import make_shards
 from training.commands import main
-from training.config import CaptionsConfig, DataConfig, TrainConfig, learns
+from training.config import CaptionsConfig, DataConfig, MethodConfig, TrainConfig, learns
 from training.data.augmentations import OPERATIONS, _apply, augmentation_keys, augmented, operations_of
 from training.data.augmentations_config import StrongAugmentConfig
 from training.data.batches import Batch, BatchDataset, batches
@@ -591,6 +591,11 @@ def test_reinforcements_that_do_not_fit_are_told_before_training(
     short.unlink()
     told("missing or damaged", reinforced=(str(damaged),))
     told("name reinforcements of the data with", ConfigError, reinforced=())
+    strangers = table_of(tmp_path / "strangers.parquet", [b"?" * 16], [["somebody else's"]])
+    config = replace(trained, output=str(tmp_path / "plain"), method=MethodConfig())
+    of_others = replace(trained.data, reinforced=(), captions=CaptionsConfig(path=str(strangers)))
+    with pytest.raises(DataError, match="has captions of none of the 20 samples"):
+        train(replace(config, data=of_others))
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,11 @@ def write_companions(index: SampleIndex, directory: str | Path, config: DataConf
             table, about = CaptionTable(config.captions.path or ""), {"reinforced": []}
             for stem, rows in _shards(index):
                 writer.add_captions(table.of(stem, index.uid[rows.start : rows.stop]))
+            if writer.num_without == len(index):
+                raise DataError(
+                    f"{config.captions.path}: has captions of none of the {len(index):,} samples; name the table of "
+                    "this data set with --data.captions.path"
+                )
         digests = writer.finish()
     facts = {
         "fingerprint": fingerprint(digests, about.pop("content", "")),

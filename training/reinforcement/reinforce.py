@@ -68,12 +68,13 @@ def reinforce(config: ReinforceConfig, *, quiet: bool = False) -> Reinforcements
         teachers = world.together(lambda: _teachers(config))
         about = _facts(config, teachers)
         work = _Work(config=config, source=source, teachers=teachers, about=about)
-        keys, counts = world.on_first_however_long(lambda: _looked(work))
+        keys, counts = world.on_first(lambda: _looked(work))
         kept = world.on_first(lambda: _kept(work.place, keys, about))
         missing = [part for part in source.parts if part.name not in kept]
-        if world.is_first and not quiet:
-            for line in _plan(work, kept, counts, missing, world):
-                say(line, to=sys.stderr)
+        if not quiet:
+            for line in world.on_first(lambda: list(_plan(work, kept, counts, missing, world))):
+                if world.is_first:
+                    say(line, to=sys.stderr)
         if config.plan:
             return None
         if missing:

@@ -139,6 +139,12 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             )
         )
         _tell(log, problems, index)
+        companions = snapshots.companions
+        if companions is not None and companions.num_without:
+            log.warn(
+                f"{companions.num_without:,} of {len(index):,} samples have no caption but their own in "
+                f"{config.data.captions.path or ', '.join(config.data.reinforced)}"
+            )
         if config.evaluation.is_idle:
             log.warn("evaluation.every_samples is set, and nothing is evaluated: name a set by --evaluation.path DIR")
         if config.data.sampling == "metaclip" and snapshots.samples_an_epoch == len(index):
