@@ -31,7 +31,7 @@ from tests.training.test_data import LengthTokenizer
 from tests.training.test_train import CrashError, assert_same_run, crash, interrupt_at, losses
 from tests.training.tiny_shards import make_shards
 from training.commands import main
-from training.config import CaptionsConfig, DataConfig, MethodConfig, TrainConfig, learns
+from training.config import CaptionsConfig, DataConfig, DataSet, MethodConfig, TrainConfig, learns
 from training.data.augmentations import OPERATIONS, _apply, augmentation_keys, augmented, operations_of
 from training.data.augmentations_config import StrongAugmentConfig
 from training.data.batches import Batch, BatchDataset, batches
@@ -525,6 +525,30 @@ def test_shards_that_were_cut_anew_find_their_samples(
     assert [table.captions_of(sample) for sample in range(3)] == [
         [f"synthetic {n} {which}" for which in range(n % 3)] for n in (17, 18, 19)
     ]
+
+
+def test_several_sets_have_reinforcements_of_their_own(
+    tiny_model: str, data: Path, whole: Reinforcements, tmp_path: Path
+) -> None:
+    make_shards(tmp_path / "other", counts=(5,), size=40, seed=9)
+    first = reinforced([tiny_model], data, tmp_path / "first")
+    second = reinforced([tiny_model], tmp_path / "other", tmp_path / "second")
+    index = write_index(data, tmp_path / "other", root=tmp_path / "index")
+    place = tmp_path / "index" / index.fingerprint
+
+    def joined_to(*sets: Reinforcements) -> list[int]:
+        mixture = (DataSet(path="a"), DataSet(path="b"))
+        config = DataConfig(mixture=mixture, reinforced=tuple(str(one.place) for one in sets))
+        found = write_companions(index, place, config)
+        assert found is not None
+        assert found.part is not None
+        return found.part.tolist()
+
+    assert joined_to(first, second) == [0] * 9 + [1] * 8 + [2] * 3 + [3] * 5
+    with pytest.raises(DataError, match="20 of the 20 samples of the data set have no reinforcement there"):
+        joined_to(second, first)
+    with pytest.raises(DataError, match="reinforced with other teachers than"):
+        joined_to(whole, second)
 
 
 # --- runs ------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class UidLookup:
 
     def find(self, stem: str, uids: npt.NDArray[np.uint64]) -> FoundRows:
         """The rows of `uids` uint64[n], of which most are in the files of the shard `stem`."""
-        near = self._by_stem.get(stem) or self._by_stem.get(_stem(stem), ())
+        near = self._by_stem.get(stem) or self._by_stem.get(_stem(stem)) or []
         found = _Sorted.of({number: self._read(number) for number in near}).find(uids)
         rest = np.flatnonzero(found.file < 0)
         if len(rest) and len(near) < self._count:

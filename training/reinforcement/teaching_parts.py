@@ -9,14 +9,14 @@ Batches never reach over the end of a part, so its bytes follow from the part, t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.records.identity import first_64_bits
@@ -35,6 +35,11 @@ __all__ = ["PartSource", "TaughtPart", "taught_part", "write_part"]
 
 _PICTURES = 8
 """That a thread decodes and augments at a time."""
+
+_Views = dict[int, npt.NDArray[np.uint8]]
+"""uint8[K, S, S, 3] of one picture, by the size S."""
+_Coming = Future[list[_Views | None]]
+"""The views of some rows; None where there is no whole picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,7 @@ def taught_part(
         ),
         ahead,
     )
-    waiting: list[dict[int, npt.NDArray[np.uint8]]] = []
+    waiting: list[_Views] = []
     a_batch = max(1, batch_size // augmentations)
     """Pictures whose augmentations go through the teachers at a time."""
     done = 0
@@ -129,7 +134,8 @@ def taught_part(
 def write_part(place: Place, name: str, found: TaughtPart, *, key: str) -> ReinforcementPart:
     """Write one part into the reinforcements at `place`, whole or not at all. Raises OutputError."""
     with written(part_file(place, name)) as path:
-        save_file({name: tensor.contiguous() for name, tensor in found.tensors.items()}, path)
+        # Its own way to write a file lets nobody else read it.
+        path.write_bytes(save({name: tensor.contiguous() for name, tensor in found.tensors.items()}))
         sha256, num_bytes = sha256_of(path), path.stat().st_size
     return ReinforcementPart(
         name=name,
@@ -144,11 +150,10 @@ def write_part(place: Place, name: str, found: TaughtPart, *, key: str) -> Reinf
 
 
 def _ahead(
-    wanted: Sequence[int], submit: object, ahead: int
-) -> Iterator[tuple[Sequence[int], Future[list[dict[int, npt.NDArray[np.uint8]] | None]]]]:
+    wanted: Sequence[int], submit: Callable[[Sequence[int]], _Coming], ahead: int
+) -> Iterator[tuple[Sequence[int], _Coming]]:
     """Groups of rows with their views, in order, of which some are on their way."""
-    assert callable(submit)
-    waiting: deque[tuple[Sequence[int], Future[list[dict[int, npt.NDArray[np.uint8]] | None]]]] = deque()
+    waiting: deque[tuple[Sequence[int], _Coming]] = deque()
     for first in range(0, len(wanted), _PICTURES):
         few = wanted[first : first + _PICTURES]
         waiting.append((few, submit(few)))
@@ -166,9 +171,9 @@ def _views(
     seed: int,
     augmentations: int,
     augment: StrongAugmentConfig,
-) -> list[dict[int, npt.NDArray[np.uint8]] | None]:
+) -> list[_Views | None]:
     """Of each of some rows uint8[K, S, S, 3] by size S; None where there is no whole picture."""
-    found: list[dict[int, npt.NDArray[np.uint8]] | None] = []
+    found: list[_Views | None] = []
     numbers = np.arange(augmentations)
     for row, data in zip(which, rows.pictures(which), strict=True):
         picture = None if data is None else decode(data)
@@ -184,7 +189,7 @@ def _views(
     return found
 
 
-def _seen(views: Sequence[dict[int, npt.NDArray[np.uint8]]], teachers: Sequence[Model], batch_size: int) -> Tensor:
+def _seen(views: Sequence[_Views], teachers: Sequence[Model], batch_size: int) -> Tensor:
     """bfloat16[B, K, E] of the augmentations of B pictures."""
     parts = []
     for teacher in teachers:
