@@ -1,7 +1,8 @@
 """Every option of a training run, and which of them change what is learnt.
 
     TrainConfig
-    |- data        DataConfig: DataSet, AugmentConfig      training/data
+    |- data        DataConfig: DataSet, AugmentConfig,     training/data
+    |              CaptionsConfig
     |              MetaclipConfig, ConceptConfig           training/data/sampling
     |- model       ModelConfig                             training/learning/model.py
     |- method      MethodConfig                            training/learning/method.py, methods/
@@ -33,6 +34,7 @@ from pipeline.storage.place import place_of
 
 __all__ = [
     "AugmentConfig",
+    "CaptionsConfig",
     "CheckpointConfig",
     "ConceptConfig",
     "DataConfig",
@@ -136,6 +138,22 @@ class ConceptConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionsConfig:
+    """Several captions a sample, of which each epoch sees one, drawn by the sample's key."""
+
+    path: str | None = None
+    """Parquet with columns `uid` and `captions` (a list of strings), or a directory of such files, here or in a
+    bucket: what `python -m training caption` writes. Null: each sample has its own caption alone."""
+    own_probability: float = 0.5
+    """How often a sample comes with its own caption; else with one of the others, all alike. One that has no others
+    comes with its own."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.own_probability <= 1:
+            raise ConfigError(f"own_probability must lie in [0, 1], got {self.own_probability}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What to train on."""
 
@@ -166,6 +184,11 @@ class DataConfig:
     """With sampling concept."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random crops."""
+    captions: CaptionsConfig = field(default_factory=CaptionsConfig)
+    """More captions than each sample's own."""
+    reinforced: tuple[str, ...] = ()
+    """What `python -m training reinforce` made of the data, a directory for each of the paths: their augmentations
+    stand for `augment`, and batches hold what teachers say of them, and synthetic captions."""
 
     @property
     def lanes(self) -> int | None:
@@ -194,6 +217,9 @@ class DataConfig:
                 f"sampling {self.sampling} ends the passes of weighted data sets at different places, and follow looks "
                 "again where all end; leave the weights out, or one of the two"
             )
+        if self.captions.path is not None:
+            _check_place("captions.path", self.captions.path)
+        self._check_reinforced()
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
         if self.prefetch_chunks < 1:
@@ -208,6 +234,33 @@ class DataConfig:
                 raise ConfigError(
                     f"order samples reads {path} at random, a request for each picture; set --data.order window, or "
                     "copy the shards to a disk"
+                )
+
+    def _check_reinforced(self) -> None:
+        if not self.reinforced:
+            return
+        if len(self.reinforced) != len(self.paths):
+            raise ConfigError(
+                f"reinforced names {len(self.reinforced)} directories, and the data has {len(self.paths)} paths; give "
+                "one for each"
+            )
+        if self.captions.path is not None:
+            raise ConfigError(
+                "captions.path and reinforced are both given; teachers know the captions of reinforced alone: give "
+                "--captions to `python -m training reinforce`, and leave captions.path out"
+            )
+        if replace(self.augment, min_decoded_sides=AugmentConfig().min_decoded_sides) != AugmentConfig():
+            raise ConfigError("augment does nothing to reinforced data, whose augmentations are its own; leave it out")
+        if self.follow:
+            raise ConfigError(
+                "follow takes new shards, and nothing reinforces them; leave it out, and reinforce again what has grown"
+            )
+        for path in self.reinforced:
+            _check_place("reinforced", path)
+            if is_bucket_url(path):
+                raise ConfigError(
+                    f"reinforced: {path} is read at random, a request for each sample; copy it to a disk that all "
+                    "processes see"
                 )
 
 
@@ -264,7 +317,8 @@ class MethodConfig:
     """What the model learns from a batch."""
 
     name: str = "contrastive"
-    """contrastive (CLIP, OpenCLIP, MetaCLIP, SigLIP), siglip2; or a method of one's own, MODULE:CLASS."""
+    """contrastive (CLIP, OpenCLIP, MetaCLIP, SigLIP and others), distillation (MobileCLIP), coca, blip, siglip2,
+    qformer and qformer_lm (BLIP-2); or a method of one's own, MODULE:CLASS."""
     options: dict[str, Any] = field(default_factory=dict)
     """Those of the method, by name."""
 
@@ -615,6 +669,10 @@ def learns(config: TrainConfig) -> str:
     order: tuple[object, ...] = () if data.lanes is None else (data.lanes,)
     if data.sampling != "uniform":
         order += (data.sampling, data.metaclip if data.sampling == "metaclip" else data.concept)
+    if data.captions.path is not None:
+        order += ("captions", data.captions.own_probability)
+    if data.reinforced:
+        order += ("reinforced",)
     model = replace(config.model, gradient_checkpointing=False, compile=False)
     phases = [_as_once(replace(phase, micro_batches=None), patch_dropout=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.

@@ -89,6 +89,13 @@ COMMANDS: tuple[Command, ...] = (
         module="training.commands.score_captions",
     ),
     Command(
+        name="reinforce",
+        usage="DATA TEACHER...",
+        says="What teachers say of a data set's augmentations and captions, by uid,\n"
+        "for method distillation. Says first what it takes, and goes on where it was stopped.",
+        module="training.commands.reinforce",
+    ),
+    Command(
         name="faces",
         usage="MODEL_FILE DATA",
         says="Boxes of faces by uid, for `subset` and filters, to DATA.faces.parquet.\nGoes on where it was stopped.",

@@ -30,6 +30,7 @@ from pipeline.records.identity import keyed_hash
 from pipeline.storage.bucket import is_bucket_url
 from training.config import AugmentConfig, DataConfig
 from training.data.batch import Batch
+from training.data.beside import Beside
 from training.data.copies import ShardCopies, Tar, copy_name, tar_of
 from training.data.decode import decode, draws, random_crop, sample_keys
 from training.data.index import SampleIndex, load_index
@@ -74,9 +75,10 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         seed: int,
         context_length: int | None = None,
         copies: Path | None = None,
+        beside: Beside | None = None,
     ) -> None:
         """`index_dirs`: where `write_index` put that of each segment of `stream`; `copies`: where the tars of buckets
-        are copied to.
+        are copied to; `beside`: captions and features that are not in the shards.
 
         `image_size`: side of the crops, in pixels; `context_length`: longest text, None for the tokenizer's own.
         """
@@ -88,6 +90,7 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         self.seed = seed
         self.context_length = context_length
         self.copies = copies
+        self.beside = beside
         self.slots: Slots | None = None
         """Where workers put pictures."""
         self._opened: dict[int, SampleIndex] = {}
@@ -114,7 +117,8 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         images = np.empty(shape, np.uint8) if slot is None else slot.numpy()
         num_replaced = 0
         for row, (index, key) in enumerate(zip(indexes, keys, strict=True)):
-            picture = self._picture(index, int(samples[row]))
+            segment = int(drawn.segments[row])
+            picture = self._picture(segment, int(samples[row]))
             attempt = 0
             while picture is None:
                 # The stand-in depends on the sample's key alone, so that every world size picks the same one.
@@ -125,19 +129,28 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
                     )
                 among = self._stand_ins(index, int(samples[row]))
                 samples[row] = among[int(keyed_hash(attempt, np.array([key]))[0] % np.uint64(len(among)))]
-                picture = self._picture(index, int(samples[row]))
+                picture = self._picture(segment, int(samples[row]))
                 attempt += 1
             num_replaced += attempt > 0
-            random_crop(picture, uniform[row], size=self.image_size, config=self.augment, out=images[row])
+            if self.beside is not None and self.beside.is_reinforced:
+                self.beside.crop(segment, index.uid[samples[row]], key, picture, images[row])
+            else:
+                random_crop(picture, uniform[row], size=self.image_size, config=self.augment, out=images[row])
         if self.copies is not None:
             self._close()  # those that are removed meanwhile must not go on taking room
+        captions = [index.caption(int(sample)) for index, sample in zip(indexes, samples, strict=True)]
+        fields = self._fields(indexes, samples)
+        if self.beside is not None:
+            segments = drawn.segments
+            fields |= self.beside.fields(segments, samples, keys, captions, self._tokens)
+            captions = list(map(self.beside.caption, segments.tolist(), samples.tolist(), keys, captions))
         batch = Batch.of(
             images=torch.from_numpy(images if slot is None else images[:0]),  # the trainer knows the slot
-            tokens=self._tokens([index.caption(int(sample)) for index, sample in zip(indexes, samples, strict=True)]),
+            tokens=self._tokens(captions),
             keys=torch.from_numpy(keys.view(np.int64)),
             num_replaced=num_replaced,
         )
-        return batch.having(self._fields(indexes, samples))
+        return batch.having(fields)
 
     def _fields(self, indexes: Sequence[SampleIndex], samples: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """The columns that the method asked for, of those whose pictures stand in the batch."""
@@ -209,10 +222,16 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
             raise DataError(f"{path}: has no copy on this machine")
         return self.copies / copy_name(tar_of(index, shard))
 
-    def _picture(self, index: SampleIndex, sample: int) -> npt.NDArray[np.uint8] | None:
+    def _picture(self, segment: int, sample: int) -> npt.NDArray[np.uint8] | None:
+        index = self._index(segment)
+        least: int | None = math.ceil(self.augment.min_decoded_sides * self.image_size)
+        if self.beside is not None and self.beside.is_reinforced:
+            if not self.beside.has_picture(segment, sample):
+                return None
+            least = None  # every pixel, as teachers saw it
         tar = self._descriptor(index, int(index.shard[sample]))
         data = os.pread(tar, int(index.num_bytes[sample]), int(index.offset[sample]))
-        return decode(data, min_side=math.ceil(self.augment.min_decoded_sides * self.image_size))
+        return decode(data, min_side=least)
 
 
 def batches(

@@ -19,8 +19,10 @@ __all__ = ["EmbedProgress", "console_of"]
 class EmbedProgress:
     """Counts rows and parts of this process; shows nothing where `console` is None."""
 
-    def __init__(self, *, parts: int, of_ranks: int, console: Console | None) -> None:
-        """`parts`: how many this process makes, of those that `of_ranks` processes share."""
+    def __init__(self, *, parts: int, of_ranks: int, console: Console | None, doing: str = "embedding") -> None:
+        """`parts`: how many this process makes, of those that `of_ranks` processes share; `doing`: the line's first
+        word."""
+        self._doing = doing
         self._parts, self._ranks = parts, of_ranks
         self._line = LiveLine(console)
         self._rows = self._done = 0
@@ -64,7 +66,7 @@ class EmbedProgress:
             words.append(f"{(self._rows - self._rows_then) / passed:,.0f} samples/s")
         if passed > 0 and work > 0:
             words.append(f"{clock_of((self._parts - self._done - self._share) * passed / work)} left")
-        return f"embedding  {'  '.join(words)}{f'  (one of {self._ranks} processes)' if self._ranks > 1 else ''}"
+        return f"{self._doing}  {'  '.join(words)}{f'  (one of {self._ranks} processes)' if self._ranks > 1 else ''}"
 
 
 def console_of(*, shown: bool) -> Console | None:

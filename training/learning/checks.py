@@ -6,11 +6,13 @@ import torch
 
 from configs.load import ConfigError
 from training.config import Phase, TrainConfig
+from training.data.reinforcements import open_reinforcements
 from training.distributed import World
 from training.errors import ModelError
+from training.learning.method import Method
 from training.learning.model import Model, has_batch_norm
 
-__all__ = ["check_model", "check_schedule", "check_sizes"]
+__all__ = ["check_model", "check_reinforced", "check_schedule", "check_sizes"]
 
 
 def check_sizes(config: TrainConfig, world: World) -> None:
@@ -24,6 +26,12 @@ def check_sizes(config: TrainConfig, world: World) -> None:
     for parts in (config.micro_batches, *(phase.micro_batches or 1 for phase in config.phases)):
         if parts > least:
             raise ConfigError(f"micro_batches {parts} exceeds the {least} samples of a rank; lower it")
+
+
+def check_reinforced(config: TrainConfig, method: Method) -> None:
+    """Raise ConfigError or FeaturesError where `method` cannot learn from what the data are reinforced with."""
+    found = [open_reinforcements(path).about for path in config.data.reinforced]
+    method.check_reinforced(len(found[0].teachers) if found else None)
 
 
 def check_schedule(config: TrainConfig, total: int) -> None:

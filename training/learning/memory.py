@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from pipeline.errors import one_line
 from training.config import Phase, TrainConfig
 from training.data.batches import Batch, Tokenizer
+from training.data.taught import SYNTHETIC
 from training.distributed import World
 from training.errors import ModelError
 from training.learning.checkpointing import set_checkpointing, stems_of
@@ -293,4 +294,5 @@ def _forward(model: Model, method: Method, samples: int, length: int) -> None:
         model.encode_image(images, keys)
         model.encode_text(tokens)
     else:
-        method.rehearse(model, Batch.of(images=images, tokens=tokens, keys=keys))
+        batch = Batch.of(images=images, tokens=tokens, keys=keys)
+        method.rehearse(model, batch.having({SYNTHETIC: tokens}) if method.needs_reinforcements else batch)

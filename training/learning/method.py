@@ -99,13 +99,22 @@ class Method(ABC):
     def __init__(self, options: Any, loss: LossConfig) -> None:
         self.options, self.loss = options, loss
 
+    @property
+    def needs_reinforcements(self) -> bool:
+        """Whether batches must hold what `data.reinforced` adds to them (`data/taught.py`)."""
+        return False
+
+    def check_reinforced(self, teachers: int | None) -> None:  # noqa: B027 - most take any data
+        """Before anything is made: raise ConfigError where the method cannot learn from reinforcements of so many
+        teachers, or without any (None)."""
+
     def heads(self, clip: nn.Module) -> Mapping[str, nn.Module]:
         """Modules to train beside open_clip's, by name; `Model.head` gives them back."""
         return {}
 
     def check(self, model: Model) -> None:
-        """Raise ModelError where `model` is none to learn so, before anything is learnt; here, where it has a decoder
-        that would stay as it was drawn."""
+        """Raise ModelError or ConfigError where `model` is none to learn so, before anything is written; here, where it
+        has a decoder that would stay as it was drawn."""
         if model.has_decoder:
             raise ModelError(
                 f"{model.name}: has a decoder that writes captions, which this method does not train; set "
@@ -135,11 +144,6 @@ class Method(ABC):
     def second(self, model: Model, batch: Batch, output: Output, found: Rows) -> Terms:
         """Losses summed over the samples of `batch`, that go by what `coupled` has `found` for these samples."""
         return {}
-
-    def rehearse(self, model: Model, batch: Batch) -> None:
-        """All that a micro-batch computes with a graph, for `plan` to see what is kept of it; on tensors of any
-        content."""
-        self.forward(model, batch)
 
     def counts(self, batch: Batch) -> Terms:
         """For each name of `Output.sums` and `second`: what `batch` adds to its divisor, such as its captions' tokens.

@@ -279,12 +279,6 @@ class Model:
             features_BD, tokens_BPW = cast(Any, self.clip).visual(self.pixels(images_BHWC), tokens=True)
         return _unit(features_BD), tokens_BPW
 
-    def pixels(self, images_BHWC: Tensor) -> Tensor:
-        """[B, C, H, W], as the image tower takes them, of uint8[B, H, W, C]."""
-        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
-        return (images_BCHW - self.mean_C11) / self.std_C11
-
     def caption_logits(self, image_tokens_BPW: Tensor, text_tokens_BTW: Tensor) -> Tensor:
         """The decoder's logits [B, T, V] of the token behind each of T, which may be fewer than the text has."""
         with self.autocast():

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["sigmoid_loss", "smoothing", "softmax_loss"]
+__all__ = ["Sums", "sigmoid_loss", "smoothing", "softmax_loss"]
 
 
 def softmax_loss(
@@ -69,7 +69,7 @@ def sigmoid_loss(
     return value
 
 
-class _Sums:
+class Sums:
     """The gradients of a loss by its logits, brought to what the logits are made of, tile by tile."""
 
     def __init__(self, image_nD: Tensor, text_ND: Tensor, scale: Tensor, first: int, tile: int) -> None:
@@ -133,7 +133,7 @@ class _Softmax(torch.autograd.Function):
         tile: int,
         logsumexp: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        sums = _Sums(image_nD, text_ND, scale, first, tile)
+        sums = Sums(image_nD, text_ND, scale, first, tile)
         total = len(text_ND)
         new = {"dtype": sums.dtype, "device": image_nD.device}
         row_n = torch.full((len(image_nD),), -torch.inf, **new)  # type: ignore[call-overload]  # as above
@@ -173,7 +173,7 @@ class _Sigmoid(torch.autograd.Function):
     def forward(
         ctx: Any, image_nD: Tensor, text_ND: Tensor, scale: Tensor, bias: Tensor, first: int, tile: int
     ) -> Tensor:
-        sums = _Sums(image_nD, text_ND, scale, first, tile)
+        sums = Sums(image_nD, text_ND, scale, first, tile)
         total = len(text_ND)
         value = torch.zeros((), dtype=sums.dtype, device=image_nD.device)
         by_bias = torch.zeros_like(value)

@@ -25,7 +25,7 @@ from training.data.batches import Batch
 from training.data.index import SampleIndex
 from training.distributed import World
 from training.errors import CheckpointError
-from training.learning.checks import check_schedule, check_sizes
+from training.learning.checks import check_reinforced, check_schedule, check_sizes
 from training.learning.learner import Learner, make_learner
 from training.learning.method import make_method
 from training.learning.model import own_image_size
@@ -67,6 +67,8 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     """Open all that the run needs; `stack` closes it. Raises TrainingError, ConfigError, alike on every rank."""
     check_sizes(config, world)
     check_sinks(config.log)
+    method = make_method(config.method, config.loss)
+    check_reinforced(config, method)
     root = place_of(config.output)
     lock = locked_run(root, single_driver=config.single_driver)
     is_held = world.together(lambda: stack.enter_context(lock) if world.is_first else None)
@@ -81,11 +83,11 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         recorded=progress.segments,
-        fields=make_method(config.method, config.loss).fields,
+        fields=method.fields,
     )
     index = snapshots.index
     # Followed data changes; what each checkpoint was trained on is in its segments.
-    data_fingerprint = "" if config.data.follow else index.fingerprint
+    data_fingerprint = "" if config.data.follow else snapshots.fingerprint
     config_fingerprint = learns(config)
     world.on_first(
         lambda: check_same_run(
@@ -137,6 +139,12 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             )
         )
         _tell(log, problems, index)
+        companions = snapshots.companions
+        if companions is not None and companions.num_without:
+            log.warn(
+                f"{companions.num_without:,} of {len(index):,} samples have no caption but their own in "
+                f"{config.data.captions.path or ', '.join(config.data.reinforced)}"
+            )
         if config.evaluation.is_idle:
             log.warn("evaluation.every_samples is set, and nothing is evaluated: name a set by --evaluation.path DIR")
         if config.data.sampling == "metaclip" and snapshots.samples_an_epoch == len(index):

@@ -63,6 +63,7 @@ def feed(
                 tokenizer=tokenizer,
                 seed=snapshots.stream.seed,
                 copies=copies,
+                beside=snapshots.beside,
             )
             drawn = batches(
                 dataset,

@@ -17,12 +17,15 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
+from configs.load import fingerprint
 from pipeline.storage.atomic import remove_tree
 from pipeline.storage.bucket import BucketPath
 from pipeline.storage.copies import download
 from pipeline.terminal.printable import say
 from training.checkpoints.layout import listed_checkpoints
 from training.config import DataConfig
+from training.data.beside import Beside
+from training.data.companions import FILES, Companions, load_companions, write_companions
 from training.data.index import SampleIndex, load_index, write_index
 from training.data.lanes import Lanes, lanes_of
 from training.data.sampling.followed import Followed, Passing
@@ -96,6 +99,29 @@ class Snapshots:
     def index_dirs(self) -> tuple[str, ...]:
         """One for each segment of the stream."""
         return tuple(str(self._root / segment.snapshot) for segment in self.stream.segments)
+
+    @property
+    def companions(self) -> Companions | None:
+        """What stands beside the newest snapshot; None where nothing does."""
+        return load_companions(self._root / self.stream.segments[-1].snapshot)
+
+    @property
+    def beside(self) -> Beside | None:
+        """For batches of all segments."""
+        config = self._config
+        if config.captions.path is None and not config.reinforced:
+            return None
+        return Beside(self.index_dirs, config.captions, is_reinforced=bool(config.reinforced))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that the newest snapshot may teach."""
+        companions = self.companions
+        return (
+            self.index.fingerprint
+            if companions is None
+            else fingerprint(self.index.fingerprint, companions.fingerprint)
+        )
 
     def until(self, position: int) -> int | None:
         """Start of the first batch, at or after the run's sample `position`, that reaches beyond the last segment's
@@ -178,6 +204,7 @@ class Snapshots:
                     fields=self._fields,
                     tell=_Teller(),
                 )
+                write_companions(found, self._root / found.fingerprint, self._config)
                 if self._config.follow or not self._here.is_shared:
                     self._put(found.fingerprint)
             except (TrainingError, OSError) as error:
@@ -208,7 +235,7 @@ class Snapshots:
         """Put an index where other machines, and a resumed run that follows, find it. Raises StoreError."""
         kept = self._here.place / "index" / snapshot
         if isinstance(kept, BucketPath):
-            for path in sorted((self._root / snapshot).glob("*.npy")):
+            for path in sorted([*(self._root / snapshot).glob("*.npy"), *(self._root / snapshot).glob(FILES)]):
                 (kept / path.name).put(path)
             (kept / "index.json").put(self._root / snapshot / "index.json")
 
