@@ -32,10 +32,11 @@ from training.config import Phase, TrainConfig
 from training.data.batches import Batch, Tokenizer
 from training.distributed import World
 from training.errors import ModelError
+from training.learning.batch_norm_graph import has_batch_norm
 from training.learning.checkpointing import set_checkpointing, stems_of
 from training.learning.checks import check_model, check_sizes
 from training.learning.method import Method, make_method
-from training.learning.model import Model, create_model, has_batch_norm, model_json, register_model
+from training.learning.model import Model, create_model, model_json, register_model
 from training.learning.patch_dropout import share_of_patches
 from training.learning.sharding import layers_of
 from training.learning.tokenizer import make_tokenizer

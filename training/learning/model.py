@@ -9,12 +9,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import text_global_pool
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -24,6 +25,7 @@ from training.config import ModelConfig, Precision
 from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
+from training.learning.batch_norm_graph import has_batch_norm
 from training.learning.checkpointing import set_checkpointing
 from training.learning.heads import HEADS
 from training.learning.initial_weights import load_image_tower, load_weights
@@ -31,15 +33,18 @@ from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
 from training.learning.sharding import layers_of, shard_module
 from training.learning.tokenizer import make_tokenizer
 
+if TYPE_CHECKING:
+    from training.learning.batch_norm import Tower
+
 __all__ = [
     "Model",
     "create_model",
-    "has_batch_norm",
     "model_json",
     "own_image_size",
     "preprocess_json",
     "register_model",
     "resolve_precision",
+    "unit",
 ]
 
 
@@ -116,9 +121,11 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
     return "bf16" if native else "fp32"
 
 
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether a layer mixes the samples of a batch, so that the batch cannot be cut exactly."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+class Pictures(Protocol):
+    """Those of a batch whose features were found at once (`batch_norm.py`)."""
+
+    def features(self, images_BHWC: Tensor) -> Tensor:
+        """Unit features [B, D] of some of them, uint8[B, H, W, C]."""
 
 
 class Model:
@@ -162,6 +169,10 @@ class Model:
         self.can_trim = is_causal and pools in ("argmax", "eos")
         self.is_sharded = False
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
+        self.pictures: Pictures | None = None
+        """Where `encode_image` takes features from, while a batch's are found at once."""
+        self.cut_tower: Tower | None = None
+        """The image tower as `batch_norm.py` cuts it, once it was asked to."""
         self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
         self._image_features: Callable[[Tensor], Tensor] = self._features_of_images
         self._text_features: Callable[[Tensor], Tensor] = self._features_of_text
@@ -203,16 +214,18 @@ class Model:
 
     def encode_image(self, images_BHWC: Tensor, keys_B: Tensor | None = None) -> Tensor:
         """Unit features [B, D] of uint8[B, H, W, C], at least float32. `keys_B` seed the patch dropout."""
+        if self.pictures is not None:
+            return self.pictures.features(images_BHWC)
         for dropout in self._dropouts:
             dropout.keys_B = keys_B
-        with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_is_locked):
+        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_is_locked):
             return self._image_features(images_BHWC)
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit features [B, D] of tokens int64[B, L], L at most the context length, at least float32."""
         if self.can_trim and tokens_BL.device.type == "cpu":  # on a GPU it would have to be waited for
             tokens_BL = trim(tokens_BL)
-        with self._autocast():
+        with self.autocast():
             return self._text_features(tokens_BL)
 
     @contextmanager
@@ -227,25 +240,30 @@ class Model:
             if was_training:
                 self.train()
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """What the towers compute under."""
         # Sharded weights are gathered as bf16 already: autocast would keep copies of its own until the backward pass.
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.precision == "bf16" and not self.is_sharded
         )
 
+    def pixels(self, images_BHWC: Tensor) -> Tensor:
+        """[B, C, H, W] as the image tower takes them, of uint8[B, H, W, C]."""
+        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
+        return (images_BCHW - self.mean_C11) / self.std_C11
+
     # What is compiled, from uint8 pixels and tokens to unit features.
 
     def _features_of_images(self, images_BHWC: Tensor) -> Tensor:
-        # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
-        images_BCHW = (images_BCHW - self.mean_C11) / self.std_C11
+        images_BCHW = self.pixels(images_BHWC)
         clip = cast(Any, self.clip)
         if isinstance(clip, open_clip.CoCa):  # whose tower gives its decoder's tokens as well
-            return _unit(clip.encode_image(images_BCHW, normalize=False))
-        return _unit(clip.visual(images_BCHW))
+            return unit(clip.encode_image(images_BCHW, normalize=False))
+        return unit(clip.visual(images_BCHW))
 
     def _features_of_text(self, tokens_BL: Tensor) -> Tensor:
-        return _unit(self._text_tower(tokens_BL))
+        return unit(self._text_tower(tokens_BL))
 
     def _text_tower(self, tokens_BL: Tensor) -> Tensor:
         if not isinstance(self.clip, open_clip.CLIP):
@@ -330,7 +348,7 @@ def create_model(
     if config.gradient_checkpointing:
         set_checkpointing(clip, True)
     if synchronise_batch_norm and has_batch_norm(clip):
-        clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # type: ignore[no-untyped-call]  # torch's stub
+        clip = convert_sync_batchnorm(clip)  # torch's own would lose the activations of timm's layers
     if mesh is None:
         clip.to(device)
     model = Model(clip, name=name, device=device, precision=precision, tokenizer=tokenizer)
@@ -368,7 +386,8 @@ def _tell_causal(text: nn.Module) -> None:
                 layer.__class__ = _CausalAttention
 
 
-def _unit(features_BD: Tensor) -> Tensor:
+def unit(features_BD: Tensor) -> Tensor:
+    """[B, D] of length 1, at least float32."""
     if features_BD.dtype in (torch.bfloat16, torch.float16):
         features_BD = features_BD.float()
     return F.normalize(features_BD, dim=-1)
