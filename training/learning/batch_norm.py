@@ -132,7 +132,7 @@ class Pictures:
         whole = self._images_BHWC
         first, odd = divmod(images_BHWC.storage_offset() - whole.storage_offset(), whole.stride(0))
         rows = slice(first, first + len(images_BHWC))
-        is_of_it = images_BHWC.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+        is_of_it = images_BHWC.untyped_storage()._cdata == whole.untyped_storage()._cdata
         if not is_of_it or odd or images_BHWC.shape[1:] != whole.shape[1:] or images_BHWC.stride() != whole.stride():
             raise ModelError(
                 "the method shows the image tower other pictures than the batch's own, whose statistics micro-batches "
