@@ -204,6 +204,7 @@ def two_ranks(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_data: Path,
     tiny_vit: Path,
+    tiny_resnet: Path,
     tiny_evaluation: Path,
     ranks_bucket: Bucket,
 ) -> Path:
@@ -236,7 +237,7 @@ def two_ranks(
     for name in ("step", "evaluation", "checkpoint", "index"):
         asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 8}
     asleep["evaluation"]["evaluation"] = {"path": str(tiny_evaluation), "every_samples": 48}
-    run_ranks(spec | {"asleep": asleep}, 2, environment=ranks_bucket.environment)
+    run_ranks(spec | {"asleep": asleep, "resnet": str(tiny_resnet)}, 2, environment=ranks_bucket.environment)
     return folder
 
 

@@ -3,9 +3,9 @@
     python -m tests.training.ranks_worker SPEC.json      (MASTER_ADDR set)
 
 Writes {(loss, micro-batches): Found} of a fixed global batch: gradients.pt, with sharded weights sharded.pt, and where
-the spec asks for it compiled.pt, with compiled layers as well; both of each of its families, which have models of
-their own, as NAME-gradients.pt and NAME-sharded.pt; and orders.pt, what `sums_of_ranks_in_other_orders`
-found. Then trains the runs of the spec, those that it names as
+the spec asks for it compiled.pt, with compiled layers as well, and resnet.pt, with batch normalisation; both of each
+of its families, which have models of their own, as NAME-gradients.pt and NAME-sharded.pt; and orders.pt, what
+`sums_of_ranks_in_other_orders` found. Then trains the runs of the spec, those that it names as
 apart with each rank as if on a machine of its own. Meanwhile forks train
 those in which rank 1 falls asleep, which is mostly waiting, and write what each rank raised.
 """
@@ -27,6 +27,7 @@ from unittest.mock import patch
 import pandas  # noqa: F401  # which pyarrow loads where it is: once, before the ranks are forked
 import torch
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import training.distributed as distributed_module
 import training.learning.buckets as buckets_module
@@ -81,6 +82,9 @@ def make_model(path: str, method: Method, **options: Any) -> Model:
         heads=method.heads,
         seed=3,
     )
+    for module in made.clip.modules():
+        if isinstance(module, _BatchNorm):  # the last gain of a block begins as zero, and would hide what is below it
+            module.weight.data += torch.linspace(0.1, 0.6, module.num_features)
     # Wrapped again, so that the normalising constants take the weights' float64.
     return Model(made.clip.double(), name=made.name, device=made.device, precision="fp32")
 
@@ -104,12 +108,14 @@ def gradients_of(
     sharded: bool = False,
     gradient_checkpointing: bool = False,
     compiled: bool = False,
+    patch_dropout: float = 0.5,
     methods: Mapping[str, Method] = METHODS,
 ) -> dict[tuple[str, int], Found]:
     """The global gradient under each of `methods` and numbers of micro-batches."""
     found = {}
     for name, method in methods.items():
-        model = make_model(model_path, method, gradient_checkpointing=gradient_checkpointing)
+        options = {"gradient_checkpointing": gradient_checkpointing, "patch_dropout": patch_dropout}
+        model = make_model(model_path, method, **options)
         if sharded:
             model.shard(mesh_of(world), compile_layers=compiled)
         elif compiled:
@@ -261,6 +267,9 @@ def main(spec: Mapping[str, Any]) -> None:
         with patch.object(buckets_module, "MAX_BYTES", 8192):
             found = {"gradients": gradients_of(spec["model"], world)}
         found["sharded"] = gradients_of(spec["model"], world, sharded=True, gradient_checkpointing=True)
+        if resnet := spec.get("resnet"):
+            only = {"everything": METHODS["everything"]}
+            found["resnet"] = gradients_of(resnet, world, patch_dropout=0.0, methods=only)
         if spec.get("compiled"):
             found["compiled"] = gradients_of(
                 spec["model"], world, sharded=True, compiled=True, methods={"sigmoid": METHODS["sigmoid"]}

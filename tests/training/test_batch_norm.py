@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -13,7 +12,6 @@ from tests.training.conftest import tiny_run
 from tests.training.ranks_worker import GLOBAL_BATCH, METHODS, make_batch, make_model
 from training.config import TrainConfig
 from training.distributed import World
-from training.errors import ModelError
 from training.learning.checkpointing import set_checkpointing
 from training.learning.gradient import accumulate_gradient, make_gradients
 from training.learning.memory import needs_of
@@ -60,10 +58,3 @@ def test_the_plan_counts_what_blocks_keep(tiny_resnet: Path, tiny_data: Path, tm
         run["model"] = {"name": str(tiny_resnet), "gradient_checkpointing": is_checkpointed}
         found.append(needs_of(from_mapping(TrainConfig, run)).memory["activations"])
     assert found[0] > found[1] > 0
-
-
-def test_batches_that_are_cut_are_refused_with_another_way(tiny_resnet: Path, tiny_data: Path, tmp_path: Path) -> None:
-    run = tiny_run(tmp_path, tiny_data, tiny_resnet) | {"micro_batches": 2}
-    run["model"] = {"name": str(tiny_resnet)}
-    with pytest.raises(ModelError, match=r"set --micro_batches 1, and --model.gradient_checkpointing true"):
-        needs_of(from_mapping(TrainConfig, run))

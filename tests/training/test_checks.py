@@ -18,7 +18,7 @@ from training.checkpoints.loading import load_checkpoint
 from training.config import ModelConfig, Phase, TrainConfig
 from training.distributed import World
 from training.errors import CheckpointError, DistributedError, ModelError, TrainingError
-from training.learning.checks import check_model, check_sizes
+from training.learning.checks import check_sizes
 from training.learning.model import Model, create_model
 from training.learning.tokenizer import make_tokenizer
 from training.train import train
@@ -54,20 +54,6 @@ def test_more_micro_batches_than_a_rank_has_samples_are_refused(config: TrainCon
         check_sizes(changed, World(size=2))
         with pytest.raises(ConfigError, match="micro_batches 6 exceeds the 5 samples of a rank; lower it"):
             check_sizes(changed, World(size=3))
-
-
-def test_batch_normalisation_that_would_see_other_batches_is_refused(config: TrainConfig, tiny_resnet: Path) -> None:
-    config = replace(config, model=replace(config.model, name=str(tiny_resnet), patch_dropout=0.0))
-    model = make(tiny_resnet)
-    check_model(config, model, World())
-    for changed in (
-        replace(config, micro_batches=2),
-        replace(config, phases=(Phase(begins_at=0.5, micro_batches=2),)),
-    ):
-        with pytest.raises(ModelError, match="statistics micro-batches would change; set --micro_batches 1"):
-            check_model(changed, model, World())
-    with pytest.raises(ModelError, match="cannot synchronise over CPU processes; use one process"):
-        check_model(config, model, World(size=2))
 
 
 def test_a_checkpoint_of_another_model_is_one_clear_line(config: TrainConfig, tiny_resnet: Path) -> None:

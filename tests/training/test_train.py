@@ -35,7 +35,7 @@ from training.config import (
 )
 from training.data.index import write_index
 from training.distributed import World
-from training.errors import CheckpointError, DataError, DistributedError, ModelError, NonFiniteError, OutputError
+from training.errors import CheckpointError, DataError, DistributedError, NonFiniteError, OutputError
 from training.learning.model import create_model
 from training.learning.rates import learning_rate
 from training.learning.seeding import seed_step
@@ -376,13 +376,6 @@ def test_endless_skipping_stops_the_run(config: TrainConfig, monkeypatch: pytest
     )
     with pytest.raises(NonFiniteError, match="step 3"):
         train(replace(config, max_skipped_in_a_row=3))
-
-
-def test_batch_norm_with_micro_batches_is_refused(config: TrainConfig, tiny_resnet: Path) -> None:
-    model = ModelConfig(name=str(tiny_resnet))
-    with pytest.raises(ModelError, match="batch normalisation"):
-        train(replace(config, model=model, micro_batches=2))
-    assert train(replace(config, model=model, samples=16)).progress.samples_seen == 16
 
 
 def test_other_settings_or_shards_in_the_same_output_are_refused(config: TrainConfig, tmp_path: Path) -> None:

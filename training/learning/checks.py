@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-
 from configs.load import ConfigError
 from training.config import Phase, TrainConfig
 from training.data.reinforcements import open_reinforcements
 from training.distributed import World
 from training.errors import ModelError
+from training.learning.batch_norm import Tower, is_cut
+from training.learning.batch_norm_graph import has_batch_norm
 from training.learning.method import Method
-from training.learning.model import Model, has_batch_norm
+from training.learning.model import Model
 
 __all__ = ["check_model", "check_reinforced", "check_schedule", "check_sizes"]
 
@@ -49,7 +49,7 @@ def check_model(config: TrainConfig, model: Model, world: World) -> None:
     for phase in config.phases:
         _check_phase(phase, model, config.model.patch_dropout)
     if has_batch_norm(model.clip):
-        _check_batch_norm(config, world)
+        _check_batch_norm(config, model, world)
 
 
 def _check_phase(phase: Phase, model: Model, patch_dropout: float) -> None:
@@ -64,15 +64,13 @@ def _check_phase(phase: Phase, model: Model, patch_dropout: float) -> None:
         raise ModelError(f"phases: {model.name} takes texts of {longest} tokens only; leave context_length out")
 
 
-def _check_batch_norm(config: TrainConfig, world: World) -> None:
-    if config.micro_batches > 1 or any((phase.micro_batches or 1) > 1 for phase in config.phases):
+def _check_batch_norm(config: TrainConfig, model: Model, world: World) -> None:
+    most = max(config.micro_batches, *(phase.micro_batches or 1 for phase in config.phases), 1)
+    if not is_cut(model, world, most):
+        return
+    if config.distributed == "fsdp" and world.size > 1:
         raise ModelError(
-            f"{config.model.name} has batch normalisation, whose statistics micro-batches would change; "
-            "set --micro_batches 1, and --model.gradient_checkpointing true to save memory, or take a model without it "
-            "(a ViT or ConvNeXt)"
+            f"{config.model.name} has batch normalisation, which is cut into micro-batches over whole weights only; "
+            "set --distributed ddp, or --micro_batches 1 on GPUs"
         )
-    if world.size > 1 and world.device == torch.device("cpu"):
-        raise ModelError(
-            f"{config.model.name} has batch normalisation, which torch cannot synchronise over CPU processes; "
-            "use one process, or take a model without it (a ViT or ConvNeXt)"
-        )
+    Tower(model)

@@ -8,7 +8,8 @@
 Contrastive losses couple all samples of a batch, so averaging micro-batch losses would change the
 negatives. Features are small: caching their gradients cuts the graph there exactly (GradCache, Gao et
 al., arXiv 2101.06983). With one micro-batch the first pass keeps its graph and there is no second. Each micro-batch has
-one backward pass, whatever its method asks for, so that sharded gradients are reduced once.
+one backward pass, whatever its method asks for, so that sharded gradients are reduced once. An image tower with batch
+normalisation, which couples samples too, is computed over the local batch at once and comes last (batch_norm.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from training.data.batches import Batch
 from training.data.stream import share
 from training.distributed import World
+from training.learning.batch_norm import pictures_at_once
 from training.learning.buckets import Buckets
 from training.learning.method import Method, Output, Rows
 from training.learning.model import Model
@@ -187,42 +189,47 @@ def accumulate_gradient(
     counts = world.sum_each(method.counts(batch))
     gradients.zero_()
 
-    # Without a graph, unless there is one micro-batch alone.
-    states: list[_RandomState] = []
-    outputs: list[Output] = []
-    constants: list[Rows] = []
-    for part in parts:
-        states.append(_RandomState.now(model.device))
-        with torch.set_grad_enabled(micro_batches == 1):
-            outputs.append(method.forward(model, part, rows_only=micro_batches > 1))
-        with torch.no_grad():
-            constants.append(method.constants(model, part))
+    with pictures_at_once(model, batch, cut, world) as pictures:
+        # Without a graph, unless there is one micro-batch alone.
+        states: list[_RandomState] = []
+        outputs: list[Output] = []
+        constants: list[Rows] = []
+        for part in parts:
+            states.append(_RandomState.now(model.device))
+            with torch.set_grad_enabled(micro_batches == 1):
+                outputs.append(method.forward(model, part, rows_only=micro_batches > 1))
+            with torch.no_grad():
+                constants.append(method.constants(model, part))
 
-    # The whole batch: what its terms say of the own rows, which are cut out of the graph.
-    own = {name: rows.detach().requires_grad_() for name, rows in _joined([output.rows for output in outputs]).items()}
-    coupled = method.coupled(model, own, _joined(constants), world=world, total=global_batch_size)
-    if coupled.terms:
-        torch.autograd.backward(list(coupled.terms.values()))
-    by_rows = {name: rows.grad for name, rows in own.items() if rows.grad is not None}
+        # The whole batch: what its terms say of the own rows, which are cut out of the graph.
+        own = {
+            name: rows.detach().requires_grad_() for name, rows in _joined([output.rows for output in outputs]).items()
+        }
+        coupled = method.coupled(model, own, _joined(constants), world=world, total=global_batch_size)
+        if coupled.terms:
+            torch.autograd.backward(list(coupled.terms.values()))
+        by_rows = {name: rows.grad for name, rows in own.items() if rows.grad is not None}
 
-    # With a graph: what each micro-batch's weights have to do with its rows, and its losses of single samples.
-    sums: dict[str, Tensor] = {}
-    after = _RandomState.now(model.device)
-    for bounds, part, state, output in zip(cut, parts, states, outputs, strict=True):
-        gradients.last_backward(bounds[1] == len(batch))
-        if micro_batches > 1:
-            state.restore(model.device)
-            output = method.forward(model, part, known=output.rows)
-        found = {name: rows[slice(*bounds)] for name, rows in coupled.found.items()}
-        single = {**output.sums, **method.second(model, part, output, found)}
-        losses = {name: value / counts[name].clamp_min(_LEAST_COUNT) for name, value in single.items()}
-        ends = [(output.rows[name], gradient[slice(*bounds)]) for name, gradient in by_rows.items()]
-        ends += [(value, torch.ones_like(value)) for value in losses.values()]
-        ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
-        torch.autograd.backward([end for end, _ in ends], [gradient for _, gradient in ends])
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0) + value.detach()
-    after.restore(model.device)
+        # With a graph: what each micro-batch's weights have to do with its rows, and its losses of single samples.
+        sums: dict[str, Tensor] = {}
+        after = _RandomState.now(model.device)
+        for bounds, part, state, output in zip(cut, parts, states, outputs, strict=True):
+            gradients.last_backward(bounds[1] == len(batch))
+            if micro_batches > 1:
+                state.restore(model.device)
+                output = method.forward(model, part, known=output.rows)
+            found = {name: rows[slice(*bounds)] for name, rows in coupled.found.items()}
+            single = {**output.sums, **method.second(model, part, output, found)}
+            losses = {name: value / counts[name].clamp_min(_LEAST_COUNT) for name, value in single.items()}
+            ends = [(output.rows[name], gradient[slice(*bounds)]) for name, gradient in by_rows.items()]
+            ends += [(value, torch.ones_like(value)) for value in losses.values()]
+            ends = [(end, gradient) for end, gradient in ends if end.requires_grad]
+            torch.autograd.backward([end for end, _ in ends], [gradient for _, gradient in ends])
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+        if pictures is not None:
+            pictures.backward()
+        after.restore(model.device)
 
     gradients.sum_over_ranks()
     return world.sum_each({**coupled.terms, **sums})

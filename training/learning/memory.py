@@ -30,14 +30,19 @@ from torch.overrides import TorchFunctionMode
 from pipeline.errors import one_line
 from training.config import Phase, TrainConfig
 from training.data.batches import Batch, Tokenizer
+from training.data.stream import share
 from training.data.taught import SYNTHETIC
 from training.distributed import World
 from training.errors import ModelError
+from training.learning.batch_norm import Pictures, Tower, is_cut
+from training.learning.batch_norm_graph import has_batch_norm
+from training.learning.batch_norm_segment import Cut
 from training.learning.checkpointing import set_checkpointing, stems_of
 from training.learning.checks import check_model, check_sizes
 from training.learning.method import Method, make_method
-from training.learning.model import Model, create_model, has_batch_norm, model_json, register_model
+from training.learning.model import Model, create_model, model_json, register_model
 from training.learning.patch_dropout import share_of_patches
+from training.learning.peak_memory import Holding
 from training.learning.sharding import layers_of
 from training.learning.tokenizer import make_tokenizer
 
@@ -126,7 +131,7 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
         "gradients": 4 * (trained if whole_gradients else trained // parts),
         "moments": 8 * (trained // parts),
         "averaged weights": 0 if config.optimiser.ema_decay is None else 4 * (trained // parts),
-        "activations": _activations(config, model, method, math.ceil(samples / micro_batches), length),
+        "activations": _activations(config, model, method, world, samples, micro_batches, length),
         "batch, one ahead": 2 * samples * (3 * model.image_size**2 + 8 * length + 8),
         **_of_loss(config, int(model_json(config.model.name)["embed_dim"]), samples),
     }
@@ -140,11 +145,18 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
         of_text=parameters - of_image - counts.get("text_decoder", 0),
         trained=trained,
         tokenizer_problem=problem,
-        can_be_cut=not has_batch_norm(clip),
+        can_be_cut=_can_be_cut(model),
         samples=samples,
         micro_batches=micro_batches,
         memory={kind: num_bytes for kind, num_bytes in memory.items() if num_bytes},
     )
+
+
+def _can_be_cut(model: Model) -> bool:
+    try:
+        return not has_batch_norm(model.clip) or bool(Tower(model).segments)
+    except ModelError:
+        return False
 
 
 class _NoTokenizer:
@@ -239,15 +251,23 @@ class _Kept:
         return tensor
 
 
-def _activations(config: TrainConfig, model: Model, method: Method, samples: int, length: int) -> int:
-    """Bytes that a micro-batch of `samples` keeps; with gradient checkpointing also those of the layer that is
-    computed again."""
+def _activations(
+    config: TrainConfig, model: Model, method: Method, world: World, samples: int, micro_batches: int, length: int
+) -> int:
+    """Bytes that a micro-batch keeps; with gradient checkpointing also those of the layer that is computed again. Of an
+    image tower whose micro-batches are computed together, the most that there is at a time."""
+    part = math.ceil(samples / micro_batches)
     with FakeTensorMode(allow_non_fake_inputs=True):
         clip = model.clip.to_empty(device="cpu")
         cpu = torch.device("cpu")
         fake = Model(clip, name=model.name, device=cpu, precision=model.precision, tokenizer=model.tokenizer)
+        fake.image_is_locked = model.image_is_locked
         fake.reads_tokens = False  # texts are taken to be as long as they may be
         fake.train()
+        of_pictures, held = 0, 0
+        if is_cut(fake, world, micro_batches):
+            of_pictures, held = _of_pictures(fake, samples, micro_batches)
+            fake.pictures = _Features(int(model_json(config.model.name)["embed_dim"]))
 
         def kept(count: int, layers: Callable[[_Kept], None] = lambda _: None) -> int:
             counter = _Kept(clip)
@@ -257,11 +277,35 @@ def _activations(config: TrainConfig, model: Model, method: Method, samples: int
             return counter.num_bytes
 
         # Of twice as many samples, the difference: copies of weights and masks do not grow.
-        grown = kept(2 * samples) - kept(samples)
-        if not config.model.gradient_checkpointing:
-            return grown
-        set_checkpointing(clip, False)
-        return grown + _largest_layer(clip, lambda layers: kept(samples, layers))
+        grown = kept(2 * part) - kept(part)
+        if config.model.gradient_checkpointing:
+            set_checkpointing(clip, False)
+            grown += _largest_layer(clip, lambda layers: kept(part, layers))
+        return max(of_pictures, held + grown)
+
+
+class _Features:
+    """In place of those of pictures that were computed at once."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def features(self, images_BHWC: Tensor) -> Tensor:
+        return torch.empty(len(images_BHWC), self._width, requires_grad=torch.is_grad_enabled())
+
+
+def _of_pictures(model: Model, samples: int, micro_batches: int) -> tuple[int, int]:
+    """Bytes that all pictures take at most in both passes, and between the two; without gradients of weights."""
+    size = model.image_size
+    images = torch.empty(samples, size, size, 3, dtype=torch.uint8)
+    bounds = [share(samples, rank=i, world_size=micro_batches) for i in range(micro_batches)]
+    with Holding() as holding:
+        pictures = Pictures(model, images, Cut(bounds, World(), model.autocast))
+        held = holding.num_bytes
+        pictures.features(images).requires_grad_()
+        pictures.backward()
+    weights = sum(p.numel() * p.element_size() for p in model.clip.visual.parameters() if p.requires_grad)
+    return max(holding.most - weights, held), held
 
 
 def _largest_layer(clip: nn.Module, run: Callable[[Callable[[_Kept], None]], int]) -> int:

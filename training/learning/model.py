@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import text_global_pool
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -26,6 +27,7 @@ from training.config import ModelConfig, Precision
 from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
+from training.learning.batch_norm_graph import has_batch_norm
 from training.learning.checkpointing import set_checkpointing
 from training.learning.decoder import draw_unset
 from training.learning.heads import HEADS
@@ -34,17 +36,20 @@ from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
 from training.learning.sharding import layers_of, shard_module
 from training.learning.tokenizer import make_tokenizer
 
+if TYPE_CHECKING:
+    from training.learning.batch_norm import Tower
+
 __all__ = [
     "Captioner",
     "Embedder",
     "Model",
     "create_model",
-    "has_batch_norm",
     "model_json",
     "own_image_size",
     "preprocess_json",
     "register_model",
     "resolve_precision",
+    "unit",
 ]
 
 
@@ -124,9 +129,11 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
     return "bf16" if native else "fp32"
 
 
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether a layer mixes the samples of a batch, so that the batch cannot be cut exactly."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+class Pictures(Protocol):
+    """Those of a batch whose features were found at once (`batch_norm.py`)."""
+
+    def features(self, images_BHWC: Tensor) -> Tensor:
+        """Unit features [B, D] of some of them, uint8[B, H, W, C]."""
 
 
 class Embedder(Protocol):
@@ -195,6 +202,10 @@ class Model:
         self.captioner: Captioner | None = None
         """Set by a method that writes captions."""
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
+        self.pictures: Pictures | None = None
+        """Where `encode_image` takes features from, while a batch's are found at once."""
+        self.cut_tower: Tower | None = None
+        """The image tower as `batch_norm.py` cuts it, once it was asked to."""
         self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
         self._image_features: Callable[[Tensor], _Encoded] = self._features_of_images
         self._text_features: Callable[[Tensor], _Encoded] = self._features_of_text
@@ -248,6 +259,8 @@ class Model:
         seed the patch dropout."""
         if self.embedder is not None:
             return self.embedder.encode_image(images_BHWC)
+        if self.pictures is not None:
+            return self.pictures.features(images_BHWC)
         return self.encode_image_tokens(images_BHWC, keys_B)[0]
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
@@ -277,7 +290,7 @@ class Model:
             dropout.keys_B = keys_B
         with self.autocast():
             features_BD, tokens_BPW = cast(Any, self.clip).visual(self.pixels(images_BHWC), tokens=True)
-        return _unit(features_BD), tokens_BPW
+        return unit(features_BD), tokens_BPW
 
     def caption_logits(self, image_tokens_BPW: Tensor, text_tokens_BTW: Tensor) -> Tensor:
         """The decoder's logits [B, T, V] of the token behind each of T, which may be fewer than the text has."""
@@ -315,13 +328,13 @@ class Model:
         images_BCHW = self.pixels(images_BHWC)
         clip = cast(Any, self.clip)
         features_BD, tokens_BPW = clip.visual(images_BCHW) if self.has_decoder else (clip.visual(images_BCHW), None)
-        return _unit(features_BD), tokens_BPW
+        return unit(features_BD), tokens_BPW
 
     def _features_of_text(self, tokens_BL: Tensor) -> _Encoded:
         if self.has_decoder:
             features_BD, text_tokens_BLW = cast(Any, self.clip).text(tokens_BL)
-            return _unit(features_BD), text_tokens_BLW
-        return _unit(self._text_tower(tokens_BL)), None
+            return unit(features_BD), text_tokens_BLW
+        return unit(self._text_tower(tokens_BL)), None
 
     def _logits_of_captions(self, image_tokens_BPW: Tensor, text_tokens_BTW: Tensor) -> Tensor:
         return cast(Tensor, cast(Any, self.clip).text_decoder(image_tokens_BPW, text_tokens_BTW))
@@ -416,7 +429,7 @@ def create_model(
     if config.gradient_checkpointing:
         set_checkpointing(clip, True)
     if synchronise_batch_norm and has_batch_norm(clip):
-        clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # type: ignore[no-untyped-call]  # torch's stub
+        clip = convert_sync_batchnorm(clip)  # torch's own would lose the activations of timm's layers
     if mesh is None:
         clip.to(device)
     model = Model(clip, name=name, device=device, precision=precision, tokenizer=tokenizer)
@@ -454,7 +467,8 @@ def _tell_causal(text: nn.Module) -> None:
                 layer.__class__ = _CausalAttention
 
 
-def _unit(features_BD: Tensor) -> Tensor:
+def unit(features_BD: Tensor) -> Tensor:
+    """[B, D] of length 1, at least float32."""
     if features_BD.dtype in (torch.bfloat16, torch.float16):
         features_BD = features_BD.float()
     return F.normalize(features_BD, dim=-1)
