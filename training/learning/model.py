@@ -29,6 +29,7 @@ from training.learning.heads import HEADS
 from training.learning.initial_weights import load_image_tower, load_weights
 from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
 from training.learning.sharding import layers_of, shard_module
+from training.learning.text_tower import check_text_tower, load_text_tower
 from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
@@ -291,6 +292,7 @@ def create_model(
     (None: the model has none). Raises ModelError.
     """
     name = register_model(config.name)
+    check_text_tower(name, model_json(name))
     tokenizer = tokenizer or make_tokenizer(
         name, config.tokenizer
     )  # first: it may say at once what takes minutes to build and then fails
@@ -314,9 +316,11 @@ def create_model(
     finally:
         quiet.setLevel(level)
     if config.init_from is not None:
-        load_weights(clip, config.init_from, towers=config.init_towers, name=name)
+        load_weights(clip, config.init_from, towers=config.init_towers, name=name, positions=config.init_text_positions)
     if config.init_image_from is not None:
         load_image_tower(clip, config.init_image_from, name=name)
+    if config.init_text_from is not None:
+        load_text_tower(clip, config.init_text_from, name=name)
     _tell_causal(getattr(clip, "text", clip))
     if own := heads(clip):
         clip.add_module(HEADS, nn.ModuleDict(own))

@@ -1,0 +1,157 @@
+"""A general CLIP goes on with a domain: longer texts, another text tower, and what stops it in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from configs.load import ConfigError, load
+from tests.conftest import REPOSITORY
+from tests.training.conftest import TINY_VIT
+from tests.training.test_recipes import differences
+from training.config import ModelConfig, TrainConfig, learns
+from training.errors import ModelError
+from training.learning.model import Model, create_model
+from training.learning.text_positions import KEPT, stretch_positions
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+def model_of(directory: Path, stem: str, **text: object) -> str:
+    """A model JSON like the tiny one, with other texts."""
+    path = directory / f"{stem}.json"
+    path.write_text(json.dumps(TINY_VIT | {"text_cfg": {**TINY_VIT["text_cfg"], **text}}))
+    return str(path)
+
+
+def made(name: str, **options: object) -> Model:
+    return create_model(
+        ModelConfig(name=name, **options),  # type: ignore[arg-type]
+        device=torch.device("cpu"), precision="fp32", init_logit_scale=1.0, init_logit_bias=None, seed=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def general(tmp_path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Weights of a model with 32 tokens, as a file, and as they are."""
+    state = dict(made(model_of(tmp_path, "domain-32", context_length=32)).clip.state_dict())
+    save_file(state, tmp_path / "general.safetensors")
+    return str(tmp_path / "general.safetensors"), state
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_texts_of_a_general_model_become_longer_and_its_first_positions_stay(
+    general: tuple[str, dict[str, Tensor]], custom: bool, tmp_path: Path
+) -> None:
+    source, before = general
+    name = model_of(tmp_path, f"domain-256-{custom}", context_length=256)
+    if custom:
+        content = json.loads(Path(name).read_text())
+        Path(name).write_text(json.dumps(content | {"custom_text": True}))
+    model = made(name, init_from=source, init_text_positions="stretch")
+    after = model.clip.state_dict()
+    key = "text.positional_embedding" if custom else "positional_embedding"
+    old_PW, new_PW = before["positional_embedding"], after[key]
+    assert new_PW.shape == (256, old_PW.shape[1])
+    assert torch.equal(new_PW[:KEPT], old_PW[:KEPT])
+    torch.testing.assert_close(new_PW[[KEPT, -1]], old_PW[[KEPT, -1]])
+    steps = (new_PW[KEPT + 1 :] - new_PW[KEPT:-1]).abs().amax(1)  # 11 steps cut into 235
+    assert steps.max() <= (old_PW[KEPT + 1 :] - old_PW[KEPT:-1]).abs().max() * 11 / 235 * 1.01
+    # A text that fits between the positions that stay says what it said.
+    tokens = open_clip.get_tokenizer("ViT-B-32")(["a micrograph of a gland"], 77)
+    first = made(str(tmp_path / "domain-32.json"), init_from=source)
+    with model.evaluating(), first.evaluating():
+        expected, found = first.encode_text(tokens[:, :32]), model.encode_text(tokens[:, :18])
+    torch.testing.assert_close(found, expected)
+    if not custom:
+        interpolated = made(name, init_from=source).clip.state_dict()["positional_embedding"]
+        assert not torch.equal(interpolated[1:KEPT], old_PW[1:KEPT])
+
+
+def test_fewer_positions_are_the_first_ones_and_too_few_are_refused(
+    general: tuple[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    source, before = general
+    short = model_of(tmp_path, "domain-16", context_length=16)
+    found = made(short, init_from=source, init_text_positions="stretch").clip.state_dict()["positional_embedding"]
+    assert torch.equal(found, before["positional_embedding"][:16])
+    long = made(model_of(tmp_path, "domain-64", context_length=64))
+    state = {"positional_embedding": torch.zeros(16, before["positional_embedding"].shape[1])}
+    with pytest.raises(ModelError, match=r"of 16 positions none is left .* take interpolate"):
+        stretch_positions(state, long.clip)
+    with pytest.raises(ConfigError, match="init_text_positions is of a text tower that init_from brings"):
+        ModelConfig(name="ViT-B-32", init_text_positions="stretch")
+
+
+def test_another_text_tower_is_told_with_what_to_take_instead(
+    general: tuple[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    source, before = general
+    other = model_of(tmp_path, "domain-wide", context_length=256, width=48, heads=4)
+    with pytest.raises(ModelError, match=r"does not fit domain-wide .* or model.init_towers to image"):
+        made(other, init_from=source)
+    after = made(other, init_from=source, init_towers="image").clip.state_dict()
+    assert torch.equal(after["visual.conv1.weight"], before["visual.conv1.weight"])
+
+
+def test_a_tower_of_transformers_that_is_not_here_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "configs/train/models/biomedclip-vit-b-16.json"
+    with pytest.raises(ModelError, match=r"data/pubmedbert does not exist; bring config.json and tokenizer.json"):
+        made(name)
+    monkeypatch.chdir(tmp_path)
+    bert = tmp_path / "data/pubmedbert"
+    bert.mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        made(name)
+    (bert / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="has no model_type"):
+        made(name)
+    (bert / "config.json").write_text('{"model_type": "bert", "max_position_embeddings": 128}')
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else found(name))
+    with pytest.raises(ModelError, match=r"by the package transformers, which is missing; pip install"):
+        made(name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(ModelError, match=r"texts of 256 tokens, and the tower in data/pubmedbert places for 128"):
+        made(name)
+    with pytest.raises(ModelError, match=r"is of Hugging Face's, and the text tower of .* is open_clip's own"):
+        made(model_of(tmp_path, "domain-own"), init_text_from=str(bert))
+
+
+def test_runs_that_ask_for_none_of_it_learn_as_before() -> None:
+    config = load(TrainConfig, "configs/train/clip-small.yaml")
+    assert learns(config) == "dde0b1fe20921afe013bb58aaac6ea6d"
+    other = replace(config.model, init_from="x", init_text_positions="stretch")
+    assert learns(replace(config, model=other)) != learns(replace(config, model=replace(config.model, init_from="x")))
+
+
+def test_twins_differ_where_the_systems_do() -> None:
+    models = "configs/train/models/openwit-sample"
+    figures = {
+        "data.path": "data/figures-set",
+        "epochs": 4.0,
+        "evaluation.path": "data/figures/eval/test.parquet",
+        "global_batch_size": 64,
+        "model.init_from": "runs/sample",
+        "optimiser.warmup_samples": 600,
+    }
+    assert differences("biomedclip-small") == {
+        **figures, "model.name": f"{models}-bert.json", "model.init_towers": "image",
+    }  # fmt: skip
+    assert differences("domain-small") == {
+        **figures,
+        "model.name": f"{models}-256.json",
+        "model.init_text_positions": "stretch",
+        "optimiser.learning_rate": 5e-4,
+    }
