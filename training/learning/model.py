@@ -29,7 +29,7 @@ from training.learning.heads import HEADS
 from training.learning.initial_weights import load_image_tower, load_weights
 from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
 from training.learning.sharding import layers_of, shard_module
-from training.learning.text_tower import check_text_tower, load_text_tower
+from training.learning.text_tower import check_text_tower, ignore_padding, load_text_tower
 from training.learning.tokenizer import make_tokenizer
 
 __all__ = [
@@ -321,6 +321,8 @@ def create_model(
         load_image_tower(clip, config.init_image_from, name=name)
     if config.init_text_from is not None:
         load_text_tower(clip, config.init_text_from, name=name)
+    if device.type == "meta":
+        ignore_padding(clip)
     _tell_causal(getattr(clip, "text", clip))
     if own := heads(clip):
         clip.add_module(HEADS, nn.ModuleDict(own))

@@ -21,7 +21,7 @@ from torch import nn
 from pipeline.errors import one_line
 from training.errors import ModelError
 
-__all__ = ["check_text_tower", "load_text_tower"]
+__all__ = ["check_text_tower", "ignore_padding", "load_text_tower"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -71,6 +71,21 @@ def load_text_tower(clip: nn.Module, source: str | Path, *, name: str) -> None:
             f"{told} does not fit the text tower of {name} ({one_line(error, 300)}); give the directory that its "
             "text_cfg.hf_model_name was made for"
         ) from error
+
+
+def ignore_padding(clip: nn.Module) -> None:
+    """Have a text tower of Hugging Face's run on the meta device, where nothing can be read.
+
+    Its forward pass asks whether any text is padded (transformers' `_ignore_bidirectional_mask_sdpa`), so the mask is
+    left out there: shapes and what is kept are the same, but for the mask itself.
+    """
+    tower = getattr(getattr(clip, "text", None), "transformer", None)
+    if isinstance(tower, nn.Module) and hasattr(tower, "from_pretrained"):
+        tower.register_forward_pre_hook(lambda _, args, options: (args, _unmasked(options)), with_kwargs=True)
+
+
+def _unmasked(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "attention_mask": None}
 
 
 def _config_of(directory: Path, *, told: str) -> dict[str, Any]:
