@@ -80,7 +80,7 @@ from safetensors.torch import load_file, save_file
 from training.train import train
 
 bring("bert", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-      max_position_embeddings=256)
+      max_position_embeddings=256, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained("bert")).save_pretrained("bert")  # and a head
 content = json.loads(Path("configs/train/models/openwit-sample-bert.json").read_text())
 content["text_cfg"] = dict(context_length=256, hf_model_name="bert", hf_tokenizer_name="bert", hf_proj_type="mlp",
@@ -100,20 +100,27 @@ assert tokens.shape == (2, 256) and tokens[0, :6].tolist() == [2, WORDS.index("a
 with model.evaluating():  # what is padding is not looked at
     torch.testing.assert_close(model.encode_text(tokens[:, :40]), model.encode_text(tokens), atol=1e-6, rtol=1e-5)
 
-# Two steps, their checkpoint, the run gone on with, and its model again.
+# Four steps, and the same over micro-batches and with activations that are computed again; the model of the run.
 config = load(TrainConfig, "configs/train/biomedclip-small.yaml")
 config = replace(
     config, output="run", epochs=None, samples=64, global_batch_size=16, device="cpu", precision="fp32", threads=1,
-    data=replace(config.data, path="tiny", num_workers=0), evaluation=replace(config.evaluation, path=None),
-    model=ModelConfig(name="tiny-bert.json", init_text_from="bert"),
+    log=replace(config.log, every_steps=1), data=replace(config.data, path="tiny", num_workers=0),
+    evaluation=replace(config.evaluation, path=None), model=ModelConfig(name="tiny-bert.json", init_text_from="bert"),
 )
 assert train(config).progress.samples_seen == 64
 from training.learning.pretrained import load_model
 again = load_model("run")
 saved = load_file("run/checkpoints/000000000064/model.safetensors")["text.proj.0.weight"]
 assert torch.equal(again.clip.text.proj[0].weight, saved)
-in_two = replace(config, output="two", micro_batches=2)
-assert train(in_two).progress.samples_seen == 64
+def losses(output):
+    return [line["loss"] for line in map(json.loads, open(f"{output}/log.jsonl")) if "loss" in line]
+
+
+again = replace(config, output="again", model=replace(config.model, gradient_checkpointing=True))
+for other in (replace(config, output="two", micro_batches=2), again):
+    assert train(other).progress.samples_seen == 64
+    torch.testing.assert_close(torch.tensor(losses(other.output)), torch.tensor(losses("run")), rtol=1e-4, atol=0)
+assert len(losses("run")) == 4
 
 # What does not fit is one line.
 from training.errors import ModelError

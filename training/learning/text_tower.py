@@ -108,4 +108,6 @@ def _config_of(directory: Path, *, told: str) -> dict[str, Any]:
 
 def _needs_transformers(what: str) -> None:
     if importlib.util.find_spec("transformers") is None:
-        raise ModelError(f"{what} is made by the package transformers, which is missing; pip install transformers")
+        raise ModelError(
+            f"{what} is made by the package transformers, which is missing; pip install 'openwit[transformers]'"
+        )
