@@ -248,7 +248,7 @@ class ModelConfig:
     directory, as masked language modelling leaves them: config.json, model.safetensors or pytorch_model.bin."""
     init_text_positions: Literal["interpolate", "stretch"] = "interpolate"
     """Where `init_from` has another number of text positions: interpolate all of them, as open_clip does; or stretch,
-    for longer texts: the first 20 stay, those behind are interpolated (Long-CLIP, arXiv 2403.15378, section 3.1)."""
+    for longer texts: the first 20 stay, those behind are interpolated (Long-CLIP, arXiv 2403.15378)."""
     lock_image: bool = False
     """Leave the image tower as `init_from` or `init_image_from` made it and train the texts to it (LiT, arXiv
     2111.07991). Of timm's towers a projection that open_clip adds is trained all the same."""

@@ -46,8 +46,8 @@ def made(name, device="cpu", **options):
 """
 
 PUBLISHED = """
-# BERT-base's shape (Devlin et al., arXiv 1810.04805, section 3), which PubMedBERT has (Gu et al., arXiv 2007.15779,
-# section 3.1): BertConfig's defaults, with 30,522 pieces.
+# BERT-base's shape (Devlin et al., arXiv 1810.04805, section 3), which PubMedBERT has (Gu et al., arXiv
+# 2007.15779): BertConfig's defaults, with 30,522 pieces.
 bring("data/pubmedbert", words=[*WORDS, *(f"##{i}" for i in range(30522 - len(WORDS)))])
 config = load(TrainConfig, "configs/train/biomedclip-vit-b-16.yaml")
 name = "configs/train/models/biomedclip-vit-b-16.json"

@@ -150,3 +150,19 @@ def test_twins_differ_where_the_systems_do() -> None:
         "model.init_text_positions": "stretch",
         "optimiser.learning_rate": 1e-3,
     }
+
+
+def test_settings_of_biomedclip_are_the_published_ones() -> None:
+    """Table 9 of the supplement of Zhang et al., NEJM AI, DOI 10.1056/AIoa2400640; the batch of tables 6 and 7."""
+    config = load(TrainConfig, "configs/train/biomedclip-vit-b-16.yaml")
+    optimiser = config.optimiser
+    assert (config.epochs, config.global_batch_size, config.precision) == (32, 4_096, "bf16")
+    assert (optimiser.name, optimiser.learning_rate, optimiser.weight_decay) == ("adamw", 5e-4, 0.2)
+    assert (optimiser.beta1, optimiser.beta2, optimiser.eps, optimiser.schedule) == (0.9, 0.98, 1e-6, "cosine")
+    assert optimiser.warmup_samples == 2_000 * 4_096
+    assert (config.model.normalisation, config.model.gradient_checkpointing) == ("clip", True)
+    text = json.loads(Path(config.model.name).read_text())["text_cfg"]
+    assert (text["context_length"], text["hf_pooler_type"], text["hf_proj_type"]) == (
+        256, "cls_last_hidden_state_pooler", "mlp",
+    )  # fmt: skip
+    assert text["hf_model_name"] == text["hf_tokenizer_name"] == config.model.init_text_from

@@ -20,7 +20,7 @@ from training.errors import ModelError
 __all__ = ["KEPT", "stretch_positions"]
 
 KEPT = 20
-"""So many positions stay as they are (Long-CLIP, arXiv 2403.15378, section 3.1)."""
+"""So many positions stay as they are (Long-CLIP, arXiv 2403.15378; `keep_len` in its model/longclip.py)."""
 _KEYS = ("positional_embedding", "text.positional_embedding")
 
 
