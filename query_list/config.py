@@ -118,6 +118,9 @@ class WordnetConfig:
     """data.noun, ...; needed only for `roots`."""
     roots: tuple[str, ...] = ()
     """Only what lies under these synsets, written LEMMA.POS.SENSE (disease.n.1, body_part.n.1); default: all."""
+    senses: Literal["any", "first"] = "any"
+    """With `roots`: any: a lemma with some sense under a root. first: one whose most used sense lies there, so that
+    `heart` stays and `center`, whose fifth sense is a body part, goes."""
     budget: int = 86_654
     """Most queries from this source; the default is the published size."""
 

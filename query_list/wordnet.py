@@ -5,10 +5,11 @@ Reads the index and data files of WordNet 3.x (formats: wndb(5WN)).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from configs.load import ConfigError
+from configs.near import near
 from pipeline.errors import InputError
 from query_list.candidate import Candidate
 from query_list.config import WordnetConfig
@@ -31,14 +32,16 @@ def wordnet(index: Sequence[str], data: Sequence[str], config: WordnetConfig) ->
     """Candidates from the files `index` and `data`, by tagged senses, then senses, then text.
 
     A lemma's underscores become spaces. Raises InputError for files of another format, ConfigError for a
-    root that is not in the index.
+    root that is not in the index, with the nearest that is.
     """
     entries = [entry for path in index for entry in _read_index(path)]
     wanted = _under(config.roots, entries, data) if config.roots else None
     tagged: dict[str, int] = {}
     senses: dict[str, int] = {}
     for entry in entries:
-        offsets = [o for o in entry.offsets if wanted is None or (entry.pos, o) in wanted]
+        # The index has the senses in the order of their use (wndb(5WN)).
+        offered = entry.offsets[:1] if config.senses == "first" else entry.offsets
+        offsets = [o for o in offered if wanted is None or (entry.pos, o) in wanted]
         if offsets:
             text = entry.lemma.replace("_", " ")
             tagged[text] = tagged.get(text, 0) + entry.tagged_senses
@@ -82,7 +85,7 @@ def _under(roots: Sequence[str], entries: Sequence[_Entry], data: Sequence[str])
         lemma, pos, sense = (["", "", "", *root.rsplit(".", 2)])[-3:]
         entry = by_name.get((lemma.lower().replace(" ", "_"), pos))
         if entry is None or not sense.isdigit() or not 1 <= int(sense) <= len(entry.offsets):
-            raise ConfigError(f"wordnet.roots: {root!r} is not in the index; write LEMMA.POS.SENSE, as in disease.n.1")
+            raise ConfigError(f"wordnet.roots: {root!r} is not in the index; {_meant(root, by_name)}")
         open_ends.append((entry.pos, entry.offsets[int(sense) - 1]))
     found: set[tuple[str, int]] = set()
     while open_ends:
@@ -91,6 +94,19 @@ def _under(roots: Sequence[str], entries: Sequence[_Entry], data: Sequence[str])
             found.add(synset)
             open_ends.extend(below.get(synset, ()))
     return found
+
+
+def _meant(root: str, by_name: Mapping[tuple[str, str], _Entry]) -> str:
+    """The end of a line about a `root` that is none: which of the names in the index is nearest."""
+    parts = root.lower().replace(" ", "_").rsplit(".", 2)
+    pos = parts[1] if len(parts) == 3 else "n"
+    if (entry := by_name.get((parts[0], pos))) is not None and len(parts) == 3:
+        senses = f"senses 1 to {len(entry.offsets)}" if len(entry.offsets) > 1 else "one sense"
+        return f"{entry.lemma}.{pos} has {senses} there: write {entry.lemma}.{pos}.1"
+    # Of the 117,798 nouns only those of the same letter: to look at all takes seconds.
+    lemma = near(parts[0], [lemma for lemma, of in by_name if of == pos and lemma[:1] == parts[0][:1]])
+    form = "write LEMMA.POS.SENSE, as in disease.n.1"
+    return f"did you mean {lemma}.{pos}.1? ({form})" if lemma else form
 
 
 def _lines(path: str) -> Iterator[tuple[int, list[str]]]:

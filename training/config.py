@@ -296,6 +296,12 @@ class ModelConfig:
     """Start the image tower from these weights, a file of one such tower alone, as masked image modelling or a
     classifier leaves it (timm's .safetensors, .pt, .npz; what stands above the layers may lack and begins anew); after
     `init_from`, which may be of other towers."""
+    init_text_from: str | None = None
+    """Start a text tower of Hugging Face's (text_cfg.hf_model_name in the model's JSON) from the weights in this
+    directory, as masked language modelling leaves them: config.json, model.safetensors or pytorch_model.bin."""
+    init_text_positions: Literal["interpolate", "stretch"] = "interpolate"
+    """Where `init_from` has another number of text positions: interpolate all of them, as open_clip does; or stretch,
+    for longer texts: the first 20 stay, those behind are interpolated (Long-CLIP, arXiv 2403.15378)."""
     lock_image: bool = False
     """Leave the image tower as `init_from` or `init_image_from` made it and train the texts to it (LiT, arXiv
     2111.07991). Of timm's towers a projection that open_clip adds is trained all the same."""
@@ -310,6 +316,8 @@ class ModelConfig:
             raise ConfigError("lock_image would freeze random weights; set init_from to a trained image tower")
         if self.unlocked_image_groups and not self.lock_image:
             raise ConfigError("unlocked_image_groups does nothing without lock_image")
+        if self.init_text_positions != "interpolate" and (self.init_from is None or self.init_towers == "image"):
+            raise ConfigError("init_text_positions is of a text tower that init_from brings; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -676,7 +684,10 @@ def learns(config: TrainConfig) -> str:
     model = replace(config.model, gradient_checkpointing=False, compile=False)
     phases = [_as_once(replace(phase, micro_batches=None), patch_dropout=None) for phase in config.phases]
     # What came later counts where it is not what earlier versions did.
-    of_model = _as_once(model, tokenizer=None, normalisation="clip", init_image_from=None)
+    of_model = _as_once(
+        model, tokenizer=None, normalisation="clip", init_image_from=None, init_text_from=None,
+        init_text_positions="interpolate",
+    )  # fmt: skip
     loss = _as_once(config.loss, features="fp32", init_bias=None, label_smoothing=0.0)
     augment = _as_once(config.data.augment, min_decoded_sides=2.0)
     optimiser = _as_once(

@@ -66,6 +66,8 @@ def plan(config: TrainConfig) -> Iterator[str]:
         yield f"           starts from {config.model.init_from}"
     if config.model.init_image_from is not None:
         yield f"           image tower from {config.model.init_image_from}"
+    if config.model.init_text_from is not None:
+        yield f"           text tower from {config.model.init_text_from}"
     if needs.tokenizer_problem:
         yield f"           to be mended first: {needs.tokenizer_problem}"
     shards, problem = _shards(config.data)

@@ -275,9 +275,22 @@ def test_wordnet_lemmas_by_use_and_by_subtree(tmp_path: Path) -> None:
     assert [c.query for c in found] == ["animal", "disease", "cold", "domestic dog", "flu"]
     under = wordnet(index, data, WordnetConfig(roots=("disease.n.1",)))
     assert [c.query for c in under] == ["disease", "cold", "flu"]
-    for roots, files in ((("illness.n.1",), data), (("disease.n.2",), data), (("disease",), data), (("flu.n.1",), [])):
-        with pytest.raises(ConfigError, match="wordnet"):
-            wordnet(index, files, WordnetConfig(roots=roots))
+    of_use = tmp_path / "index.noun"
+    of_use.write_text(of_use.read_text().replace("00000300 00000600", "00000600 00000300"))  # a temperature first
+    assert wordnet(index, data, WordnetConfig(roots=("disease.n.1",))) == under
+    first = wordnet(index, data, WordnetConfig(roots=("disease.n.1",), senses="first"))
+    assert [c.query for c in first] == ["disease", "flu"]
+    for root, files, told in (
+        ("illness.n.1", data, r"'illness.n.1' is not in the index; write LEMMA"),
+        ("disese.n.1", data, r"'disese.n.1' is not in the index; did you mean disease.n.1\?"),
+        ("disease.n.2", data, r"disease.n has one sense there: write disease.n.1"),
+        ("cold.n.4", data, r"cold.n has senses 1 to 2 there"),
+        ("disease", data, r"did you mean disease.n.1\?"),
+        ("disease.v.1", data, "write LEMMA.POS.SENSE"),
+        ("flu.n.1", [], "wordnet.roots needs wordnet.data"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            wordnet(index, files, WordnetConfig(roots=(root,)))
     with pytest.raises(InputError, match="line 2 is not"):
         wordnet(data, [], WordnetConfig())
 

@@ -46,7 +46,7 @@ CONFIGS = REPOSITORY / "configs/train"
 RECIPES = REPOSITORY / "docs/recipes.md"
 SMALL = (
     "clip-small", "openclip-small", "metaclip-small", "siglip-small", "flip-small", "lit-small", "clipa-small",
-    "eva-clip-small", "align-small", "siglip2-small",
+    "eva-clip-small", "align-small", "siglip2-small", "biomedclip-small", "domain-small",
 )  # fmt: skip
 
 
@@ -229,10 +229,11 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ELSEWHERE = {
-    "test_mobileclip.py": ("mobileclip-s2", "mobileclip2-b", "mobileclip-small"),
-    "test_coca_recipes.py": ("coca-vit-b-32", "coca-vit-l-14", "coca-small"),
-    "test_blip_recipes.py": ("blip-vit-b-16", "blip-small"),
-    "test_qformer_recipes.py": (
+    "tests/peers/test_text_tower.py": ("biomedclip-vit-b-16",),  # made by transformers
+    "tests/training/test_mobileclip.py": ("mobileclip-s2", "mobileclip2-b", "mobileclip-small"),
+    "tests/training/test_coca_recipes.py": ("coca-vit-b-32", "coca-vit-l-14", "coca-small"),
+    "tests/training/test_blip_recipes.py": ("blip-vit-b-16", "blip-small"),
+    "tests/training/test_qformer_recipes.py": (
         "blip2-vit-g-14-stage1",
         "blip2-vit-g-14-stage2",
         "blip2-small",

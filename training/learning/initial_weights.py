@@ -38,24 +38,33 @@ from training.checkpoints.loading import read_weights
 from training.errors import CheckpointError, ModelError
 from training.learning.heads import HEADS, is_of_head, without_heads
 from training.learning.network import may_use_network
+from training.learning.text_positions import stretch_positions
 
 __all__ = ["file_of_hub", "load_heads", "load_image_tower", "load_weights"]
 
+Towers = Literal["both", "image", "text"]
 
-def load_weights(clip: nn.Module, source: str | Path, *, towers: Literal["both", "image", "text"], name: str) -> None:
+
+def load_weights(
+    clip: nn.Module,
+    source: str | Path,
+    *,
+    towers: Towers,
+    name: str,
+    positions: Literal["interpolate", "stretch"] = "interpolate",
+) -> None:
     """Put the weights at `source` (see ModelConfig.init_from) into `clip`, which is named `name`.
 
-    Position embeddings of another size are interpolated, as open_clip does. Raises ModelError.
+    Position embeddings of another size are interpolated, as open_clip does; a text tower's as `positions` says. Raises
+    ModelError.
     """
     with ExitStack() as stack:
         published = _published(clip, str(source), name)
         here = _here(source, stack, name) if published is None else published
-        _load(clip, here, source, towers=towers, name=name)
+        _load(clip, here, source, towers=towers, name=name, stretched=positions == "stretch")
 
 
-def _load(
-    clip: nn.Module, here: Path, source: str | Path, *, towers: Literal["both", "image", "text"], name: str
-) -> None:
+def _load(clip: nn.Module, here: Path, source: str | Path, *, towers: Towers, name: str, stretched: bool) -> None:
     """Put the weights at `here`, which are those of `source`, into `clip`."""
     try:
         path = _weights_file(here)
@@ -64,7 +73,7 @@ def _load(
         with warnings.catch_warnings():
             # torch says of foreign pickles that it may refuse them; when it does, that is an error of its own.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            if towers == "both" and path.is_file() and not _holds_heads(path):
+            if towers == "both" and path.is_file() and not _holds_heads(path) and not stretched:
                 open_clip.load_checkpoint(clip, str(path))  # knows weights of other trainers as well; runs no pickle
                 return
             state = open_clip.factory.load_state_dict(str(path), device="cpu") if path.is_file() else read_weights(path)
@@ -74,6 +83,8 @@ def _load(
         if not state:
             raise ModelError(f"model.init_from: {path} holds no {towers} tower of an open_clip model")
         open_clip.factory.resize_pos_embed(state, clip)
+        if stretched:
+            stretch_positions(state, clip)
         open_clip.factory.resize_text_pos_embed(state, clip)
         own = {key for key in clip.state_dict() if towers in ("both", _tower(key))}
         if own != set(state):
@@ -97,6 +108,7 @@ def _load(
         raise ModelError(
             f"model.init_from: {source} does not fit {name} ({one_line(error, 300)}); "
             "set model.name to the model that it holds"
+            + (", or model.init_towers to image, if only the text tower is another" if towers == "both" else "")
         ) from error
 
 

@@ -183,8 +183,9 @@ def _tokenizer(name: str, source: str | None) -> tuple[Tokenizer, str]:
 def _without_weights(config: TrainConfig, method: Method, image_size: int | None, tokenizer: Tokenizer) -> Model:
     """The model of `config` on the meta device; what it starts from is not read."""
     drawn = replace(
-        config.model, init_from=None, init_image_from=None, lock_image=False, unlocked_image_groups=0, compile=False
-    )
+        config.model, init_from=None, init_image_from=None, init_text_from=None, init_text_positions="interpolate",
+        lock_image=False, unlocked_image_groups=0, compile=False,
+    )  # fmt: skip
     with torch.device("meta"):
         model = create_model(
             drawn,

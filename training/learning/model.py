@@ -34,6 +34,7 @@ from training.learning.heads import HEADS
 from training.learning.initial_weights import load_heads, load_image_tower, load_weights
 from training.learning.patch_dropout import KeyedPatchDropout, drop_patches
 from training.learning.sharding import layers_of, shard_module
+from training.learning.text_tower import check_text_tower, ignore_padding, load_text_tower
 from training.learning.tokenizer import make_tokenizer
 
 if TYPE_CHECKING:
@@ -385,6 +386,7 @@ def create_model(
     (None: the model has none). Raises ModelError.
     """
     name = register_model(config.name)
+    check_text_tower(name, model_json(name))
     tokenizer = tokenizer or make_tokenizer(
         name, config.tokenizer
     )  # first: it may say at once what takes minutes to build and then fails
@@ -409,9 +411,13 @@ def create_model(
         quiet.setLevel(level)
     draw_unset(clip)
     if config.init_from is not None:
-        load_weights(clip, config.init_from, towers=config.init_towers, name=name)
+        load_weights(clip, config.init_from, towers=config.init_towers, name=name, positions=config.init_text_positions)
     if config.init_image_from is not None:
         load_image_tower(clip, config.init_image_from, name=name)
+    if config.init_text_from is not None:
+        load_text_tower(clip, config.init_text_from, name=name)
+    if device.type == "meta":
+        ignore_padding(clip)
     _tell_causal(getattr(clip, "text", clip))
     if isinstance(clip, open_clip.CoCa):
         _tell_causal(clip.text_decoder)
