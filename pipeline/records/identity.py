@@ -20,6 +20,7 @@ __all__ = [
     "first_64_bits",
     "ids_of",
     "keyed_hash",
+    "keyed_hashes",
     "keyed_state",
     "text_hash",
     "uid_of",
@@ -115,6 +116,13 @@ def keyed_hash(
         if queries is not None:
             mixed = _mix(mixed ^ (queries * np.uint64(0xD6E8FEB86659FD93) + state))
     return mixed
+
+
+def keyed_hashes(states: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """uint64[N, C]: `keyed_hash(seed, ids)` under each of C seeds, given by their `keyed_state` uint64[C]: for many
+    draws of few rows."""
+    with np.errstate(over="ignore"):
+        return _mix((ids * np.uint64(0x9E3779B97F4A7C15))[:, None] + states)
 
 
 def keyed_state(seed: int) -> np.uint64:

@@ -25,7 +25,7 @@ from torchvision.transforms.functional import InterpolationMode
 import training.data.shards as shards_module
 import training.reinforcement.reinforce as reinforce_module
 from configs.load import ConfigError, from_mapping
-from pipeline.records.identity import first_64_bits
+from pipeline.records.identity import first_64_bits, keyed_hash, keyed_hashes, keyed_state
 from tests.training.conftest import TINY_VIT, _random_weights, put_tree, tiny_run
 from tests.training.test_data import LengthTokenizer
 from tests.training.test_train import CrashError, assert_same_run, crash, interrupt_at, losses
@@ -157,6 +157,12 @@ def test_operations_are_torchvisions(name: str) -> None:
             expected = _apply_op(picture, theirs, sign * value, InterpolationMode.NEAREST, None)
             found = np.asarray(_apply(picture, name, sign, magnitude)).astype(int)
             assert np.abs(found - np.asarray(expected)).max() <= 1, (magnitude, sign)  # factors are float32 there
+
+
+def test_draws_of_one_key_are_those_of_many() -> None:
+    keys = np.array([1, 1 << 63, 987654321987654321], np.uint64)
+    found = keyed_hashes(np.array([keyed_state(seed) for seed in (0, 7, 256)]), keys)
+    assert np.array_equal(found, np.stack([keyed_hash(seed, keys) for seed in (0, 7, 256)], axis=1))
 
 
 def test_an_augmentation_is_a_function_of_seed_uid_and_number() -> None:

@@ -9,6 +9,7 @@ All draws are keyed, so that they are alike at any number of ranks and in a run 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.records.identity import keyed_hash
+from pipeline.records.identity import keyed_hashes, keyed_state
 from pipeline.storage.place import Place
 from training.config import CaptionsConfig
 from training.data.augmentations import augmentation_keys, augmented
@@ -148,10 +149,20 @@ class Beside:
         return Path(path) if isinstance(path, Path) else path
 
 
+@cache
+def _state(column: int) -> npt.NDArray[np.uint64]:
+    return np.array([keyed_state(column)])
+
+
+def _hash(column: int, key: np.uint64) -> int:
+    """`keyed_hash(column, key)`."""
+    return int(keyed_hashes(_state(column), np.array([key]))[0, 0])
+
+
 def _one_of(column: int, key: np.uint64, count: int) -> int:
-    return int(keyed_hash(column, np.array([key]))[0] % np.uint64(count))
+    return _hash(column, key) % count
 
 
 def _uniform(column: int, key: np.uint64) -> float:
     """In [0, 1)."""
-    return float(int(keyed_hash(column, np.array([key]))[0]) >> 11) * 2.0**-53
+    return float(_hash(column, key) >> 11) * 2.0**-53
