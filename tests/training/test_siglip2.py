@@ -379,7 +379,12 @@ def test_a_mistake_in_the_options_is_one_line(loss: dict[str, Any], options: dic
     ("part", "changes", "says"),
     [
         ("vision_cfg", {"timm_model_name": "test_efficientnet_gn", "timm_pool": "", "timm_proj": "linear"}, "is none"),
-        ("vision_cfg", {"timm_model_name": "naflexvit_base_patch16_siglip", "timm_pool": ""}, "NaFlex"),
+        pytest.param(
+            "vision_cfg",
+            {"timm_model_name": "naflexvit_base_patch16_siglip", "timm_pool": ""},
+            "NaFlex",
+            marks=pytest.mark.slow,  # its model is one of full size
+        ),
     ],
 )
 def test_a_tower_without_patches_of_one_size_is_refused(
