@@ -110,13 +110,20 @@ def locked_model(folder: Path, method: Method, *, locked: bool = True) -> Model:
     return Model(clip, name=made.name, device=made.device, precision="fp32", tokenizer=made.tokenizer)
 
 
+def in_bf16(model: Model) -> Model:
+    """The same weights in float32, of which bf16 copies are multiplied."""
+    return Model(model.clip.float(), name=model.name, device=model.device, precision="bf16", tokenizer=model.tokenizer)
+
+
 def trained(model: Model) -> list[torch.nn.Parameter]:
     return [p for p in model.clip.parameters() if p.requires_grad]
 
 
-def gradients_of(folder: Path, method: Method, world: World, *, sharded: bool = False) -> Found:
+def gradients_of(folder: Path, method: Method, world: World, *, sharded: bool = False, half: bool = False) -> Found:
     """Terms and gradient for each number of micro-batches."""
     model = locked_model(folder, method)
+    if half:
+        model = in_bf16(model)
     if sharded:
         model.shard(mesh_of(world))
     method.check(model)

@@ -53,6 +53,15 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(tmp_path: Path, refe
         agree(worker.gradients_of(tmp_path, method, World()), reference)
 
 
+def test_bf16_is_near(tmp_path: Path, references: list[Plain]) -> None:
+    for method, (values, gradient) in zip((worker.stage1(), worker.stage2(tmp_path)), references, strict=True):
+        for terms, found in worker.gradients_of(tmp_path, method, World(), half=True).values():
+            near = {name: value for name, value in values.items() if name != "matching"}  # on other negatives, perhaps
+            assert {name: terms[name] for name in near} == pytest.approx(near, rel=0.03)
+            assert torch.isfinite(found).all()
+            assert torch.nn.functional.cosine_similarity(found.double(), gradient, dim=0) > 0.9
+
+
 @pytest.mark.timeout(600)  # processes that start on a busy machine
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_have_the_gradient_of_the_whole_batch(ranks: int, references: list[Plain], tmp_path: Path) -> None:

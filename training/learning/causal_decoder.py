@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -82,4 +81,4 @@ def load_decoder(directory: Path) -> CausalDecoder:
         decoder.load_state_dict(load_file(directory / _WEIGHTS_FILE))
     except (OSError, ValueError, RuntimeError, AssertionError, ConfigError, SafetensorError) as error:
         raise ModelError(f"{directory}: not a whole decoder ({one_line(error, 200)}); make it again") from error
-    return cast(CausalDecoder, decoder)
+    return decoder

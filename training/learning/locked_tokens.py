@@ -57,7 +57,8 @@ def locked_tokens(model: Model, images_BHWC: Tensor) -> Tensor:
     """[B, P, U] of uint8[B, H, W, C], without a graph: the class token first, where there is one."""
     visual = cast(Any, model.clip.visual)
     images_BCHW = (images_BHWC.permute(0, 3, 1, 2).to(model.mean_C11.dtype) - model.mean_C11) / model.std_C11
-    has_prefix = hasattr(visual, "class_embedding") or getattr(getattr(visual, "trunk", None), "num_prefix_tokens", 0)
+    of_timm: Any = getattr(visual, "trunk", None)
+    has_prefix = hasattr(visual, "class_embedding") or bool(getattr(of_timm, "num_prefix_tokens", None))
     with torch.no_grad(), autocast(model):
         found = getattr(visual, _FORWARD)(
             images_BCHW,
@@ -65,7 +66,7 @@ def locked_tokens(model: Model, images_BHWC: Tensor) -> Tensor:
             stop_early=True,
             intermediates_only=True,
             output_fmt="NCHW",
-            output_extra_tokens=bool(has_prefix),
+            output_extra_tokens=has_prefix,
         )
     map_BUHW = found["image_intermediates"][0]
     prefix = found.get("image_intermediates_prefix", [])

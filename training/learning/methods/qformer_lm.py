@@ -82,7 +82,7 @@ class LanguageStage(Method):
             self._texts = _Texts(start=None, end=_NOTHING, padding=0)
             return
         o, path = self.options, self.options.language_model
-        dtype = torch.bfloat16 if model.precision == "bf16" else cast(Tensor, model.mean_C11).dtype
+        dtype = torch.bfloat16 if model.precision == "bf16" else model.mean_C11.dtype
         found = load_language_model(path, device=model.device, dtype=dtype)
         if found.width != o.language_model_width:
             raise ModelError(
