@@ -123,7 +123,7 @@ def test_commands_reach_their_rooms(
         (["shards", "smaple"], "smaple: no config here; did you mean the preset 'sample'?"),
         (["train", "smaple"], "smaple: no config here; did you mean the preset 'sample'?"),
         (["export", "clip-vit-b-32"], "runs/clip-vit-b-32: no whole checkpoint there; train first, or set --output"),
-        (["sql", "nodir", "funnel"], "nodir: no data set here; name a .yaml file, or a preset: align, cc12m, "),
+        (["sql", "nodir", "funnel"], "nodir: no data set here; name a .yaml file, or a preset: align, biomedical, "),
         (["plan", "sample"], "data/sample_web: no sample web here yet; `openwit shards sample` makes it"),
     ):
         assert main(words) == 2

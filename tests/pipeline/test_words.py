@@ -58,7 +58,7 @@ def test_where_no_data_set_is_the_line_says_so(
         return _error(capsys, *(word.format(target) for word in command))
 
     what = "config" if command[0] == "status" else "data set"
-    assert of("nodir").startswith(f"nodir: no {what} here; name a .yaml file, or a preset: align, cc12m, commoncrawl, ")
+    assert of("nodir").startswith(f"nodir: no {what} here; name a .yaml file, or a preset: align, biomedical, cc12m, ")
     assert of("smaple") == f"smaple: no {what} here; did you mean the preset 'sample'?"
     (tmp_path / "empty").mkdir()
     assert of("empty") == "empty: no data set here; name the `output` of a config"

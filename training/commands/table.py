@@ -92,7 +92,7 @@ COMMANDS: tuple[Command, ...] = (
         name="reinforce",
         usage="DATA TEACHER...",
         says="What teachers say of a data set's augmentations and captions, by uid,\n"
-        "for method distillation. Says first what it takes, and goes on where it was stopped.",
+        "for method distillation. Says first what it takes.\nGoes on where it was stopped.",
         module="training.commands.reinforce",
     ),
     Command(
