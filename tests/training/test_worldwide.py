@@ -68,7 +68,8 @@ def test_the_plan_counts_the_whole_vocabulary(tmp_path: Path, monkeypatch: pytes
     )
     more = (sizes[1] - sizes[0]) * 128
     grown = {kind: large[kind] - small[kind] for kind in large if large[kind] != small[kind]}
-    assert grown == {"weights": 4 * more, "gradients": 4 * more, "moments": 8 * more}
+    # Autocast makes no copy of an embedding, though the plan counts one as of every matrix: 2 bytes on the safe side.
+    assert grown == {"weights": 4 * more, "weights in bf16": 2 * more, "gradients": 4 * more, "moments": 8 * more}
 
 
 @pytest.mark.slow
