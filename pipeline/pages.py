@@ -72,7 +72,7 @@ def whole_page(output: Place = _NOWHERE, *, keep_candidates: bool = True) -> Pag
         queries="-",
         output=str(output),
         consent=ConsentConfig(robots_archives=("-",), tdmrep_json=True),
-        dedup=DedupConfig(max_urls_per_caption=1),
+        dedup=DedupConfig(max_urls_per_caption=1, max_captions_per_url=1, frequent_tokens=1),
         fetch=FetchConfig(user_agent="- (+http://localhost)"),
         image=ImageConfig(),
         filters=FiltersConfig(scores=(ScoreFilter(files=("-",), column="-", min=0.0),)),

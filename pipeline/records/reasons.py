@@ -41,6 +41,8 @@ REASONS: dict[str, dict[str, str]] = {
     },
     "captions": {
         "boilerplate_caption": "the caption stands on more different pictures than the limit",
+        "rare_token": "a word or bigram of the caption is not among the set's most frequent; the detail is the first",
+        "too_many_captions": "the picture has more different captions than the limit; the detail is how many",
         "other_caption": "another caption of the same picture was kept",
     },
     "robots_archives": {

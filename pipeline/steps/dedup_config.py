@@ -23,11 +23,25 @@ class DedupConfig:
     max_urls_per_caption: int | None = None
     """Captions that stand on more different pictures (canonical URLs) than this are boilerplate and go; null
     for no limit. COYO-700M uses 10."""
+    max_captions_per_url: int | None = None
+    """Pictures (canonical URLs) with more different captions than this go, with all of them; null for no limit. ALIGN
+    uses 1,000."""
+    frequent_tokens: int | None = None
+    """Captions go that hold a token which is not among so many of the set's most frequent: words, as the rule `words`
+    of matching has them, and bigrams, counted together over all pairs; null for no limit. ALIGN uses 100 million."""
     memory_mb: int = 1024
     """Memory of one dedup task before it spills to disk, in MB."""
 
     def __post_init__(self) -> None:
-        if self.max_urls_per_caption is not None and self.max_urls_per_caption < 1:
-            raise ConfigError(f"max_urls_per_caption must be at least 1, not {self.max_urls_per_caption}")
+        for name in ("max_urls_per_caption", "max_captions_per_url", "frequent_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
         if self.memory_mb < 64:
             raise ConfigError(f"memory_mb must be at least 64, not {self.memory_mb}")
+
+    @property
+    def limits_captions(self) -> bool:
+        """Whether captions go by what is counted over the whole set."""
+        limits = (self.max_urls_per_caption, self.max_captions_per_url, self.frequent_tokens)
+        return any(limit is not None for limit in limits)

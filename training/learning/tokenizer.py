@@ -92,7 +92,20 @@ def make_tokenizer(name: str, source: str | None = None) -> Tokenizer:
             f"{name}: its tokenizer knows {tokens:,} tokens and its text tower {places:,}; set text_cfg.vocab_size in "
             f"the model's JSON to {tokens}, or --model.tokenizer to the one it was made for"
         )
+    _check_end(name, text, made)
     return made
+
+
+def _check_end(name: str, text: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Raises ModelError where a tower reads its texts at an end mark (text_cfg.eos_id) that they do not have: it would
+    read the first token of each instead, without a word."""
+    end = int(text.get("eos_id", 2))
+    if text.get("pool_type") != "eos" or text.get("hf_model_name") or (tokenizer(["a"]) == end).any():
+        return
+    raise ModelError(
+        f"{name}: its text tower reads a text at token {end}, its end mark, which this tokenizer does not write; set "
+        "text_cfg.eos_id in the model's JSON to that of the tokenizer, or --model.tokenizer to the one it was made for"
+    )
 
 
 def _of_open_clip(name: str, theirs: str | None) -> Tokenizer:
@@ -129,6 +142,11 @@ def _of_files(name: str, text: Mapping[str, Any], path: Path, *, told: str) -> T
     if text.get("hf_model_name"):
         # XLM-R, NLLB and others number their pieces in another way than the file does.
         raise ModelError(f"{told}{path}: {name} has a tower of transformers; give a directory with its tokenizer.json")
+    if "xlm" in str(text.get("hf_tokenizer_name")):
+        raise ModelError(
+            f"{told}{path}: {name} numbers XLM's pieces otherwise than the file; give a directory with its "
+            "tokenizer.json"
+        )
     # SigLIP fills up with the end mark, SigLIP 2 with Gemma's padding (open_clip, tokenizer.py).
     is_second = "siglip2" in f"{name} {text.get('hf_tokenizer_name', '')}".lower()
     clean = options.get("clean", "canonicalize")

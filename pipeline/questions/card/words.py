@@ -13,7 +13,7 @@ _STAGES: dict[str, str] = {
     "match": "contain a query of the list",
     "privacy": "have a caption that the rule on personal data lets pass",
     "dedup": "are no duplicates",
-    "captions": "are no boilerplate on many pictures",
+    "captions": "have a caption within the limits over the whole set",
     "robots_archives": "are of an archive of robots.txt files that can be read",
     "robots": "are not forbidden by a robots.txt that the crawl captured",
     "balance": "are selected by one of their queries",

@@ -15,13 +15,14 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.load import to_mapping
 from pipeline.records.outcome import Outcome, reject
 from pipeline.records.schema import CLEANED
 from pipeline.stages.clean.config import CleanConfig
@@ -54,6 +55,9 @@ def clean(batch: pa.RecordBatch, config: CleanConfig) -> Outcome:
     by_length = pa.array(["too_short", "too_long"]).take(pa.array(places, mask=verdicts <= scan.PLAIN))
     captions = pc.replace_with_mask(texts, _mask_of(unsure, len(texts)), normalised)
     reasons = pc.replace_with_mask(by_length, _mask_of(unsure[still], len(texts)), pa.array(judged, pa.string()))
+    if config.max_words is not None:
+        wordy = pc.greater(pc.count_substring(captions, " "), config.max_words - 1)
+        reasons = pc.if_else(pc.and_(pc.is_null(reasons), wordy), "too_long", reasons)
     cleaned = pa.RecordBatch.from_arrays(
         [*batch.columns, captions], schema=pa.schema([*batch.schema, CLEANED.field("caption")])
     )
@@ -203,7 +207,8 @@ _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fff
 def reason_against(caption: str, config: CleanConfig) -> str | None:
     """Why a normalised text is not fit to be a caption; null if it is. The first of:
 
-    empty, too_short, too_long, file_name, date, placeholder, keyword_list, web_address.
+    empty, too_short, too_long (in characters), file_name, date, placeholder, keyword_list, web_address, too_long (in
+    words).
     """
     if not caption:
         return "empty"
@@ -226,6 +231,8 @@ def reason_against(caption: str, config: CleanConfig) -> str | None:
         return "keyword_list"
     if config.drop_web_addresses and num_spaces == 0 and _ADDRESS.match(caption) and not _NET_PRODUCT.match(caption):
         return "web_address"
+    if config.max_words is not None and num_spaces + 1 > config.max_words:
+        return "too_long"
     return None
 
 
@@ -267,7 +274,7 @@ class Clean(Stage):
     reasons: ClassVar[Mapping[str, str]] = {
         "empty": "nothing is left after white space and control characters are gone",
         "too_short": "fewer characters or words than the limit",
-        "too_long": "more characters than the limit, and no word's end to cut at",
+        "too_long": "more characters than the limit and no word's end to cut at, or more words than the limit",
         "file_name": "the text is a file name without words",
         "date": "the text is a date, a time or a number",
         "placeholder": "the text says only that there is a picture or no text: image, untitled, nan, {{ title }}",
@@ -277,3 +284,11 @@ class Clean(Stage):
 
     def judge(self, batch: pa.RecordBatch) -> Outcome:
         return clean(batch, self.config)
+
+    def key_parts(self) -> Any:
+        name, version, fields = super().key_parts()
+        if self.config.max_words is None:  # as it was before there was the option
+            config = to_mapping(self.config)
+            del config["max_words"]
+            fields["config"] = config
+        return [name, version, fields]

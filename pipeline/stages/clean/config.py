@@ -24,6 +24,8 @@ class CleanConfig:
     """Fewer characters are `too_short`; an ideograph, kana or Hangul syllable counts as two."""
     min_words: int = 1
     """Fewer words (runs without white space) are `too_short`."""
+    max_words: int | None = None
+    """More words are `too_long`; null for no limit."""
     max_chars: int = 1000
     """Longest caption."""
     long_texts: Literal["cut", "reject"] = "cut"
@@ -48,6 +50,8 @@ class CleanConfig:
     def __post_init__(self) -> None:
         if self.min_chars < 1 or self.min_words < 1:
             raise ConfigError("min_chars and min_words must be at least 1")
+        if self.max_words is not None and self.max_words < self.min_words:
+            raise ConfigError("max_words must not be less than min_words")
         if self.max_chars < self.min_chars:
             raise ConfigError("max_chars must not be less than min_chars")
         if self.min_keywords < 2:
