@@ -17,6 +17,7 @@ from pipeline.records.identity import first_64_bits, keyed_hash
 from training.captions.config import CaptionConfig
 from training.captions.writers import writer_of
 from training.learning.hard_pairs import keyed_uniform
+from training.learning.keyed import GOLDEN
 from training.learning.marks import PADDING, marks_of
 from training.learning.model import Model
 
@@ -26,8 +27,6 @@ _PLACES = 4096
 """More than a text has tokens: keeps the draws of captions apart."""
 
 
-_SPREAD = -0x61C8864680B583EB
-"""2^64 over the golden ratio, as int64: makes of token numbers what has all bits."""
 _LEAST = 2.0**-54
 """Whose logarithm is a number."""
 _LIKELY = 512
@@ -108,7 +107,7 @@ def _drawn(likely_BK: Tensor, order_BK: Tensor, keys_B: Tensor, top_p: float, sa
     weights_BK = likely_BK.where(before_BK < top_p, 0)
     # The Gumbel trick, with a number of each token's own: where logits are rounded otherwise, neighbours in the order
     # change places, and the same token is drawn all the same.
-    own_BK = keyed_uniform(keys_B[:, None] ^ (order_BK * _SPREAD), salt=salt).clamp_min(_LEAST)
+    own_BK = keyed_uniform(keys_B[:, None] ^ (order_BK * GOLDEN), salt=salt).clamp_min(_LEAST)
     chosen_B = (weights_BK.log() - (-own_BK.log()).log()).argmax(1)
     return order_BK.gather(1, chosen_B[:, None])[:, 0]
 

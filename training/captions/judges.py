@@ -17,7 +17,7 @@ from training.data.batch import trim
 from training.errors import ModelError
 from training.learning.features import image_features, text_features
 from training.learning.grounding import Grounding
-from training.learning.image_tokens import autocast, feature_and_tokens
+from training.learning.image_tokens import feature_and_tokens
 from training.learning.model import Model
 from training.scores.cosine import clip_score
 
@@ -72,7 +72,7 @@ class _Match:
         model = self._model
         flat, owners = _flat(texts)
         found: list[float] = []
-        with model.evaluating(), autocast(model):
+        with model.evaluating(), model.autocast():
             _, picture_BPI = feature_and_tokens(model, torch.from_numpy(images_BHWC).to(model.device))
             for first in range(0, len(flat), _TEXTS):
                 tokens_TL = trim(model.tokenizer(flat[first : first + _TEXTS])).to(model.device)

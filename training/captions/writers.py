@@ -14,7 +14,7 @@ from torch import Tensor
 from training.errors import ModelError
 from training.learning.grounding import Grounding
 from training.learning.heads import HEADS
-from training.learning.image_tokens import autocast, feature_and_tokens
+from training.learning.image_tokens import feature_and_tokens
 from training.learning.model import Model
 
 __all__ = ["Writer", "grounding_of", "writer_of"]
@@ -66,12 +66,12 @@ class _OfBlip:
 
     def begin(self, seen: Tensor) -> Any:
         """See Writer."""
-        with autocast(self._model):
+        with self._model.autocast():
             return self._grounding.begin(seen)
 
     def next_logits(self, tokens_BL: Tensor, state: Any) -> Tensor:
         """See Writer."""
-        with autocast(self._model):
+        with self._model.autocast():
             return self._grounding.next_logits(self._text, tokens_BL[:, -1], tokens_BL.shape[1] - 1, state)
 
 
@@ -79,15 +79,13 @@ class _OfCoca:
     """open_clip's modules keep nothing: all tokens are computed again for each."""
 
     def __init__(self, model: Model) -> None:
-        self._model, self._clip = model, cast(Any, model.clip)
-        self.longest = int(self._clip.text.context_length)
+        self._model = model
+        self.longest = model.tokenizer.context_length
 
     def look(self, images_BHWC: npt.NDArray[Any]) -> Tensor:
         """See Writer."""
-        model = self._model
-        images = torch.from_numpy(images_BHWC).to(model.device).permute(0, 3, 1, 2).to(model.mean_C11.dtype)
-        with autocast(model):
-            return cast(Tensor, self._clip.visual((images - model.mean_C11) / model.std_C11)[1])
+        images = torch.from_numpy(images_BHWC).to(self._model.device)
+        return cast(Tensor, self._model.encode_image_tokens(images)[1])
 
     def begin(self, seen: Tensor) -> Any:
         """See Writer."""
@@ -95,5 +93,5 @@ class _OfCoca:
 
     def next_logits(self, tokens_BL: Tensor, state: Any) -> Tensor:
         """See Writer."""
-        with autocast(self._model):
-            return cast(Tensor, self._clip.text_decoder(state, self._clip.text(tokens_BL)[1])[:, -1])
+        words_BLW = cast(Tensor, self._model.encode_text_tokens(tokens_BL)[1])
+        return self._model.caption_logits(state, words_BLW)[:, -1]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from training.learning.keyed import GOLDEN, uniform
+
 __all__ = ["keyed_choice", "keyed_uniform", "negative_weights"]
 
 _LEAST_WEIGHT = 1e-4
@@ -40,10 +42,5 @@ def keyed_choice(weights_nN: Tensor, keys_n: Tensor, *, salt: int) -> Tensor:
 
 
 def keyed_uniform(keys_n: Tensor, *, salt: int) -> Tensor:
-    """float64[n] in [0, 1): splitmix64 (Steele et al. 2014) of each key, int64[n], and `salt`, as 53 bits."""
-    # int64 arithmetic wraps, shifts are masked to be logical; as in `patch_dropout.py`.
-    z = keys_n + torch.full_like(keys_n, salt + 1) * -0x61C8864680B583EB
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    z = z ^ ((z >> 31) & 0x1FFFFFFFF)
-    return ((z >> 11) & 0x1FFFFFFFFFFFFF).double() * 2.0**-53
+    """float64[n] in [0, 1): of each key, int64[n], and `salt`."""
+    return uniform(keys_n + torch.full_like(keys_n, salt + 1) * GOLDEN)

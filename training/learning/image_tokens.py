@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.errors import ModelError
-from training.learning.model import Model
+from training.learning.model import Model, unit
 from training.learning.patch_dropout import KeyedPatchDropout
 
-__all__ = ["autocast", "feature_and_tokens", "token_width", "unit_features"]
+__all__ = ["feature_and_tokens", "token_width", "unit_features"]
 
 
 def token_width(visual: nn.Module, *, what: str) -> int:
@@ -35,9 +34,9 @@ def feature_and_tokens(model: Model, images_BHWC: Tensor, keys_B: Tensor | None 
     for module in visual.modules():
         if isinstance(module, KeyedPatchDropout):
             module.keys_B = keys_B
-    with autocast(model), torch.set_grad_enabled(torch.is_grad_enabled() and not model.image_is_locked):
+    with model.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not model.image_is_locked):
         found = visual.forward_intermediates(
-            _pixels(model, images_BHWC),
+            model.pixels(images_BHWC),
             indices=1,
             normalize_intermediates=True,
             output_fmt="NLC",
@@ -45,26 +44,10 @@ def feature_and_tokens(model: Model, images_BHWC: Tensor, keys_B: Tensor | None 
         )
         before = found.get("image_intermediates_prefix", [])
         tokens_BPI = torch.cat([*before[-1:], found["image_intermediates"][-1]], dim=1)
-        return _unit(found["image_features"]), tokens_BPI
+        return unit(found["image_features"]), tokens_BPI
 
 
 def unit_features(model: Model, image: nn.Module, text: nn.Module, images_BHWC: Tensor, tokens_BL: Tensor) -> Any:
     """(pictures', texts') unit features [B, D] by other towers than the model's own, such as their moving averages."""
-    with autocast(model):
-        return _unit(image(_pixels(model, images_BHWC))), _unit(text(tokens_BL))
-
-
-def autocast(model: Model) -> torch.autocast:
-    """bf16 where the model computes in it."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=model.precision == "bf16")
-
-
-def _pixels(model: Model, images_BHWC: Tensor) -> Tensor:
-    images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(model.mean_C11.dtype)
-    return (images_BCHW - model.mean_C11) / model.std_C11
-
-
-def _unit(features_BD: Tensor) -> Tensor:
-    if features_BD.dtype in (torch.bfloat16, torch.float16):
-        features_BD = features_BD.float()
-    return F.normalize(features_BD, dim=-1)
+    with model.autocast():
+        return unit(image(model.pixels(images_BHWC))), unit(text(tokens_BL))

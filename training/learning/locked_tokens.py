@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from training.errors import ModelError
 from training.learning.model import Model
 
-__all__ = ["autocast", "check_locked", "locked_tokens", "token_width"]
+__all__ = ["check_locked", "locked_tokens", "token_width"]
 
 _FORWARD = "forward_intermediates"
 """open_clip's way to what stands between the layers, of its own towers and of timm's."""
@@ -56,12 +56,11 @@ def check_locked(model: Model, *, what: str) -> None:
 def locked_tokens(model: Model, images_BHWC: Tensor) -> Tensor:
     """[B, P, U] of uint8[B, H, W, C], without a graph: the class token first, where there is one."""
     visual = cast(Any, model.clip.visual)
-    images_BCHW = (images_BHWC.permute(0, 3, 1, 2).to(model.mean_C11.dtype) - model.mean_C11) / model.std_C11
     of_timm: Any = getattr(visual, "trunk", None)
     has_prefix = hasattr(visual, "class_embedding") or bool(getattr(of_timm, "num_prefix_tokens", None))
-    with torch.no_grad(), autocast(model):
+    with torch.no_grad(), model.autocast():
         found = getattr(visual, _FORWARD)(
-            images_BCHW,
+            model.pixels(images_BHWC),
             indices=[-2],
             stop_early=True,
             intermediates_only=True,
@@ -71,9 +70,3 @@ def locked_tokens(model: Model, images_BHWC: Tensor) -> Tensor:
     map_BUHW = found["image_intermediates"][0]
     prefix = found.get("image_intermediates_prefix", [])
     return torch.cat([*prefix, map_BUHW.flatten(2).transpose(1, 2)], dim=1)
-
-
-def autocast(model: Model) -> torch.autocast:
-    """bf16 where the model computes in it, and its weights are not gathered so."""
-    is_half = model.precision == "bf16" and not model.is_sharded
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=is_half)

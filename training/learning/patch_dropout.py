@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from training.config import ModelConfig, Phase
 from training.errors import ModelError
+from training.learning.keyed import GOLDEN, spread
 
 __all__ = ["KeyedPatchDropout", "drop_patches", "share_of_patches"]
 
@@ -30,11 +31,8 @@ class KeyedPatchDropout(nn.Module):
             return (x_BPW, None) if self._tells_kept else x_BPW
         batch, patches = x_BPW.shape[0], x_BPW.shape[1] - self._prefix
         kept = max(1, int(patches * (1 - self.share)))
-        # splitmix64 over (key, patch); int64 arithmetic wraps, shifts are masked to be logical.
-        z = self.keys_B[:, None] + torch.arange(1, patches + 1, device=x_BPW.device) * -0x61C8864680B583EB
-        z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-        z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-        chosen = z.topk(kept, dim=1).indices
+        order = spread(self.keys_B[:, None] + torch.arange(1, patches + 1, device=x_BPW.device) * GOLDEN)
+        chosen = order.topk(kept, dim=1).indices
         first = torch.arange(self._prefix, device=chosen.device).expand(batch, -1)
         rows = torch.arange(batch, device=chosen.device)[:, None]
         x_BPW = x_BPW[rows, torch.cat([first, chosen + self._prefix], dim=1)]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from training.distributed import World
+from training.learning.keyed import GOLDEN, uniform
 
 __all__ = ["Norms", "hard_negatives", "norms_of", "query_softmax_loss"]
 
@@ -190,13 +191,8 @@ def _own(part: _Tile, first: int) -> tuple[Tensor, Tensor]:
 
 def _luck(keys_R: Tensor, keys_C: Tensor, direction: int) -> Tensor:
     """float64[R, C]: Gumbel's numbers, by both keys."""
-    # splitmix64's finish over both keys; int64 arithmetic wraps, shifts are masked to be logical.
-    z = keys_R[:, None] * -0x61C8864680B583EB + keys_C[None] + (direction + 1) * 0x2545F4914F6CDD1D
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    z = z ^ ((z >> 31) & 0x1FFFFFFFF)
-    uniform = (((z >> 11) & 0x1FFFFFFFFFFFFF).double() + 0.5) * 2.0**-53
-    return -(-uniform.log()).log()
+    z = keys_R[:, None] * GOLDEN + keys_C[None] + (direction + 1) * 0x2545F4914F6CDD1D
+    return -(-(uniform(z) + 2.0**-54).log()).log()
 
 
 def _wide(features: Tensor) -> torch.dtype:

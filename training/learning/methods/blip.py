@@ -30,7 +30,7 @@ from training.errors import ModelError
 from training.learning.captioning import caption_sum, caption_tokens
 from training.learning.grounding import Grounding
 from training.learning.hard_pairs import keyed_choice, negative_weights
-from training.learning.image_tokens import autocast, feature_and_tokens, token_width, unit_features
+from training.learning.image_tokens import feature_and_tokens, token_width, unit_features
 from training.learning.marks import PADDING, marks_of
 from training.learning.method import Coupled, Method, Output, Rows, Terms
 from training.learning.model import Model
@@ -114,7 +114,7 @@ class Blip(Method):
         if rows_only:
             return Output(rows=rows)
         text, tokens_BL = _text(model.clip), _short(batch.tokens)
-        with autocast(model):
+        with model.autocast():
             logits = _grounding(model).decode(text, tokens_BL[:, :-1], picture_BPI)
         value = caption_sum(logits, tokens_BL[:, 1:], ignore=PADDING, label_smoothing=self.options.label_smoothing)
         return Output(rows={**rows, "tokens": picture_BPI}, sums={"language": value})
@@ -171,7 +171,7 @@ class Blip(Method):
     def _judged(self, model: Model, tokens_ML: Tensor, picture_MPI: Tensor, *, pairs: int) -> Tensor:
         """Cross-entropy of M texts and pictures, of which the first `pairs` are pairs, summed."""
         grounding = _grounding(model)
-        with autocast(model):
+        with model.autocast():
             seen_MW = grounding.encode(_text(model.clip), _short(tokens_ML), picture_MPI)
             logits_M2 = grounding.match(seen_MW)
         wide = torch.promote_types(logits_M2.dtype, torch.float32)

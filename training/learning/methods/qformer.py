@@ -29,7 +29,7 @@ from training.distributed import World
 from training.errors import ModelError
 from training.learning.captioning import caption_sum, caption_tokens
 from training.learning.coupling import everyone
-from training.learning.locked_tokens import autocast, check_locked, locked_tokens, token_width
+from training.learning.locked_tokens import check_locked, locked_tokens, token_width
 from training.learning.marks import PADDING, marks_of
 from training.learning.method import Coupled, Method, Output, Rows, Terms
 from training.learning.model import Model
@@ -118,7 +118,7 @@ class QFormerStage(Method):
         is_text_BL, labels = is_text(words_BL), _labels(words_BL)
         asked_M = (labels != _NOTHING).flatten().nonzero()[:, 0] if _may_look(labels, model) else None
         qformer = model.head("qformer")
-        with autocast(model):
+        with model.autocast():
             (text_BD,) = qformer("texts", None, words_BL, is_text_BL)
             if rows_only:
                 (image_BQD,) = qformer("queries", tokens_BPU)
@@ -161,7 +161,7 @@ class QFormerStage(Method):
         words_BL = F.pad(batch.tokens, (0, found["words"].shape[1] - batch.tokens.shape[1]), value=PADDING)
         words_ML = _short(torch.cat([words_BL, words_BL, found["words"]]), model)
         pictures_MPU = torch.cat([tokens_BPU, found["tokens"], tokens_BPU])
-        with autocast(model):
+        with model.autocast():
             (logits_M2,) = model.head("qformer")("pairs", pictures_MPU, words_ML, is_text(words_ML))
         is_pair_M = (torch.arange(len(words_ML), device=logits_M2.device) < len(batch)).long()
         wide = torch.promote_types(logits_M2.dtype, torch.float32)
@@ -191,12 +191,12 @@ class Queries:
     def encode_image(self, images_BHWC: Tensor) -> Tensor:
         """Unit [B, Q, D]."""
         tokens_BPU = locked_tokens(self._model, images_BHWC)
-        with autocast(self._model):
+        with self._model.autocast():
             return cast(Tensor, self._model.head("qformer")("queries", tokens_BPU)[0])
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit [B, D]."""
-        with autocast(self._model):
+        with self._model.autocast():
             words_BL = _short(tokens_BL, self._model)
             return cast(Tensor, self._model.head("qformer")("texts", None, words_BL, is_text(words_BL))[0])
 

@@ -26,7 +26,7 @@ from training.data.batches import Batch, Tokenizer
 from training.errors import ModelError
 from training.learning.captioning import caption_sum, caption_tokens
 from training.learning.language_model import LanguageModel, load_language_model, words_of
-from training.learning.locked_tokens import autocast, check_locked, locked_tokens, token_width
+from training.learning.locked_tokens import check_locked, locked_tokens, token_width
 from training.learning.method import Method, Output, Rows, Terms
 from training.learning.methods.qformer import QFormerOptions, lock_unused
 from training.learning.model import Model
@@ -115,7 +115,7 @@ class LanguageStage(Method):
         labels = F.pad(self._labels(batch.tokens), (self.options.queries - 1, 0), value=_NOTHING)
         # What nobody asks for is not said; on a GPU that would have to be waited for.
         asked_M = (labels != _NOTHING).flatten().nonzero()[:, 0] if labels.device.type == "cpu" else None
-        with autocast(model):
+        with model.autocast():
             inputs_BLW = language_model.inputs_of(batch.tokens[:, :-1])
             inputs_BSW = torch.cat([prompts_BQW.to(language_model.dtype), inputs_BLW], dim=1)
             logits = language_model.logits(inputs_BSW, asked_M)
@@ -131,7 +131,7 @@ class LanguageStage(Method):
         language_model, texts = self._language_model, self._texts
         assert language_model is not None
         assert texts is not None
-        with model.evaluating(), autocast(model):
+        with model.evaluating(), model.autocast():
             inputs_BSW = self._prompts(model, images_BHWC).to(language_model.dtype)
             if texts.start is not None:
                 start_B1 = torch.full((len(images_BHWC), 1), texts.start, device=model.device)
@@ -153,7 +153,7 @@ class LanguageStage(Method):
     def _prompts(self, model: Model, images_BHWC: Tensor) -> Tensor:
         """[B, Q, W of the language model]."""
         tokens_BPU = locked_tokens(model, images_BHWC)
-        with autocast(model):
+        with model.autocast():
             (queries_BQW,) = model.head("qformer")("outputs", tokens_BPU)
             return cast(Tensor, model.head("projection")(queries_BQW))
 
