@@ -40,8 +40,8 @@ Terms = Mapping[str, Tensor]
 """By name: a scalar each, which add up to the loss."""
 
 METHODS = {
-    "coca": "training.learning.methods.coca:Coca",
     "contrastive": "training.learning.methods.contrastive:Contrastive",
+    "coca": "training.learning.methods.coca:Coca",
 }
 """Those that come with the trainer, by their names in a config."""
 
