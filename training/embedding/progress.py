@@ -1,4 +1,4 @@
-"""How far the embedding is, in one line."""
+"""How far the embedding is, or whatever else is made part by part, in one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ __all__ = ["EmbedProgress", "console_of"]
 class EmbedProgress:
     """Counts rows and parts of this process; shows nothing where `console` is None."""
 
-    def __init__(self, *, parts: int, of_ranks: int, console: Console | None) -> None:
+    def __init__(self, *, parts: int, of_ranks: int, console: Console | None, doing: str = "embedding") -> None:
         """`parts`: how many this process makes, of those that `of_ranks` processes share."""
+        self._doing = doing
         self._parts, self._ranks = parts, of_ranks
         self._line = LiveLine(console)
         self._rows = self._done = 0
@@ -64,7 +65,7 @@ class EmbedProgress:
             words.append(f"{(self._rows - self._rows_then) / passed:,.0f} samples/s")
         if passed > 0 and work > 0:
             words.append(f"{clock_of((self._parts - self._done - self._share) * passed / work)} left")
-        return f"embedding  {'  '.join(words)}{f'  (one of {self._ranks} processes)' if self._ranks > 1 else ''}"
+        return f"{self._doing}  {'  '.join(words)}{f'  (one of {self._ranks} processes)' if self._ranks > 1 else ''}"
 
 
 def console_of(*, shown: bool) -> Console | None:
