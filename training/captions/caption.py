@@ -60,7 +60,7 @@ def caption(config: CaptionConfig, *, quiet: bool = False) -> CaptionSet:
 
         parts = make_parts(
             source, place, keys, made_by=whose, world=world, model=model, batch_size=config.batch_size,
-            threads=config.decode_threads, work=work, doing="captions of", quiet=quiet,
+            threads=config.decode_threads, work=work, doing="captioning", quiet=quiet,
         )  # fmt: skip
         about = CaptionFacts(
             name=name,

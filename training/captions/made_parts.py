@@ -73,7 +73,7 @@ def make_parts(
         total, told = len(source.parts), f"; {len(kept):,} are there" if kept else ""
         say(f"{place}: {doing} {total:,} {'part' if total == 1 else 'parts'} ({source.kind}){told}", to=sys.stderr)
     own = missing[world.rank :: world.size]
-    made = world.together(lambda: _made(own, place, model, batch_size, threads, work, world, quiet))
+    made = world.together(lambda: _made(own, place, model, batch_size, threads, work, world, doing, quiet))
     by_name = kept | {part.name: part for parts in world.gather_objects(made) for part in parts}
     return [by_name[part.name] for part in source.parts]
 
@@ -91,12 +91,13 @@ def _made(
     threads: int | None,
     work: Callable[[SourcePart, Rows, Iterator[Pictures]], CaptionPart],
     world: World,
+    doing: str,
     quiet: bool,
 ) -> list[CaptionPart]:
     made: list[CaptionPart] = []
     workers = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decode")
     progress = EmbedProgress(
-        parts=len(parts), of_ranks=world.size, console=console_of(shown=world.is_first and not quiet)
+        parts=len(parts), of_ranks=world.size, console=console_of(shown=world.is_first and not quiet), doing=doing
     )
     try:
         with trainers_errors(), progress:

@@ -73,7 +73,7 @@ def score_captions(config: ScoreCaptionsConfig, *, quiet: bool = False) -> Capti
 
         parts = make_parts(
             source, place, keys, made_by=whose, world=world, model=model, batch_size=config.batch_size,
-            threads=config.decode_threads, work=work, doing="scores of captions of", quiet=quiet,
+            threads=config.decode_threads, work=work, doing="scoring captions of", quiet=quiet,
         )  # fmt: skip
         rows = sum(part.rows for part in parts)
         about = replace(

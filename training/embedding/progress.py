@@ -1,4 +1,4 @@
-"""How far the embedding is, in one line."""
+"""How far the embedding is, or whatever else is made part by part, in one line."""
 
 from __future__ import annotations
 
