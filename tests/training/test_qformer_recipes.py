@@ -95,7 +95,7 @@ def test_model_has_its_published_size_and_fits(stem: str) -> None:
 def test_twin_differs_from_clips_where_the_systems_do() -> None:
     shape = {"queries": 8, "width": 64, "layers": 4, "heads": 4}
     assert differences("blip2-small") == {
-        "epochs": 3.0,
+        "global_batch_size": 64,
         "model.name": "configs/train/models/openwit-sample.json",
         "model.init_from": load(TrainConfig, CONFIGS / "sample.yaml").output,
         "model.init_towers": "image",
