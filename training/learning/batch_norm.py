@@ -33,8 +33,8 @@ from training.learning.model import Model, unit
 __all__ = ["ROOM", "Pictures", "Tower", "is_cut", "pictures_at_once"]
 
 ROOM = 1.15
-"""What may be held at a time, by what the end of the forward pass takes. With it RN50 multiplies 1.05 times what it does
-with gradient checkpointing; with 1.0, which leaves its last blocks little room, 1.45 times."""
+"""What may be held at a time, by what the end of the forward pass takes. With it RN50 multiplies 1.05 times what it
+does with gradient checkpointing; with 1.0, which leaves its last blocks little room, 1.45 times."""
 
 
 def is_cut(model: Model, world: World, micro_batches: int) -> bool:
