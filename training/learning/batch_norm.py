@@ -30,7 +30,11 @@ from training.learning.batch_norm_graph import Segment, has_batch_norm, input_of
 from training.learning.batch_norm_segment import Cut, segment_of_batch
 from training.learning.model import Model, unit
 
-__all__ = ["Pictures", "Tower", "is_cut", "pictures_at_once"]
+__all__ = ["ROOM", "Pictures", "Tower", "is_cut", "pictures_at_once"]
+
+ROOM = 1.15
+"""What may be held at a time, by what the end of the forward pass takes. With it RN50 multiplies 1.05 times what it
+does with gradient checkpointing; with 1.0, which leaves its last blocks little room, 1.45 times."""
 
 
 def is_cut(model: Model, world: World, micro_batches: int) -> bool:
@@ -71,13 +75,13 @@ class Tower:
 
 
 def room_for(segments: Sequence[Segment], sizes: Mapping[fx.Node, int]) -> list[frozenset[fx.Node]]:
-    """For each segment the inputs of batch normalisation that it may keep while it is computed, without more memory
+    """For each segment the inputs of batch normalisation that it may keep while it is computed, for little more memory
     than the end of the forward pass takes anyway, when the sources of all segments are there. The first segments have
     most to keep, and most room: what later ones kept is gone when their gradients are asked for.
 
     `sizes`: bytes of a sample. Of what is kept there is a gradient as well, and of source and result.
     """
-    most = sum(sizes[segment.source] for segment in segments) + sizes[segments[-1].result]
+    most = ROOM * (sum(sizes[segment.source] for segment in segments) + sizes[segments[-1].result])
     found, held = [], 0
     for segment in segments:
         held += sizes[segment.source]
