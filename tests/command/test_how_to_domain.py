@@ -130,5 +130,5 @@ def test_the_page_in_small(tmp_path: Path) -> None:
             served.wait()
     found = pq.read_table(tmp_path / "data/domain-shift/results.parquet").to_pylist()
     models = {row["model"] for row in found if row["metric"] == "zeroshot_top1"}
-    assert len(models) == 4
+    assert len(models) == 5
     assert pq.read_table(tmp_path / "data/queries/biomedical.parquet")["query"].to_pylist()[0] == "western blot"
