@@ -1,4 +1,4 @@
-"""Figures of a made-up journal: a domain that looks and reads otherwise than the sample web (docs/how-to/domain.md).
+"""Figures of a made-up journal: a domain that looks and reads otherwise than the sample web (docs/domain.md).
 
     DIR/pictures/*.png, DIR/figures.parquet (url, caption, license, article_url) --any web server--> a data set
     DIR/eval/test.parquet (image, label, captions), its class names and templates --> an evaluation set

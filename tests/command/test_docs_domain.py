@@ -1,4 +1,4 @@
-"""docs/how-to/domain.md: its commands take their options, its table names the roots of the config; and, slow, all of
+"""docs/domain.md: its commands take their options, its table names the roots of the config; and, slow, all of
 it in small, over figures that the page makes and a WordNet of five nouns."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.training.tiny_shards import make_evaluation, make_shards
 from training.config import TrainConfig
 from training.evaluation.config import EvaluateOptions
 
-PAGE = REPOSITORY / "docs/how-to/domain.md"
+PAGE = REPOSITORY / "docs/domain.md"
 
 
 def commands() -> list[list[str]]:
