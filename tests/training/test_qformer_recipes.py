@@ -23,6 +23,7 @@ from tests.training.test_recipes import CONFIGS, RECIPES, differences
 from tests.training.test_train import CrashError, assert_same_run, crash, interrupt_at, losses, weights_of
 from tests.training.tiny_shards import make_evaluation, make_shards
 from training.__main__ import main
+from training.captions.load import load_with_heads
 from training.config import TrainConfig
 from training.errors import ModelError
 from training.evaluation.evaluate import evaluate_checkpoint
@@ -32,7 +33,6 @@ from training.learning.memory import MARGIN, _without_weights, needs_of
 from training.learning.method import make_method
 from training.learning.model import create_model, register_model
 from training.learning.pretrained import load_model
-from training.learning.run_captioner import load_captioner
 from training.train import train
 
 STAGES = ("blip2-vit-g-14-stage1", "blip2-vit-g-14-stage2")
@@ -231,7 +231,9 @@ def test_second_stage_without_a_first_stops_before(trained: list[TrainConfig], s
 
 
 def test_captions_are_what_the_language_model_says(trained: list[TrainConfig]) -> None:
-    _, captioner = load_captioner(trained[1].output, device="cpu", precision="fp32")
+    captioner = load_with_heads(str(trained[1].output), device="cpu", precision="fp32", tokenizer=None).captioner
+    assert captioner is not None
+    assert len(captioner.beside) == 32
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     found = captioner.captions(pixels, keys=[0, 0, 0])
     assert [len(each) for each in found] == [1, 1, 1]

@@ -11,7 +11,7 @@ from configs.load import fingerprint
 from pipeline.records.schema import CAPTIONS
 from pipeline.storage.place import Place, place_of
 from training.captions.caption_files import CaptionFacts, CaptionPart, CaptionSet, write_facts, write_part
-from training.captions.captioner import Captioner, SamplingCaptioner, keys_of
+from training.captions.captioner import captioner_of, keys_of
 from training.captions.config import CaptionConfig
 from training.captions.load import load_with_heads
 from training.captions.made_parts import Pictures, make_parts, trainers_errors
@@ -19,6 +19,7 @@ from training.distributed import distributed
 from training.embedding.kept_parts import remove_others
 from training.embedding.parts import Rows, SourcePart
 from training.embedding.sources import find_source
+from training.learning.model import Captioner
 from training.learning.pretrained import fingerprint_of
 
 __all__ = ["caption"]
@@ -44,8 +45,10 @@ def caption(config: CaptionConfig, *, quiet: bool = False) -> CaptionSet:
                 config.model, device=config.device, precision=config.precision, tokenizer=config.tokenizer
             )
         )
-        captioner = SamplingCaptioner(model, config)
+        captioner = captioner_of(model, config)
         whose = fingerprint_of(model)
+        if captioner.beside:
+            whose = fingerprint(whose, captioner.beside)
         name = config.name or f"{model.name}-{whose[:12]}"
         place = _of_set(source.beside) / name if config.to is None else place_of(config.to)
         options = {option: getattr(config, option) for option in _OPTIONS}

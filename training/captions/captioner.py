@@ -6,7 +6,7 @@ A draw hangs on (seed, uid), the number of the caption and the token's place, ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,25 +19,16 @@ from training.captions.writers import writer_of
 from training.learning.hard_pairs import keyed_uniform
 from training.learning.keyed import GOLDEN
 from training.learning.marks import PADDING, marks_of
-from training.learning.model import Model
+from training.learning.model import Captioner, Model
 
-__all__ = ["Captioner", "SamplingCaptioner", "keys_of", "nucleus"]
+__all__ = ["SamplingCaptioner", "captioner_of", "keys_of", "nucleus"]
 
 _PLACES = 4096
 """More than a text has tokens: keeps the draws of captions apart."""
-
-
 _LEAST = 2.0**-54
 """Whose logarithm is a number."""
 _LIKELY = 512
 """Tokens among which the nucleus mostly is: to sort a whole vocabulary costs more than to find it."""
-
-
-class Captioner(Protocol):
-    """Whatever writes captions."""
-
-    def captions(self, images_BHWC: npt.NDArray[np.uint8], keys: Sequence[int]) -> list[list[str]]:
-        """Of each picture, RGB uint8[B, S, S, 3] as the model wants them, its captions. `keys`: int64 by `keys_of`."""
 
 
 def keys_of(uids: Sequence[bytes], *, seed: int) -> list[int]:
@@ -46,8 +37,15 @@ def keys_of(uids: Sequence[bytes], *, seed: int) -> list[int]:
     return found
 
 
+def captioner_of(model: Model, config: CaptionConfig) -> Captioner:
+    """How `model` writes captions: by itself where it does (BLIP-2), else drawn from its decoder. Raises ModelError."""
+    return model.captioner or SamplingCaptioner(model, config)
+
+
 class SamplingCaptioner:
     """A model's decoder, by nucleus sampling."""
+
+    beside = ""
 
     def __init__(self, model: Model, config: CaptionConfig) -> None:
         """Raises ModelError where `model` has no decoder, or a tokenizer that it cannot learn with."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
+
+from torch import nn
 
 from configs.load import ConfigError, load
 from pipeline.errors import PipelineError, one_line
@@ -60,6 +62,11 @@ def _of_run(
             image_size=read_progress(last).image_size,
             heads=method.heads,
         )
+        if about.lock_image:
+            # BLIP-2's second stage, which reads its language model as it is told of the model.
+            cast(nn.Module, model.clip.visual).requires_grad_(False)
+            model.image_is_locked = True
+            method.check(model)
         load_checkpoint(last, model.clip)
     model.clip.eval()
     return model

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from pipeline.errors import one_line
 from training.data.batches import Tokenizer
 from training.errors import ModelError
 from training.learning.causal_decoder import SHAPE_FILE, load_decoder
+from training.learning.fingerprint import fingerprint_of_weights
 
 __all__ = ["LanguageModel", "load_language_model", "words_of"]
 
@@ -50,6 +52,11 @@ class LanguageModel:
         self.vocab_size, self.width = int(weight.shape[0]), int(weight.shape[1])
         self.dtype = weight.dtype
         """Of its inputs."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits over its weights."""
+        return fingerprint_of_weights(self._module)
 
     def inputs_of(self, tokens_BL: Tensor) -> Tensor:
         """[B, L, W]."""

@@ -148,7 +148,11 @@ class Embedder(Protocol):
 
 
 class Captioner(Protocol):
-    """How a model writes captions by itself."""
+    """How a model writes captions."""
+
+    @property
+    def beside(self) -> str:
+        """Hexadecimal digits over the weights beside the model's by which it writes; "" where there are none."""
 
     def captions(self, images_BHWC: npt.NDArray[np.uint8], keys: Sequence[int]) -> list[list[str]]:
         """Of each picture, RGB uint8[B, S, S, 3] as the model wants them, its captions. `keys`: int64 of each, by which

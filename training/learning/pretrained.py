@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
-import torch
-import xxhash
 
 from configs.load import ConfigError, from_mapping, load
 from pipeline.errors import PipelineError, one_line
@@ -29,6 +27,7 @@ from training.checkpoints.layout import read_progress
 from training.config import ModelConfig, Precision, TrainConfig
 from training.distributed import place_of as device_of
 from training.errors import ModelError, TrainingError
+from training.learning.fingerprint import fingerprint_of_weights
 from training.learning.initial_weights import file_of_hub
 from training.learning.method import make_method
 from training.learning.model import Model, create_model, register_model, resolve_precision
@@ -87,11 +86,7 @@ def load_model(
 
 def fingerprint_of(model: Model) -> str:
     """32 hex digits over all weights by name (xxh3): two models that share it give the same features."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.clip.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return fingerprint_of_weights(model.clip)
 
 
 @contextmanager

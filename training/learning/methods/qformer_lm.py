@@ -201,6 +201,12 @@ class _Greedy:
     def __init__(self, method: LanguageStage, model: Model) -> None:
         self._method, self._model = method, model
 
+    @property
+    def beside(self) -> str:
+        """Of the language model's weights."""
+        language_model = self._method._language_model
+        return "" if language_model is None else language_model.fingerprint
+
     def captions(self, images_BHWC: npt.NDArray[np.uint8], keys: Sequence[int] = ()) -> list[list[str]]:
         """Of each picture, uint8[B, S, S, 3] as the model wants them, one caption; nothing is drawn by `keys`."""
         images = torch.from_numpy(images_BHWC).to(self._model.device)
