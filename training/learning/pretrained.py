@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
+import xxhash
 
 from configs.load import ConfigError, from_mapping, load
 from pipeline.errors import PipelineError, one_line
