@@ -88,7 +88,7 @@ class CaptionDecoder(nn.Module):
         elif labels_N.device.type == "cpu":  # on a GPU it would have to be waited for
             is_counted_N = labels_N != IGNORED
             x_NW, labels_N = x_NW[is_counted_N], labels_N[is_counted_N]
-        value = x_NW.new_zeros((), dtype=torch.promote_types(x_NW.dtype, torch.float32))
+        value: Tensor = x_NW.new_zeros((), dtype=torch.promote_types(x_NW.dtype, torch.float32))
         for first in range(0, len(x_NW), rows):
             piece = x_NW[first : first + rows], labels_N[first : first + rows]
             value = value + checkpoint(self._of_piece, *piece, use_reentrant=False, preserve_rng_state=False)
