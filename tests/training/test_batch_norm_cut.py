@@ -285,7 +285,7 @@ def test_the_plan_counts_the_pictures_of_all_micro_batches(tiny_data: Path, tiny
 def test_room_is_what_later_segments_will_have_freed(resnet: Path) -> None:
     model = make(resnet)
     tower = batch_norm.Tower(model)
-    sizes: dict[fx.Node, int] = batch_norm._sizes(tower.segments, model, torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    sizes: dict[fx.Node, int] = batch_norm._sizes(tower.segments, model, make_batch(model.image_size).images[:1])
     found = batch_norm.room_for(tower.segments, sizes)
     assert found[0]
     assert not found[-1]
