@@ -135,7 +135,7 @@ class Pictures:
         Raises ModelError for other pictures, of which there are no statistics.
         """
         whole = self._images_BHWC
-        first, odd = divmod(images_BHWC.storage_offset() - whole.storage_offset(), whole.stride(0))
+        first, odd = divmod(int(images_BHWC.storage_offset()) - int(whole.storage_offset()), whole.stride(0))
         rows = slice(first, first + len(images_BHWC))
         is_of_it = images_BHWC.untyped_storage()._cdata == whole.untyped_storage()._cdata
         if not is_of_it or odd or images_BHWC.shape[1:] != whole.shape[1:] or images_BHWC.stride() != whole.stride():
