@@ -18,7 +18,7 @@ from configs.load import from_mapping
 from tests.training.conftest import TINY_RESNET, TINY_VIT, run_ranks, stop_run, tiny_run
 from tests.training.own_method import Everything, plain_loss
 from tests.training.ranks_worker import GLOBAL_BATCH, METHODS, Found, make_batch, make_model
-from training.config import MethodConfig, PlanConfig, TrainConfig
+from training.config import MethodConfig, ModelConfig, PlanConfig, TrainConfig
 from training.distributed import World
 from training.errors import ModelError
 from training.learning.batch_norm_graph import Segment, input_of, trace
@@ -26,7 +26,7 @@ from training.learning.checks import check_model
 from training.learning.gradient import accumulate_gradient, make_gradients
 from training.learning.memory import needs_of
 from training.learning.method import make_method
-from training.learning.model import Model
+from training.learning.model import Model, create_model
 from training.train import train
 
 METHOD = METHODS["everything"]
@@ -112,6 +112,20 @@ def test_timms_towers_have_the_gradient_of_the_whole_batch(
     expected = whole(path)
     for micro_batches in (2, 4):
         check(path, micro_batches, expected)
+
+
+def test_bf16_differs_by_rounding_alone(tiny_resnet: Path) -> None:
+    found = []
+    for micro_batches in (1, 2):
+        options = {"init_logit_scale": 1.0, "init_logit_bias": None, "seed": 0, "device": torch.device("cpu")}
+        model = create_model(ModelConfig(name=str(tiny_resnet)), precision="bf16", **options)
+        gradients = make_gradients(model.clip, trained(model), World())
+        terms = accumulate_gradient(
+            model, METHODS["softmax"], make_batch(model.image_size), gradients, World(),
+            global_batch_size=GLOBAL_BATCH, micro_batches=micro_batches,
+        )  # fmt: skip
+        found.append((float(terms["contrastive"]), float(gradients.norm())))
+    assert found[1] == pytest.approx(found[0], rel=0.05)
 
 
 def test_an_efficientnet_has_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
@@ -259,9 +273,6 @@ def test_towers_that_cannot_be_cut_are_refused_before_training(tiny_data: Path, 
 def test_layers_of_timm_keep_their_activations_over_ranks(tmp_path: Path) -> None:
     from timm.layers import SyncBatchNormAct
 
-    from training.config import ModelConfig
-    from training.learning.model import create_model
-
     path = timm_json(tmp_path / "openwit-efficientnet.json", "test_efficientnet")
     model = create_model(
         ModelConfig(name=str(path)), device=torch.device("cpu"), precision="fp32", init_logit_scale=1.0,
@@ -285,7 +296,7 @@ def test_the_plan_counts_the_pictures_of_all_micro_batches(tiny_data: Path, tiny
 def test_room_is_what_later_segments_will_have_freed(resnet: Path) -> None:
     model = make(resnet)
     tower = batch_norm.Tower(model)
-    sizes: dict[fx.Node, int] = batch_norm._sizes(tower.segments, model, torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    sizes: dict[fx.Node, int] = batch_norm._sizes(tower.segments, model, make_batch(model.image_size).images[:1])
     found = batch_norm.room_for(tower.segments, sizes)
     assert found[0]
     assert not found[-1]

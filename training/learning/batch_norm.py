@@ -95,7 +95,8 @@ def room_for(segments: Sequence[Segment], sizes: Mapping[fx.Node, int]) -> list[
 
 
 def _sizes(segments: Sequence[Segment], model: Model, images_1HWC: Tensor) -> dict[fx.Node, int]:
-    """Bytes of each call's value for a picture; nothing is computed."""
+    """Bytes of each call's value for a picture; nothing is computed. Not to be called under autocast, which would keep
+    its copies of weights, here without content, for what is computed after."""
     fake = images_1HWC if isinstance(images_1HWC, FakeTensor) else None
     mode = nullcontext() if fake is not None else FakeTensorMode(allow_non_fake_inputs=True)
     sizes = {segments[0].source: images_1HWC.nbytes}
@@ -120,9 +121,9 @@ class Pictures:
             model.cut_tower = Tower(model)
         tower = model.cut_tower
         self._images_BHWC = images_BHWC
-        value = images_BHWC
+        value, room = images_BHWC, tower.kept(model, images_BHWC)
         with torch.enable_grad(), model.autocast():
-            for segment, kept in zip(tower.segments, tower.kept(model, images_BHWC), strict=True):
+            for segment, kept in zip(tower.segments, room, strict=True):
                 prepare = model.pixels if segment is tower.segments[0] else None
                 value = segment_of_batch(segment, cut, kept, value, prepare)
             self._features_BD = unit(value)
@@ -134,7 +135,7 @@ class Pictures:
         Raises ModelError for other pictures, of which there are no statistics.
         """
         whole = self._images_BHWC
-        first, odd = divmod(images_BHWC.storage_offset() - whole.storage_offset(), whole.stride(0))
+        first, odd = divmod(int(images_BHWC.storage_offset()) - int(whole.storage_offset()), whole.stride(0))
         rows = slice(first, first + len(images_BHWC))
         is_of_it = images_BHWC.untyped_storage()._cdata == whole.untyped_storage()._cdata
         if not is_of_it or odd or images_BHWC.shape[1:] != whole.shape[1:] or images_BHWC.stride() != whole.stride():

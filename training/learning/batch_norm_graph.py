@@ -140,7 +140,7 @@ class Segment:
         kept = set(closure.known)
         for node in closure.nodes:
             if node not in values:
-                arguments = fx.node.map_arg(node.args, values.__getitem__)
+                arguments: Any = fx.node.map_arg(node.args, values.__getitem__)
                 options = fx.node.map_arg(node.kwargs, values.__getitem__)
                 if self._writes(node) and node.all_input_nodes[0] in kept:
                     arguments = (arguments[0].clone(), *arguments[1:])

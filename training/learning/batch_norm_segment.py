@@ -141,7 +141,9 @@ class _Batch:
         # Every layer's in one collective, which all ranks enter.
         own = torch.cat([_joined(torch.stack(moments[value])) for value in inputs], dim=1)
         of_all = _joined(self.world.gather_rows(own[None], total=self.world.size))
-        by_input = dict(zip(inputs, of_all.split([moments[value][0].shape[1] for value in inputs], 1), strict=True))
+        by_input = dict(
+            zip(inputs, torch.split(of_all, [moments[value][0].shape[1] for value in inputs], 1), strict=True)
+        )
         for norm in norms:
             count_C, mean_C, squares_C = by_input[input_of(norm)]
             layer = self.segment.norm(norm)
@@ -302,7 +304,7 @@ class _Backward:
         if not norms:
             return
         own = torch.cat([torch.stack(self._sums[norm]).double() for norm in norms], dim=1)
-        of_all = self._batch.world.sum_(own).split([len(self._sums[norm][0]) for norm in norms], dim=1)
+        of_all = torch.split(self._batch.world.sum_(own), [len(self._sums[norm][0]) for norm in norms], dim=1)
         for norm, sums in zip(norms, of_all, strict=True):
             self._terms[norm] = self._batch.terms(norm, sums[0], sums[1])
 
@@ -320,7 +322,7 @@ class _Backward:
     def _affine(self, norm: fx.Node) -> tuple[Tensor, Tensor]:
         """Gain and bias, cut out of the graph."""
         layer = self._segment.norm(norm)
-        if layer.weight is not None:
+        if layer.affine:
             return layer.weight.detach(), layer.bias.detach()
         like = self._whole[self._segment.source] if layer.running_mean is None else layer.running_mean
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32

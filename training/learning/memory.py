@@ -305,7 +305,8 @@ def _of_pictures(model: Model, samples: int, micro_batches: int) -> tuple[int, i
         held = holding.num_bytes
         pictures.features(images).requires_grad_()
         pictures.backward()
-    weights = sum(p.numel() * p.element_size() for p in model.clip.visual.parameters() if p.requires_grad)
+    visual = cast(nn.Module, model.clip.visual)
+    weights = sum([p.numel() * p.element_size() for p in visual.parameters() if p.requires_grad])
     return max(holding.most - weights, held), held
 
 

@@ -17,7 +17,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import text_global_pool
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -439,7 +439,8 @@ def create_model(
     if config.gradient_checkpointing:
         set_checkpointing(clip, True)
     if synchronise_batch_norm and has_batch_norm(clip):
-        clip = convert_sync_batchnorm(clip)  # torch's own would lose the activations of timm's layers
+        # torch's own would lose the activations of timm's layers
+        clip = convert_sync_batchnorm(clip)  # type: ignore[no-untyped-call]  # timm's
     if mesh is None:
         clip.to(device)
     model = Model(clip, name=name, device=device, precision=precision, tokenizer=tokenizer)

@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Holding"]
 
 
-class Holding(TorchDispatchMode):
+class Holding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """While it is entered: the bytes of the tensors that came since, and still are there."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.num_bytes = 0
         self.most = 0
         self._known: dict[int, Any] = {}
