@@ -15,7 +15,7 @@ QFORMER = """
 import torch
 from transformers import Blip2QFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel
-from training.learning.qformer import QFormer
+from training.learning.methods.blip2.qformer import QFormer
 
 torch.manual_seed(0)
 ours = QFormer(queries=3, width=24, layers=4, heads=2, cross_every=2, picture_width=10, embed_dim=8, vocab_size=30,
@@ -72,7 +72,7 @@ print("alike")
 LANGUAGE_MODELS = """
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
-from training.learning.language_model import load_language_model
+from training.learning.methods.blip2.language_model import load_language_model
 
 torch.manual_seed(0)
 made = {
@@ -100,7 +100,7 @@ DAMAGED = """
 import pathlib
 import torch
 from training.errors import ModelError
-from training.learning.language_model import load_language_model
+from training.learning.methods.blip2.language_model import load_language_model
 
 pathlib.Path("bert").mkdir()
 pathlib.Path("bert/config.json").write_text('{"model_type": "no-such-model"}')

@@ -22,9 +22,9 @@ from training.config import LossConfig, MethodConfig, ModelConfig
 from training.data.batch import Batch
 from training.distributed import World, distributed
 from training.learning.gradient import accumulate_gradient, make_gradients
-from training.learning.hard_pairs import keyed_choice
 from training.learning.method import make_method
-from training.learning.methods.blip import Blip
+from training.learning.methods.blip.blip import Blip
+from training.learning.methods.blip.hard_pairs import keyed_choice
 from training.learning.model import Model, create_model
 
 VOCABULARY = 500

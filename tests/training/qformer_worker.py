@@ -24,13 +24,13 @@ from tests.training.ranks_worker import GLOBAL_BATCH, make_batch
 from training.config import LossConfig, MethodConfig, ModelConfig
 from training.data.batches import Batch
 from training.distributed import World, distributed
-from training.learning.causal_decoder import CausalDecoder, DecoderShape, save_decoder
 from training.learning.gradient import accumulate_gradient, make_gradients
-from training.learning.locked_tokens import locked_tokens
 from training.learning.method import Method, make_method
-from training.learning.methods.qformer import is_text
+from training.learning.methods.blip2.causal_decoder import CausalDecoder, DecoderShape, save_decoder
+from training.learning.methods.blip2.first_stage import is_text
+from training.learning.methods.blip2.locked_tokens import locked_tokens
+from training.learning.methods.blip2.query_similarity import _luck
 from training.learning.model import Model, create_model
-from training.learning.query_similarity import _luck
 from training.learning.sharding import is_sharded, mesh_of
 
 WORDS = 40

@@ -19,7 +19,7 @@ from training.config import LossConfig, MethodConfig
 from training.distributed import World, distributed
 from training.learning.gradient import accumulate_gradient, make_gradients
 from training.learning.method import make_method
-from training.learning.methods.siglip2 import Siglip2
+from training.learning.methods.siglip2.siglip2 import Siglip2
 from training.learning.model import Model
 from training.learning.sharding import is_sharded, mesh_of
 

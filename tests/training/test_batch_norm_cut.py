@@ -13,7 +13,7 @@ import torch
 from open_clip.timm_model import TimmModel
 from torch import Tensor, fx, nn
 
-import training.learning.batch_norm as batch_norm
+import training.learning.batch_norm.tower as batch_norm
 from configs.load import from_mapping
 from tests.training.conftest import TINY_RESNET, TINY_VIT, run_ranks, stop_run, tiny_run
 from tests.training.own_method import Everything, plain_loss
@@ -21,7 +21,7 @@ from tests.training.ranks_worker import GLOBAL_BATCH, METHODS, Found, make_batch
 from training.config import MethodConfig, ModelConfig, PlanConfig, TrainConfig
 from training.distributed import World
 from training.errors import ModelError
-from training.learning.batch_norm_graph import Segment, input_of, trace
+from training.learning.batch_norm.graph import Segment, input_of, trace
 from training.learning.checks import check_model
 from training.learning.gradient import accumulate_gradient, make_gradients
 from training.learning.memory import needs_of

@@ -19,10 +19,10 @@ from tests.training.blip_reference import TINY_BLIP, make_batch, make_blip, make
 from training.config import LossConfig, MethodConfig
 from training.distributed import World
 from training.errors import ModelError
-from training.learning.hard_pairs import keyed_choice, keyed_uniform, negative_weights
-from training.learning.image_tokens import feature_and_tokens
 from training.learning.method import make_method
-from training.learning.momentum_queue import Queue
+from training.learning.methods.blip.hard_pairs import keyed_choice, keyed_uniform, negative_weights
+from training.learning.methods.blip.image_tokens import feature_and_tokens
+from training.learning.methods.blip.momentum_queue import Queue
 
 
 @pytest.fixture(scope="module")

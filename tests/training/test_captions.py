@@ -193,7 +193,7 @@ def test_matching_head_and_cosine_judge_every_text(
     grounding: Any = model.head("grounding")
     from training.embedding.sources import find_source
     from training.learning.features import prepare
-    from training.learning.image_tokens import feature_and_tokens
+    from training.learning.methods.blip.image_tokens import feature_and_tokens
 
     part = find_source(str(data)).parts[0].rows()
     pixels = prepare(part.pictures([5])[0] or b"", model)

@@ -24,7 +24,7 @@ def test_shipped_config_loads_and_names_a_model(path: Path, monkeypatch: pytest.
 
 
 def test_sample_model_is_small_and_can_be_cut_into_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.learning.batch_norm_graph import has_batch_norm
+    from training.learning.batch_norm.graph import has_batch_norm
 
     monkeypatch.chdir(CONFIGS.parents[1])
     config = load(TrainConfig, CONFIGS / "sample.yaml")

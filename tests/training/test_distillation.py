@@ -25,9 +25,9 @@ from training.data.taught import SYNTHETIC, TEACHER_SCALE, teacher_field
 from training.distributed import World, distributed
 from training.errors import ModelError
 from training.learning.method import Output, Rows, make_method
-from training.learning.methods.distillation import Distillation
+from training.learning.methods.distillation.distillation import Distillation
+from training.learning.methods.distillation.teaching import Taught, distillation_loss
 from training.learning.model import Model
-from training.learning.teaching import Taught, distillation_loss
 
 WIDTHS, SCALES = (5, 7), (20.0, 60.0)
 """Of two teachers."""

@@ -23,7 +23,7 @@ from tests.training.tiny_shards import make_evaluation, make_shards
 from training.commands.words import options_with_places
 from training.config import MethodConfig, TrainConfig
 from training.learning.memory import MARGIN, needs_of
-from training.learning.methods.distillation import Distillation
+from training.learning.methods.distillation.distillation import Distillation
 from training.reinforcement.config import ReinforceConfig
 from training.reinforcement.reinforce import reinforce
 from training.train import train

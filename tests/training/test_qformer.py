@@ -20,10 +20,10 @@ from training.config import LossConfig, MethodConfig
 from training.distributed import World
 from training.errors import ModelError
 from training.evaluation.metrics import likeness, retrieval
-from training.learning.causal_decoder import load_decoder
 from training.learning.method import make_method
-from training.learning.methods.qformer import is_text
-from training.learning.query_similarity import hard_negatives, norms_of
+from training.learning.methods.blip2.causal_decoder import load_decoder
+from training.learning.methods.blip2.first_stage import is_text
+from training.learning.methods.blip2.query_similarity import hard_negatives, norms_of
 
 Plain = tuple[dict[str, float], Tensor]
 

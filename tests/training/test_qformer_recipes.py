@@ -27,10 +27,10 @@ from training.captions.load import load_with_heads
 from training.config import TrainConfig
 from training.errors import ModelError
 from training.evaluation.evaluate import evaluate_checkpoint
-from training.learning.causal_decoder import CausalDecoder, DecoderShape, save_decoder
 from training.learning.heads import HEADS
 from training.learning.memory import MARGIN, _without_weights, needs_of
 from training.learning.method import make_method
+from training.learning.methods.blip2.causal_decoder import CausalDecoder, DecoderShape, save_decoder
 from training.learning.model import create_model, register_model
 from training.learning.pretrained import load_model
 from training.train import train

@@ -28,13 +28,13 @@ from training.config import LossConfig, MethodConfig, ModelConfig, TrainConfig
 from training.data.batches import Batch
 from training.distributed import World
 from training.errors import ModelError
-from training.learning.caption_decoder import IGNORED, CaptionDecoder, labels_of
 from training.learning.heads import HEADS
 from training.learning.keyed import draws
 from training.learning.method import make_method
-from training.learning.methods.siglip2 import Siglip2
+from training.learning.methods.siglip2.caption_decoder import IGNORED, CaptionDecoder, labels_of
+from training.learning.methods.siglip2.siglip2 import Siglip2
+from training.learning.methods.siglip2.views import local_views
 from training.learning.model import Model, create_model
-from training.learning.views import local_views
 from training.train import train
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from pipeline.records.identity import first_64_bits, keyed_hash
 from training.captions.config import CaptionConfig
 from training.captions.writers import writer_of
-from training.learning.hard_pairs import keyed_uniform
 from training.learning.keyed import GOLDEN
 from training.learning.marks import PADDING, marks_of
+from training.learning.methods.blip.hard_pairs import keyed_uniform
 from training.learning.model import Captioner, Model
 
 __all__ = ["SamplingCaptioner", "captioner_of", "keys_of", "nucleus"]

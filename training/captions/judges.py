@@ -16,8 +16,8 @@ from training.captions.writers import grounding_of
 from training.data.batch import trim
 from training.errors import ModelError
 from training.learning.features import image_features, text_features
-from training.learning.grounding import Grounding
-from training.learning.image_tokens import feature_and_tokens
+from training.learning.methods.blip.grounding import Grounding
+from training.learning.methods.blip.image_tokens import feature_and_tokens
 from training.learning.model import Model
 from training.scores.cosine import clip_score
 

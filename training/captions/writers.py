@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from training.errors import ModelError
-from training.learning.grounding import Grounding
 from training.learning.heads import HEADS
-from training.learning.image_tokens import feature_and_tokens
+from training.learning.methods.blip.grounding import Grounding
+from training.learning.methods.blip.image_tokens import feature_and_tokens
 from training.learning.model import Model
 
 __all__ = ["Writer", "grounding_of", "writer_of"]

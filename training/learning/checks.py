@@ -7,8 +7,8 @@ from training.config import Phase, TrainConfig
 from training.data.reinforcements import open_reinforcements
 from training.distributed import World
 from training.errors import ModelError
-from training.learning.batch_norm import Tower, is_cut
-from training.learning.batch_norm_graph import has_batch_norm
+from training.learning.batch_norm.graph import has_batch_norm
+from training.learning.batch_norm.tower import Tower, is_cut
 from training.learning.method import Method
 from training.learning.model import Model
 

@@ -9,7 +9,7 @@ Contrastive losses couple all samples of a batch, so averaging micro-batch losse
 negatives. Features are small: caching their gradients cuts the graph there exactly (GradCache, Gao et
 al., arXiv 2101.06983). With one micro-batch the first pass keeps its graph and there is no second. Each micro-batch has
 one backward pass, whatever its method asks for, so that sharded gradients are reduced once. An image tower with batch
-normalisation, which couples samples too, is computed over the local batch at once and comes last (batch_norm.py).
+normalisation, which couples samples too, is computed over the local batch at once and comes last (batch_norm/).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from training.data.batches import Batch
 from training.data.stream import share
 from training.distributed import World
-from training.learning.batch_norm import pictures_at_once
+from training.learning.batch_norm.tower import pictures_at_once
 from training.learning.buckets import Buckets
 from training.learning.method import Method, Output, Rows
 from training.learning.model import Model

@@ -34,9 +34,9 @@ from training.data.stream import share
 from training.data.taught import SYNTHETIC
 from training.distributed import World
 from training.errors import ModelError
-from training.learning.batch_norm import Pictures, Tower, is_cut
-from training.learning.batch_norm_graph import has_batch_norm
-from training.learning.batch_norm_segment import Cut
+from training.learning.batch_norm.graph import has_batch_norm
+from training.learning.batch_norm.segment import Cut
+from training.learning.batch_norm.tower import Pictures, Tower, is_cut
 from training.learning.checkpointing import set_checkpointing, stems_of
 from training.learning.checks import check_model, check_sizes
 from training.learning.method import Method, make_method

@@ -41,12 +41,12 @@ Terms = Mapping[str, Tensor]
 
 METHODS = {
     "contrastive": "training.learning.methods.contrastive:Contrastive",
-    "distillation": "training.learning.methods.distillation:Distillation",
+    "distillation": "training.learning.methods.distillation.distillation:Distillation",
     "coca": "training.learning.methods.coca:Coca",
-    "blip": "training.learning.methods.blip:Blip",
-    "siglip2": "training.learning.methods.siglip2:Siglip2",
-    "qformer": "training.learning.methods.qformer:QFormerStage",
-    "qformer_lm": "training.learning.methods.qformer_lm:LanguageStage",
+    "blip": "training.learning.methods.blip.blip:Blip",
+    "siglip2": "training.learning.methods.siglip2.siglip2:Siglip2",
+    "qformer": "training.learning.methods.blip2.first_stage:QFormerStage",
+    "qformer_lm": "training.learning.methods.blip2.second_stage:LanguageStage",
 }
 """Those that come with the trainer, by their names in a config."""
 

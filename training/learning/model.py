@@ -27,7 +27,7 @@ from training.config import ModelConfig, Precision
 from training.data.batch import trim
 from training.data.batches import Tokenizer
 from training.errors import ModelError
-from training.learning.batch_norm_graph import has_batch_norm
+from training.learning.batch_norm.graph import has_batch_norm
 from training.learning.checkpointing import set_checkpointing
 from training.learning.decoder import draw_unset
 from training.learning.heads import HEADS
@@ -38,7 +38,7 @@ from training.learning.text_tower import check_text_tower, ignore_padding, load_
 from training.learning.tokenizer import make_tokenizer
 
 if TYPE_CHECKING:
-    from training.learning.batch_norm import Tower
+    from training.learning.batch_norm.tower import Tower
 
 __all__ = [
     "Captioner",
@@ -131,7 +131,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 
 class Pictures(Protocol):
-    """Those of a batch whose features were found at once (`batch_norm.py`)."""
+    """Those of a batch whose features were found at once (`batch_norm/`)."""
 
     def features(self, images_BHWC: Tensor) -> Tensor:
         """Unit features [B, D] of some of them, uint8[B, H, W, C]."""
@@ -210,7 +210,7 @@ class Model:
         self.pictures: Pictures | None = None
         """Where `encode_image` takes features from, while a batch's are found at once."""
         self.cut_tower: Tower | None = None
-        """The image tower as `batch_norm.py` cuts it, once it was asked to."""
+        """The image tower as `batch_norm/` cuts it, once it was asked to."""
         self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
         self._image_features: Callable[[Tensor], _Encoded] = self._features_of_images
         self._text_features: Callable[[Tensor], _Encoded] = self._features_of_text

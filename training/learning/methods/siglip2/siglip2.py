@@ -27,15 +27,15 @@ from training.config import LossConfig
 from training.data.batch import Batch
 from training.distributed import World
 from training.errors import ModelError
-from training.learning.caption_decoder import IGNORED, CaptionDecoder, labels_of
 from training.learning.captioning import caption_tokens
 from training.learning.keyed import draws
 from training.learning.method import Coupled, Output, Rows, Terms
 from training.learning.methods.contrastive import Contrastive
+from training.learning.methods.siglip2.caption_decoder import IGNORED, CaptionDecoder, labels_of
+from training.learning.methods.siglip2.self_distillation import MaskToken, Matched, SelfDistillation, Still, follow
+from training.learning.methods.siglip2.token_tower import give_tokens
+from training.learning.methods.siglip2.views import local_views
 from training.learning.model import Model
-from training.learning.self_distillation import MaskToken, Matched, SelfDistillation, Still, follow
-from training.learning.token_tower import give_tokens
-from training.learning.views import local_views
 
 __all__ = ["Siglip2"]
 

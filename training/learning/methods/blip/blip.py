@@ -28,13 +28,13 @@ from training.data.batch import Batch, trim
 from training.distributed import World
 from training.errors import ModelError
 from training.learning.captioning import caption_sum, caption_tokens
-from training.learning.grounding import Grounding
-from training.learning.hard_pairs import keyed_choice, negative_weights
-from training.learning.image_tokens import feature_and_tokens, token_width, unit_features
 from training.learning.marks import PADDING, marks_of
 from training.learning.method import Coupled, Method, Output, Rows, Terms
+from training.learning.methods.blip.grounding import Grounding
+from training.learning.methods.blip.hard_pairs import keyed_choice, negative_weights
+from training.learning.methods.blip.image_tokens import feature_and_tokens, token_width, unit_features
+from training.learning.methods.blip.momentum_queue import Follower, Queue, soft_contrast
 from training.learning.model import Model
-from training.learning.momentum_queue import Follower, Queue, soft_contrast
 
 __all__ = ["Blip"]
 

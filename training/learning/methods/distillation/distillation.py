@@ -28,9 +28,9 @@ from training.errors import ModelError
 from training.learning.coupling import everyone
 from training.learning.method import Coupled, Output, Rows
 from training.learning.methods.contrastive import Contrastive
+from training.learning.methods.distillation.teaching import Taught, distillation_loss
 from training.learning.model import Model
 from training.learning.similarity import softmax_loss
-from training.learning.teaching import Taught, distillation_loss
 
 __all__ = ["Distillation"]
 

@@ -29,7 +29,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.distributed import World
-from training.learning.batch_norm_graph import Closure, Segment, input_of
+from training.learning.batch_norm.graph import Closure, Segment, input_of
 
 __all__ = ["Cut", "segment_of_batch"]
 

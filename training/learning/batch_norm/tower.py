@@ -4,7 +4,7 @@
         -> what a method asks `Model.encode_image` for, micro-batch by micro-batch, is taken from them
         -> their gradient, when all micro-batches have theirs --segment by segment, from the last--> those of weights
 
-Statistics are those of the global batch, and so is the gradient (batch_norm_segment.py). What is kept are the sources
+Statistics are those of the global batch, and so is the gradient (segment.py). What is kept are the sources
 of the segments, as with gradient checkpointing, of the whole batch; all else is there for a micro-batch, or for a
 segment where there is room.
 """
@@ -26,8 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from training.data.batches import Batch
 from training.distributed import World
 from training.errors import ModelError
-from training.learning.batch_norm_graph import Segment, has_batch_norm, input_of, trace
-from training.learning.batch_norm_segment import Cut, segment_of_batch
+from training.learning.batch_norm.graph import Segment, has_batch_norm, input_of, trace
+from training.learning.batch_norm.segment import Cut, segment_of_batch
 from training.learning.model import Model, unit
 
 __all__ = ["ROOM", "Pictures", "Tower", "is_cut", "pictures_at_once"]

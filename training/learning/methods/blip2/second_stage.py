@@ -25,12 +25,12 @@ from training.config import LossConfig
 from training.data.batches import Batch, Tokenizer
 from training.errors import ModelError
 from training.learning.captioning import caption_sum, caption_tokens
-from training.learning.language_model import LanguageModel, load_language_model, words_of
-from training.learning.locked_tokens import check_locked, locked_tokens, token_width
 from training.learning.method import Method, Output, Rows, Terms
-from training.learning.methods.qformer import QFormerOptions, lock_unused
+from training.learning.methods.blip2.first_stage import QFormerOptions, lock_unused
+from training.learning.methods.blip2.language_model import LanguageModel, load_language_model, words_of
+from training.learning.methods.blip2.locked_tokens import check_locked, locked_tokens, token_width
+from training.learning.methods.blip2.qformer import QFormer
 from training.learning.model import Model
-from training.learning.qformer import QFormer
 
 __all__ = ["LanguageStage"]
 

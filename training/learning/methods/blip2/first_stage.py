@@ -29,13 +29,13 @@ from training.distributed import World
 from training.errors import ModelError
 from training.learning.captioning import caption_sum, caption_tokens
 from training.learning.coupling import everyone
-from training.learning.locked_tokens import check_locked, locked_tokens, token_width
 from training.learning.marks import PADDING, marks_of
 from training.learning.method import Coupled, Method, Output, Rows, Terms
+from training.learning.methods.blip2.locked_tokens import check_locked, locked_tokens, token_width
+from training.learning.methods.blip2.picking import pick_rows
+from training.learning.methods.blip2.qformer import QFormer
+from training.learning.methods.blip2.query_similarity import hard_negatives, norms_of, query_softmax_loss
 from training.learning.model import Model
-from training.learning.picking import pick_rows
-from training.learning.qformer import QFormer
-from training.learning.query_similarity import hard_negatives, norms_of, query_softmax_loss
 
 __all__ = ["QFormerStage"]
 

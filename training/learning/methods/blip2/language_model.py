@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from pipeline.errors import one_line
 from training.data.batches import Tokenizer
 from training.errors import ModelError
-from training.learning.causal_decoder import SHAPE_FILE, load_decoder
 from training.learning.fingerprint import fingerprint_of_weights
+from training.learning.methods.blip2.causal_decoder import SHAPE_FILE, load_decoder
 
 __all__ = ["LanguageModel", "load_language_model", "words_of"]
 

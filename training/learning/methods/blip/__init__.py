@@ -1,0 +1,1 @@
+"""BLIP: contrast with a momentum queue, matching on hard negatives, captions."""

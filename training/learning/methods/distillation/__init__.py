@@ -1,0 +1,1 @@
+"""MobileCLIP: a student learns from its teachers' similarities."""
