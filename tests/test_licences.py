@@ -42,7 +42,9 @@ def test_every_package_that_the_project_asks_for_is_locked(licences: ModuleType)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
     names = {re.split(r"[\[>=<;]", line)[0].strip().lower().replace("_", "-") for line in asked} - {"openwit"}
-    assert names <= set(licences.locked(LOCK))
+    # What open_clip would import each time stays out of the environment that tests run in: tests/peers has it.
+    assert names - {"transformers"} <= set(licences.locked(LOCK))
+    assert "transformers" in licences.locked((REPOSITORY / "tests/peers/transformers.txt").read_text())
 
 
 def test_licences_page_names_every_locked_package_with_the_licence_it_states(licences: ModuleType) -> None:

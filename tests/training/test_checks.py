@@ -124,7 +124,12 @@ def test_vocabulary_that_does_not_fit_is_told_before_the_model_is_made(tmp_path:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)
 def test_following_with_a_shipped_config_is_refused_with_what_to_write(path: Path) -> None:
-    if load(TrainConfig, path).samples is None:
+    config = load(TrainConfig, path)
+    if config.data.reinforced:
+        with pytest.raises(ConfigError, match="nothing reinforces them; leave it out"):
+            load(TrainConfig, path, ["--data.follow", "true", "--samples", "9", "--epochs", "null"])
+        return
+    if config.samples is None:
         with pytest.raises(ConfigError, match="set --samples N --epochs null"):
             load(TrainConfig, path, ["--data.follow", "true"])
     assert load(TrainConfig, path, ["--data.follow", "true", "--samples", "9", "--epochs", "null"]).data.follow

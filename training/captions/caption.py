@@ -22,7 +22,7 @@ from training.embedding.sources import find_source
 from training.learning.model import Captioner
 from training.learning.pretrained import fingerprint_of
 
-__all__ = ["caption"]
+__all__ = ["caption", "finish"]
 
 _VERSION = 1
 """Of how captions are drawn: another one writes all anew."""

@@ -39,10 +39,10 @@ def _of_config(words: Sequence[str]) -> None:
     asked = options_with_places(ExportConfig, [config.output, *own], ["source"])
     check_installed()
     _check(asked)
+    with last_checkpoint(config.output):  # told before torch is loaded
+        pass
     _check_towers(config)
     if asked.to != "open_clip":
-        with last_checkpoint(config.output):  # told before torch is loaded
-            pass
         _export(asked, config.output, tokenizer=config.model.tokenizer)
         return
     with last_checkpoint(config.output) as last:

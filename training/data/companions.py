@@ -193,7 +193,7 @@ def _shards(index: SampleIndex, within: range | None = None) -> Iterator[tuple[s
 def _add_reinforced(writer: _Writer, index: SampleIndex, places: Sequence[str]) -> dict[str, Any]:
     """Raises DataError where samples are not in the reinforcements of their set."""
     sets = [open_reinforcements(place) for place in places]
-    check_alike(sets)
+    _check_alike(sets)
     before = begin = 0
     for one, size in zip(sets, index.sizes, strict=True):
         lookup = UidLookup([about.name for about in one.about.parts], partial(_uids, one))
@@ -244,7 +244,7 @@ def _uids(one: Reinforcements, number: int) -> npt.NDArray[np.uint64]:
         return file.uids()
 
 
-def check_alike(sets: Sequence[Reinforcements]) -> None:
+def _check_alike(sets: Sequence[Reinforcements]) -> None:
     """Raise DataError unless all were made with the same teachers and augmentations."""
     for one in sets[1:]:
         for what in ("teachers", "seed", "augmentations", "augment"):

@@ -49,6 +49,7 @@ __all__ = [
     "ReinforcementPart",
     "Reinforcements",
     "Teacher",
+    "facts_of",
     "open_reinforcements",
     "part_file",
     "write_facts",

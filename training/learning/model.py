@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Captioner",
     "Embedder",
+    "FoundPictures",
     "Model",
     "create_model",
     "model_json",
@@ -130,7 +131,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
     return "bf16" if native else "fp32"
 
 
-class Pictures(Protocol):
+class FoundPictures(Protocol):
     """Those of a batch whose features were found at once (`batch_norm/`)."""
 
     def features(self, images_BHWC: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ class Model:
         self.captioner: Captioner | None = None
         """Set by a method that writes captions."""
         self.image_is_locked = not any(p.requires_grad for p in visual.parameters())
-        self.pictures: Pictures | None = None
+        self.pictures: FoundPictures | None = None
         """Where `encode_image` takes features from, while a batch's are found at once."""
         self.cut_tower: Tower | None = None
         """The image tower as `batch_norm/` cuts it, once it was asked to."""

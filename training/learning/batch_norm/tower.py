@@ -30,7 +30,7 @@ from training.learning.batch_norm.graph import Segment, has_batch_norm, input_of
 from training.learning.batch_norm.segment import Cut, segment_of_batch
 from training.learning.model import Model, unit
 
-__all__ = ["ROOM", "Pictures", "Tower", "is_cut", "pictures_at_once"]
+__all__ = ["ROOM", "Pictures", "Tower", "is_cut", "pictures_at_once", "room_for"]
 
 ROOM = 1.15
 """What may be held at a time, by what the end of the forward pass takes. With it RN50 multiplies 1.05 times what it

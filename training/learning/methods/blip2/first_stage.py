@@ -37,7 +37,7 @@ from training.learning.methods.blip2.qformer import QFormer
 from training.learning.methods.blip2.query_similarity import hard_negatives, norms_of, query_softmax_loss
 from training.learning.model import Model
 
-__all__ = ["QFormerStage"]
+__all__ = ["QFormerOptions", "QFormerStage", "Queries", "is_text", "lock_unused"]
 
 _WHAT = "method.name: qformer"
 _TEMPERATURE = 0.07
@@ -88,6 +88,7 @@ class QFormerStage(Method):
 
     def heads(self, clip: nn.Module) -> Mapping[str, nn.Module]:
         """The Q-Former, with the words and the context of the text tower, which is locked. Raises ModelError."""
+        width = token_width(cast(nn.Module, clip.visual), what=_WHAT)
         lock_unused(clip)
         text: Any = getattr(clip, "text", clip)
         if not hasattr(text, "token_embedding") or not hasattr(text, "positional_embedding"):
@@ -98,7 +99,7 @@ class QFormerStage(Method):
         return {
             "qformer": QFormer(
                 queries=o.queries, width=o.width, layers=o.layers, heads=o.heads, cross_every=o.cross_every,
-                picture_width=token_width(cast(nn.Module, clip.visual), what=_WHAT),
+                picture_width=width,
                 embed_dim=o.embed_dim,
                 vocab_size=int(text.token_embedding.num_embeddings),
                 context_length=int(text.positional_embedding.shape[0]),
