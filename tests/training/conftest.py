@@ -204,7 +204,6 @@ def two_ranks(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_data: Path,
     tiny_vit: Path,
-    tiny_resnet: Path,
     tiny_evaluation: Path,
     ranks_bucket: Bucket,
 ) -> Path:
@@ -232,12 +231,20 @@ def two_ranks(
         stop_run(apart, step=6)
     runs += [in_bucket, apart | {"distributed": "fsdp"}]
     spec = {"folder": str(folder), "model": str(tiny_vit), "runs": runs, "apart": [apart["output"]]}
-    spec["families"] = families(folder)
     asleep = {}
     for name in ("step", "evaluation", "checkpoint", "index"):
         asleep[name] = tiny_run(folder / f"asleep-{name}", tiny_data, tiny_vit) | {"collective_timeout_s": 8}
     asleep["evaluation"]["evaluation"] = {"path": str(tiny_evaluation), "every_samples": 48}
-    run_ranks(spec | {"asleep": asleep, "resnet": str(tiny_resnet)}, 2, environment=ranks_bucket.environment)
+    run_ranks(spec | {"asleep": asleep}, 2, environment=ranks_bucket.environment)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_ranks_of_others(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_resnet: Path) -> Path:
+    """Likewise, of methods with models of their own and of a tower with batch normalisation; for slow tests."""
+    folder = tmp_path_factory.mktemp("two-ranks-of-others")
+    spec = {"folder": str(folder), "model": str(tiny_vit), "resnet": str(tiny_resnet)}
+    run_ranks(spec | {"families": families(folder)}, 2)
     return folder
 
 

@@ -133,8 +133,9 @@ def test_an_efficientnet_has_the_gradient_of_the_whole_batch(tmp_path: Path) -> 
     check(path, 2, whole(path))
 
 
-def test_two_ranks_have_the_gradient_of_one_whole_batch(two_ranks: Path, tiny_resnet: Path) -> None:
-    check_ranks(two_ranks, tiny_resnet)
+@pytest.mark.slow
+def test_two_ranks_have_the_gradient_of_one_whole_batch(two_ranks_of_others: Path, tiny_resnet: Path) -> None:
+    check_ranks(two_ranks_of_others, tiny_resnet)
 
 
 @pytest.mark.slow

@@ -191,7 +191,8 @@ def _rank(rank: int, ranks: int, port: int, model: str, to: Path, names: list[st
             torch.save({kind: {key: asdict(f) for key, f in part.items()} for kind, part in found.items()}, to)
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_gradient_over_ranks_is_that_of_one_process(
     ranks: int, tiny_vit: Path, tmp_path: Path, reference: dict[str, tuple[float, Tensor]]
 ) -> None:

@@ -63,7 +63,8 @@ def test_bf16_is_near(tmp_path: Path, references: list[Plain]) -> None:
 
 
 @pytest.mark.timeout(600)  # processes that start on a busy machine
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_have_the_gradient_of_the_whole_batch(ranks: int, references: list[Plain], tmp_path: Path) -> None:
     run_worker(tmp_path, ranks)
     for stage, reference in enumerate(references, 1):
