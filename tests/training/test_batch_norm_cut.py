@@ -133,6 +133,17 @@ def test_an_efficientnet_has_the_gradient_of_the_whole_batch(tmp_path: Path) -> 
     check(path, 2, whole(path))
 
 
+def test_all_ranks_keep_the_same(tiny_resnet: Path) -> None:
+    """Where values are equally large, too: what is found anew, in other places of the memory, is found alike."""
+    options = {"init_logit_scale": 1.0, "init_logit_bias": None, "seed": 0, "device": torch.device("cpu")}
+    model = create_model(ModelConfig(name=str(tiny_resnet)), precision="fp32", **options)
+    towers = [batch_norm.Tower(model) for _ in range(8)]
+    images = make_batch(model.image_size).images
+    found = [[{str(node) for node in kept} for kept in tower.kept(model, images)] for tower in towers]
+    assert all(each == found[0] for each in found)
+    assert any(found[0])
+
+
 @pytest.mark.slow
 def test_two_ranks_have_the_gradient_of_one_whole_batch(two_ranks_of_others: Path, tiny_resnet: Path) -> None:
     check_ranks(two_ranks_of_others, tiny_resnet)
@@ -284,6 +295,7 @@ def test_layers_of_timm_keep_their_activations_over_ranks(tmp_path: Path) -> Non
     assert float(layer.eval()(torch.randn(2, layer.num_features, 3, 3)).detach().min()) > -1  # SiLU is above -0.28
 
 
+@pytest.mark.slow
 def test_the_plan_counts_the_pictures_of_all_micro_batches(tiny_data: Path, tiny_resnet: Path, tmp_path: Path) -> None:
     run = tiny_run(tmp_path, tiny_data, tiny_resnet) | {"global_batch_size": 4096, "samples": 8192}
     run["model"] = {"name": str(tiny_resnet), "gradient_checkpointing": True}

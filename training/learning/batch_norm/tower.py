@@ -86,7 +86,9 @@ def room_for(segments: Sequence[Segment], sizes: Mapping[fx.Node, int]) -> list[
     for segment in segments:
         held += sizes[segment.source]
         used, kept = held + sizes[segment.source] + sizes[segment.result], set()
-        for value in sorted({input_of(norm) for norm in segment.norms} - {segment.source}, key=lambda v: sizes[v]):
+        # In the order of the graph where sizes are equal: all ranks must choose the same.
+        inputs = [value for value in dict.fromkeys(map(input_of, segment.norms)) if value is not segment.source]
+        for value in sorted(inputs, key=lambda value: sizes[value]):
             used += 2 * sizes[value]
             if used <= most:
                 kept.add(value)
