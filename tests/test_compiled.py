@@ -118,6 +118,7 @@ def test_a_change_in_what_a_kernel_calls_compiles_it_again(house: House) -> None
     assert house.run() == (35, True)
 
 
+@pytest.mark.slow
 def test_a_change_of_a_number_from_another_file_compiles_it_again(house: House) -> None:
     assert house.run() == (33, False)
     house.change("numbers.py", "LIMIT = 7", "LIMIT = 8")
@@ -148,6 +149,7 @@ def test_processes_that_compile_at_once_keep_right_code(house: House) -> None:
     assert not list((house.folder / "__pycache__").glob("*.tmp-*"))
 
 
+@pytest.mark.slow
 def test_where_the_source_cannot_be_written_the_users_cache_keeps_code(house: House) -> None:
     (house.folder / "__pycache__").write_text("no folder")
     assert house.run() == (33, False)
@@ -155,6 +157,7 @@ def test_where_the_source_cannot_be_written_the_users_cache_keeps_code(house: Ho
     assert list((house.folder.parent / "cache").rglob("house.room.run-*.nbc"))
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_a_kernel_runs_all_the_same(house: House) -> None:
     (house.folder / "__pycache__").write_text("no folder")
     (house.folder.parent / "cache").write_text("none either")
@@ -205,6 +208,7 @@ def shipped(tmp_path: Path) -> Shipped:
     return Shipped(tmp_path)
 
 
+@pytest.mark.slow
 def test_code_for_the_baseline_is_used_where_nothing_can_be_written(shipped: Shipped) -> None:
     shutil.rmtree(shipped.folder / "__pycache__")
     (shipped.folder / "__pycache__").write_text("no folder")
@@ -213,6 +217,7 @@ def test_code_for_the_baseline_is_used_where_nothing_can_be_written(shipped: Shi
     assert shipped.run("1.5") == (36, False)  # other types
 
 
+@pytest.mark.slow
 def test_damaged_code_that_came_along_is_compiled_here(shipped: Shipped) -> None:
     shipped.file.write_bytes(shipped.file.read_bytes()[:-1] + b"?")
     assert shipped.run() == (33, False)
@@ -220,6 +225,7 @@ def test_damaged_code_that_came_along_is_compiled_here(shipped: Shipped) -> None
     assert len(shipped.kept()) == 1
 
 
+@pytest.mark.slow
 def test_code_of_other_sources_that_came_along_is_not_used(shipped: Shipped) -> None:
     shipped.change("deep.py", "3 * x", "4 * x")
     assert shipped.run() == (35, False)

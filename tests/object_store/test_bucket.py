@@ -227,6 +227,7 @@ def test_bucket_that_is_not_there_is_no_missing_file(bucket: Bucket) -> None:
         assert told.value.errno == errno.EACCES
 
 
+@pytest.mark.slow
 def test_store_that_is_gone_is_one_line_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-access-key")
@@ -269,6 +270,7 @@ def test_a_file_costs_a_request_for_its_end_and_one_for_what_lies_before(bucket:
             file.read(3)
 
 
+@pytest.mark.slow
 def test_silence_of_a_store_says_nothing_of_a_source(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would count as unreadable, and a minute's outage would cost a crawl its sources."""
     source = f"{bucket.url}/a.jsonl"

@@ -214,6 +214,7 @@ def test_pictures_in_a_shared_store_are_asked_for_once(
     assert published_on(tmp_path / "three") == published_on(local.output)
 
 
+@pytest.mark.slow
 def test_damage_in_a_bucket_is_named_and_made_again(
     local: SmallRun, bucket: Bucket, server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +267,7 @@ def test_repair_holds_the_store_of_pictures_too(
     assert tar.is_file()
 
 
+@pytest.mark.slow
 def test_set_that_was_copied_out_of_a_bucket_goes_on_from_there(
     local: SmallRun, bucket: Bucket, server: LoopbackServer, tmp_path: Path
 ) -> None:
@@ -332,6 +334,7 @@ def test_what_cannot_be_repaired_stays_as_it_is_until_it_is_requested_again(
     assert published_in(output) == published_on(local.output)
 
 
+@pytest.mark.slow
 def test_empty_version_takes_the_place_of_what_is_blocked(local: SmallRun, bucket: Bucket, tmp_path: Path) -> None:
     output, twin = BucketPath.of(f"{bucket.url}/set"), tmp_path / "set"
     for place in (output, twin):
@@ -383,6 +386,7 @@ def test_keys_enter_nothing(local: SmallRun, bucket: Bucket, capfd: pytest.Captu
 
 
 @pytest.mark.parametrize("left", [b"", pytest.param(b"damaged", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_output_that_lost_its_lock_goes_on(
     local: SmallRun, bucket: Bucket, capsys: pytest.CaptureFixture[str], left: bytes
 ) -> None:
@@ -396,6 +400,7 @@ def test_output_that_lost_its_lock_goes_on(
     assert run(local, output, "--balance.max_pairs_per_query=2") == 0, capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_process_that_slept_while_it_published_puts_nothing_over_the_others(
     local: SmallRun, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,6 +424,7 @@ def test_process_that_slept_while_it_published_puts_nothing_over_the_others(
     assert len(taken) == 1
 
 
+@pytest.mark.slow
 def test_tars_that_a_killed_run_left_twice_lie_once_after_the_next(local: SmallRun, bucket: Bucket) -> None:
     output = BucketPath.of(f"{bucket.url}/set")
     assert run(local, output) == 0
@@ -454,6 +460,7 @@ def test_set_without_its_mark_says_how_to_put_it_back(
     assert 'put it there again, with {"layout_version": 1} in it' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_name_of_an_output_may_hold_what_patterns_and_urls_are_made_of(local: SmallRun, bucket: Bucket) -> None:
     url = f'{bucket.url}/it\'s a "set"; % [x] * +é'
     assert run(local, url) == 0

@@ -195,6 +195,7 @@ def test_log_of_something_else_is_no_log(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_status_from_another_shell_shows_a_run_that_lives_and_then_that_it_was_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -411,6 +411,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_skipped_with_a_warning(
     assert_same_weights(config.output, on_disk, tmp_path)
 
 
+@pytest.mark.slow
 def test_evaluate_export_and_init_from_take_urls(
     bucket: Bucket, config: TrainConfig, tiny_evaluation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
