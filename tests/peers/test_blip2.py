@@ -112,14 +112,14 @@ except ModelError as error:
 
 
 def test_the_qformer_is_transformers(tmp_path: Path) -> None:
-    assert run_with("transformers", QFORMER, tmp_path).split() == ["alike"]
+    assert run_with("transformers", QFORMER, tmp_path, with_ours=True).split() == ["alike"]
 
 
 def test_causal_language_models_are_read(tmp_path: Path) -> None:
-    assert run_with("transformers", LANGUAGE_MODELS, tmp_path).split()[-1] == "read"
+    assert run_with("transformers", LANGUAGE_MODELS, tmp_path, with_ours=True).split()[-1] == "read"
 
 
 def test_what_is_no_language_model_is_one_line(tmp_path: Path) -> None:
-    told = run_with("transformers", DAMAGED, tmp_path).strip()
+    told = run_with("transformers", DAMAGED, tmp_path, with_ours=True).strip()
     assert "is no causal language model that transformers reads" in told
     assert "\n" not in told

@@ -56,12 +56,15 @@ def snippet(section: str, language: str) -> str:
     return str(code)
 
 
-def run_with(peer: str | None, code: str, directory: Path) -> str:
-    """Run `code` in `directory` with a peer's Python (None: ours), offline; returns what it prints."""
+def run_with(peer: str | None, code: str, directory: Path, *, with_ours: bool = False) -> str:
+    """Run `code` in `directory` with a peer's Python (None: ours), offline; returns what it prints. `with_ours`: it may
+    import our packages, too."""
     python = Path(sys.executable) if peer is None else REPOSITORY / ".venv-peers" / peer / "bin/python"
     assert python.exists(), f"{python} is not there: run `make test-peers`, which makes it"
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(directory / "hf"), "WANDB_MODE": "disabled"}
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    if with_ours:
+        environment["PYTHONPATH"] = str(REPOSITORY)
     script = directory / "snippet.py"
     script.write_text(code)
     done = subprocess.run(

@@ -13,9 +13,8 @@ from tests.training.tiny_shards import make_shards
 pytestmark = pytest.mark.peers
 
 BERT = """
-import json, os, sys
+import json, os
 from pathlib import Path
-sys.path.insert(0, REPOSITORY)
 import torch, transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from configs.load import load
@@ -142,8 +141,7 @@ print("done")
 
 def run(code: str, directory: Path) -> str:
     (directory / "configs").symlink_to(REPOSITORY / "configs")
-    plain = (BERT + code).replace("REPOSITORY", repr(str(REPOSITORY)))
-    return run_with("transformers", plain, directory)
+    return run_with("transformers", BERT + code, directory, with_ours=True)
 
 
 def test_biomedclip_has_its_published_size_and_schedule(tmp_path: Path) -> None:
