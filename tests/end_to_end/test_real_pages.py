@@ -22,6 +22,8 @@ from pipeline.config import WitConfig
 from pipeline.records.identity import canonical_url
 from pipeline.runs.run import run
 
+pytestmark = pytest.mark.slow
+
 PORT = 8765  # the port in the archives' URLs
 # So the address must differ between runs of this test at the same time; Linux has all of 127.0.0.0/8.
 ADDRESS = f"127.65.{os.getpid() >> 8 & 255}.{os.getpid() & 255}" if sys.platform == "linux" else "127.0.0.1"
