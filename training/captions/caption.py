@@ -14,11 +14,12 @@ from training.captions.caption_files import CaptionFacts, CaptionPart, CaptionSe
 from training.captions.captioner import captioner_of, keys_of
 from training.captions.config import CaptionConfig
 from training.captions.load import load_with_heads
-from training.captions.made_parts import Pictures, make_parts, trainers_errors
+from training.captions.made_parts import Pictures, make_parts
 from training.distributed import distributed
 from training.embedding.kept_parts import remove_others
 from training.embedding.parts import Rows, SourcePart
 from training.embedding.sources import find_source
+from training.embedding.trainers_errors import trainers_errors
 from training.learning.model import Captioner
 from training.learning.pretrained import fingerprint_of
 

@@ -14,14 +14,11 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from pipeline.errors import PipelineError
 from pipeline.storage.place import Place
 from pipeline.terminal.printable import say
 from training.captions.caption_files import KIND, CaptionPart
@@ -30,11 +27,11 @@ from training.embedding.kept_parts import kept_parts, note_part
 from training.embedding.parts import Rows, SourcePart
 from training.embedding.progress import EmbedProgress, console_of
 from training.embedding.sources import Source
-from training.errors import TrainingError
+from training.embedding.trainers_errors import trainers_errors
 from training.learning.features import prepare
 from training.learning.model import Model
 
-__all__ = ["Pictures", "make_parts", "trainers_errors"]
+__all__ = ["Pictures", "make_parts"]
 
 _BATCHES_AHEAD = 3
 
@@ -140,14 +137,3 @@ def _told(batches: Iterator[Pictures], rows: Rows, progress: EmbedProgress) -> I
         yield batch
         through += len(batch.which)
         progress.advance(len(batch.which), share=through / total)
-
-
-@contextmanager
-def trainers_errors() -> Iterator[None]:
-    """What a rank raises must be a TrainingError, or the others would not hear of it."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError("out of GPU memory; lower --batch_size") from error
-    except PipelineError as error:
-        raise TrainingError(str(error)) from error

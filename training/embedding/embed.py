@@ -15,7 +15,6 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -27,7 +26,6 @@ import torch
 from torch import Tensor
 
 from configs.load import fingerprint
-from pipeline.errors import PipelineError
 from pipeline.storage.place import Place, place_of
 from pipeline.terminal.printable import say
 from training.distributed import World, distributed
@@ -44,7 +42,7 @@ from training.embedding.kept_parts import FEATURES, finish, kept_parts, note_par
 from training.embedding.parts import Rows, SourcePart
 from training.embedding.progress import EmbedProgress, console_of
 from training.embedding.sources import Source, find_source
-from training.errors import TrainingError
+from training.embedding.trainers_errors import trainers_errors
 from training.learning.features import image_features, prepare, text_features
 from training.learning.model import Model
 from training.learning.pretrained import fingerprint_of, load_model
@@ -108,7 +106,7 @@ def _key(part: SourcePart, config: EmbedConfig, model: Model, whose: str) -> str
 
 
 def _kept(place: Place, keys: dict[str, str], whose: str) -> dict[str, FeaturePart]:
-    with _trainers_errors():
+    with trainers_errors():
         return kept_parts(place, keys, model_fingerprint=whose, kind=FEATURES)
 
 
@@ -120,7 +118,7 @@ def _begins(place: Place, source: Source, kept: dict[str, FeaturePart]) -> str:
 
 
 def _finished(place: Place, about: FeatureFacts) -> None:
-    with _trainers_errors():
+    with trainers_errors():
         finish(place, about)
 
 
@@ -181,7 +179,7 @@ def _made(
         parts=len(parts), of_ranks=world.size, console=console_of(shown=world.is_first and not quiet)
     )
     try:
-        with _trainers_errors(), progress:
+        with trainers_errors(), progress:
             for part, chunks in groupby(_decoded(config, model, parts, workers), key=lambda chunk: chunk.part):
                 writes.append(writer.submit(write, _features_of(config, model, part, chunks, progress)))
                 progress.end_part()
@@ -192,17 +190,6 @@ def _made(
         workers.shutdown(cancel_futures=True)
         writer.shutdown()  # what is made already is worth the moment
     return made
-
-
-@contextmanager
-def _trainers_errors() -> Iterator[None]:
-    """What a rank raises must be a TrainingError, or the others would not hear of it."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError("out of GPU memory; lower --batch_size") from error
-    except PipelineError as error:
-        raise TrainingError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

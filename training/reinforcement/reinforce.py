@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,6 @@ import numpy as np
 import torch
 
 from configs.load import fingerprint
-from pipeline.errors import PipelineError
 from pipeline.records.identity import first_64_bits
 from pipeline.storage.place import Place, place_of
 from pipeline.terminal.printable import say
@@ -37,7 +35,8 @@ from training.distributed import World, distributed
 from training.embedding.parts import Rows, SourcePart
 from training.embedding.progress import EmbedProgress, console_of
 from training.embedding.sources import Source, find_source
-from training.errors import DataError, TrainingError
+from training.embedding.trainers_errors import trainers_errors
+from training.errors import DataError
 from training.learning.features import text_features
 from training.learning.model import Model
 from training.learning.pretrained import fingerprint_of, load_model
@@ -184,7 +183,7 @@ class _Counts:
 def _looked(work: _Work) -> tuple[dict[str, str], dict[str, _Counts]]:
     """(keys, counts) of all parts by name: the tables beside pictures are read, and the captions."""
     keys, counts = {}, {}
-    with _trainers_errors():
+    with trainers_errors():
         for part in work.source.parts:
             found = work.part(part)
             keys[part.name] = work.key(found, part.content)
@@ -197,29 +196,18 @@ def _looked(work: _Work) -> tuple[dict[str, str], dict[str, _Counts]]:
 
 
 def _kept(place: Place, keys: dict[str, str], about: ReinforcementFacts) -> dict[str, ReinforcementPart]:
-    with _trainers_errors():
+    with trainers_errors():
         return kept_parts(place, keys, about)
 
 
 def _begun(place: Place) -> None:
-    with _trainers_errors():
+    with trainers_errors():
         begin(place)
 
 
 def _finished(place: Place, about: ReinforcementFacts) -> None:
-    with _trainers_errors():
+    with trainers_errors():
         finish(place, about)
-
-
-@contextmanager
-def _trainers_errors() -> Iterator[None]:
-    """What a rank raises must be a TrainingError, or the others would not hear of it."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError("out of GPU memory; lower --batch_size") from error
-    except PipelineError as error:
-        raise TrainingError(str(error)) from error
 
 
 # --- what it will take ----------------------------------------------------------------------------
@@ -269,7 +257,7 @@ def _existing(place: Path) -> Path:
 
 def _seconds_a_picture(work: _Work, missing: Sequence[SourcePart], counts: dict[str, _Counts]) -> float:
     """As a few pictures of the first part take."""
-    with _trainers_errors():
+    with trainers_errors():
         part = next((part for part in missing if counts[part.name].pictures), None)
         if part is None:
             return 0.0
@@ -333,7 +321,7 @@ def _made(
     progress = EmbedProgress(parts=len(parts), of_ranks=world.size, console=shown, doing="reinforcing")
     workers = ThreadPoolExecutor(_threads(work.config), thread_name_prefix="decode")
     try:
-        with _trainers_errors(), progress:
+        with trainers_errors(), progress:
             for part in parts:
                 source = work.part(part)
                 rows, told = len(source.rows.uids), 0
