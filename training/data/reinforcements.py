@@ -33,13 +33,14 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from configs.load import ConfigError, fingerprint, from_mapping
+from configs.load import fingerprint, from_mapping
 from pipeline.errors import DamagedFileError, PipelineError, one_line
 from pipeline.records.identity import first_64_bits
 from pipeline.storage.atomic import write_json
 from pipeline.storage.checked import open_file, read_ranges
-from pipeline.storage.place import Place, place_of
+from pipeline.storage.place import Place
 from training.data.augmentations_config import StrongAugmentConfig
+from training.data.facts_file import read_facts
 from training.errors import FeaturesError
 
 __all__ = [
@@ -164,26 +165,16 @@ def open_reinforcements(path: str | Place) -> Reinforcements:
 
     Raises FeaturesError, in one line, for what holds none, none that are finished, or whose facts are damaged.
     """
-    try:
-        place = place_of(path)
-        facts = place / FACTS_FILE
-        try:
-            text = facts.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            if (place / "done").is_dir():
-                raise FeaturesError(f"{path}: unfinished; {_AGAIN}, it goes on from here") from None
-            raise FeaturesError(
-                f"{path}: no reinforcements here (no {FACTS_FILE}); make some with `python -m training reinforce`"
-            ) from None
-    except (OSError, PipelineError) as error:
-        raise FeaturesError(f"{path}: cannot be read ({one_line(error)})") from error
-    try:
-        content = json.loads(text)
-        if content["format"] > _FORMAT:
-            raise FeaturesError(f"{path}: written by a newer version (format {content['format']}); update openwit")
-        return Reinforcements(place=place, about=facts_of(content))
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise FeaturesError(f"{facts}: damaged ({one_line(error)}); {_AGAIN}") from error
+    place, about = read_facts(
+        path,
+        FACTS_FILE,
+        facts_of,
+        version=_FORMAT,
+        what="reinforcements",
+        make="python -m training reinforce",
+        again=_AGAIN,
+    )
+    return Reinforcements(place=place, about=about)
 
 
 def facts_of(content: Mapping[str, Any]) -> ReinforcementFacts:

@@ -12,7 +12,6 @@ D is the width of the model's embedding. FEATURES is a directory, or a place in 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,8 +26,9 @@ from pipeline.storage.atomic import sha256_of, write_json
 from pipeline.storage.checked import read_table
 from pipeline.storage.location import Location
 from pipeline.storage.parquet import write_parquet
-from pipeline.storage.place import Place, place_of
+from pipeline.storage.place import Place
 from pipeline.storage.written import written
+from training.data.facts_file import read_facts
 from training.errors import FeaturesError
 
 __all__ = [
@@ -171,26 +171,16 @@ def open_features(path: str | Place) -> FeatureSet:
 
     Raises FeaturesError, in one line, for what holds none, none that are finished, or whose facts are damaged.
     """
-    try:
-        place = place_of(path)
-        facts = place / FACTS_FILE
-        try:
-            text = facts.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            if (place / "done").is_dir():
-                raise FeaturesError(f"{path}: unfinished; {_AGAIN}, it goes on from here") from None
-            raise FeaturesError(
-                f"{path}: no features here (no {FACTS_FILE}); make some with `python -m training embed MODEL DATA`"
-            ) from None
-    except (OSError, PipelineError) as error:
-        raise FeaturesError(f"{path}: cannot be read ({one_line(error)})") from error
-    try:
-        content = json.loads(text)
-        if content["format"] > _FORMAT:
-            raise FeaturesError(f"{path}: written by a newer version (format {content['format']}); update openwit")
-        return FeatureSet(place=place, about=_facts(content))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FeaturesError(f"{facts}: damaged ({one_line(error)}); {_AGAIN}") from error
+    place, about = read_facts(
+        path,
+        FACTS_FILE,
+        _facts,
+        version=_FORMAT,
+        what="features",
+        make="python -m training embed MODEL DATA",
+        again=_AGAIN,
+    )
+    return FeatureSet(place=place, about=about)
 
 
 def _facts(content: Mapping[str, Any]) -> FeatureFacts:
