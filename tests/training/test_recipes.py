@@ -357,7 +357,7 @@ def test_a_run_fits_on_the_gpus_that_its_config_names(stem: str) -> None:
     assert needs_of(config).total <= (1 - MARGIN) * config.plan.gpu_memory_gb * 1e9
 
 
-SLOW_LEARNERS = {"clipa-small", "eva-clip-small", "siglip2-small"}
+SLOW_LEARNERS = {"clipa-small", "eva-clip-small"}
 """ViTs, at 10 to 11 % on the sample (docs/recipes.md)."""
 
 
