@@ -7,7 +7,7 @@ import re
 __all__ = ["license_links"]
 
 _NAME, _VALUE = r"""[^\s;,="<>]+""", r"""(?:"(?:[^"\\]|\\.)*"|[^\s;,"]*)"""
-_LINK = re.compile(rf"<([^<>]*)>((?:\s*;\s*{_NAME}(?:\s*=\s*{_VALUE})?)*)")
+_LINK = re.compile(rf"<([^<>]*)>((?:\s*;(?:\s*{_NAME}(?:\s*=\s*{_VALUE})?)?)*)")
 _PARAMETER = re.compile(rf";\s*({_NAME})(?:\s*=\s*({_VALUE}))?")
 
 

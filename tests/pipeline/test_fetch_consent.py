@@ -203,6 +203,7 @@ def test_an_endless_robots_txt_is_read_in_part() -> None:
         ('<a>; title="; rel=license"', []),
         ("<a>; rel=next; rel=license", []),
         ("<a>; xrel=license", []),
+        ("<a>;; rel=license ;", ["a"]),  # empty parameters are passed over (RFC 8288, appendix B.3)
         ("<>; rel=license", []),
         ("a; rel=license", []),
         ("<a", []),
