@@ -281,6 +281,10 @@ class ModelConfig:
     OpenCLIP's ViT-L/14 on LAION-2B)."""
     patch_dropout: float = 0.0
     """Share of image patches left out while training, drawn per sample (FLIP, arXiv 2212.00794)."""
+    conv_stem: tuple[int, ...] = ()
+    """Channels of convolutions of stride 2 that make a ViT's patches in the place of one wide convolution: [16, 32, 64,
+    128] for patches of 16 pixels. A small ViT sees shapes far sooner with it (arXiv 2106.14881). open_clip knows none
+    such, so it cannot be exported to there."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more compute, far less memory."""
     compile: bool = False
@@ -318,6 +322,13 @@ class ModelConfig:
             raise ConfigError("unlocked_image_groups does nothing without lock_image")
         if self.init_text_positions != "interpolate" and (self.init_from is None or self.init_towers == "image"):
             raise ConfigError("init_text_positions is of a text tower that init_from brings; leave it out")
+
+    def as_read(self, weights: str | None = None) -> ModelConfig:
+        """The same model, to be read from `weights` rather than trained."""
+        return ModelConfig(
+            name=self.name, tokenizer=self.tokenizer, normalisation=self.normalisation, conv_stem=self.conv_stem,
+            init_from=weights,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -686,7 +697,7 @@ def learns(config: TrainConfig) -> str:
     # What came later counts where it is not what earlier versions did.
     of_model = _as_once(
         model, tokenizer=None, normalisation="clip", init_image_from=None, init_text_from=None,
-        init_text_positions="interpolate",
+        init_text_positions="interpolate", conv_stem=(),
     )  # fmt: skip
     loss = _as_once(config.loss, features="fp32", init_bias=None, label_smoothing=0.0)
     augment = _as_once(config.data.augment, min_decoded_sides=2.0)

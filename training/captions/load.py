@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -14,7 +15,7 @@ from pipeline.storage.place import Place, place_of
 from training.checkpoints.in_bucket import last_here
 from training.checkpoints.layout import read_progress
 from training.checkpoints.loading import load_checkpoint
-from training.config import ModelConfig, Precision, TrainConfig
+from training.config import Precision, TrainConfig
 from training.distributed import place_of as device_of
 from training.errors import ModelError, TrainingError
 from training.learning.method import make_method
@@ -53,7 +54,7 @@ def _of_run(
         if last is None:
             raise ModelError(f"{run}: no whole checkpoint there; train first")
         model = create_model(
-            ModelConfig(name=about.name, tokenizer=tokenizer or about.tokenizer, normalisation=about.normalisation),
+            replace(about.as_read(), tokenizer=tokenizer or about.tokenizer),
             device=device,
             precision=resolve_precision(precision, device),
             init_logit_scale=method.init_logit_scale,

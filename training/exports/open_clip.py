@@ -13,6 +13,7 @@ from pipeline.storage.place import Place
 from training.checkpoints.layout import read_progress
 from training.checkpoints.loading import read_weights
 from training.exports.directory import preprocessing_of, write_directory, write_json
+from training.learning.conv_stem import refuse_conv_stem
 from training.learning.heads import without_heads
 from training.learning.model import Model, model_json, preprocess_json
 
@@ -49,6 +50,7 @@ def export_model(model: Model, directory: str | Place) -> Place:
 def _export(
     config: dict[str, Any], weights: Mapping[str, Tensor], preprocess: Mapping[str, Any], directory: str | Place
 ) -> Place:
+    refuse_conv_stem(weights, reader="open_clip")
     if "logit_bias" in weights:
         # open_clip makes room for a bias only where the config names one.
         config.setdefault("init_logit_bias", 0.0)

@@ -29,6 +29,7 @@ from training.data.batches import Tokenizer
 from training.errors import ModelError
 from training.learning.batch_norm.graph import has_batch_norm
 from training.learning.checkpointing import set_checkpointing
+from training.learning.conv_stem import put_conv_stem
 from training.learning.decoder import draw_unset
 from training.learning.heads import HEADS
 from training.learning.initial_weights import load_heads, load_image_tower, load_weights
@@ -415,6 +416,8 @@ def create_model(
     finally:
         quiet.setLevel(level)
     draw_unset(clip)
+    if config.conv_stem:
+        put_conv_stem(cast(nn.Module, clip.visual), config.conv_stem, name=name)
     if config.init_from is not None:
         load_weights(clip, config.init_from, towers=config.init_towers, name=name, positions=config.init_text_positions)
     if config.init_image_from is not None:

@@ -136,11 +136,7 @@ def _of_run(run: Place, scratch: Path) -> _Found:
         raise ModelError(str(error)) from error
     if last is None:
         raise ModelError(f"{run}: no whole checkpoint there; train first, or give an export")
-    about = config.model
-    model = ModelConfig(
-        name=about.name, tokenizer=about.tokenizer, normalisation=about.normalisation, init_from=str(last)
-    )
-    return _Found(model=model, image_size=size, init_logit_bias=method.init_logit_bias)
+    return _Found(model=config.model.as_read(str(last)), image_size=size, init_logit_bias=method.init_logit_bias)
 
 
 def _of_export(source: str, text: str, weights: str, scratch: Path) -> _Found:

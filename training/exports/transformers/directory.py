@@ -14,6 +14,7 @@ from training.exports.transformers.clip import clip_model
 from training.exports.transformers.siglip import is_siglip, siglip_model
 from training.exports.transformers.tokens import write_tokenizer
 from training.exports.transformers.towers import refuse
+from training.learning.conv_stem import refuse_conv_stem
 from training.learning.model import Model
 
 __all__ = ["export_transformers"]
@@ -24,6 +25,7 @@ _FILTERS = {"bilinear": 2, "bicubic": 3}
 
 def export_transformers(model: Model, directory: str | Place) -> tuple[Place, list[str]]:
     """Write it to `directory`; (where, what a user must know, a line each). Raises ModelError, OutputError."""
+    refuse_conv_stem(model.clip.state_dict(), reader="transformers")
     config, weights = (siglip_model if is_siglip(model) else clip_model)(model)
     processor = _processor(model)
     told: list[str] = []
