@@ -22,6 +22,7 @@ from tests.training.test_train import losses
 from tests.training.tiny_shards import make_evaluation, make_shards
 from training.commands.words import options_with_places
 from training.config import MethodConfig, TrainConfig
+from training.data.augmentations_config import StrongAugmentConfig
 from training.learning.memory import MARGIN, needs_of
 from training.learning.methods.distillation.distillation import Distillation
 from training.reinforcement.config import ReinforceConfig
@@ -132,7 +133,7 @@ def test_small_twin_learns(tmp_path: Path) -> None:
     reinforce(
         ReinforceConfig(
             data=str(tmp_path / "data"), teachers=(teacher.output,), to=str(tmp_path / "reinforced"), device="cpu",
-            precision="fp32",
+            precision="fp32", augmentations=4, augment=StrongAugmentConfig(min_crop_area=0.9, operations=0),
         ),
         quiet=True,
     )  # fmt: skip
