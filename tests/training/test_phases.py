@@ -101,7 +101,7 @@ def test_a_position_embedding_keeps_its_class_token_and_its_picture() -> None:
     [
         ([{"begins_at": 0.5}, {"begins_at": 0.5}], "one after the other"),
         ([{"begins_at": 1.0}], "must lie in"),
-        ([{"begins_at": 0.5, "image_size": 0}], "image_size must be positive"),
+        ([{"begins_at": 0.5, "image_size": 0}], "image_size must be at least 1, or be null"),
     ],
 )
 def test_mistakes_in_phases_are_named(phases: list[dict[str, Any]], message: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.bounds import Bounds
 from configs.load import ConfigError
 from training.config import LossConfig
 from training.data.batches import Batch, Tokenizer
@@ -48,7 +49,7 @@ class LanguageStage(Method):
 
         language_model: str
         """Its directory: transformers' (config.json), or a decoder of ours (decoder.json)."""
-        language_model_width: int
+        language_model_width: Annotated[int, Bounds(least=1)]
         """Of its inputs; known without it, for a plan."""
 
     not_in_towers = "it tells pictures to a language model, and has no features"
