@@ -15,7 +15,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from configs.options import default_of, is_required, is_union
 
@@ -76,7 +76,7 @@ def mistake_in(config: Any) -> str | None:
 
     Of the class's own fields: those of sections are held to theirs by themselves.
     """
-    for field, bounds, is_null in _bounded(type(config)):
+    for field, bounds, is_null in _bounded(type(config)):  # type: ignore[arg-type]  # a class can be hashed
         value = getattr(config, field.name)
         for number in _numbers(value):
             if bounds.hold(number):
@@ -131,6 +131,6 @@ def _first(*numbers: float | None) -> str | None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return str(list(cast("tuple[Any, ...]", value)))
+        return str(list(value))
     text = f"{value}"
     return text if len(text) <= 40 else f"{text[:40]}..."

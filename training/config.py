@@ -150,9 +150,9 @@ class DataConfig:
     """Several directories instead of one path: a list of {path, weight}."""
     follow: bool = False
     """Look for new shards at the end of each epoch: train while they are being written."""
-    num_workers: Annotated[int, Bounds(least=0)] = 2
+    num_workers: Annotated[int, Bounds(least=0, most=4096)] = 2
     """Processes per rank that read, decode and tokenise; 0 does it in the training process."""
-    prefetch_chunks: Annotated[int, Bounds(least=1)] = 4
+    prefetch_chunks: Annotated[int, Bounds(least=1, most=4096)] = 4
     """Chunks of up to 256 samples that each worker prepares ahead."""
     order: Literal["auto", "samples", "window"] = "auto"
     """samples: any sample of the set may follow any other; for disks. window: whole shards are read, `window` of them
@@ -533,7 +533,7 @@ class TrainConfig:
     `samples`."""
     samples: Annotated[int, Bounds(least=1)] | None = None
     """Length of the run in samples; rounded up to whole batches."""
-    global_batch_size: Annotated[int, Bounds(least=2)] = 256
+    global_batch_size: Annotated[int, Bounds(least=2, most=10**8)] = 256
     """Pairs per step over all ranks: each picture is told apart from this many texts."""
     micro_batches: Annotated[int, Bounds(least=1)] = 1
     """Parts that a rank cuts its batch into, to fit memory; the gradient stays exact, at a third more compute."""
@@ -553,7 +553,7 @@ class TrainConfig:
     (fully sharded, torch's FSDP2), for models that do not fit on one device. The gradient is the same."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
-    threads: Annotated[int, Bounds(least=1)] | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """CPU threads of the training process; null leaves torch's choice."""
     single_driver: bool = False
     """You see to it that one run at a time writes to an `output` in a bucket: for stores that cannot compare and swap,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -17,7 +18,7 @@ from tests.training.test_sharding import last_of
 from training.checkpoints.loading import load_checkpoint
 from training.config import ModelConfig, Phase, TrainConfig
 from training.distributed import World
-from training.errors import CheckpointError, DistributedError, ModelError, TrainingError
+from training.errors import CheckpointError, DataError, DistributedError, ModelError, TrainingError
 from training.learning.checks import check_sizes
 from training.learning.model import Model, create_model
 from training.learning.tokenizer import make_tokenizer
@@ -113,6 +114,56 @@ def test_tokenizer_that_is_not_here_is_told_with_a_remedy(monkeypatch: pytest.Mo
     remedy = r"timm/ViT-B-16-SigLIP is not at hand .*bring SigLIP's sentencepiece model .*and set --model\.tokenizer"
     with pytest.raises(ModelError, match=remedy):
         make(Path("ViT-B-16-SigLIP"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": {"name": "ViT-B-33"}}, "open_clip has no model 'ViT-B-33'; did you mean ViT-B-32"),
+        ({"model": {"name": "no-such.json"}}, "no-such.json: cannot read the model's JSON"),
+        ({"model": {"tokenizer": "no-such"}}, "model.tokenizer: no-such does not exist"),
+        ({"model": {"name": "ViT-B-16-SigLIP"}}, "its tokenizer .* is not at hand"),
+        ({"model": {"vocabulary": 100}}, "its tokenizer knows 49,408 tokens and its text tower 100"),
+        ({"model": {"init_from": "no-such"}}, "model.init_from: no-such does not exist"),
+        ({"model": {"init_image_from": "no-such.npz"}}, "model.init_image_from: no-such.npz does not exist"),
+        ({"method": {"name": "coca"}}, "has no decoder that could write captions"),
+        ({"method": {"name": "qformer"}}, "set --model.lock_image true"),
+        ({"method": {"name": "distillation"}}, "name a teacher by --method.options.teacher|reinforce"),
+        ({"phases": [{"begins_at": 0.5, "context_length": 25}]}, "context_length 25 exceeds the 24"),
+        ({"optimiser": {"schedule": "constant", "warmup_samples": 96, "cooldown_samples": 96}}, "lower them"),
+        ({"evaluation": {"path": "no-such"}}, "no evaluation set|no such|missing"),
+        ({"micro_batches": 17}, "micro_batches 17 exceeds"),
+    ],
+)
+def test_what_is_known_without_the_data_is_told_before_it_is_looked_at_and_leaves_no_file(
+    changes: dict[str, Any], says: str, tiny_vit: Path, tmp_path: Path
+) -> None:
+    """There is no data here at all: to look at it would be another mistake."""
+    run = tiny_run(tmp_path / "run", tmp_path / "no-data", tiny_vit)
+    model = dict(changes.get("model", {}))
+    if "vocabulary" in model:
+        text = {**TINY_VIT["text_cfg"], "vocab_size": model.pop("vocabulary")}  # type: ignore[dict-item]
+        model["name"] = str(tmp_path / "openwit-test-few.json")
+        Path(model["name"]).write_text(json.dumps({**TINY_VIT, "text_cfg": text}))
+    config = from_mapping(TrainConfig, {**run, **changes, "model": {**run["model"], **model}})
+    with pytest.raises((TrainingError, ConfigError), match=says) as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_settings_in_an_output_are_told_before_the_data_is_looked_at(config: TrainConfig, tmp_path: Path) -> None:
+    train(replace(config, samples=16))
+    other = replace(config, samples=16, seed=1, data=replace(config.data, path=str(tmp_path / "no-data")))
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        train(other)
+
+
+def test_what_a_set_lacks_is_told_before_an_index_is_begun(config: TrainConfig) -> None:
+    data = replace(config.data, sampling="concept")
+    with pytest.raises(DataError, match="no Parquet with query_ids beside it"):
+        train(replace(config, data=data))
+    assert [path.name for path in Path(config.output).iterdir()] == [".lock"]
 
 
 def test_vocabulary_that_does_not_fit_is_told_before_the_model_is_made(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_last_phase_with_larger_pictures_ends_in_a_larger_model(
     assert [m["value"] for m in written["metrics"].values()] == [m.value for m in result.metrics]
 
 
-@pytest.mark.parametrize("step", [5, 8])
+@pytest.mark.parametrize("step", [5, 7, 8])  # 7: right where the pictures grow
 def test_a_run_stopped_in_any_phase_resumes_exactly(
     step: int, larger: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,9 +47,9 @@ class CaptionConfig:
     """Of the forward pass; auto: bf16 where the hardware has it, else fp32."""
     tokenizer: str | None = None
     """A tokenizer's file, where the model needs one; see the option model.tokenizer of a training run."""
-    decode_threads: Annotated[int, Bounds(least=1)] | None = None
+    decode_threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads that decode pictures ahead of the model; null for one a core."""
-    threads: Annotated[int, Bounds(least=1)] | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads of the model on a CPU; null for torch's own choice."""
     launcher: Literal["torchrun", "ray"] = "torchrun"
     """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""
@@ -88,9 +88,9 @@ class ScoreCaptionsConfig:
     """Of the forward pass; auto: bf16 where the hardware has it, else fp32."""
     tokenizer: str | None = None
     """A tokenizer's file, where the model needs one; see the option model.tokenizer of a training run."""
-    decode_threads: Annotated[int, Bounds(least=1)] | None = None
+    decode_threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads that decode pictures ahead of the model; null for one a core."""
-    threads: Annotated[int, Bounds(least=1)] | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads of the model on a CPU; null for torch's own choice."""
     launcher: Literal["torchrun", "ray"] = "torchrun"
     """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""

@@ -35,9 +35,9 @@ class EmbedConfig:
     """Of the forward pass; auto: bf16 where the hardware has it, else fp32."""
     tokenizer: str | None = None
     """A tokenizer's file, where the model needs one; see the option model.tokenizer of a training run."""
-    decode_threads: Annotated[int, Bounds(least=1)] | None = None
+    decode_threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads that decode pictures ahead of the model; null for one a core."""
-    threads: Annotated[int, Bounds(least=1)] | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads of the model on a CPU; null for torch's own choice."""
     image_column: str | None = None
     """Column of a list with paths of pictures, relative to the list, or URLs of a bucket; null: image,

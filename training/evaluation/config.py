@@ -35,7 +35,7 @@ class EvaluateOptions:
     """Where the models' tokenizer is, for models that bring none; see --model.tokenizer of training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
-    threads: Annotated[int, Bounds(least=1)] | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """CPU threads of torch; null leaves its choice."""
     launcher: Literal["torchrun", "ray"] = "torchrun"
     """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""

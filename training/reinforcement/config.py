@@ -45,9 +45,9 @@ class ReinforceConfig:
     """auto: CUDA where there is some."""
     precision: Precision = "auto"
     """Of the teachers' forward passes; auto: bf16 where the hardware has it, else fp32. Features are kept as bf16."""
-    decode_threads: Annotated[int, Bounds(least=1)] | None = None
+    decode_threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads that decode and augment pictures ahead of the teachers; null for one a core."""
-    threads: Annotated[int, Bounds(least=1)] | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads of the teachers on a CPU; null for torch's own choice."""
     launcher: Literal["torchrun", "ray"] = "torchrun"
     """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""

@@ -26,7 +26,7 @@ class IndexConfig:
     """Links of each vector in the graph: more find more, and take more room (HNSW's M)."""
     effort: Annotated[int, Bounds(least=1)] = 128
     """Vectors that are looked at to link a new one: more find more, and take longer (HNSW's efConstruction)."""
-    threads: Annotated[int, Bounds(least=1)] | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """That build the graph; null for one a core. One thread alone gives the same bytes every time."""
 
     def __post_init__(self) -> None:
