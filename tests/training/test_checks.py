@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +14,17 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from torch.distributed import HashStore, PrefixStore
 
 from configs.load import ConfigError, from_mapping, load
 from tests.conftest import REPOSITORY
 from tests.training.conftest import TINY_VIT, tiny_run
 from tests.training.test_sharding import last_of
+from training.__main__ import main
 from training.checkpoints.loading import load_checkpoint
 from training.config import ModelConfig, Phase, TrainConfig
 from training.distributed import World
-from training.errors import CheckpointError, DataError, DistributedError, ModelError, TrainingError
+from training.errors import CheckpointError, DataError, DistributedError, ModelError, TrainingError, is_told_by_another
 from training.learning.checks import check_sizes
 from training.learning.model import Model, create_model
 from training.learning.tokenizer import make_tokenizer
@@ -79,6 +85,48 @@ def test_an_error_of_one_rank_is_raised_on_all() -> None:
     object.__setattr__(pair, "other", CheckpointError("rank 1 cannot read it"))
     with pytest.raises(CheckpointError, match="rank 1 cannot read it"):
         pair.together(lambda: 7)
+
+
+@pytest.mark.parametrize("errors", [("alike", "alike", "alike"), ("alike", "alike", "another"), (None, "a", "a")])
+def test_what_all_ranks_end_with_is_told_once(errors: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By rank 0; what it does not end with is told by those that do. Ranks are threads here."""
+    monkeypatch.setattr("training.distributed._SIGNING_S", 0.5)
+    monkeypatch.setattr("training.distributed._BEAT_S", 0.0)
+    monkeypatch.setenv("RANK", "0")
+    store, found = HashStore(), [None if told is None else ModelError(told) for told in errors]
+    worlds = [World(rank=rank, size=3, store=PrefixStore("here", store)) for rank in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        for world, error in zip(worlds, found, strict=True):
+            if error is not None:
+                threads.submit(world.tell_once, error)
+    told = [error is not None and not is_told_by_another(error) for error in found]
+    assert told == [errors[0] is not None, errors[1] != errors[0], errors[2] != errors[0]]
+
+
+def test_a_mistake_in_a_config_is_told_once_on_a_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "configs/train/sample.yaml", "--loss.chunk_rows", "0"]
+    for rank, local in ((None, None), (0, 0), (1, 1), (8, 0), (9, 1)):
+        for name, value in (("RANK", rank), ("LOCAL_RANK", local)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, str(value))
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert ("chunk_rows must be at least 1" in said) == (local in (None, 0)), (rank, local)
+
+
+@pytest.mark.slow
+def test_torchrun_shows_one_line(tmp_path: Path) -> None:
+    words = ["run", "configs/train/sample.yaml", "--device", "cpu", "--output", f"{tmp_path}/run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", "training", *words,
+         "--model.name", "ViT-B-33"],
+        cwd=REPOSITORY, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.count("error: model.name: open_clip has no model 'ViT-B-33'") == 1
 
 
 def test_only_errors_of_collectives_are_called_so() -> None:
