@@ -209,14 +209,14 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
 def _restore(here: RunPlace, world: World) -> tuple[Path | None, list[str]]:
     """`find_last` on every rank, of a bucket as a copy on its machine. Raises CheckpointError, OSError."""
 
-    def look() -> tuple[Path | None, list[str]] | OSError:
+    def look() -> tuple[Path | None, list[str]] | CheckpointError | OSError:
         try:
             return last_here(here.place / "checkpoints", here.local / "restored")
-        except OSError as error:
+        except (CheckpointError, OSError) as error:
             return error
 
     found = world.on_first_however_long(look)
-    if isinstance(found, OSError):
+    if isinstance(found, (CheckpointError, OSError)):
         raise found
     last, problems = found
     if last is None or isinstance(here.place, Path):
