@@ -46,6 +46,15 @@ class Bounds:
             and (self.below is None or value < self.below)
         )
 
+    @property
+    def interval(self) -> str:
+        """As a page of help has it: ">= 1", "in [0, 1)"; nothing where any number will do."""
+        words = str(self)
+        if words.startswith("lie "):
+            return words.removeprefix("lie ")
+        signs = {">=": self.least, ">": self.above, "<=": self.most, "<": self.below}
+        return next((f"{sign} {_shown(limit)}" for sign, limit in signs.items() if limit is not None), "")
+
     def __str__(self) -> str:
         """The end of "it must ..."."""
         low, high = _first(self.least, self.above), _first(self.most, self.below)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.bounds import LARGEST, Bounds, mistake_in
+from configs.help import describe
 from configs.load import ConfigError, check_bounds, from_mapping, load
 from configs.schema import json_schema
 
@@ -121,6 +122,13 @@ def test_bounds_hold_what_lies_between_them(low: float, width: float, at: float,
 )
 def test_bounds_are_told_in_words(bounds: Bounds, says: str) -> None:
     assert str(bounds) == says
+
+
+def test_help_tells_the_bounds() -> None:
+    page = describe(OfOthers)
+    for line in ("--rows  int >= 1  (required)", "--momentum  float in [0, 1)  [0.9]", "--bias  float | null  [null]"):
+        assert line in page
+    assert "--inner.scales  [float > 0, ...]  [[]]" in page
 
 
 def test_editors_are_told_the_bounds() -> None:
