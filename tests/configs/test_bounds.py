@@ -14,6 +14,7 @@ from configs.bounds import LARGEST, Bounds, mistake_in
 from configs.help import describe
 from configs.load import ConfigError, check_bounds, from_mapping, load
 from configs.schema import json_schema
+from tests.configs.numbers import Number, assert_bounds_are_held, config_classes, name_of, numbers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,3 +138,16 @@ def test_editors_are_told_the_bounds() -> None:
     assert definitions["properties"]["momentum"]["exclusiveMaximum"] == 1
     assert definitions["$defs"]["Inner"]["properties"]["share"]["exclusiveMinimum"] == 0
     assert definitions["$defs"]["Inner"]["properties"]["scales"]["items"] == {"type": "number", "exclusiveMinimum": 0}
+
+
+IN_THE_PIPELINE = [
+    number
+    for number in numbers_of([*config_classes("pipeline"), *config_classes("query_list")])
+    if number[0].__name__ not in ("Picture", "Pdq")  # what is said of one picture, beside the config that says how
+]
+
+
+@pytest.mark.parametrize("number", IN_THE_PIPELINE, ids=name_of)
+def test_every_number_of_a_data_set_has_bounds_that_are_held(number: Number) -> None:
+    """Those of a training are in tests/training/test_configs.py."""
+    assert_bounds_are_held(number)

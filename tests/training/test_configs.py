@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
 
 import open_clip
 import pytest
 import torch
 
-from configs.bounds import bounds_of
-from configs.load import ConfigError, load
-from configs.options import is_required
+from configs.load import load
+from tests.configs.numbers import Number, assert_bounds_are_held, config_classes, name_of, numbers_of
 from training.__main__ import main
 from training.config import ModelConfig, TrainConfig
 from training.learning.method import METHODS
 from training.learning.model import create_model, register_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
-TRAINING = Path(__file__).resolve().parents[2] / "training"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -51,56 +44,22 @@ def test_sample_model_is_small_and_can_be_cut_into_micro_batches(monkeypatch: py
 # --- numbers ----------------------------------------------------------------------------------------
 
 
-def parts_of(kind: Any) -> Iterator[Any]:
-    """A type and all that it is made of."""
-    yield kind
-    for part in get_args(kind):
-        yield from parts_of(part)
-
-
-def config_classes() -> list[type[Any]]:
-    """Every class that YAML or a command line is read into: those of the rooms' config files, and methods' options."""
-    files = sorted(TRAINING.rglob("*config.py"))
-    modules = [import_module(".".join(file.relative_to(TRAINING.parent).with_suffix("").parts)) for file in files]
-    found = [cls for module in modules for cls in vars(module).values() if isinstance(cls, type)]
-    for place in METHODS.values():
-        module, _, name = place.partition(":")
-        found.append(getattr(import_module(module), name).Options)
-    return sorted({cls for cls in found if is_dataclass(cls) and cls.__module__.startswith("training.")}, key=str)
-
-
-def numbers() -> list[tuple[type[Any], str, Any]]:
-    """The numeric fields: class, name, type."""
-    return [
-        (cls, name, kind)
-        for cls in config_classes()
-        for name, kind in get_type_hints(cls, include_extras=True).items()
-        if name in {each.name for each in fields(cls)} and {int, float} & set(parts_of(kind))
-    ]
+def own_numbers() -> list[Number]:
+    """Those of every section and command, and of the methods' options."""
+    places = [place.partition(":") for place in METHODS.values()]
+    options = [getattr(import_module(module), name).Options for module, _, name in places]
+    return numbers_of([*config_classes("training"), *options])
 
 
 def test_every_section_of_a_training_is_looked_at() -> None:
-    found = {cls.__qualname__ for cls, _, _ in numbers()}
+    found = {cls.__qualname__ for cls, _, _ in own_numbers()}
     assert found >= {"TrainConfig", "LossConfig", "OptimiserConfig", "Phase", "DataSet", "RayConfig", "Blip.Options"}
-    assert len(numbers()) > 140
+    assert len(own_numbers()) > 140
 
 
-@pytest.mark.parametrize(
-    ("cls", "name", "kind"), [pytest.param(*each, id=f"{each[0].__qualname__}.{each[1]}") for each in numbers()]
-)
-def test_every_number_has_bounds_that_are_held(cls: type[Any], name: str, kind: Any) -> None:
-    """A number for which any will do says so: `Annotated[float, Bounds()]`."""
-    bounds = next((found for part in parts_of(kind) if (found := bounds_of(part)) is not None), None)
-    assert bounds is not None, f"{cls.__qualname__}.{name}: say what numbers it takes, by Annotated[..., Bounds(...)]"
-    outside = [math.nan, math.inf, -math.inf, 10**19]
-    outside += [edge for edge in (bounds.above, bounds.below) if edge is not None]
-    outside += [bounds.least - 1] if bounds.least is not None else []
-    outside += [bounds.most + 1] if bounds.most is not None else []
-    needed = {each.name: None for each in fields(cls) if is_required(each)}
-    is_list = any(get_origin(part) is tuple for part in parts_of(kind))
-    for value in outside:
-        with pytest.raises(ConfigError, match=rf"^{name} must .*, got {re.escape(str(value))}"):
-            cls(**{**needed, name: (value,) if is_list else value})
+@pytest.mark.parametrize("number", own_numbers(), ids=name_of)
+def test_every_number_has_bounds_that_are_held(number: Number) -> None:
+    assert_bounds_are_held(number)
 
 
 @pytest.mark.parametrize(
