@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args, get_origin
 
+from configs.bounds import bounds_of
 from configs.load import ConfigError, to_mapping
 from configs.near import near
 from configs.options import Option, default_of, documentation, is_union, names_of, options_of, section_of
@@ -133,7 +134,8 @@ def _kind_name(kind: Any) -> str:
     if names := names_of(kind):
         return " | ".join(names)
     if hasattr(kind, "__metadata__"):
-        return _kind_name(get_args(kind)[0])
+        bounds = bounds_of(kind)
+        return f"{_kind_name(get_args(kind)[0])} {bounds.interval if bounds else ''}".rstrip()
     if origin is tuple:
         return "[" + ", ".join("..." if a is Ellipsis else _kind_name(a) for a in get_args(kind)) + "]"
     if origin is not None:

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,13 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, cast, get_args, g
 
 import yaml
 
+from configs.bounds import mistake_in
 from configs.near import near
 from configs.options import example_of, is_required, is_union, names_of, section_of, takes_one_text
 
 __all__ = [
     "ConfigError",
+    "check_bounds",
     "dump",
     "fingerprint",
     "from_mapping",
@@ -40,6 +43,12 @@ T = TypeVar("T")
 
 class ConfigError(Exception):
     """A mistake in a config file or on the command line: what, where, and what to do next."""
+
+
+def check_bounds(config: Any) -> None:
+    """For a config's own `__post_init__`: raise ConfigError where one of its numbers is out of its `Bounds`."""
+    if (mistake := mistake_in(config)) is not None:
+        raise ConfigError(mistake)
 
 
 class _Readable(Protocol):
@@ -285,7 +294,9 @@ def _build_dataclass(cls: type[Any], value: Any, *, path: str, where: str) -> An
         elif is_required(field):  # says which of its options is missing
             arguments[name] = _build(hints[name], {}, path=dotted, where=where)
     try:
-        return cls(**arguments)
+        made = cls(**arguments)
+        check_bounds(made)
+        return made
     except ConfigError as error:  # raised by a config's own __post_init__ checks
         prefix = f"{path}: " if path else ""
         raise ConfigError(f"{where}: {prefix}{error}") from error
@@ -326,13 +337,14 @@ def _build_tuple(kind: Any, value: Any, *, path: str, where: str) -> tuple[Any, 
 def _build_scalar(kind: Any, value: Any, *, path: str, where: str) -> Any:
     if kind is Any:
         return value
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind is float and isinstance(value, str):
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML 1.1 reads 1e-3, without a dot, as a string
-        except ValueError:
+            number = float(value)  # YAML 1.1 reads 1e-3, without a dot, as a string
+        except (ValueError, OverflowError):
             raise _wrong(path, where, "a number", value) from None
+        if not math.isfinite(number):
+            raise _wrong(path, where, "a finite number", value)
+        return number
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if kind is int and isinstance(value, float) and value.is_integer():

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
+from configs.bounds import Bounds, bounds_of
 from configs.load import to_mapping
 from configs.options import (
     default_of,
@@ -86,13 +87,24 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if origin is Annotated:
         if names := names_of(kind):
             return {"enum": list(names)}
-        example = example_of(kind)
-        return _schema(arguments[0], definitions) | ({"examples": [example]} if example else {})
+        example, bounds = example_of(kind), bounds_of(kind)
+        schema = _schema(arguments[0], definitions) | ({"examples": [example]} if example else {})
+        return schema | (_limits(bounds) if bounds else {})
     if origin is tuple:
         return _list_schema(kind, definitions)
     if origin is not None:
         return {"type": "object", "additionalProperties": _schema(arguments[1], definitions)}
     return {} if kind is Any else {"type": _SCALARS[cast("type[Any]", kind)]}
+
+
+def _limits(bounds: Bounds) -> dict[str, float]:
+    found = {
+        "minimum": bounds.least,
+        "exclusiveMinimum": bounds.above,
+        "maximum": bounds.most,
+        "exclusiveMaximum": bounds.below,
+    }
+    return {word: limit for word, limit in found.items() if limit is not None}
 
 
 def _list_schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:

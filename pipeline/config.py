@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from pipeline.consent.config import ConsentConfig, Signal
 from pipeline.consent.earlier import moved
 from pipeline.engine import EngineConfig
@@ -48,13 +49,13 @@ class WitConfig:
     sources: tuple[str, ...]
     """Crawl archives or tables: paths, globs, http(s) or fsspec URLs, or lists of them (*.paths.gz, as Common Crawl
     publishes with each crawl)."""
-    max_sources: int | None = None
+    max_sources: Annotated[int, Bounds(least=1)] | None = None
     """At most so many files of each of `sources`, drawn by keyed hash: a larger number, or another source, adds files
     and keeps the others. null takes all."""
-    max_rows: int | None = None
+    max_rows: Annotated[int, Bounds(least=1)] | None = None
     """At most so many rows of each table and records of each archive, from its start, for a pilot: what comes after
     them is not read. null reads all."""
-    max_bad_sources: float = 0.01
+    max_bad_sources: Annotated[float, Bounds(least=0, most=1)] = 0.01
     """The share of the sources that may be unreadable: each is counted with its name, and `run --retry-failed` asks
     for it again. More stop the run, and so do the first three, if no source could be read before them."""
     source_format: Format = "auto"
@@ -64,7 +65,7 @@ class WitConfig:
     or the URL of an object in a bucket."""
     output: str
     """The directory of the data set."""
-    seed: int = 0
+    seed: Annotated[int, Bounds()] = 0
     """Key of every random draw."""
     sample_web: str | None = None
     """Directory of the built-in sample web, to be served on this machine while fetching; null for the real web."""
@@ -92,6 +93,7 @@ class WitConfig:
         return moved(mapping)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.fetch.store is not None and stores_pictures(self.source_format):
             raise ConfigError("fetch.store: pictures that come with their source stay in the output; leave it null")
         if self.fetch.engine == "img2dataset" and (self.privacy.hash_lists or self.privacy.pdq_lists):
@@ -112,9 +114,3 @@ class WitConfig:
                 )
         if not self.sources:
             raise ConfigError("sources: name at least one crawl archive or table")
-        if self.max_sources is not None and self.max_sources < 1:
-            raise ConfigError("max_sources: must be at least 1, or null for all")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ConfigError("max_rows: must be at least 1, or null for all")
-        if not 0 <= self.max_bad_sources <= 1:
-            raise ConfigError("max_bad_sources: must lie between 0 and 1")

@@ -6,9 +6,10 @@ What this imports computes nothing, so that `--help` and a mistake in a config l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from pipeline.engine import EngineConfig
 
 __all__ = [
@@ -32,7 +33,7 @@ class DumpConfig:
 
     files: tuple[str, ...] = ()
     """XML files (.bz2, .gz or plain; parts or one file; multistream or not): paths, globs or fsspec URLs."""
-    split_mb: int = 256
+    split_mb: Annotated[int, Bounds(least=1)] = 256
     """A bz2 file is cut into ranges of about this many MB, one task each, where its streams allow it."""
     disambiguation_templates: tuple[str, ...] = (
         "disambiguation",
@@ -66,30 +67,39 @@ class DumpConfig:
     """Magic words with which a page says how its title is written; wikis have names of their own beside this one."""
     lowercase_templates: tuple[str, ...] = ("lowercase title", "lowercase", "lowercasetitle", "lowercase first")
     """Lower-case names of the templates that say that a page's name begins with a small letter."""
-    max_entries_in_memory: int = 2_000_000
+    max_entries_in_memory: Annotated[int, Bounds(least=1)] = 2_000_000
     """Distinct words, and as many pairs, that a task counts in memory (150 bytes each) before it spills."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnigramsConfig:
     """Single words of the corpus, the most frequent first."""
 
-    min_count: int = 100
+    min_count: Annotated[int, Bounds(least=0)] = 100
     """Fewest occurrences in the corpus (CLIP, section 2.2)."""
-    budget: int = 251_465
+    budget: Annotated[int, Bounds(least=0)] = 251_465
     """Most queries from this source; the default is the published size."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BigramsConfig:
     """Pairs of neighbouring words, both among the unigrams, the highest PMI first."""
 
-    min_count: int = 100
+    min_count: Annotated[int, Bounds(least=0)] = 100
     """Fewest occurrences of the pair; PMI favours the rare, so this bounds how rare."""
-    min_pmi: float = 0.0
+    min_pmi: Annotated[float, Bounds()] = 0.0
     """Lowest PMI (log2); a floor, not the selection."""
-    budget: int = 100_646
+    budget: Annotated[int, Bounds(least=0)] = 100_646
     """Most queries from this source; the default is the published size."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +110,15 @@ class TitlesConfig:
     """Wikimedia page-view files (hourly or daily, .gz or .bz2): paths, globs or fsspec URLs."""
     projects: tuple[str, ...] = ("en", "en.m", "en.wikipedia", "en.wikipedia.org")
     """Project codes of the lines that count: desktop and mobile, as hourly and as daily files write them."""
-    min_views: int = 1
+    min_views: Annotated[int, Bounds(least=0)] = 1
     """Fewest views, over all page-view files and all names that redirect to the article."""
     strip_qualifier: bool = True
     """`Avatar (2009 film)` becomes `Avatar`: no caption holds the bracket. Views of equal names add up."""
-    budget: int = 61_235
+    budget: Annotated[int, Bounds(least=0)] = 61_235
     """Most queries from this source; the default is the published size."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +134,11 @@ class WordnetConfig:
     senses: Literal["any", "first"] = "any"
     """With `roots`: any: a lemma with some sense under a root. first: one whose most used sense lies there, so that
     `heart` stays and `center`, whose fifth sense is a body part, goes."""
-    budget: int = 86_654
+    budget: Annotated[int, Bounds(least=0)] = 86_654
     """Most queries from this source; the default is the published size."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +149,13 @@ class EmptyQueriesConfig:
     """drop: the sources give others in their place. keep: as in the published recipe."""
     function_words: Literal["en", "de", "none"] = "en"
     """The language whose articles, prepositions and the like count."""
-    max_share: float = 2e-3
+    max_share: Annotated[float, Bounds(least=0, most=1)] = 2e-3
     """A word that is this share of all words of the corpus counts as well, in any language ..."""
-    min_corpus_words: int = 1_000_000
+    min_corpus_words: Annotated[int, Bounds(least=0)] = 1_000_000
     """... if the corpus has so many words; in a smaller one a share says little."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from configs.load import ConfigError, fingerprint
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds, fingerprint
 from pipeline.errors import PipelineError
 from pipeline.storage.bucket import is_bucket_url
 from pipeline.storage.place import place_of
@@ -63,12 +64,11 @@ class DataSet:
 
     path: str
     """Directory of shards, or its URL in a bucket."""
-    weight: float | None = None
+    weight: Annotated[float, Bounds(above=0)] | None = None
     """Its share of the samples, relative to the others'; null in all entries joins them to one data set."""
 
     def __post_init__(self) -> None:
-        if self.weight is not None and self.weight <= 0:
-            raise ConfigError(f"weight must be positive, got {self.weight}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,45 +76,35 @@ class AugmentConfig:
     """Random crops, as CLIP's (section 2.5: a random square crop is the only augmentation): torchvision's
     RandomResizedCrop."""
 
-    min_crop_area: float = 0.9
+    min_crop_area: Annotated[float, Bounds(above=0, most=1)] = 0.9
     """Smallest share of the picture's area that a crop covers; 0.9 is open_clip's default, 1 takes all. Only pictures
     longer than `max_crop_aspect` may be cut further."""
-    max_crop_aspect: float = 4 / 3
+    max_crop_aspect: Annotated[float, Bounds(least=1)] = 4 / 3
     """Widest crop before it is made square, as width over height or its inverse; 1 keeps shapes as they are."""
-    flip_probability: float = 0.0
+    flip_probability: Annotated[float, Bounds(least=0, most=1)] = 0.0
     """Chance of a mirrored picture. CLIP uses none: captions name left and right, and text would be mirrored."""
-    min_decoded_sides: float = 2.0
+    min_decoded_sides: Annotated[float, Bounds(least=1)] = 2.0
     """JPEGs are decoded at a half, a quarter or an eighth of their size as long as both sides are left with this many
     times the model's picture. 2 is near whole decoding, 1 a third faster for pictures twice the model's, and less
     near; docs/training.md has the figures."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_crop_area <= 1:
-            raise ConfigError(f"min_crop_area must lie in (0, 1], got {self.min_crop_area}")
-        if self.max_crop_aspect < 1:
-            raise ConfigError(f"max_crop_aspect must be at least 1, got {self.max_crop_aspect}")
-        if not 0 <= self.flip_probability <= 1:
-            raise ConfigError(f"flip_probability must lie in [0, 1], got {self.flip_probability}")
-        if self.min_decoded_sides < 1:
-            raise ConfigError(f"min_decoded_sides must be at least 1, got {self.min_decoded_sides}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaclipConfig:
     """With sampling metaclip: MetaCLIP's balance (arXiv 2309.16671, section 3.2), drawn anew in each epoch."""
 
-    max_pairs_per_query: int = 20_000
+    max_pairs_per_query: Annotated[int, Bounds(least=1)] = 20_000
     """t: a query draws each of its samples with probability t / count, or 1 where it has fewer; MetaCLIP has 20,000 for
     400 M pairs and 170,000 for 2.5 B."""
-    tail_share: float | None = None
+    tail_share: Annotated[float, Bounds(above=0, below=1)] | None = None
     """Derive t from the counts instead, as the pipeline's `balance.tail_share`: the smallest t such that the queries
     with at most t samples hold this share of all matches (0..1)."""
 
     def __post_init__(self) -> None:
-        if self.max_pairs_per_query < 1:
-            raise ConfigError(f"max_pairs_per_query must be at least 1, got {self.max_pairs_per_query}")
-        if self.tail_share is not None and not 0 < self.tail_share < 1:
-            raise ConfigError(f"tail_share must be between 0 and 1, got {self.tail_share}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +114,14 @@ class ConceptConfig:
     prefer: Literal["diversity", "frequency"] = "diversity"
     """diversity: as many queries as can be, each about as often (CABS-DM). frequency: the samples with most queries
     (CABS-FM)."""
-    super_batch: int = 5
+    super_batch: Annotated[int, Bounds(least=2)] = 5
     """Global batches that each batch is chosen from; the others' samples are passed over, unread. 5 is CABS's."""
-    max_pairs_per_query: int | None = None
+    max_pairs_per_query: Annotated[int, Bounds(least=1)] | None = None
     """With diversity: after how many samples of a batch a query attracts no more; null takes the flattest cap that each
     super-batch allows."""
 
     def __post_init__(self) -> None:
-        if self.super_batch < 2:
-            raise ConfigError(f"super_batch must be at least 2, got {self.super_batch}")
-        if self.max_pairs_per_query is not None and self.max_pairs_per_query < 1:
-            raise ConfigError(f"max_pairs_per_query must be at least 1 or null, got {self.max_pairs_per_query}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +131,12 @@ class CaptionsConfig:
     path: str | None = None
     """Parquet with columns `uid` and `captions` (a list of strings), or a directory of such files, here or in a
     bucket: what `python -m training caption` writes. Null: each sample has its own caption alone."""
-    own_probability: float = 0.5
+    own_probability: Annotated[float, Bounds(least=0, most=1)] = 0.5
     """How often a sample comes with its own caption; else with one of the others, all alike. One that has no others
     comes with its own."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.own_probability <= 1:
-            raise ConfigError(f"own_probability must lie in [0, 1], got {self.own_probability}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,16 +150,16 @@ class DataConfig:
     """Several directories instead of one path: a list of {path, weight}."""
     follow: bool = False
     """Look for new shards at the end of each epoch: train while they are being written."""
-    num_workers: int = 2
+    num_workers: Annotated[int, Bounds(least=0, most=4096)] = 2
     """Processes per rank that read, decode and tokenise; 0 does it in the training process."""
-    prefetch_chunks: int = 4
+    prefetch_chunks: Annotated[int, Bounds(least=1, most=4096)] = 4
     """Chunks of up to 256 samples that each worker prepares ahead."""
     order: Literal["auto", "samples", "window"] = "auto"
     """samples: any sample of the set may follow any other; for disks. window: whole shards are read, `window` of them
     at a time. auto: window where data lies in a bucket. A run keeps the order that it began with."""
-    window: int = 64
+    window: Annotated[int, Bounds(least=1)] = 64
     """Shards that are open at a time, over all ranks, with order window; best a multiple of the number of ranks."""
-    scratch_gb: float = 32.0
+    scratch_gb: Annotated[float, Bounds(above=0)] = 32.0
     """The most that a rank's copies of shards from a bucket may take of TMPDIR."""
     sampling: Literal["uniform", "metaclip", "concept"] = "uniform"
     """uniform: every sample once an epoch. metaclip: each with the probability of MetaCLIP's balance, anew in each
@@ -207,6 +193,7 @@ class DataConfig:
         return tuple(entry.weight for entry in self.mixture if entry.weight is not None)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if (self.path is None) == (not self.mixture):
             raise ConfigError("give either path or mixture (one of the two)")
         weighted = [entry.weight is not None for entry in self.mixture]
@@ -220,14 +207,6 @@ class DataConfig:
         if self.captions.path is not None:
             _check_place("captions.path", self.captions.path)
         self._check_reinforced()
-        if self.num_workers < 0:
-            raise ConfigError(f"num_workers must not be negative, got {self.num_workers}")
-        if self.prefetch_chunks < 1:
-            raise ConfigError(f"prefetch_chunks must be at least 1, got {self.prefetch_chunks}")
-        if self.window < 1:
-            raise ConfigError(f"window must be at least 1, got {self.window}")
-        if self.scratch_gb <= 0:
-            raise ConfigError(f"scratch_gb must be positive, got {self.scratch_gb}")
         for path in self.paths:
             _check_place("path", path)
             if self.order == "samples" and is_bucket_url(path):
@@ -279,7 +258,7 @@ class ModelConfig:
     normalisation: Literal["clip", "inception"] = "clip"
     """What pixels are brought to: clip, mean 0 and deviation 1 over CLIP's pictures; inception, [-1, 1] (SigLIP, and
     OpenCLIP's ViT-L/14 on LAION-2B)."""
-    patch_dropout: float = 0.0
+    patch_dropout: Annotated[float, Bounds(least=0, below=1)] = 0.0
     """Share of image patches left out while training, drawn per sample (FLIP, arXiv 2212.00794)."""
     conv_stem: tuple[int, ...] = ()
     """Channels of convolutions of stride 2 that make a ViT's patches in the place of one wide convolution: [16, 32, 64,
@@ -309,12 +288,11 @@ class ModelConfig:
     lock_image: bool = False
     """Leave the image tower as `init_from` or `init_image_from` made it and train the texts to it (LiT, arXiv
     2111.07991). Of timm's towers a projection that open_clip adds is trained all the same."""
-    unlocked_image_groups: int = 0
+    unlocked_image_groups: Annotated[int, Bounds(least=0)] = 0
     """With lock_image: this many of the last layer groups are trained all the same."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.patch_dropout < 1:
-            raise ConfigError(f"patch_dropout must lie in [0, 1), got {self.patch_dropout}")
+        check_bounds(self)
         has_image = self.init_image_from is not None or (self.init_from is not None and self.init_towers != "text")
         if self.lock_image and not has_image:
             raise ConfigError("lock_image would freeze random weights; set init_from to a trained image tower")
@@ -348,27 +326,26 @@ class LossConfig:
 
     name: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: CLIP's symmetric cross-entropy over the global batch. sigmoid: SigLIP's loss."""
-    init_temperature: float | None = None
+    init_temperature: Annotated[float, Bounds(above=0)] | None = None
     """Initial temperature; null for the paper's: 0.07 (CLIP, section 2.5), 0.1 (SigLIP, section 3.2)."""
-    init_bias: float | None = None
+    init_bias: Annotated[float, Bounds()] | None = None
     """With sigmoid: the bias that logits begin with; null for the paper's -10, which suits tens of thousands a batch.
     -ln(B - 1) begins with the share of true pairs that a batch of B has. A short run does not get far from it."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Bounds(least=0, below=1)] = 0.0
     """With softmax: how much of each true pair's weight is spread over all pairs of its row and column (ALIGN, arXiv
     2102.05918, has 0.1)."""
-    max_logit_scale: float = 100.0
+    max_logit_scale: Annotated[float, Bounds(least=1)] = 100.0
     """The learnt scale is clamped to this after each step (CLIP, section 2.5)."""
-    chunk_rows: int = 4096
+    chunk_rows: Annotated[int, Bounds(least=1)] = 4096
     """Rows and columns of a tile of the similarity matrix, which is never whole in memory: 4096 takes 250 MB."""
     features: Literal["fp32", "bf16"] = "fp32"
     """What features are gathered and kept in; tiles are computed in float32 either way. bf16 halves both for batches of
     hundreds of thousands."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.init_bias is not None and self.name != "sigmoid":
             raise ConfigError(f"init_bias is of the sigmoid loss, and name is {self.name}; leave it out")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if self.label_smoothing and self.name != "softmax":
             raise ConfigError(f"label_smoothing is of the softmax loss, and name is {self.name}; leave it out")
 
@@ -379,102 +356,79 @@ class OptimiserConfig:
 
     name: Literal["adamw", "lamb"] = "adamw"
     """adamw: CLIP's. lamb: each matrix steps in proportion to its own length (arXiv 1904.00962), for large batches."""
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Bounds(above=0)] = 5e-4
     """Peak learning rate. 5e-4 is CLIP's for ViT-B/32 at batch 32,768 (table 20)."""
-    image_learning_rate: float | None = None
+    image_learning_rate: Annotated[float, Bounds(above=0)] | None = None
     """Peak learning rate of the image tower; null for `learning_rate`."""
-    text_learning_rate: float | None = None
+    text_learning_rate: Annotated[float, Bounds(above=0)] | None = None
     """Peak learning rate of the text tower; null for `learning_rate`."""
-    image_layer_decay: float = 1.0
+    image_layer_decay: Annotated[float, Bounds(above=0, most=1)] = 1.0
     """Each layer of the image tower learns at this many times the rate of the one above it; 1 for all alike (BEiT's
     layer-wise decay, arXiv 2106.08254). What stands below the first layer is a layer of its own, what stands above the
     last one learns at the tower's rate."""
-    text_layer_decay: float = 1.0
+    text_layer_decay: Annotated[float, Bounds(above=0, most=1)] = 1.0
     """The same of the text tower."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up: half a cosine or a line down to `final_learning_rate` at the end; or not at
     all, until `cooldown_samples` before the end."""
-    final_learning_rate: float = 0.0
+    final_learning_rate: Annotated[float, Bounds(least=0)] = 0.0
     """Learning rate at the end of the run; of towers with a rate of their own in proportion."""
-    warmup_samples: int = 0
+    warmup_samples: Annotated[int, Bounds(least=0)] = 0
     """Samples over which the learning rate rises linearly from 0."""
-    cooldown_samples: int = 0
+    cooldown_samples: Annotated[int, Bounds(least=0)] = 0
     """With schedule constant: the samples at the end of the run over which the rate falls, in a line."""
-    weight_decay: float = 0.2
+    weight_decay: Annotated[float, Bounds(least=0)] = 0.2
     """Decoupled weight decay on matrices; gains, biases and the logit scale have none (CLIP, section 2.5)."""
-    beta1: float = 0.9
+    beta1: Annotated[float, Bounds(least=0, below=1)] = 0.9
     """The first moment's beta (CLIP, table 18)."""
-    beta2: float = 0.98
+    beta2: Annotated[float, Bounds(least=0, below=1)] = 0.98
     """The second moment's beta: 0.98 for ViTs, 0.999 for ResNets (CLIP, table 18)."""
-    eps: float = 1e-6
+    eps: Annotated[float, Bounds(above=0)] = 1e-6
     """Epsilon: 1e-6 for ViTs, 1e-8 for ResNets (CLIP, table 18)."""
-    max_gradient_norm: float | None = None
+    max_gradient_norm: Annotated[float, Bounds(above=0)] | None = None
     """Scale the gradient down to this norm when it is longer; null never does."""
-    ema_decay: float | None = None
+    ema_decay: Annotated[float, Bounds(above=0, below=1)] | None = None
     """Keep an exponential moving average of the weights, of which this share stays at each step, and evaluate and
     export that; null keeps none."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "image_learning_rate", "text_learning_rate"):
-            if (rate := getattr(self, name)) is not None and rate <= 0:
-                raise ConfigError(f"{name} must be positive, got {rate}")
-        for name in ("image_layer_decay", "text_layer_decay"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        if self.warmup_samples < 0:
-            raise ConfigError(f"warmup_samples must not be negative, got {self.warmup_samples}")
-        if self.cooldown_samples < 0:
-            raise ConfigError(f"cooldown_samples must not be negative, got {self.cooldown_samples}")
+        check_bounds(self)
         if self.cooldown_samples and self.schedule != "constant":
             raise ConfigError(
                 f"cooldown_samples is of schedule constant, and schedule is {self.schedule}; leave it out"
             )
-        if self.max_gradient_norm is not None and self.max_gradient_norm <= 0:
-            raise ConfigError(f"max_gradient_norm must be positive or null, got {self.max_gradient_norm}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ConfigError(f"ema_decay must lie in (0, 1), or be null, got {self.ema_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """A part of the run, until the next phase begins. What is null is as the model has it."""
 
-    begins_at: float
+    begins_at: Annotated[float, Bounds(least=0, below=1)]
     """Share of the run's samples after which it begins, in [0, 1)."""
-    image_size: int | None = None
+    image_size: Annotated[int, Bounds(least=1)] | None = None
     """Side of the pictures in pixels; null for the model's."""
-    context_length: int | None = None
+    context_length: Annotated[int, Bounds(least=1)] | None = None
     """Longest text in tokens, at most the model's; null for the model's."""
-    micro_batches: int | None = None
+    micro_batches: Annotated[int, Bounds(least=1)] | None = None
     """As the run's `micro_batches`; null for the run's."""
-    patch_dropout: float | None = None
+    patch_dropout: Annotated[float, Bounds(least=0, below=1)] | None = None
     """As `model.patch_dropout`, which must not be 0; null for the model's. 0 tunes with whole pictures (FLIP)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.begins_at < 1:
-            raise ConfigError(f"begins_at must lie in [0, 1), got {self.begins_at}")
-        for name in ("image_size", "context_length", "micro_batches"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be positive or null, got {value}")
-        if self.patch_dropout is not None and not 0 <= self.patch_dropout < 1:
-            raise ConfigError(f"patch_dropout must lie in [0, 1), or be null, got {self.patch_dropout}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When to save, and what to keep."""
 
-    every_samples: int | None = None
+    every_samples: Annotated[int, Bounds(least=1)] | None = None
     """Save after about this many samples; null saves at the end, and on SIGTERM or Ctrl-C."""
-    keep: int = 2
+    keep: Annotated[int, Bounds(least=1)] = 2
     """How many of the newest checkpoints stay on disk."""
 
     def __post_init__(self) -> None:
-        if self.every_samples is not None and self.every_samples < 1:
-            raise ConfigError(f"every_samples must be positive or null, got {self.every_samples}")
-        if self.keep < 1:
-            raise ConfigError(f"keep must be at least 1, got {self.keep}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -486,22 +440,19 @@ class EvaluationConfig:
     without `sets` nothing is evaluated."""
     sets: tuple[str, ...] = ()
     """More of them; their metrics are called by the set's name, a slash and the metric."""
-    every_samples: int | None = None
+    every_samples: Annotated[int, Bounds(least=1)] | None = None
     """Evaluate after about this many samples; null only at the end."""
     at_end: bool = True
     """Evaluate what was learnt in the end; false where something else measures that."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Bounds(least=1)] = 256
     """Pictures or texts embedded at a time, on each rank."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.path is not None:
             _check_place("path", self.path)
         for path in self.sets:
             _check_place("sets", path)
-        if self.every_samples is not None and self.every_samples < 1:
-            raise ConfigError(f"every_samples must be at least 1, or null, got {self.every_samples}")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
 
     @property
     def measures(self) -> bool:
@@ -518,7 +469,7 @@ class EvaluationConfig:
 class LogConfig:
     """How much to write down."""
 
-    every_steps: int = 10
+    every_steps: Annotated[int, Bounds(least=1)] = 10
     """Steps between two lines of log.jsonl; loss and rates are means over them."""
     tensorboard: bool = True
     """Write TensorBoard files to RUN/tensorboard, where `sinks` names it."""
@@ -527,40 +478,33 @@ class LogConfig:
     WANDB_MODE=online; the package is not one of ours."""
 
     def __post_init__(self) -> None:
-        if self.every_steps < 1:
-            raise ConfigError(f"every_steps must be at least 1, got {self.every_steps}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
     """Which steps to trace with torch.profiler, on every rank."""
 
-    steps: int = 0
+    steps: Annotated[int, Bounds(least=0)] = 0
     """How many steps; 0 traces none. A traced step is slower, and its trace takes megabytes."""
-    after: int = 10
+    after: Annotated[int, Bounds(least=1)] = 10
     """Steps before the first traced one, counted from where this process began: the first ones warm up."""
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ConfigError(f"steps must not be negative, got {self.steps}")
-        if self.after < 1:
-            raise ConfigError(f"after must be at least 1, for the tracer's own warm-up, got {self.after}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
     """For what machines a config is meant: `python -m training plan` reckons with it, and a run does not ask."""
 
-    gpus: int = 1
+    gpus: Annotated[int, Bounds(least=1)] = 1
     """GPUs, a process each."""
-    gpu_memory_gb: float = 80.0
+    gpu_memory_gb: Annotated[float, Bounds(above=0)] = 80.0
     """Memory of each, in 10^9 bytes."""
 
     def __post_init__(self) -> None:
-        if self.gpus < 1:
-            raise ConfigError(f"gpus must be at least 1, got {self.gpus}")
-        if self.gpu_memory_gb <= 0:
-            raise ConfigError(f"gpu_memory_gb must be positive, got {self.gpu_memory_gb}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -569,25 +513,20 @@ class RayConfig:
 
     address: str | None = None
     """Address of a Ray cluster (host:port or ray://...); null takes RAY_ADDRESS, else starts a Ray on this machine."""
-    num_workers: int = 1
+    num_workers: Annotated[int, Bounds(least=1)] = 1
     """Processes, one a GPU where `device` is not cpu and there are GPUs."""
-    min_workers: int | None = None
+    min_workers: Annotated[int, Bounds(least=1)] | None = None
     """Go on with as few as this when nodes leave, and with up to `num_workers` when they come back; null: all or
     none."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: Annotated[float, Bounds(above=0)] = 1.0
     """CPUs that Ray sets aside for each process and its data workers."""
-    max_failures: int = 3
+    max_failures: Annotated[int, Bounds(least=0)] = 3
     """How often the processes are started again after one of them died, each time from the last checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ConfigError(f"num_workers must be at least 1, got {self.num_workers}")
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+        check_bounds(self)
+        if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ConfigError(f"min_workers must lie in [1, num_workers {self.num_workers}], got {self.min_workers}")
-        if self.cpus_per_worker <= 0:
-            raise ConfigError(f"cpus_per_worker must be positive, got {self.cpus_per_worker}")
-        if self.max_failures < 0:
-            raise ConfigError(f"max_failures must not be negative, got {self.max_failures}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -600,19 +539,19 @@ class TrainConfig:
     """What to train on."""
     model: ModelConfig
     """Which model to train."""
-    epochs: float | None = None
+    epochs: Annotated[float, Bounds(above=0, most=1e6)] | None = None
     """Length of the run in passes over the data, of each of which `data.sampling` may take a part; give this or
     `samples`."""
-    samples: int | None = None
+    samples: Annotated[int, Bounds(least=1)] | None = None
     """Length of the run in samples; rounded up to whole batches."""
-    global_batch_size: int = 256
+    global_batch_size: Annotated[int, Bounds(least=2, most=10**8)] = 256
     """Pairs per step over all ranks: each picture is told apart from this many texts."""
-    micro_batches: int = 1
+    micro_batches: Annotated[int, Bounds(least=1)] = 1
     """Parts that a rank cuts its batch into, to fit memory; the gradient stays exact, at a third more compute."""
     phases: tuple[Phase, ...] = ()
     """Parts of the run with other picture sizes or text lengths: a list of {begins_at, image_size, context_length,
     micro_batches, patch_dropout}."""
-    seed: int = 0
+    seed: Annotated[int, Bounds()] = 0
     """Decides weights, order, crops and dropout."""
     precision: Precision = "auto"
     """auto, fp32 or bf16 (mixed: weights stay fp32). auto takes bf16 where the hardware multiplies it."""
@@ -625,16 +564,16 @@ class TrainConfig:
     (fully sharded, torch's FSDP2), for models that do not fit on one device. The gradient is the same."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
-    threads: int | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """CPU threads of the training process; null leaves torch's choice."""
     single_driver: bool = False
     """You see to it that one run at a time writes to an `output` in a bucket: for stores that cannot compare and swap,
     in which two could not be told apart."""
     on_non_finite: Literal["skip", "stop"] = "skip"
     """A NaN or infinite loss or gradient: skip the step on all ranks and count it, or stop."""
-    max_skipped_in_a_row: int = 20
+    max_skipped_in_a_row: Annotated[int, Bounds(least=0)] = 20
     """Stop after this many skipped steps in a row, whatever `on_non_finite` says."""
-    collective_timeout_s: float = 600.0
+    collective_timeout_s: Annotated[float, Bounds(above=0, most=1e7)] = 600.0
     """How long a rank waits for the others before it gives up."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """What to learn."""
@@ -658,15 +597,10 @@ class TrainConfig:
     """How many processes Ray starts, and where."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         _check_place("output", self.output)
         if (self.epochs is None) == (self.samples is None):
             raise ConfigError("give either epochs or samples: set one of the two, and the other to null")
-        if (self.epochs or self.samples or 0) <= 0:
-            raise ConfigError("epochs or samples must be positive")
-        if self.global_batch_size < 2:
-            raise ConfigError(f"global_batch_size must be at least 2, got {self.global_batch_size}")
-        if self.micro_batches < 1:
-            raise ConfigError(f"micro_batches must be at least 1, got {self.micro_batches}")
         if self.data.follow and self.samples is None:
             raise ConfigError(
                 "data.follow changes what an epoch is: set --samples N --epochs null, N being the run's length"

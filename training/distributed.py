@@ -25,7 +25,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from pipeline.errors import one_line
+from configs.load import ConfigError
+from pipeline.errors import PipelineError, one_line
 from training.data.stream import share
 from training.errors import DistributedError, TrainingError
 
@@ -37,6 +38,8 @@ _BEAT_S = 0.5
 """How often rank 0 lets the others hear that it is at a long work, and they listen."""
 _SIGNING_S = 2.0
 """How long a rank leaves the others to sign that they are alive and waiting too."""
+_LOOK_S = 0.02
+"""How often a rank that ends with an error looks for those of the others."""
 _SIGNS = re.compile(r"\b(gloo|nccl|timed out|timeout|connection|store|peer)\b", re.IGNORECASE)
 """Words by which an error of a collective is told from a mistake in the code: torch raises RuntimeError for both."""
 
@@ -223,6 +226,25 @@ class World:
                 "see its log, then run again to go on from the last checkpoint"
             ) from error
 
+    def tell_once(self, error: BaseException) -> None:
+        """Leave it to rank 0 to print `error`, where it ends with the same one (`is_told`); for `distributed`."""
+        if self.store is None:
+            return
+        told, error.is_told = one_line(error), False  # type: ignore[attr-defined]  # see is_told_by_another
+        until = time.monotonic() + _SIGNING_S
+        with suppress(RuntimeError):  # the rank that held the store is gone: better told twice than not at all
+            self.store.set(f"error/{self.rank}", told)
+            while time.monotonic() < until:
+                if self.is_first:  # it may hold the store that the others still read
+                    if self.store.add("error/read", 0) == self.size - 1:
+                        return
+                elif self.store.check(["error/0"]):
+                    error.is_told = self.store.get("error/0").decode() == told  # type: ignore[attr-defined]  # as above
+                    self.store.add("error/read", 1)
+                    time.sleep(_BEAT_S)  # torchrun ends all once one has: rank 0 prints first
+                    return
+                time.sleep(_LOOK_S)
+
     def _silent(self) -> str:
         """The ranks that do not say within a moment that they wait, too; "another rank" where that cannot be told."""
         if self.store is None:
@@ -282,6 +304,9 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
         # Ranks finish at different times; one that leaves early would break the others' last collective.
         with world.during("the end of the run"):
             world.gather_objects(None)
+    except (TrainingError, ConfigError, PipelineError, OSError) as error:
+        world.tell_once(error)
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -17,6 +17,8 @@ a config is a `configs.load.ConfigError`.
 
 from __future__ import annotations
 
+import os
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -27,6 +29,7 @@ __all__ = [
     "NonFiniteError",
     "OutputError",
     "TrainingError",
+    "is_told_by_another",
 ]
 
 
@@ -64,3 +67,11 @@ class NonFiniteError(TrainingError):
 
 class DistributedError(TrainingError):
     """The processes of a run cannot meet, or one of them stopped answering."""
+
+
+def is_told_by_another(error: BaseException) -> bool:
+    """Whether another process prints `error`: rank 0, where all end with it (`World.tell_once`); before they have met,
+    the first of this machine, whose files and words are the same."""
+    if "RANK" not in os.environ:  # not one of several, though its workers may have been
+        return False
+    return bool(getattr(error, "is_told", os.environ.get("LOCAL_RANK", "0") != "0"))

@@ -1,9 +1,11 @@
 """The training loop, top to bottom.
 
-    config -> data -> model -> loss -> optimiser -> [ step -> log -> evaluate -> save ] -> final evaluation
+    config -> model -> loss -> optimiser -> data -> [ step -> log -> evaluate -> save ] -> final evaluation
+    `------------------ begin ------------------'
 
-A run's whole state is its weights, the optimiser's moments and one integer, `samples_seen`. Started again with the
-same config, it goes on from the last whole checkpoint.
+What can be wrong with the config is found before the data is looked at (`run/begin.py` has the order). A run's whole
+state is its weights, the optimiser's moments and one integer, `samples_seen`. Started again with the same config, it
+goes on from the last whole checkpoint.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def train(config: TrainConfig, *, listen: Callable[[], AbstractContextManager[St
     """
     with ExitStack() as stack:
         # --------------------------------------------------------------------------------------
-        # Processes, data, model, optimiser: where the run goes on
+        # Processes; then model, optimiser and data: where the run goes on
         # --------------------------------------------------------------------------------------
         world = stack.enter_context(distributed(device=config.device, timeout_s=config.collective_timeout_s))
         if config.threads is not None:

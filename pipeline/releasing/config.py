@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 
 __all__ = ["ReleaseConfig"]
 
@@ -56,7 +57,7 @@ class ReleaseConfig:
     """The pictures too, as WebDataset tars; false: links and captions alone."""
     columns: str | None = None
     """Other columns than those of docs/release.md: all of them (uid,url,caption), or more and less (+exif,-phash)."""
-    rows_per_file: int = 1_000_000
+    rows_per_file: Annotated[int, Bounds(least=1)] = 1_000_000
     """Rows of a Parquet file, about, of a release without pictures; with them each shard has its own."""
     supersedes: str | None = None
     """The release before, a directory: it is listed, and the uids that are gone since."""
@@ -67,6 +68,7 @@ class ReleaseConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for what nobody could read as what it is to be."""
+        check_bounds(self)
         if self.title is not None and not self.title.strip():
             raise ConfigError("title: give a name, or leave it away")
         if self.licence is not None and not (_URL.fullmatch(self.licence) or _NAME.fullmatch(self.licence)):
@@ -82,5 +84,3 @@ class ReleaseConfig:
                 date.fromisoformat(self.published)
             except ValueError:
                 raise ConfigError(f"published: {self.published!r} is no day, such as 2026-11-29") from None
-        if self.rows_per_file < 1:
-            raise ConfigError(f"rows_per_file must be at least 1, not {self.rows_per_file}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 
 __all__ = ["CaptionsConfig"]
 
@@ -21,10 +22,11 @@ class CaptionsConfig:
     choose: Literal["best", "web", "synthetic"] = "best"
     """best: the text of highest score, whoever wrote it. web: the page's text where it fits, else the best caption.
     synthetic: the best caption where one fits, else the page's text."""
-    min_score: float | None = None
+    min_score: Annotated[float, Bounds()] | None = None
     """A text with a lower score, or none, does not fit; a sample without any that does is left out and counted. null
     takes every text to fit."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.files:
             raise ConfigError("--captions: name what `openwit caption` or `openwit score-captions` wrote")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from pipeline.sets.captions_config import CaptionsConfig
 
 __all__ = ["SubsetConfig"]
@@ -23,7 +24,7 @@ class SubsetConfig:
     and not to the set that it is taken from."""
     uids: str | None = None
     """A file of uids: text with 32 hex digits a line, or Parquet with a column uid (16 bytes or hex)."""
-    limit_per_query: int | None = None
+    limit_per_query: Annotated[int, Bounds(least=1)] | None = None
     """The most samples that a query may choose; it keeps those of smallest keyed hash, as balancing does."""
     blur: str | None = None
     """A column of boxes, five numbers each (x, y, width and height in shares of the picture, score), such as
@@ -33,7 +34,7 @@ class SubsetConfig:
     """Captions that models wrote, one of which may take the place of a sample's own; null leaves all as they are."""
     allow_files: bool = False
     """Let the condition read files that are not the data set's; `--allow-files` on the command line."""
-    samples_per_shard: int | None = None
+    samples_per_shard: Annotated[int, Bounds(least=1)] | None = None
     """Samples in a tar, at most; default: as in the source's config."""
     engine: Literal["inline", "ray"] = "inline"
     """Where the copying runs: in this process, or on Ray as a run does."""
@@ -41,9 +42,6 @@ class SubsetConfig:
     """Of a subset in a bucket whose store cannot refuse a second one: you see to it that one runs at a time."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if (self.where, self.uids, self.limit_per_query, self.blur, self.captions) == (None,) * 5:
             raise ConfigError("say which samples: --where, --uids or --limit-per-query")
-        for name in ("limit_per_query", "samples_per_shard"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")

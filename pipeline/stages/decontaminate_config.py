@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 
 __all__ = ["DecontaminateConfig"]
 
@@ -18,7 +20,7 @@ class DecontaminateConfig:
     """Evaluation pictures: folders (with all below them, tars included) and WebDataset tars; paths or globs."""
     hashes: tuple[str, ...] = ()
     """Text files with one hash a line: 64 hex digits for a SHA-256 of a file, 16 for a perceptual hash."""
-    max_distance: int | None = 4
+    max_distance: Annotated[int, Bounds(least=0, most=16)] | None = 4
     """Bits in which perceptual hashes may differ; null compares files by SHA-256 only."""
     captions: tuple[str, ...] = ()
     """Text files of evaluation captions, one a line; a pair with an equal caption, after normalisation, goes."""
@@ -30,8 +32,7 @@ class DecontaminateConfig:
     """Text files of prompt templates with {c} for the class, one a line."""
 
     def __post_init__(self) -> None:
-        if self.max_distance is not None and not 0 <= self.max_distance <= 16:
-            raise ConfigError(f"max_distance must be null or 0 to 16 of 64 bits, got {self.max_distance}")
+        check_bounds(self)
         if bool(self.class_names) != bool(self.templates):
             raise ConfigError("class_names and templates make prompts only together")
 

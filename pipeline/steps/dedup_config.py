@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import check_bounds
 
 __all__ = ["DedupConfig"]
 
@@ -20,25 +21,20 @@ class DedupConfig:
     keep: Literal["hash", "best"] = "hash"
     """Which caption of a picture stays, with by url. hash: the smallest keyed hash. best: the one that is most
     surely in the target language (p_en), then by hash."""
-    max_urls_per_caption: int | None = None
+    max_urls_per_caption: Annotated[int, Bounds(least=1)] | None = None
     """Captions that stand on more different pictures (canonical URLs) than this are boilerplate and go; null
     for no limit. COYO-700M uses 10."""
-    max_captions_per_url: int | None = None
+    max_captions_per_url: Annotated[int, Bounds(least=1)] | None = None
     """Pictures (canonical URLs) with more different captions than this go, with all of them; null for no limit. ALIGN
     uses 1,000."""
-    frequent_tokens: int | None = None
+    frequent_tokens: Annotated[int, Bounds(least=1)] | None = None
     """Captions go that hold a token which is not among so many of the set's most frequent: words, as the rule `words`
     of matching has them, and bigrams, counted together over all pairs; null for no limit. ALIGN uses 100 million."""
-    memory_mb: int = 1024
+    memory_mb: Annotated[int, Bounds(least=64)] = 1024
     """Memory of one dedup task before it spills to disk, in MB."""
 
     def __post_init__(self) -> None:
-        for name in ("max_urls_per_caption", "max_captions_per_url", "frequent_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
-        if self.memory_mb < 64:
-            raise ConfigError(f"memory_mb must be at least 64, not {self.memory_mb}")
+        check_bounds(self)
 
     @property
     def limits_captions(self) -> bool:

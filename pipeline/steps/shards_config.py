@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import check_bounds
 
 __all__ = ["ShardsConfig"]
 
@@ -13,7 +15,7 @@ __all__ = ["ShardsConfig"]
 class ShardsConfig:
     """Layout of the published shards."""
 
-    samples_per_shard: int = 10_000
+    samples_per_shard: Annotated[int, Bounds(least=1)] = 10_000
     """Samples in a tar, at most; shards are made equal in size. Staging shards are of this size too."""
 
     keep_staging: bool = False
@@ -22,5 +24,4 @@ class ShardsConfig:
     fetch.store is shared): a picture lies on the disk once."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_shard < 1:
-            raise ConfigError(f"samples_per_shard must be at least 1, not {self.samples_per_shard}")
+        check_bounds(self)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import check_bounds
 
 __all__ = ["TextsConfig"]
 
@@ -13,7 +15,7 @@ __all__ = ["TextsConfig"]
 class TextsConfig:
     """How the text stages and the exchange after them cut their work."""
 
-    batch_rows: int = 65_536
+    batch_rows: Annotated[int, Bounds(least=1)] = 65_536
     """Links in memory at a time."""
     keep_candidates: bool = False
     """Extract links in a step of its own, and keep all that it found (view `candidates`), so that to tune the stages
@@ -21,17 +23,14 @@ class TextsConfig:
     keep_unmatched: bool = False
     """Keep pairs whose caption contains no query of the list, too, with no `query_ids`: a raw set, to hold a matched
     one against. Goes with balance.mode none, since no query could select them."""
-    table_bytes_per_task: int = 2_097_152
+    table_bytes_per_task: Annotated[int, Bounds(least=1)] = 2_097_152
     """A larger Parquet table is read by several tasks, each so many bytes of its row groups."""
-    archive_bytes_per_task: int = 1_073_741_824
+    archive_bytes_per_task: Annotated[int, Bounds(least=1)] = 1_073_741_824
     """A larger gzip archive is read by several tasks, each so many bytes of its records."""
-    rows_per_flush: int = 1_000_000
+    rows_per_flush: Annotated[int, Bounds(least=1)] = 1_000_000
     """Matched rows that the exchange holds before it sorts them into hash partitions and writes."""
-    partitions: int = 8
+    partitions: Annotated[int, Bounds(least=1)] = 8
     """Hash partitions of the exchange before dedup; each must fit in a worker's memory or spill."""
 
     def __post_init__(self) -> None:
-        if min(self.batch_rows, self.rows_per_flush, self.partitions) < 1:
-            raise ConfigError("batch_rows, rows_per_flush and partitions must be at least 1")
-        if min(self.table_bytes_per_task, self.archive_bytes_per_task) < 1:
-            raise ConfigError("table_bytes_per_task and archive_bytes_per_task must be at least 1")
+        check_bounds(self)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
+from torch.distributed import HashStore, PrefixStore
 
 from configs.load import ConfigError, from_mapping, load
 from tests.conftest import REPOSITORY
 from tests.training.conftest import TINY_VIT, tiny_run
 from tests.training.test_sharding import last_of
+from training.__main__ import main
 from training.checkpoints.loading import load_checkpoint
 from training.config import ModelConfig, Phase, TrainConfig
 from training.distributed import World
-from training.errors import CheckpointError, DistributedError, ModelError, TrainingError
+from training.errors import CheckpointError, DataError, DistributedError, ModelError, TrainingError, is_told_by_another
 from training.learning.checks import check_sizes
 from training.learning.model import Model, create_model
 from training.learning.tokenizer import make_tokenizer
@@ -80,6 +87,48 @@ def test_an_error_of_one_rank_is_raised_on_all() -> None:
         pair.together(lambda: 7)
 
 
+@pytest.mark.parametrize("errors", [("alike", "alike", "alike"), ("alike", "alike", "another"), (None, "a", "a")])
+def test_what_all_ranks_end_with_is_told_once(errors: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By rank 0; what it does not end with is told by those that do. Ranks are threads here."""
+    monkeypatch.setattr("training.distributed._SIGNING_S", 0.5)
+    monkeypatch.setattr("training.distributed._BEAT_S", 0.0)
+    monkeypatch.setenv("RANK", "0")
+    store, found = HashStore(), [None if told is None else ModelError(told) for told in errors]
+    worlds = [World(rank=rank, size=3, store=PrefixStore("here", store)) for rank in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        for world, error in zip(worlds, found, strict=True):
+            if error is not None:
+                threads.submit(world.tell_once, error)
+    told = [error is not None and not is_told_by_another(error) for error in found]
+    assert told == [errors[0] is not None, errors[1] != errors[0], errors[2] != errors[0]]
+
+
+def test_a_mistake_in_a_config_is_told_once_on_a_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "configs/train/sample.yaml", "--loss.chunk_rows", "0"]
+    for rank, local in ((None, None), (0, 0), (1, 1), (8, 0), (9, 1)):
+        for name, value in (("RANK", rank), ("LOCAL_RANK", local)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, str(value))
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert ("chunk_rows must be at least 1" in said) == (local in (None, 0)), (rank, local)
+
+
+@pytest.mark.slow
+def test_torchrun_shows_one_line(tmp_path: Path) -> None:
+    words = ["run", "configs/train/sample.yaml", "--device", "cpu", "--output", f"{tmp_path}/run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", "training", *words,
+         "--model.name", "ViT-B-33"],
+        cwd=REPOSITORY, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.count("error: model.name: open_clip has no model 'ViT-B-33'") == 1
+
+
 def test_only_errors_of_collectives_are_called_so() -> None:
     with pytest.raises(RuntimeError, match="shapes"), World(size=2).during("step 4"):
         raise RuntimeError("shapes cannot be multiplied")
@@ -113,6 +162,56 @@ def test_tokenizer_that_is_not_here_is_told_with_a_remedy(monkeypatch: pytest.Mo
     remedy = r"timm/ViT-B-16-SigLIP is not at hand .*bring SigLIP's sentencepiece model .*and set --model\.tokenizer"
     with pytest.raises(ModelError, match=remedy):
         make(Path("ViT-B-16-SigLIP"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": {"name": "ViT-B-33"}}, "open_clip has no model 'ViT-B-33'; did you mean ViT-B-32"),
+        ({"model": {"name": "no-such.json"}}, "no-such.json: cannot read the model's JSON"),
+        ({"model": {"tokenizer": "no-such"}}, "model.tokenizer: no-such does not exist"),
+        ({"model": {"name": "ViT-B-16-SigLIP"}}, "its tokenizer .* is not at hand"),
+        ({"model": {"vocabulary": 100}}, "its tokenizer knows 49,408 tokens and its text tower 100"),
+        ({"model": {"init_from": "no-such"}}, "model.init_from: no-such does not exist"),
+        ({"model": {"init_image_from": "no-such.npz"}}, "model.init_image_from: no-such.npz does not exist"),
+        ({"method": {"name": "coca"}}, "has no decoder that could write captions"),
+        ({"method": {"name": "qformer"}}, "set --model.lock_image true"),
+        ({"method": {"name": "distillation"}}, "name a teacher by --method.options.teacher|reinforce"),
+        ({"phases": [{"begins_at": 0.5, "context_length": 25}]}, "context_length 25 exceeds the 24"),
+        ({"optimiser": {"schedule": "constant", "warmup_samples": 96, "cooldown_samples": 96}}, "lower them"),
+        ({"evaluation": {"path": "no-such"}}, "no evaluation set|no such|missing"),
+        ({"micro_batches": 17}, "micro_batches 17 exceeds"),
+    ],
+)
+def test_what_is_known_without_the_data_is_told_before_it_is_looked_at_and_leaves_no_file(
+    changes: dict[str, Any], says: str, tiny_vit: Path, tmp_path: Path
+) -> None:
+    """There is no data here at all: to look at it would be another mistake."""
+    run = tiny_run(tmp_path / "run", tmp_path / "no-data", tiny_vit)
+    model = dict(changes.get("model", {}))
+    if "vocabulary" in model:
+        text = {**TINY_VIT["text_cfg"], "vocab_size": model.pop("vocabulary")}  # type: ignore[dict-item]
+        model["name"] = str(tmp_path / "openwit-test-few.json")
+        Path(model["name"]).write_text(json.dumps({**TINY_VIT, "text_cfg": text}))
+    config = from_mapping(TrainConfig, {**run, **changes, "model": {**run["model"], **model}})
+    with pytest.raises((TrainingError, ConfigError), match=says) as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_settings_in_an_output_are_told_before_the_data_is_looked_at(config: TrainConfig, tmp_path: Path) -> None:
+    train(replace(config, samples=16))
+    other = replace(config, samples=16, seed=1, data=replace(config.data, path=str(tmp_path / "no-data")))
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        train(other)
+
+
+def test_what_a_set_lacks_is_told_before_an_index_is_begun(config: TrainConfig) -> None:
+    data = replace(config.data, sampling="concept")
+    with pytest.raises(DataError, match="no Parquet with query_ids beside it"):
+        train(replace(config, data=data))
+    assert [path.name for path in Path(config.output).iterdir()] == [".lock"]
 
 
 def test_vocabulary_that_does_not_fit_is_told_before_the_model_is_made(tmp_path: Path) -> None:

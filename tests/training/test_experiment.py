@@ -107,7 +107,7 @@ def test_a_training_is_found_again_until_its_data_or_options_change(tmp_path: Pa
         ({"arms": {"matched": {}, "a/b": {}}}, "'a/b' becomes a directory"),
         ({"arms": {"matched": {"shard": {}}}}, "unknown key 'arms.matched.shard'; did you mean 'arms.matched.shards'"),
         ({"arms": {"matched": {"data_of": "matched", "shards": {"seed": 1}}}}, "leave out shards and same_size_as"),
-        ({"seeds": 0}, "seeds and jobs must be at least 1"),
+        ({"seeds": 0}, "seeds must be at least 1"),
         ({"results": "a/b"}, "results: 'a/b' becomes a file's name"),
     ],
 )

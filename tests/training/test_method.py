@@ -127,6 +127,106 @@ def test_a_mistake_in_the_config_is_one_line(method: dict[str, Any], says: str) 
     assert "\n" not in str(caught.value)
 
 
+class NoForward(Method):
+    """Nothing but a scale."""
+
+    init_logit_scale = 0.0
+
+
+class Near(Method):
+    """The distance of picture and text; what others below get wrong."""
+
+    init_logit_scale = 0.0
+
+    def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
+        image_BD, text_BD = model.encode_image(batch.images, batch.keys), model.encode_text(batch.tokens)
+        return Output(rows={"image": image_BD}, sums={"near": (image_BD - text_BD).square().sum()})
+
+    def counts(self, batch: Batch) -> Terms:
+        return {"near": torch.tensor(float(len(batch)))}
+
+
+class NoScale(Near):
+    init_logit_scale = None  # type: ignore[assignment]
+
+
+class NoCounts(Near):
+    def counts(self, batch: Batch) -> Terms:
+        return {}
+
+
+class CountsNumbers(Near):
+    def counts(self, batch: Batch) -> Terms:
+        return {"near": len(batch)}  # type: ignore[dict-item]
+
+
+class SecondWithoutCount(Near):
+    def second(self, model: Model, batch: Batch, output: Output, found: Rows) -> Terms:
+        return {"judge": output.rows["image"].sum()}
+
+
+class SecondAlone(NoForward):
+    forward = Near.forward
+    second = SecondWithoutCount.second
+
+
+class Twice(Near):
+    def second(self, model: Model, batch: Batch, output: Output, found: Rows) -> Terms:
+        return {"near": output.rows["image"].sum()}
+
+
+class NoLoss(Near):
+    def forward(self, model: Model, batch: Batch, *, rows_only: bool = False, known: Rows | None = None) -> Output:
+        return Output(rows={"image": model.encode_image(batch.images, batch.keys)})
+
+
+class OtherArguments(Near):
+    def forward(self, model: Model, batch: Batch) -> Output:  # type: ignore[override]
+        return super().forward(model, batch)
+
+
+class PlainOptions(Near):
+    class Options:  # type: ignore[assignment]
+        weight = 1.0
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (NoForward, "NoForward has no forward; write it as"),
+        (NoScale, "NoScale has no init_logit_scale, the logarithm"),
+        (NoCounts, "NoCounts: counts has no entry for near, which forward gives; return there"),
+        (CountsNumbers, "CountsNumbers: counts gives no tensor of one number for 'near'"),
+        (SecondWithoutCount, "SecondWithoutCount: counts has no entry for judge, which second gives"),
+        (SecondAlone, "SecondAlone has second and no counts"),
+        (Twice, "Twice: forward and second both give a loss named near"),
+        (NoLoss, "NoLoss: none of forward, coupled and second gives a loss"),
+        (OtherArguments, r"OtherArguments: forward(model: 'Model', batch: 'Batch') -> 'Output' cannot be called"),
+        (PlainOptions, "PlainOptions: its Options are no dataclass"),
+    ],
+)
+def test_a_method_that_lacks_something_is_one_line_before_the_data_is_looked_at(
+    own: type[Method], says: str, tiny_vit: Path, tmp_path: Path
+) -> None:
+    run = tiny_run(tmp_path / "run", tmp_path / "no-data", tiny_vit)
+    config = from_mapping(TrainConfig, {**run, "method": {"name": f"{__name__}:{own.__name__}"}})
+    with pytest.raises(ConfigError) as caught:
+        train(config)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_only_a_step_can_show_of_a_method_is_one_line_in_the_first(
+    trained: TrainConfig, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Of a method that asks for columns nobody knows what they hold before they are read."""
+    run = tiny_run(tmp_path / "run", with_columns(tiny_data, tmp_path / "data"), Path(trained.model.name))
+    config = from_mapping(TrainConfig, {**run, "method": {"name": f"{__name__}:WeightedWithoutCounts"}})
+    with pytest.raises(ConfigError, match="WeightedWithoutCounts: counts has no entry for near, which forward gives"):
+        train(config)
+
+
 class Taken(Method):
     """One whose columns would stand where pictures and keys do."""
 
@@ -153,6 +253,11 @@ class Weighted(Method):
 
     def counts(self, batch: Batch) -> Terms:
         return {"near": batch.fields["weight"].sum()}
+
+
+class WeightedWithoutCounts(Weighted):
+    def counts(self, batch: Batch) -> Terms:
+        return {}
 
 
 def with_columns(data: Path, to: Path) -> Path:

@@ -63,7 +63,7 @@ def test_a_last_phase_with_larger_pictures_ends_in_a_larger_model(
     assert [m["value"] for m in written["metrics"].values()] == [m.value for m in result.metrics]
 
 
-@pytest.mark.parametrize("step", [5, 8])
+@pytest.mark.parametrize("step", [5, 7, 8])  # 7: right where the pictures grow
 def test_a_run_stopped_in_any_phase_resumes_exactly(
     step: int, larger: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +101,7 @@ def test_a_position_embedding_keeps_its_class_token_and_its_picture() -> None:
     [
         ([{"begins_at": 0.5}, {"begins_at": 0.5}], "one after the other"),
         ([{"begins_at": 1.0}], "must lie in"),
-        ([{"begins_at": 0.5, "image_size": 0}], "image_size must be positive"),
+        ([{"begins_at": 0.5, "image_size": 0}], "image_size must be at least 1, or be null"),
     ],
 )
 def test_mistakes_in_phases_are_named(phases: list[dict[str, Any]], message: str, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.distributed.run import parse_args as parse_torchrun
 
 from configs.load import ConfigError, from_mapping, load, to_mapping
 from tests.conftest import REPOSITORY
@@ -41,7 +42,7 @@ from tests.training.pieces import make_pieces
 from tests.training.test_train import losses
 from tests.training.tiny_shards import make_evaluation, make_shards
 from training.__main__ import main
-from training.config import LossConfig, MethodConfig, TrainConfig, learns, total_samples
+from training.config import LossConfig, MethodConfig, PlanConfig, TrainConfig, learns, total_samples
 from training.learning.memory import MARGIN, needs_of
 from training.learning.method import make_method
 from training.learning.model import create_model, register_model
@@ -543,6 +544,64 @@ def test_every_command_of_the_docs_names_a_config_that_takes_its_options() -> No
         load(TrainConfig if module == "training" else WitConfig, path, words)
         kinds.add((module, verb))
     assert kinds == {("training", "run"), ("training", "plan"), ("training", "export"), ("pipeline", "run")}
+
+
+def pages() -> list[Path]:
+    """What people copy commands from; not what tells of earlier ones."""
+    return [REPOSITORY / "README.md", *sorted(path for path in RECIPES.parent.glob("*.md") if path.name != "log.md")]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_every_command_starts_as_many_processes_as_its_config_names_gpus(page: Path) -> None:
+    """A process a GPU, on machines of eight; a twin, which names none, takes one process."""
+    lines = re.findall(
+        r"^(?:    )?(?:[A-Z_]+=\S+ )?(torchrun .*?|python) -m training run (configs/train/\S+\.yaml)(.*)$",
+        page.read_text(), re.MULTILINE,
+    )  # fmt: skip
+    for program, path, rest in lines:
+        words = [] if rest.lstrip().startswith("[") else shlex.split(rest.partition("  #")[0])
+        config = load(TrainConfig, path, words)
+        processes = 1
+        if program != "python":
+            found = parse_torchrun([*shlex.split(program)[1:], "-m", "training"])
+            machines, each = int(found.nnodes.partition(":")[0]), int(found.nproc_per_node)
+            assert each <= 8, program
+            assert machines == 1 or each == 8, program
+            processes = machines * each
+        assert processes == config.plan.gpus, f"{page.name}: {path} is for {config.plan.gpus} GPUs: {program}"
+        assert config.global_batch_size >= processes
+    if page == RECIPES:
+        assert len(lines) > 40
+
+
+def test_where_machines_meet_is_said_as_torchrun_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "export PET_RDZV_BACKEND=c10d PET_RDZV_ENDPOINT=HOST:PORT"
+    for page in (RECIPES, RECIPES.with_name("training.md")):
+        assert said in page.read_text()
+    for word in said.split()[1:]:
+        name, _, value = word.partition("=")
+        monkeypatch.setenv(name, value)
+    found = parse_torchrun(["--nnodes", "4", "--nproc-per-node", "8", "-m", "training"])
+    assert (found.rdzv_backend, found.rdzv_endpoint, found.nnodes) == ("c10d", "HOST:PORT", "4")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_says_for_which_machine_it_is(path: Path) -> None:
+    config = load(TrainConfig, path)
+    head = " ".join(re.match(r"(?:#.*\n)+", path.read_text())[0].replace("\n#", "").split())  # type: ignore[index]
+    gpus = f"For {config.plan.gpus} x GPU of {config.plan.gpu_memory_gb:g} GB (python -m training plan"
+    assert gpus in head or (config.plan == PlanConfig() and re.search(r"For (a|two) CPU cores?[,.]", head)), head
+
+
+def test_the_docs_table_of_plans_has_what_the_configs_name() -> None:
+    rows = re.findall(
+        r"^\| ([a-z0-9.-]+)(?:,[^|]*)? \| (\d+) \| ([\d,]+) \| [\d.]+ \|$", RECIPES.read_text(), re.MULTILINE
+    )
+    assert len(rows) > 35
+    for stem, gpus, samples in rows:
+        config = load(TrainConfig, CONFIGS / f"{stem}.yaml")
+        assert config.plan.gpus == int(gpus), stem
+        assert math.ceil(config.global_batch_size / config.plan.gpus) == int(samples.replace(",", "")), stem
 
 
 def test_align_keeps_pairs_by_frequency_and_size_alone() -> None:

@@ -322,9 +322,9 @@ def test_shards_of_other_tools_are_refused_in_one_line(
         ),
         ({"path": "x", "sampling": "concepts"}, "did you mean 'concept'"),
         ({"path": "x", "concept": {"super_batch": 1}}, "super_batch must be at least 2"),
-        ({"path": "x", "concept": {"max_pairs_per_query": 0}}, "at least 1 or null"),
+        ({"path": "x", "concept": {"max_pairs_per_query": 0}}, "at least 1, or be null"),
         ({"path": "x", "metaclip": {"max_pairs_per_query": 0}}, "at least 1"),
-        ({"path": "x", "metaclip": {"tail_share": 1.0}}, "between 0 and 1"),
+        ({"path": "x", "metaclip": {"tail_share": 1.0}}, r"lie in \(0, 1\), or be null"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_read(options: dict[str, Any], told: str) -> None:

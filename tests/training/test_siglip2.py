@@ -364,7 +364,7 @@ def test_published_heads_have_their_sizes() -> None:
     [
         ({"name": "softmax"}, {}, "goes with the sigmoid loss"),
         ({"name": "sigmoid"}, {"begins_at": 1.5}, r"begins_at must lie in \[0, 1\]"),
-        ({"name": "sigmoid"}, {"min_view_area": 0.5}, "min_view_area <= max_view_area"),
+        ({"name": "sigmoid"}, {"min_view_area": 0.5}, "min_view_area must not exceed max_view_area"),
         ({"name": "sigmoid"}, {"decoder_layers": 0}, "decoder_layers must be at least 1"),
         ({"name": "sigmoid"}, {"vews": 2}, "did you mean 'views'"),
     ],

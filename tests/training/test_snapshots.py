@@ -270,7 +270,7 @@ def test_a_shard_that_changed_during_the_run_is_one_clear_line(config: TrainConf
     data = replace(config, data=DataConfig(path=str(tmp_path / "copy"), num_workers=0))
     tar = tmp_path / "copy" / "shards" / "00000.tar"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(begin_module, "make_learner", changing(tar, begin_module.make_learner))
+        patch.setattr(begin_module, "write_run", changing(tar, begin_module.write_run))
         with pytest.raises(DataError, match=r"00000\.tar: \d+ bytes, but \d+ when the run looked at it") as caught:
             train(data)
     assert "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ import json
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.training.test_train import losses
 from training.config import TrainConfig
 from training.errors import ModelError
 from training.learning.model import create_model, register_model
-from training.learning.tokenizer import SentencePiece, make_tokenizer
+from training.learning.tokenizer import SentencePiece, make_tokenizer, num_tokens
 from training.train import train
 
 sentencepiece = pytest.importorskip("sentencepiece")
@@ -135,6 +136,58 @@ def test_more_tokens_than_the_tower_has_places_for_are_refused(pieces: Path, tmp
     name = register_model(str(siglip_json(tmp_path, vocab_size=20)))
     with pytest.raises(ModelError, match=r"knows \d+ tokens and its text tower 20; set text_cfg\.vocab_size"):
         make_tokenizer(name, str(pieces))
+
+
+class Words:
+    """A tokenizer of Hugging Face's, as far as open_clip asks: words by number, two of them added later."""
+
+    words: ClassVar[dict[str, int]] = {"a": 0, "red": 1, "dog": 2, "[PAD]": 3}
+    added: ClassVar[dict[str, int]] = {"[PAD]": 3}
+    vocab_size = 3
+
+    @classmethod
+    def from_pretrained(cls, path: str, **options: Any) -> Words:
+        return cls()
+
+    def get_vocab(self) -> dict[str, int]:
+        return {**self.words, **self.added}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return dict(self.added)
+
+    def batch_encode_plus(self, texts: list[str], *, max_length: int, **options: Any) -> Any:
+        rows = [[self.get_vocab()[word] for word in text.split() if word in self.get_vocab()] for text in texts]
+        filled = [[*row, *[self.words["[PAD]"]] * max_length][:max_length] for row in rows]
+        return SimpleNamespace(input_ids=torch.tensor(filled))
+
+    __call__ = batch_encode_plus
+
+
+@pytest.mark.parametrize(
+    ("added", "clean", "tokens"),
+    [
+        ({"[PAD]": 3}, "whitespace", 4),  # vocab_size says 3
+        ({"[PAD]": 3, "[END]": 9}, "whitespace", 10),  # numbers have a gap
+        ({"[PAD]": 3, "<extra_id_0>": 9}, "canonicalize", 4),  # no text has it once it is cleaned
+    ],
+)
+def test_what_was_added_to_a_tokenizer_needs_places_too(
+    added: dict[str, int], clean: str, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "transformers", type(sys)("transformers"))
+    monkeypatch.setattr(sys.modules["transformers"], "AutoTokenizer", Words, raising=False)
+    monkeypatch.setattr(Words, "added", added)
+    for places in (tokens - 1, tokens):
+        path = tmp_path / f"openwit-test-{clean}-{places}-{tokens}.json"
+        text = {"context_length": 12, "vocab_size": places, "tokenizer_kwargs": {"clean": clean}}
+        path.write_text(json.dumps({**TINY_VIT, "text_cfg": {**TINY_VIT["text_cfg"], **text}}))  # type: ignore[dict-item]
+        name = register_model(str(path))
+        if places == tokens:
+            assert num_tokens(make_tokenizer(name, str(tmp_path))) == tokens
+            continue
+        with pytest.raises(ModelError, match=rf"knows {tokens} tokens and its text tower {places}; set text_cfg\.voc"):
+            make_tokenizer(name, str(tmp_path))
 
 
 def test_pieces_for_a_tower_that_numbers_them_otherwise_are_refused(pieces: Path) -> None:

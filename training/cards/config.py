@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import check_bounds
 from training.config import Precision
 
 __all__ = ["CardConfig", "LimitsConfig"]
@@ -20,11 +21,11 @@ class LimitsConfig:
     to: str | None = None
     """Directory for limits.json and limits.parquet, or its URL in a bucket; null for RUN/limits of a run, and none of
     other models."""
-    questions: int = 240
+    questions: Annotated[int, Bounds(least=1)] = 240
     """Pictures of each probe. 240 tell shares that are 9 points apart at even odds."""
-    seed: int = 0
+    seed: Annotated[int, Bounds()] = 0
     """Decides the pictures."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Bounds(least=1)] = 64
     """Pictures embedded at a time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
@@ -34,10 +35,7 @@ class LimitsConfig:
     """The model's tokenizer where it is not its own: see --model.tokenizer of a run."""
 
     def __post_init__(self) -> None:
-        if self.questions < 1:
-            raise ConfigError(f"questions must be at least 1, got {self.questions}")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)

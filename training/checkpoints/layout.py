@@ -111,7 +111,10 @@ def too_old(final: PlaceT, *, keep: int) -> list[PlaceT]:
 
 
 def find_last(directory: Path) -> tuple[Path | None, list[str]]:
-    """(the newest checkpoint that is whole, or None; one line for each newer one that is not)."""
+    """(the newest checkpoint that is whole, or None; one line for each newer one that is not).
+
+    Raises CheckpointError where a newer version wrote it.
+    """
     problems: list[str] = []
     for path in reversed(listed_checkpoints(directory)):
         problem = problem_of(path)
@@ -146,7 +149,8 @@ def listed_checkpoints(directory: PlaceT) -> list[PlaceT]:
 
 
 def problem_of(path: Path) -> str | None:
-    """Why a checkpoint cannot be read, in one line; None for one that is whole."""
+    """Why a checkpoint cannot be read, in one line; None for one that is whole. Raises CheckpointError where a newer
+    version wrote it."""
     try:
         for name, facts in files_of(path).items():
             file = path / name
@@ -160,12 +164,18 @@ def problem_of(path: Path) -> str | None:
 
 
 def files_of(path: Place) -> Mapping[str, Any]:
-    """The facts of each file, as state.json has them. Raises OSError, ValueError, KeyError, TypeError."""
+    """The facts of each file, as state.json has them. Raises OSError, ValueError, KeyError, TypeError, and
+    CheckpointError where a newer version wrote it."""
     return cast("Mapping[str, Any]", _state(path)["files"])
 
 
 def _state(path: Place) -> dict[str, Any]:
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if state["format"] > _FORMAT:  # not damaged: to pass it over would be to train what is trained already
+        raise CheckpointError(
+            f"{path}: written by a newer version (format {state['format']}, this one reads {_FORMAT}); install that, "
+            "or set --output to another"
+        )
     if state["format"] != _FORMAT:
         raise ValueError(f"format {state['format']}, this version reads {_FORMAT}")
     return cast("dict[str, Any]", state)

@@ -21,7 +21,7 @@ from configs.system import check_system
 from pipeline.errors import PipelineError
 from pipeline.terminal.printable import printable, say
 from training.commands.table import COMMANDS, Command
-from training.errors import TrainingError
+from training.errors import TrainingError, is_told_by_another
 
 __all__ = ["main"]
 
@@ -47,13 +47,15 @@ def main(arguments: Sequence[str], *, called: str | None = None) -> int:
             raise ConfigError(f"unknown command {name!r}; {hint}")
         return int(import_module(command.module).run(rest))
     except (ConfigError, TrainingError, PipelineError) as error:  # the last is of a bucket
-        say(f"error: {error}", to=sys.stderr)
+        if not is_told_by_another(error):
+            say(f"error: {error}", to=sys.stderr)
         return 2
     except KeyboardInterrupt:  # under Ray, whose own handler takes the signal
         return 128 + signal.SIGINT
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        say(f"error: {where}{error.strerror or error}", to=sys.stderr)
+        if not is_told_by_another(error):
+            say(f"error: {where}{error.strerror or error}", to=sys.stderr)
         return 2
 
 

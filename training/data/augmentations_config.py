@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import check_bounds
 from training.config import AugmentConfig
 
 __all__ = ["StrongAugmentConfig"]
@@ -15,23 +17,19 @@ class StrongAugmentConfig:
     """A random crop, then RandAugment (Cubuk et al., arXiv 1909.13719), as MobileCLIP's data have them: torchvision's
     defaults (training/configs/datacompdr1b.json of apple/ml-mobileclip)."""
 
-    min_crop_area: float = 0.08
+    min_crop_area: Annotated[float, Bounds(above=0, most=1)] = 0.08
     """Smallest share of the picture's area that a crop covers."""
-    max_crop_aspect: float = 4 / 3
+    max_crop_aspect: Annotated[float, Bounds(least=1)] = 4 / 3
     """Widest crop before it is made square, as width over height or its inverse."""
-    flip_probability: float = 0.0
+    flip_probability: Annotated[float, Bounds(least=0, most=1)] = 0.0
     """Chance of a mirrored picture."""
-    operations: int = 2
+    operations: Annotated[int, Bounds(least=0)] = 2
     """Of RandAugment, one after the other, drawn for each augmentation; 0 leaves the crop as it is."""
-    magnitude: int = 9
+    magnitude: Annotated[int, Bounds(least=0, most=30)] = 9
     """How strong each of them is, from 0 to 30."""
 
     def __post_init__(self) -> None:
-        self.crop  # noqa: B018 - which checks the first three
-        if self.operations < 0:
-            raise ConfigError(f"operations must not be negative, got {self.operations}")
-        if not 0 <= self.magnitude <= 30:
-            raise ConfigError(f"magnitude must lie in [0, 30], got {self.magnitude}")
+        check_bounds(self)
 
     @property
     def crop(self) -> AugmentConfig:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -134,15 +134,18 @@ def write_index(
     read by several processes; `tell` hears how many of how many are done. Raises DataError (see `find_shards`, which
     explains `skip_unfinished`), also where the queries, or columns as `fields`, are wanted and a shard lacks them.
     """
+    found = [find_shards(directory, skip_unfinished=skip_unfinished) for directory in directories]
+    total = sum(map(len, found))
+    read = partial(read_rows, with_queries=with_queries, fields=tuple(fields))
+    if with_queries or fields:  # before anything is written: what the first shard lacks, the others lack as well
+        for shard in (shards[0] for shards in found if shards):
+            _check_rows(shard, read(shard), with_queries, fields)
     temporary = Path(root) / f"new.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         with _Writer(temporary, with_queries, fields) as writer:
-            found = [find_shards(directory, skip_unfinished=skip_unfinished) for directory in directories]
-            total = sum(map(len, found))
             sizes = []
-            read = partial(read_rows, with_queries=with_queries, fields=tuple(fields))
             with closing(_read_all([shard for shards in found for shard in shards], read)) as rows:
                 for directory, shards in zip(directories, found, strict=True):
                     before = writer.count
@@ -223,6 +226,21 @@ def _in_order(
             future.cancel()
 
 
+def _check_rows(shard: Shard, rows: ShardRows, with_queries: bool, fields: Sequence[str]) -> None:
+    """Raise DataError where a shard lacks the queries, or columns, that are wanted."""
+    if with_queries and (rows.caption_queries is None or rows.queries is None):
+        raise DataError(
+            f"{shard.path}: no Parquet with query_ids beside it, by which data.sampling chooses; train on a set "
+            "that the pipeline made, or set --data.sampling uniform"
+        )
+    for name in fields:
+        if name not in rows.fields:
+            raise DataError(
+                f"{shard.path}: no column {name} in a Parquet beside it, which method.name asks for; take a data set "
+                "that has it, beside tar_offset, num_bytes and caption, or another method"
+            )
+
+
 class _Writer:
     """Appends shards to the arrays of an index."""
 
@@ -264,6 +282,7 @@ class _Writer:
 
     def add(self, shard: Shard, rows: ShardRows) -> None:
         """Append the samples of one shard."""
+        _check_rows(shard, rows, self._with_queries, tuple(self._fields))
         captions = np.frombuffer(rows.captions, np.uint8)
         ends = np.cumsum(rows.caption_bytes, dtype=np.int64) + self._captions_end
         uid = rows.uid
@@ -296,29 +315,21 @@ class _Writer:
 
     def _add_queries(self, shard: Shard, rows: ShardRows) -> dict[str, npt.NDArray[Any]]:
         """What a shard adds to the arrays of queries."""
-        if rows.caption_queries is None or rows.queries is None:
-            raise DataError(
-                f"{shard.path}: no Parquet with query_ids beside it, by which data.sampling chooses; train on a set "
-                "that the pipeline made, or set --data.sampling uniform"
-            )
-        ends = np.cumsum(rows.caption_queries, dtype=np.int64) + self._queries_end
-        self._queries_end += len(rows.queries)
+        counts = cast("npt.NDArray[np.int64]", rows.caption_queries)
+        queries = cast("npt.NDArray[np.int32]", rows.queries)
+        ends = np.cumsum(counts, dtype=np.int64) + self._queries_end
+        self._queries_end += len(queries)
         first = self._begun[-1]
-        end = first + int(rows.queries.max(initial=-1)) + 1
+        end = first + int(queries.max(initial=-1)) + 1
         if end > _MAX_QUERIES:
             raise DataError(
                 f"{shard.path}: query_ids up to {end - 1 - first:,}, too many for one run over several sets"
             )
         self._num_queries = max(self._num_queries, end)
-        self._queries.update(rows.caption_queries.tobytes() + rows.queries.tobytes())
-        return {"query_end": ends, "queries": rows.queries + np.int32(first)}
+        self._queries.update(counts.tobytes() + queries.tobytes())
+        return {"query_end": ends, "queries": queries + np.int32(first)}
 
     def _add_field(self, name: str, shard: Shard, rows: ShardRows) -> None:
-        if name not in rows.fields:
-            raise DataError(
-                f"{shard.path}: no column {name} in a Parquet beside it, which method.name asks for; take a data set "
-                "that has it, beside tar_offset, num_bytes and caption, or another method"
-            )
         values, key = rows.fields[name], f"field-{name}"
         if not len(values):  # how long its lists would be need not be told
             return

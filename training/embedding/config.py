@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.config import Precision, RayConfig
 
 __all__ = ["EmbedConfig"]
@@ -26,7 +27,7 @@ class EmbedConfig:
     """NAME of the features; null for the first 12 digits of the model's fingerprint."""
     what: Literal["both", "image", "text"] = "both"
     """Which features are made."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Bounds(least=1)] = 256
     """Pictures, or texts, that go through the model at a time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is some."""
@@ -34,9 +35,9 @@ class EmbedConfig:
     """Of the forward pass; auto: bf16 where the hardware has it, else fp32."""
     tokenizer: str | None = None
     """A tokenizer's file, where the model needs one; see the option model.tokenizer of a training run."""
-    decode_threads: int | None = None
+    decode_threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads that decode pictures ahead of the model; null for one a core."""
-    threads: int | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads of the model on a CPU; null for torch's own choice."""
     image_column: str | None = None
     """Column of a list with paths of pictures, relative to the list, or URLs of a bucket; null: image,
@@ -52,11 +53,7 @@ class EmbedConfig:
     """How many processes Ray starts, and where."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        for name in ("decode_threads", "threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        check_bounds(self)
         if self.name is not None and self.to is not None:
             raise ConfigError("give to or name: name is of a directory beside the data")
         if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):

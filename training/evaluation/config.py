@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.config import Precision, RayConfig
 
 __all__ = ["EvaluateOptions", "SetOptions"]
@@ -26,7 +27,7 @@ class EvaluateOptions:
     """Train a linear probe on sets that have a train part."""
     flips: bool = False
     """Measure with the mean of the features of each picture and of its mirror: twice the work."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Bounds(least=1)] = 256
     """Pictures or texts embedded at a time, on each rank."""
     precision: Precision = "auto"
     """auto, fp32 or bf16, as in training."""
@@ -34,7 +35,7 @@ class EvaluateOptions:
     """Where the models' tokenizer is, for models that bring none; see --model.tokenizer of training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
-    threads: int | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """CPU threads of torch; null leaves its choice."""
     launcher: Literal["torchrun", "ray"] = "torchrun"
     """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""
@@ -42,6 +43,7 @@ class EvaluateOptions:
     """How many processes Ray starts, and where."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.models:
             raise ConfigError("models is empty; name at least one model")
         if not self.sets:
@@ -50,8 +52,6 @@ class EvaluateOptions:
             words = getattr(self, name)
             if len(set(words)) < len(words):
                 raise ConfigError(f"{name} names {next(w for w in words if words.count(w) > 1)} twice")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,8 @@ class SetOptions:
     """A set in any form: a directory, or a list; the word before the options."""
     to: str
     """The directory to make."""
-    examples_per_tar: int = 10_000
+    examples_per_tar: Annotated[int, Bounds(least=1)] = 10_000
     """So many at most."""
 
     def __post_init__(self) -> None:
-        if self.examples_per_tar < 1:
-            raise ConfigError(f"examples_per_tar must be at least 1, got {self.examples_per_tar}")
+        check_bounds(self)

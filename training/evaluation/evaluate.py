@@ -21,7 +21,13 @@ from training.evaluation.sets.open import open_set
 from training.learning.method import make_method
 from training.learning.model import Model, create_model, resolve_precision
 
-__all__ = ["evaluate", "evaluate_checkpoint"]
+__all__ = ["check_sets", "evaluate", "evaluate_checkpoint"]
+
+
+def check_sets(config: EvaluationConfig) -> None:
+    """Raise EvaluationError where there is no evaluation set at one of the config's paths; before there is a model."""
+    for path in (*([] if config.path is None else [config.path]), *config.sets):
+        open_set(path)
 
 
 def evaluate(model: Model, config: EvaluationConfig, world: World | None = None) -> list[Metric]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 
 __all__ = ["Arm", "ExperimentConfig", "ReadOut"]
 
@@ -58,20 +59,19 @@ class ExperimentConfig:
     baseline: str
     """The arm that the others are held against."""
     read_out: ReadOut = field(default_factory=ReadOut)
-    seeds: int = 5
+    seeds: Annotated[int, Bounds(least=1)] = 5
     """Trainings of each arm, from seed 0 on; arms are compared seed by seed."""
-    jobs: int = 1
+    jobs: Annotated[int, Bounds(least=1)] = 1
     """Trainings side by side, each a process: one for each core or GPU that `train.threads` leaves free."""
     results: str = "results"
     """Name of the files of results; experiments with one output and different names share what is done."""
-    points: float = 2.0
+    points: Annotated[float, Bounds(above=0)] = 2.0
     """The difference, in points of accuracy, for which the page says how many seeds would show it."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.arms:
             raise ConfigError("arms: name at least one")
-        if min(self.seeds, self.jobs) < 1 or self.points <= 0:
-            raise ConfigError("seeds and jobs must be at least 1, points more than 0")
         if not self.results.replace("-", "_").isidentifier():
             raise ConfigError(f"results: {self.results!r} becomes a file's name; use letters, digits, - and _")
         if self.baseline not in self.arms:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import check_bounds
 
 __all__ = ["FacesConfig"]
 
@@ -20,18 +21,14 @@ class FacesConfig:
     """A data set, or a directory of tars. On a disk or in a bucket."""
     to: str | None = None
     """The Parquet file of boxes by uid; null: DATA.faces.parquet."""
-    min_score: float = 0.9
+    min_score: Annotated[float, Bounds(above=0, most=1)] = 0.9
     """The least score of a face, 0 to 1; YuNet's authors use 0.9."""
-    overlap: float = 0.3
+    overlap: Annotated[float, Bounds(above=0, most=1)] = 0.3
     """Of two boxes that share more of their area than this, the one with the lesser score goes."""
-    longest_side: int = 640
+    longest_side: Annotated[int, Bounds(least=32)] = 640
     """Pictures are made smaller until their longer side has so many pixels at most, before the detector sees them."""
     engine: Literal["inline", "ray"] = "inline"
     """inline: in this process. ray: on every core of this machine, or of the cluster that it belongs to."""
 
     def __post_init__(self) -> None:
-        for name in ("min_score", "overlap"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie above 0, at most 1, got {getattr(self, name)}")
-        if self.longest_side < 32:
-            raise ConfigError(f"longest_side must be at least 32 pixels, got {self.longest_side}")
+        check_bounds(self)

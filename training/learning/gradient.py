@@ -31,6 +31,7 @@ from training.learning.buckets import Buckets
 from training.learning.method import Method, Output, Rows
 from training.learning.model import Model
 from training.learning.sharding import is_sharded
+from training.learning.terms import check_counts, check_sums
 
 __all__ = ["FlatGradients", "Gradients", "ShardedGradients", "accumulate_gradient", "make_gradients"]
 
@@ -182,11 +183,14 @@ def accumulate_gradient(
     """Fill `gradients` with the gradient of the global loss; return its terms by name (scalars, detached).
 
     `batch` is the rank's part (`World.share`) of the `global_batch_size` samples. Every rank returns the same
-    terms and holds the same gradients, or its shard of them.
+    terms and holds the same gradients, or its shard of them. Raises ConfigError for a method whose losses are not told
+    in full (`terms.py`).
     """
     cut = [share(len(batch), rank=i, world_size=micro_batches) for i in range(micro_batches)]
     parts = [batch] if micro_batches == 1 else [batch.slice(*bounds) for bounds in cut]
-    counts = world.sum_each(method.counts(batch))
+    own_counts = method.counts(batch)
+    check_counts(method, own_counts)
+    counts = world.sum_each(own_counts)
     gradients.zero_()
 
     with pictures_at_once(model, batch, cut, world) as pictures:
@@ -219,7 +223,9 @@ def accumulate_gradient(
                 state.restore(model.device)
                 output = method.forward(model, part, known=output.rows)
             found = {name: rows[slice(*bounds)] for name, rows in coupled.found.items()}
-            single = {**output.sums, **method.second(model, part, output, found)}
+            second = method.second(model, part, output, found)
+            check_sums(method, forward=output.sums, second=second, counts=counts)
+            single = {**output.sums, **second}
             losses = {name: value / counts[name].clamp_min(_LEAST_COUNT) for name, value in single.items()}
             ends = [(output.rows[name], gradient[slice(*bounds)]) for name, gradient in by_rows.items()]
             ends += [(value, torch.ones_like(value)) for value in losses.values()]

@@ -35,12 +35,13 @@ from pipeline.storage.place import place_of
 from training.checkpoints.in_bucket import last_here
 from training.checkpoints.layout import AVERAGED, find_last, holds_shards
 from training.checkpoints.loading import read_weights
+from training.config import ModelConfig
 from training.errors import CheckpointError, ModelError
 from training.learning.heads import HEADS, is_of_head, without_heads
 from training.learning.network import may_use_network
 from training.learning.text_positions import stretch_positions
 
-__all__ = ["file_of_hub", "load_heads", "load_image_tower", "load_weights"]
+__all__ = ["check_sources", "file_of_hub", "load_heads", "load_image_tower", "load_weights"]
 
 Towers = Literal["both", "image", "text"]
 
@@ -177,6 +178,18 @@ def load_image_tower(clip: nn.Module, source: str | Path, *, name: str) -> None:
                 f"model.init_image_from: {source} does not fit the image tower of {name} ({one_line(error, 300)}); "
                 "give weights of one such tower alone, or those of a whole model as model.init_from"
             ) from error
+
+
+def check_sources(clip: nn.Module, config: ModelConfig, *, name: str) -> None:
+    """Raise ModelError where what `config` starts from is not on this machine, or of another kind than `clip`, which is
+    named `name`: without reading it. Buckets are not asked."""
+    with ExitStack() as stack:
+        source = config.init_from
+        if source is not None and _published(clip, source, name) is None and isinstance(place_of(source), Path):
+            _weights_file(_here(source, stack, name))
+        source = config.init_image_from
+        if source is not None and isinstance(place_of(source), Path):
+            _here(source, stack, name, option="model.init_image_from")
 
 
 _HUB = "hf-hub:"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from configs.load import ConfigError
 from training.config import TrainConfig
+from training.data.batches import Tokenizer
 from training.distributed import World
 from training.learning.averaging import Average
 from training.learning.checks import check_model
@@ -46,7 +46,9 @@ class Learner:
         """This one for pictures of another size, with its weights and moments; itself where the size is the same."""
         if image_size == self.image_size:
             return self
-        other = make_learner(self.config, self.world, mesh=self.mesh, image_size=image_size)
+        other = make_learner(
+            self.config, self.world, mesh=self.mesh, image_size=image_size, tokenizer=self.model.tokenizer
+        )
         carry_over(self.model.clip, self.optimiser, other.model.clip, other.optimiser)
         if self.average is not None and other.average is not None:
             other.average.weights = fit_weights(self.average.weights, other.average.weights)
@@ -90,8 +92,18 @@ class Learner:
         return float(cast(Any, self.model.clip).logit_scale.detach().exp())
 
 
-def make_learner(config: TrainConfig, world: World, *, mesh: DeviceMesh | None, image_size: int | None) -> Learner:
-    """A fresh learner; leaves the random generators as they are. Raises ModelError, ConfigError."""
+def make_learner(
+    config: TrainConfig,
+    world: World,
+    *,
+    mesh: DeviceMesh | None,
+    image_size: int | None,
+    tokenizer: Tokenizer | None = None,
+) -> Learner:
+    """A fresh learner; leaves the random generators as they are. `tokenizer` is made where it is not given.
+
+    Raises ModelError, ConfigError.
+    """
     method = make_method(config.method, config.loss)
     gpus = [world.device] if world.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
@@ -107,14 +119,10 @@ def make_learner(config: TrainConfig, world: World, *, mesh: DeviceMesh | None, 
             heads=method.heads,
             inherits=method.inherits,
             synchronise_batch_norm=world.size > 1,
+            tokenizer=tokenizer,
         )
     check_model(config, model, world)
     method.check(model)
-    if config.evaluation.measures and not method.embeds:
-        raise ConfigError(
-            f"method.name: {config.method.name} has no features to evaluate; leave evaluation.path and "
-            "evaluation.sets out"
-        )
     optimiser = make_optimiser(model.clip, config.optimiser, sum_=world.sum_)
     decayed, plain = split_by_decay(model.clip)
     gradients = make_gradients(model.clip, [*decayed, *plain], world)

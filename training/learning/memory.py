@@ -40,13 +40,13 @@ from training.learning.batch_norm.tower import Pictures, Tower, is_cut
 from training.learning.checkpointing import set_checkpointing, stems_of
 from training.learning.checks import check_model, check_sizes
 from training.learning.method import Method, make_method
-from training.learning.model import Model, create_model, model_json, register_model
+from training.learning.model import Model, create_model, lock_image_tower, model_json, register_model
 from training.learning.patch_dropout import share_of_patches
 from training.learning.peak_memory import Holding
 from training.learning.sharding import layers_of
 from training.learning.tokenizer import make_tokenizer
 
-__all__ = ["MARGIN", "TILES", "Needs", "needs_of"]
+__all__ = ["MARGIN", "TILES", "Needs", "needs_of", "without_weights"]
 
 MARGIN = 0.1
 """Share of a GPU's memory that is left for what is not counted."""
@@ -103,7 +103,7 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
     method = make_method(config.method, config.loss)
     name = register_model(config.model.name)
     tokenizer, problem = _tokenizer(name, config.model.tokenizer)
-    model = _without_weights(config, method, phase.image_size, tokenizer)
+    model = without_weights(config, method, phase.image_size, tokenizer)
     check_model(config, model, world)
     if not problem:  # which comes first, and has no tokens to be checked
         method.check(model)
@@ -180,7 +180,7 @@ def _tokenizer(name: str, source: str | None) -> tuple[Tokenizer, str]:
         return _NoTokenizer(int(text["context_length"])), one_line(error, 600)
 
 
-def _without_weights(config: TrainConfig, method: Method, image_size: int | None, tokenizer: Tokenizer) -> Model:
+def without_weights(config: TrainConfig, method: Method, image_size: int | None, tokenizer: Tokenizer) -> Model:
     """The model of `config` on the meta device; what it starts from is not read."""
     drawn = replace(
         config.model, init_from=None, init_image_from=None, init_text_from=None, init_text_positions="interpolate",
@@ -199,7 +199,7 @@ def _without_weights(config: TrainConfig, method: Method, image_size: int | None
             tokenizer=tokenizer,
         )
     if config.model.lock_image:
-        cast(Any, model.clip).lock_image_tower(config.model.unlocked_image_groups, freeze_bn_stats=True)
+        lock_image_tower(model.clip, config.model, name=model.name)
         model.image_is_locked = not any(p.requires_grad for p in cast(nn.Module, model.clip.visual).parameters())
     return model
 

@@ -17,7 +17,10 @@ A new method is one file: a subclass of `Method` with a dataclass of `Options`, 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -180,5 +183,46 @@ def make_method(config: MethodConfig, loss: LossConfig) -> Method:
             f"method.name: {config.name} asks for columns named {', '.join(taken)}, as batches call what they have "
             "anyway; rename them in the shards and in its fields"
         )
+    if missing := sorted(found.__abstractmethods__):
+        raise ConfigError(
+            f"method.name: {config.name} has no {', '.join(missing)}; write it as training.learning.method.Method says"
+        )
+    if not dataclasses.is_dataclass(found.Options):
+        raise ConfigError(
+            f"method.name: {config.name}: its Options are no dataclass; put @dataclass(frozen=True, kw_only=True) there"
+        )
     options = from_mapping(found.Options, config.options, where="method.options")
-    return found(options, loss)
+    method = found(options, loss)
+    _check_whole(method, config.name)
+    return method
+
+
+def _check_whole(method: Method, name: str) -> None:
+    """Raise ConfigError where a method lacks what the trainer takes from it, or has it for other arguments."""
+    try:
+        is_scale = math.isfinite(float(method.init_logit_scale))
+    except (AttributeError, TypeError, ValueError):
+        is_scale = False
+    if not is_scale:
+        raise ConfigError(
+            f"method.name: {name} has no init_logit_scale, the logarithm of the scale that a model begins with; set it "
+            "in the class, such as init_logit_scale = math.log(1 / 0.07), or 0.0 where nothing is scaled"
+        )
+    kind = type(method)
+    for part, ours in inspect.getmembers(Method, inspect.isfunction):
+        if part.startswith("_") or getattr(kind, part) is ours:
+            continue
+        own = inspect.signature(getattr(method, part))
+        _, *asked = inspect.signature(ours).parameters.values()
+        by_name = {each.name: None for each in asked if each.kind is each.KEYWORD_ONLY}
+        try:
+            own.bind(*[None] * (len(asked) - len(by_name)), **by_name)
+        except TypeError as error:
+            raise ConfigError(
+                f"method.name: {name}: {part}{own} cannot be called as Method.{part} is ({error}); take the arguments "
+                "that it has"
+            ) from error
+    if kind.second is not Method.second and kind.counts is Method.counts:
+        raise ConfigError(
+            f"method.name: {name} has second and no counts, which says what to divide its losses by; write both"
+        )

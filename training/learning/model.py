@@ -47,6 +47,7 @@ __all__ = [
     "FoundPictures",
     "Model",
     "create_model",
+    "lock_image_tower",
     "model_json",
     "own_image_size",
     "preprocess_json",
@@ -434,10 +435,7 @@ def create_model(
     if config.init_from is not None and inherits:
         load_heads(clip, config.init_from, inherits, name=name)
     if config.lock_image:
-        try:
-            clip.lock_image_tower(unlocked_groups=config.unlocked_image_groups, freeze_bn_stats=True)
-        except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
-            raise ModelError(f"model.lock_image: {name} cannot be locked so ({one_line(error, 300)})") from error
+        lock_image_tower(clip, config, name=name)
     if config.patch_dropout:
         drop_patches(clip.visual, config.patch_dropout, name=name)
     if config.gradient_checkpointing:
@@ -454,6 +452,15 @@ def create_model(
     if config.compile and mesh is None:
         model.compile()
     return model
+
+
+def lock_image_tower(clip: nn.Module, config: ModelConfig, *, name: str) -> None:
+    """Leave the image tower of `clip`, which is named `name`, as it is, but for its last layer groups. Raises
+    ModelError."""
+    try:
+        cast(Any, clip).lock_image_tower(unlocked_groups=config.unlocked_image_groups, freeze_bn_stats=True)
+    except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
+        raise ModelError(f"model.lock_image: {name} cannot be locked so ({one_line(error, 300)})") from error
 
 
 class _CausalAttention(nn.MultiheadAttention):

@@ -21,7 +21,7 @@ from torch import nn
 from pipeline.errors import one_line
 from training.errors import ModelError
 
-__all__ = ["check_text_tower", "ignore_padding", "load_text_tower"]
+__all__ = ["check_text_tower", "ignore_padding", "load_text_tower", "vocabulary_of_tower"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -40,6 +40,16 @@ def check_text_tower(name: str, content: Mapping[str, Any]) -> None:
             f"{name}: has texts of {length} tokens, and the tower in {directory} places for {places}; set "
             f"text_cfg.context_length in the model's JSON to at most {places}"
         )
+
+
+def vocabulary_of_tower(directory: str) -> int | None:
+    """The tokens that the tower in a Hugging Face directory knows, as its config.json says; None where it says nothing,
+    or is not here."""
+    path = Path(directory)
+    if not (path / "config.json").is_file():
+        return None
+    places = _config_of(path, told="text_cfg.hf_model_name").get("vocab_size")
+    return places if isinstance(places, int) else None
 
 
 def load_text_tower(clip: nn.Module, source: str | Path, *, name: str) -> None:

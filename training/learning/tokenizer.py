@@ -21,8 +21,9 @@ from torch import Tensor
 from pipeline.errors import one_line
 from training.data.batches import Tokenizer
 from training.errors import ModelError
+from training.learning.text_tower import vocabulary_of_tower
 
-__all__ = ["SentencePiece", "make_tokenizer"]
+__all__ = ["SentencePiece", "make_tokenizer", "num_tokens"]
 
 _FILES = ("spiece.model", "sentencepiece.model", "tokenizer.model")
 """What a sentencepiece model is called in the directories of T5, SigLIP and Gemma."""
@@ -84,16 +85,43 @@ def make_tokenizer(name: str, source: str | None = None) -> Tokenizer:
         made = _of_files(name, text, Path(theirs), told="")
     else:
         made = _of_open_clip(name, theirs)
-    # A tower of transformers has its own vocabulary, whatever open_clip's default says.
-    places = int(text.get("vocab_size", 49408)) if not text.get("hf_model_name") else None
-    tokens = int(getattr(made, "vocab_size", 0) or getattr(getattr(made, "tokenizer", None), "vocab_size", 0))
-    if places is not None and tokens > places:
+    try:
+        tokens = num_tokens(made)
+    except (ValueError, TypeError) as error:  # without a padding token, for one
         raise ModelError(
-            f"{name}: its tokenizer knows {tokens:,} tokens and its text tower {places:,}; set text_cfg.vocab_size in "
-            f"the model's JSON to {tokens}, or --model.tokenizer to the one it was made for"
+            f"{name}: its tokenizer writes no texts of one length ({one_line(error, 160)}); name its pad_token in "
+            "tokenizer_config.json"
+        ) from error
+    # A tower of transformers has its own vocabulary, whatever open_clip's default says.
+    directory = text.get("hf_model_name")
+    places = int(text.get("vocab_size", 49408)) if not directory else vocabulary_of_tower(directory)
+    if places is not None and tokens > places:
+        remedy = f"set text_cfg.vocab_size in the model's JSON to {tokens}, or --model.tokenizer"
+        if directory:
+            remedy = f"its places are those of {directory}/config.json; set --model.tokenizer"
+        raise ModelError(
+            f"{name}: its tokenizer knows {tokens:,} tokens and its text tower {places:,}; {remedy} to the "
+            "one it was made for"
         )
     _check_end(name, text, made)
     return made
+
+
+def num_tokens(tokenizer: Tokenizer) -> int:
+    """How many tokens a tower needs places for: one more than the highest number that `tokenizer` writes; 0 where it
+    does not say.
+
+    Of a tokenizer of Hugging Face's, `vocab_size` leaves out what was added to it, and numbers may have gaps. Of what
+    was added counts what a text can bring about: the marks around it, and what stands in it word for word, unless it is
+    cleaned away.
+    """
+    inner: Any = getattr(tokenizer, "tokenizer", None)
+    if not hasattr(inner, "get_vocab"):
+        return int(getattr(tokenizer, "vocab_size", 0) or getattr(inner, "vocab_size", 0))
+    known = cast("Mapping[str, int]", inner.get_vocab())
+    added = cast("Mapping[str, int]", inner.get_added_vocab() if hasattr(inner, "get_added_vocab") else {})
+    highest = max((number for token, number in known.items() if token not in added), default=-1)
+    return 1 + max(highest, int(tokenizer(["", *added]).max()))
 
 
 def _check_end(name: str, text: Mapping[str, Any], tokenizer: Tokenizer) -> None:

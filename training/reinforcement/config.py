@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.config import Precision, RayConfig
 from training.data.augmentations_config import StrongAugmentConfig
 
@@ -28,25 +29,25 @@ class ReinforceConfig:
     captions: str | None = None
     """Synthetic captions: Parquet with columns `uid` and `captions` (a list of strings), or a directory of such files;
     null for none."""
-    max_captions: int = 5
+    max_captions: Annotated[int, Bounds(least=1)] = 5
     """The most of a sample that are taken, the first ones; MobileCLIP has 5."""
-    augmentations: int = 10
+    augmentations: Annotated[int, Bounds(least=1)] = 10
     """K, of each picture; MobileCLIP has 10 for a billion pictures, 30 for 12 million."""
-    seed: int = 0
+    seed: Annotated[int, Bounds()] = 0
     """Decides the augmentations."""
     augment: StrongAugmentConfig = field(default_factory=StrongAugmentConfig)
     """How far they go."""
     plan: bool = False
     """Say what it would take, and end."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Bounds(least=1)] = 256
     """Pictures, or texts, that go through a teacher at a time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is some."""
     precision: Precision = "auto"
     """Of the teachers' forward passes; auto: bf16 where the hardware has it, else fp32. Features are kept as bf16."""
-    decode_threads: int | None = None
+    decode_threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads that decode and augment pictures ahead of the teachers; null for one a core."""
-    threads: int | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """Threads of the teachers on a CPU; null for torch's own choice."""
     launcher: Literal["torchrun", "ray"] = "torchrun"
     """Who starts several processes: torchrun (or nobody, for one process), or Ray Train, see `ray`."""
@@ -54,14 +55,9 @@ class ReinforceConfig:
     """How many processes Ray starts, and where."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.teachers:
             raise ConfigError("teachers is empty; name a CLIP behind the data, or several")
-        for name in ("batch_size", "augmentations", "max_captions"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        for name in ("decode_threads", "threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.name is not None and self.to is not None:
             raise ConfigError("give to or name: name is of a directory beside the data")
         if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):

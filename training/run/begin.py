@@ -1,8 +1,12 @@
 """How a run begins: what it trains on, where it goes on, and what it writes to.
 
-    config --> last checkpoint --> snapshots of the data --> learner --> log, writer, batches --> Run
+    1  the config by itself       model.name, tokenizer, method, phases, ...: no file is written, none of the data read
+    2  RUN: lock, checkpoint      what was learnt before, by the same settings
+    3  the learner                its weights, as drawn or as `model.init_from` has them
+    4  the data                   which shards, do they have what is asked for; then the index, which takes longest
+    5  RUN: run.json, log         from here on there is a run
 
-Mistakes are found before anything is written, and told to every rank, so that none waits for the others.
+So a mistake is found by the cheapest step that can, and told to every rank, so that none waits for the others.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from training.data.batches import Batch
 from training.data.index import SampleIndex
 from training.distributed import World
 from training.errors import CheckpointError
+from training.evaluation.evaluate import check_sets
+from training.learning.before_data import check_before_data
 from training.learning.checks import check_reinforced, check_schedule, check_sizes
 from training.learning.learner import Learner, make_learner
 from training.learning.method import make_method
@@ -35,7 +41,7 @@ from training.run.feed import feed
 from training.run.log import RunLog
 from training.run.machine import RunPlace, open_place
 from training.run.mirror import Mirror
-from training.run.phases import phase_at
+from training.run.phases import first_phase
 from training.run.profiling import Tracer, tracing
 from training.run.sinks import check_sinks
 from training.run.snapshots import Snapshots
@@ -65,17 +71,34 @@ class Run:
 
 def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     """Open all that the run needs; `stack` closes it. Raises TrainingError, ConfigError, alike on every rank."""
+    # 1. The config by itself
     check_sizes(config, world)
     check_sinks(config.log)
     method = make_method(config.method, config.loss)
     check_reinforced(config, method)
+    tokenizer = world.together(lambda: check_before_data(config, world))
+    world.on_first(lambda: check_sets(config.evaluation))
+
+    # 2. RUN: is it ours alone, and where does it go on?
     root = place_of(config.output)
     lock = locked_run(root, single_driver=config.single_driver)
     is_held = world.together(lambda: stack.enter_context(lock) if world.is_first else None)
     here = open_place(root, world, stack)
-
+    config_fingerprint = learns(config)
+    world.on_first(lambda: check_same_run(root, config_fingerprint=config_fingerprint, window=config.data.lanes))
     last, problems = _restore(here, world)
     progress = Progress() if last is None else world.together(lambda: read_progress(last))
+
+    # 3. The learner, for pictures as large as those of the checkpoint: the loop changes their size where a phase begins
+    image_size = first_phase(config.phases).image_size if last is None else progress.image_size
+    mesh = mesh_of(world) if config.distributed == "fsdp" and world.size > 1 else None
+    learner = make_learner(config, world, mesh=mesh, image_size=image_size, tokenizer=tokenizer)
+    if last is not None:
+        world.together(lambda: load_checkpoint(last, learner.model.clip, learner.optimiser, averages=learner.averages))
+        if isinstance(root, BucketPath) and here.is_owner:
+            shutil.rmtree(last)
+
+    # 4. The data
     snapshots = Snapshots(
         config.data,
         here=here,
@@ -88,7 +111,6 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     index = snapshots.index
     # Followed data changes; what each checkpoint was trained on is in its segments.
     data_fingerprint = "" if config.data.follow else snapshots.fingerprint
-    config_fingerprint = learns(config)
     world.on_first(
         lambda: check_same_run(
             root,
@@ -97,12 +119,8 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             window=config.data.lanes,
         )
     )
-
     total = total_samples(config, snapshots.samples_an_epoch)
     check_schedule(config, total)
-    phase = phase_at(config.phases, progress.samples_seen, total=total, batch=config.global_batch_size)
-    mesh = mesh_of(world) if config.distributed == "fsdp" and world.size > 1 else None
-    learner = make_learner(config, world, mesh=mesh, image_size=phase.image_size)
     progress = replace(
         progress,
         model_name=learner.model.name,
@@ -110,7 +128,8 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
         data_fingerprint=data_fingerprint,
     )
 
-    if world.is_first:  # only now: mistakes in the config were found above, and mark no directory
+    # 5. From here on there is a run
+    if world.is_first:
         write_run(
             root,
             config_yaml=dump(config),
@@ -118,11 +137,6 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
             data_fingerprint=data_fingerprint,
             window=config.data.lanes,
         )
-    if last is not None:
-        world.together(lambda: load_checkpoint(last, learner.model.clip, learner.optimiser, averages=learner.averages))
-        if isinstance(root, BucketPath) and here.is_owner:
-            shutil.rmtree(last)
-
     log: RunLog | None = None
     mirror: Mirror | None = None
     if world.is_first:
@@ -195,14 +209,14 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
 def _restore(here: RunPlace, world: World) -> tuple[Path | None, list[str]]:
     """`find_last` on every rank, of a bucket as a copy on its machine. Raises CheckpointError, OSError."""
 
-    def look() -> tuple[Path | None, list[str]] | OSError:
+    def look() -> tuple[Path | None, list[str]] | CheckpointError | OSError:
         try:
             return last_here(here.place / "checkpoints", here.local / "restored")
-        except OSError as error:
+        except (CheckpointError, OSError) as error:
             return error
 
     found = world.on_first_however_long(look)
-    if isinstance(found, OSError):
+    if isinstance(found, (CheckpointError, OSError)):
         raise found
     last, problems = found
     if last is None or isinstance(here.place, Path):

@@ -88,10 +88,12 @@ def _leased(root: BucketPath, single_driver: bool) -> Iterator[Callable[[], None
         lease.release()
 
 
-def check_same_run(root: Place, *, config_fingerprint: str, data_fingerprint: str, window: int | None = None) -> None:
+def check_same_run(
+    root: Place, *, config_fingerprint: str, data_fingerprint: str | None = None, window: int | None = None
+) -> None:
     """Raise CheckpointError if `root` holds a run that learns something else, OutputError if of a newer format.
 
-    `window`: shards open at a time where whole shards are read.
+    `data_fingerprint`: None while it is not known. `window`: shards open at a time where whole shards are read.
     """
     path = root / "run.json"
     if not path.is_file():
@@ -118,7 +120,7 @@ def check_same_run(root: Place, *, config_fingerprint: str, data_fingerprint: st
             "use those to go on, or set --output to start a new run"
         )
     # Last: with another sampling the index holds other things of the same shards.
-    if old_data != data_fingerprint:
+    if data_fingerprint is not None and old_data != data_fingerprint:
         raise CheckpointError(
             f"{root}: was trained on other shards than those at data.path now; "
             "restore them, or set --output to start a new run"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from training.config import Phase
 
-__all__ = ["next_phase_start", "phase_at"]
+__all__ = ["first_phase", "next_phase_start", "phase_at"]
 
 
 _WHOLE = Phase(begins_at=0.0)
@@ -22,6 +22,11 @@ _WHOLE = Phase(begins_at=0.0)
 
 def _start(phase: Phase, total: int, batch: int) -> int:
     return math.ceil(phase.begins_at * total / batch) * batch
+
+
+def first_phase(phases: Sequence[Phase]) -> Phase:
+    """The phase of a run's first step, however long the run is."""
+    return phase_at(phases, 0, total=1, batch=1)
 
 
 def phase_at(phases: Sequence[Phase], position: int, *, total: int, batch: int) -> Phase:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 
 __all__ = ["AestheticConfig", "DuplicatesConfig", "Keep", "PolicyOptions", "ScoreConfig", "ScoreName", "named_features"]
 
@@ -37,30 +38,24 @@ class PolicyOptions:
 class DuplicatesConfig:
     """Pictures that say the same (SemDeDup, arXiv 2303.09540)."""
 
-    eps: float = 0.05
+    eps: Annotated[float, Bounds(least=0, below=1)] = 0.05
     """One picture of two whose cosine is above 1 - eps goes. The column `similarity` serves any other eps as well."""
     keep: Keep = "hard"
     """Which one stays. hard: the one that is least like its cluster's centroid, as in the paper; easy: the one most
     like it; random: by a keyed hash of the uid."""
-    clusters: int | None = None
+    clusters: Annotated[int, Bounds(least=1)] | None = None
     """Pictures are compared within a cluster; null for the square root of their number, which costs least."""
-    iterations: int = 20
+    iterations: Annotated[int, Bounds(least=1)] = 20
     """Of k-means, at most."""
-    rows_per_cluster: int = 64
+    rows_per_cluster: Annotated[int, Bounds(least=1)] = 64
     """Pictures that k-means learns from, for each cluster; in memory at 10 bytes a number of their features."""
-    seed: int = 0
+    seed: Annotated[int, Bounds()] = 0
     """Decides where k-means begins, and what it learns from."""
-    memory_mb: int = 1000
+    memory_mb: Annotated[int, Bounds(least=1)] = 1000
     """Features of the clusters that are compared at a time, about."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < 1:
-            raise ConfigError(f"eps must lie in [0, 1), got {self.eps}")
-        for name in ("iterations", "rows_per_cluster", "memory_mb"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.clusters is not None and self.clusters < 1:
-            raise ConfigError(f"clusters must be at least 1 or null, got {self.clusters}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)

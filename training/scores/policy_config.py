@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError, load
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds, load
 
 __all__ = ["PolicyConfig", "Rule", "load_policy"]
 
@@ -29,20 +30,19 @@ class Rule:
     """Texts that tell of it, whole captions such as the model has learnt from."""
     contrast: tuple[str, ...] = ()
     """Texts that tell of what is near and harmless. With them the score is a share of 1, without them a cosine."""
-    threshold: float
+    threshold: Annotated[float, Bounds(above=-1, below=1)]
     """A sample is flagged where the score is at least this."""
     looks_at: Literal["image", "text", "either"] = "image"
     """What is judged: the picture, its text, or the one that scores higher."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.prompts:
             raise ConfigError("prompts: give at least one text that tells of what to look for")
         if any(not text.strip() for text in (*self.prompts, *self.contrast)):
             raise ConfigError("a prompt is empty; give texts, or take it away")
-        if self.contrast and not 0 < self.threshold < 1:
+        if self.contrast and self.threshold <= 0:
             raise ConfigError(f"threshold: with contrast a score is a share, above 0 and below 1, got {self.threshold}")
-        if not -1 < self.threshold < 1:
-            raise ConfigError(f"threshold: without contrast a score is a cosine, in (-1, 1), got {self.threshold}")
 
 
 @dataclass(frozen=True, kw_only=True)

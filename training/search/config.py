@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.config import Precision
 
 __all__ = ["IndexConfig", "SearchConfig"]
@@ -21,17 +22,15 @@ class IndexConfig:
     """Directory or bucket's URL of the index; null: FEATURES/index."""
     of: Literal["image", "text"] = "image"
     """Whose features are found: pictures or texts."""
-    neighbours: int = 16
+    neighbours: Annotated[int, Bounds(least=2)] = 16
     """Links of each vector in the graph: more find more, and take more room (HNSW's M)."""
-    effort: int = 128
+    effort: Annotated[int, Bounds(least=1)] = 128
     """Vectors that are looked at to link a new one: more find more, and take longer (HNSW's efConstruction)."""
-    threads: int | None = None
+    threads: Annotated[int, Bounds(least=1, most=4096)] | None = None
     """That build the graph; null for one a core. One thread alone gives the same bytes every time."""
 
     def __post_init__(self) -> None:
-        for name, least in (("neighbours", 2), ("effort", 1), ("threads", 1)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +43,11 @@ class SearchConfig:
     """What to look for, in words."""
     image: str | None = None
     """What to look for, as a picture: a file or a bucket's URL. Give this or words."""
-    k: int = 10
+    k: Annotated[int, Bounds(least=1)] = 10
     """How many answers."""
     where: str | None = None
     """An SQL condition on the columns of the set's view `samples`: only these are searched."""
-    effort: int = 128
+    effort: Annotated[int, Bounds(least=1)] = 128
     """Vectors of the graph that are looked at: more find more, and take longer (HNSW's efSearch)."""
     exact: bool = False
     """Compare with every vector instead."""
@@ -68,13 +67,11 @@ class SearchConfig:
     """A file for the answer; an HTML page needs one."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if (self.text is None) == (self.image is None):
             raise ConfigError('give what to look for: words ("a red circle"), or --image FILE')
         if self.text is not None and not self.text.strip():
             raise ConfigError('text is empty; give words, such as "a red circle"')
-        for name in ("k", "effort"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.shape == "html" and self.to is None:
             raise ConfigError("--format html needs --to FILE.html")
 

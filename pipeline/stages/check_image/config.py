@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from pipeline.pictures.pdq_record import Pdq
 
 __all__ = ["EncodeFormat", "ImageConfig", "Picture", "ResizeMode"]
@@ -18,7 +19,7 @@ EncodeFormat = Literal["jpg", "png", "webp"]
 class ImageConfig:
     """Limits, size and encoding of stored pictures. The resize modes are named as img2dataset's."""
 
-    image_size: int = 256
+    image_size: Annotated[int, Bounds(least=1)] = 256
     """S of the resize modes, in pixels."""
 
     resize_mode: ResizeMode = "keep_ratio"
@@ -31,19 +32,19 @@ class ImageConfig:
     encode_format: EncodeFormat = "jpg"
     """Format of the stored picture."""
 
-    encode_quality: int = 95
+    encode_quality: Annotated[int, Bounds(least=0, most=100)] = 95
     """0 to 100 for jpg and webp; the compression level, 0 to 9, for png."""
 
     store_original: bool = False
     """Whether to store the body as it was served, checked but neither resized nor encoded again."""
 
-    min_side: int = 1
+    min_side: Annotated[int, Bounds(least=1)] = 1
     """Pictures with a shorter side than this are rejected; pixels, as served."""
 
-    max_aspect_ratio: float = 0.0
+    max_aspect_ratio: Annotated[float, Bounds(least=0)] = 0.0
     """Pictures with longer / shorter side above this are rejected; 0 for no limit."""
 
-    max_pixels: int = 64_000_000
+    max_pixels: Annotated[int, Bounds(least=1)] = 64_000_000
     """Pictures with more pixels, by their header, are rejected before decoding; so are those that would have
     more after resizing (a line of 8000 x 2 with its shorter side made 256)."""
 
@@ -51,7 +52,7 @@ class ImageConfig:
     """fast: a JPEG that is more than `scaled_oversampling` times too large is made smaller by powers of two
     while it is decoded. exact: every pixel is decoded, then resized."""
 
-    scaled_oversampling: float = 1.5
+    scaled_oversampling: Annotated[float, Bounds(least=1)] = 1.5
     """How many times the final size a scaled decode must keep in either direction, at least 1. What each value
     costs in likeness to `exact` is in docs/images.md."""
 
@@ -72,25 +73,21 @@ class ImageConfig:
     """Which pictures are decoded in a process of their own, which may crash or hang without harm: all; all
     but JPEGs of the ordinary kinds; none."""
 
-    time_limit_s: float = 20.0
+    time_limit_s: Annotated[float, Bounds(above=0)] = 20.0
     """Time for one picture in that process; it is killed afterwards."""
 
-    memory_limit_mib: int = 2048
+    memory_limit_mib: Annotated[int, Bounds(least=1)] = 2048
     """Memory that that process may use beyond what it starts with; on Linux."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that cannot work."""
+        check_bounds(self)
         best = 9 if self.encode_format == "png" else 100
         if not 0 <= self.encode_quality <= best:
             what = "the compression level" if self.encode_format == "png" else "the quality"
             raise ConfigError(f"encode_quality is {what} of {self.encode_format}, 0 to {best}: {self.encode_quality}")
-        for name in ("image_size", "min_side", "max_pixels", "scaled_oversampling", "memory_limit_mib"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_aspect_ratio != 0 and self.max_aspect_ratio < 1:
             raise ConfigError(f"max_aspect_ratio must be 0 (no limit) or at least 1, got {self.max_aspect_ratio}")
-        if self.time_limit_s <= 0:
-            raise ConfigError(f"time_limit_s must be above 0, got {self.time_limit_s}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 
 __all__ = ["CleanConfig"]
 
@@ -20,13 +21,13 @@ class CleanConfig:
     """Undo UTF-8 that was read as Latin-1 or Windows-1252: `cafÃ©` becomes `café`."""
     read_file_names: bool = True
     """Take the words out of file names that have words: `isle_of_man.jpg` becomes `isle of man`."""
-    min_chars: int = 2
+    min_chars: Annotated[int, Bounds(least=1)] = 2
     """Fewer characters are `too_short`; an ideograph, kana or Hangul syllable counts as two."""
-    min_words: int = 1
+    min_words: Annotated[int, Bounds(least=1)] = 1
     """Fewer words (runs without white space) are `too_short`."""
-    max_words: int | None = None
+    max_words: Annotated[int, Bounds(least=1)] | None = None
     """More words are `too_long`; null for no limit."""
-    max_chars: int = 1000
+    max_chars: Annotated[int, Bounds(least=1)] = 1000
     """Longest caption."""
     long_texts: Literal["cut", "reject"] = "cut"
     """cut: end a longer text behind the last word that fits; reject it, if that is not in its second half, and with
@@ -40,19 +41,16 @@ class CleanConfig:
     description available), or where a template was not filled in ({{ product.title }})."""
     drop_keyword_lists: bool = True
     """Reject lists of search terms: see the next two."""
-    min_keywords: int = 8
+    min_keywords: Annotated[int, Bounds(least=2)] = 8
     """At least so many parts between commas, semicolons or bars make a list of search terms ..."""
-    max_words_per_keyword: float = 2.5
+    max_words_per_keyword: Annotated[float, Bounds(least=0)] = 2.5
     """... if they have at most so many words each on average, and are no sentence that lists things."""
     drop_web_addresses: bool = True
     """Reject what is only a URL, a host name or an e-mail address."""
 
     def __post_init__(self) -> None:
-        if self.min_chars < 1 or self.min_words < 1:
-            raise ConfigError("min_chars and min_words must be at least 1")
+        check_bounds(self)
         if self.max_words is not None and self.max_words < self.min_words:
             raise ConfigError("max_words must not be less than min_words")
         if self.max_chars < self.min_chars:
             raise ConfigError("max_chars must not be less than min_chars")
-        if self.min_keywords < 2:
-            raise ConfigError("min_keywords must be at least 2")

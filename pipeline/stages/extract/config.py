@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 
 __all__ = ["ExtractConfig", "MissingPictures", "TextSource"]
 
@@ -20,11 +21,11 @@ class ExtractConfig:
     text_sources: tuple[TextSource, ...] = ("alt",)
     """Where a link's text may come from, in order; the first that is not blank is taken. `figcaption`
     exists only where the HTML itself is read (WARC)."""
-    max_record_bytes: int = 33_554_432
+    max_record_bytes: Annotated[int, Bounds(least=1, most=1 << 29)] = 33_554_432
     """A larger record, line or row is rejected without being parsed."""
-    max_url_chars: int = 8_192
+    max_url_chars: Annotated[int, Bounds(least=1)] = 8_192
     """A longer URL is rejected."""
-    batch_rows: int = 16_384
+    batch_rows: Annotated[int, Bounds(least=1)] = 16_384
     """About how many links make one batch."""
     url_columns: tuple[str, ...] = ("url", "URL", "image_url")
     """Tables: names of the column with the image's URL; the first that the table has is read."""
@@ -56,10 +57,6 @@ class ExtractConfig:
             raise ConfigError("text_sources is empty; name at least one of alt, title, figcaption")
         if len(set(self.text_sources)) != len(self.text_sources):
             raise ConfigError("text_sources names a source twice")
-        for name in ("max_record_bytes", "max_url_chars", "batch_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1")
-        if self.max_record_bytes > 1 << 29:
-            raise ConfigError("max_record_bytes must be at most 536870912: Arrow strings end at 2 GiB a batch")
+        check_bounds(self)
         if not self.url_columns or not self.text_columns:
             raise ConfigError("url_columns and text_columns need at least one name each")

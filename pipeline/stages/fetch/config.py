@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from configs.options import Example
 from pipeline.stages.fetch.address import parse_allowed
 
@@ -29,67 +30,67 @@ class FetchConfig:
     """The User-Agent header: a product name, and a URL or an e-mail address under which a site's owner
     reaches whoever runs this. The name before the slash is also our name in robots.txt and X-Robots-Tag."""
 
-    concurrency: int = 64
+    concurrency: Annotated[int, Bounds(least=1)] = 64
     """Transfers in flight in one process."""
 
-    per_host_concurrency: int = 4
+    per_host_concurrency: Annotated[int, Bounds(least=1)] = 4
     """Transfers in flight to one host name in one process."""
 
-    per_host_rate: float = 0.0
+    per_host_rate: Annotated[float, Bounds(least=0)] = 0.0
     """Requests a second that one process starts to one host name, at most; 0 for no limit."""
 
-    heavy_host_urls: int = 1000
+    heavy_host_urls: Annotated[int, Bounds(least=0)] = 1000
     """A host with so many URLs to request in the plan is heavy: all tasks of the run share its two limits that follow,
     beside those of one process; 0 for no such hosts."""
 
-    heavy_host_concurrency: int = 8
+    heavy_host_concurrency: Annotated[int, Bounds(least=1)] = 8
     """Requests in flight to one heavy host from the whole run, on as many connections."""
 
-    heavy_host_rate: float = 20.0
+    heavy_host_rate: Annotated[float, Bounds(least=0.001)] = 20.0
     """Requests a second that the whole run starts to one heavy host."""
 
-    max_crawl_delay_s: float = 30.0
+    max_crawl_delay_s: Annotated[float, Bounds(least=0)] = 30.0
     """The longest Crawl-delay of a robots.txt that is kept to; a host that asks for more gets this. The whole run
     waits so long between two requests. 0 takes no notice of it."""
 
-    per_host_failures: int = 16
+    per_host_failures: Annotated[int, Bounds(least=0)] = 16
     """So many URLs of one host in a row without a connection (connect) or an end (timeout, too_slow), and the rest of
     the shard's fail likewise without being asked; 0 for never."""
 
-    connect_timeout_s: float = 10.0
+    connect_timeout_s: Annotated[float, Bounds(least=0.001)] = 10.0
     """Time for name resolution, connection and TLS handshake."""
 
-    timeout_s: float = 60.0
+    timeout_s: Annotated[float, Bounds(least=0.001)] = 60.0
     """Time for one attempt as a whole, its redirects included."""
 
-    low_speed_bytes: int = 1024
+    low_speed_bytes: Annotated[int, Bounds(least=0)] = 1024
     """A transfer that stays under this many bytes a second for low_speed_time_s is cut; 0 for never."""
 
-    low_speed_time_s: int = 10
+    low_speed_time_s: Annotated[int, Bounds(least=0)] = 10
     """See low_speed_bytes; whole seconds."""
 
-    max_bytes: int = 32 * 1024 * 1024
+    max_bytes: Annotated[int, Bounds(least=1)] = 32 * 1024 * 1024
     """Body bytes, after decoding of any Content-Encoding; announced or received."""
 
-    max_header_bytes: int = 64 * 1024
+    max_header_bytes: Annotated[int, Bounds(least=256)] = 64 * 1024
     """Bytes of all header lines of one answer."""
 
-    max_redirects: int = 5
+    max_redirects: Annotated[int, Bounds(least=0)] = 5
     """Redirects of one attempt."""
 
-    max_waiting_bytes: int = 16 * 1024 * 1024
+    max_waiting_bytes: Annotated[int, Bounds(least=0)] = 16 * 1024 * 1024
     """No transfer starts while more bytes of finished bodies wait for the consumer."""
 
-    retries: int = 2
+    retries: Annotated[int, Bounds(least=0)] = 2
     """More attempts after one that failed in a way that can heal: 408, 425, 429, 5xx, broken connections."""
 
-    backoff_s: float = 1.0
+    backoff_s: Annotated[float, Bounds(least=0)] = 1.0
     """Wait before the first retry; it doubles with each further one, plus up to half of it as jitter."""
 
-    max_retry_after_s: float = 60.0
+    max_retry_after_s: Annotated[float, Bounds(least=0)] = 60.0
     """The longest Retry-After that is waited for; a host that asks for more is not retried."""
 
-    shard_deadline_s: float = 3600.0
+    shard_deadline_s: Annotated[float, Bounds(least=0)] = 3600.0
     """When so much time has passed, what is not finished is given up as a timeout; 0 for never."""
 
     store: str | None = None
@@ -138,37 +139,13 @@ class FetchConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that cannot work."""
+        check_bounds(self)
         if not _HEADER_TEXT.match(self.user_agent) or not _PRODUCT.match(self.user_agent):
             raise ConfigError(
                 f"user_agent {self.user_agent!r} must begin with a product name, like openwit/0.1 (+https://...)"
             )
         if not _CONTACT.search(self.user_agent):
             raise ConfigError("user_agent must hold a URL or an e-mail address under which you can be reached")
-        for name, least in (
-            ("concurrency", 1),
-            ("per_host_concurrency", 1),
-            ("per_host_rate", 0),
-            ("heavy_host_urls", 0),
-            ("heavy_host_concurrency", 1),
-            ("heavy_host_rate", 0.001),
-            ("max_crawl_delay_s", 0),
-            ("per_host_failures", 0),
-            ("low_speed_bytes", 0),
-            ("low_speed_time_s", 0),
-            ("max_bytes", 1),
-            ("max_header_bytes", 256),
-            ("max_redirects", 0),
-            ("max_waiting_bytes", 0),
-            ("retries", 0),
-            ("backoff_s", 0),
-            ("max_retry_after_s", 0),
-            ("shard_deadline_s", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("connect_timeout_s", "timeout_s"):
-            if getattr(self, name) < 0.001:
-                raise ConfigError(f"{name} must be at least 0.001, got {getattr(self, name)}")
         for entry in self.resolve:
             if not _RESOLVE.match(entry):
                 raise ConfigError(f"resolve entry {entry!r} must look like host:port:address")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from pipeline.stages.language.words import BUILTIN, BUILTIN_LANGUAGES
 
 __all__ = ["LANGUAGES", "LanguageConfig"]
@@ -31,7 +32,7 @@ class LanguageConfig:
 
     targets: tuple[str, ...] = ("en",)
     """Languages to keep, as lid.176 names them. The probability of the first is stored as `p_en`."""
-    min_probability: float = 0.2
+    min_probability: Annotated[float, Bounds(least=0, most=1)] = 0.2
     """Keep a caption only if the target language has at least this probability. On short English alt texts 0.5 would
     throw away a third of what is right."""
     rule: Literal["likeliest", "probability"] = "likeliest"
@@ -41,17 +42,18 @@ class LanguageConfig:
     """Word lists by target: `builtin`, and files of one word or phrase a line (UTF-8, may be .gz) that every worker
     can read; [] for none. Targets that are not named have [builtin] if there is one (ar, de, en, es, eu, fa, fr, it,
     lv, nl, pt, ru), else none."""
-    known_min_probability: float = 0.01
+    known_min_probability: Annotated[float, Bounds(least=0, most=1)] = 0.01
     """Keep a caption whose words are all in the target's lexicon at this probability already."""
-    short_min_probability: float = 0.3
+    short_min_probability: Annotated[float, Bounds(least=0, most=1)] = 0.3
     """With a lexicon: least probability of a caption of at most `short_words` words that are not all in it."""
-    short_words: int = 3
+    short_words: Annotated[int, Bounds(least=0)] = 3
     """How many words, as white space separates them, make a caption short; those without letters do not count."""
     backend: Literal["numba", "fasttext"] = "numba"
     """`numba`: our kernel over the same model file. `fasttext`: the compiled library, for machines on
     which numba does not run; the same labels, much slower."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.targets:
             raise ConfigError("targets is empty; name at least one language, for example en")
         for target in self.targets:
@@ -59,11 +61,6 @@ class LanguageConfig:
                 near = difflib.get_close_matches(target, sorted(LANGUAGES), 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(f"targets: lid.176 does not know the language {target!r}{hint}")
-        for name in ("min_probability", "known_min_probability", "short_min_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie between 0 and 1")
-        if self.short_words < 0:
-            raise ConfigError("short_words must be at least 0")
         for language, sources in self.lexicons.items():
             if language not in self.targets:
                 raise ConfigError(f"lexicons: {language} is no target; targets are {', '.join(self.targets)}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 
 __all__ = ["KINDS", "Kind", "PrivacyConfig"]
 
@@ -37,10 +38,10 @@ class PrivacyConfig:
     pdq_lists: tuple[str, ...] = ()
     """The same of PDQ hashes, of how pictures look; every picture's own is taken while there is such a list."""
 
-    pdq_max_distance: int = 31
+    pdq_max_distance: Annotated[int, Bounds(least=0, most=128)] = 31
     """Bits of 256 in which a picture's PDQ may differ from a listed one and still be the same."""
 
-    pdq_min_quality: int = 50
+    pdq_min_quality: Annotated[int, Bounds(least=0, most=100)] = 50
     """PDQ's quality, 0 to 100, below which a picture has too little in it to be told by its PDQ."""
 
     def __post_init__(self) -> None:
@@ -48,10 +49,7 @@ class PrivacyConfig:
             raise ConfigError(f"pii_kinds names a kind twice: {', '.join(self.pii_kinds)}")
         if not self.pii_kinds and self.pii != "off":
             raise ConfigError("pii_kinds is empty; name a kind, or set pii to off")
-        if not 0 <= self.pdq_max_distance <= 128:
-            raise ConfigError(f"pdq_max_distance must be 0 to 128 of 256 bits, got {self.pdq_max_distance}")
-        if not 0 <= self.pdq_min_quality <= 100:
-            raise ConfigError(f"pdq_min_quality must be 0 to 100, got {self.pdq_min_quality}")
+        check_bounds(self)
         names = [re.split(r"[/\\]", file)[-1].partition(".")[0] for file in (*self.hash_lists, *self.pdq_lists)]
         if len(set(names)) < len(names) or "" in names:
             raise ConfigError("hash_lists and pdq_lists: a list is told by its file's name; no two may have the same")

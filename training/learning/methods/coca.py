@@ -12,11 +12,12 @@ The model is open_clip's CoCa. One pass of each tower serves both terms.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from torch import Tensor
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.data.batch import text_length
 from training.data.batches import Batch
 from training.distributed import World
@@ -41,16 +42,13 @@ class Coca(Contrastive):
     class Options:
         """Weights of the terms."""
 
-        contrastive_weight: float = 1.0
+        contrastive_weight: Annotated[float, Bounds(least=0)] = 1.0
         """CoCa, section 4.1; open_clip's default. 0 tunes the captions alone."""
-        caption_weight: float = 2.0
+        caption_weight: Annotated[float, Bounds(least=0)] = 2.0
         """As above."""
 
         def __post_init__(self) -> None:
-            if self.contrastive_weight < 0 or self.caption_weight < 0:
-                raise ConfigError(
-                    f"weights must not be negative, got {self.contrastive_weight} and {self.caption_weight}"
-                )
+            check_bounds(self)
             if not self.contrastive_weight and not self.caption_weight:
                 raise ConfigError("contrastive_weight and caption_weight are both 0: nothing would be learnt")
 

@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.config import LossConfig
 from training.data.batch import Batch, trim
 from training.distributed import World
@@ -52,28 +53,19 @@ class Blip(Method):
     class Options:
         """BLIP's own figures, but for the ramp, which it counts in epochs."""
 
-        queue: int = 57_600
+        queue: Annotated[int, Bounds(least=1)] = 57_600
         """Features of earlier samples that each one is told apart from, beside those of its batch."""
-        momentum: float = 0.995
+        momentum: Annotated[float, Bounds(least=0, below=1)] = 0.995
         """How much of the moving averages stays at each step."""
-        alpha: float = 0.4
+        alpha: Annotated[float, Bounds(least=0, most=1)] = 0.4
         """Share of the targets that is what the moving averages say themselves."""
-        ramp_samples: int = 0
+        ramp_samples: Annotated[int, Bounds(least=0)] = 0
         """Samples over which `alpha` rises from 0; BLIP's first two epochs."""
-        label_smoothing: float = 0.1
+        label_smoothing: Annotated[float, Bounds(least=0, below=1)] = 0.1
         """Of the captions' tokens (`med.py` there)."""
 
         def __post_init__(self) -> None:
-            if self.queue < 1:
-                raise ConfigError(f"queue must be at least 1, got {self.queue}")
-            if not 0 <= self.momentum < 1:
-                raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum}")
-            if not 0 <= self.alpha <= 1:
-                raise ConfigError(f"alpha must lie in [0, 1], got {self.alpha}")
-            if self.ramp_samples < 0:
-                raise ConfigError(f"ramp_samples must not be negative, got {self.ramp_samples}")
-            if not 0 <= self.label_smoothing < 1:
-                raise ConfigError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+            check_bounds(self)
 
     def __init__(self, options: Any, loss: LossConfig) -> None:
         super().__init__(options, loss)

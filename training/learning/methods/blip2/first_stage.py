@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.config import LossConfig
 from training.data.batch import trim
 from training.data.batches import Batch
@@ -49,21 +50,19 @@ _NOTHING = -1
 class QFormerOptions:
     """The shape of the Q-Former: BERT-base's."""
 
-    queries: int = 32
+    queries: Annotated[int, Bounds(least=1)] = 32
     """Section 3.1."""
-    width: int = 768
+    width: Annotated[int, Bounds(least=1)] = 768
     """Section 3.1, of the queries; BERT-base's."""
-    layers: int = 12
+    layers: Annotated[int, Bounds(least=1)] = 12
     """Of BERT-base."""
-    heads: int = 12
+    heads: Annotated[int, Bounds(least=1)] = 12
     """Of BERT-base."""
-    cross_every: int = 2
+    cross_every: Annotated[int, Bounds(least=1)] = 2
     """Section 3.1: every other block looks at the picture."""
 
     def __post_init__(self) -> None:
-        for name in ("queries", "width", "layers", "heads", "cross_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_bounds(self)
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} cannot be shared by {self.heads} heads")
 
@@ -75,7 +74,7 @@ class QFormerStage(Method):
     class Options(QFormerOptions):
         """The shape, and the width of the features that are compared."""
 
-        embed_dim: int = 256
+        embed_dim: Annotated[int, Bounds(least=1)] = 256
         """LAVIS."""
 
     not_in_towers = "its features are the queries' of a Q-Former, which stands beside the towers"

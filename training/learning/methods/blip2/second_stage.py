@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.bounds import Bounds
 from configs.load import ConfigError
 from training.config import LossConfig
 from training.data.batches import Batch, Tokenizer
@@ -31,6 +32,7 @@ from training.learning.methods.blip2.language_model import LanguageModel, load_l
 from training.learning.methods.blip2.locked_tokens import check_locked, locked_tokens, token_width
 from training.learning.methods.blip2.qformer import QFormer
 from training.learning.model import Model
+from training.learning.tokenizer import num_tokens
 
 __all__ = ["LanguageStage"]
 
@@ -48,7 +50,7 @@ class LanguageStage(Method):
 
         language_model: str
         """Its directory: transformers' (config.json), or a decoder of ours (decoder.json)."""
-        language_model_width: int
+        language_model_width: Annotated[int, Bounds(least=1)]
         """Of its inputs; known without it, for a plan."""
 
     not_in_towers = "it tells pictures to a language model, and has no features"
@@ -89,7 +91,7 @@ class LanguageStage(Method):
                 f"language_model: {path} takes inputs of width {found.width}; set "
                 f"method.options.language_model_width to that, it is {o.language_model_width}"
             )
-        if (tokens := _vocabulary(model.tokenizer)) > found.vocab_size:
+        if (tokens := num_tokens(model.tokenizer)) > found.vocab_size:
             raise ModelError(
                 f"language_model: {path} knows {found.vocab_size:,} tokens, and texts come in {tokens:,}; set "
                 "--model.tokenizer to the language model's own"
@@ -221,11 +223,6 @@ class _NoFeatures:
         raise ModelError(f"{_WHAT} has no features to evaluate; leave evaluation.path and evaluation.sets out")
 
     encode_text = encode_image
-
-
-def _vocabulary(tokenizer: Tokenizer) -> int:
-    inner = getattr(tokenizer, "tokenizer", None)
-    return int(getattr(tokenizer, "vocab_size", 0)) if inner is None else len(cast("Sequence[Any]", inner))
 
 
 def _until(tokens: list[int], end: int) -> list[int]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.config import LossConfig
 from training.data.batches import Batch
 from training.data.taught import SYNTHETIC, num_teachers, teacher_field, teacher_scales
@@ -46,25 +47,20 @@ class Distillation(Contrastive):
     class Options:
         """Of the method."""
 
-        weight: float = 1.0
+        weight: Annotated[float, Bounds(least=0, most=1)] = 1.0
         """Of the distillation, from 0 to 1; CLIP's loss has the rest. MobileCLIP has 1 for its S models, 0.75 for B."""
-        synthetic_weight: float = 1.0
+        synthetic_weight: Annotated[float, Bounds(least=0)] = 1.0
         """Of both losses over the synthetic captions, beside 1 for the real ones; without reinforcements that hold some
         it has no say."""
         teacher: str | None = None
         """A CLIP that sees each batch, as `python -m training embed` takes it: a run, an export, NAME:FILE, NAME:TAG.
         It must have the student's picture size and tokens. Null: teachers are those of the reinforcements."""
-        teacher_scales: tuple[float, ...] = ()
+        teacher_scales: tuple[Annotated[float, Bounds(above=0)], ...] = ()
         """What each teacher's similarities are multiplied by: the inverse of its temperature; empty for their own
         logit scales. MobileCLIP2 has 70 and 60 for two teachers of DFN."""
 
         def __post_init__(self) -> None:
-            if not 0 <= self.weight <= 1:
-                raise ConfigError(f"weight must lie in [0, 1], got {self.weight}")
-            if self.synthetic_weight < 0:
-                raise ConfigError(f"synthetic_weight must not be negative, got {self.synthetic_weight}")
-            if any(scale <= 0 for scale in self.teacher_scales):
-                raise ConfigError(f"teacher_scales must be positive, got {list(self.teacher_scales)}")
+            check_bounds(self)
             if self.teacher is not None and len(self.teacher_scales) > 1:
                 raise ConfigError(f"teacher is one, and teacher_scales has {len(self.teacher_scales)} numbers")
 

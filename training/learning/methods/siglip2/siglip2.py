@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.load import ConfigError
+from configs.bounds import Bounds
+from configs.load import ConfigError, check_bounds
 from training.config import LossConfig
 from training.data.batch import Batch
 from training.distributed import World
@@ -51,56 +52,48 @@ class Siglip2(Contrastive):
         """Weights and sizes. Those that the paper leaves to SILC (arXiv 2310.13355) are DINO's (arXiv 2104.14294),
         whose loss SILC takes."""
 
-        caption_weight: float = 1.0
+        caption_weight: Annotated[float, Bounds(least=0)] = 1.0
         """Of the captions, beside 1 for the sigmoid (section 2.2: equal)."""
-        decoder_layers: int | None = None
+        decoder_layers: Annotated[int, Bounds(least=1)] | None = None
         """Null for half of the text tower's (section 2.2)."""
-        parallel: float = 0.5
+        parallel: Annotated[float, Bounds(least=0, most=1)] = 0.5
         """Share of the captions that are predicted all at once (section 2.2)."""
-        begins_at: float = 0.8
+        begins_at: Annotated[float, Bounds(least=0, most=1)] = 0.8
         """Share of the run after which the two losses of the teacher begin (section 2.3); 1 for never."""
-        ramp: float = 0.0
+        ramp: Annotated[float, Bounds(least=0, most=1)] = 0.0
         """Share of the run over which they rise from 0 to their weights, in a line; 0 for at once, since the paper
         tells of no ramp."""
-        distil_weight: float = 1.0
+        distil_weight: Annotated[float, Bounds(least=0)] = 1.0
         """Of parts against the whole (section 2.3)."""
-        masked_weight: float = 0.25
+        masked_weight: Annotated[float, Bounds(least=0)] = 0.25
         """Of masked patches (section 2.3)."""
-        size_factor: float = 0.25
+        size_factor: Annotated[float, Bounds(least=0)] = 0.25
         """Of both: 0.25 for B, 0.5 for L, 1 for So400m, 0.5 for g (section 2.3)."""
-        views: int = 8
+        views: Annotated[int, Bounds(least=1)] = 8
         """Parts of each picture that the student sees (section 2.3)."""
-        view_size: int = 96
+        view_size: Annotated[int, Bounds(least=1)] = 96
         """Their side in pixels, a multiple of the patches' (DINO's)."""
-        min_view_area: float = 0.05
+        min_view_area: Annotated[float, Bounds(above=0, most=1)] = 0.05
         """The least share of the picture that one covers (SILC)."""
-        max_view_area: float = 0.4
+        max_view_area: Annotated[float, Bounds(above=0, most=1)] = 0.4
         """The largest (SILC)."""
-        masked: float = 0.5
+        masked: Annotated[float, Bounds(least=0, most=1)] = 0.5
         """Share of the patches that are masked (section 2.3)."""
-        momentum: float = 0.996
+        momentum: Annotated[float, Bounds(least=0, most=1)] = 0.996
         """Share of itself that the teacher keeps at each step: where DINO's begins, and as SILC has it it stays so."""
-        prototypes: int = 65_536
+        prototypes: Annotated[int, Bounds(least=1)] = 65_536
         """What pictures and patches are compared with (DINO's)."""
-        head_width: int = 2048
+        head_width: Annotated[int, Bounds(least=1)] = 2048
         """Of the hidden layers before them (DINO's)."""
-        head_output: int = 256
+        head_output: Annotated[int, Bounds(least=1)] = 256
         """Width of the vectors that are compared (DINO's)."""
 
         def __post_init__(self) -> None:
-            for name in ("parallel", "begins_at", "ramp", "masked", "momentum"):
-                if not 0 <= getattr(self, name) <= 1:
-                    raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-            for name in ("views", "view_size", "prototypes", "head_width", "head_output"):
-                if getattr(self, name) < 1:
-                    raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-            if not 0 < self.min_view_area <= self.max_view_area <= 1:
+            check_bounds(self)
+            if self.min_view_area > self.max_view_area:
                 raise ConfigError(
-                    "0 < min_view_area <= max_view_area <= 1 is asked, got "
-                    f"{self.min_view_area} and {self.max_view_area}"
+                    f"min_view_area must not exceed max_view_area, got {self.min_view_area} and {self.max_view_area}"
                 )
-            if self.decoder_layers is not None and self.decoder_layers < 1:
-                raise ConfigError(f"decoder_layers must be at least 1, got {self.decoder_layers}")
 
     options: Options
 
