@@ -25,9 +25,10 @@ from training.__main__ import main
 from training.config import MetaclipConfig, ModelConfig, PlanConfig, TrainConfig
 from training.data.shards import find_shards
 from training.errors import DataError
-from training.learning.memory import TILES, needs_of
+from training.learning.memory import needs_of
 from training.learning.model import create_model
 from training.learning.similarity import sigmoid_loss, softmax_loss
+from training.learning.similarity_memory import TILES
 from training.plan import plan, query_shares
 
 CONFIGS = REPOSITORY / "configs/train"
@@ -85,8 +86,9 @@ def test_weights_gradients_and_moments_are_counted_as_they_are_kept(config: Trai
     assert sharded.memory["weights"] < four.memory["weights"]
     whole = needs_of(replace(mixed, distributed="fsdp", micro_batches=2))
     assert whole.memory["gradients"] == 4 * count  # summed in the last backward pass alone
-    assert four.memory["features"] == (4 + 4) * 16 * (4 + 16)
-    assert four.memory["tiles of the loss"] == 4 * 4 * 4 * 16
+    # Of 4 pictures and texts, the 16 texts of all, and the gradients; tiles of 4 x 16, 16 texts wide, and their sums.
+    assert four.memory["features"] == 4 * 16 * (4 + 4 + 16 + 4 + 16)
+    assert four.memory["tiles of the loss"] == 4 * 4 * 4 * 16 + 4 * 16 * 16 + 4 * (4 + 4 + 16)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers_and_one_layer(config: TrainConfig, tiny_vit: Path) -> None:

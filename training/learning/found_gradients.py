@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["keep", "take"]
+__all__ = ["BLOCK", "keep", "take"]
 
-_BLOCK = 1 << 18
+BLOCK = 1 << 18
 """Numbers that are rounded at a time: 1 MB in float32."""
 
 
@@ -41,7 +41,7 @@ def _times(found: Tensor, by_value: Tensor, dtype: torch.dtype) -> Tensor:
         return found.mul_(by_value).to(dtype)
     wide = found.view(-1)
     narrow = wide.view(dtype)[: len(wide)]
-    for start in range(0, len(wide), _BLOCK):  # each block goes where only blocks lie that were read before
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(wide), BLOCK):  # each block goes where only blocks lie that were read before
+        block = slice(start, start + BLOCK)
         narrow[block] = (wide[block] * by_value).to(dtype)
     return narrow.view(found.shape)

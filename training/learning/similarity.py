@@ -54,11 +54,8 @@ def smoothing(image_nD: Tensor, text_ND: Tensor, scale: Tensor, *, first: int) -
     1512.00567, section 7), in both directions alike, so it adds s times this; and the mean over all pairs is the
     product of the mean picture and the mean text. This rank's share, as of `softmax_loss`.
     """
-    dtype = torch.float32 if image_nD.dtype in (torch.bfloat16, torch.float16) else image_nD.dtype
-    image_nD, text_ND = image_nD.to(dtype), text_ND.to(dtype)
-    own_nD = text_ND[first : first + len(image_nD)]
-    value: Tensor = (image_nD * (own_nD - text_ND.mean(0))).sum() / len(text_ND)
-    return scale * value
+    value: Tensor = _Smoothing.apply(image_nD, text_ND, scale, first)
+    return value
 
 
 def sigmoid_loss(
@@ -71,14 +68,18 @@ def sigmoid_loss(
     return value
 
 
+def _wide(features: Tensor) -> torch.dtype:
+    """What features are multiplied in."""
+    return torch.float32 if features.dtype in (torch.bfloat16, torch.float16) else features.dtype
+
+
 class Sums:
     """The gradients of a loss by its logits, brought to what the logits are made of, tile by tile."""
 
     def __init__(self, image_nD: Tensor, text_ND: Tensor, scale: Tensor, first: int, tile: int) -> None:
         self.image_nD, self.text_ND, self.scale = image_nD, text_ND, scale.detach()
         self._first, self._tile = first, tile
-        half = image_nD.dtype in (torch.bfloat16, torch.float16)
-        self.dtype = torch.float32 if half else image_nD.dtype
+        self.dtype = _wide(image_nD)
         self._parts: dict[str, Tensor] = {}
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
@@ -171,6 +172,31 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (by_value,) = gradients
         return *take(ctx, by_value), None, None, None
+
+
+class _Smoothing(torch.autograd.Function):
+    """By hand, since autograd would hold the texts in float32, and their gradient three times."""
+
+    @staticmethod
+    def forward(ctx: Any, image_nD: Tensor, text_ND: Tensor, scale: Tensor, first: int) -> Tensor:
+        dtype, total = _wide(image_nD), len(text_ND)
+        beyond_nD = text_ND[first : first + len(image_nD)].to(dtype) - text_ND.mean(0, dtype=dtype)
+        mean = (image_nD.to(dtype) * beyond_nD).sum() / total
+        ctx.save_for_backward(image_nD, beyond_nD, scale, mean)
+        ctx.text, ctx.first = (text_ND.shape, text_ND.dtype), first
+        return scale * mean
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (by_value,) = gradients
+        image_nD, beyond_nD, scale, mean = ctx.saved_tensors
+        shape, dtype = ctx.text
+        by_pair = by_value * scale / shape[0]
+        by_own_nD = image_nD.to(beyond_nD.dtype) * by_pair
+        by_mean_D = -by_own_nD.sum(0) / shape[0]
+        text_ND = by_mean_D.to(dtype).expand(shape).contiguous()
+        text_ND[ctx.first : ctx.first + len(image_nD)] = by_own_nD.add_(by_mean_D).to(dtype)
+        return (beyond_nD * by_pair).to(image_nD.dtype), text_ND, (by_value * mean).to(scale.dtype), None
 
 
 class _Sigmoid(torch.autograd.Function):
