@@ -22,7 +22,7 @@ from tests.object_store.fixtures import Bucket
 from tests.pipeline.loopback_server import LoopbackServer, text
 from tests.pipeline.small_run import SmallRun, picture
 from training.data.index import write_index
-from training.data.rows import read_queries
+from training.data.rows import read_rows
 from training.data.shards import find_shards
 from training.embedding.shard_parts import shard_parts
 
@@ -48,7 +48,7 @@ def uids_by_reader(output: BucketPath, scratch: Path) -> dict[str, list[Any]]:
     _, parts = shard_parts(output)
     rows = [part.rows() for part in parts]
     embedded = [uid for each in rows for uid, there in zip(each.uids, each.has_picture, strict=True) if there]
-    assert sum(len(queries[0]) for shard in find_shards(output) if (queries := read_queries(shard))) == len(by_sql)
+    assert sum(len(read_rows(shard, with_queries=True).uid) for shard in find_shards(output)) == len(by_sql)
     return {
         "sql": [uid for (uid,) in by_sql],
         "api": [sample["uid"] for sample in read_shards(output)],

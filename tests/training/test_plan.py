@@ -7,6 +7,7 @@ import random
 import shutil
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +23,25 @@ from configs.load import ConfigError, from_mapping
 from tests.conftest import REPOSITORY
 from tests.training.conftest import TINY_VIT, tiny_run
 from training.__main__ import main
-from training.config import MetaclipConfig, ModelConfig, PlanConfig, TrainConfig
+from training.config import (
+    ConceptConfig,
+    DataConfig,
+    DataSet,
+    MetaclipConfig,
+    MethodConfig,
+    ModelConfig,
+    PlanConfig,
+    TrainConfig,
+)
+from training.data.sampling.foreseen import Foreseen, foresee
 from training.data.shards import find_shards
 from training.errors import DataError
-from training.learning.memory import TILES, needs_of
+from training.learning.memory import Needs, needs_of
 from training.learning.model import create_model
 from training.learning.similarity import sigmoid_loss, softmax_loss
-from training.plan import plan, query_shares
+from training.learning.similarity_memory import TILES
+from training.plan import plan
+from training.train import train
 
 CONFIGS = REPOSITORY / "configs/train"
 
@@ -85,8 +98,9 @@ def test_weights_gradients_and_moments_are_counted_as_they_are_kept(config: Trai
     assert sharded.memory["weights"] < four.memory["weights"]
     whole = needs_of(replace(mixed, distributed="fsdp", micro_batches=2))
     assert whole.memory["gradients"] == 4 * count  # summed in the last backward pass alone
-    assert four.memory["features"] == (4 + 4) * 16 * (4 + 16)
-    assert four.memory["tiles of the loss"] == 4 * 4 * 4 * 16
+    # Of 4 pictures and texts, the 16 texts of all, and the gradients; tiles of 4 x 16, 16 texts wide, and their sums.
+    assert four.memory["features"] == 4 * 16 * (4 + 4 + 16 + 4 + 16)
+    assert four.memory["tiles of the loss"] == 4 * 4 * 4 * 16 + 4 * 16 * 16 + 4 * (4 + 4 + 16)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers_and_one_layer(config: TrainConfig, tiny_vit: Path) -> None:
@@ -155,65 +169,186 @@ def test_mistakes_are_told_before_anything_is_rented(config: TrainConfig) -> Non
     assert lines[2].startswith("           to be mended first: model.tokenizer: no/spiece.model does not exist; give ")
 
 
-def test_queries_are_counted_as_they_are_drawn(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(tiny_data, data)
-    draw, rows = random.Random(0), []
+Lists = list[list[int]]
+
+
+@pytest.fixture
+def few_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of what takes long to count, where the plan of the data is looked at."""
+    needs = Needs(
+        model_name="any", image_size=32, context_length=8, parameters=1, of_image=1, of_decoder=0, of_text=0, trained=1,
+        tokenizer_problem="", can_be_cut=True, samples=1, micro_batches=1, memory={"weights": 4},
+    )  # fmt: skip
+    monkeypatch.setattr("training.plan.needs_of", lambda config: needs)
+
+
+def with_queries(source: Path, data: Path, *, of: Callable[[int], list[int]]) -> Lists:
+    """Copy shards to `data`, sample i with the queries `of(i)`; those of all samples."""
+    shutil.copytree(source, data)
+    rows: Lists = []
     for path in sorted((data / "shards").glob("*.parquet")):
         table = pq.read_table(path)
-        # A head of 100 queries, and a tail of which each sample has one of its own.
-        ids = [
-            [draw.randrange(100) for _ in range(draw.randrange(3))] + [1000 + len(rows) + i]
-            for i in range(table.num_rows)
-        ]
-        ids = [list(dict.fromkeys(found)) for found in ids]
+        ids = [of(len(rows) + i) for i in range(table.num_rows)]
         rows += ids
         pq.write_table(table.append_column("query_ids", pa.array(ids, pa.list_(pa.int32()))), path)
-    found = query_shares(config.data, find_shards(data))
-    counts = Counter(query for ids in rows for query in ids)
-    head = {query for query, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:100]}
+    return rows
+
+
+def foreseen(data: DataConfig, *, batch: int = 16) -> Foreseen:
+    found = foresee(data, [find_shards(path) for path in data.paths], seed=0, global_batch_size=batch)
     assert found is not None
-    assert (found.samples, found.shards, found.queries) == (103, 3, len(counts))
-    assert found.queries_a_sample == pytest.approx(sum(counts.values()) / 103)
-    assert found.head_samples == pytest.approx(sum(bool(head & set(ids)) for ids in rows) / 103)
-    assert found.head_matches == pytest.approx(sum(counts[query] for query in head) / sum(counts.values()))
-    lines = list(plan(replace(config, data=replace(config.data, path=str(data)))))
-    assert lines[-2] == (
-        f"queries    {len(counts):,} over 103 samples, {found.queries_a_sample:.2f} a sample; the 100 most frequent"
+    return found
+
+
+def expected(weights: list[float], sets: list[Lists]) -> tuple[int, float, float, float]:
+    """(queries, of them a sample, the share of the samples with one of the 100 most frequent, of the matches of these)
+    where each set's samples come with `weights`, one after the other."""
+    counts: Counter[tuple[int, int]] = Counter()
+    rows = [[(number, query) for query in ids] for number, lists in enumerate(sets) for ids in lists]
+    for weight, ids in zip(weights, rows, strict=True):
+        for query in ids:
+            counts[query] += weight  # type: ignore[assignment]  # a Counter of floats
+    head = {query for query, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:100]}
+    holds = sum(weight for weight, ids in zip(weights, rows, strict=True) if head & set(ids))
+    matches = sum(counts.values())
+    in_head = sum(counts[query] for query in head)
+    return len(counts), matches / sum(weights), holds / sum(weights), in_head / matches
+
+
+def told(found: Foreseen) -> tuple[int, float, float, float]:
+    of = found.distribution
+    assert of is not None
+    return of.queries, of.queries_a_sample, of.with_head, of.head_share
+
+
+def heads_and_tails(seed: int) -> Callable[[int], list[int]]:
+    """A head of 100 queries, and a tail of which each sample has one of its own."""
+    draw = random.Random(seed)
+    return lambda i: list(dict.fromkeys([*(draw.randrange(100) for _ in range(draw.randrange(3))), 1000 + i]))
+
+
+@pytest.mark.usefixtures("few_needs")
+def test_queries_are_counted_as_they_are_drawn(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
+    rows = with_queries(tiny_data, tmp_path / "data", of=heads_and_tails(0))
+    data = replace(config.data, path=str(tmp_path / "data"))
+    found = foreseen(data)
+    assert (found.samples, found.shards, found.is_exact) == (103, 3, True)
+    queries, a_sample, holds, in_head = expected([1.0] * 103, [rows])
+    assert told(found) == (queries, *(pytest.approx(each) for each in (a_sample, holds, in_head)))
+    assert list(plan(replace(config, data=data)))[-2:] == [
+        f"queries    {queries:,} over 103 samples, {a_sample:.2f} a sample; the 100 most frequent",
+        f"           are in {holds:.1%} of the samples drawn and make {in_head:.1%} of the matches",
+    ]
+
+
+def metaclips_chances(lists: Lists, limit: int) -> list[float]:
+    counts = Counter(query for ids in lists for query in ids)
+    return [1 - math.prod(1 - min(1, limit / counts[query]) for query in ids) for ids in lists]
+
+
+@pytest.mark.parametrize("shares", [None, (3, 1)])
+@pytest.mark.parametrize("sampling", ["uniform", "metaclip"])
+def test_the_sets_of_a_mixture_have_queries_and_weights_of_their_own(
+    sampling: Literal["uniform", "metaclip"], shares: tuple[int, int] | None, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Their ids are places in two lists, and a query's count is that of its own set."""
+    draw = random.Random(1)
+    sets = [
+        with_queries(tiny_data, tmp_path / "one", of=lambda i: [0, 1 + draw.randrange(150)]),
+        with_queries(tiny_data, tmp_path / "other", of=lambda i: [0, 1 + draw.randrange(50)] if i % 3 else [0]),
+    ]
+    weights = [None, None] if shares is None else shares
+    mixture = tuple(
+        DataSet(path=str(tmp_path / name), weight=w) for name, w in zip(("one", "other"), weights, strict=True)
     )
+    data = DataConfig(mixture=mixture, sampling=sampling, metaclip=MetaclipConfig(max_pairs_per_query=10))
+    chances = [metaclips_chances(lists, 10) if sampling == "metaclip" else [1.0] * len(lists) for lists in sets]
+    parts = [1.0, 1.0] if shares is None else [w / sum(of) for w, of in zip(shares, chances, strict=True)]
+    often = [part * chance for part, of in zip(parts, chances, strict=True) for chance in of]
+    found = foreseen(data)
+    queries, *rest = expected(often, sets)
+    assert told(found) == (queries, *(pytest.approx(each, rel=1e-6) for each in rest))
+    kept = [sum(of) / len(of) for of in chances]
+    if shares is not None:
+        assert found.taken == pytest.approx(1 / (3 / 4 / kept[0] + 1 / 4 / kept[1]))
+
+
+@pytest.mark.usefixtures("few_needs")
+def test_concept_is_told_as_its_batches_have_it(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
+    rows = with_queries(tiny_data, tmp_path / "data", of=lambda i: [i % 2, *([100 + i] if i % 9 == 0 else [])])
+    data = replace(
+        config.data, path=str(tmp_path / "data"), sampling="concept", concept=ConceptConfig(super_batch=4)
+    )  # fmt: skip
+    found = foreseen(data)
+    assert found.taken == 1 / 4
+    assert found.distribution is not None
+    assert found.distribution.queries_a_sample > 1.2 * sum(map(len, rows)) / len(rows)
+    lines = list(plan(replace(config, data=data)))
+    assert any("of 25.0% of the samples" in line for line in lines)
+    assert f"{found.distribution.queries_a_sample:.2f} a sample" in lines[-2]
+
+
+@pytest.mark.usefixtures("few_needs")
+def test_a_large_set_is_looked_at_in_part_and_the_plan_says_so(
+    config: TrainConfig, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = with_queries(tiny_data, tmp_path / "data", of=lambda i: [0, 1 + i])
+    data = replace(config.data, path=str(tmp_path / "data"), sampling="metaclip")
+    data = replace(data, metaclip=MetaclipConfig(max_pairs_per_query=50))
+    monkeypatch.setattr("training.data.sampling.foreseen._MOST_SHARDS", 2)
+    rare = replace(data, metaclip=MetaclipConfig(max_pairs_per_query=1))
+    part = foreseen(rare)
+    assert (part.shards, part.is_exact) == (2, False)
+    assert part.samples < len(rows) == 103
+    # A query of one sample there counts as many as the whole set would have of its kind.
+    assert part.taken == pytest.approx(1 - (1 - 1 / 103) * (1 - 1 / round(103 / part.samples)), rel=1e-2)
+    assert " in 2 of 3 shards, an estimate, " in list(plan(replace(config, data=data)))[-2]
+    # A super-batch that the part lacks, and the set has, is no mistake.
+    concept = replace(data, sampling="concept", concept=ConceptConfig(super_batch=6))
+    assert foreseen(concept).is_exact
 
 
 def test_queries_that_are_none_are_told_in_one_line(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
-    path = sorted((data / "shards").glob("*.parquet"))[1]
-    table = pq.read_table(path)
-    for ids in (table["num_bytes"], pa.array([[-1]] * len(table)), pa.array([[None, 1]] * len(table))):
-        pq.write_table(table.append_column("query_ids", ids), path)
-        with pytest.raises(DataError, match=r"00001\.parquet: its query_ids are no"):
-            query_shares(config.data, find_shards(data))
+    paths = sorted((data / "shards").glob("*.parquet"))
+    tables = [pq.read_table(path) for path in paths]
+    for wrong in (
+        lambda t: t["num_bytes"],
+        lambda t: pa.array([[-1]] * len(t)),
+        lambda t: pa.array([[None, 1]] * len(t)),
+    ):
+        for path, table in zip(paths, tables, strict=True):
+            pq.write_table(table.append_column("query_ids", wrong(table)), path)
+        with pytest.raises(DataError, match=r"00000\.parquet: its query_ids are no"):
+            foreseen(replace(config.data, path=str(data)))
 
 
-def test_metaclips_draws_are_planned_with(config: TrainConfig, tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_needs")
+@pytest.mark.parametrize("case", ["balanced", "no query_ids", "super-batch", "column"])
+def test_what_a_run_refuses_of_its_data_a_plan_refuses_in_the_same_words(
+    case: str, config: TrainConfig, tiny_data: Path, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
-    shutil.copytree(tiny_data, data)
-    draw, rows = random.Random(1), []
-    for path in sorted((data / "shards").glob("*.parquet")):
-        table = pq.read_table(path)
-        ids = [[0] if draw.random() < 0.7 else [0, 1 + draw.randrange(5)] for _ in range(table.num_rows)]
-        rows += ids
-        pq.write_table(table.append_column("query_ids", pa.array(ids, pa.list_(pa.int32()))), path)
-    chosen = replace(config.data, path=str(data), sampling="metaclip", metaclip=MetaclipConfig(max_pairs_per_query=10))
-    counts = Counter(query for ids in rows for query in ids)
-    chances = [1 - math.prod(1 - min(1, 10 / counts[query]) for query in ids) for ids in rows]
-    found = query_shares(chosen, find_shards(data))
-    assert found is not None
-    assert found.taken == pytest.approx(sum(chances) / len(rows))
-    assert found.queries_a_sample == pytest.approx(
-        sum(chance * len(ids) for chance, ids in zip(chances, rows, strict=True)) / sum(chances)
-    )
-    (steps,) = (line for line in plan(replace(config, data=chosen, samples=None, epochs=2.0)) if "steps" in line[:6])
-    assert f"of {found.taken:.1%} of the samples" in steps
+    if case == "no query_ids":
+        shutil.copytree(tiny_data, data)
+    else:
+        with_queries(tiny_data, data, of=lambda i: [0, 1 + i % 7])
+    (data / "shards" / "config.yaml").write_text("balance: {mode: quota}")
+    chosen = replace(config.data, path=str(data), sampling="concept" if case == "super-batch" else "metaclip")
+    if case != "balanced":
+        (data / "shards" / "config.yaml").unlink()
+    wrong = replace(config, data=replace(chosen, concept=ConceptConfig(super_batch=50)))
+    if case == "column":
+        method = MethodConfig(name="tests.training.test_method:Weighted")
+        wrong = replace(config, data=replace(config.data, path=str(data)), method=method)
+    with pytest.raises(DataError) as of_run:
+        train(wrong)
+    with pytest.raises(DataError) as of_plan:
+        list(plan(wrong))
+    assert str(of_plan.value) == str(of_run.value)
+    words = {"balanced": "balanced already", "super-batch": "super_batch 50", "column": "no column"}
+    assert words.get(case, "no Parquet with query_ids") in str(of_plan.value)
 
 
 def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from training.config import LossConfig, MethodConfig
+from training.distributed import World
+from training.learning.found_gradients import BLOCK
+from training.learning.method import make_method
+from training.learning.peak_memory import Holding
 from training.learning.similarity import sigmoid_loss, smoothing, softmax_loss
+from training.learning.similarity_memory import memory_of_loss
 
 
 def features(rows: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -139,6 +146,80 @@ def test_no_tensor_grows_with_the_square_of_the_batch(name: str) -> None:
     with Largest() as largest:
         losses[name]().backward()
     assert largest.numel == 1_000 * 8
+
+
+class OneOfMany(World):
+    """A rank whose collectives make what they would, and wait for nobody."""
+
+    def gather_rows(self, local_nD: Tensor, *, total: int) -> Tensor:
+        out = local_nD.new_zeros((self.size * -(-total // self.size), *local_nD.shape[1:]))
+        return out if len(out) == total else out[:total].clone()
+
+    def reduce_scatter_rows(self, rows_ND: Tensor, *, total: int) -> Tensor:
+        longest, (start, stop) = -(-total // self.size), self.share(total)
+        if total % self.size:
+            rows_ND = rows_ND.new_zeros((self.size * longest, *rows_ND.shape[1:]))
+        return rows_ND.new_zeros((longest, *rows_ND.shape[1:]))[: stop - start]
+
+    def logsumexp(self, own: Tensor) -> Tensor:
+        return own
+
+
+def most_held(loss: LossConfig, *, width: int, total: int, ranks: int) -> int:
+    """Bytes that the last rank holds at most, from its features to their gradients."""
+    world = OneOfMany(rank=ranks - 1, size=ranks)
+    start, stop = world.share(total)
+    bias = torch.zeros((), requires_grad=True) if loss.name == "sigmoid" else None
+    model: Any = SimpleNamespace(clip=SimpleNamespace(logit_scale=torch.ones((), requires_grad=True), logit_bias=bias))
+    with Holding() as holding:
+        rows = {name: torch.zeros(stop - start, width).requires_grad_() for name in ("image", "text")}
+        coupled = make_method(MethodConfig(), loss).coupled(model, rows, {}, world=world, total=total)
+        torch.autograd.backward(list(coupled.terms.values()))
+    assert all(each.grad is not None for each in rows.values())
+    return holding.most
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "softmax"},
+        {"name": "softmax", "features": "bf16"},
+        {"name": "softmax", "label_smoothing": 0.1},
+        {"name": "softmax", "features": "bf16", "label_smoothing": 0.1},
+        {"name": "sigmoid"},
+        {"name": "sigmoid", "features": "bf16"},
+    ],
+)
+def test_as_much_memory_is_counted_as_is_held(options: dict[str, Any]) -> None:
+    """What `plan` tells, for one rank and many, batches that they share evenly or not, tiles small and large."""
+    loss = LossConfig(chunk_rows=128, **options)
+    for width, total, ranks in [(32, 512, 1), (160, 513, 1), (160, 512, 2), (160, 1023, 8), (64, 1024, 8)]:
+        samples = -(-total // ranks)
+        counted = memory_of_loss(loss, width=width, samples=samples, total=total, ranks=ranks)
+        held = most_held(loss, width=width, total=total, ranks=ranks)
+        assert 0.97 < held / sum(counted.values()) < 1.003, (width, total, ranks)
+
+
+def test_a_batch_of_a_million_in_bf16_takes_less_than_8_gb() -> None:
+    """From bf16 features to their gradient: as held in small and as summed at its size, beside the tiles 12 bytes for
+    each number of the features."""
+    rows, width, tile = 1_024, 512, 128
+    image, text = (features(rows, width, seed, torch.bfloat16).requires_grad_() for seed in (1, 2))
+    with Holding() as holding:
+        softmax_loss(image, text, torch.tensor(14.0, requires_grad=True), first=0, tile=tile).backward()
+    inputs = 2 * 2 * rows * width
+    assert inputs + holding.most < 12 * rows * width + (4 + 2) * BLOCK + 1_000
+    counted = memory_of_loss(LossConfig(features="bf16"), width=512, samples=2**20, total=2**20, ranks=1)
+    in_float32 = 8 * 2**20 * 512  # as the model gives them
+    assert sum(counted.values()) - in_float32 < 6.8e9
+
+
+def test_a_gradient_is_taken_once() -> None:
+    image, text = (features(6, 4, seed).requires_grad_() for seed in (1, 2))
+    value = softmax_loss(image, text, torch.tensor(5.0).double(), first=0, tile=4)
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="was taken already"):
+        value.backward()
 
 
 def test_nobody_who_asks_for_no_gradient_pays_for_it() -> None:

@@ -120,7 +120,7 @@ class SampleIndex:
 
 
 def write_index(
-    *directories: str | Place,
+    *directories: str | Place | list[Shard],
     root: str | Path,
     skip_unfinished: bool = False,
     replace: bool = True,
@@ -128,13 +128,16 @@ def write_index(
     fields: Sequence[str] = (),
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> SampleIndex:
-    """Index every shard under `directories` in `root`/FINGERPRINT, and open that.
+    """Index every shard under `directories`, or those that are given in lists, in `root`/FINGERPRINT, and open that.
 
     An index that is there already is kept with `replace` false, for processes that are reading it. Many shards are
     read by several processes; `tell` hears how many of how many are done. Raises DataError (see `find_shards`, which
     explains `skip_unfinished`), also where the queries, or columns as `fields`, are wanted and a shard lacks them.
     """
-    found = [find_shards(directory, skip_unfinished=skip_unfinished) for directory in directories]
+    found = [
+        given if isinstance(given, list) else find_shards(given, skip_unfinished=skip_unfinished)
+        for given in directories
+    ]
     total = sum(map(len, found))
     read = partial(read_rows, with_queries=with_queries, fields=tuple(fields))
     if with_queries or fields:  # before anything is written: what the first shard lacks, the others lack as well
@@ -147,13 +150,14 @@ def write_index(
         with _Writer(temporary, with_queries, fields) as writer:
             sizes = []
             with closing(_read_all([shard for shards in found for shard in shards], read)) as rows:
-                for directory, shards in zip(directories, found, strict=True):
+                for given, shards in zip(directories, found, strict=True):
                     before = writer.count
                     writer.begin_directory()
                     for shard in shards:
                         writer.add(shard, next(rows))
                         tell(writer.num_shards, total)
                     if writer.count == before:
+                        directory = shards[0].path.parent if isinstance(given, list) else given
                         raise DataError(f"{directory}: no sample with both an image and a caption; nothing to train on")
                     sizes.append(writer.count - before)
             name = writer.finish(sizes)

@@ -33,8 +33,10 @@ from training.data.shards import IMAGE_SUFFIXES, Shard
 from training.data.tar_headers import members
 from training.errors import DataError
 
-__all__ = ["ShardRows", "foreign_uid", "groups", "read_queries", "read_rows"]
+__all__ = ["ShardRows", "foreign_uid", "groups", "read_rows", "states_queries"]
 
+_PLACES = ("caption", "tar_offset", "num_bytes")
+"""Columns of a Parquet without which the tar itself is read."""
 _MAX_QUERIES = 1 << 27
 """Many times the largest list (MetaCLIP 2 has 27 million entries): tables over all queries stay within 1 GB."""
 
@@ -87,7 +89,7 @@ def _rows_from_parquet(shard: Shard, with_queries: bool, fields: Sequence[str]) 
     path = _parquet(shard)
     wanted = ["key", "uid", *(["query_ids"] if with_queries else []), *fields]
     with _readable(path):
-        table = _table(shard, needed=("caption", "tar_offset", "num_bytes"), wanted=wanted)
+        table = _table(shard, needed=_PLACES, wanted=wanted)
         if table is None:
             return None
         captions = _stripped(table["caption"])
@@ -113,16 +115,15 @@ def _rows_from_parquet(shard: Shard, with_queries: bool, fields: Sequence[str]) 
     )
 
 
-def read_queries(shard: Shard) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]] | None:
-    """(int64[n], int32[m]): how many queries each of the n rows of the Parquet beside `shard` has, and their ids, end
-    to end; None where it does not state them. Raises DataError where it is damaged."""
-    path = _parquet(shard)
-    with _readable(path):
-        table = _table(shard, needed=("query_ids",), wanted=("uid",))
-    if table is None:
-        return None
-    lengths, ids = _queries(table, _there(table, shard), path)
-    return None if lengths is None or ids is None else (lengths, ids)
+def states_queries(shard: Shard) -> bool:
+    """Whether the Parquet beside `shard` states queries, with the places of its pictures. Raises DataError where it is
+    damaged."""
+    with _readable(_parquet(shard)):
+        source = _source(_parquet(shard), shard.parquet_sha256)
+        if source is None:
+            return False
+        with pq.ParquetFile(source) as file:
+            return {"query_ids", *_PLACES} <= set(file.schema_arrow.names)
 
 
 def _there(table: pa.Table, shard: Shard) -> npt.NDArray[np.bool_]:

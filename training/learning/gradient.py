@@ -242,4 +242,6 @@ def accumulate_gradient(
 
 
 def _joined(parts: Sequence[Rows]) -> dict[str, Tensor]:
+    if len(parts) == 1:
+        return dict(parts[0])  # of which torch.cat would make a copy
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -11,7 +11,8 @@ count does so too. `model.compile` keeps less, which is not counted.
 Not in it: kernels' workspace, buffers of collectives, the CUDA context (about 0.5 GB) and what the allocator loses to
 fragments. `MARGIN` of the memory is left for these.
 
-Shapes: n samples of a rank, N of the global batch, D = embedding width, R x C a tile of similarities.
+What a loss holds over the whole batch is that of method contrastive (`similarity_memory.py`); the features that another
+method compares besides, such as teachers', are not counted.
 """
 
 from __future__ import annotations
@@ -44,15 +45,13 @@ from training.learning.model import Model, create_model, lock_image_tower, model
 from training.learning.patch_dropout import share_of_patches
 from training.learning.peak_memory import Holding
 from training.learning.sharding import layers_of
+from training.learning.similarity_memory import memory_of_loss
 from training.learning.tokenizer import make_tokenizer
 
-__all__ = ["MARGIN", "TILES", "Needs", "needs_of", "without_weights"]
+__all__ = ["MARGIN", "Needs", "needs_of", "without_weights"]
 
 MARGIN = 0.1
 """Share of a GPU's memory that is left for what is not counted."""
-TILES = {"softmax": 4, "sigmoid": 6}
-"""Tiles that are alive at a time (`similarity.py`): cosines, logits, their exponential, the gradient; of the sigmoid
-its argument, its logarithm and what that keeps beside those of the tile before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,14 @@ def _of_phase(config: TrainConfig, phase: Phase, world: World) -> Needs:
         "averaged weights": 0 if config.optimiser.ema_decay is None else 4 * (trained // parts),
         "activations": _activations(config, model, method, world, samples, micro_batches, length),
         "batch, one ahead": 2 * samples * (3 * model.image_size**2 + 8 * length + 8),
-        **_of_loss(config, int(model_json(config.model.name)["embed_dim"]), samples),
+        **memory_of_loss(
+            config.loss,
+            width=int(model_json(config.model.name)["embed_dim"]),
+            samples=samples,
+            total=config.global_batch_size,
+            ranks=world.size,
+            micro_batches=micro_batches,
+        ),
     }
     return Needs(
         model_name=model.name,
@@ -211,16 +217,6 @@ def _count(parameters: Any) -> int:
 def _matrices(clip: nn.Module) -> list[nn.Parameter]:
     """What autocast makes copies of."""
     return [parameter for parameter in clip.parameters() if parameter.ndim >= 2]
-
-
-def _of_loss(config: TrainConfig, width: int, samples: int) -> dict[str, int]:
-    """Features of own pictures and all texts with their gradients, and tiles; see `similarity.py`."""
-    each = 2 if config.loss.features == "bf16" else 4
-    rows, columns = min(config.loss.chunk_rows, samples), min(config.loss.chunk_rows, config.global_batch_size)
-    return {
-        "features": (each + 4) * width * (samples + config.global_batch_size),
-        "tiles of the loss": TILES[config.loss.name] * 4 * rows * columns,
-    }
 
 
 # --- activations ------------------------------------------------------------------------------------

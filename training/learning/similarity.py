@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.learning.found_gradients import keep, take
+
 __all__ = ["Sums", "sigmoid_loss", "smoothing", "softmax_loss"]
 
 
@@ -52,11 +54,8 @@ def smoothing(image_nD: Tensor, text_ND: Tensor, scale: Tensor, *, first: int) -
     1512.00567, section 7), in both directions alike, so it adds s times this; and the mean over all pairs is the
     product of the mean picture and the mean text. This rank's share, as of `softmax_loss`.
     """
-    dtype = torch.float32 if image_nD.dtype in (torch.bfloat16, torch.float16) else image_nD.dtype
-    image_nD, text_ND = image_nD.to(dtype), text_ND.to(dtype)
-    own_nD = text_ND[first : first + len(image_nD)]
-    value: Tensor = (image_nD * (own_nD - text_ND.mean(0))).sum() / len(text_ND)
-    return scale * value
+    value: Tensor = _Smoothing.apply(image_nD, text_ND, scale, first)
+    return value
 
 
 def sigmoid_loss(
@@ -69,14 +68,18 @@ def sigmoid_loss(
     return value
 
 
+def _wide(features: Tensor) -> torch.dtype:
+    """What features are multiplied in."""
+    return torch.float32 if features.dtype in (torch.bfloat16, torch.float16) else features.dtype
+
+
 class Sums:
     """The gradients of a loss by its logits, brought to what the logits are made of, tile by tile."""
 
     def __init__(self, image_nD: Tensor, text_ND: Tensor, scale: Tensor, first: int, tile: int) -> None:
         self.image_nD, self.text_ND, self.scale = image_nD, text_ND, scale.detach()
         self._first, self._tile = first, tile
-        half = image_nD.dtype in (torch.bfloat16, torch.float16)
-        self.dtype = torch.float32 if half else image_nD.dtype
+        self.dtype = _wide(image_nD)
         self._parts: dict[str, Tensor] = {}
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
@@ -98,9 +101,14 @@ class Sums:
         """The values of a tile where picture and text belong together, as a view; most tiles have none."""
         return tile_RC.diagonal(self._first + rows.start - columns.start)
 
-    def own_texts(self) -> Tensor:
-        """[n, D]: those that belong to the pictures."""
-        return self.text_ND[self._first : self._first + len(self.image_nD)]
+    def likeness_of_pairs(self) -> Tensor:
+        """[n]: cosines of the pictures and their own texts, of as many at a time as a tile has rows."""
+        found_n = torch.empty(len(self.image_nD), dtype=self.dtype, device=self.image_nD.device)
+        for start in range(0, len(self.image_nD), self._tile):
+            rows = slice(start, start + self._tile)
+            own_RD = self.text_ND[self._first : self._first + len(self.image_nD)][rows]
+            found_n[rows] = (self.image_nD[rows].to(self.dtype) * own_RD.to(self.dtype)).sum(1)
+        return found_n
 
     def add(self, gradient_RC: Tensor, likeness_RC: Tensor, rows: slice, columns: slice) -> None:
         """Take in d loss / d logit of a tile."""
@@ -145,7 +153,7 @@ class _Softmax(torch.autograd.Function):
             row_n[rows] = torch.logaddexp(row_n[rows], logits_RC.logsumexp(1))
             column_N[columns] = torch.logaddexp(column_N[columns], logits_RC.logsumexp(0))
         column_N = logsumexp(column_N)
-        pairs_n = sums.scale * (image_nD.to(sums.dtype) * sums.own_texts().to(sums.dtype)).sum(1)
+        pairs_n = sums.scale * sums.likeness_of_pairs()
         own_columns_n = column_N[first : first + len(image_nD)]
         value = (row_n.sum() + own_columns_n.sum() - 2 * pairs_n.sum()) / (2 * total)
         if any(ctx.needs_input_grad[:3]):
@@ -157,15 +165,38 @@ class _Softmax(torch.autograd.Function):
                 gradient_RC += logits_RC.sub_(column_N[None, columns]).exp_()
                 sums.pairs(gradient_RC, rows, columns).sub_(2)
                 sums.add(gradient_RC.div_(2 * total), likeness_RC, rows, columns)
-            ctx.save_for_backward(*sums.gradients())
-            ctx.dtypes = image_nD.dtype, text_ND.dtype, scale.dtype
+            keep(ctx, sums.gradients(), (image_nD, text_ND, scale))
         return value  # type: ignore[no-any-return]  # torch's stub
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (by_value,) = gradients
-        found = (part.mul(by_value).to(dtype) for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
-        return *found, None, None, None
+        return *take(ctx, by_value), None, None, None
+
+
+class _Smoothing(torch.autograd.Function):
+    """By hand, since autograd would hold the texts in float32, and their gradient three times."""
+
+    @staticmethod
+    def forward(ctx: Any, image_nD: Tensor, text_ND: Tensor, scale: Tensor, first: int) -> Tensor:
+        dtype, total = _wide(image_nD), len(text_ND)
+        beyond_nD = text_ND[first : first + len(image_nD)].to(dtype) - text_ND.mean(0, dtype=dtype)
+        mean = (image_nD.to(dtype) * beyond_nD).sum() / total
+        ctx.save_for_backward(image_nD, beyond_nD, scale, mean)
+        ctx.text, ctx.first = (text_ND.shape, text_ND.dtype), first
+        return scale * mean
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (by_value,) = gradients
+        image_nD, beyond_nD, scale, mean = ctx.saved_tensors
+        shape, dtype = ctx.text
+        by_pair = by_value * scale / shape[0]
+        by_own_nD = image_nD.to(beyond_nD.dtype) * by_pair
+        by_mean_D = -by_own_nD.sum(0) / shape[0]
+        text_ND = by_mean_D.to(dtype).expand(shape).contiguous()
+        text_ND[ctx.first : ctx.first + len(image_nD)] = by_own_nD.add_(by_mean_D).to(dtype)
+        return (beyond_nD * by_pair).to(image_nD.dtype), text_ND, (by_value * mean).to(scale.dtype), None
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -189,12 +220,10 @@ class _Sigmoid(torch.autograd.Function):
                 by_bias += gradient_RC.sum()
                 sums.add(gradient_RC, likeness_RC, rows, columns)
         if any(ctx.needs_input_grad[:4]):
-            ctx.save_for_backward(*sums.gradients(), by_bias)
-            ctx.dtypes = image_nD.dtype, text_ND.dtype, scale.dtype, bias.dtype
+            keep(ctx, (*sums.gradients(), by_bias), (image_nD, text_ND, scale, bias))
         return value / total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (by_value,) = gradients
-        found = (part.mul(by_value).to(dtype) for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
-        return *found, None, None
+        return *take(ctx, by_value), None, None

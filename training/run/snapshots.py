@@ -29,9 +29,9 @@ from training.data.companions import FILES, Companions, load_companions, write_c
 from training.data.index import SampleIndex, load_index, write_index
 from training.data.lanes import Lanes, lanes_of
 from training.data.sampling.followed import Followed, Passing
-from training.data.sampling.make import make_passing, make_sampling
+from training.data.sampling.make import check_balance, make_passing, make_sampling
 from training.data.sampling.sampling import Sampling, Uniform
-from training.data.shards import balance_mode, reading
+from training.data.shards import reading
 from training.data.stream import Segment, Stream
 from training.distributed import World
 from training.errors import CheckpointError, DataError, TrainingError
@@ -194,7 +194,7 @@ class Snapshots:
 
         def index() -> Segment | str:
             try:
-                self._check_balance()
+                check_balance(self._config)
                 found = write_index(
                     *self._config.paths,
                     root=self._root,
@@ -219,17 +219,6 @@ class Snapshots:
         if not self._here.is_shared:
             self._copy_here(answer.snapshot)
         return answer
-
-    def _check_balance(self) -> None:
-        """Raise DataError where sampling would balance a set that was made balanced."""
-        if self._config.sampling != "metaclip":
-            return
-        for path in self._config.paths:
-            if (mode := balance_mode(path)) not in (None, "none"):
-                raise DataError(
-                    f"{path}: balanced already (its config.yaml has balance.mode {mode}), and --data.sampling metaclip "
-                    "would do it again over other counts; set uniform or concept, or make the set with mode none"
-                )
 
     def _put(self, snapshot: str) -> None:
         """Put an index where other machines, and a resumed run that follows, find it. Raises StoreError."""

@@ -15,7 +15,7 @@ positions that are gone through, so each data set goes through its own places as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -76,11 +76,17 @@ def seed_of_epoch(seed: int, epoch: int) -> int:
 class Metaclip:
     """The stream without the samples that no query draws."""
 
-    def __init__(self, stream: Stream, index: SampleIndex, config: MetaclipConfig) -> None:
-        """`stream` has one segment, over `index`. Raises DataError where a set, or its samples, have no queries."""
+    def __init__(
+        self, stream: Stream, index: SampleIndex, config: MetaclipConfig, *, times: Sequence[float] = ()
+    ) -> None:
+        """`stream` has one segment, over `index`; each set has as many `times` its samples, where it is not all. Raises
+        DataError where a set, or its samples, have no queries."""
         self.batch_size = stream.global_batch_size
         self._stream = stream
         counts = query_counts(index)
+        if times:
+            lengths = np.diff(index.queries_end, prepend=0)
+            counts = np.round(counts * np.repeat(times, lengths)).astype(np.int64)
         of_sets = np.split(counts, index.queries_end[:-1])
         self.limits = tuple(query_limit(of_set, config) for of_set in of_sets)
         """t of each data set."""

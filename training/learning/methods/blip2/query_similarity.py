@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from training.distributed import World
+from training.learning.found_gradients import keep, take
 from training.learning.keyed import GOLDEN, uniform
 
 __all__ = ["Norms", "hard_negatives", "norms_of", "query_softmax_loss"]
@@ -157,15 +158,13 @@ class _QuerySoftmax(torch.autograd.Function):
             text_CD, image_RQD = text_ND[part.columns].to(wide), image_nQD[part.rows].to(wide)
             by_image[part.rows] += spread_RQC @ text_CD
             by_text[part.columns] += spread_RQC.flatten(0, 1).T @ image_RQD.flatten(0, 1)
-        ctx.save_for_backward(by_image, by_text, by_scale)
-        ctx.dtypes = image_nQD.dtype, text_ND.dtype, scale.dtype
+        keep(ctx, (by_image, by_text, by_scale), (image_nQD, text_ND, scale))
         return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (by_value,) = gradients
-        found = (part.mul(by_value).to(dtype) for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
-        return *found, None, None, None, None, None
+        return *take(ctx, by_value), None, None, None, None, None
 
 
 def _tiles(image_nQD: Tensor, text_ND: Tensor, tile: int) -> Iterator[_Tile]:

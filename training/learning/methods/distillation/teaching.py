@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.learning.found_gradients import keep, take
 from training.learning.similarity import Sums
 
 __all__ = ["Taught", "distillation_loss"]
@@ -101,12 +102,10 @@ class _Distillation(torch.autograd.Function):
             if needs_gradient:
                 sums.add(gradient_RC.div_(2 * total), likeness_RC, rows, columns)
         if needs_gradient:
-            ctx.save_for_backward(*sums.gradients())
-            ctx.dtypes = image_nD.dtype, text_ND.dtype, scale.dtype
+            keep(ctx, sums.gradients(), (image_nD, text_ND, scale))
         return value / (2 * total)  # type: ignore[no-any-return]  # torch's stub
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (by_value,) = gradients
-        found = (part.mul(by_value).to(dtype) for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
-        return *found, None, None, None
+        return *take(ctx, by_value), None, None, None
