@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.load import load
-from tests.conftest import REPOSITORY
 from tests.training import siglip2_worker
 from tests.training.blip_reference import TINY_BLIP
 from tests.training.conftest import TINY_VIT
@@ -278,15 +276,3 @@ def test_sharded_bf16_weights_do_not_outlive_the_forward_pass(tiny_vit: Path, al
     print(f"{whole:,} of {total:,} weights are kept whole")
     assert whole < 0.2 * total
     assert {rows.dtype for rows in output.rows.values()} == {torch.float32}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_the_prepared_script_runs_small(tmp_path: Path) -> None:
-    found = subprocess.run(
-        [REPOSITORY / "benchmarks/gpu_check.sh", "--limit_s", "2300"],
-        env={"SMALL": "1", "OUT": str(tmp_path / "out"), "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert "FAILED" not in found.stdout, found.stdout
-    assert found.returncode == 0, found.stderr
