@@ -125,11 +125,11 @@ def parts(out: Path, *, small: bool) -> list[Part]:
         Part(name="shards", limit_s=40, finds="pictures that the others read", command=[*own, "shards"]),
         Part(name="gradients", limit_s=35, finds="against float64 on the CPU", command=[*own, "gradients"]),
         Part(
-            name="b32", limit_s=55, finds="ViT-B/32 from shards and its step alone, a profile", reads_shards=True,
+            name="b32", limit_s=45, finds="ViT-B/32 from shards and its step alone, a profile", reads_shards=True,
             command=speed("b32", 1024, *profile),
         ),
         Part(
-            name="b16", limit_s=55, finds="ViT-B/16 from shards and its step alone", reads_shards=True,
+            name="b16", limit_s=45, finds="ViT-B/16 from shards and its step alone", reads_shards=True,
             command=speed("b16", 512),
         ),
         Part(name="sharded", limit_s=35, finds="FSDP2: gradient, checkpoint", command=[*own, "sharded"]),
@@ -138,11 +138,11 @@ def parts(out: Path, *, small: bool) -> list[Part]:
             command=[*own, "resume"],
         ),
         Part(
-            name="b32_compiled", limit_s=65, finds="ViT-B/32 from shards with model.compile", reads_shards=True,
+            name="b32_compiled", limit_s=75, finds="ViT-B/32 from shards with model.compile", reads_shards=True,
             command=speed("b32", 1024, *compiled),
         ),
         Part(
-            name="b16_compiled", limit_s=65, finds="ViT-B/16 from shards with model.compile", reads_shards=True,
+            name="b16_compiled", limit_s=75, finds="ViT-B/16 from shards with model.compile", reads_shards=True,
             command=speed("b16", 512, *compiled),
         ),
         Part(name="peer", limit_s=50, finds="open_clip's trainer, ViT-B/32", command=[*own, "peer"]),

@@ -2,8 +2,9 @@
 
     python -m benchmarks.train_gpu CONFIG.yaml --data DIR [--batch 1024] [--from shards,memory] [--section.key value]
 
-A run of CONFIG, cut to a few steps: the loop of `training/train.py` takes them, with all that the config says, and what
-is told is what its log says of the steps after the warm-up. What differs from CONFIG is told with it.
+The first steps of CONFIG's own run: the loop of `training/train.py` takes them, with all that the config says, until it
+has no more batches; what is told is what its log says of the steps after the first window. What was changed in CONFIG
+is told with it.
 
     from shards    pictures are read, decoded, cropped and tokenised by worker processes, as in any run
     from memory    the first of these batches lies on the device and is learnt from again and again: the step alone
@@ -27,7 +28,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -42,6 +43,10 @@ from training.learning.model import model_json, resolve_precision
 from training.run.begin import Run
 
 _PROFILED_STEPS = 3
+
+
+class _Enough(Exception):  # noqa: N818 - no error: it ends a run whose end, with its checkpoint, nobody wants
+    pass
 
 
 def main() -> None:
@@ -70,22 +75,19 @@ def measure(options: argparse.Namespace, changes: list[str], source: str) -> dic
     """Figures of one run."""
     profiled = options.profile is not None and source == "shards"
     steps = (1 + options.windows) * options.steps
-    words = [
-        "--epochs", "null", "--global_batch_size", str(options.batch),
-        "--samples", str(options.batch * (steps + (1 + _PROFILED_STEPS if profiled else 0))),
-    ]  # fmt: skip
+    changed = ["--global_batch_size", str(options.batch), *changes]
     if not any(word.startswith("--data.num_workers") for word in changes):
-        words += ["--data.num_workers", str(max(1, (os.cpu_count() or 2) - 2))]
-    words += changes
+        changed += ["--data.num_workers", str(max(1, (os.cpu_count() or 2) - 2))]
     of_this_run = ["--data.path", options.data, "--log.every_steps", str(options.steps), "--log.tensorboard", "false"]
     if profiled:
         of_this_run += ["--profile.steps", str(_PROFILED_STEPS), "--profile.after", str(steps + 1)]
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        config = load(TrainConfig, options.config, [*words, *of_this_run, "--output", f"{folder}/run"])
+        config = load(TrainConfig, options.config, [*changed, *of_this_run, "--output", f"{folder}/run"])
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         loop = importlib.import_module("training.train")
-        with watched(loop, repeat=source == "memory") as lengths:
+        enough = steps + (1 + _PROFILED_STEPS if profiled else 0)
+        with watched(loop, enough, repeat=source == "memory") as lengths, suppress(_Enough):
             loop.train(config)
         lines = [json.loads(line) for line in Path(folder, "run/log.jsonl").read_text().splitlines()]
         if profiled:
@@ -99,7 +101,7 @@ def measure(options: argparse.Namespace, changes: list[str], source: str) -> dic
     return {
         "source": source,
         "config": options.config,
-        "changed": " ".join(words),
+        "changed": " ".join(changed),
         "model": config.model.name,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
@@ -117,19 +119,19 @@ def measure(options: argparse.Namespace, changes: list[str], source: str) -> dic
 
 
 @contextmanager
-def watched(loop: Any, *, repeat: bool) -> Iterator[list[int]]:
-    """As long as it is entered, runs of `loop` note how long the texts of each batch are. With `repeat` they learn from
-    their first batch alone, which stays on the device."""
+def watched(loop: Any, steps: int, *, repeat: bool) -> Iterator[list[int]]:
+    """As long as it is entered, runs of `loop` end by `_Enough` after so many `steps`, and note how long the texts of
+    each batch are. With `repeat` they learn from their first batch alone, which stays on the device."""
     begin, lengths = loop.begin, []
 
     def noted(run: Run) -> Generator[Batch, None, None]:
         kept: Batch | None = None
-        for number in range(run.total // run.learner.config.global_batch_size):
-            if number == 0 or not repeat:
+        for _ in range(steps):
+            if kept is None or not repeat:
                 kept = next(run.incoming).to(run.learner.world.device)
-            assert kept is not None
             lengths.append(kept.tokens.shape[1])
             yield kept
+        raise _Enough
 
     def watching(*arguments: Any) -> Run:
         run: Run = begin(*arguments)
