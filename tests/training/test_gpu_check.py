@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from argparse import Namespace
 from collections.abc import Sequence
@@ -212,7 +213,7 @@ def test_a_resumed_run_that_ends_elsewhere_does_not_pass(options: Namespace, mon
     monkeypatch.setattr(gpu_parts, "largest_difference", lambda *_: next(differences))
     for holds in (False, True):  # more than twice what two whole runs differ by, and less
         for name in ("resumed", "again"):
-            gpu_parts.shutil.rmtree(options.out / "work" / name, ignore_errors=True)
+            shutil.rmtree(options.out / "work" / name, ignore_errors=True)
         assert list(checks(list(gpu_parts.resume(options))).values()) == [holds]
 
 

@@ -287,3 +287,17 @@ def test_sharded_bf16_weights_do_not_outlive_the_forward_pass(tiny_vit: Path, al
     print(f"{whole:,} of {total:,} weights are kept whole")
     assert whole < 0.2 * total
     assert {rows.dtype for rows in output.rows.values()} == {torch.float32}
+
+
+def test_pixels_are_normalised_in_compiled_code_where_sharded_layers_are(
+    tiny_vit: Path, alone: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+
+    def compile_(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        compiled.append(function.__name__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    learner_of(tiny_vit, "--model.compile", "true", world=alone, sharded=True)
+    assert compiled.count("_normalised") == 1
