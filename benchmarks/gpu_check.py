@@ -176,8 +176,8 @@ def open_folder(path: Path, *, small: bool, whole: bool) -> Path:
         for name in ("gpu_check.json", "profile.txt", *(f"{part.name}.log" for part in parts(out, small=small))):
             (out / name).unlink(missing_ok=True)
         about = {"small": small, "has_shards": False}
-    marker.write_text(json.dumps(about) + "\n")
-    (out / "tiny.json").write_text(json.dumps(TINY))
+    _write(marker, about)
+    _write(out / "tiny.json", TINY)
     return out
 
 
@@ -191,7 +191,7 @@ def keep_results(out: Path, results: list[dict[str, Any]]) -> None:
     path = out / "gpu_check.json"
     before = json.loads(path.read_text()) if path.is_file() else []
     known = {entry["part"]: entry for entry in [*before, *results]}
-    path.write_text(json.dumps(list(known.values()), indent=1) + "\n")
+    _write(path, list(known.values()))
 
 
 # --- a part -----------------------------------------------------------------------------------
@@ -235,7 +235,14 @@ def run_part(part: Part, limit_s: float, out: Path) -> dict[str, Any]:
 
 def _note_shards(out: Path, has: bool) -> None:
     about = json.loads((out / OWN).read_text())
-    (out / OWN).write_text(json.dumps({**about, "has_shards": has}) + "\n")
+    _write(out / OWN, {**about, "has_shards": has})
+
+
+def _write(path: Path, content: object) -> None:
+    """Whole, or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.replace(path)
 
 
 def told(result: dict[str, Any]) -> str:
@@ -320,4 +327,5 @@ def targets(results: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the running part ends as well
     sys.exit(main())

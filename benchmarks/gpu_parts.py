@@ -32,6 +32,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 
 from benchmarks.gpu_check import CONFIGS, ROOT
 from configs.load import load
@@ -258,7 +259,7 @@ def one_step(learner: Learner, world: World) -> Tensor:
 def group_of_one(options: argparse.Namespace) -> Iterator[World]:
     """As long as it is entered: FSDP2 wants processes that know each other."""
     device = device_here(options)
-    store = dist.FileStore(str(options.out / "work" / "store"), 1)
+    store = FileStore(str(options.out / "work" / "store"), 1)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:

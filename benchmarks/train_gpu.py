@@ -24,7 +24,6 @@ import importlib
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -178,4 +177,4 @@ def flops_per_pair(name: str, *, text_tokens: float) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
