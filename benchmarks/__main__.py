@@ -4,7 +4,7 @@
 
 Each measures ours and a peer's method in one run and prints machine, ratio and spread; `python -m benchmarks.NAME
 --help` tells its options. Those that need another environment or a GPU are run by hand: fetch (img2dataset),
-train_open_clip (open_clip's trainer), train_gpu.
+train_open_clip (open_clip's trainer), train_gpu, and gpu_check.sh, which runs all that a GPU can show.
 """
 
 from __future__ import annotations

@@ -1,151 +1,161 @@
-"""Training speed on a GPU: samples/s, model FLOPs utilisation, data wait and memory, on our loop's parts.
+"""Training speed on a GPU: pairs/s, model FLOPs utilisation, data wait and memory, of the trainer itself.
 
-    python -m benchmarks.train_gpu --models ViT-B-32,ViT-B-16 --batch 1024 --steps 30 [--data DIR] [--compile]
+    python -m benchmarks.train_gpu CONFIG.yaml --data DIR [--batch 1024] [--from shards,memory] [--section.key value]
 
-Without --data, batches are made once and stay on the device: the step alone. With it, shards are read,
-decoded, cropped and tokenised by worker processes as in training. Prints one JSON line a setting.
+The first steps of CONFIG's own run: the loop of `training/train.py` takes them, with all that the config says, until it
+has no more batches; what is told is what its log says of the steps after the first window. What was changed in CONFIG
+is told with it.
 
-FLOPs are counted as 6 per parameter and token (2 forward, 4 backward) for matrices inside the blocks,
-plus attention's 12 per token pair and width; embeddings and normalisations are left out, and so is what
-gradient checkpointing recomputes. --peak_tflops is the dense bf16 peak (H100 and H200 SXM: 989).
+    from shards    pictures are read, decoded, cropped and tokenised by worker processes, as in any run
+    from memory    the first of these batches lies on the device and is learnt from again and again: the step alone
+
+Prints one JSON line a source. FLOPs are counted as 6 per parameter and token (2 forward, 4 backward) for matrices
+inside the blocks, plus attention's 12 per token pair and width, at the lengths that the texts of the batches have;
+embeddings and normalisations are left out, and so is what gradient checkpointing recomputes. --peak_tflops is the dense
+bf16 peak (H100 and H200 SXM: 989).
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import gzip
+import importlib
 import json
+import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 
-from training.config import AugmentConfig, DataConfig, LossConfig, MethodConfig, ModelConfig, OptimiserConfig
-from training.data.batch import Batch
-from training.data.batches import BatchDataset, batches
-from training.data.index import write_index
-from training.data.slots import one_ahead
-from training.data.stream import Segment, Stream
-from training.distributed import World
-from training.learning.gradient import accumulate_gradient, make_gradients
-from training.learning.method import make_method
-from training.learning.model import Model, create_model, model_json, resolve_precision
-from training.learning.optimiser import make_optimiser
+from configs.load import load
+from training.config import TrainConfig
+from training.data.batches import Batch
+from training.learning.model import model_json, resolve_precision
+from training.run.begin import Run
 
 _PROFILED_STEPS = 3
 
 
+class _Enough(Exception):  # noqa: N818 - no error: it ends a run whose end, with its checkpoint, nobody wants
+    pass
+
+
 def main() -> None:
-    """Measure every setting asked for."""
+    """Measure from every source asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="ViT-B-32,ViT-B-16")
+    parser.add_argument("config", help="as `python -m training run` takes it; what follows the options changes it")
+    parser.add_argument("--data", required=True, help="a data set, such as tars")
+    parser.add_argument("--from", dest="sources", default="shards,memory")
     parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--micro_batches", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--warmup_steps", type=int, default=8)
-    parser.add_argument("--data", default=None)
-    parser.add_argument("--num_workers", type=int, default=14)
-    parser.add_argument("--tokens", type=int, default=24, help="caption length of made batches, with start and end")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--windows", type=int, default=3, help="of steps that are measured")
+    parser.add_argument("--steps", type=int, default=8, help="of a window; as many come before the first one")
     parser.add_argument("--peak_tflops", type=float, default=989.0)
-    parser.add_argument("--profile", default=None, help="file for the costliest operators of three more steps")
-    options = parser.parse_args()
+    parser.add_argument("--profile", type=Path, help="file for the costliest operators of some more steps from shards")
+    parser.add_argument("--scratch", help="directory for the run, which is removed; default: the system's")
+    options, changes = parser.parse_known_args()
+    for source in options.sources.split(","):
+        if source not in ("shards", "memory"):
+            parser.error(f"--from {source}: neither shards nor memory")
+        print(json.dumps(measure(options, changes, source)), flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def measure(options: argparse.Namespace, changes: list[str], source: str) -> dict[str, Any]:
+    """Figures of one run."""
+    profiled = options.profile is not None and source == "shards"
+    steps = (1 + options.windows) * options.steps
+    changed = ["--global_batch_size", str(options.batch), *changes]
+    if not any(word.startswith("--data.num_workers") for word in changes):
+        changed += ["--data.num_workers", str(max(1, (os.cpu_count() or 2) - 2))]
+    of_this_run = ["--data.path", options.data, "--log.every_steps", str(options.steps), "--log.tensorboard", "false"]
+    if profiled:
+        of_this_run += ["--profile.steps", str(_PROFILED_STEPS), "--profile.after", str(steps + 1)]
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        config = load(TrainConfig, options.config, [*changed, *of_this_run, "--output", f"{folder}/run"])
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        loop = importlib.import_module("training.train")
+        enough = steps + (1 + _PROFILED_STEPS if profiled else 0)
+        with watched(loop, enough, repeat=source == "memory") as lengths, suppress(_Enough):
+            loop.train(config)
+        lines = [json.loads(line) for line in Path(folder, "run/log.jsonl").read_text().splitlines()]
+        if profiled:
+            options.profile.write_text(costliest(next(Path(folder, "run/profile").glob("*.json.gz"))))
+    first, last = options.batch * options.steps, options.batch * steps
+    windows = [line for line in lines if "samples_per_s" in line and first < line["samples_seen"] <= last]
+    seconds = [options.batch * options.steps / window["samples_per_s"] for window in windows]
+    step_s = sum(seconds) / (options.steps * len(windows))
+    flops = flops_per_pair(config.model.name, text_tokens=statistics.mean(lengths[options.steps : steps]))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = True
-    for name in options.models.split(","):
-        print(json.dumps(measure(name, device, options)), flush=True)
-
-
-def measure(name: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of one model."""
-    method = make_method(MethodConfig(), LossConfig())
-    model = create_model(
-        ModelConfig(name=name, compile=options.compile, gradient_checkpointing=options.gradient_checkpointing),
-        device=device,
-        precision=resolve_precision("auto", device),
-        init_logit_scale=method.init_logit_scale,
-        init_logit_bias=None,
-        seed=0,
-    )
-    optimiser = make_optimiser(model.clip, OptimiserConfig())
-    world = World(device=device)
-    gradients = make_gradients(model.clip, [p for group in optimiser.param_groups for p in group["params"]], world)
-    warm = options.warmup_steps
-    num_steps = warm + options.steps + (_PROFILED_STEPS if options.profile else 0)
-    waits, tokens = [], []
-
-    def step(batch: Batch) -> None:
-        accumulate_gradient(
-            model, method, batch, gradients, world,
-            global_batch_size=options.batch, micro_batches=options.micro_batches,
-        )  # fmt: skip
-        gradients.norm()
-        optimiser.step()
-
-    with tempfile.TemporaryDirectory() as folder, closing(_source(model, options, folder, num_steps)) as source:
-        for _ in range(warm):
-            step(next(source).to(device))
-        _wait_for(device)
-        latest: torch.cuda.Event | None = None
-        begin = time.perf_counter()
-        for _ in range(options.steps):
-            asked = time.perf_counter()
-            batch = next(source).to(device)
-            waits.append(time.perf_counter() - asked)
-            tokens.append(batch.tokens.shape[1])
-            step(batch)
-            # As in the loop, the host is a step ahead at most.
-            previous, latest = latest, _mark(device)
-            if previous is not None:
-                previous.synchronize()
-        _wait_for(device)
-        elapsed_s = time.perf_counter() - begin
-        if options.profile:
-            Path(options.profile).write_text(_profiled(lambda: step(next(source).to(device)), device))
-    step_s = elapsed_s / options.steps
-    flops = flops_per_pair(name, text_tokens=statistics.mean(tokens)) * options.batch
     return {
-        "model": name,
+        "source": source,
+        "config": options.config,
+        "changed": " ".join(changed),
+        "model": config.model.name,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "precision": model.precision,
+        "precision": resolve_precision(config.precision, device),
+        "compile": config.model.compile,
         "batch": options.batch,
-        "micro_batches": options.micro_batches,
-        "compile": options.compile,
-        "data": options.data is not None,
+        "steps": options.steps * len(windows),
         "samples_per_s": options.batch / step_s,
         "step_ms": 1e3 * step_s,
-        "data_wait_share": sum(waits) / elapsed_s,
-        "model_flops_utilisation": flops / step_s / (options.peak_tflops * 1e12),
+        "data_wait_share": sum(w["data_wait_share"] * s for w, s in zip(windows, seconds, strict=True)) / sum(seconds),
+        "text_tokens": statistics.mean(lengths[options.steps : steps]),
+        "model_flops_utilisation": flops * options.batch / step_s / (options.peak_tflops * 1e12),
         "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
     }
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+@contextmanager
+def watched(loop: Any, steps: int, *, repeat: bool) -> Iterator[list[int]]:
+    """As long as it is entered, runs of `loop` end by `_Enough` after so many `steps`, and note how long the texts of
+    each batch are. With `repeat` they learn from their first batch alone, which stays on the device."""
+    begin, lengths = loop.begin, []
+
+    def noted(run: Run) -> Generator[Batch, None, None]:
+        kept: Batch | None = None
+        for _ in range(steps):
+            if kept is None or not repeat:
+                kept = next(run.incoming).to(run.learner.world.device)
+            lengths.append(kept.tokens.shape[1])
+            yield kept
+        raise _Enough
+
+    def watching(*arguments: Any) -> Run:
+        run: Run = begin(*arguments)
+        return replace(run, incoming=noted(run))
+
+    with patch.object(loop, "begin", watching):
+        yield lengths
 
 
-def _mark(device: torch.device) -> torch.cuda.Event | None:
-    return torch.cuda.current_stream().record_event() if device.type == "cuda" else None
-
-
-def _profiled(step: Callable[[], None], device: torch.device) -> str:
-    """A table of the costliest operators."""
-    kinds = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=kinds) as found:
-        for _ in range(_PROFILED_STEPS):
-            step()
-        _wait_for(device)
-    order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    return str(found.key_averages().table(sort_by=order, row_limit=40))
+def costliest(trace: Path, most: int = 40) -> str:
+    """A table of the operators that took longest in the trace of some steps, on the GPU where there is one."""
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    kind = "kernel" if any(event.get("cat") == "kernel" for event in events) else "cpu_op"
+    micros, calls = Counter[str](), Counter[str]()
+    for event in events:
+        if event.get("cat") == kind:
+            micros[event["name"]] += event["dur"]
+            calls[event["name"]] += 1
+    total = sum(micros.values())
+    lines = [
+        f"{kind}s of {_PROFILED_STEPS} steps, {total / 1e3:.1f} ms in all (of cpu_ops those within others as well)"
+    ]
+    for name, spent in micros.most_common(most):
+        lines.append(f"{spent / 1e3:10.2f} ms {spent / total:6.1%} {calls[name]:6} x  {name[:150]}")
+    return "\n".join(lines) + "\n"
 
 
 def flops_per_pair(name: str, *, text_tokens: float) -> float:
@@ -164,47 +174,6 @@ def flops_per_pair(name: str, *, text_tokens: float) -> float:
         + tower(text["width"], text["layers"], text_tokens)
         + patch_embedding,
     )
-
-
-def _source(model: Model, options: argparse.Namespace, folder: str, total_steps: int) -> Generator[Batch, None, None]:
-    if options.data is None:
-        return _made(model, options, total_steps)
-    index = write_index(options.data, root=folder)
-    dataset = BatchDataset(
-        index_dirs=(str(Path(folder) / index.fingerprint),),
-        stream=Stream(segments=(Segment(sizes=(len(index),)),), seed=0, global_batch_size=options.batch),
-        augment=AugmentConfig(),
-        image_size=model.image_size,
-        tokenizer=model.tokenizer,
-        seed=0,
-    )
-    found = batches(
-        dataset,
-        start=0,
-        stop=options.batch * total_steps,
-        rank=0,
-        world_size=1,
-        config=DataConfig(path=options.data, num_workers=options.num_workers),
-        device=model.device,
-        text_multiple=8 if model.can_trim else None,
-    )
-    return one_ahead(found) if model.device.type == "cuda" else found
-
-
-def _made(model: Model, options: argparse.Namespace, total_steps: int) -> Generator[Batch, None, None]:
-    generator = torch.Generator().manual_seed(0)
-    size = model.image_size
-    length = min(options.tokens, cast(Any, model.tokenizer).context_length)
-    tokens = torch.randint(1, 49000, (options.batch, length), generator=generator)
-    tokens[:, -1] = 49407
-    batch = Batch.of(
-        images=torch.randint(0, 256, (options.batch, size, size, 3), generator=generator, dtype=torch.uint8),
-        tokens=tokens,
-        keys=torch.arange(options.batch),
-        num_replaced=0,
-    ).to(model.device)
-    for _ in range(total_steps):
-        yield batch
 
 
 if __name__ == "__main__":

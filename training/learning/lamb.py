@@ -64,11 +64,12 @@ class Lamb(torch.optim.Optimizer):
         """|w| / |u| of each matrix over all ranks; 1 where one of them is 0."""
         if not steps:
             return {}
-        squares_P2 = torch.stack([torch.stack([_square(one.weight), _square(one.change())]) for one in steps])
-        shared = [number for number, one in enumerate(steps) if is_sharded(one.parameter)]
-        if shared:
-            squares_P2[shared] = self._sum_(squares_P2[shared])
-        weight_P, change_P = squares_P2.sqrt().unbind(1)
+        squares = {one.parameter: torch.stack([_square(one.weight), _square(one.change())]) for one in steps}
+        shared = [parameter for parameter in squares if is_sharded(parameter)]
+        if shared:  # by no list of their numbers, which a GPU would have to be handed each step
+            summed_S2 = self._sum_(torch.stack([squares[parameter] for parameter in shared]))
+            squares |= zip(shared, summed_S2.unbind(), strict=True)
+        weight_P, change_P = torch.stack(list(squares.values())).sqrt().unbind(1)
         ratio_P = torch.where((weight_P > 0) & (change_P > 0), weight_P / change_P, 1.0)
         return {one.parameter: ratio for one, ratio in zip(steps, ratio_P.unbind(), strict=True)}
 

@@ -215,6 +215,7 @@ class Model:
         self.cut_tower: Tower | None = None
         """The image tower as `batch_norm/` cuts it, once it was asked to."""
         self._dropouts = [m for m in clip.modules() if isinstance(m, KeyedPatchDropout)]
+        self._normalise: Callable[[Tensor], Tensor] = self._normalised
         self._image_features: Callable[[Tensor], _Encoded] = self._features_of_images
         self._text_features: Callable[[Tensor], _Encoded] = self._features_of_text
         self._caption_logits: Callable[[Tensor, Tensor], Tensor] = self._logits_of_captions
@@ -247,6 +248,7 @@ class Model:
         `compile_layers`: instead of `compile`, which would take the gathering of the weights into the compiled code.
         """
         if compile_layers:
+            self._normalise = torch.compile(self._normalise)  # which `compile` has with the tower
             of_images = set(layers_of(cast(nn.Module, self.clip.visual)))
             for layer in layers_of(self.clip):
                 layer.compile(dynamic=None if layer in of_images else True)
@@ -307,6 +309,9 @@ class Model:
 
     def pixels(self, images_BHWC: Tensor) -> Tensor:
         """[B, C, H, W], as the image tower takes them, of uint8[B, H, W, C]."""
+        return self._normalise(images_BHWC)
+
+    def _normalised(self, images_BHWC: Tensor) -> Tensor:
         # NHWC memory seen as NCHW is channels-last, which is what convolutions want on every device.
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean_C11.dtype)
         return (images_BCHW - self.mean_C11) / self.std_C11

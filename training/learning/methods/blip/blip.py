@@ -142,15 +142,16 @@ class Blip(Method):
                 keyed_choice(negative_weights(each, first=first), constants["key"], salt=salt)
                 for each, salt in zip(logits, (_HARD_TEXT, _HARD_PICTURE), strict=True)
             )
-            asked_nKL, count_n = _asked(world.gather_rows(pictures_n, total=total), tokens_NL, first=first, last=last)
-        found = {"hard_text": tokens_NL[texts_n], "asked": asked_nKL, "asked_count": count_n}
+            asked = _asked(world.gather_rows(pictures_n, total=total), tokens_NL, first=first, last=last)
+        found = {"hard_text": tokens_NL[texts_n], **asked}
         return Coupled(terms={"contrast": (sums[0] + sums[1]) / (2 * total)}, found=found)
 
     def second(self, model: Model, batch: Batch, output: Output, found: Rows) -> Terms:
         """Whether a picture and a text are a pair: the own text, its hard text, and those that ask for the picture."""
         picture_BPI, asked_BKL = output.rows["tokens"], found["asked"]
         places = torch.arange(asked_BKL.shape[1], device=asked_BKL.device)
-        rows, which = (places < found["asked_count"][:, None]).nonzero(as_tuple=True)
+        total = int(found["asked_read"].sum())
+        rows, which = (places < found["asked_count"][:, None]).nonzero_static(size=total).unbind(1)
         own = torch.arange(len(batch), device=rows.device)
         tokens_ML = torch.cat([batch.tokens, found["hard_text"], asked_BKL[rows, which]])
         return {"match": self._judged(model, tokens_ML, picture_BPI[torch.cat([own, own, rows])], pairs=len(batch))}
@@ -172,7 +173,7 @@ class Blip(Method):
 
     def counts(self, batch: Batch) -> Terms:
         """Three pairs a sample are judged, over the whole batch; tokens after the first are written."""
-        pairs = torch.tensor(3.0 * len(batch), dtype=torch.float64)
+        pairs = torch.full((), 3.0 * len(batch), dtype=torch.float64, device=batch.tokens.device)
         return {"match": pairs, "language": caption_tokens(batch.tokens[:, 1:], ignore=PADDING)}
 
     def after_step(self, model: Model, *, samples_seen: int) -> None:
@@ -193,16 +194,20 @@ class Blip(Method):
         return risen * float(self.options.alpha)
 
 
-def _asked(pictures_N: Tensor, tokens_NL: Tensor, *, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """([n, K, L], int64[n]): for pictures `first` to `last` the tokens of the texts that have drawn them, in the texts'
-    order, and how many there are; K is the most that one has. `pictures_N` int64[N]: which each text has drawn."""
+def _asked(pictures_N: Tensor, tokens_NL: Tensor, *, first: int, last: int) -> Rows:
+    """For pictures `first` to `last`, n of them: `asked` int64[n, K, L], the tokens of the texts that have drawn each,
+    in the texts' order; `asked_count` int64[n], how many there are, and `asked_read`, the same for the host. K is the
+    most that one has. `pictures_N` int64[N]: which each text has drawn.
+
+    How many texts a rank judges is what its pictures were drawn for, so here a GPU is waited for, once a step.
+    """
     own = torch.arange(first, last, device=pictures_N.device)
     drawn_nN = pictures_N == own[:, None]
     count_n = drawn_nN.sum(1)
-    most = int(count_n.max())
+    read_n = count_n.cpu()
     # Those that drew it first, in their order: sorting is stable.
-    texts_nK = drawn_nN.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :most]
-    return tokens_NL[texts_nK], count_n
+    texts_nN = drawn_nN.to(torch.int8).sort(dim=1, descending=True, stable=True).indices
+    return {"asked": tokens_NL[texts_nN[:, : int(read_n.max())]], "asked_count": count_n, "asked_read": read_n}
 
 
 def _text(clip: nn.Module) -> Any:

@@ -169,7 +169,7 @@ class QFormerStage(Method):
 
     def counts(self, batch: Batch) -> Terms:
         """Three pairs a sample, and the captions' tokens behind their first."""
-        pairs = torch.tensor(3.0 * len(batch), dtype=torch.float64)
+        pairs = torch.full((), 3.0 * len(batch), dtype=torch.float64, device=batch.tokens.device)
         return {"captions": caption_tokens(_labels(batch.tokens), ignore=_NOTHING), "matching": pairs}
 
     def rehearse(self, model: Model, batch: Batch) -> None:

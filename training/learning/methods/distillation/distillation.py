@@ -157,21 +157,22 @@ class Distillation(Contrastive):
         return features.bfloat16() if self.loss.features == "bf16" else features
 
     def _taught(self, constants: Rows, what: str, world: World, total: int) -> Sequence[Taught]:
-        scales_T = self._scales(constants[_SCALES])
+        scales = self._scales(constants[_SCALES])
         return [
             Taught(
                 image=constants[teacher_field("image", number)],
                 text=world.gather_rows(constants[teacher_field(what, number)], total=total),
                 scale=scale,
             )
-            for number, scale in enumerate(scales_T)
+            for number, scale in enumerate(scales)
         ]
 
-    def _scales(self, own_nT: Tensor) -> Tensor:
-        """[T]: those of the options, or the teachers' own."""
+    def _scales(self, own_nT: Tensor) -> Sequence[Tensor]:
+        """A scalar for each teacher: those of the options, or their own."""
         if not self.options.teacher_scales:
-            return own_nT[0]
-        return own_nT.new_tensor(self.options.teacher_scales)
+            return own_nT[0].unbind()
+        # Each made on the device: a tensor of them all would be copied there, and waited for.
+        return [own_nT.new_full((), scale) for scale in self.options.teacher_scales]
 
     def _teacher_for(self, model: Model) -> Model:
         """The teacher at hand, beside `model`; loaded once."""

@@ -186,7 +186,7 @@ class Siglip2(Contrastive):
 
     def counts(self, batch: Batch) -> Terms:
         """Tokens of captions, and pictures."""
-        pictures = torch.tensor(float(len(batch)), device=batch.tokens.device)
+        pictures = torch.full((), float(len(batch)), device=batch.tokens.device)
         tokens = caption_tokens(labels_of(batch.tokens), ignore=IGNORED)
         return {"caption": tokens, "distil": pictures, "masked": pictures}
 
