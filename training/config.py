@@ -260,7 +260,7 @@ class ModelConfig:
     OpenCLIP's ViT-L/14 on LAION-2B)."""
     patch_dropout: Annotated[float, Bounds(least=0, below=1)] = 0.0
     """Share of image patches left out while training, drawn per sample (FLIP, arXiv 2212.00794)."""
-    conv_stem: tuple[int, ...] = ()
+    conv_stem: tuple[Annotated[int, Bounds(least=8)], ...] = ()
     """Channels of convolutions of stride 2 that make a ViT's patches in the place of one wide convolution: [16, 32, 64,
     128] for patches of 16 pixels. A small ViT sees shapes far sooner with it (arXiv 2106.14881). open_clip knows none
     such, so it cannot be exported to there."""

@@ -39,7 +39,7 @@ def put_conv_stem(visual: nn.Module, channels: Sequence[int], *, name: str) -> N
             f"model.conv_stem: {len(channels)} convolutions of stride 2 make patches of {side} px, and {name} has "
             f"patches of {patches.stride[0]}; each halves the picture"
         )
-    if odd := [c for c in channels if c < 1 or c % _GROUPS]:
+    if odd := [c for c in channels if c % _GROUPS]:
         raise ModelError(f"model.conv_stem: channels must be multiples of {_GROUPS}, got {odd[0]}")
     device = patches.weight.device
     layers: list[nn.Module] = []
