@@ -121,7 +121,8 @@ def num_tokens(tokenizer: Tokenizer) -> int:
     known = cast("Mapping[str, int]", inner.get_vocab())
     added = cast("Mapping[str, int]", inner.get_added_vocab() if hasattr(inner, "get_added_vocab") else {})
     highest = max((number for token, number in known.items() if token not in added), default=-1)
-    return 1 + max(highest, int(tokenizer(["", *added]).max()))
+    with torch.device("cpu"):  # also where a model is being made of tensors without content
+        return 1 + max(highest, int(tokenizer(["", *added]).max()))
 
 
 def _check_end(name: str, text: Mapping[str, Any], tokenizer: Tokenizer) -> None:
