@@ -116,7 +116,7 @@ class QFormerStage(Method):
         tokens_BPU = locked_tokens(model, batch.images) if known is None else known["tokens"]
         words_BL = _short(batch.tokens, model)
         is_text_BL, labels = is_text(words_BL), _labels(words_BL)
-        asked_M = (labels != _NOTHING).flatten().nonzero()[:, 0] if _may_look(labels, model) else None
+        asked_M = (labels != _NOTHING).flatten().nonzero()[:, 0] if _may_look(model) else None
         qformer = model.head("qformer")
         with model.autocast():
             (text_BD,) = qformer("texts", None, words_BL, is_text_BL)
@@ -219,14 +219,14 @@ def is_text(tokens_BL: Tensor) -> Tensor:
     return ends_BL
 
 
-def _may_look(tokens: Tensor, model: Model) -> bool:
+def _may_look(model: Model) -> bool:
     """Whether padding may be looked for and left out: a GPU would have to be waited for, and a plan has no tokens."""
-    return model.can_trim and tokens.device.type == "cpu"
+    return model.can_trim and model.reads_tokens
 
 
 def _short(tokens_BL: Tensor, model: Model) -> Tensor:
     """Without columns that are padding in every row."""
-    return trim(tokens_BL) if _may_look(tokens_BL, model) else tokens_BL
+    return trim(tokens_BL) if _may_look(model) else tokens_BL
 
 
 def _labels(tokens_BL: Tensor) -> Tensor:
