@@ -28,7 +28,7 @@ from training.config import TrainConfig
 from training.errors import ModelError
 from training.evaluation.evaluate import evaluate_checkpoint
 from training.learning.heads import HEADS
-from training.learning.memory import MARGIN, _without_weights, needs_of
+from training.learning.memory import MARGIN, needs_of, without_weights
 from training.learning.method import make_method
 from training.learning.methods.blip2.causal_decoder import CausalDecoder, DecoderShape, save_decoder
 from training.learning.model import create_model, register_model
@@ -76,7 +76,7 @@ def test_model_has_its_published_size_and_fits(stem: str) -> None:
     assert ours["embed_dim"] == theirs["embed_dim"]
     assert ours["text_cfg"]["context_length"] == 32  # max_txt_len in LAVIS
     method = make_method(config.method, config.loss)
-    made = _without_weights(config, method, None, open_clip.get_tokenizer("ViT-B-32"))
+    made = without_weights(config, method, None, open_clip.get_tokenizer("ViT-B-32"))
     millions = {part: sum(p.numel() for p in made.head(part).parameters()) / 1e6 for part in getattr(made.clip, HEADS)}
     trained = sum(p.numel() for p in made.clip.parameters() if p.requires_grad) / 1e6
     if stem == STAGES[0]:
