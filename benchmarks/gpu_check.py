@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def run_part(part: Part, limit_s: float, out: Path) -> dict[str, Any]:
                 process.wait()
     shutil.rmtree(work, ignore_errors=True)
     lines = log.read_text(errors="replace").splitlines()
-    found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    found = _found(lines)
     entry: dict[str, Any] = {"seconds": round(time.monotonic() - begun, 1), "found": found}
     if code is None:
         entry["error"] = f"not done after {limit_s:.0f} s"
@@ -231,6 +232,17 @@ def run_part(part: Part, limit_s: float, out: Path) -> dict[str, Any]:
     elif part.name == "shards":
         _note_shards(out, True)
     return entry
+
+
+def _found(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """What a part says, an object a line, among whatever else it prints."""
+    found = []
+    for line in lines:
+        with suppress(ValueError):
+            content = json.loads(line)
+            if isinstance(content, dict):
+                found.append(content)
+    return found
 
 
 def _note_shards(out: Path, has: bool) -> None:

@@ -4,7 +4,7 @@
     ema_decay: Annotated[float, Bounds(above=0, below=1)] | None = None
 
 `load` holds every number of a config to them, and so does a class whose `__post_init__` calls `check_bounds`, wherever
-it is made. What is no number, or infinite, is in no bounds, and a number without bounds has `Bounds()`.
+it is made. What is no number, or infinite, is in no bounds; a number for which any other will do says `Bounds()`.
 """
 
 from __future__ import annotations

@@ -144,15 +144,16 @@ class World:
         return values[0]
 
     def on_first(self, action: Callable[[], T]) -> T:
-        """What `action` returns on rank 0, on every rank; a TrainingError or OSError of it is raised on every rank."""
-        answer: T | TrainingError | OSError | None = None
+        """What `action` returns on rank 0, on every rank; a TrainingError, ConfigError or OSError of it is
+        raised on every rank."""
+        answer: T | TrainingError | ConfigError | OSError | None = None
         if self.is_first:
             try:
                 answer = action()
-            except (TrainingError, OSError) as error:
+            except (TrainingError, ConfigError, OSError) as error:
                 answer = error
         answer = self.from_first(answer)
-        if isinstance(answer, TrainingError | OSError):
+        if isinstance(answer, TrainingError | ConfigError | OSError):
             raise answer
         return cast(T, answer)
 
@@ -191,13 +192,14 @@ class World:
     def together(self, action: Callable[[], T]) -> T:
         """`action` on every rank, in which none waits for another.
 
-        A TrainingError or OSError of one is raised on all of them: else the others would wait for it in vain later.
+        A TrainingError, ConfigError or OSError of one is raised on all of them: else the others would wait for it in
+        vain later.
         """
         answer: T | None = None
-        failed: TrainingError | OSError | None = None
+        failed: TrainingError | ConfigError | OSError | None = None
         try:
             answer = action()
-        except (TrainingError, OSError) as error:
+        except (TrainingError, ConfigError, OSError) as error:
             failed = error
         for found in self.gather_objects(failed):
             if found is not None:
@@ -281,7 +283,7 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    place = place_of(device, rank)
+    place = _of_rank(device, rank)
     if size == 1:
         yield World(device=place)
         return
@@ -295,9 +297,11 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
             backend, store=PrefixStore("groups", store), rank=rank, world_size=size, timeout=timeout
         )
     except (RuntimeError, ValueError) as error:
-        raise DistributedError(
+        alone = DistributedError(
             f"rank {rank} of {size} cannot join the others ({one_line(error)}); start all ranks with torchrun"
-        ) from error
+        )
+        alone.is_told = False  # type: ignore[attr-defined]  # see is_told_by_another
+        raise alone from error
     world = World(rank=rank, size=size, device=place, store=PrefixStore("openwit", store), timeout_s=timeout_s)
     try:
         yield world
@@ -309,6 +313,15 @@ def distributed(*, device: str = "auto", timeout_s: float = 600.0) -> Iterator[W
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _of_rank(device: str, rank: int) -> torch.device:
+    """As `place_of`, of a rank among others, who may have what it lacks: it says so itself."""
+    try:
+        return place_of(device, rank)
+    except DistributedError as error:
+        error.is_told = False  # type: ignore[attr-defined]  # see is_told_by_another
+        raise
 
 
 def place_of(device: str, rank: int = 0) -> torch.device:

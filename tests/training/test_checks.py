@@ -23,7 +23,7 @@ from tests.training.test_sharding import last_of
 from training.__main__ import main
 from training.checkpoints.loading import load_checkpoint
 from training.config import ModelConfig, Phase, TrainConfig
-from training.distributed import World
+from training.distributed import World, distributed
 from training.errors import CheckpointError, DataError, DistributedError, ModelError, TrainingError, is_told_by_another
 from training.learning.checks import check_sizes
 from training.learning.model import Model, create_model
@@ -101,6 +101,16 @@ def test_what_all_ranks_end_with_is_told_once(errors: tuple[str | None, ...], mo
                 threads.submit(world.tell_once, error)
     told = [error is not None and not is_told_by_another(error) for error in found]
     assert told == [errors[0] is not None, errors[1] != errors[0], errors[2] != errors[0]]
+
+
+def test_what_one_rank_alone_lacks_is_told_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(DistributedError, match="rank 1 wants GPU 1, but there are 1") as caught, distributed():
+        raise NotImplementedError
+    assert not is_told_by_another(caught.value)
 
 
 def test_a_mistake_in_a_config_is_told_once_on_a_machine(

@@ -107,3 +107,17 @@ def test_a_run_with_a_stem_is_read_again_and_not_exported_where_none_is_known(
         create_model(
             without, device=torch.device("cpu"), precision="fp32", init_logit_scale=2.0, init_logit_bias=None, seed=0
         )
+
+
+def test_pictures_that_are_no_whole_patches_have_as_many_as_without_a_stem(tiny_vit: Path) -> None:
+    """For a phase of such a size, say: open_clip's ViT rounds down, convolutions of stride 2 round up."""
+    plain, stemmed = (
+        create_model(
+            ModelConfig(name=str(tiny_vit), conv_stem=stem),
+            device=torch.device("cpu"), precision="fp32", init_logit_scale=2.0, init_logit_bias=None, seed=7,
+            image_size=40,
+        )
+        for stem in ((), STEM)
+    )  # fmt: skip
+    images_BHWC = torch.zeros(2, 40, 40, 3, dtype=torch.uint8)
+    assert stemmed.encode_image(images_BHWC).shape == plain.encode_image(images_BHWC).shape

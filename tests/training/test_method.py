@@ -195,12 +195,7 @@ class PlainOptions(Near):
     [
         (NoForward, "NoForward has no forward; write it as"),
         (NoScale, "NoScale has no init_logit_scale, the logarithm"),
-        (NoCounts, "NoCounts: counts has no entry for near, which forward gives; return there"),
-        (CountsNumbers, "CountsNumbers: counts gives no tensor of one number for 'near'"),
-        (SecondWithoutCount, "SecondWithoutCount: counts has no entry for judge, which second gives"),
         (SecondAlone, "SecondAlone has second and no counts"),
-        (Twice, "Twice: forward and second both give a loss named near"),
-        (NoLoss, "NoLoss: none of forward, coupled and second gives a loss"),
         (OtherArguments, r"OtherArguments: forward(model: 'Model', batch: 'Batch') -> 'Output' cannot be called"),
         (PlainOptions, "PlainOptions: its Options are no dataclass"),
     ],
@@ -215,16 +210,6 @@ def test_a_method_that_lacks_something_is_one_line_before_the_data_is_looked_at(
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
-
-
-def test_what_only_a_step_can_show_of_a_method_is_one_line_in_the_first(
-    trained: TrainConfig, tiny_data: Path, tmp_path: Path
-) -> None:
-    """Of a method that asks for columns nobody knows what they hold before they are read."""
-    run = tiny_run(tmp_path / "run", with_columns(tiny_data, tmp_path / "data"), Path(trained.model.name))
-    config = from_mapping(TrainConfig, {**run, "method": {"name": f"{__name__}:WeightedWithoutCounts"}})
-    with pytest.raises(ConfigError, match="WeightedWithoutCounts: counts has no entry for near, which forward gives"):
-        train(config)
 
 
 class Taken(Method):
@@ -258,6 +243,29 @@ class Weighted(Method):
 class WeightedWithoutCounts(Weighted):
     def counts(self, batch: Batch) -> Terms:
         return {}
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (NoCounts, "NoCounts: counts has no entry for near, which forward gives; return there"),
+        (CountsNumbers, "CountsNumbers: counts gives no tensor of one number for 'near'"),
+        (SecondWithoutCount, "SecondWithoutCount: counts has no entry for judge, which second gives"),
+        (Twice, "Twice: forward and second both give a loss named near"),
+        (NoLoss, "NoLoss: none of forward, coupled and second gives a loss"),
+        (WeightedWithoutCounts, "WeightedWithoutCounts: counts has no entry for near, which forward gives"),
+    ],
+)
+def test_what_only_a_step_can_show_of_a_method_is_one_line_in_the_first(
+    own: type[Method], says: str, tiny_data: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
+    data = with_columns(tiny_data, tmp_path / "data") if own.fields else tiny_data
+    run = tiny_run(tmp_path / "run", data, tiny_vit)
+    config = from_mapping(TrainConfig, {**run, "method": {"name": f"{__name__}:{own.__name__}"}})
+    with pytest.raises(ConfigError) as caught:
+        train(config)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def with_columns(data: Path, to: Path) -> Path:

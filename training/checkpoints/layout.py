@@ -173,8 +173,7 @@ def _state(path: Place) -> dict[str, Any]:
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if state["format"] > _FORMAT:  # not damaged: to pass it over would be to train what is trained already
         raise CheckpointError(
-            f"{path}: written by a newer version (format {state['format']}, this one reads {_FORMAT}); install that, "
-            "or set --output to another"
+            f"{path}: written by a newer version (format {state['format']}, this one reads {_FORMAT}); install that"
         )
     if state["format"] != _FORMAT:
         raise ValueError(f"format {state['format']}, this version reads {_FORMAT}")

@@ -3,7 +3,6 @@
     config --> model.name, its JSON --> the tokenizer, at hand and of no more tokens than the tower has places for
            --> the model without weights (the meta device) --> phases, batch normalisation, what its method asks of it
            --> where its weights come from
-           --> the terms of a method from outside of the trainer
 
 An index of 400 million samples takes twenty minutes, and a name that is spelt wrong shall not wait for it. What is made
 here is thrown away: the model that learns is drawn once the run has its output.
@@ -18,9 +17,8 @@ from training.distributed import World
 from training.learning.checks import check_model, check_schedule
 from training.learning.initial_weights import check_sources
 from training.learning.memory import without_weights
-from training.learning.method import METHODS, make_method
+from training.learning.method import make_method
 from training.learning.model import model_json, register_model
-from training.learning.rehearsal import rehearse_method
 from training.learning.text_tower import check_text_tower
 from training.learning.tokenizer import make_tokenizer
 
@@ -46,6 +44,4 @@ def check_before_data(config: TrainConfig, world: World) -> Tokenizer:
     check_sources(model.clip, config.model, name=name)
     check_model(config, model, world)
     method.check(model)
-    if config.method.name not in METHODS:
-        rehearse_method(config, model)
     return tokenizer

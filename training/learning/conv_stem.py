@@ -4,7 +4,7 @@
 
 Xiao et al. (Early Convolutions Help Transformers See Better, arXiv 2106.14881) find that transformers so learn faster
 and bear more optimisers; MobileCLIP-B has such a stem too. Theirs normalise over the batch; here it is over groups of
-a sample's channels, so that a sample's gradient does not hang on how a batch is cut.
+a sample's channels, so that a sample's gradient does not depend on how a batch is cut.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from training.errors import ModelError
 
@@ -49,7 +49,7 @@ def put_conv_stem(visual: nn.Module, channels: Sequence[int], *, name: str) -> N
         layers += [nn.GroupNorm(_GROUPS, width, device=device), nn.GELU()]
         before = width
     layers.append(nn.Conv2d(before, patches.out_channels, 1, bias=patches.bias is not None, device=device))
-    setattr(where, what, nn.Sequential(*layers))
+    setattr(where, what, _Stem(*layers, patch=side))
 
 
 def refuse_conv_stem(weights: Iterable[str], *, reader: str) -> None:
@@ -58,6 +58,20 @@ def refuse_conv_stem(weights: Iterable[str], *, reader: str) -> None:
         raise ModelError(
             f"model.conv_stem: {reader} has no stem of convolutions and would not load the export; take --to onnx"
         )
+
+
+class _Stem(nn.Sequential):
+    """Patches of whole sides, as one wide convolution makes them: what is left over to the right and below is cut off,
+    where each halving would round up."""
+
+    def __init__(self, *layers: nn.Module, patch: int) -> None:
+        super().__init__(*layers)
+        self._patch = patch
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, W, H / patch, W / patch], rounded down."""
+        height, width = (side // self._patch * self._patch for side in x_BCHW.shape[-2:])
+        return cast(Tensor, super().forward(x_BCHW[..., :height, :width]))  # type: ignore[no-untyped-call]  # torch's
 
 
 def _patch_embedding(visual: nn.Module) -> tuple[Any, str]:

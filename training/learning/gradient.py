@@ -31,7 +31,7 @@ from training.learning.buckets import Buckets
 from training.learning.method import Method, Output, Rows
 from training.learning.model import Model
 from training.learning.sharding import is_sharded
-from training.learning.terms import check_counts, check_sums
+from training.learning.terms import check_counts, check_loss, check_sums
 
 __all__ = ["FlatGradients", "Gradients", "ShardedGradients", "accumulate_gradient", "make_gradients"]
 
@@ -225,6 +225,7 @@ def accumulate_gradient(
             found = {name: rows[slice(*bounds)] for name, rows in coupled.found.items()}
             second = method.second(model, part, output, found)
             check_sums(method, forward=output.sums, second=second, counts=counts)
+            check_loss(method, coupled.terms, output.sums, second)
             single = {**output.sums, **second}
             losses = {name: value / counts[name].clamp_min(_LEAST_COUNT) for name, value in single.items()}
             ends = [(output.rows[name], gradient[slice(*bounds)]) for name, gradient in by_rows.items()]

@@ -190,6 +190,9 @@ def check_sources(clip: nn.Module, config: ModelConfig, *, name: str) -> None:
         source = config.init_image_from
         if source is not None and isinstance(place_of(source), Path):
             _here(source, stack, name, option="model.init_image_from")
+        source = config.init_text_from
+        if source is not None and not Path(source).is_dir():
+            raise ModelError(f"model.init_text_from: {source}: no such directory; give one with Hugging Face's files")
 
 
 _HUB = "hf-hub:"

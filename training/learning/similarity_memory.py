@@ -20,6 +20,7 @@ __all__ = ["TILES", "memory_of_loss"]
 TILES = {"softmax": 4, "sigmoid": 6}
 """Tiles that are alive at a time: cosines, logits, their exponential, the gradient; of the sigmoid its argument, its
 logarithm and what that keeps beside those of the tile before."""
+
 _TILES_ADDED = {"softmax": 4, "sigmoid": 3}
 """Those of them while a tile's gradient is brought to the features."""
 

@@ -101,9 +101,7 @@ def _of_index(
 ) -> tuple[float, Distribution]:
     """The share of the samples that an epoch takes; what is drawn of them."""
     sizes = index.sizes if config.weights else (sum(index.sizes),)
-    lanes = (
-        () if config.lanes is None else (lanes_of(index.shard_sizes, sizes, window=config.lanes, seed=seed),)
-    )  # fmt: skip
+    lanes = () if config.lanes is None else (lanes_of(index.shard_sizes, sizes, window=config.lanes, seed=seed),)
     segments = (Segment(sizes=sizes),)
     stream = Stream(
         segments=segments, seed=seed, global_batch_size=global_batch_size, weights=config.weights, lanes=lanes
