@@ -110,6 +110,7 @@ def house(tmp_path: Path) -> House:
 # --- across processes -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_change_in_what_a_kernel_calls_compiles_it_again(house: House) -> None:
     assert house.run() == (33, False)
     assert house.run() == (33, True)
@@ -165,6 +166,7 @@ def test_where_nothing_can_be_written_a_kernel_runs_all_the_same(house: House) -
     assert house.run() == (33, False)
 
 
+@pytest.mark.slow
 def test_damaged_code_is_compiled_again(house: House) -> None:
     assert house.run() == (33, False)
     (path,) = house.kept()

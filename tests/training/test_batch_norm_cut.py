@@ -92,6 +92,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_gradient_and_statistics_are_those_of_the_whole_batch(resnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = whole(resnet)
     for room, micro_batches in zip(ROOMS.values(), (4, 2, 4), strict=True):
