@@ -17,7 +17,7 @@ from training.distributed import World
 from training.learning.checks import check_model, check_schedule
 from training.learning.initial_weights import check_sources
 from training.learning.memory import without_weights
-from training.learning.method import make_method
+from training.learning.method import Method
 from training.learning.model import model_json, register_model
 from training.learning.text_tower import check_text_tower
 from training.learning.tokenizer import make_tokenizer
@@ -25,15 +25,17 @@ from training.learning.tokenizer import make_tokenizer
 __all__ = ["check_before_data"]
 
 
-def check_before_data(config: TrainConfig, world: World) -> Tokenizer:
-    """Raise ConfigError or ModelError for what would stop the run, whatever its data; return the model's tokenizer."""
+def check_before_data(config: TrainConfig, method: Method, world: World) -> Tokenizer:
+    """Raise ConfigError or ModelError for what would stop the run, whatever its data; return the model's tokenizer.
+
+    `method` is asked of a model without weights, so that another one has to train.
+    """
     if config.samples is not None:  # of epochs the data says how long they are
         check_schedule(config, config.samples)
     name = register_model(config.model.name)
     check_text_tower(name, model_json(name))
     tokenizer = make_tokenizer(name, config.model.tokenizer)
 
-    method = make_method(config.method, config.loss)
     if config.evaluation.measures and not method.embeds:
         raise ConfigError(
             f"method.name: {config.method.name} has no features to evaluate; leave evaluation.path and "

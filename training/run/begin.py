@@ -76,7 +76,7 @@ def begin(config: TrainConfig, world: World, stack: ExitStack) -> Run:
     check_sinks(config.log)
     method = make_method(config.method, config.loss)
     check_reinforced(config, method)
-    tokenizer = world.together(lambda: check_before_data(config, world))
+    tokenizer = world.together(lambda: check_before_data(config, method, world))
     world.on_first(lambda: check_sets(config.evaluation))
 
     # 2. RUN: is it ours alone, and where does it go on?
